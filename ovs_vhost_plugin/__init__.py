@@ -1,0 +1,3 @@
+"""vhost-user ports for a stock Open vSwitch, without DPDK."""
+
+__version__ = "0.1.0"
