@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a session asks of the device: the whole interface from protocol to data path.
+
+A handler yields effects in the order in which they have to happen; the device executes one,
+sends back its result, and so the session never holds a socket, a mapping or a ring.
+"""
+
+from dataclasses import dataclass
+
+from ovs_vhost_plugin.vhost.errors import PeerError
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRegion:
+    """A region of SET_MEM_TABLE, in bytes (vhost-user "Memory regions description")."""
+
+    guest_address: int
+    size: int
+    user_address: int
+    mmap_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetFeatures:
+    """`features` were acknowledged and are in the session; rings may be running (LOG_ALL)."""
+
+    features: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetMemoryTable:
+    """A new memory table, whose fds the device now owns; rings may be running."""
+
+    regions: tuple[MemoryRegion, ...]
+    fds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetLog:
+    """A new dirty log of `size` bytes at `offset` of `fd`, which the device now owns."""
+
+    size: int
+    offset: int
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReconfigureVring:
+    """The session's vring `index` changed: run it as it is now, if it is ready.
+
+    Its former fds stay open until the device has executed this.
+    """
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopVring:
+    """Stop vring `index` for GET_VRING_BASE.
+
+    Answered with the next avail index; from then on nothing is written for this vring.
+    """
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendRarp:
+    """Announce `mac` (6 bytes, a unicast address) in the network."""
+
+    mac: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SetMtu:
+    """The MTU the front-end exposes to the guest, within what the port carries."""
+
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A request was refused and nothing changed; the connection goes on. To be counted."""
+
+    error: PeerError
+
+
+Effect = (
+    SetFeatures
+    | SetMemoryTable
+    | SetLog
+    | ReconfigureVring
+    | StopVring
+    | SendRarp
+    | SetMtu
+    | Refused
+)

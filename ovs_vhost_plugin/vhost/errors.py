@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One name for each thing a front-end can do wrong.
+
+The names are what an operator sees in the log, in external_ids:vhost-user-error and in the
+counters, so they never change their meaning; what was seen goes into the detail.
+"""
+
+from enum import StrEnum
+
+
+class PeerErrorName(StrEnum):
+    """Wrong inputs of a front-end, grouped by the part of the protocol they belong to."""
+
+    # Header (vhost-user "Header")
+    HEADER_VERSION = "header-version"
+    HEADER_RESERVED_FLAGS = "header-reserved-flags"
+    HEADER_UNEXPECTED_REPLY = "header-unexpected-reply"
+    HEADER_MISSING_REPLY = "header-missing-reply"
+    PAYLOAD_TOO_LARGE = "payload-too-large"
+    PAYLOAD_SIZE = "payload-size"
+
+    # Requests (vhost-user "Front-end message types")
+    REQUEST_UNKNOWN = "request-unknown"
+    REQUEST_NOT_OFFERED = "request-not-offered"
+    REQUEST_NOT_FOR_NET = "request-not-for-net"
+    PROTOCOL_FEATURE_MISSING = "protocol-feature-missing"
+
+    # File descriptors beside a message
+    FDS_TOO_MANY = "fds-too-many"
+    FDS_TRUNCATED = "fds-truncated"
+    FDS_MISSING = "fds-missing"
+    FDS_UNEXPECTED = "fds-unexpected"
+
+    # The connection
+    REPLIES_NOT_READ = "replies-not-read"
+    SECOND_FRONT_END = "second-front-end"
+
+    # Features
+    FEATURES_NOT_OFFERED = "features-not-offered"
+    FEATURES_WHILE_STARTED = "features-while-started"
+    PROTOCOL_FEATURES_NOT_OFFERED = "protocol-features-not-offered"
+
+    # Memory table
+    REGIONS_NONE = "regions-none"
+    REGIONS_TOO_MANY = "regions-too-many"
+    REGIONS_FDS_DIFFER = "regions-fds-differ"
+    REGION_SIZE_ZERO = "region-size-zero"
+    REGION_GUEST_ADDRESS_WRAPS = "region-guest-address-wraps"
+    REGION_USER_ADDRESS_WRAPS = "region-user-address-wraps"
+    REGION_OFFSET_WRAPS = "region-offset-wraps"
+    REGION_OVERLAP_GUEST = "region-overlap-guest"
+    REGION_OVERLAP_USER = "region-overlap-user"
+    FILE_SHORTER_THAN_REGION = "file-shorter-than-region"
+    REGION_MAP_FAILED = "region-map-failed"
+
+    # Vrings
+    VRING_INDEX = "vring-index"
+    VRING_RESERVED_BITS = "vring-reserved-bits"
+    VRING_SIZE_ZERO = "vring-size-zero"
+    VRING_SIZE_NOT_POWER_OF_TWO = "vring-size-not-power-of-two"
+    VRING_SIZE_TOO_LARGE = "vring-size-too-large"
+    VRING_BASE_RANGE = "vring-base-range"
+    VRING_STARTED = "vring-started"
+    VRING_FLAGS = "vring-flags"
+    VRING_MISALIGNED = "vring-misaligned"
+    VRING_ADDRESS_WRAPS = "vring-address-wraps"
+    VRING_OUTSIDE_MEMORY = "vring-outside-memory"
+    VRING_CROSSES_REGION = "vring-crosses-region"
+    VRING_ENABLE_VALUE = "vring-enable-value"
+    VRING_FD_NOT_EVENTFD = "vring-fd-not-eventfd"
+
+    # Dirty log (vhost-user "Migration")
+    LOG_SIZE_ZERO = "log-size-zero"
+    LOG_OFFSET_WRAPS = "log-offset-wraps"
+    LOG_FILE_TOO_SHORT = "log-file-too-short"
+    LOG_MAP_FAILED = "log-map-failed"
+    LOG_SMALLER_THAN_MEMORY = "log-smaller-than-memory"
+
+    # Net requests
+    MTU_RANGE = "mtu-range"
+    MTU_TOO_LARGE = "mtu-too-large"
+    RARP_MAC_ZERO = "rarp-mac-zero"
+    RARP_MAC_MULTICAST = "rarp-mac-multicast"
+
+
+class PeerError(Exception):
+    """A peer did something wrong: its name, and in `detail` what was seen.
+
+    `name` is a PeerErrorName where the protocol was broken; faults of a ring have their own
+    names. A `fatal` error left something half changed: the connection cannot go on, even where
+    the front-end asked for an acknowledgement and could be told.
+    """
+
+    def __init__(self, name: str, detail: str = "", *, fatal: bool = False) -> None:
+        super().__init__(f"{name}: {detail}" if detail else str(name))
+        self.name = name
+        self.detail = detail
+        self.fatal = fatal

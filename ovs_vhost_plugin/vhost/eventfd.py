@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may serve as kick, call or error fd of a vring: an eventfd that does not block."""
+
+import os
+from pathlib import Path
+
+from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+
+# What the kernel calls the inode of an eventfd, see proc_pid_fd(5).
+_EVENTFD = "anon_inode:[eventfd]"
+
+
+def require_eventfd(fd: int) -> None:
+    """Make `fd`, which a peer passed, non-blocking; raise PeerError if it is no eventfd.
+
+    Anything else could block a read or write of eight bytes, or deliver them to somewhere the
+    peer itself may not write to. Pipes, which the specification allows elsewhere, are not used
+    on Linux. The peer shares the flag and could clear it again.
+    """
+    kind = str(Path(f"/proc/self/fd/{fd}").readlink())
+    if kind != _EVENTFD:
+        raise PeerError(PeerErrorName.VRING_FD_NOT_EVENTFD, kind)
+    os.set_blocking(fd, False)

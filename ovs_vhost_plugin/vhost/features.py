@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this back-end offers, and for each bit why it may.
+
+Every offload is offered always: where the bridge's datapath cannot take a partial checksum or a
+large frame, the data path finishes it in software. So the offer is the same on every host, and a
+VM can migrate between any two of them (vhost-user's front-end refuses a destination that lacks a
+feature the guest has acknowledged).
+"""
+
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+
+from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
+
+_FEATURES = (
+    # The device's side of virtio
+    Feature.VERSION_1,  # the 12-byte header and the modern layout; without it, legacy
+    Feature.ANY_LAYOUT,  # the header may share a descriptor with the frame: chains are byte streams
+    Feature.RING_INDIRECT_DESC,  # the chain walk follows one level of indirection
+    Feature.RING_EVENT_IDX,  # kicks and calls only where the other side asked for one
+    # vhost's own two bits
+    Feature.LOG_ALL,  # live migration: every write to guest memory marks the dirty log
+    Feature.PROTOCOL_FEATURES,  # the protocol features below
+    # virtio-net's data path
+    Feature.MRG_RXBUF,  # a frame may be spread over several receive chains
+    Feature.CSUM,  # guest to host, partial checksum
+    Feature.GUEST_CSUM,  # host to guest, partial checksum
+    Feature.HOST_TSO4,
+    Feature.HOST_TSO6,
+    Feature.HOST_ECN,
+    Feature.GUEST_TSO4,
+    Feature.GUEST_TSO6,
+    Feature.GUEST_ECN,
+    # Of no consequence for a back-end, which sees neither configuration space nor control queue;
+    # but a front-end offers the guest only what the back-end offers too.
+    Feature.MQ,
+    Feature.MAC,
+    Feature.STATUS,
+    Feature.CTRL_VQ,
+    Feature.CTRL_RX,
+    Feature.CTRL_RX_EXTRA,
+    Feature.CTRL_VLAN,
+    Feature.CTRL_MAC_ADDR,
+    Feature.GUEST_ANNOUNCE,  # after a migration the guest announces all its addresses itself
+    # Not CTRL_GUEST_OFFLOADS: a guest that turns off receive offloads tells the front-end, and
+    # no vhost-user message carries it to the back-end.
+)
+
+_PROTOCOL_FEATURES = (
+    ProtocolFeature.MQ,  # several queue pairs
+    ProtocolFeature.LOG_SHMFD,  # without it a front-end refuses to migrate
+    ProtocolFeature.RARP,  # SEND_RARP, for guests without GUEST_ANNOUNCE
+    ProtocolFeature.REPLY_ACK,  # a refusal can be told instead of closing the connection
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What one port offers its front-end: two bit masks, queue pairs, MTU in bytes or None."""
+
+    features: int
+    protocol_features: int
+    queue_pairs: int
+    mtu: int | None
+
+
+def offer(queue_pairs: int, mtu: int | None) -> Offer:
+    """The offer of a port with `queue_pairs` pairs; the MTU bits only for a port that has one."""
+    features = reduce(or_, (bit.mask for bit in _FEATURES))
+    protocol_features = reduce(or_, (bit.mask for bit in _PROTOCOL_FEATURES))
+    if mtu is not None:
+        features |= Feature.MTU.mask
+        protocol_features |= ProtocolFeature.MTU.mask
+    return Offer(features, protocol_features, queue_pairs, mtu)

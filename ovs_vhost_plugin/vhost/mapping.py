@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A shared mapping of a part of a file that a peer passed: checked first, then mapped.
+
+Guest memory and dirty log both come as (fd, offset, size). Touching a page beyond the file's end
+raises SIGBUS, which compiled code cannot catch, so the length is checked here. A peer that cuts
+its file later ends this port's own process and no other.
+"""
+
+import mmap
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+
+
+class TooShortError(Exception):
+    """The file ends before the part that was to be mapped."""
+
+
+def map_shared(fd: int, offset: int, size: int) -> Bytes:
+    """Map `size` bytes at `offset` of `fd`, readable and writable; the fd stays the caller's.
+
+    The array keeps the mapping alive: it is unmapped when the last view of it has gone, never
+    under a view. Raises TooShortError, or OSError where the file cannot be mapped at all.
+    """
+    length = os.fstat(fd).st_size
+    if offset + size > length:
+        raise TooShortError(f"{offset:#x} + {size:#x} bytes of a file of {length:#x}")
+    # mmap(2): the offset has to be a multiple of the page size, and on hugetlbfs both it and the
+    # length of the file's huge pages, which statvfs tells.
+    page = max(mmap.PAGESIZE, os.fstatvfs(fd).f_bsize)
+    if page & (page - 1):
+        page = mmap.PAGESIZE
+    start = offset & -page
+    end = min(-(-(offset + size) // page) * page, length)
+    try:
+        mapping = mmap.mmap(fd, end - start, mmap.MAP_SHARED, offset=start)
+    except ValueError as error:  # the mmap module looks at the length too: it has just shrunk
+        raise TooShortError(str(error)) from error
+    # A core dump of this process must not carry the guest's memory.
+    mapping.madvise(mmap.MADV_DONTDUMP)
+    return np.frombuffer(mapping, dtype=np.uint8)[offset - start :][:size]
+
+
+def address(view: Bytes) -> int:
+    """Where the view begins in this process's address space."""
+    return int(view.__array_interface__["data"][0])

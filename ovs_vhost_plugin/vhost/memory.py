@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest's memory as SET_MEM_TABLE describes it: checked as a whole, then mapped.
+
+vhost-user "Memory access": every region has a guest address, used in descriptors, and a user
+address, used in SET_VRING_ADDR. Both kinds of address must lead to one place, so no two regions
+may overlap in either.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovs_vhost_plugin.vhost import mapping
+from ovs_vhost_plugin.vhost.effects import MemoryRegion
+from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.message import close_fds
+from ovs_vhost_plugin.vhost.spec import MAX_REGIONS
+
+# What the compiled data path translates with: guest address, size in bytes, and the address in
+# this process, each a u64.
+REGION_DTYPE = np.dtype([("guest", "<u8"), ("size", "<u8"), ("host", "<u8")])
+
+_ADDRESS_SPACE = 1 << 64
+
+
+class MemoryTable:
+    """The mapped regions of one memory table.
+
+    Takes `fds` (one for each region, in order) and closes them, also where it raises PeerError.
+    `regions` is an array of REGION_DTYPE, sorted by guest address.
+    """
+
+    def __init__(self, regions: Sequence[MemoryRegion], fds: Sequence[int]) -> None:
+        try:
+            _check(regions, fds)
+            views = [_map(region, fd) for region, fd in zip(regions, fds, strict=True)]
+        finally:
+            close_fds(fds)
+        self._regions = tuple(regions)
+        self._views = views
+        rows = [
+            (region.guest_address, region.size, mapping.address(view))
+            for region, view in zip(regions, views, strict=True)
+        ]
+        self.regions: NDArray[np.void] = np.array(sorted(rows), dtype=REGION_DTYPE)
+
+    @property
+    def guest_end(self) -> int:
+        """The first guest address behind all regions: what a dirty log has to reach."""
+        return max((region.guest_address + region.size for region in self._regions), default=0)
+
+    def view(self, user_address: int, length: int, align: int) -> mapping.Bytes:
+        """`length` bytes at `user_address` of the front-end, within one region.
+
+        They lie at a multiple of `align` in this process too: the compiled code's loads and
+        stores rely on it. Raises PeerError. Guest memory stays mapped as long as a view of it.
+        """
+        where = f"{length} bytes at {user_address:#x}"
+        if user_address + length > _ADDRESS_SPACE:
+            raise PeerError(PeerErrorName.VRING_ADDRESS_WRAPS, where)
+        for index, region in enumerate(self._regions):
+            start = user_address - region.user_address
+            if not 0 <= start < region.size:
+                continue
+            if start + length > region.size:
+                raise PeerError(PeerErrorName.VRING_CROSSES_REGION, where)
+            if (mapping.address(self._views[index]) + start) % align:
+                raise PeerError(PeerErrorName.VRING_MISALIGNED, f"{where}, not on {align}")
+            return self._views[index][start : start + length]
+        raise PeerError(PeerErrorName.VRING_OUTSIDE_MEMORY, where)
+
+    def close(self) -> None:
+        """Unmap; a region of which the caller still holds a view, when that view goes."""
+        self._regions = ()
+        self._views = []
+        self.regions = np.empty(0, dtype=REGION_DTYPE)
+
+
+def _check(regions: Sequence[MemoryRegion], fds: Sequence[int]) -> None:
+    """Refuse a table that cannot be right, before anything is mapped."""
+    if not regions:
+        raise PeerError(PeerErrorName.REGIONS_NONE)
+    if len(regions) > MAX_REGIONS:
+        raise PeerError(PeerErrorName.REGIONS_TOO_MANY, str(len(regions)))
+    if len(regions) != len(fds):
+        detail = f"{len(regions)} regions, {len(fds)} fds"
+        raise PeerError(PeerErrorName.REGIONS_FDS_DIFFER, detail)
+    for region in regions:
+        if region.size == 0:
+            raise PeerError(PeerErrorName.REGION_SIZE_ZERO, str(region))
+        for start, name in (
+            (region.guest_address, PeerErrorName.REGION_GUEST_ADDRESS_WRAPS),
+            (region.user_address, PeerErrorName.REGION_USER_ADDRESS_WRAPS),
+            (region.mmap_offset, PeerErrorName.REGION_OFFSET_WRAPS),
+        ):
+            if start + region.size > _ADDRESS_SPACE:
+                raise PeerError(name, str(region))
+    _check_overlap(regions, lambda r: r.guest_address, PeerErrorName.REGION_OVERLAP_GUEST)
+    _check_overlap(regions, lambda r: r.user_address, PeerErrorName.REGION_OVERLAP_USER)
+
+
+def _check_overlap(
+    regions: Sequence[MemoryRegion], start: Callable[[MemoryRegion], int], name: PeerErrorName
+) -> None:
+    ordered = sorted(regions, key=start)
+    for lower, upper in pairwise(ordered):
+        if start(lower) + lower.size > start(upper):
+            raise PeerError(name, f"{lower} and {upper}")
+
+
+def _map(region: MemoryRegion, fd: int) -> mapping.Bytes:
+    try:
+        return mapping.map_shared(fd, region.mmap_offset, region.size)
+    except mapping.TooShortError as error:
+        raise PeerError(PeerErrorName.FILE_SHORTER_THAN_REGION, str(error)) from error
+    except OSError as error:
+        raise PeerError(PeerErrorName.REGION_MAP_FAILED, f"{region}: {error.strerror}") from error

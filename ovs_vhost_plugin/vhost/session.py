@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vhost-user session: one table of requests, and the one way every request goes.
+
+Sans-IO: `Session.receive` is a generator that yields effects for the device and returns the
+reply. What a request needs before it may be handled (size of its payload, number of fds, a
+protocol feature) are columns of the table, checked in one place; the handlers see only messages
+of the right shape.
+"""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+from ovs_vhost_plugin.vhost import requests, spec, vring_requests
+from ovs_vhost_plugin.vhost.effects import Effect, Refused
+from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.message import Message, close_fds
+from ovs_vhost_plugin.vhost.spec import FrontendRequest, ProtocolFeature
+from ovs_vhost_plugin.vhost.state import State, Vring
+
+__all__ = ["Session", "Vring"]
+
+# A handler takes from the list the fds that it keeps or passes on; the rest is closed. It
+# returns the payload of the request's own reply, or None for a request without one.
+Handler = Callable[[State, bytes, list[int]], Generator[Effect, object, bytes | None]]
+
+_NO_FDS = (0, 0)
+_ONE_FD = (1, 1)
+_FD_OR_FLAG = (0, 1)  # the payload's bit 8 says which (vhost-user VHOST_USER_SET_VRING_KICK)
+_REGION_FDS = (0, spec.MAX_REGIONS)  # as many as regions: the handler compares
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a request must look like, and who handles it.
+
+    handler: see Handler.
+    size: bytes of the payload; None where it depends on the payload and the handler checks it.
+    fds: least and most fds beside the message.
+    needs: protocol feature that must have been offered: the specification makes these requests
+        legal by its presence in the answer to GET_PROTOCOL_FEATURES.
+    answers: the reply is data, so that a refusal cannot be expressed in it.
+    advisory: nothing depends on the request; refused, it is counted and no more.
+    """
+
+    handler: Handler
+    size: int | None
+    fds: tuple[int, int] = _NO_FDS
+    needs: ProtocolFeature | None = None
+    answers: bool = False
+    advisory: bool = False
+
+
+_STATE = spec.VRING_STATE.size
+_U64 = spec.U64.size
+
+TABLE: dict[int, Row] = {
+    FrontendRequest.GET_FEATURES: Row(requests.get_features, 0, answers=True),
+    FrontendRequest.SET_FEATURES: Row(requests.set_features, _U64),
+    FrontendRequest.GET_PROTOCOL_FEATURES: Row(requests.get_protocol_features, 0, answers=True),
+    FrontendRequest.SET_PROTOCOL_FEATURES: Row(requests.set_protocol_features, _U64),
+    FrontendRequest.SET_OWNER: Row(requests.set_owner, 0),
+    FrontendRequest.RESET_OWNER: Row(requests.reset_owner, 0),
+    FrontendRequest.SET_MEM_TABLE: Row(requests.set_mem_table, None, _REGION_FDS),
+    FrontendRequest.SET_LOG_BASE: Row(
+        requests.set_log_base, spec.LOG.size, _ONE_FD, ProtocolFeature.LOG_SHMFD
+    ),
+    FrontendRequest.SET_VRING_NUM: Row(vring_requests.set_num, _STATE),
+    FrontendRequest.SET_VRING_ADDR: Row(vring_requests.set_addr, spec.VRING_ADDR.size),
+    FrontendRequest.SET_VRING_BASE: Row(vring_requests.set_base, _STATE),
+    FrontendRequest.GET_VRING_BASE: Row(vring_requests.get_base, _STATE, answers=True),
+    FrontendRequest.SET_VRING_KICK: Row(vring_requests.set_kick, _U64, _FD_OR_FLAG),
+    FrontendRequest.SET_VRING_CALL: Row(vring_requests.set_call, _U64, _FD_OR_FLAG),
+    FrontendRequest.SET_VRING_ERR: Row(vring_requests.set_err, _U64, _FD_OR_FLAG),
+    FrontendRequest.SET_VRING_ENABLE: Row(vring_requests.set_enable, _STATE),
+    FrontendRequest.GET_QUEUE_NUM: Row(
+        requests.get_queue_num, 0, needs=ProtocolFeature.MQ, answers=True
+    ),
+    FrontendRequest.SEND_RARP: Row(
+        requests.send_rarp, _U64, needs=ProtocolFeature.RARP, advisory=True
+    ),
+    FrontendRequest.NET_SET_MTU: Row(requests.net_set_mtu, _U64, needs=ProtocolFeature.MTU),
+}
+
+# Requests of other kinds of device; all others that are not in the table belong to protocol
+# features that are not offered.
+_NOT_FOR_NET = frozenset(
+    {
+        FrontendRequest.CREATE_CRYPTO_SESSION,
+        FrontendRequest.CLOSE_CRYPTO_SESSION,
+        FrontendRequest.GPU_SET_SOCKET,
+        FrontendRequest.GET_SHARED_OBJECT,
+    }
+)
+
+
+class Session(State):
+    """One front-end's session, from its first message to `close()`."""
+
+    def receive(self, message: Message) -> Generator[Effect, object, Message | None]:
+        """Handle one message: yield effects, return the reply if there is one.
+
+        Takes the message's fds. The device answers an effect with its result, or throws the
+        PeerError that executing it raised. A PeerError that leaves the generator means that the
+        connection has to be closed.
+        """
+        fds = list(message.fds)
+        try:
+            try:
+                payload = yield from self._handle(message, fds)
+            except PeerError as error:
+                payload = yield from self._refuse(message, error)
+        finally:
+            close_fds(fds)
+        if payload is None and self._wants_acknowledgement(message):
+            payload = spec.U64.pack(0)
+        if payload is None:
+            return None
+        return Message(message.request, payload, spec.VERSION | spec.REPLY)
+
+    def _handle(self, message: Message, fds: list[int]) -> Generator[Effect, object, bytes | None]:
+        row = self._row(message.request)
+        self._check_shape(message, row)
+        return (yield from row.handler(self, message.payload, fds))
+
+    def _row(self, number: int) -> Row:
+        """The request's row; PeerError if there is none, or its protocol feature is missing."""
+        try:
+            request = FrontendRequest(number)
+        except ValueError:
+            raise PeerError(PeerErrorName.REQUEST_UNKNOWN, str(number)) from None
+        if request in _NOT_FOR_NET:
+            raise PeerError(PeerErrorName.REQUEST_NOT_FOR_NET, request.name)
+        if request not in TABLE:
+            raise PeerError(PeerErrorName.REQUEST_NOT_OFFERED, request.name)
+        row = TABLE[request]
+        if row.needs is not None and not self.offer.protocol_features & row.needs.mask:
+            detail = f"{request.name} needs {row.needs.name}"
+            raise PeerError(PeerErrorName.PROTOCOL_FEATURE_MISSING, detail)
+        return row
+
+    @staticmethod
+    def _check_shape(message: Message, row: Row) -> None:
+        if row.size is not None and len(message.payload) != row.size:
+            detail = f"request {message.request}: {len(message.payload)}, not {row.size} bytes"
+            raise PeerError(PeerErrorName.PAYLOAD_SIZE, detail)
+        least, most = row.fds
+        if len(message.fds) < least:
+            raise PeerError(PeerErrorName.FDS_MISSING, f"request {message.request}")
+        if len(message.fds) > most:
+            detail = f"request {message.request}: {len(message.fds)}"
+            raise PeerError(PeerErrorName.FDS_UNEXPECTED, detail)
+
+    def _wants_acknowledgement(self, message: Message) -> bool:
+        """Whether to answer with a u64, 0 for success (vhost-user "REPLY_ACK")."""
+        return message.need_reply and self.negotiated(ProtocolFeature.REPLY_ACK)
+
+    def _refuse(
+        self, message: Message, error: PeerError
+    ) -> Generator[Effect, object, bytes | None]:
+        """Tell the front-end if it can be told; else the connection cannot go on."""
+        row = TABLE.get(message.request)
+        acknowledged = self._wants_acknowledgement(message) and not (row and row.answers)
+        if error.fatal or not (acknowledged or (row and row.advisory)):
+            raise error
+        # Whoever keeps the error must not keep the frames it passed, with the mappings in them.
+        yield Refused(error.with_traceback(None))
+        return spec.U64.pack(1) if acknowledged else None

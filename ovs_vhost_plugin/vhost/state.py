@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a session remembers of its front-end: acknowledged features, and a Vring for each ring."""
+
+from dataclasses import dataclass
+
+from ovs_vhost_plugin.vhost.features import Offer
+from ovs_vhost_plugin.vhost.message import close_fds
+from ovs_vhost_plugin.vhost.spec import ProtocolFeature
+
+
+@dataclass(slots=True)
+class Vring:
+    """One ring as the front-end has set it up; addresses are the front-end's virtual ones.
+
+    started/stopped and enabled/disabled are independent (vhost-user "Ring states"). The session
+    owns the fds; -1 stands for none, and a started vring without a kick fd is to be polled.
+    """
+
+    index: int
+    size: int = 0
+    addressed: bool = False
+    desc_user: int = 0
+    avail_user: int = 0
+    used_user: int = 0
+    log_guest: int = 0
+    flags: int = 0
+    base: int = 0
+    kick_fd: int = -1
+    call_fd: int = -1
+    err_fd: int = -1
+    started: bool = False
+    enabled: bool = False
+
+    def ready(self) -> bool:
+        """Whether all is there to process the ring, as enabled or as disabled."""
+        return self.started and self.size > 0 and self.addressed
+
+    def close(self) -> None:
+        """Close the ring's fds."""
+        fds = [fd for fd in (self.kick_fd, self.call_fd, self.err_fd) if fd >= 0]
+        self.kick_fd = self.call_fd = self.err_fd = -1
+        close_fds(fds)
+
+
+class State:
+    """The state of a session, which the handlers of requests read and change."""
+
+    def __init__(self, offer: Offer) -> None:
+        self.offer = offer
+        self.features = 0
+        self.protocol_features = 0
+        self.vrings = [Vring(index) for index in range(2 * offer.queue_pairs)]
+
+    def negotiated(self, feature: ProtocolFeature) -> bool:
+        """Whether the front-end has acknowledged `feature`."""
+        return bool(self.protocol_features & feature.mask)
+
+    @property
+    def started(self) -> bool:
+        """Whether any vring is started."""
+        return any(vring.started for vring in self.vrings)
+
+    def close(self) -> None:
+        """Close all fds; the device has stopped the rings."""
+        for vring in self.vrings:
+            vring.close()

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A non-blocking unix stream socket on one side, whole messages on the other.
+
+The only file of this package that knows sockets. A peer that sends half a message waits for
+nobody but itself; one that never reads its replies is cut off at a bound.
+"""
+
+import array
+import socket
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.message import Decoder, Message, encode
+
+# unix(7): SCM_MAX_FD, the most fds the kernel delivers with one message. With room for all of
+# them too many is told from truncated, which then means that this process has no fd left.
+_SCM_MAX_FD = 253
+_FD_SIZE = array.array("i").itemsize
+# Bounds for one call, so that one busy peer does not keep the caller from its other duties; and
+# for replies not read, some thousand of them.
+_MESSAGES_AT_ONCE = 32
+_SEND_BUFFER = 64 * 1024
+
+
+class ConnectionClosed(Exception):  # noqa: N818 (an event, not an error)
+    """The peer has closed the connection."""
+
+
+class Connection:
+    """Messages over `sock`, which it owns. `replies` as for Decoder."""
+
+    def __init__(self, sock: socket.socket, *, replies: bool = False) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._decoder = Decoder(replies=replies)
+        self._unsent: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        self._unsent_bytes = 0
+
+    def fileno(self) -> int:
+        """The socket's fd, to be polled for reading, and for writing if `wants_write`."""
+        return self._sock.fileno()
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether replies wait for the peer to read; if so, call `flush` when writable."""
+        return bool(self._unsent)
+
+    def receive(self) -> Iterator[Message]:
+        """The whole messages that are there, up to a bound; the caller owns their fds.
+
+        A message is taken from the socket when it is asked for: a caller that stops in the
+        middle, because one of them was wrong, has no others to clean up. Raises
+        ConnectionClosed, or the PeerError of a message that cannot be right, after the messages
+        that came before it; after a PeerError the connection is of no more use.
+        """
+        for _ in range(_MESSAGES_AT_ONCE):
+            while (message := self._decoder.next()) is None:
+                if not self._read():
+                    return
+            yield message
+
+    def _read(self) -> bool:
+        """Read at most what is missing of one message, so that its fds can only be its own."""
+        space = socket.CMSG_SPACE(_SCM_MAX_FD * _FD_SIZE)
+        try:
+            data, ancillary, flags, _ = self._sock.recvmsg(
+                self._decoder.wanted, space, socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return False
+        except ConnectionError as error:
+            raise ConnectionClosed(str(error)) from error
+        self._decoder.feed(data, _rights(ancillary))
+        if flags & socket.MSG_CTRUNC:
+            raise PeerError(PeerErrorName.FDS_TRUNCATED)
+        if not data:
+            raise ConnectionClosed
+        return True
+
+    def send(self, message: Message) -> None:
+        """Send, or keep what the peer does not take yet.
+
+        The message's fds stay the caller's and have to stay open until `wants_write` is False.
+        Raises PeerError if the peer has long not read, and ConnectionClosed.
+        """
+        data = encode(message)
+        if self._unsent_bytes + len(data) > _SEND_BUFFER:
+            raise PeerError(PeerErrorName.REPLIES_NOT_READ, f"{self._unsent_bytes} bytes")
+        self._unsent.append((data, message.fds))
+        self._unsent_bytes += len(data)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what was kept, as far as the peer takes it. Raises ConnectionClosed."""
+        while self._unsent:
+            data, fds = self._unsent.popleft()
+            try:
+                sent = self._sock.sendmsg([data], _ancillary(fds), socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                self._unsent.appendleft((data, fds))
+                return
+            except ConnectionError as error:
+                raise ConnectionClosed(str(error)) from error
+            self._unsent_bytes -= sent
+            if sent < len(data):
+                self._unsent.appendleft((data[sent:], ()))
+
+    def close(self) -> None:
+        """Close the socket and the fds of a message that never became whole."""
+        self._decoder.close()
+        self._sock.close()
+
+
+def _rights(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    """The fds among the ancillary data of recvmsg."""
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % _FD_SIZE])
+    return fds.tolist()
+
+
+def _ancillary(fds: Sequence[int]) -> list[tuple[int, int, bytes]]:
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())] if fds else []

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A negotiated session, files to share, and a check that no test leaks an fd."""
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from ovs_vhost_plugin.vhost import spec
+from ovs_vhost_plugin.vhost.effects import Effect
+from ovs_vhost_plugin.vhost.features import offer
+from ovs_vhost_plugin.vhost.message import Message
+from ovs_vhost_plugin.vhost.session import Session
+from ovs_vhost_plugin.vhost.spec import FrontendRequest, ProtocolFeature
+
+Execute = Callable[[Effect], object]
+
+
+def open_fds() -> set[str]:
+    """The numbers of this process's open fds."""
+    with os.scandir("/proc/self/fd") as entries:
+        names = {entry.name for entry in entries}
+    return {name for name in names if Path(f"/proc/self/fd/{name}").is_symlink()}
+
+
+@pytest.fixture(autouse=True)
+def no_fd_leak() -> Iterator[None]:
+    before = open_fds()
+    yield
+    assert open_fds() == before
+
+
+class FrontEnd:
+    """Speaks to one session, and executes its effects as a device would: it owns passed fds."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.effects: list[Effect] = []
+        self.execute: Execute = lambda effect: None
+
+    def send(
+        self,
+        request: int,
+        payload: bytes = b"",
+        fds: tuple[int, ...] = (),
+        *,
+        need_reply: bool = False,
+    ) -> Message | None:
+        """One request; the effects it had are then in `effects`."""
+        flags = spec.VERSION | (spec.NEED_REPLY if need_reply else 0)
+        self.effects = []
+        return self._run(self.session.receive(Message(request, payload, flags, fds)))
+
+    def _run(self, handling: Generator[Effect, object, Message | None]) -> Message | None:
+        try:
+            effect = next(handling)
+            while True:
+                self.effects.append(effect)
+                for fd in getattr(effect, "fds", ()) or (
+                    [effect.fd] if hasattr(effect, "fd") else []
+                ):
+                    os.close(fd)
+                try:
+                    result = self.execute(effect)
+                except Exception as error:
+                    effect = handling.throw(error)
+                else:
+                    effect = handling.send(result)
+        except StopIteration as stop:
+            return stop.value
+
+    def u64(self, request: int, value: int, fds: tuple[int, ...] = (), **kwargs: bool):
+        return self.send(request, spec.U64.pack(value), fds, **kwargs)
+
+    def state(self, request: int, index: int, num: int, **kwargs: bool):
+        return self.send(request, spec.VRING_STATE.pack(index, num), **kwargs)
+
+    def addr(self, index=0, flags=0, desc=0x10000, used=0x30000, avail=0x20000, log=0, **kwargs):
+        payload = spec.VRING_ADDR.pack(index, flags, desc, used, avail, log)
+        return self.send(FrontendRequest.SET_VRING_ADDR, payload, **kwargs)
+
+    def set_up_vring(self, index: int = 0) -> None:
+        """Size, base, addresses and kick, in QEMU's order."""
+        self.state(FrontendRequest.SET_VRING_NUM, index, 256)
+        self.state(FrontendRequest.SET_VRING_BASE, index, 0)
+        self.addr(index)
+        self.u64(FrontendRequest.SET_VRING_KICK, index, (os.eventfd(0),))
+
+
+@pytest.fixture
+def bare() -> Iterator[FrontEnd]:
+    """A front-end that has negotiated nothing yet, with a port of two queue pairs, MTU 1500."""
+    session = Session(offer(queue_pairs=2, mtu=1500))
+    yield FrontEnd(session)
+    session.close()
+
+
+@pytest.fixture
+def peer(bare: FrontEnd) -> FrontEnd:
+    """A front-end that has acknowledged all that was offered, but LOG_ALL."""
+    bare.u64(FrontendRequest.SET_PROTOCOL_FEATURES, bare.session.offer.protocol_features)
+    bare.u64(FrontendRequest.SET_FEATURES, bare.session.offer.features & ~spec.Feature.LOG_ALL.mask)
+    assert bare.session.negotiated(ProtocolFeature.REPLY_ACK)
+    return bare
+
+
+@pytest.fixture
+def memfd() -> Callable[[int], int]:
+    """Make a file of a size in shared memory; the test passes its fd on."""
+
+    def make(size: int) -> int:
+        fd = os.memfd_create("guest")
+        os.ftruncate(fd, size)
+        return fd
+
+    return make

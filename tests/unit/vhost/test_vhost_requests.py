@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests for the whole device: features, memory, log, network.
+
+Hostile inputs 14, 16, 17, 25 and 73.
+"""
+
+import os
+
+import pytest
+
+from ovs_vhost_plugin.vhost import effects, spec
+from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.features import offer
+from ovs_vhost_plugin.vhost.message import Message
+from ovs_vhost_plugin.vhost.session import Session
+from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest, ProtocolFeature
+
+R = FrontendRequest
+OK = spec.U64.pack(0)
+REFUSED = spec.U64.pack(1)
+MAC = bytes.fromhex("525400123456")
+
+
+def name_of(send, *args, **kwargs):
+    with pytest.raises(PeerError) as caught:
+        send(*args, **kwargs)
+    return caught.value.name
+
+
+# -- features --------------------------------------------------------------------------------
+
+
+def test_set_features_is_kept_and_handed_on(bare):
+    wanted = Feature.VERSION_1.mask | Feature.PROTOCOL_FEATURES.mask
+    bare.execute = lambda effect: seen.append(bare.session.features)
+    seen = []
+    bare.u64(R.SET_FEATURES, wanted)
+    assert bare.effects == [effects.SetFeatures(wanted)]
+    assert seen == [wanted]  # the device finds them in the session already
+
+
+def test_features_that_were_not_offered(bare):
+    excess = Feature.RING_PACKED.mask
+    assert name_of(bare.u64, R.SET_FEATURES, excess) == PeerErrorName.FEATURES_NOT_OFFERED
+    assert bare.session.features == 0
+
+
+def test_protocol_features_that_were_not_offered(bare):
+    excess = ProtocolFeature.PAGEFAULT.mask
+    name = name_of(bare.u64, R.SET_PROTOCOL_FEATURES, excess)
+    assert name == PeerErrorName.PROTOCOL_FEATURES_NOT_OFFERED
+    assert bare.session.protocol_features == 0
+
+
+def test_without_protocol_features_all_rings_are_enabled(bare):
+    bare.u64(R.SET_FEATURES, Feature.VERSION_1.mask)
+    assert all(vring.enabled for vring in bare.session.vrings)
+    assert bare.effects[1:] == [effects.ReconfigureVring(i) for i in range(4)]
+
+
+def test_with_protocol_features_rings_stay_disabled(peer):
+    assert not any(vring.enabled for vring in peer.session.vrings)
+
+
+def test_log_all_may_be_toggled_while_rings_run(peer):
+    peer.set_up_vring()
+    logging = peer.session.features | Feature.LOG_ALL.mask
+    peer.u64(R.SET_FEATURES, logging)
+    assert peer.effects == [effects.SetFeatures(logging)]
+    peer.u64(R.SET_FEATURES, logging & ~Feature.LOG_ALL.mask)
+    assert not peer.session.features & Feature.LOG_ALL.mask
+
+
+def test_other_features_may_not_change_while_rings_run(peer):
+    peer.set_up_vring()
+    before = peer.session.features
+    name = name_of(peer.u64, R.SET_FEATURES, before & ~Feature.MRG_RXBUF.mask)
+    assert name == PeerErrorName.FEATURES_WHILE_STARTED
+    assert peer.session.features == before
+
+
+def test_the_same_features_again_while_rings_run(peer):
+    # QEMU sends them once for each queue pair, when the pairs before it run already.
+    peer.set_up_vring()
+    peer.u64(R.SET_FEATURES, peer.session.features)
+
+
+def test_features_the_device_cannot_follow_are_fatal(bare, peer):
+    def refuse(effect):
+        assert not isinstance(effect, effects.Refused)
+        raise PeerError(PeerErrorName.VRING_OUTSIDE_MEMORY)
+
+    peer.execute = refuse
+    assert name_of(peer.u64, R.SET_FEATURES, 0, need_reply=True) == "vring-outside-memory"
+
+
+def test_reset_owner_disables_the_rings_and_keeps_the_rest(peer):
+    peer.set_up_vring(1)
+    peer.state(R.SET_VRING_ENABLE, 1, 1)
+    features = peer.session.features
+    peer.send(R.RESET_OWNER)
+    assert peer.effects == [effects.ReconfigureVring(1)]
+    assert not peer.session.vrings[1].enabled
+    assert peer.session.vrings[1].ready()
+    assert peer.session.features == features
+
+
+# -- memory and log ----------------------------------------------------------------------------
+
+
+def table(*regions, count=None):
+    header = spec.MEMORY_HEADER.pack(len(regions) if count is None else count, 0)
+    return header + b"".join(spec.MEMORY_REGION.pack(*region) for region in regions)
+
+
+def test_set_mem_table_hands_regions_and_fds_on(peer, memfd):
+    fds = (memfd(1), memfd(1))
+    peer.send(R.SET_MEM_TABLE, table((0, 10, 20, 30), (40, 50, 60, 70)), fds)
+    regions = (effects.MemoryRegion(0, 10, 20, 30), effects.MemoryRegion(40, 50, 60, 70))
+    assert peer.effects == [effects.SetMemoryTable(regions, fds)]
+
+
+def test_set_mem_table_while_rings_run(peer, memfd):
+    peer.set_up_vring()
+    peer.send(R.SET_MEM_TABLE, table((0, 10, 20, 30)), (memfd(1),))
+    assert len(peer.effects) == 1
+    assert peer.session.vrings[0].ready()
+
+
+def test_zero_regions(peer):
+    assert name_of(peer.send, R.SET_MEM_TABLE, table()) == PeerErrorName.REGIONS_NONE
+
+
+@pytest.mark.parametrize("count", [9, 2**32 - 1])
+def test_more_regions_than_the_maximum(peer, count):
+    payload = table((0, 1, 0, 0), count=count)
+    assert name_of(peer.send, R.SET_MEM_TABLE, payload) == PeerErrorName.REGIONS_TOO_MANY
+
+
+@pytest.mark.parametrize("payload", [b"", b"1234567", table((0, 1, 0, 0))[:-1]])
+def test_memory_table_cut_short(peer, payload):
+    assert name_of(peer.send, R.SET_MEM_TABLE, payload) == PeerErrorName.PAYLOAD_SIZE
+
+
+def test_memory_table_longer_than_its_regions(peer):
+    payload = table((0, 1, 0, 0)) + b"x"
+    assert name_of(peer.send, R.SET_MEM_TABLE, payload) == PeerErrorName.PAYLOAD_SIZE
+
+
+@pytest.mark.parametrize("fds", [0, 1, 3])
+def test_regions_and_fds_differ(peer, fds):
+    payload = table((0, 1, 0, 0), (10, 1, 10, 0))
+    name = name_of(peer.send, R.SET_MEM_TABLE, payload, tuple(os.eventfd(0) for _ in range(fds)))
+    assert name == PeerErrorName.REGIONS_FDS_DIFFER
+
+
+def test_more_fds_than_regions_can_have(peer):
+    fds = tuple(os.eventfd(0) for _ in range(9))
+    name = name_of(peer.send, R.SET_MEM_TABLE, table((0, 1, 0, 0)), fds)
+    assert name == PeerErrorName.FDS_UNEXPECTED
+
+
+@pytest.mark.parametrize("need_reply", [False, True])
+def test_set_log_base_is_always_answered(peer, memfd, need_reply):
+    fd = memfd(1)
+    payload = spec.LOG.pack(4096, 8)
+    reply = peer.send(R.SET_LOG_BASE, payload, (fd,), need_reply=need_reply)
+    assert reply == Message(R.SET_LOG_BASE, OK, 0x5)
+    assert peer.effects == [effects.SetLog(4096, 8, fd)]
+
+
+def test_set_log_base_without_log_shmfd(bare, memfd):
+    name = name_of(bare.send, R.SET_LOG_BASE, spec.LOG.pack(4096, 0), (memfd(1),))
+    assert name == PeerErrorName.PROTOCOL_FEATURE_MISSING
+
+
+def test_a_log_that_cannot_be_mapped_ends_the_connection(peer, memfd):
+    # QEMU does not look at what the answer says: it would migrate without a log.
+    def refuse(effect):
+        assert not isinstance(effect, effects.Refused)
+        raise PeerError(PeerErrorName.LOG_FILE_TOO_SHORT)
+
+    peer.execute = refuse
+    name = name_of(peer.send, R.SET_LOG_BASE, spec.LOG.pack(4096, 0), (memfd(1),))
+    assert name == PeerErrorName.LOG_FILE_TOO_SHORT
+
+
+# -- network -----------------------------------------------------------------------------------
+
+
+def test_send_rarp_takes_the_first_six_bytes_and_is_not_answered(peer):
+    assert peer.send(R.SEND_RARP, MAC + b"\xaa\xbb") is None
+    assert peer.effects == [effects.SendRarp(MAC)]
+
+
+def test_send_rarp_is_answered_on_demand_only(peer):
+    assert peer.send(R.SEND_RARP, MAC + bytes(2), need_reply=True).payload == OK
+
+
+@pytest.mark.parametrize(
+    ("mac", "name"),
+    [
+        (bytes(6), PeerErrorName.RARP_MAC_ZERO),
+        (b"\xff" * 6, PeerErrorName.RARP_MAC_MULTICAST),
+        (b"\x01\x00\x5e\x00\x00\x01", PeerErrorName.RARP_MAC_MULTICAST),
+    ],
+)
+def test_send_rarp_with_a_mac_no_nic_has_is_counted_and_survived(peer, mac, name):
+    assert peer.send(R.SEND_RARP, mac + bytes(2)) is None
+    (refused,) = peer.effects
+    assert refused.error.name == name
+    assert peer.send(R.SEND_RARP, mac + bytes(2), need_reply=True).payload == REFUSED
+
+
+@pytest.mark.parametrize("mtu", [68, 1499, 1500])
+def test_mtu_the_port_carries(peer, mtu):
+    assert peer.u64(R.NET_SET_MTU, mtu, need_reply=True).payload == OK
+    assert peer.effects == [effects.SetMtu(mtu)]
+
+
+@pytest.mark.parametrize("mtu", [0, 67, 65536, 2**63])
+def test_mtu_that_no_nic_has(peer, mtu):
+    assert peer.u64(R.NET_SET_MTU, mtu, need_reply=True).payload == REFUSED
+    assert peer.effects[0].error.name == PeerErrorName.MTU_RANGE
+
+
+def test_mtu_beyond_the_ports(peer):
+    assert peer.u64(R.NET_SET_MTU, 1501, need_reply=True).payload == REFUSED
+    assert peer.effects[0].error.name == PeerErrorName.MTU_TOO_LARGE
+
+
+def test_mtu_before_set_features(bare):
+    # QEMU's order when it starts the device.
+    bare.u64(R.SET_PROTOCOL_FEATURES, bare.session.offer.protocol_features)
+    bare.u64(R.NET_SET_MTU, 1500)
+    assert bare.effects == [effects.SetMtu(1500)]
+
+
+def test_mtu_on_a_port_without_one():
+    session = Session(offer(queue_pairs=1, mtu=None))
+    with pytest.raises(PeerError) as caught:
+        next(session.receive(Message(R.NET_SET_MTU, spec.U64.pack(1500))))
+    assert caught.value.name == PeerErrorName.PROTOCOL_FEATURE_MISSING
