@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks ovs-vswitchd for a bridge's MAC table over its control socket, without blocking.
+
+The control socket speaks JSON-RPC 1.0 with no framing but JSON's own. With one question at a time,
+an answer is complete when what has come parses; the standard library's parser takes 0.1 ms for the
+table of 2,048 addresses where the incremental one of `ovs.jsonrpc` (in Python) takes 100 ms, in
+which the daemon would stand still.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovs_vhost_plugin.announce.link import Link, LinkLost, Poller
+
+ANSWER_TIMEOUT = 1.0
+MAX_ANSWER = 4 * 1024 * 1024  # about 100,000 addresses
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The MAC table of `bridge`, as `fdb/show` prints it."""
+
+    bridge: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoTable:
+    """No table of `bridge` could be had."""
+
+    bridge: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    bridge: str
+    deadline: float
+
+
+class TableReader:
+    """Reads MAC tables from the ovs-vswitchd that runs in `rundir`."""
+
+    def __init__(self, rundir: str) -> None:
+        self._link = Link(lambda: control_socket(rundir))
+        self._questions: deque[_Question] = deque()
+        self._asked = False  # whether the first question has gone out on this connection
+        self._id = 0
+        self._received = b""
+
+    def ask(self, bridge: str, now: float) -> None:
+        """Queue a question; `run` returns its Table or NoTable, in order."""
+        self._questions.append(_Question(bridge, now + ANSWER_TIMEOUT))
+
+    def run(self, now: float) -> list[Table | NoTable]:
+        """Ask and receive; return the answers."""
+        answers: list[Table | NoTable] = []
+        if not self._questions:
+            self._notice_end()
+        try:
+            while self._questions:
+                if self._questions[0].deadline <= now:
+                    raise LinkLost(self._link.error if not self._link.connected else "no answer")
+                if not self._link.connected and not self._link.connect(now):
+                    return answers
+                answer = self._exchange(self._questions[0].bridge)
+                if answer is None:
+                    return answers
+                self._link.settle()
+                self._questions.popleft()
+                self._asked = False
+                answers.append(answer)
+        except LinkLost as lost:
+            answers += self._lose(str(lost), now)
+        return answers
+
+    def wait(self, poller: Poller) -> None:
+        """Register for what `run` has to be called for."""
+        if self._questions or self._link.connected:
+            self._link.wait(poller)
+        if self._questions:
+            poller.timer_wait_until(self._questions[0].deadline * 1e3)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._link.close()
+
+    def _exchange(self, bridge: str) -> Table | NoTable | None:
+        """Bring the question about `bridge` forward; None until its answer is whole."""
+        if not self._asked:
+            self._asked = True
+            self._id += 1
+            self._received = b""
+            question = {"id": self._id, "method": "fdb/show", "params": [bridge]}
+            self._link.send(json.dumps(question).encode())
+        else:
+            self._link.send(b"")
+        while data := self._link.receive():
+            self._received += data
+            if len(self._received) > MAX_ANSWER:
+                raise LinkLost("answer too long")
+        return parse_answer(self._received, self._id, bridge)
+
+    def _notice_end(self) -> None:
+        """Drop a connection that ended while idle, so that the next question meets a live one."""
+        if self._link.connected:
+            try:
+                self._link.receive()
+            except LinkLost:
+                self._link.close()
+
+    def _lose(self, reason: str, now: float) -> list[NoTable]:
+        self._link.lose(reason, now)
+        self._asked = False
+        lost = [NoTable(question.bridge, reason) for question in self._questions]
+        self._questions.clear()
+        return lost
+
+
+def control_socket(rundir: str) -> str:
+    """Return the path of the control socket of `rundir`'s ovs-vswitchd.
+
+    It carries the process's number, which the pidfile tells, unless an ovs-vswitchd was started
+    with --unixctl: then ovs-vswitchd.ctl is the name to hope for.
+
+    Raises OSError without a pidfile, ValueError for one without a number.
+    """
+    pid = int(Path(rundir, "ovs-vswitchd.pid").read_text())
+    numbered = Path(rundir, f"ovs-vswitchd.{pid}.ctl")
+    return str(numbered if numbered.exists() else Path(rundir, "ovs-vswitchd.ctl"))
+
+
+def parse_answer(data: bytes, id_: int, bridge: str) -> Table | NoTable | None:
+    """Return what a JSON-RPC answer says, None while it is incomplete."""
+    if not data.rstrip().endswith(b"}"):
+        return None
+    try:
+        answer = json.loads(data)
+    except (ValueError, RecursionError):
+        return None  # a brace inside the text; the deadline ends what is no JSON at all
+    if not isinstance(answer, dict) or answer.get("id") != id_:
+        raise LinkLost("not the answer to the question")
+    if isinstance(answer.get("result"), str):
+        return Table(bridge, answer["result"])
+    return NoTable(bridge, str(answer.get("error")).strip())

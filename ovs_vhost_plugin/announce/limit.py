@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A token bucket that is told the time."""
+
+from __future__ import annotations
+
+
+class TokenBucket:
+    """Allows `burst` events at once and `rate` a second in the long run."""
+
+    def __init__(self, rate: float, burst: int, now: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._tokens = float(burst)
+        self._filled_at = now
+
+    def take(self, now: float) -> bool:
+        """Take a token if there is one."""
+        self._fill(now)
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    def ready_at(self, now: float) -> float:
+        """Return when the next token is there, `now` if one is."""
+        self._fill(now)
+        return now + max(0.0, 1 - self._tokens) / self._rate
+
+    def _fill(self, now: float) -> None:
+        gained = max(0.0, now - self._filled_at) * self._rate
+        self._tokens = min(self._burst, self._tokens + gained)
+        self._filled_at = max(self._filled_at, now)

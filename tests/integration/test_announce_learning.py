@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a real bridge makes of our announcements, and whether we tell the truth about it."""
+
+import time
+
+import pytest
+from announce_bridge import await_results, bridge, private_switch
+
+from ovs_vhost_plugin.announce.announcement import MAX_ATTEMPTS
+from ovs_vhost_plugin.announce.frames import rarp
+from ovs_vhost_plugin.announce.model import Location, Outcome
+from ovs_vhost_plugin.announce.service import AnnounceService
+from ovs_vhost_plugin.lab.process import wait_until
+
+pytestmark = pytest.mark.integration
+
+MAC = bytes.fromhex("525400123456")
+
+
+@pytest.fixture(scope="module")
+def switch(tmp_path_factory, require):
+    with private_switch(tmp_path_factory.mktemp("ovs"), require) as switch:
+        yield switch
+
+
+@pytest.fixture
+def service(switch):
+    service = AnnounceService(str(switch.directory))
+    yield service
+    service.close()
+
+
+def announce(service, location, mac=MAC):
+    """Announce and return the result."""
+    service.set_locations({"vhu0": location})
+    now = time.monotonic()
+    service.request("vhu0", mac, "send-rarp", now, now)
+    (result,) = await_results(service)
+    return result
+
+
+@pytest.mark.parametrize("minor", range(6))
+def test_learned_whichever_openflow_version_the_bridge_allows(switch, service, minor):
+    with bridge(switch, protocols=f"OpenFlow1{minor}") as br:
+        result = announce(service, br.location())
+        assert result.outcome is Outcome.LEARNED, result
+        assert br.place_of(MAC) == (str(br.ofport("guest")), 0)
+
+
+def test_the_time_line_is_in_order_and_fit_for_the_row(switch, service):
+    with bridge(switch) as br:
+        before = time.monotonic()
+        result = announce(service, br.location())
+        assert before <= result.received_at <= result.sent_at <= result.learned_at
+        assert result.learned_at <= time.monotonic()
+        assert result.summary().startswith("52:54:00:12:34:56 learned ")
+        assert service.history() == [result.as_dict()]
+
+
+def test_the_rarp_reaches_the_other_ports_byte_for_byte_and_not_the_guest(switch, service):
+    with bridge(switch) as br:
+        announce(service, br.location())
+        assert [frame for frame in br.taps["peer"].frames() if frame[6:12] == MAC] == [rarp(MAC)]
+        assert br.taps["guest"].frames() == []
+
+
+def test_a_mac_that_was_elsewhere_moves_to_the_guests_port(switch, service):
+    with bridge(switch) as br:
+        br.taps["peer"].send(rarp(MAC))
+        elsewhere = (str(br.ofport("peer")), 0)
+        wait_until(lambda: br.place_of(MAC) == elsewhere, "the bridge learns the old place")
+        assert announce(service, br.location()).outcome is Outcome.LEARNED
+        assert br.place_of(MAC) == (str(br.ofport("guest")), 0)
+
+
+def test_an_access_ports_mac_is_learned_in_its_vlan_and_tagged_on_trunks(switch, service):
+    with bridge(switch, guest_tag=10) as br:
+        result = announce(service, br.location())
+        assert result.outcome is Outcome.LEARNED, result
+        assert br.place_of(MAC) == (str(br.ofport("guest")), 10)
+        plain = rarp(MAC)
+        assert br.taps["peer"].frames() == [plain[:12] + b"\x81\x00\x00\x0a" + plain[12:]]
+
+
+def test_a_wrong_vlan_is_not_called_learned(switch, service):
+    with bridge(switch, guest_tag=10) as br:
+        place = br.location()
+        wrong = Location(place.bridge, place.ofport, None, place.mgmt_path)
+        result = announce(service, wrong)
+        assert (result.outcome, result.reason) == (Outcome.NOT_LEARNED, "not in VLAN 0")
+
+
+def test_a_learn_pipeline_installs_its_flow(switch, service):
+    with bridge(switch) as br:
+        learn = (
+            "table=0,actions=learn(table=1,hard_timeout=60,"
+            "NXM_OF_ETH_DST[]=NXM_OF_ETH_SRC[],output:NXM_OF_IN_PORT[]),FLOOD"
+        )
+        management = f"unix:{br.location().mgmt_path}"
+        switch.ofctl("del-flows", management)
+        switch.ofctl("add-flow", management, learn)
+        result = announce(service, br.location())
+        flows = switch.ofctl("dump-flows", management, "table=1")
+        assert f"dl_dst={MAC.hex(':')} actions=output:" in flows
+        # the MAC table is not this pipeline's: nothing may be claimed from it
+        assert (result.outcome, result.reason) == (Outcome.NOT_LEARNED, "not in the MAC table")
+
+
+def test_a_pipeline_that_drops_is_respected_and_reported_without_a_storm(switch, service):
+    with bridge(switch, fail_mode="secure") as br:
+        result = announce(service, br.location())
+        assert (result.outcome, result.attempts) == (Outcome.NOT_LEARNED, MAX_ATTEMPTS)
+        assert result.reason == "not in the MAC table"
+        assert service.counters()["packet-outs"] == MAX_ATTEMPTS
+        assert br.taps["peer"].frames() == []
+
+
+def test_a_drop_that_ends_in_time_costs_only_a_retry(switch, service):
+    with bridge(switch, fail_mode="secure") as br:
+        service.set_locations({"vhu0": br.location()})
+        now = time.monotonic()
+        service.request("vhu0", MAC, "send-rarp", now, now)
+        wait_until(
+            lambda: service.run(time.monotonic()) or service.counters().get("packet-outs"),
+            "the first packet-out",
+        )
+        switch.ofctl("add-flow", f"unix:{br.location().mgmt_path}", "actions=NORMAL")
+        (result,) = await_results(service)
+        assert result.outcome is Outcome.LEARNED, result
+        assert result.attempts > 1
+
+
+def test_several_macs_and_ports_share_a_bridge(switch, service):
+    with bridge(switch) as br:
+        place = br.location()
+        peer = Location(br.name, br.ofport("peer"), None, place.mgmt_path)
+        service.set_locations({"vhu0": place, "vhu1": peer})
+        now = time.monotonic()
+        macs = [MAC[:5] + bytes([index]) for index in range(8)]
+        for index, mac in enumerate(macs):
+            service.request(f"vhu{index % 2}", mac, "send-rarp", now, now)
+        results = await_results(service, len(macs))
+        assert {result.outcome for result in results} == {Outcome.LEARNED}
+        ports = [str(place.ofport), str(peer.ofport)]
+        assert [br.place_of(mac) for mac in macs] == [(ports[i % 2], 0) for i in range(8)]
+
+
+def test_a_mac_that_is_no_guests_never_reaches_the_bridge(switch, service):
+    with bridge(switch) as br:
+        result = announce(service, br.location(), b"\xff" * 6)
+        assert (result.outcome, result.reason) == (Outcome.REFUSED, "mac-multicast")
+        assert br.taps["peer"].frames() == []
+
+
+def test_an_ofport_that_no_port_has_is_not_called_learned(switch, service):
+    with bridge(switch) as br:
+        place = br.location()
+        result = announce(service, Location(place.bridge, 999, None, place.mgmt_path))
+        assert result.outcome is not Outcome.LEARNED
+
+
+def test_a_restarted_vswitchd_is_found_again(switch, service):
+    with bridge(switch) as br:
+        assert announce(service, br.location()).outcome is Outcome.LEARNED
+        switch.restart_vswitchd()
+        result = announce(service, br.location())
+        assert result.outcome is Outcome.LEARNED, result
+        assert br.place_of(MAC) == (str(br.ofport("guest")), 0)
+
+
+def test_an_announcement_waits_for_a_vswitchd_that_is_down(switch, service):
+    with bridge(switch) as br:
+        service.set_locations({"vhu0": br.location()})
+        switch.stop_vswitchd()
+        try:
+            now = time.monotonic()
+            service.request("vhu0", MAC, "send-rarp", now, now)
+            service.run(time.monotonic())
+            assert service.take_results() == []
+        finally:
+            switch.start_vswitchd()
+        (result,) = await_results(service)
+        assert result.outcome is Outcome.LEARNED, result

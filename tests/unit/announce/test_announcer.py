@@ -1,0 +1,412 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The announcer against a switch that is a few lines of Python, on a clock that is a number."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ovs_vhost_plugin.announce.announcement import BACKOFF, DEADLINE, MAX_ATTEMPTS
+from ovs_vhost_plugin.announce.announcer import (
+    FRAME_BURST,
+    FRAME_RATE,
+    MAX_MACS,
+    REFUSAL_BURST,
+    Announcer,
+    AskTable,
+    PacketOut,
+)
+from ovs_vhost_plugin.announce.frames import rarp
+from ovs_vhost_plugin.announce.model import Location, Outcome
+
+MAC = bytes.fromhex("525400123456")
+OTHER = bytes.fromhex("525400123457")
+HOME = Location("br0", 2, None, "/run/br0.mgmt")
+
+
+def row(port: int | str, vlan: int, mac: bytes) -> str:
+    return f"{port:>5}  {vlan:4}  {mac.hex(':')}    0\n"
+
+
+class Switch:
+    """Learns what is sent, if `learns`; notes every action."""
+
+    def __init__(self, announcer: Announcer, learns: bool = True) -> None:
+        self.announcer = announcer
+        self.learns = learns
+        self.obstacle: str | None = None
+        self.table: dict[tuple[str, bytes, int], int] = {}
+        self.sent: list[tuple[float, PacketOut]] = []
+        self.questions = 0
+
+    def turn(self, now: float) -> None:
+        """Carry out and answer everything at once."""
+        while actions := self.announcer.run(now, lambda _: self.obstacle):
+            for action in actions:
+                match action:
+                    case PacketOut(token, place, frame):
+                        self.sent.append((now, action))
+                        if self.learns:
+                            self.table[place.bridge, frame[6:12], place.tag or 0] = place.ofport
+                        self.announcer.delivered(token)
+                    case AskTable(bridge):
+                        self.questions += 1
+                        self.announcer.table(bridge, self.text(bridge), now)
+
+    def text(self, bridge: str) -> str:
+        rows = [
+            row(port, vlan, mac) for (br, mac, vlan), port in self.table.items() if br == bridge
+        ]
+        return " port  VLAN  MAC                Age\n" + "".join(rows)
+
+    def run_until_idle(self, now: float) -> float:
+        """Turn whenever the announcer wants to be woken; return the time of the last turn."""
+        for _ in range(10_000):
+            self.turn(now)
+            wake_at = self.announcer.wake_at()
+            if wake_at is None:
+                return now
+            assert wake_at > now, "the announcer asks to be woken for nothing: a busy loop"
+            now = wake_at
+        raise AssertionError("never idle")
+
+
+@pytest.fixture
+def announcer() -> Announcer:
+    announcer = Announcer()
+    announcer.set_locations({"vhu0": HOME})
+    return announcer
+
+
+def only_result(announcer: Announcer):
+    (result,) = announcer.take_results()
+    return result
+
+
+def test_a_request_becomes_one_rarp_on_the_guests_own_port_and_is_confirmed(announcer):
+    announcer.request("vhu0", MAC, "send-rarp", now=10.0, received_at=9.999)
+    (packet_out,) = announcer.run(10.0, lambda _: None)
+    assert (packet_out.location, packet_out.frame) == (HOME, rarp(MAC))
+    announcer.delivered(packet_out.token)
+    assert announcer.run(10.001, lambda _: None) == [AskTable("br0")]
+    announcer.table("br0", row(2, 0, MAC), 10.0021)
+    result = only_result(announcer)
+    assert result.summary() == "52:54:00:12:34:56 learned 3.1ms send-rarp"
+    assert (result.received_at, result.sent_at, result.learned_at) == (9.999, 10.0, 10.0021)
+    assert (result.attempts, result.requests, result.reason) == (1, 1, "")
+    assert announcer.wake_at() is not None
+    assert announcer.run(10.003, lambda _: None) == []
+    assert announcer.wake_at() is None
+
+
+def test_history_keeps_the_time_line_as_plain_values(announcer):
+    announcer.request("vhu0", MAC, "send-rarp", 10.0, 9.5)
+    Switch(announcer).turn(10.0)
+    (result,) = announcer.history
+    assert result.as_dict() == {
+        "port": "vhu0",
+        "mac": "52:54:00:12:34:56",
+        "trigger": "send-rarp",
+        "outcome": "learned",
+        "reason": "",
+        "requests": 1,
+        "attempts": 1,
+        "bridge": "br0",
+        "ofport": 2,
+        "tag": None,
+        "received_at": 9.5,
+        "sent_at": 10.0,
+        "learned_at": 10.0,
+        "milliseconds": 500.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ("", "not in the MAC table"),
+        (row(3, 0, MAC), "on port 3"),
+        (row("LOCAL", 0, MAC), "on port LOCAL"),
+        (row(2, 10, MAC), "not in VLAN 0"),
+        (row(2, 0, OTHER), "not in the MAC table"),
+    ],
+)
+def test_what_is_not_learned_is_tried_again_a_bounded_number_of_times(announcer, table, reason):
+    switch = Switch(announcer)
+    switch.text = lambda bridge: table
+    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    switch.run_until_idle(0.0)
+    assert [time for time, _ in switch.sent] == pytest.approx(
+        [sum(BACKOFF[:index]) for index in range(MAX_ATTEMPTS)]
+    )
+    result = only_result(announcer)
+    assert result.outcome is Outcome.NOT_LEARNED
+    assert result.summary() == f"52:54:00:12:34:56 not-learned send-rarp: {reason}"
+    assert result.learned_at is None
+
+
+def test_a_later_attempt_may_succeed(announcer):
+    switch = Switch(announcer, learns=False)
+    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    switch.turn(0.0)
+    switch.learns = True
+    switch.run_until_idle(0.0)
+    result = only_result(announcer)
+    assert (result.outcome, result.attempts, result.reason) == (Outcome.LEARNED, 2, "")
+    assert (result.sent_at, result.learned_at) == (0.0, BACKOFF[0])
+
+
+def test_the_vlan_of_an_access_port_is_where_the_mac_has_to_be(announcer):
+    announcer.set_locations({"vhu0": Location("br0", 2, 10, "/run/br0.mgmt")})
+    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    Switch(announcer).turn(0.0)
+    assert only_result(announcer).outcome is Outcome.LEARNED
+
+
+def test_an_answer_that_was_asked_for_before_the_frame_was_delivered_proves_nothing(announcer):
+    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    (first,) = announcer.run(0.0, lambda _: None)
+    announcer.delivered(first.token)
+    assert announcer.run(0.0, lambda _: None) == [AskTable("br0")]
+    announcer.request("vhu0", OTHER, "send-rarp", 0.0, 0.0)
+    (second,) = announcer.run(0.0, lambda _: None)
+    announcer.delivered(second.token)
+    assert announcer.run(0.0, lambda _: None) == [], "one question at a time"
+    announcer.table("br0", row(2, 0, MAC), 0.001)
+    assert only_result(announcer).mac == MAC
+    assert announcer.run(0.001, lambda _: None) == [AskTable("br0")]
+    announcer.table("br0", row(2, 0, OTHER), 0.002)
+    assert only_result(announcer).mac == OTHER
+
+
+def test_requests_before_the_frame_went_out_are_answered_by_it(announcer):
+    for _ in range(5):
+        announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    switch = Switch(announcer)
+    switch.turn(0.0)
+    assert len(switch.sent) == 1
+    assert only_result(announcer).requests == 5
+
+
+def test_requests_while_one_is_under_way_get_one_more_frame_after_it(announcer):
+    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    (first,) = announcer.run(0.0, lambda _: None)
+    for index in range(5):
+        announcer.request("vhu0", MAC, "send-rarp", 0.1, 0.1 + index / 1e3)
+    assert announcer.run(0.1, lambda _: None) == []
+    announcer.delivered(first.token)
+    switch = Switch(announcer)
+    switch.table["br0", MAC, 0] = HOME.ofport
+    switch.turn(0.2)
+    assert [time for time, _ in switch.sent] == [0.2]
+    first_result, second_result = announcer.take_results()
+    assert (first_result.requests, second_result.requests) == (1, 5)
+    assert second_result.received_at == 0.1
+    assert announcer.counters["merged"] == 4
+
+
+def test_an_ofport_that_is_not_known_yet_is_waited_for(announcer):
+    announcer.set_locations({"vhu0": Location("br0", -1, None, "/run/br0.mgmt")})
+    switch = Switch(announcer)
+    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    switch.turn(0.0)
+    assert switch.sent == []
+    announcer.set_locations({"vhu0": HOME})
+    switch.turn(1.0)
+    assert only_result(announcer).milliseconds == 1000.0
+
+
+@pytest.mark.parametrize("locations", [{}, {"vhu0": Location("br0", -1, None, "/run/br0.mgmt")}])
+def test_an_ofport_that_never_comes_is_not_waited_for_for_ever(locations):
+    announcer = Announcer()
+    announcer.set_locations(locations)
+    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    assert Switch(announcer).run_until_idle(0.0) == DEADLINE
+    assert only_result(announcer).summary().endswith("not-learned send-rarp: ofport unknown")
+
+
+def test_a_bridge_that_cannot_be_reached_costs_no_attempt_and_is_waited_for(announcer):
+    switch = Switch(announcer)
+    switch.obstacle = "Connection refused"
+    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    switch.turn(0.0)
+    assert switch.sent == []
+    switch.obstacle = None
+    switch.turn(3.0)
+    assert only_result(announcer).attempts == 1
+
+
+def test_a_bridge_that_stays_unreachable_is_the_reason(announcer):
+    switch = Switch(announcer)
+    switch.obstacle = "Connection refused"
+    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    assert switch.run_until_idle(0.0) == DEADLINE
+    assert only_result(announcer).reason == "OpenFlow: Connection refused"
+
+
+def test_each_attempt_goes_where_the_port_is_then(announcer):
+    moved = Location("br1", 7, 5, "/run/br1.mgmt")
+    switch = Switch(announcer, learns=False)
+    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    switch.turn(0.0)
+    announcer.set_locations({"vhu0": moved})
+    switch.learns = True
+    switch.run_until_idle(0.0)
+    assert [packet_out.location for _, packet_out in switch.sent] == [HOME, moved]
+    assert only_result(announcer).location == moved
+
+
+def test_an_error_of_the_switch_is_retried_and_then_a_refusal(announcer):
+    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    now = 0.0
+    for _ in range(MAX_ATTEMPTS):
+        (packet_out,) = announcer.run(now, lambda _: None)
+        announcer.failed(packet_out.token, Outcome.REFUSED, "BAD_REQUEST/BAD_PORT", now)
+        announcer.run(now, lambda _: None)
+        now = announcer.wake_at() or now
+    assert announcer.run(now, lambda _: None) == []
+    assert only_result(announcer).summary() == (
+        "52:54:00:12:34:56 refused send-rarp: BAD_REQUEST/BAD_PORT"
+    )
+
+
+def test_without_a_table_nothing_is_claimed(announcer):
+    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    now = 0.0
+    for _ in range(MAX_ATTEMPTS):
+        (packet_out,) = announcer.run(now, lambda _: None)
+        announcer.delivered(packet_out.token)
+        announcer.run(now, lambda _: None)
+        announcer.no_table("br0", "no answer", now)
+        announcer.run(now, lambda _: None)
+        now = announcer.wake_at() or now
+    assert only_result(announcer).reason == "no MAC table: no answer"
+
+
+def test_a_silent_switch_ends_at_the_deadline_and_its_late_answer_is_ignored(announcer):
+    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    (packet_out,) = announcer.run(0.0, lambda _: None)
+    assert announcer.wake_at() == DEADLINE
+    announcer.run(DEADLINE, lambda _: None)
+    assert only_result(announcer).outcome is Outcome.NOT_LEARNED
+    announcer.failed(packet_out.token, Outcome.NOT_LEARNED, "OpenFlow: closed", DEADLINE)
+    announcer.run(DEADLINE + 1, lambda _: None)
+    assert announcer.take_results() == []
+
+
+def test_a_port_that_goes_away_is_forgotten(announcer):
+    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    (packet_out,) = announcer.run(0.0, lambda _: None)
+    announcer.set_locations({})
+    announcer.delivered(packet_out.token)
+    Switch(announcer).turn(0.1)
+    assert announcer.take_results() == []
+    assert announcer.wake_at() is None
+
+
+@pytest.mark.parametrize(
+    ("mac", "reason"),
+    [(bytes(6), "mac-zero"), (b"\x01" + MAC[1:], "mac-multicast"), (MAC[:4], "mac-length")],
+)
+def test_a_bad_mac_is_refused_at_once(announcer, mac, reason):
+    announcer.request("vhu0", mac, "send-rarp", 0.0, 0.0)
+    assert announcer.run(0.0, lambda _: None) == []
+    result = only_result(announcer)
+    assert (result.outcome, result.reason) == (Outcome.REFUSED, reason)
+
+
+@pytest.mark.parametrize("received_at", [-1.0, 11.0, float("nan"), float("inf")])
+def test_a_time_of_reception_that_cannot_be_is_not_believed(announcer, received_at):
+    announcer.request("vhu0", MAC, "send-rarp", 10.0, received_at)
+    Switch(announcer).turn(10.0)
+    assert only_result(announcer).received_at == 10.0
+
+
+def test_a_flood_of_bad_macs_is_counted_but_told_rarely(announcer):
+    for _ in range(1000):
+        announcer.request("vhu0", bytes(6), "send-rarp", 0.0, 0.0)
+    assert len(announcer.take_results()) == REFUSAL_BURST
+    assert announcer.counters["refused"] == 1000
+
+
+def test_a_flood_of_macs_keeps_the_newest_and_the_frame_rate(announcer):
+    switch = Switch(announcer)
+    macs = [b"\x52\x54\x00\x00" + index.to_bytes(2, "big") for index in range(1000)]
+    for mac in macs:
+        announcer.request("vhu0", mac, "send-rarp", 0.0, 0.0)
+    switch.run_until_idle(0.0)
+    learned = [one.mac for one in announcer.take_results() if one.outcome is Outcome.LEARNED]
+    assert learned == macs[-MAX_MACS:]
+    assert announcer.counters["refused"] == len(macs) - MAX_MACS
+
+
+def test_a_flood_of_one_mac_is_slowed_but_its_last_request_is_answered(announcer):
+    switch = Switch(announcer)
+    for index in range(2000):
+        announcer.request("vhu0", MAC, "send-rarp", index / 1000, index / 1000)
+        switch.turn(index / 1000)
+    end = switch.run_until_idle(2.0)
+    assert len(switch.sent) <= FRAME_BURST + FRAME_RATE * end + 1
+    assert switch.sent[-1][0] >= 1.999
+    assert sum(result.requests for result in announcer.take_results()) == 2000
+
+
+def test_one_ports_flood_does_not_slow_another(announcer):
+    other = Location("br0", 9, None, HOME.mgmt_path)
+    announcer.set_locations({"vhu0": HOME, "vhu1": other})
+    switch = Switch(announcer)
+    for index in range(100):
+        mac = b"\x52\x54\x00\x01\x00" + bytes([index])
+        announcer.request("vhu0", mac, "send-rarp", 0.0, 0.0)
+        switch.turn(0.0)
+    announcer.request("vhu1", MAC, "send-rarp", 0.0, 0.0)
+    switch.turn(0.0)
+    assert switch.table["br0", MAC, 0] == 9
+
+
+STEP = st.tuples(
+    st.sampled_from(["request", "deliver", "fail", "table", "no-table", "move", "time"]),
+    st.integers(0, 3),
+)
+
+
+@given(st.lists(STEP, max_size=60), st.booleans())
+@settings(max_examples=200)
+def test_whatever_happens_every_request_is_answered_or_its_port_is_gone(steps, learns):
+    """Any order of answers: the announcer stays consistent, and ends idle."""
+    announcer = Announcer()
+    announcer.set_locations({"vhu0": HOME})
+    macs = [b"\x52\x54\x00\x00\x00" + bytes([index]) for index in range(4)]
+    sent: list[PacketOut] = []
+    asked: list[AskTable] = []
+    now, requests = 0.0, 0
+    for kind, index in steps:
+        if kind == "request":
+            requests += 1
+            announcer.request("vhu0", macs[index], "send-rarp", now, now)
+        elif kind == "deliver" and sent:
+            announcer.delivered(sent.pop(index % len(sent)).token)
+        elif kind == "fail" and sent:
+            token = sent.pop(index % len(sent)).token
+            announcer.failed(token, Outcome.NOT_LEARNED, "lost", now)
+        elif kind == "table" and asked:
+            bridge = asked.pop().bridge
+            announcer.table(bridge, row(2, 0, macs[index]), now)
+        elif kind == "no-table" and asked:
+            announcer.no_table(asked.pop().bridge, "lost", now)
+        elif kind == "move":
+            bridge = f"br{index}"
+            announcer.set_locations({"vhu0": Location(bridge, index, None, f"/run/{bridge}")})
+        elif kind == "time":
+            now += index / 10
+        for action in announcer.run(now, lambda _: None):
+            if isinstance(action, PacketOut):
+                sent.append(action)
+            else:
+                assert action not in asked, "one question about a bridge at a time"
+                asked.append(action)
+    for packet_out in sent:
+        announcer.delivered(packet_out.token)
+    for question in asked:
+        announcer.no_table(question.bridge, "lost", now)
+    Switch(announcer, learns).run_until_idle(now)
+    assert sum(result.requests for result in announcer.take_results()) == requests
