@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+# make demo   the main job on private hosts: a guest, a flow, a live migration, a timeline
+# make test   unit, integration and system tests; what cannot run here is skipped with its reason
+# make lint   formatting, lint, types, import rules
+# make setup  Debian packages (as root) and the virtual environment, which the others do as needed
+# make clean  removes what the above made in this directory
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.setup
+PACKAGES := ovs_vhost_plugin/lab/packages.py
+DEMO ?=
+TEST ?=
+
+.PHONY: demo test lint setup packages clean
+
+demo: setup
+	$(BIN)/ovs-vhost demo $(DEMO)
+
+test: setup
+	$(BIN)/python -m pytest tests/unit $(TEST)
+	$(BIN)/python -m pytest tests/integration $(TEST)
+	$(BIN)/python -m pytest tests/system $(TEST)
+
+lint: $(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: packages $(SETUP)
+
+# Only root can install; for others, tests and demo say what they miss.
+packages:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		$(PYTHON) $(PACKAGES) install; \
+	fi
+
+$(SETUP): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	@touch $@
+
+# Debian splits venv from Python; ensurepip is the part that is missing then.
+$(BIN)/python:
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		[ "$$(id -u)" = 0 ] || { echo 'missing: python3-venv; as root: apt-get install python3-venv' >&2; exit 1; }; \
+		apt-get -qq update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends python3-venv >&2; }
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

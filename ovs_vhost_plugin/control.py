@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The protocol between the daemon and a worker: one JSON object a packet, fds beside it.
+
+A worker listens on a SOCK_SEQPACKET unix socket and serves one daemon at a time, so that it
+outlives the daemon and the next daemon adopts it. A worker faces a guest and may have been
+taken over by it: the daemon believes nothing that comes over a channel before it is checked
+(`reports.py` checks the contents, `Channel` the framing).
+
+daemon → worker, key "op":
+    hello {version} | configure {mtu, finish_offloads} | stats {id} | connected + 1 fd |
+    connect-failed {error} | inject {frames: [hex]} | quit
+`version` is the release each side runs, for people to read.
+worker → daemon, key "event":
+    hello {version, pid, spec} | state {state} | rarp {mac, at} | started {base} |
+    connect {path} | stats {id, stats}
+"""
+
+import contextlib
+import json
+import os
+import socket
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+MAX_PACKET = 128 * 1024
+"""Most bytes of one packet: the statistics of 128 queue pairs fit, a socket buffer holds it."""
+
+MAX_BACKLOG = 64
+"""Most packets kept for a peer that does not read; beyond it the channel is closed."""
+
+MAX_BATCH = 64
+"""Most packets that one `Channel.receive` returns, so that no peer holds up the reader's loop."""
+
+
+class ChannelClosed(Exception):  # noqa: N818 - an event of every connection, not an error
+    """The peer has gone, or broke the framing; the text says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """All that a worker is told at its start. `mtu` and `finish_offloads` may change later.
+
+    name            the port's and the tap's name
+    mode            "client": the front-end listens on `path`; "server": the worker does
+    queues          most queue pairs offered
+    mtu             offered to the guest (bytes), None: not offered
+    finish_offloads the bridge takes no partial checksums and no GSO frames: finish them here
+    uid, gid        what the worker changes to before it reads from a peer; 0: no change
+    """
+
+    name: str
+    mode: str
+    path: str
+    queues: int
+    mtu: int | None
+    finish_offloads: bool
+    uid: int = 0
+    gid: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: object) -> "WorkerSpec":
+        """Check and convert what `to_json` made; ValueError names the field that is wrong."""
+        if not isinstance(value, dict) or value.keys() != cls.__annotations__.keys():
+            raise ValueError("worker spec: wrong set of fields")
+        for field, kind in cls.__annotations__.items():
+            # bool is an int to isinstance, but never a queue count
+            if not isinstance(value[field], kind) or (
+                kind is not bool and isinstance(value[field], bool)
+            ):
+                raise ValueError(f"worker spec: {field} is {value[field]!r:.40}")
+        return cls(**value)
+
+
+class Channel:
+    """One end of a control connection. Never blocks; bounded in both directions."""
+
+    def __init__(self, sock: socket.socket, max_fds: int = 1) -> None:
+        """Take over `sock` (SOCK_SEQPACKET). A packet with more than `max_fds` fds is refused."""
+        sock.setblocking(False)
+        self._sock = sock
+        self._max_fds = max_fds
+        self._backlog: deque[tuple[bytes, list[int]]] = deque()
+
+    def fileno(self) -> int:
+        """The socket, for a poll loop; -1 when closed."""
+        return self._sock.fileno()
+
+    @property
+    def wants_write(self) -> bool:
+        """Packets wait for a peer that does not read: poll for writing, then `flush`."""
+        return bool(self._backlog)
+
+    def send(self, obj: dict[str, Any], fds: Sequence[int] = ()) -> None:
+        """Send one object. The fds stay the caller's. ChannelClosed when the peer is gone."""
+        packet = json.dumps(obj, separators=(",", ":")).encode()
+        if len(packet) > MAX_PACKET:
+            raise ValueError(f"control packet of {len(packet)} bytes")
+        if len(self._backlog) >= MAX_BACKLOG:
+            raise ChannelClosed("the peer does not read")
+        # Kept fds must outlive the caller's, so they are duplicates.
+        self._backlog.append((packet, [os.dup(fd) for fd in fds]))
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what waits, as far as the socket takes it."""
+        while self._backlog:
+            packet, fds = self._backlog[0]
+            try:
+                socket.send_fds(self._sock, [packet], fds, socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                raise ChannelClosed(f"sending failed: {error.strerror}") from error
+            _close_all(fds)
+            self._backlog.popleft()
+
+    def receive(self) -> list[tuple[dict[str, Any], list[int]]]:
+        """Take the packets that are there. The fds become the caller's.
+
+        Packets before an end or an error are returned first; the next call raises.
+        """
+        received: list[tuple[dict[str, Any], list[int]]] = []
+        while len(received) < MAX_BATCH:
+            try:
+                received.append(self._receive_one())
+            except BlockingIOError:
+                break
+            except ChannelClosed:
+                # Not read again: what follows a broken packet means nothing.
+                with contextlib.suppress(OSError):
+                    self._sock.shutdown(socket.SHUT_RD)
+                if not received:
+                    raise
+                break
+        return received
+
+    def _receive_one(self) -> tuple[dict[str, Any], list[int]]:
+        try:
+            packet, fds, flags, _ = socket.recv_fds(
+                self._sock, MAX_PACKET, self._max_fds, socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise ChannelClosed(f"receiving failed: {error.strerror}") from error
+        try:
+            return _decode(packet, flags), fds
+        except ChannelClosed:
+            _close_all(fds)
+            raise
+
+    def close(self) -> None:
+        """Close the socket and all kept fds."""
+        while self._backlog:
+            _close_all(self._backlog.popleft()[1])
+        self._sock.close()
+
+
+def _decode(packet: bytes, flags: int) -> dict[str, Any]:
+    if not packet:
+        raise ChannelClosed("closed by the peer")
+    if flags & socket.MSG_TRUNC:
+        raise ChannelClosed(f"packet of more than {MAX_PACKET} bytes")
+    if flags & socket.MSG_CTRUNC:
+        raise ChannelClosed("more fds than this end takes")
+    try:
+        obj = json.loads(packet)
+    except (ValueError, RecursionError) as error:
+        raise ChannelClosed("packet is no JSON") from error
+    if not isinstance(obj, dict):
+        raise ChannelClosed("packet is no JSON object")
+    return obj
+
+
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon: rows of the database made into taps and workers, and kept so.
+
+options ──► main ──► loop ──► ovsdb, reconcile ──► ports ──► workers, tap
+                      ├─────► announcing ──► announce
+                      └─────► commands (unixctl)
+"""
+
+from ovs_vhost_plugin.daemon.main import main
+
+__all__ = ["main"]

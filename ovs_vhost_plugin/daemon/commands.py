@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `ovs-appctl -t ovs-vhost` may ask. Answers that need a worker or the switch come later.
+
+Every command that shows something takes `--format json` (or `-f json`).
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ovs.unixctl
+
+from ovs_vhost_plugin import __version__, render
+from ovs_vhost_plugin.announce.model import Result
+from ovs_vhost_plugin.daemon.announcing import parse_mac
+from ovs_vhost_plugin.daemon.loop import Loop
+from ovs_vhost_plugin.daemon.options import Options
+from ovs_vhost_plugin.dirs import PROGRAM
+from ovs_vhost_plugin.reports import Stats
+from ovs_vhost_plugin.rows import PortSpec
+from ovs_vhost_plugin.workers import Event, Heard
+
+_STATS_TIMEOUT = 1.0
+_ANNOUNCE_TIMEOUT = 10.0
+
+Handler = Callable[[Any, list[str], float], None]
+
+
+class UsageError(Exception):
+    """A command was given wrong arguments; the text goes to who gave them."""
+
+
+@dataclass
+class _Pending:
+    """A command whose answer is not complete."""
+
+    connection: Any
+    as_json: bool
+    deadline: float
+    waiting: set[str] = field(default_factory=set)
+    answers: dict[str, Any] = field(default_factory=dict)
+    finish: Callable[["_Pending"], None] = lambda _: None
+
+
+class Commands:
+    """The commands and those under way."""
+
+    def __init__(self, loop: Loop, options: Options) -> None:
+        self._loop = loop
+        self._options = options
+        self._stats: dict[int, _Pending] = {}
+        self._announces: list[_Pending] = []
+        self._last_id = 0
+        self._exits: list[Any] = []
+        for name, usage, most, handler in (
+            ("version", "", 0, self._version),
+            ("list-commands", "", 0, self._list_commands),
+            ("exit", "[--cleanup]", 1, self._exit),
+            ("vhost/show", "[--format json]", 2, self._show),
+            ("vhost/stats", "[PORT] [--format json]", 3, self._show_stats),
+            ("vhost/announce", "PORT [MAC] [--format json]", 4, self._announce),
+        ):
+            ovs.unixctl.commands.pop(name, None)  # the bindings' own "version"
+            ovs.unixctl.command_register(name, usage, 0, most, self._guarded, handler)
+
+    def _guarded(self, connection: Any, argv: list[str], handler: Handler) -> None:
+        try:
+            handler(connection, argv, time.monotonic())
+        except UsageError as error:
+            connection.reply_error(str(error))
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def run(self, now: float) -> None:
+        """Answer what is complete or has waited long enough."""
+        for request, pending in list(self._stats.items()):
+            pending.waiting &= self._loop.ports.workers.links.keys()
+            if not pending.waiting or now >= pending.deadline:
+                del self._stats[request]
+                pending.finish(pending)
+        for pending in [p for p in self._announces if now >= p.deadline or p.answers]:
+            self._announces.remove(pending)
+            pending.finish(pending)
+        if self._loop.exiting:
+            for connection in self._exits:
+                _reply(connection, "")
+
+    def take(self, events: list[Event]) -> None:
+        """Collect the statistics that workers sent."""
+        for event in events:
+            match event:
+                case Heard(name, Stats(request, stats)) if request in self._stats:
+                    pending = self._stats[request]
+                    if name in pending.waiting:
+                        pending.waiting.discard(name)
+                        pending.answers[name] = stats
+
+    def wait(self, poller: Any, now: float) -> None:
+        """Register when an answer is due."""
+        for pending in [*self._stats.values(), *self._announces]:
+            poller.timer_wait(math.ceil((pending.deadline - now) * 1000))
+
+    # -- the commands ----------------------------------------------------------------------------
+
+    def _version(self, connection: Any, _argv: list[str], _now: float) -> None:
+        connection.reply(f"{PROGRAM} {__version__}")
+
+    def _list_commands(self, connection: Any, _argv: list[str], _now: float) -> None:
+        lines = [f"  {name:23} {c.usage}" for name, c in sorted(ovs.unixctl.commands.items())]
+        connection.reply("\n".join(["The available commands are:", *lines]) + "\n")
+
+    def _exit(self, connection: Any, argv: list[str], now: float) -> None:
+        if argv not in ([], ["--cleanup"]):
+            raise UsageError("usage: exit [--cleanup]")
+        self._exits.append(connection)
+        self._loop.exit(now, cleanup=bool(argv))
+
+    def _show(self, connection: Any, argv: list[str], _now: float) -> None:
+        as_json, rest = _format(connection, argv)
+        if rest:
+            raise UsageError("usage: vhost/show [--format json]")
+        data = self._overview()
+        _answer(connection, as_json, data, render.show)
+
+    def _show_stats(self, connection: Any, argv: list[str], now: float) -> None:
+        as_json, names = _format(connection, argv)
+        links = self._loop.ports.workers.links
+        if len(names) > 1:
+            raise UsageError("usage: vhost/stats [PORT] [--format json]")
+        for name in names:
+            self._port(name)
+        self._last_id += 1
+        pending = _Pending(connection, as_json, now + _STATS_TIMEOUT, finish=self._finish_stats)
+        request = {"op": "stats", "id": self._last_id}
+        pending.waiting = {
+            name
+            for name in names or list(links)
+            if name in links and links[name].send(request, now)
+        }
+        pending.answers = dict.fromkeys(names or self._loop.desired)
+        self._stats[self._last_id] = pending
+
+    def _finish_stats(self, pending: _Pending) -> None:
+        ports = {name: stats for name, stats in pending.answers.items() if stats is not None}
+        missing = sorted(pending.answers.keys() - ports.keys())
+        data = {"ports": ports, "missing": missing}
+        _answer(pending.connection, pending.as_json, data, render.stats)
+
+    def _announce(self, connection: Any, argv: list[str], now: float) -> None:
+        as_json, rest = _format(connection, argv)
+        if not 1 <= len(rest) <= 2:
+            raise UsageError("usage: vhost/announce PORT [MAC] [--format json]")
+        port = self._port(rest[0])
+        announcing = self._loop.announcing
+        mac = parse_mac(rest[1]) if len(rest) == 2 else announcing.mac_of(port)
+        if mac is None:
+            raise UsageError(
+                f"{rest[1]!r} is no MAC address"
+                if len(rest) == 2
+                else f"the MAC of {port.name}'s guest is not known yet: give it, "
+                "or set external_ids:attached-mac"
+            )
+        pending = _Pending(connection, as_json, now + _ANNOUNCE_TIMEOUT, {port.name})
+        pending.finish = self._finish_announce
+        self._announces.append(pending)
+
+        def announced(result: Result) -> None:
+            pending.answers["result"] = result
+
+        announcing.request(port.name, mac, now, announced)
+
+    def _finish_announce(self, pending: _Pending) -> None:
+        result: Result | None = pending.answers.get("result")
+        if result is None:
+            _reply_error(pending.connection, f"no result within {_ANNOUNCE_TIMEOUT:g} s")
+        else:
+            _answer(pending.connection, pending.as_json, result.as_dict(), render.announcement)
+
+    # -- what they show --------------------------------------------------------------------------
+
+    def _port(self, name: str) -> PortSpec:
+        try:
+            return self._loop.desired[name]
+        except KeyError:
+            raise UsageError(f"{name}: no such vhost-user port; vhost/show lists them") from None
+
+    def _overview(self) -> dict[str, Any]:
+        loop = self._loop
+        snapshot = loop.snapshot
+        errors = {} if snapshot is None else snapshot.errors
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "database": self._options.database,
+            "standing": loop.database.standing.value,
+            "ports": [self._port_overview(port) for port in loop.desired.values()],
+            "wrong_rows": {name: str(error) for name, error in sorted(errors.items())},
+            "faults": dict(sorted(loop.ports.counters.items())),
+            "announce": loop.announcing.counters(),
+        }
+
+    def _port_overview(self, port: PortSpec) -> dict[str, Any]:
+        link = self._loop.ports.link(port.name)
+        state = None if link is None else link.state
+        keys = self._loop.ports.keys(port) or {}
+        return {
+            "name": port.name,
+            "bridge": port.bridge,
+            "ofport": port.ofport,
+            "mode": port.mode,
+            "socket": port.path,
+            "status": keys.get("vhost-user-status", "unknown"),
+            "error": keys.get("vhost-user-error", ""),
+            "queues": port.queues,
+            "mtu": port.mtu,
+            "finish_offloads": port.finish_offloads,
+            "features": "" if state is None else state.features,
+            "protocol_features": "" if state is None else state.protocol_features,
+            "vring_sizes": [] if state is None else list(state.vring_sizes),
+            "errors": 0 if state is None else state.errors,
+            "worker": None
+            if link is None
+            else {"phase": link.phase.value, "version": link.version},
+            "announced": self._loop.announcing.announced.get(port.name, ""),
+        }
+
+
+def _format(connection: Any, argv: list[str]) -> tuple[bool, list[str]]:
+    """Whether JSON is wanted, and the arguments that are left."""
+    # Switches from OVS 3.4 on say it for all commands of a connection (ovs-appctl --format).
+    wanted = getattr(getattr(connection, "_fmt", None), "name", "TEXT").lower()
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word in ("-f", "--format"):
+            wanted = next(words, "")
+        elif word.startswith("--format="):
+            wanted = word.partition("=")[2]
+        elif word.startswith("-"):
+            raise UsageError(f"unknown option {word}")
+        else:
+            rest.append(word)
+    if wanted not in ("json", "text"):
+        raise UsageError("--format takes json or text")
+    return wanted == "json", rest
+
+
+def _answer(
+    connection: Any, as_json: bool, data: dict[str, Any], text: Callable[[dict[str, Any]], str]
+) -> None:
+    _reply(connection, render.as_json(data) if as_json else text(data))
+
+
+def _reply(connection: Any, text: str) -> None:
+    # Whoever asked may have gone meanwhile; the bindings then hold no request to reply to.
+    if connection._request_id is not None:
+        connection.reply(text)
+
+
+def _reply_error(connection: Any, text: str) -> None:
+    if connection._request_id is not None:
+        connection.reply_error(text)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's one loop: hear, compare, act, publish, sleep.
+
+It sleeps in poll until something happens, and nothing in it waits for a peer. While the database
+is away or another daemon holds its lock, ports stay exactly as they are.
+"""
+
+import math
+from collections.abc import Mapping
+
+import ovs.poller
+import ovs.vlog
+
+from ovs_vhost_plugin import status
+from ovs_vhost_plugin.daemon.announcing import Announcing
+from ovs_vhost_plugin.daemon.ports import Ports
+from ovs_vhost_plugin.ovsdb import Database, Snapshot, Standing
+from ovs_vhost_plugin.reconcile import reconcile
+from ovs_vhost_plugin.rows import PortSpec
+from ovs_vhost_plugin.workers import Event
+
+vlog = ovs.vlog.Vlog("vhost_loop")
+
+_CLEANUP_TIMEOUT = 8.0
+"""Seconds that `exit --cleanup` waits for workers to end and rows to be cleaned."""
+
+
+class Loop:
+    """All parts, and whose turn it is."""
+
+    def __init__(
+        self, database: Database, ports: Ports, announcing: Announcing, *, adopt_dpdk_types: bool
+    ) -> None:
+        self.database = database
+        self.ports = ports
+        self.announcing = announcing
+        self.snapshot: Snapshot | None = None
+        self._adopt_dpdk_types = adopt_dpdk_types
+        self._serving = False
+        self._complained: dict[str, str] = {}
+        self._wake_at: float | None = None
+        self._cleanup_until: float | None = None
+        self._exiting = False
+
+    @property
+    def desired(self) -> dict[str, PortSpec]:
+        """What the rows ask for; nothing any more once cleaning up."""
+        if self.snapshot is None or self._cleanup_until is not None:
+            return {}
+        return self.snapshot.ports
+
+    def exit(self, now: float, *, cleanup: bool) -> None:
+        """End soon; with `cleanup`, after the workers and taps."""
+        if cleanup and self.database.standing is Standing.ACTIVE:
+            self._cleanup_until = now + _CLEANUP_TIMEOUT
+        else:
+            self._exiting = True
+
+    @property
+    def exiting(self) -> bool:
+        """Whether there is nothing left to do before the end."""
+        return self._exiting
+
+    def turn(self, now: float) -> list[Event]:
+        """Everything that can be done at once. Returns what the workers reported."""
+        self.database.run(now)
+        events = self.ports.workers.run(now)
+        self._look(now)
+        self.ports.take(events, self.desired, now)
+        self._announce(events, now)
+        if self._serving and self.snapshot is not None:
+            self._act(self.snapshot, now)
+            self._publish(self.snapshot, now)
+            self._check_cleanup(now)
+        return events
+
+    def close(self) -> None:
+        """Leave database, switch and workers, which go on."""
+        self.announcing.close()
+        self.ports.workers.close()
+        self.database.close()
+
+    def wait(self, poller: ovs.poller.Poller, now: float) -> None:
+        """Register all that another turn is needed for."""
+        self.database.wait(poller, now)
+        self.ports.workers.wait(poller, now)
+        self.announcing.wait(poller)
+        for at in (self._wake_at, self._cleanup_until):
+            if at is not None:
+                poller.timer_wait(math.ceil((at - now) * 1000))
+
+    def _look(self, now: float) -> None:
+        """See what the rows say and whether it is for this daemon to act."""
+        standing = self.database.standing
+        if standing is Standing.CONTENDED and self._serving:
+            self._serving = False
+            self.ports.let_go()
+        if standing is not Standing.ACTIVE:
+            self._wake_at = None
+            return
+        snapshot = self.database.snapshot()
+        if snapshot is not self.snapshot:
+            self.snapshot = snapshot
+            self.ports.look_again()
+            if snapshot is not None:
+                self._complain(snapshot)
+        if not self._serving:
+            self._serving = True
+            self.ports.adopt(now)
+
+    def _complain(self, snapshot: Snapshot) -> None:
+        """Log and count each wrong row once."""
+        errors = {name: str(error) for name, error in snapshot.errors.items()}
+        for name, error in errors.items():
+            if self._complained.get(name) != error:
+                vlog.warn(f"{name}: {error}")
+                self.ports.counters[error.partition(":")[0]] += 1
+        self._complained = errors
+
+    def _announce(self, events: list[Event], now: float) -> None:
+        if self.snapshot is not None:
+            self.announcing.locate(self.snapshot)
+        self.announcing.take(events, now)
+        self.announcing.run(now)
+
+    def _act(self, snapshot: Snapshot, now: float) -> None:
+        """Take one step of each port; if there was any, there is another turn at once."""
+        if self.database.standing is not Standing.ACTIVE:
+            return
+        wrong = snapshot.errors.keys() if self._cleanup_until is None else ()
+        slots = self.ports.workers.spawn_slots
+        plan = reconcile(self.desired, wrong, self.ports.observe(), slots, now)
+        for action in plan.actions:
+            self.ports.execute(action, now)
+        self._wake_at = now if plan.actions else plan.wake_at
+
+    def _publish(self, snapshot: Snapshot, now: float) -> None:
+        if not self.database.writable(now) or self.database.standing is not Standing.ACTIVE:
+            return
+        changes: dict[str, Mapping[str, str | None]] = {}
+        for name, current in snapshot.keys.items():
+            wanted = self._keys(name, current, snapshot)
+            if wanted is not None and (todo := status.changes(current, wanted)):
+                changes[name] = todo
+        adopted = snapshot.adoptable if self._adopt_dpdk_types else {}
+        for name, keys in adopted.items():
+            changes[name] = {**changes.get(name, {}), **keys}
+        if changes:
+            self.database.write(changes, frozenset(adopted))
+
+    def _keys(
+        self, name: str, current: Mapping[str, str], snapshot: Snapshot
+    ) -> dict[str, str] | None:
+        """The status keys that an Interface row should have; None: leave them."""
+        if self._cleanup_until is not None:
+            return {}
+        if name in snapshot.errors:
+            return self.ports.keys_of_wrong(name, str(snapshot.errors[name]))
+        if name not in snapshot.ports:
+            return {}
+        keys = self.ports.keys(snapshot.ports[name])
+        # A daemon that was restarted knows nothing better than what the last one wrote.
+        announced = self.announcing.announced.get(name, current.get(status.ANNOUNCED))
+        if keys is not None and announced:
+            keys[status.ANNOUNCED] = announced
+        return keys
+
+    def _check_cleanup(self, now: float) -> None:
+        if self._cleanup_until is None:
+            return
+        done = not len(self.ports) and self.database.writable(now) and not self._stained()
+        if done or now >= self._cleanup_until:
+            self._exiting = True
+
+    def _stained(self) -> bool:
+        """Whether a row still has keys of ours."""
+        snapshot = self.database.snapshot()
+        return snapshot is not None and any(
+            status.changes(keys, {}) for keys in snapshot.keys.values()
+        )

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a command line to a running daemon: the composition root."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+import ovs.daemon
+import ovs.poller
+import ovs.unixctl
+import ovs.unixctl.server
+import ovs.util
+import ovs.vlog
+
+from ovs_vhost_plugin import dirs, process
+from ovs_vhost_plugin.daemon import options
+from ovs_vhost_plugin.daemon.announcing import Announcing
+from ovs_vhost_plugin.daemon.commands import Commands
+from ovs_vhost_plugin.daemon.loop import Loop
+from ovs_vhost_plugin.daemon.options import Options
+from ovs_vhost_plugin.daemon.ports import Ports
+from ovs_vhost_plugin.dirs import StateDir
+from ovs_vhost_plugin.ovsdb import Database
+from ovs_vhost_plugin.tap import Taps
+from ovs_vhost_plugin.workers import Workers
+
+vlog = ovs.vlog.Vlog("vhost_main")
+
+WORKER_MODULE = "ovs_vhost_plugin.worker.process"
+"""What workers run. By name: only the nursery imports it, with compiler and kernels."""
+
+
+def main(argv: Sequence[str] | None = None, worker_module: str = WORKER_MODULE) -> int:
+    """Run the daemon until it is told to exit. `worker_module`: see `nursery.start`."""
+    rundir = dirs.set_up()
+    chosen = options.parse(sys.argv[1:] if argv is None else argv, rundir)
+    try:
+        state = StateDir.create(rundir)
+    except (OSError, ValueError) as reason:
+        ovs.util.ovs_fatal(0, f"cannot use the run directory: {reason}")
+    ovs.daemon.daemonize_start()
+    process.raise_fd_limit()
+    workers = Workers(worker_module, state)
+    # First of all: what is forked later would inherit more.
+    workers.start_nursery(time.monotonic())
+    error, unixctl = ovs.unixctl.server.UnixctlServer.create(chosen.unixctl)
+    if error:
+        return 1
+    loop = _compose(chosen, state, workers, os.fspath(rundir))
+    commands = Commands(loop, chosen)
+    ovs.daemon.daemonize_complete()
+    vlog.info(f"serving {chosen.database}")
+    try:
+        _run(loop, commands, unixctl)
+    finally:
+        unixctl.close()
+        loop.close()
+    return 0
+
+
+def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: str) -> Loop:
+    database = Database(chosen.database, rundir, os.cpu_count() or 1)
+    ports = Ports(workers, Taps(state), state, chosen)
+    return Loop(database, ports, Announcing(), adopt_dpdk_types=chosen.adopt_dpdk_types)
+
+
+def _run(loop: Loop, commands: Commands, unixctl: ovs.unixctl.server.UnixctlServer) -> None:
+    while True:
+        now = time.monotonic()
+        commands.take(loop.turn(now))
+        unixctl.run()
+        commands.run(now)
+        if loop.exiting:
+            return
+        poller = ovs.poller.Poller()
+        loop.wait(poller, now)
+        unixctl.wait(poller)
+        commands.wait(poller, now)
+        poller.block()

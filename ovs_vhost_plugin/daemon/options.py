@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's command line: the OVS family's options and a few of its own."""
+
+import argparse
+import os
+import pwd
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ovs.daemon
+import ovs.vlog
+
+from ovs_vhost_plugin import __version__
+from ovs_vhost_plugin.dirs import PROGRAM
+from ovs_vhost_plugin.listener import Owner
+
+DEFAULT_SOCK_MODE = 0o660
+"""Owner and group may connect. Who connects to a port's socket owns that NIC, so not the world;
+the group, because QEMU runs as a user of its own that need not own the socket (`--sock-owner`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says, beyond what the bindings keep for themselves."""
+
+    database: str
+    unixctl: str | None
+    adopt_dpdk_types: bool
+    worker_user: Owner | None
+    sock_owner: Owner | None
+    sock_mode: int
+
+
+def parse(argv: Sequence[str], rundir: Path) -> Options:
+    """Read `argv`; hand the family's options to the bindings. Exits as argparse does."""
+    parser = _parser(rundir)
+    args = parser.parse_args(argv)
+    if args.database and args.db:
+        parser.error("the database is given twice: as an argument and with --db")
+    # ovs-appctl finds a daemon by its pidfile.
+    args.pidfile = args.pidfile or ovs.daemon.make_pidfile_name(None)
+    ovs.vlog.handle_args(args)
+    ovs.daemon.handle_args(args)
+    return Options(
+        database=args.database or args.db or f"unix:{rundir}/db.sock",
+        unixctl=args.unixctl,
+        adopt_dpdk_types=args.adopt_dpdk_types,
+        worker_user=args.worker_user,
+        sock_owner=args.sock_owner,
+        sock_mode=args.sock_mode,
+    )
+
+
+def _parser(rundir: Path) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} daemon", description="Makes vhost-user ports of a switch's rows."
+    )
+    parser.add_argument(
+        "database", nargs="?", help=f"the switch's database (default: unix:{rundir}/db.sock)"
+    )
+    parser.add_argument("--db", metavar="DATABASE", help="the same, as ovs-vsctl takes it")
+    parser.add_argument("--unixctl", metavar="SOCKET", help="control socket for ovs-appctl")
+    parser.add_argument("-V", "--version", action="version", version=f"{PROGRAM} {__version__}")
+    group = parser.add_argument_group(title="Port Options")
+    group.add_argument(
+        "--adopt-dpdk-types",
+        action="store_true",
+        help="take over dpdkvhostuser and dpdkvhostuserclient ports of a switch without DPDK",
+    )
+    group.add_argument(
+        "--worker-user",
+        metavar="USER[:GROUP]",
+        type=_worker_user,
+        help="run workers as this user (default: each as an unprivileged user of its own)",
+    )
+    group.add_argument(
+        "--sock-owner",
+        metavar="USER[:GROUP]",
+        type=_owner,
+        help="owner of server mode's sockets: QEMU's user (default: the daemon's)",
+    )
+    group.add_argument(
+        "--sock-mode",
+        metavar="MODE",
+        type=_mode,
+        default=DEFAULT_SOCK_MODE,
+        help=f"permissions of server mode's sockets (default: {DEFAULT_SOCK_MODE:04o})",
+    )
+    ovs.daemon.add_args(parser)
+    ovs.vlog.add_args(parser)
+    return parser
+
+
+def _owner(text: str) -> Owner:
+    try:
+        return Owner.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _worker_user(text: str) -> Owner:
+    owner = _owner(text)
+    if owner.gid >= 0:
+        return owner
+    try:
+        return Owner(owner.uid, pwd.getpwuid(owner.uid).pw_gid)
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"user {text} has no group; give one") from None
+
+
+def _mode(text: str) -> int:
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise argparse.ArgumentTypeError(f"{text!r} is no octal mode such as 0660")
+    return mode
+
+
+def worker_ids(options: Options, ifindex: int) -> tuple[int, int]:
+    """The uid and gid of a worker, 0 for no change.
+
+    Each worker is a user of its own, so that one that was taken over can signal, trace or read no
+    other. The range 0x70000000 to 0x7ffffffe is used by nobody (systemd's UIDS-GIDS).
+    """
+    if os.geteuid() != 0:
+        return 0, 0
+    if options.worker_user is not None:
+        return options.worker_user.uid, options.worker_user.gid
+    uid = _FIRST_WORKER_UID + ifindex % _WORKER_UIDS
+    return uid, uid
+
+
+_FIRST_WORKER_UID = 0x70000000
+_WORKER_UIDS = 0x0FFFFFFF

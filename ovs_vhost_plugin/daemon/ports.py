@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ports as they are: what plans are executed on, and what is published of each."""
+
+import contextlib
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import ovs.vlog
+
+from ovs_vhost_plugin import status
+from ovs_vhost_plugin.control import WorkerSpec
+from ovs_vhost_plugin.daemon.options import Options, worker_ids
+from ovs_vhost_plugin.dirs import StateDir
+from ovs_vhost_plugin.listener import ListenError, listen_front_end, unlink_front_end
+from ovs_vhost_plugin.reconcile import (
+    Action,
+    Backoff,
+    Configure,
+    CreateTap,
+    Kill,
+    Observed,
+    Quit,
+    Remove,
+    Spawn,
+)
+from ovs_vhost_plugin.reports import Connect, Hello, State
+from ovs_vhost_plugin.rows import PortSpec
+from ovs_vhost_plugin.tap import TapError, Taps
+from ovs_vhost_plugin.workerlink import WorkerLink
+from ovs_vhost_plugin.workers import Ended, Event, Heard, Workers
+
+vlog = ovs.vlog.Vlog("vhost_ports")
+
+
+class Ports:
+    """All ports of which there is anything, by name.
+
+    faults   what went wrong last with a port, as name and text: an obstacle until its worker runs,
+             a worker's crash until a front-end is connected again
+    counters how often each named fault has come up, over all ports
+    """
+
+    def __init__(self, workers: Workers, taps: Taps, state: StateDir, options: Options) -> None:
+        self.workers = workers
+        self.faults: dict[str, str] = {}
+        self.counters: Counter[str] = Counter()
+        self._taps = taps
+        self._state = state
+        self._options = options
+        self._known: set[str] = set()
+        self._crashed: set[str] = set()
+        self._backoffs: dict[str, Backoff] = {}
+        self._tap_seen: dict[str, bool] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def adopt(self, now: float) -> None:
+        """Take over what an earlier daemon left."""
+        self._known |= self._state.ports()
+        self.workers.adopt(now)
+
+    def let_go(self) -> None:
+        """Forget all without touching any: they are another daemon's now."""
+        self.workers.forget_all()
+        self._known.clear()
+        self._backoffs.clear()
+        self.faults.clear()
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Do not trust what was seen of the taps: something changed outside."""
+        self._tap_seen.clear()
+
+    def link(self, name: str) -> WorkerLink | None:
+        """The link to a port's worker."""
+        return self.workers.links.get(name)
+
+    # -- what happened ---------------------------------------------------------------------------
+
+    def take(self, events: Iterable[Event], desired: Mapping[str, PortSpec], now: float) -> None:
+        """Digest what the workers reported and which have ended."""
+        for event in events:
+            match event:
+                case Heard(name, Connect(path)):
+                    self._connect(name, path, desired.get(name), now)
+                case Heard(name, Hello()) if name not in self._crashed:
+                    self.faults.pop(name, None)
+                case Heard(name, State(status="connected" | "running")):
+                    self.faults.pop(name, None)
+                case Ended(name, fault, lived):
+                    self._ended(name, fault, lived, now)
+
+    def fail(
+        self, name: str, fault: str, now: float, *, lived: float = 0.0, crash: bool = False
+    ) -> None:
+        """Note that a port cannot be now; it is tried again later, ever more slowly."""
+        (self._crashed.add if crash else self._crashed.discard)(name)
+        backoff = self._backoffs.get(name, Backoff()).failed(now, lived)
+        self._backoffs[name] = backoff
+        if self.faults.get(name) != fault:
+            vlog.warn(f"{name}: {fault}")
+        self.faults[name] = fault
+        self.counters[fault.partition(":")[0]] += 1
+
+    def _ended(self, name: str, fault: str, lived: float, now: float) -> None:
+        self._tap_seen.pop(name, None)
+        unlink_front_end(self._state, name)
+        if fault:
+            self.fail(name, fault, now, lived=lived, crash=True)
+        else:
+            vlog.info(f"{name}: worker ended")
+
+    def _connect(self, name: str, path: str, port: PortSpec | None, now: float) -> None:
+        """Connect to the front-end for a worker that may not: to its own port's socket only."""
+        link = self.link(name)
+        if link is None:
+            return
+        if port is None or port.mode != "client" or port.path != path:
+            link.send({"op": "connect-failed", "error": "not the socket of this port"}, now)
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+            try:
+                sock.connect(path)
+            except OSError as error:
+                link.send({"op": "connect-failed", "error": error.strerror}, now)
+            else:
+                link.send({"op": "connected"}, now, (sock.fileno(),))
+
+    # -- what there is ---------------------------------------------------------------------------
+
+    def observe(self) -> dict[str, Observed]:
+        """What there is of each port."""
+        return {name: self._observe(name) for name in self._known}
+
+    def _observe(self, name: str) -> Observed:
+        if name not in self._tap_seen:
+            self._tap_seen[name] = self._taps.owned(name) is not None
+        tap = self._tap_seen[name]
+        link = self.link(name)
+        if link is None:
+            retry_at = self._backoffs.get(name, Backoff()).retry_at
+            return Observed(tap=tap, retry_at=retry_at)
+        return Observed(tap, link.phase, link.spec, link.since)
+
+    # -- what to do ------------------------------------------------------------------------------
+
+    def execute(self, action: Action, now: float) -> None:
+        """Carry out one step of a plan; a failure becomes the port's fault."""
+        match action:
+            case CreateTap(name):
+                self._create_tap(name, now)
+            case Spawn(spec):
+                self._spawn(spec, now)
+            case Configure(spec):
+                vlog.info(f"{spec.name}: mtu {spec.mtu}, finish offloads {spec.finish_offloads}")
+                if link := self.link(spec.name):
+                    link.configure(spec, now)
+            case Quit(name, reason):
+                vlog.info(f"{name}: ending its worker: {reason}")
+                if link := self.link(name):
+                    link.quit(now)
+            case Kill(name, reason):
+                vlog.warn(f"{name}: killing its worker: {reason}")
+                if link := self.link(name):
+                    link.kill(reason, now)
+            case Remove(name):
+                self._remove(name)
+
+    def _create_tap(self, name: str, now: float) -> None:
+        self._known.add(name)
+        self._tap_seen.pop(name, None)
+        try:
+            self._taps.create(name)
+        except TapError as error:
+            self.fail(name, str(error), now)
+        else:
+            vlog.info(f"{name}: tap created")
+
+    def _spawn(self, spec: WorkerSpec, now: float) -> None:
+        try:
+            with contextlib.ExitStack() as stack:
+                ifindex = self._taps.create(spec.name)
+                queues = self._taps.open_queues(spec.name, spec.queues)
+                for fd in queues:
+                    stack.callback(os.close, fd)
+                uid, gid = worker_ids(self._options, ifindex)
+                spec = replace(spec, uid=uid, gid=gid)
+                front_end = self._listener(spec)
+                if front_end is not None:
+                    stack.enter_context(front_end)
+                self.workers.spawn(spec, front_end, queues, now)
+        except (TapError, ListenError) as error:
+            self.fail(spec.name, str(error), now)
+        except OSError as error:
+            self.fail(spec.name, f"worker-not-started: {error.strerror}", now)
+        else:
+            vlog.info(f"{spec.name}: starting a worker: {spec.mode} {spec.path}")
+
+    def _listener(self, spec: WorkerSpec) -> socket.socket | None:
+        unlink_front_end(self._state, spec.name)
+        if spec.mode != "server":
+            return None
+        owner, mode = self._options.sock_owner, self._options.sock_mode
+        return listen_front_end(self._state, spec.name, Path(spec.path), owner, mode)
+
+    def _remove(self, name: str) -> None:
+        unlink_front_end(self._state, name)
+        try:
+            self._taps.remove(name)
+        except TapError as error:
+            vlog.warn(f"{name}: tap not removed: {error}")
+        self._state.forget(name)
+        self._known.discard(name)
+        self._tap_seen.pop(name, None)
+        self._backoffs.pop(name, None)
+        self.faults.pop(name, None)
+        vlog.info(f"{name}: removed")
+
+    # -- what is published -----------------------------------------------------------------------
+
+    def keys(self, port: PortSpec) -> dict[str, str] | None:
+        """The external_ids of a port; None while it is not known what to say."""
+        fault = self.faults.get(port.name, "")
+        link = self.link(port.name)
+        if link is None:
+            return status.of_error(fault) if fault else status.of_starting(port.path, "")
+        if link.state is None:
+            return status.of_starting(port.path, fault) if link.child else None
+        return status.of_state(link.state, fault)
+
+    def keys_of_wrong(self, name: str, error: str) -> dict[str, str]:
+        """The external_ids of a row that makes no port; its worker of better days may run."""
+        link = self.link(name)
+        if link is None or link.state is None:
+            return status.of_error(error)
+        return {**status.of_state(link.state, error), status.ERROR: error}

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ovs-vhost demo`: the main job on private hosts, and a timeline of what happened.
+
+Two hosts with their own Open vSwitch and daemon, a third switch between them, a guest, a steady
+flow of packets to it, a live migration.  All of it lives in namespaces and a temporary directory
+of its own and is gone at the end, however that comes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from types import FrameType
+
+from rich.console import Console
+from rich.table import Table
+
+from ovs_vhost_plugin.lab import namespace, packages
+from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.lab.process import LabError
+from ovs_vhost_plugin.lab.stage import Stage
+from ovs_vhost_plugin.timeline import Report
+
+_MISSING, _FAILED, _INTERRUPTED = 1, 1, 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the command's options."""
+    parser.add_argument(
+        "--guest",
+        choices=["qemu", "soft"],
+        default="qemu",
+        help="a Linux guest in QEMU, or the built-in software guest, which needs no QEMU",
+    )
+    parser.add_argument(
+        "--announce",
+        choices=["rarp", "guest"],
+        default="rarp",
+        help="who tells the network after the move: the daemon, asked by SEND_RARP, or the "
+        "guest itself (GUEST_ANNOUNCE)",
+    )
+    parser.add_argument(
+        "--format", choices=["table", "json"], default="table", help="of the result"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="leave it all running until Ctrl-C, to look around"
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """`ovs-vhost demo ARGV…`; the exit status."""
+    parser = argparse.ArgumentParser(prog="ovs-vhost demo", description=__doc__.split("\n\n")[1])
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the demo; the exit status is 0 when the guest was found again and no data was damaged."""
+    needed = (*packages.SWITCH, *(packages.GUEST if options.guest == "qemu" else ()))
+    if words := packages.missing(needed):
+        print(f"ovs-vhost demo: {words}", file=sys.stderr)
+        return _MISSING
+    try:
+        with _taken_down():
+            report = _show(options, Console(stderr=True))
+    except LabError as error:
+        print(f"ovs-vhost demo: {error}", file=sys.stderr)
+        return _FAILED
+    except KeyboardInterrupt:
+        print("ovs-vhost demo: interrupted; all of it is taken down", file=sys.stderr)
+        return _INTERRUPTED
+    return 0 if report.found and not report.damaged else _FAILED
+
+
+def _show(options: argparse.Namespace, screen: Console) -> Report:
+    """Run the demo with its progress on `screen`, and print what came of it."""
+    announces = options.announce == "guest"
+    with (
+        screen.status("starting") as status,
+        Stage(options.guest, announces=announces, progress=status.update) as stage,
+    ):
+        report = stage.migrate()
+        status.stop()
+        if options.format == "json":
+            print(json.dumps(report.as_dict(), indent=2))
+        else:
+            _print(report)
+        if options.keep:
+            _keep(stage, screen)
+        status.start()
+    return report
+
+
+def _print(report: Report) -> None:
+    who = {"rarp": "announced by SEND_RARP", "guest": "announces itself (GUEST_ANNOUNCE)"}
+    table = Table(title=f"Live migration, guest {report.guest}, {who[report.announce]}")
+    table.add_column("ms", justify="right")
+    table.add_column("what")
+    table.add_column("where")
+    for row in report.rows():
+        table.add_row(f"{row.milliseconds:+.1f}", row.what, row.where)
+    screen = Console()
+    screen.print(table)
+    screen.print(f"packets    {report.sent} sent, {report.lost} lost, {report.damaged} damaged")
+    screen.print(
+        f"outage     {report.outage_ms:.1f} ms, of which {report.downtime_ms:.1f} ms "
+        f"are the hypervisor's own downtime"
+    )
+    if not report.found:
+        screen.print("The network did not find the guest again.")
+
+
+def _keep(stage: Stage, screen: Console) -> None:
+    """Say how to look around, and wait for Ctrl-C (or SIGTERM), which ends the wait in order."""
+    for host in (stage.fabric.a, stage.fabric.b):
+        screen.print(f"ip netns exec {host.namespace.name} tcpdump -ni any", highlight=False)
+        screen.print(f"ovs-vsctl --db={host.switch.db} show", highlight=False)
+        screen.print(f"ovs-appctl -t {host.directory}/ovs-vhost.ctl vhost/show", highlight=False)
+        control = f"{host.directory}/ovs-vswitchd.ctl"
+        screen.print(f"ovs-appctl -t {control} fdb/show {BRIDGE}", highlight=False)
+    screen.print("Ctrl-C ends it.")
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.pause()
+
+
+@contextlib.contextmanager
+def _taken_down() -> Iterator[None]:
+    """Whatever ends the demo ends it in order, and nothing is left.
+
+    SIGTERM and SIGHUP become KeyboardInterrupt, as SIGINT is.  While things are taken down
+    another one is ignored.  A signal may hit in between the making of a namespace and its entry
+    in a list of things to undo: so in the end all that bears our pid goes.
+    """
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in signals}
+    namespace.sweep()
+    try:
+        yield
+    finally:
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
+        namespace.sweep(os.getpid())
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the switch's and our own sockets, records and logs are.
+
+The bindings from PyPI point at /usr/local, where no distribution's Open vSwitch has its sockets;
+distributions patch their copy. So: the environment, as for every program of the family, else what
+the bindings say if it exists, else the distributions' place.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import ovs.dirs
+import ovs.util
+
+PROGRAM = "ovs-vhost"
+"""Name of the daemon: pidfile, log file, control socket, `ovs-appctl -t`."""
+
+SUN_PATH_MAX = 107
+"""Longest path of a unix socket, bytes (unix(7): sun_path is 108 with its terminator)."""
+
+_DEFAULT_RUNDIR = "/var/run/openvswitch"
+_DEFAULT_LOGDIR = "/var/log/openvswitch"
+
+
+def set_up() -> Path:
+    """Point the bindings at the right directories and name; return the run directory."""
+    ovs.util.PROGRAM_NAME = PROGRAM
+    ovs.dirs.RUNDIR = _choose("OVS_RUNDIR", ovs.dirs.RUNDIR, _DEFAULT_RUNDIR)
+    ovs.dirs.LOGDIR = _choose("OVS_LOGDIR", ovs.dirs.LOGDIR, _DEFAULT_LOGDIR)
+    return Path(ovs.dirs.RUNDIR)
+
+
+def _choose(variable: str, bindings: str, default: str) -> str:
+    return os.environ.get(variable) or (bindings if Path(bindings).is_dir() else default)
+
+
+@dataclass(frozen=True, slots=True)
+class StateDir:
+    """`<rundir>/ovs-vhost`: what a daemon leaves for the next one to adopt workers by."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, rundir: Path) -> "StateDir":
+        """Make the directory if need be. Only root reads it: a control socket is full power.
+
+        ValueError when it cannot be trusted or is too deep for a socket's path.
+        """
+        path = rundir / PROGRAM
+        if len(os.fsencode(path / ("x" * 15 + ".ctl"))) > SUN_PATH_MAX:
+            raise ValueError(f"{rundir} is too long a path for control sockets in it")
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise ValueError(f"{path} is not a directory of this user's own")
+        path.chmod(0o700)
+        return cls(path)
+
+    def control(self, port: str) -> Path:
+        """The worker's control socket."""
+        return self.path / f"{port}.ctl"
+
+    def tap(self, port: str) -> Path:
+        """The record that says that the tap is ours."""
+        return self.path / f"{port}.tap"
+
+    def pid(self, port: str) -> Path:
+        """Which process the worker is."""
+        return self.path / f"{port}.pid"
+
+    def log(self, port: str) -> Path:
+        """The worker's standard error: empty, unless it crashed."""
+        return self.path / f"{port}.log"
+
+    def listener(self, port: str) -> Path:
+        """The record of the socket made for the front-end in server mode."""
+        return self.path / f"{port}.sock"
+
+    def ports(self) -> set[str]:
+        """Names of the ports of which something is left."""
+        suffixes = (".ctl", ".tap", ".pid", ".log", ".sock")
+        return {p.stem for p in self.path.iterdir() if p.suffix in suffixes}
+
+    def forget(self, port: str) -> None:
+        """Remove the records of a port's worker; the tap's goes with the tap."""
+        for path in (self.control(port), self.pid(port), self.log(port)):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The front-end of vhost-user: what QEMU tells a back-end, in QEMU's order.
+
+`initialise` is what happens when the two connect, the rest when the guest's driver is ready, when
+its machine migrates, and when it stops. Each method is one step, so that a test can leave out,
+repeat or falsify any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ovs_vhost_plugin.guest.connection import BackEndError, Connection
+from ovs_vhost_plugin.guest.dirtylog import DirtyLog
+from ovs_vhost_plugin.guest.eventfd import EventFd
+from ovs_vhost_plugin.guest.memory import GuestMemory
+from ovs_vhost_plugin.guest.virtqueue import SplitQueue
+from ovs_vhost_plugin.vhost import spec
+from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest, ProtocolFeature
+
+PROTOCOL_FEATURES = (
+    ProtocolFeature.MQ.mask
+    | ProtocolFeature.LOG_SHMFD.mask
+    | ProtocolFeature.RARP.mask
+    | ProtocolFeature.REPLY_ACK.mask
+    | ProtocolFeature.MTU.mask
+)
+"""What this front-end makes use of."""
+
+
+class NotOfferedError(BackEndError):
+    """The back-end does not offer what the guest cannot do without."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vring:
+    """A virtqueue under its number in the protocol, with its two eventfds."""
+
+    index: int
+    queue: SplitQueue
+    kick: EventFd = field(default_factory=EventFd)
+    call: EventFd = field(default_factory=EventFd)
+
+    def publish(self) -> None:
+        """Show the device what the driver added, and kick it if it wants that."""
+        if self.queue.publish():
+            self.kick.signal()
+
+    def close(self) -> None:
+        """Close the eventfds."""
+        self.kick.close()
+        self.call.close()
+
+
+class FrontEnd:
+    """One session with a back-end."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.offered = 0
+        self.features = 0
+        self.protocol_features = 0
+        self.queue_pairs_offered = 1
+
+    def initialise(self, protocol_features: int = PROTOCOL_FEATURES) -> None:
+        """Learn what the back-end offers, settle the protocol's features and own the device."""
+        self.offered = self._ask_number(FrontendRequest.GET_FEATURES)
+        if self.offered & Feature.PROTOCOL_FEATURES.mask:
+            offered = self._ask_number(FrontendRequest.GET_PROTOCOL_FEATURES)
+            self.protocol_features = offered & protocol_features
+            payload = spec.U64.pack(self.protocol_features)
+            self.connection.tell(FrontendRequest.SET_PROTOCOL_FEATURES, payload)
+        if self.has(ProtocolFeature.MQ):
+            self.queue_pairs_offered = self._ask_number(FrontendRequest.GET_QUEUE_NUM)
+        self.connection.tell(FrontendRequest.SET_OWNER)
+
+    def has(self, feature: ProtocolFeature) -> bool:
+        """Whether both sides have a feature of the protocol."""
+        return bool(self.protocol_features & feature.mask)
+
+    def set_features(self, features: int) -> None:
+        """Tell the back-end what the guest acknowledged (and LOG_ALL, the front-end's own).
+
+        With bit 30, PROTOCOL_FEATURES, vrings begin disabled (vhost-user "Ring states").
+        """
+        self.features = features | self.offered & Feature.PROTOCOL_FEATURES.mask
+        if missing := self.features & ~self.offered:
+            raise NotOfferedError(f"features {missing:#x}")
+        payload = spec.U64.pack(self.features)
+        ack = bool(features & Feature.LOG_ALL.mask)
+        self._tell(FrontendRequest.SET_FEATURES, payload, ack=ack)
+
+    def set_memory(self, memory: GuestMemory) -> None:
+        """Give the back-end the guest's memory."""
+        payload = spec.MEMORY_HEADER.pack(len(memory.regions), 0) + b"".join(
+            spec.MEMORY_REGION.pack(r.guest_address, r.size, r.user_address, r.file_offset)
+            for r in memory.regions
+        )
+        self._tell(FrontendRequest.SET_MEM_TABLE, payload, memory.fds, ack=True)
+
+    def set_mtu(self, mtu: int) -> None:
+        """Tell the MTU that the guest sees, where the back-end wants to know it."""
+        if self.has(ProtocolFeature.MTU):
+            self._tell(FrontendRequest.NET_SET_MTU, spec.U64.pack(mtu), ack=True)
+
+    def start_vring(self, vring: Vring, base: int) -> None:
+        """Start a vring at avail index `base` (vhost-user "Ring states")."""
+        tell, index = self.connection.tell, vring.index
+        tell(FrontendRequest.SET_VRING_NUM, spec.VRING_STATE.pack(index, vring.queue.size))
+        tell(FrontendRequest.SET_VRING_BASE, spec.VRING_STATE.pack(index, base))
+        self.set_vring_address(vring)
+        tell(FrontendRequest.SET_VRING_CALL, spec.U64.pack(index), [vring.call.fileno()])
+        tell(FrontendRequest.SET_VRING_KICK, spec.U64.pack(index), [vring.kick.fileno()])
+
+    def set_vring_address(self, vring: Vring) -> None:
+        """Tell where a vring is, and whether its used ring is to be logged (LOG_ALL is on).
+
+        The ring's addresses are the front-end's, the one for the log is the guest's.
+        """
+        queue = vring.queue
+        log = bool(self.features & Feature.LOG_ALL.mask)
+        payload = spec.VRING_ADDR.pack(
+            vring.index,
+            spec.VringAddressFlag.LOG if log else 0,
+            queue.memory.user_address(queue.desc_address),
+            queue.memory.user_address(queue.used_address),
+            queue.memory.user_address(queue.avail_address),
+            queue.used_address,
+        )
+        self._tell(FrontendRequest.SET_VRING_ADDR, payload, ack=log)
+
+    def enable_vring(self, index: int, enabled: bool) -> None:
+        """Switch a vring on or off, where that exists; a vring that is off stays started."""
+        if self.features & Feature.PROTOCOL_FEATURES.mask:
+            payload = spec.VRING_STATE.pack(index, enabled)
+            self.connection.tell(FrontendRequest.SET_VRING_ENABLE, payload)
+
+    def stop_vring(self, index: int) -> int:
+        """Stop a vring: after the reply it is the front-end's; the avail index to go on at."""
+        request = FrontendRequest.GET_VRING_BASE
+        payload = spec.VRING_STATE.pack(index, 0)
+        reply = self.connection.ask(request, payload, size=spec.VRING_STATE.size)
+        same, base = spec.VRING_STATE.unpack(reply)
+        if same != index:
+            raise BackEndError(f"stopped vring {same}, not {index}")
+        return int(base)
+
+    def start_logging(self, log: DirtyLog, vrings: Iterable[Vring]) -> None:
+        """Have everything logged that the back-end writes, while the vrings go on running.
+
+        The reply to SET_LOG_BASE is due always, but back-ends differ in its size.
+        """
+        payload = spec.LOG.pack(log.size, 0)
+        self.connection.ask(FrontendRequest.SET_LOG_BASE, payload, [log.fd])
+        self._set_logging(Feature.LOG_ALL.mask, vrings)
+
+    def stop_logging(self, vrings: Iterable[Vring]) -> None:
+        """The migration was given up."""
+        self._set_logging(0, vrings)
+
+    def send_rarp(self, mac: bytes) -> None:
+        """Ask the back-end to announce the guest, where it offers that; it gives no answer."""
+        if self.has(ProtocolFeature.RARP):
+            self.connection.tell(FrontendRequest.SEND_RARP, mac.ljust(8, b"\0"))
+
+    def close(self) -> None:
+        """Hang up without stopping anything."""
+        self.connection.close()
+
+    def _set_logging(self, log_all: int, vrings: Iterable[Vring]) -> None:
+        self.set_features(self.features & ~Feature.LOG_ALL.mask | log_all)
+        for vring in vrings:
+            self.set_vring_address(vring)
+
+    def _tell(
+        self,
+        request: FrontendRequest,
+        payload: bytes,
+        fds: tuple[int, ...] = (),
+        ack: bool = False,
+    ) -> None:
+        """Send a request; `ack` where QEMU wants to know how it went and REPLY_ACK is there."""
+        self.connection.tell(request, payload, fds, ack and self.has(ProtocolFeature.REPLY_ACK))
+
+    def _ask_number(self, request: FrontendRequest) -> int:
+        number: int = spec.U64.unpack(self.connection.ask(request, size=spec.U64.size))[0]
+        return number

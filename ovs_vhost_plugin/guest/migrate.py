@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Live migration of the software guest, step by step as QEMU does it (vhost-user "Migration").
+
+    begin        the source logs what it writes; everything is copied once
+    copy_dirty   again and again, while the rings run: what was written meanwhile
+    switch       the source's rings are stopped, the last pages copied, the two memories compared,
+                 and the rings started at the destination where the source left them
+    announce     the network is told, in rounds
+
+The caller decides what happens between the steps: this is where traffic flows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from ovs_vhost_plugin.guest.connection import BackEndError
+from ovs_vhost_plugin.guest.dirtylog import DirtyLog
+from ovs_vhost_plugin.guest.frontend import FrontEnd
+from ovs_vhost_plugin.guest.memory import PAGE_SIZE, GuestMemory
+from ovs_vhost_plugin.guest.soft import SoftGuest
+from ovs_vhost_plugin.vhost.spec import Feature
+
+ANNOUNCE_ROUNDS = (0.0, 0.05, 0.15, 0.25, 0.35)
+"""Seconds before each round: QEMU's announce-initial 50 ms, then 100 ms longer each time."""
+
+
+class MemoryDiffersError(BackEndError):
+    """The source wrote pages that its log does not name: the guest has arrived damaged."""
+
+
+class ChainsLostError(BackEndError):
+    """The source stopped with chains that it took and did not give back."""
+
+
+class Migration:
+    """The way of a running guest to another back-end."""
+
+    def __init__(self, guest: SoftGuest, destination: FrontEnd) -> None:
+        """`destination` is connected and initialised, and has no memory yet."""
+        if guest.frontend is None:
+            raise RuntimeError("the guest does not run")
+        self.guest = guest
+        self.source = guest.frontend
+        self.destination = destination
+        self.memory = guest.memory.elsewhere()
+        self.log = DirtyLog(guest.memory)
+        self._pages = frozenset(guest.memory.pages())
+
+    def begin(self) -> None:
+        """Start logging, then copy all of the memory."""
+        self.guest.memory.written.clear()
+        self.source.start_logging(self.log, self.guest.vrings)
+        self._copy(self._pages)
+
+    def copy_dirty(self) -> int:
+        """Copy what was written since; how many pages. The rings go on running."""
+        pages = self.log.harvest() | self.guest.memory.written
+        self.guest.memory.written.clear()
+        return self._copy(pages)
+
+    def switch(self) -> None:
+        """Stop at the source, go on at the destination. The time in here is the downtime.
+
+        The last pages are exactly those whose bits are set: a page written and not logged makes
+        the memories differ, which raises MemoryDiffersError before the destination sees any of it.
+        """
+        guest = self.guest
+        bases = guest.stop_rings()
+        if bases != [vring.queue.used_index for vring in guest.vrings]:
+            raise ChainsLostError(f"avail indices {bases}")
+        self._copy(self.log.logged() | guest.memory.written)
+        if pages := differing_pages(guest.memory, self.memory):
+            raise MemoryDiffersError(f"pages {pages}")
+        guest.move_to(self.memory)
+        guest.run_on(self.destination, bases)
+
+    def cancel(self) -> None:
+        """Give up before `switch`: the guest stays where it is."""
+        self.source.stop_logging(self.guest.vrings)
+        self.destination.close()
+        self.memory.close()
+        self.log.close()
+
+    def release_source(self) -> None:
+        """End the source after `switch`, as the source's QEMU does when the guest has left."""
+        self.source.close()
+        self.log.close()
+
+    def announce(
+        self, sleep: Callable[[float], object], rounds: Sequence[float] = ANNOUNCE_ROUNDS
+    ) -> None:
+        """Tell the network where the guest is now, in rounds; `sleep` is given seconds.
+
+        For a guest that acknowledged GUEST_ANNOUNCE QEMU sends no SEND_RARP: it does it itself.
+        """
+        for delay in rounds:
+            sleep(delay)
+            if self.guest.config.has(Feature.GUEST_ANNOUNCE):
+                self.guest.announce()
+            else:
+                self.destination.send_rarp(self.guest.config.mac)
+
+    def _copy(self, pages: Iterable[int]) -> int:
+        present = self._pages.intersection(pages)
+        for page in present:
+            at = page * PAGE_SIZE
+            self.memory.view(at, PAGE_SIZE)[:] = self.guest.memory.view(at, PAGE_SIZE)
+        return len(present)
+
+
+def differing_pages(one: GuestMemory, other: GuestMemory) -> list[int]:
+    """The numbers of the pages that are not the same in two memories of the same shape."""
+    pages: list[int] = []
+    for region in one.regions:
+        contents = [
+            np.frombuffer(memory.view(region.guest_address, region.size), np.uint64)
+            for memory in (one, other)
+        ]
+        differs = (contents[0] != contents[1]).reshape(-1, PAGE_SIZE // 8).any(axis=1)
+        pages += (np.flatnonzero(differs) + region.guest_address // PAGE_SIZE).tolist()
+    return pages
+
+
+def unlogged_pages(
+    before: dict[int, bytes], after: dict[int, bytes], logged: Iterable[int]
+) -> list[int]:
+    """Pages that changed between two snapshots and are not in `logged`: there must be none.
+
+    `logged` holds the log's pages and those that the guest wrote itself.
+    """
+    changed = {page for page, content in before.items() if after[page] != content}
+    return sorted(changed.difference(logged))

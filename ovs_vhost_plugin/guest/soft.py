@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole guest in one object: memory, virtio-net driver and front-end.
+
+There is no thread and no clock in it. It acts only when it is called, and waits only on its call
+eventfds and with a time limit, so a test sees the same each time.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from ovs_vhost_plugin.guest.connection import Connection, listen
+from ovs_vhost_plugin.guest.driver import (
+    LARGEST_FRAME,
+    PLAIN,
+    NetHeader,
+    Received,
+    ReceiveQueue,
+    TransmitQueue,
+)
+from ovs_vhost_plugin.guest.eventfd import wait_for
+from ovs_vhost_plugin.guest.frontend import FrontEnd, NotOfferedError, Vring
+from ovs_vhost_plugin.guest.memory import PAGE_SIZE, GuestMemory
+from ovs_vhost_plugin.guest.responder import Responder
+from ovs_vhost_plugin.guest.virtqueue import INDIRECT_ENTRIES, RingFullError, SplitQueue
+from ovs_vhost_plugin.vhost.spec import Feature
+
+FEATURES = (
+    Feature.VERSION_1.mask
+    | Feature.MRG_RXBUF.mask
+    | Feature.RING_INDIRECT_DESC.mask
+    | Feature.RING_EVENT_IDX.mask
+)
+"""A modern driver without offloads: the frames it receives are complete."""
+_RECEIVE_LARGE = (
+    Feature.GUEST_TSO4.mask
+    | Feature.GUEST_TSO6.mask
+    | Feature.GUEST_UFO.mask
+    | Feature.GUEST_USO4.mask
+    | Feature.GUEST_USO6.mask
+)
+_MERGEABLE_BUFFER = 2048
+_ETHERNET_HEADER = 14 + 4  # with a VLAN tag
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the guest is like; the defaults are what most tests want."""
+
+    queue_pairs: int = 1
+    size: int = 256
+    """Descriptors of each vring."""
+    features: int = FEATURES
+    """What the driver acknowledges; NotOfferedError if the back-end has not all of it."""
+    mac: bytes = bytes.fromhex("525400000001")
+    address: IPv4Address | None = None
+    """Answers ARP and ping for it while it receives; without one it says nothing by itself."""
+    mtu: int | None = None
+    indirect: bool = False
+    """Transmit by indirect descriptors (with RING_INDIRECT_DESC)."""
+    receive_pieces: Sequence[int] | None = None
+    """Lengths of a receive buffer's descriptors; by default what a usual driver takes."""
+    first_index: int = 0
+    """Where the rings' indices begin."""
+    timeout: float = 5.0
+    """Seconds after which a back-end counts as hung."""
+    memory: GuestMemory | None = None
+    """Memory of a special shape; by default one region, large enough."""
+
+    def has(self, feature: Feature) -> bool:
+        """Whether the guest acknowledges a feature."""
+        return bool(self.features & feature.mask)
+
+    @property
+    def header_size(self) -> int:
+        """Bytes before each frame (virtio 1.2, 5.1.6)."""
+        modern = self.has(Feature.VERSION_1) or self.has(Feature.MRG_RXBUF)
+        return 12 if modern else 10
+
+    def buffer_pieces(self) -> Sequence[int]:
+        """How a receive buffer is cut (5.1.6.3.1): small ones to merge, or one for any frame."""
+        if self.receive_pieces is not None:
+            return self.receive_pieces
+        if self.has(Feature.MRG_RXBUF):
+            return [_MERGEABLE_BUFFER]
+        if self.features & _RECEIVE_LARGE:
+            return [self.header_size] + [PAGE_SIZE] * -(-LARGEST_FRAME // PAGE_SIZE)
+        return [self.header_size, (self.mtu or 1500) + _ETHERNET_HEADER]
+
+
+USUAL = Config()
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A receive queue and a transmit queue, vrings 2i and 2i+1."""
+
+    rx: ReceiveQueue
+    tx: TransmitQueue
+    rx_vring: Vring
+    tx_vring: Vring
+
+
+class SoftGuest:
+    """A virtual machine's network side, without the machine."""
+
+    def __init__(self, path: Path, config: Config = USUAL, *, server: bool = False) -> None:
+        """Reach the back-end by `path`: it listens there, or (`server`) this side listens."""
+        self.path = path
+        self.config = config
+        self.memory = config.memory or GuestMemory.of_size(_memory_needed(config))
+        self.pairs = [self._make_pair(i) for i in range(config.queue_pairs)]
+        self.frontend: FrontEnd | None = None
+        address = config.address
+        self._responder = None if address is None else Responder(config.mac, address)
+        self._listener: socket.socket | None = listen(path) if server else None
+
+    @property
+    def vrings(self) -> list[Vring]:
+        """All vrings in the order of their indices."""
+        return [vring for pair in self.pairs for vring in (pair.rx_vring, pair.tx_vring)]
+
+    def start(self) -> None:
+        """Connect, and start the rings where they stand: also after the back-end was lost.
+
+        A back-end that is new to a split ring goes on at the used index: it serves again what
+        the one before had taken and not given back (vhost-user "Reconnection", split rings).
+        """
+        if self.frontend is not None:
+            self.frontend.close()
+        self.frontend = self.connect()
+        self.run_on(self.frontend, [vring.queue.used_index for vring in self.vrings])
+
+    def connect(self) -> FrontEnd:
+        """A new session with a back-end at this guest's path, not yet running."""
+        timeout = self.config.timeout
+        if self._listener is not None:
+            connection = Connection.accept(self._listener, timeout)
+        else:
+            connection = Connection.connect(self.path, timeout)
+        frontend = FrontEnd(connection)
+        frontend.initialise()
+        return frontend
+
+    def run_on(self, frontend: FrontEnd, bases: Sequence[int]) -> None:
+        """Hand the device over to `frontend`: features, memory, each vring at its base."""
+        if frontend.queue_pairs_offered < len(self.pairs):
+            raise NotOfferedError(f"{frontend.queue_pairs_offered} queue pairs")
+        self.frontend = frontend
+        frontend.set_features(self._features())
+        frontend.set_memory(self.memory)
+        if self.config.mtu is not None:
+            frontend.set_mtu(self.config.mtu)
+        for vring, base in zip(self.vrings, bases, strict=True):
+            frontend.start_vring(vring, base)
+        for vring in self.vrings:
+            frontend.enable_vring(vring.index, True)
+        for pair in self.pairs:
+            pair.rx.fill()
+            pair.tx.queue.publish()
+        for vring in self.vrings:
+            vring.kick.signal()  # a device may wait for it, and buffers may be there already
+
+    def move_to(self, memory: GuestMemory) -> None:
+        """Go on in other memory with the same content; the rings must be stopped."""
+        self.memory.close()
+        self.memory = memory
+        for vring in self.vrings:
+            vring.queue.move_to(memory)
+
+    def stop_rings(self) -> list[int]:
+        """Stop all vrings; the avail index at which each is to go on."""
+        return [self._running().stop_vring(vring.index) for vring in self.vrings]
+
+    def stop(self) -> None:
+        """Stop the rings if there is a back-end, and let everything go."""
+        try:
+            if self.frontend is not None:
+                self.stop_rings()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let everything go as a machine that is switched off."""
+        if self.frontend is not None:
+            self.frontend.close()
+            self.frontend = None
+        for vring in self.vrings:
+            vring.close()
+        if self._listener is not None:
+            self._listener.close()
+        self.memory.close()
+
+    def send(
+        self,
+        frame: bytes,
+        queue: int = 0,
+        header: NetHeader = PLAIN,
+        pieces: Sequence[int] | None = None,
+    ) -> None:
+        """Send a frame; waits for room, and raises RingFullError if the device makes none."""
+        tx, vring = self.pairs[queue].tx, self.pairs[queue].tx_vring
+        tx.reap()
+        try:
+            tx.add(frame, header, pieces)
+        except RingFullError:
+            self._await_room(vring)
+            tx.reap()
+            tx.add(frame, header, pieces)
+        vring.publish()
+
+    def announce(self) -> None:
+        """Say where the guest is, as its driver does where it acknowledged GUEST_ANNOUNCE."""
+        if self._responder is not None:
+            self.send(self._responder.announcement())
+
+    def drain(self) -> None:
+        """Wait until the device is done with every frame sent; RingFullError if it is stuck."""
+        for pair in self.pairs:
+            pair.tx.reap()
+            while pair.tx.queue.outstanding:
+                self._await_room(pair.tx_vring)
+                pair.tx.reap()
+
+    def receive(self, timeout: float) -> list[bytes]:
+        """The frames that have arrived; if there is none, wait for some up to `timeout` s."""
+        return [received.frame for _, received in self.receive_all(timeout)]
+
+    def receive_all(self, timeout: float) -> list[tuple[int, Received]]:
+        """As `receive`, with each frame's queue pair and its header.
+
+        Raises BackEndClosedError if the back-end is lost while waiting.
+        """
+        if frames := self._poll():
+            return frames
+        self._await_used([pair.rx_vring for pair in self.pairs], timeout)
+        return self._poll()
+
+    def _poll(self) -> list[tuple[int, Received]]:
+        frames = []
+        for index, pair in enumerate(self.pairs):
+            frames += [(index, received) for received in pair.rx.receive()]
+            if pair.rx.fill():
+                pair.rx_vring.kick.signal()
+        for queue, received in frames:
+            answer = self._responder.answer(received.frame) if self._responder else None
+            if answer is not None:
+                self.send(answer, queue)
+        return frames
+
+    def _await_used(self, vrings: Sequence[Vring], timeout: float) -> bool:
+        """Wait until the device has used a chain of one of `vrings`, or has hung up."""
+        connection = self._running().connection
+
+        def used() -> bool:
+            connection.check()
+            for vring in vrings:
+                vring.call.take()
+            late = [vring.queue.want_calls(True) for vring in vrings]
+            return any(late)
+
+        fds = [connection.fileno(), *(vring.call.fileno() for vring in vrings)]
+        try:
+            return wait_for(used, fds, timeout)
+        finally:
+            for vring in vrings:
+                vring.queue.want_calls(False)
+
+    def _await_room(self, vring: Vring) -> None:
+        if not self._await_used([vring], self.config.timeout):
+            raise RingFullError(f"vring {vring.index}: nothing used in {self.config.timeout} s")
+
+    def _running(self) -> FrontEnd:
+        if self.frontend is None:
+            raise RuntimeError("start() comes first")
+        return self.frontend
+
+    def _features(self) -> int:
+        many = Feature.MQ.mask | Feature.CTRL_VQ.mask
+        return self.config.features | (many if self.config.queue_pairs > 1 else 0)
+
+    def _make_pair(self, index: int) -> Pair:
+        config = self.config
+        queues = [
+            SplitQueue(
+                self.memory,
+                config.size,
+                event_index=config.has(Feature.RING_EVENT_IDX),
+                first_index=config.first_index,
+            )
+            for _ in range(2)
+        ]
+        rx = ReceiveQueue(
+            queues[0], config.header_size, config.has(Feature.MRG_RXBUF), config.buffer_pieces()
+        )
+        tx = TransmitQueue(queues[1], config.header_size, indirect=config.indirect)
+        return Pair(rx, tx, Vring(2 * index, queues[0]), Vring(2 * index + 1, queues[1]))
+
+
+def _memory_needed(config: Config) -> int:
+    pieces = config.buffer_pieces()
+    receive = config.size // len(pieces) * sum(pieces)
+    transmit = config.size * (_MERGEABLE_BUFFER + 16 * INDIRECT_ENTRIES)
+    rings = 2 * config.size * 32 + 8 * PAGE_SIZE
+    return config.queue_pairs * (receive + transmit + rings)

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A descriptor chain becomes a list of host iovecs: checked once, then only the copy is used.
+
+The driver may change a descriptor at any time, so each word is read once, and an indirect table
+is copied before it is looked at. Every walk is bounded: by the entries of the table, which ends
+loops, and by the iovecs that one readv or writev takes. Nothing is kept of a chain that fails.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovs_vhost_plugin.jit.atomics import copy_in, copy_out, load_relaxed
+from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.kernel import kernel
+from ovs_vhost_plugin.jit.layout import (
+    CHAINS,
+    IOVECS,
+    PIECES_MAX,
+    QUEUE_T,
+    REGIONS,
+    U8,
+    U64,
+    VRING,
+    Queue,
+    Records,
+    Vring,
+    int64,
+    uint64,
+    void,
+)
+
+# virtio 1.2, 2.7.5: the second word of struct virtq_desc is len (32), flags (16), next (16)
+_F_NEXT, _F_WRITE, _F_INDIRECT = 1, 2, 4
+_LENGTH = np.uint64(0xFFFFFFFF)
+_FLAGS_AT, _FLAGS, _NEXT_AT = np.uint64(32), np.uint64(0xFFFF), np.uint64(48)
+_DESCRIPTOR = 16
+_TOP = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+@kernel(int64(REGIONS, uint64))
+def find_region(regions: Records, address: Any) -> int:
+    """Index of the region that holds guest `address`, or -1."""
+    for i in range(len(regions)):
+        guest = regions[i]["guest"]
+        if guest <= address and address - guest < regions[i]["size"]:
+            return i
+    return -1
+
+
+@kernel(int64(REGIONS, uint64, int64, QUEUE_T, int64))
+def add_buffer(regions: Records, address: Any, length: int, queue: Queue, at: int) -> int:
+    """Put guest buffer [address, +length) into iovecs from `at` on: the next free one or -fault.
+
+    A buffer that goes on in the next region of guest memory is elsewhere in this process's, and
+    becomes two iovecs.
+    """
+    if address > _TOP - uint64(length - 1):
+        return -Fault.ADDRESS_WRAPS
+    while True:
+        i = find_region(regions, address)
+        if i < 0:
+            return -Fault.ADDRESS_OUTSIDE_MEMORY
+        if at - queue.state[0]["end"] >= PIECES_MAX:
+            return -Fault.CHAIN_TOO_LONG
+        offset = int64(address - regions[i]["guest"])
+        part = min(length, int64(regions[i]["size"] - (address - regions[i]["guest"])))
+        queue.iov[at]["base"] = int64(regions[i]["host"]) + offset
+        queue.iov[at]["len"] = part
+        queue.guest[at] = address
+        at += 1
+        length -= part
+        if length == 0:
+            return at
+        address = address + uint64(part)
+
+
+@kernel(int64(REGIONS, uint64, int64, QUEUE_T, int64))
+def take_table(regions: Records, address: Any, length: int, queue: Queue, at: int) -> int:
+    """Copy the indirect table at guest `address` into `queue.table`: its entries or -fault.
+
+    It is translated in the iovecs from `at` on, which the table's own buffers will then take.
+    """
+    if length == 0:
+        return -Fault.INDIRECT_EMPTY
+    if length % _DESCRIPTOR:
+        return -Fault.INDIRECT_LENGTH
+    if length > 8 * len(queue.table):
+        return -Fault.INDIRECT_TOO_LARGE
+    stop = add_buffer(regions, address, length, queue, at)
+    if stop < 0:
+        return -Fault.INDIRECT_OUTSIDE_MEMORY
+    done = 0
+    bytes_of_table = queue.table.view(np.uint8)
+    for i in range(at, stop):
+        copy_in(bytes_of_table, done, queue.iov[i]["base"], queue.iov[i]["len"])
+        done += queue.iov[i]["len"]
+    return length // _DESCRIPTOR
+
+
+@kernel(int64(U64, int64, int64, VRING, REGIONS, QUEUE_T, int64, int64))
+def _follow(
+    table: NDArray[np.uint64],
+    entries: int,
+    index: int,
+    ring: Vring,
+    regions: Records,
+    queue: Queue,
+    at: int,
+    nested: int,
+) -> int:
+    """Follow a chain from descriptor `index` of `table`: the next free iovec or -fault.
+
+    Leaves the entries of the indirect table that ends the chain in `queue.state`, or 0.
+    """
+    queue.state[0]["table"] = 0
+    writes = ring.state[0]["writes"]
+    for _ in range(entries):
+        if index >= entries:
+            return -Fault.NEXT_OUT_OF_RANGE
+        address = load_relaxed(table, 2 * index)
+        word = load_relaxed(table, 2 * index + 1)
+        length = int64(word & _LENGTH)
+        flags = int64(word >> _FLAGS_AT & _FLAGS)
+        if flags & _F_INDIRECT:
+            if nested:
+                return -Fault.INDIRECT_NESTED
+            if not ring.state[0]["indirect"]:
+                return -Fault.INDIRECT_NOT_NEGOTIATED
+            if flags & _F_NEXT:
+                return -Fault.INDIRECT_WITH_NEXT
+            # 2.7.5.3.2: normal descriptors may come before it; its own F_WRITE says nothing.
+            count = take_table(regions, address, length, queue, at)
+            queue.state[0]["table"] = count
+            return at if count > 0 else count
+        if (flags & _F_WRITE != 0) != (writes != 0):
+            if writes and at > queue.state[0]["end"]:
+                return -Fault.READABLE_AFTER_WRITABLE
+            return -Fault.WRONG_DIRECTION
+        if length == 0:
+            return -Fault.ZERO_LENGTH
+        at = add_buffer(regions, address, length, queue, at)
+        if at < 0 or flags & _F_NEXT == 0:
+            return at
+        index = int64(word >> _NEXT_AT)
+    return -Fault.CHAIN_LOOPS
+
+
+@kernel(int64(VRING, int64, REGIONS, QUEUE_T))
+def walk(ring: Vring, head: int, regions: Records, queue: Queue) -> int:
+    """Parse the chain at `head` into iovecs behind the held ones: how many, or -fault.
+
+    The caller has made room for PIECES_MAX iovecs, and holds the chain or overwrites it.
+    """
+    size = ring.state[0]["size"]
+    if head >= size:
+        return -Fault.HEAD_OUT_OF_RANGE
+    end = queue.state[0]["end"]
+    at = _follow(ring.desc, size, head, ring, regions, queue, end, 0)
+    entries = queue.state[0]["table"]
+    if at >= 0 and entries > 0:
+        at = _follow(queue.table, entries, 0, ring, regions, queue, at, 1)
+    return at if at < 0 else at - end
+
+
+@kernel(void(QUEUE_T))
+def make_room(queue: Queue) -> None:
+    """Leave room behind the held iovecs for a chain and a spill buffer."""
+    state = queue.state[0]
+    first, end = state["first"], state["end"]
+    if end + PIECES_MAX < IOVECS:
+        return
+    for i in range(first, end):
+        queue.iov[1 + i - first]["base"] = queue.iov[i]["base"]
+        queue.iov[1 + i - first]["len"] = queue.iov[i]["len"]
+        queue.guest[1 + i - first] = queue.guest[i]
+    state["first"] = 1
+    state["end"] = 1 + end - first
+
+
+@kernel(void(QUEUE_T, int64, int64))
+def hold(queue: Queue, head: int, pieces: int) -> None:
+    """Hold the chain that `walk` has just parsed."""
+    state = queue.state[0]
+    end = state["end"]
+    length = 0
+    for i in range(end, end + pieces):
+        length += queue.iov[i]["len"]
+    chain = queue.chains[(state["head"] + state["count"]) & (CHAINS - 1)]
+    chain["head"] = head
+    chain["pieces"] = pieces
+    chain["length"] = length
+    state["end"] = end + pieces
+    state["count"] += 1
+    state["length"] += length
+
+
+@kernel(void(QUEUE_T))
+def release(queue: Queue) -> None:
+    """Let the oldest chain go."""
+    state = queue.state[0]
+    chain = queue.chains[state["head"]]
+    state["first"] += chain["pieces"]
+    state["length"] -= chain["length"]
+    state["head"] = (state["head"] + 1) & (CHAINS - 1)
+    state["count"] -= 1
+
+
+@kernel(void(QUEUE_T, int64, int64, U8, int64, int64))
+def scatter(
+    queue: Queue, at: int, skip: int, source: NDArray[np.uint8], index: int, length: int
+) -> None:
+    """Copy private bytes to the iovecs from `at` on, `skip` bytes in; they have the room."""
+    while skip >= queue.iov[at]["len"]:
+        skip -= queue.iov[at]["len"]
+        at += 1
+    while length > 0:
+        part = min(length, queue.iov[at]["len"] - skip)
+        copy_out(queue.iov[at]["base"] + skip, source, index, part)
+        index += part
+        length -= part
+        skip = 0
+        at += 1
+
+
+@kernel(void(QUEUE_T, int64, U8, int64))
+def gather(queue: Queue, at: int, target: NDArray[np.uint8], length: int) -> None:
+    """Copy `length` bytes of the iovecs from `at` on into a private array; they hold as many."""
+    done = 0
+    while done < length:
+        part = min(length - done, queue.iov[at]["len"])
+        copy_in(target, done, queue.iov[at]["base"], part)
+        done += part
+        at += 1

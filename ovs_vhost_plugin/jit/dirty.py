@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dirty log: one bit for each page of guest memory that we wrote (vhost-user "Migration").
+
+QEMU takes bits away while we set others in the same byte, and all devices share one log, so bits
+are set by an atomic or. Most pages written have been marked already: looking first keeps the
+cache line shared. A page that the log has no room for is counted, never marked elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ovs_vhost_plugin.jit.atomics import load_relaxed, or_u8
+from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.kernel import kernel
+from ovs_vhost_plugin.jit.layout import (
+    MEMORY,
+    NET_T,
+    VRING,
+    Memory,
+    Net,
+    Vring,
+    int64,
+    uint64,
+    void,
+)
+
+_PAGE_SHIFT = np.uint64(12)
+
+
+@kernel(void(MEMORY, NET_T, uint64, int64))
+def mark(memory: Memory, net: Net, address: Any, length: int) -> None:
+    """Mark the pages of guest [address, +length); nothing if nothing is logged."""
+    log = memory.log
+    if len(log) == 0 or length <= 0:
+        return
+    page = int64(address >> _PAGE_SHIFT)
+    last = int64((address + uint64(length - 1)) >> _PAGE_SHIFT)
+    while page <= last:
+        if page >= 8 * len(log):
+            net.faults[Fault.LOG_TOO_SMALL] += 1
+            return
+        bit = 1 << (page & 7)
+        if load_relaxed(log, page >> 3) & bit == 0:
+            or_u8(log, page >> 3, bit)
+        page += 1
+
+
+@kernel(void(VRING, MEMORY, NET_T, int64, int64))
+def mark_used(ring: Vring, memory: Memory, net: Net, offset: int, length: int) -> None:
+    """Mark [offset, +length) of the used ring, if the front-end wants it logged."""
+    state = ring.state[0]
+    if state["log_used"]:
+        mark(memory, net, state["log_guest"] + uint64(offset), length)

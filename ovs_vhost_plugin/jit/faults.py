@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One name for each thing that a guest can do wrong in its rings and its frames.
+
+What breaks the ring's structure ends the ring: nothing that follows can be trusted. What is wrong
+with one frame costs that frame. Both are counted under their names, which operators read, so a
+name never changes its meaning. Kernels return a fault as a negative number.
+"""
+
+from enum import IntEnum
+
+
+class Fault(IntEnum):
+    """Faults below `FIRST_OF_FRAMES` end the ring, the others drop one frame."""
+
+    # Available ring (virtio 1.2, 2.7.6, 2.7.13)
+    AVAIL_JUMPS = 1  # idx is further ahead than the ring has entries
+    AVAIL_GOES_BACK = 2
+    HEAD_OUT_OF_RANGE = 3
+
+    # Descriptor chain (2.7.4, 2.7.5)
+    NEXT_OUT_OF_RANGE = 8
+    CHAIN_LOOPS = 9  # more descriptors than the table has entries
+    CHAIN_TOO_LONG = 10  # more pieces than one readv or writev takes
+    WRONG_DIRECTION = (
+        11  # device-writable in the transmit ring, device-readable in the receive ring
+    )
+    READABLE_AFTER_WRITABLE = 12
+    ZERO_LENGTH = 13
+    ADDRESS_WRAPS = 14
+    ADDRESS_OUTSIDE_MEMORY = 15
+
+    # Indirect table (2.7.5.3)
+    INDIRECT_NOT_NEGOTIATED = 20
+    INDIRECT_NESTED = 21
+    INDIRECT_WITH_NEXT = 22
+    INDIRECT_EMPTY = 23
+    INDIRECT_LENGTH = 24  # no multiple of a descriptor's 16 bytes
+    INDIRECT_TOO_LARGE = 25
+    INDIRECT_OUTSIDE_MEMORY = 26
+
+    # What the ring leans on
+    KICK_NOT_EVENTFD = 32
+    CALL_NOT_EVENTFD = 33
+    KICK_FAILED = 34
+    MEMORY_GONE = 35  # its owner has cut the file behind it short
+
+    # Frames of the transmit ring and their virtio-net header (5.1.6.2)
+    CHAIN_WITHOUT_FRAME = 40  # not longer than the header
+    FRAME_TOO_SHORT = 41  # than an Ethernet header
+    FRAME_TOO_LONG = 42
+    CSUM_NOT_NEGOTIATED = 43
+    CSUM_OUTSIDE_FRAME = 44
+    GSO_NOT_NEGOTIATED = 45
+    GSO_UNKNOWN = 46
+    GSO_WITHOUT_CSUM = 47
+    GSO_SIZE = 48
+    HEADER_LENGTH_BEYOND_FRAME = 49
+    GSO_HEADERS = 50  # the frame is not what gso_type says, so it cannot be segmented
+
+    # Dirty log: the write happened, the page has no bit
+    LOG_TOO_SMALL = 60
+
+    @property
+    def breaks_ring(self) -> bool:
+        """Whether the ring ends with it."""
+        return self < FIRST_OF_FRAMES
+
+    @property
+    def kebab(self) -> str:
+        """The name as users see it: "avail-jumps"."""
+        return self.name.lower().replace("_", "-")
+
+
+FIRST_OF_FRAMES = 40
+FAULTS = 64  # length of an array indexed by fault

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernels work on, as data: the layouts of all records, and the groups they come in.
+
+Two of them belong to others: IOVEC to the kernel's readv and writev, POLLFD to its poll. All
+fields of our own are signed 64-bit numbers, because numba makes a float64 of int64 + uint64:
+guest addresses, which may use all 64 bits, are the only unsigned ones. Host addresses of
+processes stay far below 2**63.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import from_dtype, types
+from numpy.typing import NDArray
+
+from ovs_vhost_plugin.jit.faults import FAULTS
+
+Records = NDArray[Any]
+
+
+def _record(*names: str, unsigned: tuple[str, ...] = ()) -> np.dtype[Any]:
+    signed = [(name, "<i8") for name in names]
+    return np.dtype(signed + [(name, "<u8") for name in unsigned], align=True)
+
+
+IOVEC = np.dtype([("base", "<i8"), ("len", "<i8")], align=True)
+"""struct iovec of <sys/uio.h>."""
+
+POLLFD = np.dtype([("fd", "<i4"), ("events", "<i2"), ("revents", "<i2")], align=True)
+"""struct pollfd of <poll.h>."""
+
+REGION = np.dtype([("guest", "<u8"), ("size", "<u8"), ("host", "<u8")], align=True)
+"""A memory region: guest address, bytes, where it is mapped in this process."""
+
+RING = _record(
+    "size",
+    "writes",  # 1: the device writes the buffers (receive ring)
+    "enabled",
+    "event_idx",
+    "indirect",  # RING_INDIRECT_DESC negotiated
+    "next_avail",  # index of the oldest chain not yet given back
+    "next_fetch",  # index of the next chain to parse; chains in between are parsed and held
+    "avail_idx",  # the driver's index as last read
+    "next_used",
+    "published",  # used idx as the driver sees it
+    "called",  # used idx at the last decision whether to call
+    "called_valid",
+    "kicks_on",
+    "kick_fd",
+    "call_fd",
+    "err_fd",
+    "log_used",
+    "fault",  # not 0: the ring is broken
+    unsigned=("log_guest",),
+)
+
+CHAIN = _record("head", "pieces", "length")
+"""A parsed chain: its head, how many iovecs it has, bytes in all."""
+
+QUEUE = _record(
+    "first",  # held iovecs are [first, end)
+    "end",
+    "head",  # index of the oldest held CHAIN
+    "count",  # of held chains
+    "length",  # their bytes in all
+    "table",  # entries of the indirect table at hand
+    "full",  # iovecs ran out
+)
+"""What of a Queue is held."""
+
+NET = _record(
+    "tap_fd",
+    "wake_fd",
+    "fault_fd",
+    "header_size",
+    "mergeable",
+    "guest_csum",
+    "csum",
+    "gso_types",  # bit n: gso_type n was negotiated
+    "ecn",
+    "finish_offloads",
+    "taken",  # not 0: the header of the chain at work was taken, the rest is at this iovec
+    "headers",  # not 0: the chain at work is in `frame`, all its headers have this many bytes
+    "position",  # payload of that frame already written as segments
+    "tap_full",
+    "tap_lost",  # reading failed: tried again a little later
+    "pending",  # bytes of a frame that waits in `pending` for more receive buffers
+    "pending_until",  # milliseconds of CLOCK_MONOTONIC
+)
+
+COUNTERS = _record(
+    "rx_packets",
+    "rx_bytes",
+    "rx_dropped_too_long",  # for the guest's buffers
+    "rx_dropped_no_buffers",  # in time
+    "tx_packets",
+    "tx_bytes",
+    "tx_dropped_faulty",
+    "tx_dropped_disabled",
+    "tx_dropped_tap_down",
+    "tx_dropped_tap_refused",
+    "rx_kicks",
+    "tx_kicks",
+    "rx_calls",
+    "tx_calls",
+    "wakeups",
+)
+
+assert IOVEC.itemsize == 16
+assert POLLFD.itemsize == 8
+assert [POLLFD[name].itemsize for name in ("fd", "events", "revents")] == [4, 2, 2]
+assert REGION.itemsize == 24
+
+PIECES_MAX = 1022
+"""Iovecs held at once: IOV_MAX of Linux (1024), less a private header and a spill buffer."""
+IOVECS = 4 * 1024
+"""Room for iovecs: held ones move to the front when they reach the end."""
+CHAINS = 1024
+"""Room for held chains, a power of two; each has at least one iovec."""
+FRAME_MAX = 65535 + 14 + 2 * 4
+"""A full IP packet, an Ethernet header, two VLAN tags."""
+HEADER_MAX = 12
+"""struct virtio_net_hdr with num_buffers (virtio 1.2, 5.1.6.1)."""
+
+
+class Vring(NamedTuple):
+    """A vring: views of its parts in guest memory, and its state."""
+
+    desc: NDArray[np.uint64]  # two words a descriptor
+    avail: NDArray[np.uint16]
+    used: NDArray[np.uint16]
+    elements: NDArray[np.uint32]  # the used ring's elements: id, len
+    state: Records  # (1,) RING
+
+
+class Memory(NamedTuple):
+    """The guest's memory regions, and the dirty log (empty when nothing is logged)."""
+
+    regions: Records  # REGION
+    log: NDArray[np.uint8]
+
+
+class Queue(NamedTuple):
+    """Chains parsed and not yet given back, oldest first, each exactly once."""
+
+    iov: Records  # IOVEC
+    guest: NDArray[np.uint64]  # the guest address of each iovec
+    chains: Records  # CHAIN, a ring
+    table: NDArray[np.uint64]  # private copy of an indirect table
+    state: Records  # (1,) QUEUE
+
+
+class Net(NamedTuple):
+    """What both directions share: the tap, negotiated offloads, private buffers, counters."""
+
+    state: Records  # (1,) NET
+    header: NDArray[np.uint8]  # private copy of a transmit header
+    frame: NDArray[np.uint8]  # private copy of a transmit frame whose offloads are finished
+    segment: NDArray[np.uint8]  # an empty header, and one segment of that frame
+    pending: NDArray[np.uint8]  # header and frame that wait for receive buffers
+    patch: NDArray[np.uint8]  # num_buffers, and an empty flags field
+    scratch: NDArray[np.int64]  # see syscalls
+    counters: Records  # (1,) COUNTERS
+    faults: NDArray[np.int64]  # count by fault
+
+
+class Pair(NamedTuple):
+    """A queue pair as the loop takes it."""
+
+    rx: Vring
+    tx: Vring
+    rx_queue: Queue
+    tx_queue: Queue
+    memory: Memory
+    net: Net
+    poll: Records  # (4,) POLLFD
+    stop: NDArray[np.int64]  # (1,), not 0: leave the loop
+
+
+def _records(dtype: np.dtype[Any]) -> Any:
+    return from_dtype(dtype)[::1]
+
+
+def _group(cls: type, *members: Any) -> Any:
+    return types.BaseTuple.from_types(members, cls)
+
+
+U8 = types.uint8[::1]
+U16 = types.uint16[::1]
+U32 = types.uint32[::1]
+U64 = types.uint64[::1]
+I64 = types.int64[::1]
+# Both a type in a signature and a conversion in a kernel.
+int64: Callable[..., int] = types.int64
+uint64: Any = types.uint64
+boolean = types.boolean
+void = types.void
+REGIONS = _records(REGION)
+VRING = _group(Vring, U64, U16, U16, U32, _records(RING))
+MEMORY = _group(Memory, REGIONS, U8)
+QUEUE_T = _group(Queue, _records(IOVEC), U64, _records(CHAIN), U64, _records(QUEUE))
+NET_RECORDS = _records(NET)
+NET_T = _group(Net, NET_RECORDS, U8, U8, U8, U8, U8, I64, _records(COUNTERS), I64)
+PAIR = _group(Pair, VRING, VRING, QUEUE_T, QUEUE_T, MEMORY, NET_T, _records(POLLFD), I64)
+
+
+def region_table(regions: Records) -> Records:
+    """A copy of (guest, size, host) rows as a kernel takes them: numba minds alignment flags."""
+    table = np.zeros(len(regions), REGION)
+    table[:] = regions
+    return table
+
+
+def new_queue() -> Queue:
+    """An empty queue of held chains."""
+    queue = Queue(
+        iov=np.zeros(IOVECS, IOVEC),
+        guest=np.zeros(IOVECS, np.uint64),
+        chains=np.zeros(CHAINS, CHAIN),
+        table=np.zeros(2 * CHAINS, np.uint64),
+        state=np.zeros(1, QUEUE),
+    )
+    empty(queue)
+    return queue
+
+
+def empty(queue: Queue) -> None:
+    """Forget held chains. Before the first iovec stays room for a private header."""
+    queue.state[:] = 0
+    queue.state["first"] = queue.state["end"] = 1
+
+
+def new_net() -> Net:
+    """State, private buffers and counters of a queue pair, all zero."""
+    return Net(
+        state=np.zeros(1, NET),
+        header=np.zeros(HEADER_MAX, np.uint8),
+        frame=np.zeros(FRAME_MAX, np.uint8),
+        segment=np.zeros(HEADER_MAX + FRAME_MAX, np.uint8),
+        pending=np.zeros(HEADER_MAX + FRAME_MAX, np.uint8),
+        patch=np.zeros(3, np.uint8),
+        scratch=np.zeros(6, np.int64),
+        counters=np.zeros(1, COUNTERS),
+        faults=np.zeros(FAULTS, np.int64),
+    )

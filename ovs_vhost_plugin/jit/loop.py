@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A queue pair's life: bursts in both directions while there is work, then sleep in poll().
+
+Before it sleeps it lets the driver kick again and looks once more. It then waits for exactly what
+could give it work, with no timeout, so an idle pair costs nothing: the transmit ring's kick; the
+tap while there are receive buffers, else the receive ring's kick; and the worker's wake. All of
+these belong to others: each wait ends on the stop flag, and an fd that fails is not asked again.
+"""
+
+from __future__ import annotations
+
+from ovs_vhost_plugin.jit.atomics import address_of, load_acquire
+from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.kernel import kernel
+from ovs_vhost_plugin.jit.layout import (
+    NET_T,
+    PAIR,
+    VRING,
+    Net,
+    Pair,
+    Vring,
+    boolean,
+    int64,
+    void,
+)
+from ovs_vhost_plugin.jit.notify import break_ring
+from ovs_vhost_plugin.jit.receive import receive
+from ovs_vhost_plugin.jit.split import ask_for_kicks
+from ovs_vhost_plugin.jit.syscalls import (
+    EAGAIN,
+    POLLIN,
+    POLLOUT,
+    milliseconds,
+    poll,
+    read_event,
+)
+from ovs_vhost_plugin.jit.transmit import transmit
+
+WAKE, RX_KICK, TX_KICK, TAP = 0, 1, 2, 3
+"""Places in the array of pollfds."""
+_RETRY = 100
+"""Milliseconds until a tap that failed, or takes no frames, is tried again."""
+_POLLING = 1
+"""Milliseconds between looks at a ring whose driver has no way to kick."""
+
+
+@kernel(boolean(VRING))
+def alive(ring: Vring) -> bool:
+    """Whether the ring was started and is not broken."""
+    return bool(ring.state[0]["size"] > 0 and ring.state[0]["fault"] == 0)
+
+
+@kernel(boolean(PAIR))
+def receives(pair: Pair) -> bool:
+    """Whether frames may be put into the receive ring."""
+    return bool(alive(pair.rx) and pair.rx.state[0]["enabled"] != 0)
+
+
+@kernel(boolean(PAIR))
+def starves(pair: Pair) -> bool:
+    """Whether the receive ring waits for the driver rather than for frames."""
+    if not receives(pair) or pair.net.state[0]["tap_lost"]:
+        return False
+    return bool(pair.rx_queue.state[0]["count"] == 0 or pair.net.state[0]["pending"] != 0)
+
+
+@kernel(void(PAIR, int64, int64, int64))
+def _wait_for(pair: Pair, place: int, fd: int, events: int) -> None:
+    pair.poll[place]["fd"] = fd
+    pair.poll[place]["events"] = events
+    pair.poll[place]["revents"] = 0
+
+
+@kernel(int64(PAIR, boolean, boolean))
+def prepare(pair: Pair, kicks: bool, starving: bool) -> int:
+    """Say what poll() waits for: its timeout in ms, -1 for none."""
+    state = pair.net.state[0]
+    tap = POLLOUT if state["tap_full"] else 0
+    if receives(pair) and not starving:
+        tap |= POLLIN
+    timeout = -1
+    if state["pending"] and receives(pair):
+        timeout = max(0, state["pending_until"] - milliseconds(pair.net.scratch))
+    if state["tap_lost"] or state["tap_full"]:
+        timeout = _RETRY if timeout < 0 else min(timeout, _RETRY)
+    rx_kick = pair.rx.state[0]["kick_fd"] if starving else -1
+    tx_kick = pair.tx.state[0]["kick_fd"] if kicks else -1
+    if (starving and rx_kick < 0) or (kicks and tx_kick < 0):
+        timeout = _POLLING
+    tap_waits = tap != 0 and state["tap_lost"] == 0
+    _wait_for(pair, WAKE, state["wake_fd"], POLLIN)
+    _wait_for(pair, RX_KICK, rx_kick, POLLIN)
+    _wait_for(pair, TX_KICK, tx_kick, POLLIN)
+    _wait_for(pair, TAP, state["tap_fd"] if tap_waits else -1, tap)
+    return timeout
+
+
+@kernel(boolean(VRING, NET_T, int64))
+def take_kick(ring: Vring, net: Net, revents: int) -> bool:
+    """Take the kick that poll() reported, if it did; a kick fd that fails breaks its ring."""
+    if revents == 0:
+        return False
+    if revents == POLLIN:
+        result = read_event(ring.state[0]["kick_fd"], net.scratch)
+        if result == 8 or result == -EAGAIN:
+            return True
+    break_ring(ring, net, Fault.KICK_FAILED)
+    return False
+
+
+@kernel(void(PAIR))
+def sleep(pair: Pair) -> None:
+    """Wait until there may be work again."""
+    state = pair.net.state[0]
+    kicks = alive(pair.tx) and not state["tap_full"]
+    starving = starves(pair)
+    more = False
+    if kicks:
+        more = ask_for_kicks(pair.tx, pair.memory, pair.net)
+    if starving:
+        more |= ask_for_kicks(pair.rx, pair.memory, pair.net)
+    if more:
+        return
+    timeout = prepare(pair, kicks, starving)
+    poll(address_of(pair.poll, 0), len(pair.poll), timeout)
+    counters = pair.net.counters[0]
+    counters["wakeups"] += 1
+    tap = pair.poll[TAP]["revents"]
+    state["tap_full"] = 0
+    state["tap_lost"] = 1 if tap & ~(POLLIN | POLLOUT) else 0
+    if pair.poll[WAKE]["revents"]:
+        read_event(state["wake_fd"], pair.net.scratch)
+    if take_kick(pair.rx, pair.net, pair.poll[RX_KICK]["revents"]):
+        counters["rx_kicks"] += 1
+    if take_kick(pair.tx, pair.net, pair.poll[TX_KICK]["revents"]):
+        counters["tx_kicks"] += 1
+
+
+@kernel(void(PAIR))
+def run(pair: Pair) -> None:
+    """Serve a queue pair until `pair.stop` is set and its wake eventfd written."""
+    state = pair.net.state[0]
+    while load_acquire(pair.stop, 0) == 0:
+        done = 0
+        if alive(pair.tx) and not state["tap_full"]:
+            done += transmit(pair.tx, pair.tx_queue, pair.memory, pair.net)
+        if receives(pair) and not state["tap_lost"]:
+            done += receive(pair.rx, pair.rx_queue, pair.memory, pair.net)
+        if done == 0:
+            sleep(pair)

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guest to tap: each chain of the transmit ring becomes one frame, without a copy of its payload.
+
+The virtio-net header is copied out, checked, and the copy goes to the tap in its stead, followed
+by the guest's own buffers. Where the bridge cannot take what the header leaves undone, the frame
+is copied whole and finished first.
+"""
+
+from __future__ import annotations
+
+from ovs_vhost_plugin.jit import offload
+from ovs_vhost_plugin.jit.atomics import address_of, copy_in
+from ovs_vhost_plugin.jit.chain import gather
+from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.kernel import kernel
+from ovs_vhost_plugin.jit.layout import (
+    HEADER_MAX,
+    MEMORY,
+    NET_T,
+    QUEUE_T,
+    VRING,
+    Memory,
+    Net,
+    Queue,
+    Vring,
+    int64,
+)
+from ovs_vhost_plugin.jit.notify import break_ring, flush
+from ovs_vhost_plugin.jit.split import fetch, give_back, refuse_kicks
+from ovs_vhost_plugin.jit.syscalls import EAGAIN, EFAULT, EINTR, EIO, writev
+
+BURST = 64
+"""Chains before the other direction has its turn."""
+_ANY_LENGTH = 1 << 62
+
+
+@kernel(int64(QUEUE_T, NET_T))
+def take_header(queue: Queue, net: Net) -> int:
+    """Copy the oldest chain's header out and point an iovec before the frame at the copy.
+
+    The iovec before the frame is one that held header, or one of a chain that is done. Returns
+    where the frame's own iovecs begin, or -fault.
+    """
+    size = net.state[0]["header_size"]
+    chain = queue.chains[queue.state[0]["head"]]
+    if chain["length"] <= size:
+        return -Fault.CHAIN_WITHOUT_FRAME
+    at: int = queue.state[0]["first"]
+    done = 0
+    while done < size:
+        piece = queue.iov[at]
+        part = min(piece["len"], size - done)
+        copy_in(net.header, done, piece["base"], part)
+        done += part
+        piece["base"] += part
+        piece["len"] -= part
+        if piece["len"] == 0:
+            at += 1
+    fault = offload.check_header(net.header, chain["length"] - size, net.state)
+    if fault:
+        return -fault
+    queue.iov[at - 1]["base"] = address_of(net.header, 0)
+    queue.iov[at - 1]["len"] = size
+    return at
+
+
+@kernel(int64(NET_T, int64, int64))
+def write_frame(net: Net, iov: int, pieces: int) -> int:
+    """Write one frame to the tap: 0 if it went, else -errno."""
+    fd = net.state[0]["tap_fd"]
+    done = writev(fd, iov, pieces)
+    while done == -EINTR:
+        done = writev(fd, iov, pieces)
+    return min(done, 0)
+
+
+@kernel(int64(QUEUE_T, NET_T, int64))
+def write_finished(queue: Queue, net: Net, length: int) -> int:
+    """Write the frame at work, checksum and segmentation done here: 0, -errno, or a fault.
+
+    After -EAGAIN it goes on where it was: the private copy stays.
+    """
+    state = net.state[0]
+    at = state["taken"]
+    if state["headers"] == 0:
+        gather(queue, at, net.frame, length)
+        if offload.is_gso(net.header):
+            headers = offload.all_headers(net.header, net.frame, length)
+            if headers < 0:
+                return -headers
+        else:
+            offload.finish_checksum(net.header, net.frame, length)
+            headers = length
+        state["headers"] = headers
+        state["position"] = 0
+        queue.iov[at - 1]["base"] = address_of(net.segment, 0)
+    payload = length - state["headers"]
+    while True:
+        if not offload.is_gso(net.header):
+            queue.iov[at]["base"] = address_of(net.frame, 0)
+            queue.iov[at]["len"] = length
+        else:
+            queue.iov[at]["base"] = address_of(net.segment, HEADER_MAX)
+            queue.iov[at]["len"] = offload.make_segment(
+                net.header, net.frame, state["headers"], payload, state["position"], net.segment
+            )
+        result = write_frame(net, address_of(queue.iov, at - 1), 2)
+        if result < 0:
+            return result
+        state["position"] += max(1, offload.gso_size(net.header))
+        if state["position"] >= payload:
+            return 0
+
+
+@kernel(int64(QUEUE_T, NET_T))
+def send(queue: Queue, net: Net) -> int:
+    """Send the oldest chain's frame: 0 when done with it, sent or dropped; else -errno."""
+    state = net.state[0]
+    counters = net.counters[0]
+    chain = queue.chains[queue.state[0]["head"]]
+    length = chain["length"] - state["header_size"]
+    if state["taken"] == 0:
+        at = take_header(queue, net)
+        if at < 0:
+            counters["tx_dropped_faulty"] += 1
+            net.faults[-at] += 1
+            return 0
+        state["taken"] = at
+    if state["finish_offloads"] and offload.leaves_work(net.header):
+        result = write_finished(queue, net, length)
+    else:
+        first = state["taken"] - 1
+        end = queue.state[0]["first"] + chain["pieces"]
+        result = write_frame(net, address_of(queue.iov, first), end - first)
+    if result == -EAGAIN or result == -EFAULT:
+        return result
+    if result == 0:
+        counters["tx_packets"] += 1
+        counters["tx_bytes"] += length
+    elif result > 0:
+        counters["tx_dropped_faulty"] += 1
+        net.faults[result] += 1
+    elif result == -EIO:
+        counters["tx_dropped_tap_down"] += 1
+    else:
+        counters["tx_dropped_tap_refused"] += 1
+    return 0
+
+
+@kernel(int64(VRING, QUEUE_T, MEMORY, NET_T))
+def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net) -> int:
+    """One burst: how many chains were given back."""
+    state = net.state[0]
+    fault = 0
+    if (
+        state["taken"] == 0
+    ):  # else the chain at work is finished first, its iovecs stay where they are
+        fault = fetch(ring, memory, queue, BURST, _ANY_LENGTH)
+    if queue.state[0]["count"] > 0:
+        refuse_kicks(ring, memory, net)
+    done = 0
+    while queue.state[0]["count"] > 0:
+        if ring.state[0]["enabled"]:
+            result = send(queue, net)
+            if result == -EAGAIN:
+                state["tap_full"] = 1
+                break
+            if result == -EFAULT:
+                fault = int64(Fault.MEMORY_GONE)
+                break
+        else:
+            # vhost-user "Ring states": started but disabled, it is processed and discarded
+            net.counters[0]["tx_dropped_disabled"] += 1
+        state["taken"] = 0
+        state["headers"] = 0
+        give_back(ring, queue, 0)
+        done += 1
+    flush(ring, memory, net)
+    if fault:
+        break_ring(ring, net, fault)
+    return done

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What really passed a device, and when: a packet socket with the kernel's time stamps.
+
+Nothing runs while frames pass.  The kernel stamps and keeps them, and they are read when somebody
+asks, so a capture does not disturb the timing that it measures.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from types import TracebackType
+
+from ovs_vhost_plugin.lab.namespace import Namespace
+from ovs_vhost_plugin.lab.process import LabError
+
+ETH_P_ALL = 0x0003  # linux/if_ether.h
+PACKET_OUTGOING = 4  # linux/if_packet.h
+PACKET_STATISTICS = 6
+SOL_PACKET = 263
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+SO_TIMESTAMPNS = 35
+_TIMESPEC = struct.Struct("qq")
+_STATISTICS = struct.Struct("II")  # struct tpacket_stats
+_BUFFER = 64 << 20
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame as it passed; `at` is CLOCK_MONOTONIC seconds.
+
+    `outgoing` is the kernel's view: true for what was sent into the device, so on a guest's tap
+    for what goes to the guest.
+    """
+
+    at: float
+    outgoing: bool
+    data: bytes
+
+    @property
+    def ethertype(self) -> int:
+        """The type field of the Ethernet header."""
+        return int.from_bytes(self.data[12:14], "big")
+
+    def udp_payload(self, port: int) -> bytes | None:
+        """The payload of an IPv4 UDP datagram to `port` (options and fragments aside)."""
+        udp = 14 + 20
+        if self.ethertype != 0x0800 or self.data[14:15] != b"\x45" or self.data[23:24] != b"\x11":
+            return None
+        if int.from_bytes(self.data[udp + 2 : udp + 4], "big") != port:
+            return None
+        length = int.from_bytes(self.data[udp + 4 : udp + 6], "big")
+        return self.data[udp + 8 : udp + length]
+
+
+class Capture:
+    """Captures both directions of a device from the start of the context.
+
+    `snap` bounds what is kept of each frame, in bytes.
+    """
+
+    def __init__(self, namespace: Namespace, device: str, *, snap: int = 65536) -> None:
+        self._device = device
+        self._snap = snap
+        self._frames: list[Frame] = []
+        self._socket = namespace.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _BUFFER)
+
+    def __enter__(self) -> Capture:
+        # Bound to the device and to all protocols at once, so that no frame of another gets in.
+        self._socket.bind((self._device, ETH_P_ALL))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._socket.close()
+
+    def frames(self) -> list[Frame]:
+        """All frames so far.  Raises LabError if the kernel had to drop some."""
+        # The realtime clock is only slewed in the length of a test: one offset fits all.
+        offset = time.monotonic() - time.time()
+        while True:
+            try:
+                data, control, _, address = self._socket.recvmsg(
+                    self._snap, socket.CMSG_SPACE(_TIMESPEC.size), socket.MSG_DONTWAIT
+                )
+            except BlockingIOError:
+                break
+            seconds, nanoseconds = _TIMESPEC.unpack(control[0][2])
+            at = seconds + nanoseconds / 1e9 + offset
+            self._frames.append(Frame(at, address[2] == PACKET_OUTGOING, data))
+        statistics = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, _STATISTICS.size)
+        if dropped := _STATISTICS.unpack(statistics)[1]:
+            raise LabError(f"the capture on {self._device} lost {dropped} frames")
+        return self._frames

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest's serial console, used as a remote shell with markers instead of a prompt.
+
+init.sh in the guest reads "NONCE COMMAND" and answers "@NONCE@", the output, "@NONCE:STATUS@".
+The nonce tells this command's answer from what was left over of another, also after a migration
+has moved the guest to a new console in the middle of one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import socket
+import time
+from pathlib import Path
+
+from ovs_vhost_plugin.lab.process import LabError
+
+_nonces = itertools.count(1)
+
+
+class Console:
+    """The console of one QEMU process, over its unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        self._text = ""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.connect(str(path))
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def close(self) -> None:
+        """Drop the connection; the guest goes on."""
+        self._socket.close()
+
+    def wait_booted(self, seconds: float = 60.0) -> None:
+        """Return when the guest's init begins to take commands."""
+        self._wait(r"@ready@", "the guest's boot", time.monotonic() + seconds)
+
+    def run(self, command: str, *, check: bool = True, seconds: float = 20.0) -> str:
+        """Run a shell command in the guest; its output (both streams), stripped.
+
+        Raises LabError when it fails (`check`) or has not ended in time.
+        """
+        nonce = f"n{next(_nonces)}"
+        self._send(f"{nonce} {command}\n", seconds)
+        pattern = rf"@{nonce}@\r?\n(.*?)@{nonce}:(\d+)@"
+        match = self._wait(
+            pattern, f"the guest's answer to {command!r}", time.monotonic() + seconds
+        )
+        output, status = match[1].replace("\r", "").strip(), int(match[2])
+        if check and status:
+            raise LabError(f"in the guest: {command!r}: exit status {status}: {output}")
+        return output
+
+    def _send(self, line: str, seconds: float) -> None:
+        self._socket.settimeout(seconds)
+        try:
+            self._socket.sendall(line.encode())
+        except OSError as error:
+            raise LabError(f"the guest's console: {error}") from error
+
+    def _wait(self, pattern: str, what: str, deadline: float) -> re.Match[str]:
+        """The first match in what the guest has said; everything up to it is consumed."""
+        while not (match := re.search(pattern, self._text, re.DOTALL)):
+            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+            try:
+                data = self._socket.recv(65536)
+            except TimeoutError as error:
+                raise LabError(f"{what}: not in time; it said: {self._text[-400:]!r}") from error
+            except OSError:
+                data = b""
+            if not data:
+                raise LabError(f"{what}: the guest is gone; it said: {self._text[-400:]!r}")
+            self._text += data.decode(errors="replace")
+        self._text = self._text[match.end() :]
+        return match

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two private hosts, a switch between them as the physical network, and a client on it.
+
+host a ── up0 ═ a ──┐
+                    phy0 ── client (eth0, 10.0.0.1)
+host b ── up0 ═ b ──┘
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import shutil
+import socket
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from ovs_vhost_plugin.lab.host import BRIDGE, Host
+from ovs_vhost_plugin.lab.namespace import Namespace, scratch_directory, veth
+from ovs_vhost_plugin.lab.switch import PrivateSwitch
+
+PHYSICAL = "phy0"
+UPLINK = "up0"
+CLIENT_ADDRESS = "10.0.0.1"
+CLIENT_MAC = "02:00:00:00:00:01"
+
+SIOCETHTOOL = 0x8946  # linux/sockios.h
+ETHTOOL_STXCSUM = 0x17  # linux/ethtool.h
+_ETHTOOL_VALUE = struct.Struct("=II")
+_IFREQ_POINTER = struct.Struct("16sP16x")
+
+
+class Fabric:
+    """The network of the demo and of the migration tests, in its own temporary directory.
+
+    `userspace_tso` switches offloads on in all three switches; without it the cables carry only
+    whole frames with finished checksums, which is all that the userspace datapath then takes.
+    `daemons=False` makes hosts without our daemon, to compare with.
+    """
+
+    def __init__(
+        self,
+        *,
+        userspace_tso: bool = False,
+        daemons: bool = True,
+        daemon_options: Sequence[str] = (),
+        directory: Path | None = None,
+    ) -> None:
+        self._offloads = userspace_tso
+        self._daemons = daemons
+        self._directory = directory
+        self._options = daemon_options
+        self._closing = contextlib.ExitStack()
+
+    def __enter__(self) -> Fabric:
+        try:
+            self._build()
+        except BaseException:
+            self._closing.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._closing.close()
+
+    def set_neighbour(self, address: str, mac: str) -> None:
+        """Give the client a static ARP entry, so that it need not ask a silent guest."""
+        command = ("ip", "neigh", "replace", address, "lladdr", mac, "dev", "eth0")
+        self.client.run(*command, "nud", "permanent")
+
+    def uplink(self, host: Host) -> int:
+        """The OpenFlow number of a host's uplink on its own bridge."""
+        return host.wait_ofport(UPLINK)
+
+    def physical_port(self, host: Host) -> int:
+        """The OpenFlow number of the physical switch's port that leads to a host."""
+        self.physical.wait_until("Interface", self._cable(host), "ofport>=1")
+        return int(self.physical.interface(self._cable(host), "ofport"))
+
+    def _build(self) -> None:
+        enter = self._closing.enter_context
+        self.directory = self._directory or scratch_directory()
+        self._closing.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        self.client = enter(Namespace("client"))
+        wire = enter(Namespace("wire"))
+        self.physical = enter(
+            PrivateSwitch(wire, self.directory / "p", userspace_tso=self._offloads)
+        )
+        self.physical.add_bridge(PHYSICAL)
+        self._connect(self.client, "eth0", "c")
+        self.client.run("ip", "link", "set", "eth0", "address", CLIENT_MAC)
+        self.client.address("eth0", f"{CLIENT_ADDRESS}/24")
+        self.a, self.b = (self._host(label) for label in ("a", "b"))
+        with_daemon = (self.a, self.b) if self._daemons else ()
+        for host in with_daemon:
+            host.launch_daemon()
+        for host in with_daemon:
+            host.wait_daemon()
+
+    def _host(self, label: str) -> Host:
+        host = self._closing.enter_context(
+            Host(
+                label,
+                self.directory / label,
+                userspace_tso=self._offloads,
+                daemon=False,
+                daemon_options=self._options,
+            )
+        )
+        self._connect(host.namespace, UPLINK, self._cable(host))
+        host.switch.add_port(BRIDGE, UPLINK)
+        return host
+
+    def _connect(self, namespace: Namespace, device: str, port: str) -> None:
+        veth(namespace, device, self.physical.namespace, port)
+        if not self._offloads:
+            for place, name in ((namespace, device), (self.physical.namespace, port)):
+                finish_checksums(place, name)
+        self.physical.add_port(PHYSICAL, port)
+
+    @staticmethod
+    def _cable(host: Host) -> str:
+        return f"to-{host.directory.name}"
+
+
+def finish_checksums(namespace: Namespace, device: str) -> None:
+    """Have the kernel finish checksums and segments before a device: `ethtool -K DEVICE tx off`.
+
+    A frame that one kernel hands to another through a veth otherwise keeps a partial checksum,
+    and a switch that reads it from a packet socket passes it on as it is, wrong.
+    """
+    value = bytearray(_ETHTOOL_VALUE.pack(ETHTOOL_STXCSUM, 0))
+    address = (ctypes.c_char * len(value)).from_buffer(value)
+    with namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        request = _IFREQ_POINTER.pack(device.encode(), ctypes.addressof(address))
+        fcntl.ioctl(control, SIOCETHTOOL, request)

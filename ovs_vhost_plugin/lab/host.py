@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A private host: a namespace with a switch of its own and our daemon on it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ovs_vhost_plugin.lab.namespace import Namespace
+from ovs_vhost_plugin.lab.process import LabError, Process
+from ovs_vhost_plugin.lab.switch import PrivateSwitch
+
+BRIDGE = "br0"
+
+# The first start on a machine compiles the kernels; later ones load them.
+_DAEMON_START_SECONDS = 180.0
+
+
+class Host:
+    """A host named `label`, whose files are in `directory`; its bridge is `br0`.
+
+    `daemon=False` makes one without our daemon; `daemon_options` are added to its command line.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        directory: Path,
+        *,
+        userspace_tso: bool = False,
+        daemon: bool = True,
+        daemon_options: Sequence[str] = (),
+    ) -> None:
+        self.directory = directory
+        self.namespace = Namespace(label)
+        self.switch = PrivateSwitch(self.namespace, directory, userspace_tso=userspace_tso)
+        self.daemon: Process | None = None
+        self._with_daemon = daemon
+        self._options = list(daemon_options)
+        self._closing = contextlib.ExitStack()
+
+    def __enter__(self) -> Host:
+        try:
+            self._closing.enter_context(self.namespace)
+            self._closing.enter_context(self.switch)
+            self._closing.callback(self.stop_daemon)
+            self.switch.add_bridge(BRIDGE)
+            if self._with_daemon:
+                self.start_daemon()
+        except BaseException:
+            self._closing.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._closing.close()
+
+    @property
+    def log(self) -> Path:
+        """The daemon's log file."""
+        return self.directory / "ovs-vhost.log"
+
+    def launch_daemon(self) -> None:
+        """Start the daemon without waiting for it, so that two hosts' daemons start together."""
+        package_root = str(Path(__file__).parents[2])
+        path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
+        self.daemon = self.namespace.start(
+            [
+                *(sys.executable, "-m", "ovs_vhost_plugin", "daemon", self.switch.db),
+                f"--pidfile={self.directory}/ovs-vhost.pid",
+                *(f"--log-file={self.log}", f"--unixctl={self.directory}/ovs-vhost.ctl"),
+                *self._options,
+            ],
+            self.directory / "ovs-vhost.out",
+            env={**self.switch.env, "PYTHONPATH": path},
+        )
+
+    def start_daemon(self) -> None:
+        """Start the daemon; returns when it answers."""
+        self.launch_daemon()
+        self.wait_daemon()
+
+    def wait_daemon(self) -> None:
+        """Return when the launched daemon answers."""
+        if self.daemon is None:
+            raise LabError("the daemon was not started")
+        self.daemon.ready(
+            lambda: self.switch.answers("ovs-vhost"),
+            "ovs-vhost answers on its control socket",
+            _DAEMON_START_SECONDS,
+            poll=0.05,
+        )
+
+    def stop_daemon(self, *, kill: bool = False) -> None:
+        """End the daemon, in order or (`kill`) by surprise; workers go on."""
+        if self.daemon is not None:
+            if kill:
+                self.daemon.kill()
+            else:
+                self.daemon.stop()
+        self.daemon = None
+
+    def appctl(self, *command: str, check: bool = True) -> str:
+        """`ovs-appctl -t ovs-vhost COMMAND` on this host's daemon."""
+        return self.switch.appctl("ovs-vhost", *command, check=check)
+
+    def add_client_port(
+        self, name: str, path: Path | None = None, *settings: str, tag: int | None = None
+    ) -> Path:
+        """Add a port whose worker connects to `path`, where the guest listens; the path.
+
+        `settings` are more of the Interface row: `mtu_request=9000`,
+        `external_ids:vhost-user-queues=2`, …
+        """
+        path = path or self.directory / f"{name}.sock"
+        server_path = f"options:vhost-server-path={path}"
+        self.switch.add_port(BRIDGE, name, server_path, *settings, tag=tag)
+        return path
+
+    def add_server_port(self, name: str, *settings: str, tag: int | None = None) -> Path:
+        """Add a port whose worker listens; the path, to which the guest connects."""
+        mode = "external_ids:vhost-user-mode=server"
+        self.switch.add_port(BRIDGE, name, mode, *settings, tag=tag)
+        return self.directory / name
+
+    def delete_port(self, name: str) -> None:
+        """Remove a port."""
+        self.switch.vsctl("del-port", BRIDGE, name)
+
+    def status(self, name: str) -> dict[str, str]:
+        """What the daemon published about a port: external_ids without their `vhost-user-`."""
+        prefix = "vhost-user-"
+        keys = self.switch.vsctl("--bare", "get", "Interface", name, "external_ids")
+        pairs = (entry.strip().partition("=") for entry in keys.strip("{}").split(", "))
+        return {
+            key.strip('"').removeprefix(prefix): value.strip('"')
+            for key, _, value in pairs
+            if key.strip('"').startswith(prefix)
+        }
+
+    def wait_status(self, name: str, status: str, seconds: float = 20.0) -> None:
+        """Return when the daemon has published this `status` for a port."""
+        condition = f"external_ids:vhost-user-status={status}"
+        try:
+            self.switch.wait_until("Interface", name, condition, seconds=seconds)
+        except LabError as error:
+            words = self.log.read_text().splitlines()[-8:] if self.log.exists() else []
+            report = "\n".join([f"{name}: not {status}, but {self.status(name)}", *words])
+            raise LabError(report) from error
+
+    def announcements(self) -> list[dict[str, Any]]:
+        """The announcements that ended, oldest first; times in CLOCK_MONOTONIC seconds."""
+        log: list[dict[str, Any]] = json.loads(self.appctl("vhost/announce-log"))
+        return log
+
+    def wait_ofport(self, name: str, seconds: float = 10.0) -> int:
+        """The OpenFlow port number, when the switch has opened the port's tap."""
+        self.switch.wait_until("Interface", name, "ofport>=1", seconds=seconds)
+        return int(self.switch.interface(name, "ofport"))

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest's software: a distribution kernel and an initramfs that answers on its console.
+
+The kernel comes from the distribution's own package, unpacked into a cache and never installed.
+The initramfs holds busybox, the modules virtio-net needs, netcat and iperf3, and an init that
+configures eth0 from the kernel's command line and then runs what it reads from the serial
+console, one line a command, with its answer between markers (see console.py).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovs_vhost_plugin.lab import process
+from ovs_vhost_plugin.lab.process import LabError
+
+# Meta packages that depend on the newest kernel for virtual machines: Debian's, Ubuntu's.
+KERNEL_PACKAGES = ("linux-image-cloud-amd64", "linux-image-virtual")
+
+# In this order: each needs the ones before it.
+MODULES = (
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "failover",
+    "net_failover",
+    "virtio_net",
+)
+
+INIT = Path(__file__).with_name("init.sh")
+BUSYBOX = Path("/bin/busybox")
+# A receiver of UDP, which busybox lacks, and a traffic generator; each only where installed.
+_PROGRAMS = ("nc.openbsd", "iperf3")
+
+
+@dataclass(frozen=True)
+class Image:
+    """What `qemu -kernel … -initrd …` takes."""
+
+    kernel: Path
+    initramfs: Path
+
+
+def cache_directory() -> Path:
+    """`.cache` in a checkout, else the user's cache directory (XDG)."""
+    checkout = Path(__file__).parents[2]
+    if (checkout / "pyproject.toml").exists():
+        return checkout / ".cache"
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "ovs-vhost-plugin"
+
+
+def build(cache: Path | None = None) -> Image:
+    """The guest's image, from the cache or freshly made (the first time downloads a kernel)."""
+    cache = cache or cache_directory()
+    kernel_tree = cache / "kernel"
+    if not (kernel_tree / "complete").exists():
+        _unpack_kernel(kernel_tree)
+    kernels = sorted((kernel_tree / "boot").glob("vmlinuz-*"))
+    if not kernels:
+        raise LabError(f"{kernel_tree}: no kernel in it; remove the directory to fetch it again")
+    version = kernels[-1].name.removeprefix("vmlinuz-")
+    initramfs = cache / f"initramfs-{_fingerprint(version)}.gz"
+    if not initramfs.exists():
+        _pack(kernel_tree / "lib/modules" / version, initramfs)
+    return Image(kernels[-1], initramfs)
+
+
+def _unpack_kernel(target: Path) -> None:
+    """Download the kernel's packages with apt and unpack them into `target`, all or nothing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        tree = Path(scratch, "tree")
+        # apt's unprivileged download user cannot enter a root's scratch directory.
+        apt = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download"]
+        argv = [*apt, *_kernel_packages()]
+        done = subprocess.run(argv, cwd=scratch, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise LabError(f"the guest's kernel could not be downloaded: {done.stderr.strip()}")
+        for package in Path(scratch).glob("*.deb"):
+            process.run(["dpkg-deb", "-x", str(package), str(tree)])
+        # Debian 12's packages unpack to /lib, later ones to /usr/lib.
+        if not (tree / "lib").exists() and (tree / "usr/lib").exists():
+            (tree / "lib").symlink_to("usr/lib")
+        (tree / "complete").touch()
+        shutil.rmtree(target, ignore_errors=True)
+        tree.rename(target)
+
+
+def _kernel_packages() -> list[str]:
+    """The packages that hold the newest kernel and its modules."""
+    packages = _dependencies(*KERNEL_PACKAGES)
+    if not packages:
+        process.run(["apt-get", "-qq", "update"], seconds=300)
+        packages = _dependencies(*KERNEL_PACKAGES)
+    if not packages:
+        raise LabError(f"apt knows none of {', '.join(KERNEL_PACKAGES)}: no kernel for the guest")
+    # Ubuntu keeps the modules in a package of their own.
+    return packages[:1] + [name for name in _dependencies(packages[0]) if "modules" in name]
+
+
+def _dependencies(*packages: str) -> list[str]:
+    """Kernel packages that `packages` depend on, those that apt knows."""
+    shown = process.run(["apt-cache", "depends", "--important", *packages], check=False).stdout
+    return re.findall(r"^ +Depends: (linux-(?:image|modules)-\S+)", shown, re.MULTILINE)
+
+
+def _programs() -> list[Path]:
+    found = (shutil.which(name) for name in _PROGRAMS)
+    return [Path(path) for path in found if path]
+
+
+def _fingerprint(version: str) -> str:
+    """Changes whenever the initramfs would: the kernel, the init, or a program in it."""
+    digest = hashlib.sha256(f"{version} {MODULES}".encode())
+    digest.update(INIT.read_bytes())
+    for program in (BUSYBOX, *_programs()):
+        digest.update(f"{program} {program.stat().st_mtime_ns} {program.stat().st_size}".encode())
+    return digest.hexdigest()[:12]
+
+
+def _pack(modules: Path, target: Path) -> None:
+    """Write the initramfs: a cpio archive in the kernel's newc format, gzipped."""
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        for directory in ("bin", "proc", "sys", "dev", "tmp", "run", "modules"):
+            (root / directory).mkdir()
+        shutil.copy(BUSYBOX, root / "bin/busybox")
+        shutil.copy(INIT, root / "init")
+        (root / "init").chmod(0o755)
+        for number, module in enumerate(_module_files(modules)):
+            shutil.copy(module, root / "modules" / f"{number:02d}-{module.name}")
+        for program in _programs():
+            _copy_program(program, root)
+        names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
+        archive = subprocess.run(
+            ["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"],
+            cwd=root,
+            input=names.encode(),
+            capture_output=True,
+            check=True,
+        ).stdout
+    partial = target.with_suffix(f".{os.getpid()}")
+    partial.write_bytes(gzip.compress(archive, 1))
+    partial.rename(target)
+
+
+def _module_files(tree: Path) -> Iterator[Path]:
+    """The modules' files in the order to load them; what the kernel has built in needs none."""
+    builtin = {Path(line).stem for line in (tree / "modules.builtin").read_text().splitlines()}
+    for name in MODULES:
+        found = list(tree.rglob(f"{name}.ko"))
+        if found:
+            yield found[0]
+        elif name not in builtin:
+            raise LabError(f"{tree}: no module {name} that busybox could load")
+
+
+def _copy_program(program: Path, root: Path) -> None:
+    """Copy a dynamically linked program with the libraries that ldd names."""
+    shutil.copy(program, root / "bin")
+    for library in re.findall(r"(/\S+) \(0x", process.run(["ldd", str(program)]).stdout):
+        target = root / library.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(library, target)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs that the demo and the tests use, and the distribution packages that bring them.
+
+Run as a program (`python3 packages.py install`) it installs what is missing.  The Makefile does
+that before there is a virtual environment, so this module needs nothing but Python itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program by name (found on PATH) or by absolute path, and the package that has it."""
+
+    name: str
+    package: str
+
+    @property
+    def present(self) -> bool:
+        """Whether this machine has it."""
+        return shutil.which(self.name, path=_search_path()) is not None
+
+
+SWITCH = (
+    Program("ip", "iproute2"),
+    Program("ovsdb-server", "openvswitch-switch"),
+    Program("ovs-vswitchd", "openvswitch-switch"),
+    Program("ovs-vsctl", "openvswitch-switch"),
+    Program("ovs-appctl", "openvswitch-switch"),
+)
+GUEST = (
+    Program("qemu-system-x86_64", "qemu-system-x86"),
+    Program("busybox", "busybox-static"),
+    Program("cpio", "cpio"),
+    Program("nc.openbsd", "netcat-openbsd"),
+)
+TEST = (
+    Program("iperf3", "iperf3"),
+    Program("ping", "iputils-ping"),
+    Program("tcpdump", "tcpdump"),
+    Program("dpdk-testpmd", "dpdk-dev"),
+)
+EVERYTHING = (*SWITCH, *GUEST, *TEST)
+
+_POLICY = Path("/usr/sbin/policy-rc.d")
+_POLICY_TEXT = (
+    "#!/bin/sh\n# ovs-vhost-plugin: start no service while its packages install\nexit 101\n"
+)
+
+
+def missing(programs: Iterable[Program], *, root: bool = True) -> str | None:
+    """One line that says what is missing and how to get it; None when all is there."""
+    packages = missing_packages(programs)
+    if packages:
+        return f"missing: {' '.join(packages)}; as root: apt-get install {' '.join(packages)}"
+    if root and os.geteuid() != 0:
+        return "missing: root, to make network namespaces and taps; try sudo"
+    return None
+
+
+def missing_packages(programs: Iterable[Program]) -> list[str]:
+    """The packages of those programs that this machine lacks, each once, in order."""
+    return list(dict.fromkeys(program.package for program in programs if not program.present))
+
+
+def install(programs: Iterable[Program]) -> None:
+    """Install the packages that are missing, without starting any of their services.
+
+    An Open vSwitch that was not here before is also not started by the next boot.
+    """
+    packages = missing_packages(programs)
+    if not packages:
+        return
+    print(f"installing {' '.join(packages)}", flush=True)
+    with _no_services():
+        _apt("update")
+        _apt("install", "--yes", "--no-install-recommends", *packages)
+    if "openvswitch-switch" in packages and shutil.which("systemctl"):
+        units = ["openvswitch-switch", "ovs-vswitchd", "ovsdb-server"]
+        subprocess.run(
+            ["systemctl", "disable", "--quiet", *units], stderr=subprocess.DEVNULL, check=False
+        )
+
+
+def _apt(*arguments: str) -> None:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    # Another apt (a fresh machine's own) may hold the lock for a while.
+    options = ["-qq", "-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0"]
+    subprocess.run(
+        ["apt-get", *options, *arguments], env=environment, stdout=sys.stderr, check=True
+    )
+
+
+@contextlib.contextmanager
+def _no_services() -> Iterator[None]:
+    """Have Debian's maintainer scripts start no service (invoke-rc.d asks policy-rc.d).
+
+    A policy that the machine already has stays.  One of ours that a killed run left is ours.
+    """
+    if _POLICY.exists() and _POLICY.read_text() != _POLICY_TEXT:
+        yield
+        return
+    _POLICY.write_text(_POLICY_TEXT)
+    _POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        _POLICY.unlink(missing_ok=True)
+
+
+def _search_path() -> str:
+    # The tools of the administrator are not on every user's PATH.
+    return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+
+
+def main(arguments: list[str]) -> int:
+    """`install`, or `check`: say what is missing, on the exit status too."""
+    try:
+        if arguments == ["install"]:
+            install(EVERYTHING)
+            return 0
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"packages: {error}", file=sys.stderr)
+        return 1
+    if arguments != ["check"]:
+        print("usage: packages.py install | check", file=sys.stderr)
+        return 2
+    words = missing(EVERYTHING, root=False)
+    if words:
+        print(words, file=sys.stderr)
+    return 1 if words else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Linux guests in QEMU, with a vhost-user NIC, and their live migration.
+
+QEMU emulates the processor (`-accel tcg`), so this runs where virtual machines cannot nest.  Two
+things then differ from production: guests are slow, and the NIC has no MSI-X vectors (QEMU 7.2
+crashes in its own MSI-X code with TCG and vhost).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ovs_vhost_plugin.lab.console import Console
+from ovs_vhost_plugin.lab.image import Image
+from ovs_vhost_plugin.lab.movable import Migration
+from ovs_vhost_plugin.lab.namespace import Namespace
+from ovs_vhost_plugin.lab.process import LabError, Process, wait_until
+from ovs_vhost_plugin.lab.qmp import Event, Qmp
+
+T = TypeVar("T")
+
+PROGRAM = "qemu-system-x86_64"
+
+
+@dataclass(frozen=True)
+class VhostUser:
+    """The NIC's back-end is behind the socket `path`, on which QEMU listens or (`listen=False`)
+    to which it connects, and connects again when the back-end went away."""
+
+    path: Path
+    listen: bool = True
+    queues: int = 1
+
+    def arguments(self) -> list[str]:
+        """QEMU's options for it."""
+        role = "server=on,wait=off" if self.listen else "server=off,reconnect=1"
+        return [
+            *("-chardev", f"socket,id=nic,path={self.path},{role}"),
+            *("-netdev", f"vhost-user,id=net,chardev=nic,queues={self.queues}"),
+        ]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """The NIC's back-end is QEMU itself, on an existing tap: the reference to compare with."""
+
+    name: str
+    queues: int = 1
+
+    def arguments(self) -> list[str]:
+        """QEMU's options for it."""
+        options = f"tap,id=net,ifname={self.name},script=no,downscript=no,vhost=off"
+        return ["-netdev", options if self.queues == 1 else f"{options},queues={self.queues}"]
+
+
+@dataclass(frozen=True)
+class GuestConfig:
+    """What the guest is: its NIC and what its init does with it.
+
+    `device` adds properties to virtio-net-pci, in QEMU's words: `guest_announce="off"`,
+    `mrg_rxbuf="off"`, `host_mtu="9000"`, `csum="off"`, `packed="on"`, …  `neighbours` are the
+    guest's static ARP entries (address → MAC).  A `silent` guest has no IPv6 and so says nothing
+    that it was not asked for.
+    """
+
+    mac: str
+    address: str
+    device: Mapping[str, str] = field(default_factory=dict)
+    neighbours: Mapping[str, str] = field(default_factory=dict)
+    mtu: int | None = None
+    silent: bool = True
+    arp_notify: bool = False
+    memory_mib: int = 256
+    cpus: int = 1
+
+    def kernel_arguments(self) -> str:
+        """The kernel's command line; `lab.` ones are for init.sh."""
+        words = [
+            *("console=ttyS0", "quiet", "loglevel=1", "panic=-1", "mitigations=off"),
+            *(f"lab.address={self.address}", f"lab.silent={int(self.silent)}"),
+            *(f"lab.arp_notify={int(self.arp_notify)}",),
+            *([f"lab.mtu={self.mtu}"] if self.mtu else []),
+            *(f"lab.neighbour={address},{mac}" for address, mac in self.neighbours.items()),
+        ]
+        return " ".join(words)
+
+    def nic_arguments(self, queues: int) -> list[str]:
+        """QEMU's options for the NIC."""
+        properties = {"mac": self.mac, "vectors": "0", "romfile": "", **self.device}
+        if queues > 1:
+            properties["mq"] = "on"
+        listed = ",".join(f"{key}={value}" for key, value in properties.items())
+        return ["-device", f"virtio-net-pci,id=nic0,netdev=net,{listed}"]
+
+
+class QemuGuest:
+    """A QEMU process and the guest in it.
+
+    Its sockets are in `directory` (keep the path short).  `incoming=True` makes a destination
+    that waits for a migration instead of booting; it must have the same `config`.
+    """
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        directory: Path,
+        image: Image,
+        backend: VhostUser | Tap,
+        config: GuestConfig,
+        *,
+        incoming: bool = False,
+        extra: Sequence[str] = (),
+    ) -> None:
+        self.namespace = namespace
+        self.directory = directory
+        self.backend = backend
+        self.config = config
+        self._image = image
+        self._incoming = incoming
+        self._extra = list(extra)
+        self._closing = contextlib.ExitStack()
+        self._process: Process | None = None
+        self._qmp: Qmp | None = None
+        self._console: Console | None = None
+
+    def __enter__(self) -> QemuGuest:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def process(self) -> Process:
+        """The running QEMU."""
+        return _present(self._process)
+
+    @property
+    def qmp(self) -> Qmp:
+        """Its monitor."""
+        return _present(self._qmp)
+
+    @property
+    def console(self) -> Console:
+        """Its serial console."""
+        return _present(self._console)
+
+    def launch(self) -> None:
+        """Start QEMU without waiting for it: as server of a vhost-user socket it waits itself,
+        for the back-end, before it answers anybody."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._process = self.namespace.start(self._argv(), self.directory / "qemu.out")
+        self._closing.callback(self._process.stop)
+
+    def start(self, seconds: float = 60.0) -> None:
+        """Launch QEMU and return when the guest takes commands, or waits for its migration."""
+        self.launch()
+        self._qmp = self.process.ready(
+            lambda: _connect(self.directory / "qmp", seconds), "QEMU's monitor", seconds
+        )
+        self._closing.callback(self._qmp.close)
+        self._console = Console(self.directory / "console")
+        self._closing.callback(self._console.close)
+        if not self._incoming:
+            self.qmp.command("cont")
+            self.console.wait_booted(seconds)
+
+    def stop(self) -> None:
+        """End QEMU; the guest's memory is gone."""
+        self._closing.close()
+
+    def run(self, command: str, *, check: bool = True, seconds: float = 20.0) -> str:
+        """Run a shell command in the guest; its output."""
+        return self.console.run(command, check=check, seconds=seconds)
+
+    def start_migration(self, destination: QemuGuest, **parameters: Any) -> None:
+        """Begin a live migration; `parameters` are QEMU's (`downtime_limit=300` ms, …)."""
+        for qmp in (self.qmp, destination.qmp):
+            events = [{"capability": "events", "state": True}]
+            qmp.command("migrate-set-capabilities", capabilities=events)
+        limits = {"max_bandwidth": 1 << 30, **parameters}
+        self.qmp.command("migrate-set-parameters", **limits)
+        self.qmp.command("migrate", uri=destination.incoming_uri)
+
+    def finish_migration(self, destination: QemuGuest, seconds: float = 60.0) -> Migration:
+        """Await the end of a migration on both sides."""
+        ended = self._ended(seconds)
+        if ended.data["status"] != "completed":
+            words = self.qmp.command("query-migrate").get("error-desc", ended.data["status"])
+            raise LabError(f"the migration failed: {words}; {destination.process.tail()}")
+        stopped = self.qmp.wait_event("STOP", seconds)
+        resumed = destination.qmp.wait_event("RESUME", seconds)
+        started = self.qmp.wait_event("MIGRATION", seconds, status="setup")
+        figures = self.qmp.command("query-migrate")
+        return Migration(
+            started=started.at,
+            source_stopped=stopped.at,
+            destination_resumed=resumed.at,
+            completed=ended.at,
+            downtime_ms=float(figures["downtime"]),
+            total_ms=float(figures["total-time"]),
+        )
+
+    def migrate(
+        self, destination: QemuGuest, seconds: float = 60.0, **parameters: Any
+    ) -> Migration:
+        """Live-migrate to `destination` and await the end."""
+        self.start_migration(destination, **parameters)
+        return self.finish_migration(destination, seconds)
+
+    def announce_self(self) -> None:
+        """Have QEMU announce the NIC again (SEND_RARP, or GUEST_ANNOUNCE where negotiated)."""
+        self.qmp.command("announce-self", initial=50, max=550, rounds=5, step=100)
+
+    @property
+    def incoming_uri(self) -> str:
+        """Where this guest, as a destination, takes the migration."""
+        return f"unix:{self.directory}/migrate"
+
+    def _ended(self, seconds: float) -> Event:
+        return wait_until(
+            lambda: next(
+                (
+                    event
+                    for event in self.qmp.drain()
+                    if event.name == "MIGRATION"
+                    and event.data["status"] in ("completed", "failed", "cancelled")
+                ),
+                None,
+            ),
+            "the migration's end",
+            seconds,
+        )
+
+    def _argv(self) -> list[str]:
+        config = self.config
+        memory = f"memory-backend-memfd,id=memory,size={config.memory_mib}M,share=on"
+        return [
+            *(PROGRAM, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+            *("-accel", "tcg", "-machine", "pc,memory-backend=memory", "-object", memory),
+            *("-m", f"{config.memory_mib}M", "-smp", str(config.cpus)),
+            *("-kernel", str(self._image.kernel), "-initrd", str(self._image.initramfs)),
+            *("-append", config.kernel_arguments()),
+            *("-qmp", f"unix:{self.directory}/qmp,server=on,wait=off"),
+            *("-chardev", f"socket,id=tty,path={self.directory}/console,server=on,wait=off"),
+            *("-serial", "chardev:tty"),
+            *self.backend.arguments(),
+            *config.nic_arguments(self.backend.queues),
+            # A guest that boots waits until somebody listens to its console.
+            *(["-incoming", self.incoming_uri] if self._incoming else ["-S"]),
+            *self._extra,
+        ]
+
+
+def _connect(path: Path, seconds: float) -> Qmp | None:
+    try:
+        return Qmp(path, seconds)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return None
+
+
+def _present(value: T | None) -> T:
+    if value is None:
+        raise LabError("this guest is not running")
+    return value

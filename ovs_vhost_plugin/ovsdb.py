@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The database: which ports its rows ask for, and the writing of their status.
+
+Level-triggered: all rows are read again after a change. What the Idl tells of single rows is not
+enough: after a restart of ovsdb-server it says nothing of rows deleted meanwhile. Nothing blocks:
+one transaction at a time is under way, and its outcome is seen in the rows.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import ovs.db.idl
+import ovs.vlog
+
+from ovs_vhost_plugin import rows
+from ovs_vhost_plugin.rows import PortSpec, RowError, Switch
+
+vlog = ovs.vlog.Vlog("vhost_db")
+
+LOCK = "ovs_vhost_plugin"
+"""OVSDB lock (RFC 7047, 4.1.8) that the one acting daemon holds."""
+
+_RETRY_AFTER = 1.0  # seconds after a transaction that the server refused
+
+_STRINGS = {"key": "string", "value": "string", "min": 0, "max": "unlimited"}
+
+
+def _refs(table: str) -> dict[str, Any]:
+    key = {"type": "uuid", "refTable": table, "refType": "strong"}
+    return {"type": {"key": key, "min": 0, "max": "unlimited"}}
+
+
+def _set_of(kind: str, limit: int | str = "unlimited") -> dict[str, Any]:
+    return {"type": {"key": kind, "min": 0, "max": limit}}
+
+
+# The columns read, with the types that vswitch.ovsschema gives them: only these are replicated,
+# and no schema file of the installed switch is needed.
+_COLUMNS: dict[str, dict[str, dict[str, Any]]] = {
+    "Open_vSwitch": {
+        "bridges": _refs("Bridge"),
+        "external_ids": {"type": _STRINGS},
+        "other_config": {"type": _STRINGS},
+        "iface_types": _set_of("string"),
+    },
+    "Bridge": {
+        "name": {"type": "string"},
+        "datapath_type": {"type": "string"},
+        "ports": _refs("Port"),
+    },
+    "Port": {
+        "interfaces": _refs("Interface"),
+        "tag": _set_of("integer", 1),
+        "trunks": _set_of("integer"),
+        "vlan_mode": _set_of("string", 1),
+    },
+    "Interface": {
+        "name": {"type": "string"},
+        "type": {"type": "string"},
+        "options": {"type": _STRINGS},
+        "external_ids": {"type": _STRINGS},
+        "mtu_request": _set_of("integer", 1),
+        "ofport": _set_of("integer", 1),
+    },
+}
+_SCHEMA = {
+    "name": "Open_vSwitch",
+    "version": "1.0.0",
+    "tables": {
+        name: {"columns": columns, "isRoot": name == "Open_vSwitch"}
+        for name, columns in _COLUMNS.items()
+    },
+}
+
+
+class Standing(Enum):
+    """What this daemon may do."""
+
+    WAITING = "waiting for the database"
+    CONTENDED = "another daemon serves this database"
+    ACTIVE = "active"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that the rows say.
+
+    keys       external_ids of every Interface row, by name
+    adoptable  rows of an OVS-DPDK type that this ovs-vswitchd does not have: name → the
+               external_ids to set when the type is cleared
+    """
+
+    switch: Switch
+    ports: dict[str, PortSpec] = field(default_factory=dict)
+    errors: dict[str, RowError] = field(default_factory=dict)
+    keys: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    adoptable: dict[str, Mapping[str, str | None]] = field(default_factory=dict)
+
+
+def read(tables: Mapping[str, Any], rundir: str, cpus: int) -> Snapshot | None:
+    """Read all rows; None while ovs-vswitchd has not made its one Open_vSwitch row."""
+    row = next(iter(tables["Open_vSwitch"].rows.values()), None)
+    if row is None:
+        return None
+    snapshot = Snapshot(rows.parse_switch(row, rundir))
+    for bridge, port, interface in _interfaces(row):
+        name = interface.name
+        snapshot.keys[name] = interface.external_ids
+        if rows.is_ours(interface):
+            try:
+                spec = rows.parse(interface, port, bridge, snapshot.switch, cpus)
+                snapshot.ports[name] = spec
+            except RowError as error:
+                snapshot.errors[name] = error
+        elif rows.is_adoptable(interface, snapshot.switch):
+            snapshot.adoptable[name] = rows.adoption_keys(interface)
+    return snapshot
+
+
+def _interfaces(row: Any) -> Iterator[tuple[Any, Any, Any]]:
+    for bridge in row.bridges:
+        for port in bridge.ports:
+            for interface in port.interfaces:
+                yield bridge, port, interface
+
+
+class Database:
+    """The connection to ovsdb-server."""
+
+    def __init__(
+        self,
+        remote: str,
+        rundir: str,
+        cpus: int,
+        make_idl: Callable[..., Any] = ovs.db.idl.Idl,
+    ) -> None:
+        self._rundir, self._cpus = rundir, cpus
+        schema = ovs.db.idl.SchemaHelper(schema_json=_SCHEMA)
+        for table, columns in _COLUMNS.items():
+            schema.register_columns(table, list(columns))
+        # A follower of a clustered database serves as well as its leader.
+        self._idl = make_idl(remote, schema, leader_only=False)
+        self._idl.set_lock(LOCK)
+        self._snapshot: Snapshot | None = None
+        self._read_at: int | None = None
+        self._transaction: Any = None
+        self._retry_at = 0.0
+        self._told: Standing | None = None
+
+    def run(self, now: float) -> None:
+        """Take what the server sent."""
+        self._idl.run()
+        if self._transaction is not None:
+            self._conclude(now)
+        standing = self.standing
+        if standing is not self._told:
+            vlog.info(f"{self._idl.session_name()}: {standing.value}")
+            self._told = standing
+
+    def wait(self, poller: Any, now: float) -> None:
+        """Register what `run` and `write` have to be called again for."""
+        self._idl.wait(poller)
+        if self._retry_at > now:
+            poller.timer_wait(math.ceil((self._retry_at - now) * 1000))
+
+    @property
+    def standing(self) -> Standing:
+        """Whether this daemon may act: connected, all rows here, and the lock held.
+
+        Rows stay readable while the server is away, but nobody knows then who holds the lock.
+        """
+        idl = self._idl
+        if not idl._session.is_connected() or idl.state != idl.IDL_S_MONITORING:
+            return Standing.WAITING
+        if idl.is_lock_contended:
+            return Standing.CONTENDED
+        return Standing.ACTIVE if idl.has_lock else Standing.WAITING
+
+    def snapshot(self) -> Snapshot | None:
+        """What the rows say now."""
+        if self._read_at != self._idl.change_seqno:
+            self._read_at = self._idl.change_seqno
+            self._snapshot = read(self._idl.tables, self._rundir, self._cpus)
+        return self._snapshot
+
+    def writable(self, now: float) -> bool:
+        """Whether `write` may be called: nothing is under way, and no refusal was just now."""
+        return self._transaction is None and now >= self._retry_at
+
+    def write(
+        self, changes: Mapping[str, Mapping[str, str | None]], clear_types: frozenset[str]
+    ) -> None:
+        """Set or (None) remove external_ids by Interface name; empty the type of `clear_types`.
+
+        The outcome shows in the next snapshots: compare and write again what is still missing.
+        """
+        transaction = ovs.db.idl.Transaction(self._idl)
+        for row in self._idl.tables["Interface"].rows.values():
+            if row.name in clear_types:
+                # Only if nobody has changed the type since it was read.
+                row.verify("type")
+                row.type = ""
+            for key, value in changes.get(row.name, {}).items():
+                if value is None:
+                    row.delkey("external_ids", key)
+                else:
+                    row.setkey("external_ids", key, value)
+        self._transaction = transaction
+        transaction.commit()
+
+    def _conclude(self, now: float) -> None:
+        transaction = self._transaction
+        status = transaction.commit()
+        if status == transaction.INCOMPLETE:
+            return
+        self._transaction = None
+        if status not in (transaction.SUCCESS, transaction.UNCHANGED):
+            name = transaction.status_to_string(status)
+            vlog.warn(f"status not written: {name} {transaction.get_error() or ''}".rstrip())
+            self._retry_at = now + _RETRY_AFTER
+
+    def close(self) -> None:
+        """Leave the server, which frees the lock."""
+        self._idl.close()

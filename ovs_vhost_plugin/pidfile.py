@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which process a worker is, told by the nursery and never by the worker.
+
+A worker that was taken over could claim any pid and have the daemon kill it. A pid alone is not
+enough either, as pids are used again: the record holds the process's start time too (proc(5),
+/proc/PID/stat field 22), and what is signalled is a pidfd that was checked against it.
+"""
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+
+def write(path: Path) -> None:
+    """Record the calling process in `path`."""
+    pid = os.getpid()
+    path.write_text(f"{pid} {_start_time(pid)}\n")
+
+
+def open_process(path: Path) -> int | None:
+    """A pidfd of the process recorded in `path`, None when it has ended or nothing is recorded."""
+    try:
+        pid_text, start_time = path.read_text().split()
+        pid = int(pid_text)
+        pidfd = os.pidfd_open(pid)
+    except (OSError, ValueError):
+        return None
+    try:
+        # After opening: from here on the pidfd means the process whose start time is read.
+        if _start_time(pid) == start_time:
+            return pidfd
+    except OSError:
+        pass
+    os.close(pidfd)
+    return None
+
+
+def kill(pidfd: int) -> None:
+    """SIGKILL to the process, if it still is."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+def _start_time(pid: int) -> str:
+    # The command, field 2, is in parentheses and may itself hold spaces and parentheses.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]

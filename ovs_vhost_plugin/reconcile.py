@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Desired ports x actual taps and workers → what to do next. Pure; time is an argument.
+
+Level-triggered: nothing is remembered of how a state came about, so that a daemon that starts in
+the middle of anything (its own restart, a crash, an ovsdb-server that was away) goes on from what
+it finds. One call plans one step for each port; what the step changes leads to the next call.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from ovs_vhost_plugin.control import WorkerSpec
+from ovs_vhost_plugin.rows import PortSpec
+
+HELLO_TIMEOUT = 10.0
+"""Seconds for a worker to say hello, from its birth or from the connection to it."""
+
+QUIT_TIMEOUT = 2.0
+"""Seconds for a worker to end, once told to, or once it closed its channel."""
+
+FIRST_DELAY, LAST_DELAY = 0.1, 10.0
+"""Seconds until a failure is tried again: doubling from the first to the last."""
+
+GOOD_AFTER = 30.0
+"""A worker that lived this long (seconds) did not fail at once: its delay starts anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """When to try again what failed."""
+
+    delay: float = 0.0
+    retry_at: float = 0.0
+
+    def failed(self, now: float, lived: float = 0.0) -> "Backoff":
+        """The backoff after a failure now of what had worked for `lived` seconds."""
+        delay = FIRST_DELAY
+        if self.delay and lived < GOOD_AFTER:
+            delay = min(2 * self.delay, LAST_DELAY)
+        return Backoff(delay, now + delay)
+
+
+class Phase(Enum):
+    """Where a worker is in its life."""
+
+    REQUESTED = "requested"  # the nursery was asked for it
+    STARTING = "starting"  # it runs, or may run, and has not said hello
+    RUNNING = "running"
+    ENDING = "ending"  # told to quit, or it closed its channel
+    KILLED = "killed"
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What there is of a port. No `phase`: no worker. `since` is when the phase began.
+
+    `spec` is None while it is not known what an adopted worker serves.
+    """
+
+    tap: bool = False
+    phase: Phase | None = None
+    spec: WorkerSpec | None = None
+    since: float = 0.0
+    retry_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTap:
+    """Make the port's tap."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start a worker; the spec's uid and gid are the executor's to fill in."""
+
+    spec: WorkerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """Tell a running worker its new `mtu` and `finish_offloads`."""
+
+    spec: WorkerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Quit:
+    """Tell a worker to end."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End a worker that does not listen."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Remove all that is left of a port without a worker: its tap, sockets, records."""
+
+    name: str
+
+
+Action = CreateTap | Spawn | Configure | Quit | Kill | Remove
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do now, and when to look again though nothing happened (None: never)."""
+
+    actions: list[Action]
+    wake_at: float | None
+
+
+def worker_spec(port: PortSpec) -> WorkerSpec:
+    """What a worker of this port is told, but for whom it runs as."""
+    return WorkerSpec(port.name, port.mode, port.path, port.queues, port.mtu, port.finish_offloads)
+
+
+def reconcile(
+    desired: Mapping[str, PortSpec],
+    wrong: Collection[str],
+    observed: Mapping[str, Observed],
+    spawn_slots: int,
+    now: float,
+) -> Plan:
+    """Plan the next step of every port.
+
+    wrong        names whose rows are no valid ports: nothing is started for them, and what runs
+                 goes on, so that a slip of the pen does not cut off a VM
+    spawn_slots  how many workers the nursery takes now
+    """
+    actions: list[Action] = []
+    wakes: list[float] = []
+    for name in sorted(desired.keys() | observed.keys()):
+        port = desired.get(name)
+        seen = observed.get(name, Observed())
+        step = _step(name, port, name in wrong, seen, now)
+        if isinstance(step, float):
+            wakes.append(step)
+        elif isinstance(step, Spawn):
+            if spawn_slots > 0:
+                spawn_slots -= 1
+                actions.append(step)
+        elif step is not None:
+            actions.append(step)
+    return Plan(actions, min(wakes, default=None))
+
+
+def _step(
+    name: str, port: PortSpec | None, wrong: bool, seen: Observed, now: float
+) -> Action | float | None:
+    """The next action of a port, or when there may be one, or None: it is as it should be."""
+    if seen.phase is Phase.REQUESTED or seen.phase is Phase.KILLED:
+        return None  # ends by itself: the nursery answers, the kernel kills
+    if seen.phase is Phase.ENDING:
+        return _deadline(seen, QUIT_TIMEOUT, now) or Kill(name, "it did not end")
+    if port is None:
+        return None if wrong else _take_down(name, seen)
+    if seen.phase is Phase.STARTING and seen.spec is None:
+        return _deadline(seen, HELLO_TIMEOUT, now) or Kill(name, "it said no hello")
+    if seen.phase is not None:
+        return _adjust(port, seen, now)
+    if now < seen.retry_at:
+        return seen.retry_at
+    return Spawn(worker_spec(port)) if seen.tap else CreateTap(name)
+
+
+def _take_down(name: str, seen: Observed) -> Action:
+    return Remove(name) if seen.phase is None else Quit(name, "the port was removed")
+
+
+def _adjust(port: PortSpec, seen: Observed, now: float) -> Action | float | None:
+    """The step of a worker whose spec is known."""
+    assert seen.spec is not None
+    wanted, has = worker_spec(port), seen.spec
+    if not seen.tap:
+        return Quit(port.name, "its tap is gone")
+    if (wanted.mode, wanted.path, wanted.queues) != (has.mode, has.path, has.queues):
+        return Quit(port.name, "the port was reconfigured")
+    if seen.phase is Phase.STARTING:
+        return _deadline(seen, HELLO_TIMEOUT, now) or Kill(port.name, "it said no hello")
+    if (wanted.mtu, wanted.finish_offloads) != (has.mtu, has.finish_offloads):
+        return Configure(wanted)
+    return None
+
+
+def _deadline(seen: Observed, timeout: float, now: float) -> float | None:
+    deadline = seen.since + timeout
+    return deadline if now < deadline else None

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `vhost/show` and `vhost/stats` tell, as text for people and JSON for programs.
+
+The same text for ovs-appctl and for a terminal, so it is plain: aligned columns, no colours. What
+is shown partly comes from guests and is never taken for markup.
+"""
+
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_WIDTH = 240
+_MOST_COLUMNS = 8  # queue pairs shown side by side; beyond it only their sum
+
+
+def as_json(data: object) -> str:
+    """The data for a program: one JSON document."""
+    return json.dumps(data, indent=2) + "\n"
+
+
+def show(data: Mapping[str, Any]) -> str:
+    """All ports and what is wrong, from the data of `vhost/show`."""
+    parts = [f"ovs-vhost {data['version']}, pid {data['pid']}, {data['database']}: "]
+    parts[0] += f"{data['standing']}\n"
+    rows = [_port_row(port) for port in data["ports"]]
+    if rows:
+        heads = ("port", "bridge", "ofport", "status", "mode", "queues", "mtu", "offloads")
+        parts.append(_table((*heads, "socket", "announced"), rows))
+    errors = [(port["name"], port["error"]) for port in data["ports"] if port["error"]]
+    errors += sorted(data["wrong_rows"].items())
+    if errors:
+        parts.append(_table(("port", "error"), errors))
+    if data["faults"]:
+        parts.append(_table(("fault", "times"), data["faults"].items()))
+    if not rows and not errors:
+        parts.append("no vhost-user ports; add one with:\n  ovs-vsctl add-port BRIDGE PORT -- set ")
+        parts[-1] += "Interface PORT options:vhost-server-path=SOCKET\n"
+    return "\n".join(parts)
+
+
+def _port_row(port: Mapping[str, Any]) -> list[object]:
+    vrings = len(port["vring_sizes"])
+    queues = f"{vrings // 2}/{port['queues']}" if vrings else port["queues"]
+    offloads = "finished here" if port["finish_offloads"] else "passed on"
+    fields = [port[key] for key in ("name", "bridge", "ofport", "status", "mode")]
+    return [*fields, queues, port["mtu"], offloads, port["socket"], port["announced"]]
+
+
+def stats(data: Mapping[str, Any]) -> str:
+    """The ports' counters, from the data of `vhost/stats`."""
+    parts = [_port_stats(name, found) for name, found in sorted(data["ports"].items())]
+    for name in data["missing"]:
+        parts.append(f"{name}: its worker did not answer\n")
+    return "\n".join(parts) or "no vhost-user ports\n"
+
+
+def _port_stats(name: str, found: Mapping[str, Any]) -> str:
+    pairs = found.get("queue_pairs", [])
+    plain = {key: value for key, value in found.items() if not isinstance(value, list | dict)}
+    lines = [f"{name}: " + ", ".join(f"{key} {value}" for key, value in plain.items()) + "\n"]
+    if pairs:
+        lines.append(_pairs_table(pairs))
+    errors = found.get("errors", {})
+    if errors:
+        lines.append(_table(("error", "times"), errors.items()))
+    return "".join(lines)
+
+
+def _pairs_table(pairs: Sequence[Mapping[str, Any]]) -> str:
+    counters = dict.fromkeys(key for pair in pairs for key in pair)
+    shown = pairs if 1 < len(pairs) <= _MOST_COLUMNS else []
+    rows = []
+    for key in counters:
+        values = [pair.get(key, 0) for pair in pairs]
+        if all(isinstance(value, int) for value in values) and any(values):
+            rows.append([f"  {key}", sum(values), *(pair.get(key, 0) for pair in shown)])
+    if not rows:
+        return "  no packets yet\n"
+    return _table(("  counter", "total", *(f"pair {i}" for i in range(len(shown)))), rows)
+
+
+def announcement(data: Mapping[str, Any]) -> str:
+    """What came of an announcement, from the data of `vhost/announce`."""
+    took = data["milliseconds"]
+    words = [f"{data['port']}: {data['mac']} {data['outcome']}"]
+    if took is not None:
+        words.append(f"on {data['bridge']} port {data['ofport']} in {took:.1f} ms")
+    return " ".join(words) + (f": {data['reason']}" if data["reason"] else "") + "\n"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    lines = [[*row] for row in rows]
+    for index, head in enumerate(heads):
+        numeric = all(isinstance(line[index], int | None) for line in lines)
+        table.add_column(Text(head), justify="right" if numeric else "left", no_wrap=True)
+    for line in lines:
+        table.add_row(*(Text("-" if cell in (None, "") else str(cell)) for cell in line))
+    out = io.StringIO()
+    Console(file=out, width=_WIDTH, color_system=None, legacy_windows=False).print(table)
+    return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())

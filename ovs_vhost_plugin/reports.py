@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a worker reports, checked once and then carried in types.
+
+A worker faces a guest. One that was taken over must not get more than its own port's status out
+of the daemon: unknown words, wrong types and control characters end here.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ovs_vhost_plugin.control import WorkerSpec
+
+STATUSES = frozenset({"connecting", "listening", "connected", "running"})
+
+_TEXT_MAX = 240
+_STATS_DEPTH = 5
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+
+class ReportError(ValueError):
+    """A worker reported something that is no report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A worker presents itself: its release and what it serves."""
+
+    version: str
+    spec: WorkerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A snapshot of the port, whole at every transition."""
+
+    status: str
+    socket: str
+    features: str
+    protocol_features: str
+    num_vrings: int
+    vring_sizes: tuple[int, ...]
+    mtu: int | None
+    error: str
+    error_detail: str
+    errors: int
+
+    @property
+    def error_text(self) -> str:
+        """Name and detail in one line, "" for no error."""
+        return f"{self.error}: {self.error_detail}" if self.error_detail else self.error
+
+
+@dataclass(frozen=True, slots=True)
+class Rarp:
+    """The front-end sent SEND_RARP for `mac` at CLOCK_MONOTONIC second `at`."""
+
+    mac: bytes
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Rings began to run; `base` above zero: of a guest that moved in."""
+
+    base: int
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """The worker may not open the front-end's socket: the daemon is to connect."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The answer to the request `id`: plain JSON, made fit to print."""
+
+    id: int
+    stats: dict[str, Any]
+
+
+Report = Hello | State | Rarp | Started | Connect | Stats
+
+
+def parse(event: dict[str, Any], now: float) -> Report:
+    """Check one packet. `now` bounds the times in it: nothing was seen in the future."""
+    match event:
+        case {"event": "hello", "version": str() as version, "spec": spec}:
+            try:
+                return Hello(printable(version), WorkerSpec.from_json(spec))
+            except ValueError as error:
+                raise ReportError(str(error)) from error
+        case {"event": "state", "state": dict() as state}:
+            return _state(state)
+        case {"event": "rarp", "mac": str() as mac, "at": float() | int() as at}:
+            if not _MAC.fullmatch(mac) or not math.isfinite(at):
+                raise ReportError("rarp: no MAC or no time")
+            return Rarp(bytes.fromhex(mac.replace(":", "")), min(float(at), now))
+        case {"event": "started", "base": int() as base}:
+            return Started(base)
+        case {"event": "connect", "path": str() as path}:
+            return Connect(path)
+        case {"event": "stats", "id": int() as request, "stats": dict() as stats}:
+            cleaned = _plain(stats, _STATS_DEPTH)
+            assert isinstance(cleaned, dict)
+            return Stats(request, cleaned)
+    raise ReportError(f"no such event: {printable(str(event.get('event')))}")
+
+
+def printable(text: str, limit: int = _TEXT_MAX) -> str:
+    """`text` in printable ASCII, cut to `limit` characters: fit for logs, the database, terminals.
+
+    '[' stays: what prints tables must not take it for markup.
+    """
+    return "".join(c if " " <= c <= "~" else "?" for c in text[:limit])
+
+
+def _state(state: dict[str, Any]) -> State:
+    try:
+        sizes = [_count(size, 1 << 16) for size in state["vring_sizes"][:256]]
+        mtu = state["mtu"]
+        status = state["status"]
+        if status not in STATUSES:
+            raise ReportError("state: no such status")
+        return State(
+            status=status,
+            socket=printable(_text(state["socket"])),
+            features=printable(_text(state["features"]), 20),
+            protocol_features=printable(_text(state["protocol_features"]), 20),
+            num_vrings=_count(state["num_vrings"], 256),
+            vring_sizes=tuple(sizes),
+            mtu=None if mtu is None else _count(mtu, 1 << 16),
+            error=printable(_text(state["error"]), 60),
+            error_detail=printable(_text(state["error_detail"])),
+            errors=_count(state["errors"], 1 << 64),
+        )
+    except (KeyError, TypeError) as error:
+        raise ReportError(f"state: {error!r:.80}") from error
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ReportError("state: no text")
+    return value
+
+
+def _count(value: object, limit: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= limit:
+        raise ReportError("state: no count")
+    return value
+
+
+def _plain(value: object, depth: int) -> object:
+    if depth == 0:
+        raise ReportError("stats: nested too deep")
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(str(k), 60): _plain(v, depth - 1) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v, depth - 1) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ReportError("stats: no number")
+    return value

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of the database → what a port is to be, or a named error. Pure.
+
+Rows are whatever has the columns as attributes: the Idl's, or a test's.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Any
+
+from ovs_vhost_plugin.dirs import SUN_PATH_MAX
+
+PATH_KEY = "vhost-server-path"
+MODE_KEY = "vhost-user-mode"
+QUEUES_KEY = "vhost-user-queues"
+ANNOUNCE_KEY = "vhost-user-announce"
+DPDK_TYPE_KEY = "vhost-user-dpdk-type"
+"""Where a row that was taken over keeps the type it had."""
+
+DPDK_MODES = {"dpdkvhostuser": "server", "dpdkvhostuserclient": "client"}
+"""OVS-DPDK's interface types → the mode that means the same."""
+
+MAX_QUEUES = 128
+"""Most queue pairs: a tap has at most 256 queues, and 2 x 128 vrings fit vhost-user's index."""
+
+DEFAULT_MAX_QUEUES = 16
+_NAME_MAX = 15  # IFNAMSIZ with its terminator is 16
+_MTU_MIN, _MTU_MAX = 68, 65535  # virtio 1.2, 5.1.4.1: from 68; VIRTIO_NET_F_MTU's field is 16 bits
+
+# What the kernel takes as a name (dev_valid_name), less '%', by which TUNSETIFF makes up names,
+# and less all that is not printable.
+_NAME = re.compile(r"[!-~]+")
+_NAME_REFUSED = re.compile(r"[/:%]")
+# Directories under /proc/sys/net/ipv6/conf that are no interfaces, and links to a directory.
+_NAMES_RESERVED = frozenset({"all", "default", ".", ".."})
+
+
+class RowErrorName(StrEnum):
+    """What can be wrong with a row."""
+
+    NAME_TOO_LONG = "name-too-long"
+    NAME_INVALID = "name-invalid"
+    MODE_UNKNOWN = "mode-unknown"
+    PATH_MISSING = "path-missing"
+    PATH_UNEXPECTED = "path-unexpected"
+    PATH_RELATIVE = "path-relative"
+    PATH_INVALID = "path-invalid"
+    PATH_TOO_LONG = "path-too-long"
+    SOCK_DIR_INVALID = "sock-dir-invalid"
+    QUEUES_INVALID = "queues-invalid"
+    MTU_OUT_OF_RANGE = "mtu-out-of-range"
+
+
+class RowError(Exception):
+    """A row that makes no port: the name is for programs, the text says what to do."""
+
+    def __init__(self, name: RowErrorName, text: str) -> None:
+        super().__init__(f"{name}: {text}")
+        self.name = name
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """What the Open_vSwitch row says of all ports.
+
+    rundir      where ovs-vswitchd has its sockets
+    sock_dir    other_config:vhost-sock-dir, relative to `rundir`
+    takes_offloads  userspace bridges take partial checksums and GSO frames
+    iface_types interface types that ovs-vswitchd knows; empty until it has said so
+    """
+
+    rundir: str
+    sock_dir: str
+    takes_offloads: bool
+    iface_types: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class PortSpec:
+    """What a row asks for.
+
+    ofport   OpenFlow port, None until ovs-vswitchd has given one
+    mode     "client": the front-end listens on `path`; "server": we do
+    queues   most queue pairs offered
+    mtu      bytes, None when not requested
+    tag      VLAN of frames that the guest sends untagged, None: no VLAN
+    finish_offloads  the bridge takes no unfinished checksums and no GSO frames
+    """
+
+    name: str
+    bridge: str
+    ofport: int | None
+    mode: str
+    path: str
+    queues: int
+    mtu: int | None
+    tag: int | None
+    trunks: tuple[int, ...]
+    finish_offloads: bool
+    announce: str
+    attached_mac: str
+
+
+def parse_switch(row: Any, rundir: str) -> Switch:
+    """Read the Open_vSwitch row. `rundir` counts where external_ids:rundir says nothing better."""
+    named = row.external_ids.get("rundir", "")
+    return Switch(
+        rundir=named if named.startswith("/") else rundir,
+        sock_dir=row.other_config.get("vhost-sock-dir", ""),
+        takes_offloads=_true(row.other_config.get("userspace-tso-enable")),
+        iface_types=frozenset(row.iface_types),
+    )
+
+
+def is_ours(interface: Any) -> bool:
+    """Whether an Interface row asks for one of our ports."""
+    return interface.type == "" and (
+        PATH_KEY in interface.options or MODE_KEY in interface.external_ids
+    )
+
+
+def is_adoptable(interface: Any, switch: Switch) -> bool:
+    """Whether a row is of an OVS-DPDK type that this ovs-vswitchd does not have."""
+    return (
+        interface.type in DPDK_MODES
+        and bool(switch.iface_types)
+        and interface.type not in switch.iface_types
+    )
+
+
+def parse(interface: Any, port: Any, bridge: Any, switch: Switch, cpus: int) -> PortSpec:
+    """What a row of ours asks for; raises RowError. `cpus` decides the default of queues."""
+    name = _name(interface.name)
+    keys = interface.external_ids
+    mode = _mode(keys.get(MODE_KEY, "client"))
+    path = _path(mode, interface.options.get(PATH_KEY), name, switch)
+    return PortSpec(
+        name=name,
+        bridge=bridge.name,
+        ofport=next((n for n in interface.ofport if n > 0), None),
+        mode=mode,
+        path=path,
+        queues=_queues(keys.get(QUEUES_KEY), cpus),
+        mtu=_mtu(interface.mtu_request),
+        tag=_tag(port),
+        trunks=tuple(sorted(port.trunks)),
+        finish_offloads=bridge.datapath_type == "netdev" and not switch.takes_offloads,
+        announce=keys.get(ANNOUNCE_KEY, ""),
+        attached_mac=keys.get("attached-mac", ""),
+    )
+
+
+def adoption_keys(interface: Any) -> dict[str, str | None]:
+    """The external_ids to set when a row's OVS-DPDK type is cleared."""
+    keys: Mapping[str, str] = interface.external_ids
+    return {
+        DPDK_TYPE_KEY: interface.type,
+        MODE_KEY: keys.get(MODE_KEY, DPDK_MODES[interface.type]),
+    }
+
+
+def _name(name: str) -> str:
+    if len(name.encode()) > _NAME_MAX:
+        raise RowError(
+            RowErrorName.NAME_TOO_LONG,
+            f"a tap's name has at most {_NAME_MAX} bytes; add the port under a shorter name",
+        )
+    if not _NAME.fullmatch(name) or _NAME_REFUSED.search(name) or name in _NAMES_RESERVED:
+        raise RowError(
+            RowErrorName.NAME_INVALID,
+            "no network interface may have this name; "
+            "use letters, digits and '.', '_', '-' (not 'all' or 'default')",
+        )
+    return name
+
+
+def _mode(mode: str) -> str:
+    if mode not in ("client", "server"):
+        raise RowError(
+            RowErrorName.MODE_UNKNOWN, f"set external_ids:{MODE_KEY} to 'client' or 'server'"
+        )
+    return mode
+
+
+def _path(mode: str, given: str | None, name: str, switch: Switch) -> str:
+    if mode == "server":
+        if given is not None:
+            raise RowError(
+                RowErrorName.PATH_UNEXPECTED,
+                f"in server mode the socket is <vhost-sock-dir>/{name}; remove options:{PATH_KEY}",
+            )
+        path = _server_path(name, switch)
+    elif not given:
+        raise RowError(
+            RowErrorName.PATH_MISSING,
+            f"set options:{PATH_KEY} to the socket on which the VM's vhost-user NIC listens",
+        )
+    else:
+        path = given
+    if not path.startswith("/"):
+        raise RowError(RowErrorName.PATH_RELATIVE, f"set options:{PATH_KEY} to an absolute path")
+    if not path.isprintable():
+        raise RowError(RowErrorName.PATH_INVALID, "the socket's path has characters not printable")
+    if len(path.encode()) > SUN_PATH_MAX:
+        raise RowError(
+            RowErrorName.PATH_TOO_LONG,
+            f"a socket's path has at most {SUN_PATH_MAX} bytes, this one {len(path.encode())}",
+        )
+    return path
+
+
+def _server_path(name: str, switch: Switch) -> str:
+    # As in OVS, the directory is inside the run directory, and stays there.
+    directory = PurePosixPath(switch.sock_dir.lstrip("/"))
+    if ".." in directory.parts:
+        raise RowError(
+            RowErrorName.SOCK_DIR_INVALID,
+            "set Open_vSwitch other_config:vhost-sock-dir to a directory without '..'",
+        )
+    return str(PurePosixPath(switch.rundir) / directory / name)
+
+
+def _queues(text: str | None, cpus: int) -> int:
+    if text is None:
+        return max(1, min(cpus, DEFAULT_MAX_QUEUES))
+    if not re.fullmatch(r"[0-9]{1,3}", text, re.ASCII) or not 1 <= int(text) <= MAX_QUEUES:
+        raise RowError(
+            RowErrorName.QUEUES_INVALID, f"set external_ids:{QUEUES_KEY} to 1 to {MAX_QUEUES}"
+        )
+    return int(text)
+
+
+def _mtu(request: list[int]) -> int | None:
+    if not request:
+        return None
+    if not _MTU_MIN <= request[0] <= _MTU_MAX:
+        raise RowError(
+            RowErrorName.MTU_OUT_OF_RANGE, f"set mtu_request to {_MTU_MIN} to {_MTU_MAX}"
+        )
+    return int(request[0])
+
+
+def _tag(port: Any) -> int | None:
+    # ovs-vswitchd.conf.db(5), Port: a trunk port has no VLAN of its own, whatever `tag` says.
+    if not port.tag or list(port.vlan_mode) == ["trunk"]:
+        return None
+    return int(port.tag[0])
+
+
+def _true(text: str | None) -> bool:
+    return text is not None and text.lower() == "true"  # as smap_get_bool()

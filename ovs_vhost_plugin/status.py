@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is published of a port in its row's external_ids, and the least change that publishes it.
+
+Every write is persisted by the database and seen by all its clients, so only differences are
+written, key by key: keys of others in the same column are never touched.
+"""
+
+import re
+from collections.abc import Mapping
+
+from ovs_vhost_plugin.reports import State
+
+STATUS = "vhost-user-status"
+ERROR = "vhost-user-error"
+ANNOUNCED = "vhost-user-announced"
+
+_OURS = re.compile(
+    r"vhost-user-(status|features|protocol-features|num-of-vrings|vring-[0-9]+-size|socket|error"
+    r"|announced)"
+)
+
+
+def of_error(error: str) -> dict[str, str]:
+    """The keys of a port that cannot be."""
+    return {STATUS: "error", ERROR: error}
+
+
+def of_starting(path: str, error: str) -> dict[str, str]:
+    """The keys of a port whose worker has not spoken yet."""
+    keys = {STATUS: "starting", "vhost-user-socket": path}
+    return {**keys, ERROR: error} if error else keys
+
+
+def of_state(state: State, error: str) -> dict[str, str]:
+    """The keys of a port whose worker is in `state`; `error` counts where it names none itself."""
+    keys = {STATUS: state.status, "vhost-user-socket": state.socket}
+    if state.features:
+        keys["vhost-user-features"] = state.features
+    if state.protocol_features:
+        keys["vhost-user-protocol-features"] = state.protocol_features
+    if state.num_vrings:
+        keys["vhost-user-num-of-vrings"] = str(state.num_vrings)
+    for index, size in enumerate(state.vring_sizes):
+        keys[f"vhost-user-vring-{index}-size"] = str(size)
+    shown = state.error_text or error
+    return {**keys, ERROR: shown} if shown else keys
+
+
+def changes(current: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str | None]:
+    """What to do to external_ids `current`: key → value to set, or None to remove."""
+    ours = {key: value for key, value in current.items() if _OURS.fullmatch(key)}
+    todo: dict[str, str | None] = dict.fromkeys(ours.keys() - wanted.keys())
+    todo.update({key: value for key, value in wanted.items() if ours.get(key) != value})
+    return todo

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a migration did to a guest's traffic, as a person or a program reads it.  Pure.
+
+Times go in as CLOCK_MONOTONIC seconds and come out as milliseconds from the moment the source
+stopped the guest, because that is when its network went away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that happened: when, what, and where."""
+
+    at: float
+    what: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table: milliseconds from the source's stop, what, and where."""
+
+    milliseconds: float
+    what: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The result of a migration under a flow.
+
+    `lost`, `damaged` and `duplicated` count the flow's records at the guest; `downtime_ms` is the
+    hypervisor's own figure; `outage_ms` is the longest time without a record at the guest; `found`
+    says whether the flow reached the guest again.
+    """
+
+    guest: str
+    announce: str
+    stopped: float
+    marks: tuple[Mark, ...]
+    sent: int
+    lost: int
+    damaged: int
+    duplicated: int
+    outage_ms: float
+    downtime_ms: float
+    found: bool
+
+    def rows(self) -> list[Row]:
+        """The marks in the order in which they happened."""
+        ordered = sorted(self.marks, key=lambda mark: mark.at)
+        return [Row((mark.at - self.stopped) * 1e3, mark.what, mark.where) for mark in ordered]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; times in milliseconds, to the microsecond."""
+        return {
+            "guest": self.guest,
+            "announce": self.announce,
+            "timeline": [
+                {"ms": round(row.milliseconds, 3), "event": row.what, "where": row.where}
+                for row in self.rows()
+            ],
+            "packets": {
+                "sent": self.sent,
+                "lost": self.lost,
+                "damaged": self.damaged,
+                "duplicated": self.duplicated,
+            },
+            "outage_ms": round(self.outage_ms, 3),
+            "downtime_ms": round(self.downtime_ms, 3),
+            "found": self.found,
+        }
+
+
+def deliveries(
+    arrived: Iterable[int],
+    source: Mapping[int, float],
+    destination: Mapping[int, float],
+    stopped: float,
+    resumed: float,
+) -> list[float]:
+    """When each record that arrived came to the guest, in order.
+
+    `source` and `destination` say when a record passed the guest's tap on either host.  What the
+    source's tap passed before the guest `stopped` was delivered there and then; anything else at
+    the destination, and not before the guest `resumed` there.
+    """
+    times = []
+    for number in arrived:
+        if source.get(number, stopped) < stopped:
+            times.append(source[number])
+        elif number in destination:
+            times.append(max(destination[number], resumed))
+    return sorted(times)
+
+
+def longest_gap(times: Sequence[float]) -> float:
+    """The longest time between two neighbours, in seconds; 0 with fewer than two."""
+    return max((later - at for at, later in pairwise(times)), default=0.0)

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device behind a session: executes its effects on memory, dirty log, rings and tap.
+
+Everything that rings depend on changes only while they are stopped: the queue pairs are joined,
+the change is made, and the rings go on at the index they had reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from ovs_vhost_plugin.vhost import effects
+from ovs_vhost_plugin.vhost.errors import PeerError
+from ovs_vhost_plugin.vhost.eventfd import require_eventfd
+from ovs_vhost_plugin.vhost.log import DirtyLog
+from ovs_vhost_plugin.vhost.memory import MemoryTable
+from ovs_vhost_plugin.vhost.session import Session
+from ovs_vhost_plugin.vhost.spec import Feature, VringAddressFlag, used_bytes
+from ovs_vhost_plugin.worker.queuepair import PairConfig, QueuePair, VringConfig
+from ovs_vhost_plugin.worker.tapqueues import TapQueues
+
+_DESC_BYTES = 16  # virtio 1.2, 2.7.5
+_AVAIL_BYTES = 6  # flags, idx, used_event (2.7.6), beside 2 an entry
+
+
+class Observer(Protocol):
+    """Who is told what the device learns."""
+
+    def rarp(self, mac: bytes) -> None:
+        """The front-end asks to announce `mac`."""
+
+    def started(self, base: int) -> None:
+        """The guest's rings begin to run at the avail index `base`."""
+
+    def error(self, error: PeerError) -> None:
+        """A peer's mistake that did not cost it the connection."""
+
+
+class Device:
+    """Memory, log and queue pairs of one port, for one session after the other."""
+
+    def __init__(
+        self,
+        pairs: Sequence[QueuePair],
+        taps: TapQueues,
+        observer: Observer,
+        *,
+        finish_offloads: bool,
+    ) -> None:
+        self.pairs = tuple(pairs)
+        self.mtu: int | None = None
+        self._taps = taps
+        self._observer = observer
+        self._finish_offloads = finish_offloads
+        self._session: Session | None = None
+        self._memory: MemoryTable | None = None
+        self._log: DirtyLog | None = None
+        self._next_avail: dict[int, int] = {}  # running vrings
+        self._broken: set[int] = set()
+        taps.set_format(self.header_size, self._features)
+
+    def attach(self, session: Session) -> None:
+        """Serve `session`; the one before was detached."""
+        self._session = session
+
+    def detach(self) -> None:
+        """The front-end has gone: stop, and let its memory go."""
+        for pair in self.pairs:
+            pair.stop()
+        self._next_avail.clear()
+        self._broken.clear()
+        self._update_tap()
+        self._replace_memory(None)
+        self._replace_log(None)
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        self._taps.set_format(self.header_size, self._features)
+
+    @property
+    def running(self) -> bool:
+        """Whether the guest can receive."""
+        return any(self._receives(pair.index) for pair in self.pairs)
+
+    @property
+    def header_size(self) -> int:
+        """Bytes of a virtio-net header: num_buffers is there or not (virtio 1.2, 5.1.6.1)."""
+        return 12 if self._has(Feature.VERSION_1) or self._has(Feature.MRG_RXBUF) else 10
+
+    def set_finish_offloads(self, finish: bool) -> None:
+        """Follow the bridge: whether its datapath takes checksums and segmentation undone."""
+        if finish != self._finish_offloads:
+            with self._all_stopped():
+                self._finish_offloads = finish
+
+    def execute(self, effect: effects.Effect) -> object:
+        """Carry out `effect`; the answer goes back into the session. Raises PeerError."""
+        match effect:
+            case effects.SetFeatures():
+                with self._all_stopped():
+                    self._taps.set_format(self.header_size, self._features)
+            case effects.SetMemoryTable(regions, fds):
+                table = MemoryTable(regions, fds)
+                with self._all_stopped():
+                    self._replace_memory(table)
+            case effects.SetLog(size, offset, fd):
+                log = DirtyLog(size, offset, fd)
+                if self._memory is not None:
+                    log.require(self._memory.guest_end)
+                with self._all_stopped():
+                    self._replace_log(log)
+            case effects.ReconfigureVring(index):
+                self._reconfigure(index)
+            case effects.StopVring(index):
+                return self._stop_vring(index)
+            case effects.SendRarp(mac):
+                self._observer.rarp(mac)
+            case effects.SetMtu(mtu):
+                self.mtu = mtu
+            case effects.Refused(error):
+                self._observer.error(error)
+        return None
+
+    def collect_faults(self, pair: QueuePair) -> None:
+        """Take note of rings the loop gave up."""
+        for kind, fault in pair.take_faults():
+            index = 2 * pair.index + (kind == "tx")
+            self._broken.add(index)
+            self._observer.error(PeerError(fault.kebab, f"vring {index} stopped"))
+        self._update_tap()
+
+    # -- rings ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def _all_stopped(self) -> Iterator[None]:
+        for pair in self.pairs:
+            self._stop_pair(pair)
+        try:
+            yield
+        finally:
+            for pair in self.pairs:
+                self._start_pair(pair, self._observer.error)
+            self._update_tap()
+
+    def _reconfigure(self, index: int) -> None:
+        assert self._session is not None
+        vring = self._session.vrings[index]
+        for fd in (vring.kick_fd, vring.call_fd, vring.err_fd):
+            if fd >= 0:
+                require_eventfd(fd)
+        pair = self.pairs[index // 2]
+        self._stop_pair(pair)
+        try:
+            self._start_pair(pair, _raise)
+        finally:
+            self._update_tap()
+
+    def _stop_vring(self, index: int) -> int:
+        """Stop one vring for GET_VRING_BASE: nothing is written for it after this returns."""
+        assert self._session is not None
+        pair = self.pairs[index // 2]
+        self._stop_pair(pair)
+        base = self._next_avail.pop(index, self._session.vrings[index].base)
+        self._broken.discard(index)
+        self._start_pair(pair, self._observer.error, without=index)
+        self._update_tap()
+        return base
+
+    def _stop_pair(self, pair: QueuePair) -> None:
+        pair.stop()
+        for kind, index in (("rx", 2 * pair.index), ("tx", 2 * pair.index + 1)):
+            if index in self._next_avail:
+                self._next_avail[index] = pair.next_avail(kind)
+
+    def _start_pair(
+        self, pair: QueuePair, on_error: Callable[[PeerError], None], without: int = -1
+    ) -> None:
+        """Start what of `pair` can run; a vring that cannot be mapped stays stopped."""
+        assert self._session is not None
+        fresh = not self._next_avail
+        vrings: dict[str, VringConfig | None] = {}
+        for kind, index in (("rx", 2 * pair.index), ("tx", 2 * pair.index + 1)):
+            try:
+                vrings[kind] = None if index == without else self._vring(index)
+            except PeerError as error:
+                self._next_avail.pop(index, None)
+                vrings[kind] = None
+                on_error(error)
+        rx, tx = vrings["rx"], vrings["tx"]
+        if self._memory is None or (rx is None and tx is None):
+            return
+        pair.start(self._pair_config(rx, tx, self._memory))
+        if fresh:
+            self._observer.started(max(v.next_avail for v in (rx, tx) if v is not None))
+
+    def _pair_config(
+        self, rx: VringConfig | None, tx: VringConfig | None, memory: MemoryTable
+    ) -> PairConfig:
+        features = self._features
+        logging = self._log is not None and self._has(Feature.LOG_ALL)
+        return PairConfig(
+            rx=rx,
+            tx=tx,
+            regions=memory.regions,
+            log=self._log.bitmap if self._log is not None and logging else None,
+            header_size=self.header_size,
+            features=features,
+            finish_offloads=self._finish_offloads,
+        )
+
+    def _vring(self, index: int) -> VringConfig | None:
+        assert self._session is not None
+        vring = self._session.vrings[index]
+        if self._memory is None or not vring.ready() or index in self._broken:
+            return None
+        view = self._memory.view
+        return VringConfig(
+            size=vring.size,
+            desc=view(vring.desc_user, _DESC_BYTES * vring.size, 16),
+            avail=view(vring.avail_user, _AVAIL_BYTES + 2 * vring.size, 2),
+            used=view(vring.used_user, used_bytes(vring.size), 4),
+            next_avail=self._next_avail.setdefault(index, vring.base),
+            kick_fd=vring.kick_fd,
+            call_fd=vring.call_fd,
+            err_fd=vring.err_fd,
+            enabled=vring.enabled,
+            log_used=bool(vring.flags & VringAddressFlag.LOG),
+            log_guest=vring.log_guest,
+        )
+
+    # -- what rings depend on --------------------------------------------------------------------
+
+    @property
+    def _features(self) -> int:
+        return 0 if self._session is None else self._session.features
+
+    def _has(self, bit: Feature) -> bool:
+        return bool(self._features & bit.mask)
+
+    def _receives(self, pair_index: int) -> bool:
+        index = 2 * pair_index
+        return (
+            self._session is not None
+            and index in self._next_avail
+            and index not in self._broken
+            and self._session.vrings[index].enabled
+        )
+
+    def _update_tap(self) -> None:
+        receives = [self._receives(pair.index) for pair in self.pairs]
+        self._taps.set_attached(receives)
+        self._taps.set_carrier(any(receives))
+
+    def _replace_memory(self, table: MemoryTable | None) -> None:
+        old, self._memory = self._memory, table
+        if old is not None:
+            old.close()
+
+    def _replace_log(self, log: DirtyLog | None) -> None:
+        old, self._log = self._log, log
+        if old is not None:
+            old.close()
+
+
+def _raise(error: PeerError) -> None:
+    raise error

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's way to its front-end: connect or listen, one connection at a time, serve it.
+
+The session decides, the device acts, this moves messages between them and the socket. A front-end
+that misbehaves loses its connection; reconnecting backs off, so that it cannot cause a storm.
+"""
+
+from __future__ import annotations
+
+import errno
+import selectors
+import socket
+from collections.abc import Callable
+
+from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.features import Offer
+from ovs_vhost_plugin.vhost.message import Message
+from ovs_vhost_plugin.vhost.session import Session
+from ovs_vhost_plugin.vhost.transport import Connection, ConnectionClosed
+from ovs_vhost_plugin.worker.device import Device
+
+_FIRST_RETRY = 0.1  # seconds
+_RETRY_ABSENT = 1.0  # a VM that is not there yet: its boot should not wait long for us
+_RETRY_REFUSED = 10.0  # a front-end that breaks the protocol
+_GOOD_AFTER = 5.0  # a connection that lasted this long starts the back-off anew
+
+
+class FrontEnd:
+    """One port's socket and the session on it."""
+
+    def __init__(
+        self,
+        path: str,
+        listener: socket.socket | None,
+        device: Device,
+        selector: selectors.BaseSelector,
+        *,
+        make_offer: Callable[[], Offer],
+        on_error: Callable[[PeerError], None],
+        ask_daemon: Callable[[str], bool],
+    ) -> None:
+        self.path = path
+        self.session: Session | None = None
+        self.connections = 0
+        self._listener = listener
+        self._device = device
+        self._selector = selector
+        self._make_offer = make_offer
+        self._on_error = on_error
+        self._ask_daemon = ask_daemon
+        self._connection: Connection | None = None
+        self._connected_at = 0.0
+        self._retry_at: float | None = None
+        self._delay = _FIRST_RETRY
+        if listener is not None:
+            listener.setblocking(False)
+            selector.register(listener, selectors.EVENT_READ, self._accept)
+        else:
+            self._retry_at = 0.0
+
+    @property
+    def status(self) -> str:
+        """One word for external_ids:vhost-user-status."""
+        if self._connection is None:
+            return "listening" if self._listener is not None else "connecting"
+        return "running" if self._device.running else "connected"
+
+    # -- getting connected -----------------------------------------------------------------------
+
+    def due(self, now: float) -> float | None:
+        """Seconds until `run` has something to do; None while it has not."""
+        return None if self._retry_at is None else max(0.0, self._retry_at - now)
+
+    def run(self, now: float) -> None:
+        """Try to connect when it is time to."""
+        if self._retry_at is None or now < self._retry_at:
+            return
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.connect(self.path)
+        except OSError as error:
+            sock.close()
+            self._schedule(now, _RETRY_ABSENT)
+            if error.errno in (errno.EACCES, errno.EPERM):
+                self._ask_daemon(self.path)
+            return
+        self.adopt(sock, now)
+
+    def adopt(self, sock: socket.socket, now: float) -> None:
+        """Serve a connected socket, made here or by the daemon on this worker's behalf."""
+        if self._connection is not None:
+            sock.close()
+            return
+        self._retry_at = None
+        self._connected_at = now
+        self.connections += 1
+        self._connection = Connection(sock)
+        self.session = Session(self._make_offer())
+        self._device.attach(self.session)
+        self._selector.register(sock, selectors.EVENT_READ, self._serve)
+
+    def _accept(self, now: float) -> None:
+        assert self._listener is not None
+        try:
+            sock, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionError):
+            return  # it has gone again
+        if self._connection is not None:
+            sock.close()
+            self._on_error(PeerError(PeerErrorName.SECOND_FRONT_END, "the first one is connected"))
+            return
+        self.adopt(sock, now)
+
+    def _schedule(self, now: float, longest: float) -> None:
+        if self._listener is None:
+            self._retry_at = now + self._delay
+            self._delay = min(2 * self._delay, longest)
+
+    # -- serving ---------------------------------------------------------------------------------
+
+    def _serve(self, now: float) -> None:
+        connection = self._connection
+        assert connection is not None
+        try:
+            connection.flush()
+            for message in connection.receive():
+                reply = self._answer(message)
+                if reply is not None:
+                    connection.send(reply)
+            events = selectors.EVENT_READ
+            if connection.wants_write:
+                events |= selectors.EVENT_WRITE
+            self._selector.modify(connection.fileno(), events, self._serve)
+        except ConnectionClosed:
+            self._disconnect(now, _RETRY_ABSENT)
+        except PeerError as error:
+            self._on_error(error)
+            self._disconnect(now, _RETRY_REFUSED)
+
+    def _answer(self, message: Message) -> Message | None:
+        assert self.session is not None
+        conversation = self.session.receive(message)
+        try:
+            effect = next(conversation)
+            while True:
+                try:
+                    result = self._device.execute(effect)
+                except PeerError as error:
+                    effect = conversation.throw(error)
+                else:
+                    effect = conversation.send(result)
+        except StopIteration as stop:
+            reply: Message | None = stop.value
+            return reply
+
+    def _disconnect(self, now: float, longest: float) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        self._selector.unregister(connection.fileno())
+        self._device.detach()
+        self.session = None
+        connection.close()
+        if now - self._connected_at > _GOOD_AFTER:
+            self._delay = _FIRST_RETRY
+        self._schedule(now, longest)
+
+    def close(self, now: float) -> None:
+        """Stop the rings and let the front-end go."""
+        self._disconnect(now, _RETRY_ABSENT)
+        self._retry_at = None

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker from fork to exit: privileges dropped, then one loop over its sockets.
+
+The loop sleeps until the front-end, the daemon or a ring's fault wakes it: packets are moved by
+the queue pairs' threads, in compiled code, without this loop taking part.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ovs_vhost_plugin.announce import frames
+from ovs_vhost_plugin.control import WorkerSpec
+from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.vhost.errors import PeerError
+from ovs_vhost_plugin.vhost.features import Offer, offer
+from ovs_vhost_plugin.worker import privileges
+from ovs_vhost_plugin.worker.daemonlink import DaemonLink
+from ovs_vhost_plugin.worker.device import Device
+from ovs_vhost_plugin.worker.frontend import FrontEnd
+from ovs_vhost_plugin.worker.queuepair import PairConfig, QueuePair
+from ovs_vhost_plugin.worker.tapqueues import TapQueues
+
+
+def warm() -> None:
+    """Run an empty queue pair once, in the process that workers are forked from.
+
+    Importing has compiled every kernel or loaded it; the first run makes the types of its
+    arguments known as well, and shows that the kernels run on this machine.
+    """
+    pair = QueuePair(0, tap_fd=-1)
+    nothing = np.zeros(0, layout.REGION)
+    pair.start(PairConfig(None, None, nothing, None, 12, 0, finish_offloads=False))
+    pair.close()
+    # A thread that was joined leaves the kernel's list a moment later, and only a process with
+    # one thread may be forked.
+    while len(os.listdir("/proc/self/task")) > 1:
+        os.sched_yield()
+
+
+def run(
+    spec: WorkerSpec,
+    control_listener: socket.socket,
+    vhost_listener: socket.socket | None,
+    tap_fds: list[int],
+) -> int:
+    """Be the worker of `spec` until told to quit; return the exit status.
+
+    tap_fds: one open queue of the port's tap for each queue pair.
+    """
+    privileges.drop(spec.uid, spec.gid)
+    worker = Worker(spec, control_listener, vhost_listener, tap_fds)
+    try:
+        worker.serve()
+    finally:
+        worker.close()
+    return 0
+
+
+class Worker:
+    """The wiring of one port."""
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        control_listener: socket.socket,
+        vhost_listener: socket.socket | None,
+        tap_fds: list[int],
+    ) -> None:
+        self._spec = spec
+        self._selector = selectors.DefaultSelector()
+        self._errors: Counter[str] = Counter()
+        self._last_error: PeerError | None = None
+        self._rarps = 0
+        self._quitting = False
+        taps = TapQueues(tap_fds)
+        taps.set_attached([False] * len(tap_fds))
+        self._tap_fd = tap_fds[0]
+        pairs = [QueuePair(index, fd) for index, fd in enumerate(tap_fds)]
+        self._device = Device(pairs, taps, self, finish_offloads=spec.finish_offloads)
+        self._daemon = DaemonLink(
+            control_listener, self._selector, lambda: self._spec, self._state, self._command
+        )
+        self._front_end = FrontEnd(
+            spec.path,
+            vhost_listener,
+            self._device,
+            self._selector,
+            make_offer=self._offer,
+            on_error=self.error,
+            ask_daemon=lambda path: self._daemon.send({"event": "connect", "path": path}),
+        )
+        for pair in pairs:
+            self._watch(pair.fault_fd, partial(self._faults, pair))
+        self._wake_on_signals()
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Until told to quit."""
+        while not self._quitting:
+            now = time.monotonic()
+            self._front_end.run(now)
+            self._daemon.run(now)
+            waits = (self._front_end.due(now), self._daemon.due(now))
+            timeout = min((w for w in waits if w is not None), default=None)
+            for key, _ in self._selector.select(timeout):
+                if key.fd in self._selector.get_map():  # not dropped by the one before it
+                    key.data(time.monotonic())
+
+    def close(self) -> None:
+        """Stop the rings before the memory behind them goes."""
+        self._front_end.close(time.monotonic())
+
+    def _watch(self, fd: int, callback: Callable[[float], None]) -> None:
+        self._selector.register(fd, selectors.EVENT_READ, callback)
+
+    def _wake_on_signals(self) -> None:
+        reader, writer = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno())
+        signal.signal(signal.SIGTERM, lambda *_: self._quit())
+        for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+            signal.signal(ignored, signal.SIG_IGN)
+        self._signals = (reader, writer)
+        self._watch(reader.fileno(), lambda _now: reader.recv(64) and None)
+
+    def _quit(self) -> None:
+        self._quitting = True
+
+    # -- what the device tells (device.Observer) ------------------------------------------------
+
+    def rarp(self, mac: bytes) -> None:
+        """Pass SEND_RARP to the daemon; while there is none, the guest's own tap must do."""
+        self._rarps += 1
+        if self._daemon.connected:
+            self._daemon.rarp(mac, time.monotonic())
+        else:
+            self._inject([frames.rarp(mac)])
+
+    def started(self, base: int) -> None:
+        """Tell the daemon that the guest's rings run: what went wrong before is over."""
+        self._last_error = None
+        self._daemon.send({"event": "started", "base": base})
+
+    def error(self, error: PeerError) -> None:
+        """Count a peer's mistake; the daemon publishes the last one."""
+        self._errors[error.name] += 1
+        # Only its words: a traceback would keep frames, and the mappings in them, alive.
+        self._last_error = PeerError(error.name, error.detail)
+
+    def _faults(self, pair: QueuePair, _now: float) -> None:
+        self._device.collect_faults(pair)
+
+    # -- the daemon's commands -------------------------------------------------------------------
+
+    def _command(self, command: dict[str, Any], fds: list[int]) -> None:
+        if command.get("op") == "connected" and len(fds) == 1:
+            self._front_end.adopt(socket.socket(fileno=fds.pop()), time.monotonic())
+        for fd in fds:
+            os.close(fd)
+        match command:
+            case {"op": "configure", "mtu": mtu, "finish_offloads": finish}:
+                self._spec = replace(self._spec, mtu=mtu, finish_offloads=finish)
+                self._device.set_finish_offloads(finish)
+            case {"op": "stats", "id": request}:
+                self._daemon.send({"event": "stats", "id": request, "stats": self._stats()})
+            case {"op": "inject", "frames": hex_frames}:
+                self._inject([bytes.fromhex(frame) for frame in hex_frames])
+            case {"op": "quit"}:
+                self._quit()
+
+    def _inject(self, injected: list[bytes]) -> None:
+        """Write frames into the tap as if the guest had sent them."""
+        header = bytes(self._device.header_size)
+        for frame in injected:
+            try:
+                os.write(self._tap_fd, header + frame)
+            except OSError as error:
+                self._errors[f"inject-{error.errno}"] += 1
+
+    # -- what the daemon is told -----------------------------------------------------------------
+
+    def _offer(self) -> Offer:
+        return offer(self._spec.queues, self._spec.mtu)
+
+    def _state(self) -> dict[str, Any]:
+        session = self._front_end.session
+        vrings = [] if session is None else [v for v in session.vrings if v.size]
+        return {
+            "status": self._front_end.status,
+            "socket": self._front_end.path,
+            "features": "" if session is None else f"0x{session.features:016x}",
+            "protocol_features": "" if session is None else f"0x{session.protocol_features:x}",
+            "num_vrings": len(vrings),
+            "vring_sizes": [v.size for v in vrings],
+            "mtu": self._device.mtu,
+            "error": "" if self._last_error is None else str(self._last_error.name),
+            "error_detail": "" if self._last_error is None else self._last_error.detail,
+            "errors": self._errors.total(),
+        }
+
+    def _stats(self) -> dict[str, Any]:
+        return {
+            "status": self._front_end.status,
+            "connections": self._front_end.connections,
+            "rarps": self._rarps,
+            "errors": dict(self._errors),
+            "queue_pairs": [pair.counters for pair in self._device.pairs],
+        }

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker's end of its tap: carrier, offloads and queues, all by ioctl on fds it inherited.
+
+None of these needs a privilege once the fd is open, which is what lets the worker drop its own.
+Source: linux/if_tun.h, Documentation/networking/tuntap.rst.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import struct
+from collections.abc import Sequence
+
+from ovs_vhost_plugin.vhost.spec import Feature
+
+_TUNSETOFFLOAD = 0x400454D0
+_TUNSETVNETHDRSZ = 0x400454D8
+_TUNSETQUEUE = 0x400454D9
+_TUNSETCARRIER = 0x400454E2
+_IFF_ATTACH_QUEUE = 0x0200
+_IFF_DETACH_QUEUE = 0x0400
+
+# What the guest accepts -> what the kernel may then leave undone in frames to it (TUN_F_*).
+_OFFLOADS = (
+    (Feature.GUEST_CSUM, 0x01),
+    (Feature.GUEST_TSO4, 0x02),
+    (Feature.GUEST_TSO6, 0x04),
+    (Feature.GUEST_ECN, 0x08),
+)
+_TUN_F_CSUM = 0x01
+
+
+def offload_flags(features: int) -> int:
+    """TUNSETOFFLOAD flags for the acked virtio-net `features`."""
+    flags = sum(flag for bit, flag in _OFFLOADS if features & bit.mask)
+    # The kernel refuses segmentation without checksum offload, as virtio 1.2, 5.1.3.1 does.
+    return flags if flags & _TUN_F_CSUM else 0
+
+
+class TapQueues:
+    """The queues of one multi-queue tap; queue `i` belongs to queue pair `i`."""
+
+    def __init__(self, fds: Sequence[int]) -> None:
+        self.fds = tuple(fds)
+        # The kernel attaches a queue when it is opened.
+        self._attached = [True] * len(self.fds)
+        self.carrier = False
+
+    def set_format(self, header_size: int, features: int) -> None:
+        """Set the virtio-net header's size and the offloads of frames read and written."""
+        fcntl.ioctl(self.fds[0], _TUNSETVNETHDRSZ, struct.pack("=i", header_size))
+        fcntl.ioctl(self.fds[0], _TUNSETOFFLOAD, offload_flags(features))
+
+    def set_carrier(self, up: bool) -> None:
+        """Tell the switch whether the guest can receive; idempotent."""
+        if up != self.carrier:
+            fcntl.ioctl(self.fds[0], _TUNSETCARRIER, struct.pack("=i", up))
+            self.carrier = up
+
+    def set_attached(self, wanted: Sequence[bool]) -> None:
+        """Let the kernel steer frames only to the queues the guest reads.
+
+        Queue 0 stays: a tap without any queue drops its carrier by itself.
+        """
+        for index, fd in enumerate(self.fds):
+            attach = wanted[index] or index == 0
+            if attach != self._attached[index]:
+                flag = _IFF_ATTACH_QUEUE if attach else _IFF_DETACH_QUEUE
+                # struct ifreq: 16 bytes of name, not looked at here, then ifr_flags
+                fcntl.ioctl(fd, _TUNSETQUEUE, struct.pack("=16sH22x", b"", flag))
+                self._attached[index] = attach

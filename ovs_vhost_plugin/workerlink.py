@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's link to one worker: what phase it is in, what it last said, how it ended.
+
+The worker may have been taken over by its guest, so the link holds it to its own port: its
+reports are checked, a flood of them ends it, and the process that is killed is the one that the
+nursery recorded, whatever the worker says.
+"""
+
+import contextlib
+import os
+import select
+import signal
+from pathlib import Path
+from typing import Any
+
+import ovs.vlog
+
+from ovs_vhost_plugin import pidfile, reports
+from ovs_vhost_plugin.control import Channel, ChannelClosed, WorkerSpec
+from ovs_vhost_plugin.reconcile import Phase
+from ovs_vhost_plugin.reports import Hello, Report, ReportError, State
+
+vlog = ovs.vlog.Vlog("vhost_worker")
+
+_EVENTS_PER_SECOND = 500
+"""More reports than any honest worker sends: it limits itself to a few each second."""
+
+
+class WorkerLink:
+    """One worker, from being asked for or found until it has ended.
+
+    child   it is a child of this daemon's nursery, which tells of its end
+    spec    what it serves: as ordered, or as it said itself; None: not known yet
+    """
+
+    def __init__(
+        self,
+        name: str,
+        channel: Channel,
+        spec: WorkerSpec | None,
+        record: Path,
+        log: Path,
+        now: float,
+        *,
+        child: bool,
+    ) -> None:
+        self.name = name
+        self.channel: Channel | None = channel
+        self.spec = spec
+        self.child = child
+        self.pid: int | None = None
+        self.version = ""
+        self.state: State | None = None
+        self.phase = Phase.REQUESTED if child else Phase.STARTING
+        self.since = self.began = now
+        self.told_to_quit = False
+        self._error = ""
+        self._record = record
+        self._log = log
+        self._pidfd: int | None = None
+        self._window, self._events = 0, 0
+
+    def born(self, pid: int, now: float) -> None:
+        """The nursery has forked it."""
+        self.pid = pid
+        if self.phase is Phase.REQUESTED:
+            self._enter(Phase.STARTING, now)
+
+    def orphaned(self, now: float) -> None:
+        """The nursery has died: the worker's end is now seen by its pidfd."""
+        self.child = False
+        if self.phase is Phase.REQUESTED:
+            self._enter(Phase.STARTING, now)
+        elif self.phase in (Phase.ENDING, Phase.KILLED):
+            self._open_pidfd()
+
+    # -- telling ---------------------------------------------------------------------------------
+
+    def send(self, command: dict[str, Any], now: float, fds: tuple[int, ...] = ()) -> bool:
+        """Send a command; False when the worker is not there to hear it."""
+        if self.channel is None:
+            return False
+        try:
+            self.channel.send(command, fds)
+        except ChannelClosed as closed:
+            self._lost(str(closed), now)
+            return False
+        return True
+
+    def configure(self, spec: WorkerSpec, now: float) -> None:
+        """Tell it what may change while it runs."""
+        assert self.spec is not None
+        command = {"op": "configure", "mtu": spec.mtu, "finish_offloads": spec.finish_offloads}
+        if self.send(command, now):
+            self.spec = spec
+
+    def quit(self, now: float) -> None:
+        """Tell it to end; whether it does is for `Phase.ENDING` to see."""
+        self.told_to_quit = True
+        self.send({"op": "quit"}, now)
+        self._enter_ending(now)
+
+    def kill(self, reason: str, now: float) -> None:
+        """End it without its help."""
+        self._error = self._error or reason
+        self._open_pidfd()
+        if self._pidfd is not None:
+            pidfile.kill(self._pidfd)
+        self._enter(Phase.KILLED, now)
+
+    # -- hearing ---------------------------------------------------------------------------------
+
+    def receive(self, now: float) -> list[Report]:
+        """Take what it reports; hellos and states are also kept here."""
+        if self.channel is None:
+            return []
+        heard: list[Report] = []
+        try:
+            self.channel.flush()
+            for event, fds in self.channel.receive():
+                assert not fds  # the daemon's end of a channel takes none
+                self._count(now)
+                heard.append(reports.parse(event, now))
+        except (ChannelClosed, ReportError) as error:
+            self._lost(str(error), now)
+        for report in heard:
+            self._keep(report, now)
+        return heard
+
+    def ended(self) -> bool:
+        """Whether a worker that is not the nursery's child has ended."""
+        if self.child or self.phase not in (Phase.ENDING, Phase.KILLED):
+            return False
+        if self._pidfd is None:
+            return True  # nothing recorded, or it had ended before it could be opened
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def fault(self, status: int | None) -> str:
+        """Why it ended, as name and text; "" when it was told to. `status` None: not known."""
+        if self.told_to_quit:
+            return ""
+        words = self._last_words()
+        if status == -signal.SIGBUS or "Fatal Python error: Bus error" in words:
+            return "memory-file-truncated: the front-end cut its memory file short; restart the VM"
+        if self._error:
+            return f"worker-channel: {self._error}"
+        if status is not None and status < 0:
+            return f"worker-{signal.Signals(-status).name.lower()}: killed by a signal"
+        line = reports.printable(words.strip().rpartition("\n")[2]) or "it says no more"
+        name = "worker-died" if status is None else f"worker-exit-{status}"
+        return f"{name}: {line}"
+
+    def wait(self, poller: Any) -> None:
+        """Register what `receive` and `ended` have to be called for."""
+        if self.channel is not None:
+            events = select.POLLIN | (select.POLLOUT if self.channel.wants_write else 0)
+            poller.fd_wait(self.channel.fileno(), events)
+        if self._pidfd is not None:
+            poller.fd_wait(self._pidfd, select.POLLIN)
+        elif self.ended():
+            poller.immediate_wake()
+
+    def close(self) -> None:
+        """Let go of it, alive or not."""
+        self._close_channel()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def _keep(self, report: Report, now: float) -> None:
+        if isinstance(report, Hello):
+            if report.spec.name != self.name:
+                self._lost(f"it says it is {report.spec.name}", now)
+                return
+            self.version = report.version
+            self.spec = report.spec
+            # The hello may be here before the nursery's word of the birth.
+            if self.phase in (Phase.REQUESTED, Phase.STARTING):
+                self._enter(Phase.RUNNING, now)
+        elif isinstance(report, State):
+            self.state = report
+
+    def _count(self, now: float) -> None:
+        if int(now) != self._window:
+            self._window, self._events = int(now), 0
+        self._events += 1
+        if self._events > _EVENTS_PER_SECOND:
+            raise ReportError("a flood of reports")
+
+    def _lost(self, why: str, now: float) -> None:
+        if why and not self.told_to_quit:
+            self._error = "" if why == "closed by the peer" else why
+        self._close_channel()
+        if self.phase is not Phase.KILLED:
+            self._enter_ending(now)
+
+    def _enter_ending(self, now: float) -> None:
+        if self.phase is not Phase.ENDING:
+            self._enter(Phase.ENDING, now)
+        if not self.child:
+            self._open_pidfd()
+
+    def _enter(self, phase: Phase, now: float) -> None:
+        self.phase = phase
+        self.since = now
+
+    def _open_pidfd(self) -> None:
+        if self._pidfd is None:
+            self._pidfd = pidfile.open_process(self._record)
+        if self._pidfd is None and self.child and self.pid is not None:
+            # Not recorded yet; the nursery has not told of its end, so the pid is still its own.
+            with contextlib.suppress(ProcessLookupError):
+                self._pidfd = os.pidfd_open(self.pid)
+
+    def _close_channel(self) -> None:
+        if self.channel is not None:
+            self.channel.close()
+            self.channel = None
+
+    def _last_words(self) -> str:
+        try:
+            return self._log.read_bytes()[-4096:].decode(errors="replace")
+        except OSError:
+            return ""

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device against a real session and real memory; queue pairs and tap are stand-ins."""
+
+import mmap
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ovs_vhost_plugin.vhost import effects, spec
+from ovs_vhost_plugin.vhost.errors import PeerError
+from ovs_vhost_plugin.vhost.features import offer
+from ovs_vhost_plugin.vhost.message import Message
+from ovs_vhost_plugin.vhost.session import Session
+from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest
+from ovs_vhost_plugin.worker.device import Device
+
+MEMORY = 1 << 20
+USER = 0x7F0000000000
+SIZE = 8
+
+
+class FakePair:
+    """Moves its avail index on by 3 a run, as a loop that handled 3 chains."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.config: Any = None
+        self.faults: list[Any] = []
+        self._next = {"rx": 0, "tx": 0}
+
+    @property
+    def running(self) -> bool:
+        return self.config is not None
+
+    def start(self, config: Any) -> None:
+        assert self.config is None
+        self.config = config
+
+    def stop(self) -> None:
+        for kind in ("rx", "tx"):
+            vring = self.config and getattr(self.config, kind)
+            if vring is not None:
+                self._next[kind] = (vring.next_avail + 3) % 65536
+        self.config = None
+
+    def next_avail(self, kind: str) -> int:
+        return self._next[kind]
+
+    def take_faults(self) -> list[Any]:
+        taken, self.faults = self.faults, []
+        return taken
+
+
+class FakeTaps:
+    def __init__(self) -> None:
+        self.carrier = False
+        self.attached: list[bool] = []
+        self.header_size = 0
+
+    def set_format(self, header_size: int, _features: int) -> None:
+        self.header_size = header_size
+
+    def set_carrier(self, up: bool) -> None:
+        self.carrier = up
+
+    def set_attached(self, wanted: list[bool]) -> None:
+        self.attached = list(wanted)
+
+
+class Observed:
+    def __init__(self) -> None:
+        self.rarps: list[bytes] = []
+        self.bases: list[int] = []
+        self.errors: list[PeerError] = []
+
+    def rarp(self, mac: bytes) -> None:
+        self.rarps.append(mac)
+
+    def started(self, base: int) -> None:
+        self.bases.append(base)
+
+    def error(self, error: PeerError) -> None:
+        self.errors.append(error)
+
+
+class Port:
+    """A device with a session, driven by messages."""
+
+    def __init__(self) -> None:
+        self.pairs = [FakePair(0), FakePair(1)]
+        self.taps = FakeTaps()
+        self.observed = Observed()
+        self.device = Device(self.pairs, self.taps, self.observed, finish_offloads=False)  # type: ignore[arg-type]
+        self.session = Session(offer(2, None))
+        self.device.attach(self.session)
+
+    def ask(self, request: FrontendRequest, payload: bytes = b"", *fds: int) -> Message | None:
+        conversation = self.session.receive(Message(request, payload, spec.VERSION, fds))
+        try:
+            effect = next(conversation)
+            while True:
+                try:
+                    result = self.device.execute(effect)
+                except PeerError as error:
+                    effect = conversation.throw(error)
+                else:
+                    effect = conversation.send(result)
+        except StopIteration as stop:
+            reply: Message | None = stop.value
+            return reply
+
+    def memory(self, size: int = MEMORY) -> None:
+        fd = os.memfd_create("guest")
+        os.ftruncate(fd, size)
+        payload = spec.MEMORY_HEADER.pack(1, 0) + spec.MEMORY_REGION.pack(0, size, USER, 0)
+        self.ask(FrontendRequest.SET_MEM_TABLE, payload, fd)
+
+    def features(self, *bits: Feature) -> None:
+        mask = sum(1 << bit for bit in (*bits, Feature.PROTOCOL_FEATURES))
+        self.ask(FrontendRequest.SET_FEATURES, spec.U64.pack(mask))
+
+    def vring(self, index: int, base: int = 0, enabled: bool = True) -> None:
+        at = USER + index * 0x1000
+        self.ask(FrontendRequest.SET_VRING_NUM, spec.VRING_STATE.pack(index, SIZE))
+        self.ask(FrontendRequest.SET_VRING_BASE, spec.VRING_STATE.pack(index, base))
+        self.ask(
+            FrontendRequest.SET_VRING_ADDR,
+            spec.VRING_ADDR.pack(index, 0, at, at + 0x800, at + 0x400, 0),
+        )
+        fd = os.eventfd(0)
+        self.ask(FrontendRequest.SET_VRING_KICK, spec.U64.pack(index), fd)
+        self.ask(FrontendRequest.SET_VRING_ENABLE, spec.VRING_STATE.pack(index, int(enabled)))
+
+    def base(self, index: int) -> int:
+        reply = self.ask(FrontendRequest.GET_VRING_BASE, spec.VRING_STATE.pack(index, 0))
+        assert reply is not None
+        return int(spec.VRING_STATE.unpack(reply.payload)[1])
+
+
+@pytest.fixture
+def port() -> Iterator[Port]:
+    port = Port()
+    yield port
+    port.device.detach()
+
+
+def set_up(port: Port, base: int = 0) -> None:
+    port.features(Feature.VERSION_1, Feature.MRG_RXBUF)
+    port.memory()
+    port.vring(0, base)
+    port.vring(1, base)
+
+
+def test_a_ring_runs_when_all_is_there_and_the_carrier_follows(port: Port) -> None:
+    port.features(Feature.VERSION_1)
+    port.memory()
+    assert not port.taps.carrier
+    port.vring(0)
+    assert port.taps.carrier
+    assert port.taps.attached == [True, False]
+    assert port.pairs[0].config.rx.enabled
+    assert port.taps.header_size == 12
+
+
+def test_a_disabled_ring_gets_no_frames(port: Port) -> None:
+    port.features(Feature.VERSION_1)
+    port.memory()
+    port.vring(0, enabled=False)
+    assert port.pairs[0].config.rx is not None
+    assert not port.taps.carrier
+
+
+def test_rings_go_on_where_they_were_when_anything_changes(port: Port) -> None:
+    set_up(port, base=65534)
+    before = port.pairs[0].config.rx.next_avail
+    port.features(Feature.VERSION_1, Feature.MRG_RXBUF, Feature.LOG_ALL)
+    assert port.pairs[0].config.rx.next_avail == (before + 3) % 65536
+    port.memory()
+    assert port.pairs[0].config.rx.next_avail == (before + 6) % 65536
+
+
+def test_get_vring_base_answers_where_the_ring_stopped_and_leaves_the_other_running(
+    port: Port,
+) -> None:
+    set_up(port, base=100)
+    at = port.pairs[0].config.rx.next_avail
+    assert port.base(0) == at + 3
+    assert port.pairs[0].config.rx is None
+    assert port.pairs[0].config.tx is not None
+    assert not port.taps.carrier
+    port.base(1)
+    assert not port.pairs[0].running
+
+
+def test_a_ring_started_again_takes_the_base_it_is_given(port: Port) -> None:
+    set_up(port)
+    port.base(0)
+    port.base(1)
+    port.vring(0, base=7)
+    assert port.pairs[0].config.rx.next_avail in (7, 10)  # 10: stopped and started by ENABLE
+    assert port.observed.bases == [0, 7]
+
+
+def test_the_log_counts_only_while_log_all_is_acknowledged(port: Port) -> None:
+    set_up(port)
+    fd = os.memfd_create("log")
+    os.ftruncate(fd, mmap.PAGESIZE)
+    port.session.protocol_features = spec.ProtocolFeature.LOG_SHMFD.mask
+    port.ask(FrontendRequest.SET_LOG_BASE, spec.LOG.pack(mmap.PAGESIZE, 0), fd)
+    assert port.pairs[0].config.log is None
+    port.features(Feature.VERSION_1, Feature.MRG_RXBUF, Feature.LOG_ALL)
+    assert port.pairs[0].config.log is not None
+    port.features(Feature.VERSION_1, Feature.MRG_RXBUF)
+    assert port.pairs[0].config.log is None
+
+
+def test_a_log_that_cannot_hold_the_memory_is_refused_by_name(port: Port) -> None:
+    set_up(port)
+    fd = os.memfd_create("log")
+    os.ftruncate(fd, mmap.PAGESIZE)
+    port.session.protocol_features = spec.ProtocolFeature.LOG_SHMFD.mask
+    with pytest.raises(PeerError, match="log-smaller-than-memory"):
+        port.ask(FrontendRequest.SET_LOG_BASE, spec.LOG.pack(MEMORY // 4096 // 8 - 1, 0), fd)
+    assert port.pairs[0].running
+
+
+def test_memory_without_the_rings_in_it_stops_them_by_name(port: Port) -> None:
+    set_up(port)
+    port.memory(size=4096)  # vring 1 lies beyond
+    assert [str(error.name) for error in port.observed.errors] == ["vring-outside-memory"]
+    assert port.pairs[0].config.rx is not None
+    assert port.pairs[0].config.tx is None
+
+
+def test_refused_memory_leaves_the_rings_as_they_were(port: Port) -> None:
+    set_up(port)
+    with pytest.raises(PeerError, match="file-shorter"):
+        region = effects.MemoryRegion(0, MEMORY, USER, 0)
+        port.device.execute(effects.SetMemoryTable((region,), (os.memfd_create("short"),)))
+    assert port.pairs[0].running
+
+
+def test_rarp_is_passed_on_before_any_ring_runs(port: Port) -> None:
+    port.device.execute(effects.SendRarp(b"\x52\x54\0\1\2\3"))
+    assert port.observed.rarps == [b"\x52\x54\0\1\2\3"]
+
+
+def test_nothing_is_left_after_the_front_end_has_gone(port: Port) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    set_up(port)
+    port.device.detach()
+    assert not port.pairs[0].running
+    assert not port.taps.carrier
+    assert len(os.listdir("/proc/self/fd")) == before
