@@ -24,11 +24,12 @@ _TIMEOUT = 15  # seconds for the daemon's answer; an announcement takes up to 10
 
 _HELP = """\
 commands:
-  daemon             make vhost-user ports of the switch's rows (daemon --help: its options)
-  show               list the ports
-  stats [PORT]       show the counters
+  daemon               make vhost-user ports of the switch's rows
+  show                 list the ports
+  stats [PORT]         show the counters
   announce PORT [MAC]  tell the network where the port's guest is
-  demo               live migration between two private hosts (demo --help: its options)
+  demo                 a live migration between two private hosts
+COMMAND --help tells the options of each.
 """
 
 

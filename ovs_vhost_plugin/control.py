@@ -35,7 +35,11 @@ MAX_BATCH = 64
 
 
 class ChannelClosed(Exception):  # noqa: N818 - an event of every connection, not an error
-    """The peer has gone, or broke the framing; the text says which."""
+    """The peer has gone, or what follows from it cannot be used; the text says which."""
+
+
+class ChannelBroken(ChannelClosed):
+    """The peer broke the framing, or does not read: it is not to be trusted with more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,7 @@ class Channel:
         if len(packet) > MAX_PACKET:
             raise ValueError(f"control packet of {len(packet)} bytes")
         if len(self._backlog) >= MAX_BACKLOG:
-            raise ChannelClosed("the peer does not read")
+            raise ChannelBroken("it does not read")
         # Kept fds must outlive the caller's, so they are duplicates.
         self._backlog.append((packet, [os.dup(fd) for fd in fds]))
         self.flush()
@@ -166,15 +170,15 @@ def _decode(packet: bytes, flags: int) -> dict[str, Any]:
     if not packet:
         raise ChannelClosed("closed by the peer")
     if flags & socket.MSG_TRUNC:
-        raise ChannelClosed(f"packet of more than {MAX_PACKET} bytes")
+        raise ChannelBroken(f"packet of more than {MAX_PACKET} bytes")
     if flags & socket.MSG_CTRUNC:
-        raise ChannelClosed("more fds than this end takes")
+        raise ChannelBroken("more fds than this end takes")
     try:
         obj = json.loads(packet)
     except (ValueError, RecursionError) as error:
-        raise ChannelClosed("packet is no JSON") from error
+        raise ChannelBroken("packet is no JSON") from error
     if not isinstance(obj, dict):
-        raise ChannelClosed("packet is no JSON object")
+        raise ChannelBroken("packet is no JSON object")
     return obj
 
 

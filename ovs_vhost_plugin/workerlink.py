@@ -16,7 +16,7 @@ from typing import Any
 import ovs.vlog
 
 from ovs_vhost_plugin import pidfile, reports
-from ovs_vhost_plugin.control import Channel, ChannelClosed, WorkerSpec
+from ovs_vhost_plugin.control import Channel, ChannelBroken, ChannelClosed, WorkerSpec
 from ovs_vhost_plugin.reconcile import Phase
 from ovs_vhost_plugin.reports import Hello, Report, ReportError, State
 
@@ -83,7 +83,7 @@ class WorkerLink:
         try:
             self.channel.send(command, fds)
         except ChannelClosed as closed:
-            self._lost(str(closed), now)
+            self._lost(closed, now)
             return False
         return True
 
@@ -122,7 +122,7 @@ class WorkerLink:
                 self._count(now)
                 heard.append(reports.parse(event, now))
         except (ChannelClosed, ReportError) as error:
-            self._lost(str(error), now)
+            self._lost(error, now)
         for report in heard:
             self._keep(report, now)
         return heard
@@ -172,7 +172,7 @@ class WorkerLink:
     def _keep(self, report: Report, now: float) -> None:
         if isinstance(report, Hello):
             if report.spec.name != self.name:
-                self._lost(f"it says it is {report.spec.name}", now)
+                self._lost(ReportError(f"it says it is {report.spec.name}"), now)
                 return
             self.version = report.version
             self.spec = report.spec
@@ -189,9 +189,10 @@ class WorkerLink:
         if self._events > _EVENTS_PER_SECOND:
             raise ReportError("a flood of reports")
 
-    def _lost(self, why: str, now: float) -> None:
-        if why and not self.told_to_quit:
-            self._error = "" if why == "closed by the peer" else why
+    def _lost(self, why: Exception, now: float) -> None:
+        # That it is gone is no reason in itself: its exit status or its log says more.
+        if isinstance(why, ChannelBroken | ReportError):
+            self._error = str(why)
         self._close_channel()
         if self.phase is not Phase.KILLED:
             self._enter_ending(now)

@@ -65,6 +65,7 @@ class Announcing:
         assert self._service is not None
         self._waiters.append((name, mac, waiter))
         self._service.request(name, mac, "manual", now)
+        self.run(now)
 
     def run(self, now: float) -> None:
         """Do what can be done at once, pass on what came of it."""

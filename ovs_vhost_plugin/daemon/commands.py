@@ -196,7 +196,7 @@ class Commands:
             "pid": os.getpid(),
             "database": self._options.database,
             "standing": loop.database.standing.value,
-            "ports": [self._port_overview(port) for port in loop.desired.values()],
+            "ports": [self._port_overview(port) for _, port in sorted(loop.desired.items())],
             "wrong_rows": {name: str(error) for name, error in sorted(errors.items())},
             "faults": dict(sorted(loop.ports.counters.items())),
             "announce": loop.announcing.counters(),

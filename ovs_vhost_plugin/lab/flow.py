@@ -182,18 +182,19 @@ class Flow:
 
 
 class GuestReceiver:
-    """A UDP receiver inside a QEMU guest; it moves with the guest when that migrates."""
+    """A UDP receiver inside a QEMU guest; it moves with the guest when that migrates.
+
+    It keeps what comes; an `echo` sends it back instead, to the first that it heard of.
+    """
 
     def __init__(self, guest: QemuGuest, port: int, *, echo: bool = False) -> None:
-        self.port = port
         self._file = PurePosixPath(f"/tmp/flow-{port}")
         if echo:
-            pipe = f"{self._file}.pipe"
-            guest.run(f"mkfifo {pipe}")
-            receive = f"nc.openbsd -u -l {port} <{pipe} | tee {self._file} >{pipe}"
+            # One pipe, from netcat's output to its own input; `<>` opens it without a partner.
+            guest.run(f"mkfifo {self._file}")
+            guest.run(f"nc.openbsd -u -l {port} <>{self._file} >&0 2>/dev/null &")
         else:
-            receive = f"nc.openbsd -u -l {port} >{self._file}"
-        guest.run(f"({receive}) >/dev/null &")
+            guest.run(f"nc.openbsd -u -l {port} >{self._file} 2>&1 &")
         guest.run(f"until grep -q ':{port:04X} ' /proc/net/udp; do usleep 10000; done")
 
     def fetch(self, guest: QemuGuest) -> bytes:

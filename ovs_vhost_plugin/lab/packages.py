@@ -96,7 +96,7 @@ def _apt(*arguments: str) -> None:
     # Another apt (a fresh machine's own) may hold the lock for a while.
     options = ["-qq", "-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0"]
     subprocess.run(
-        ["apt-get", *options, *arguments], env=environment, stdout=sys.stderr, check=True
+        ["apt-get", *options, *arguments], env=environment, stdout=subprocess.DEVNULL, check=True
     )
 
 

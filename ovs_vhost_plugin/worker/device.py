@@ -18,7 +18,7 @@ from ovs_vhost_plugin.vhost.log import DirtyLog
 from ovs_vhost_plugin.vhost.memory import MemoryTable
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import Feature, VringAddressFlag, used_bytes
-from ovs_vhost_plugin.worker.queuepair import PairConfig, QueuePair, VringConfig
+from ovs_vhost_plugin.worker.queuepair import Kind, PairConfig, QueuePair, VringConfig
 from ovs_vhost_plugin.worker.tapqueues import TapQueues
 
 _DESC_BYTES = 16  # virtio 1.2, 2.7.5
@@ -170,7 +170,7 @@ class Device:
 
     def _stop_pair(self, pair: QueuePair) -> None:
         pair.stop()
-        for kind, index in (("rx", 2 * pair.index), ("tx", 2 * pair.index + 1)):
+        for kind, index in _vrings_of(pair):
             if index in self._next_avail:
                 self._next_avail[index] = pair.next_avail(kind)
 
@@ -178,10 +178,9 @@ class Device:
         self, pair: QueuePair, on_error: Callable[[PeerError], None], without: int = -1
     ) -> None:
         """Start what of `pair` can run; a vring that cannot be mapped stays stopped."""
-        assert self._session is not None
         fresh = not self._next_avail
-        vrings: dict[str, VringConfig | None] = {}
-        for kind, index in (("rx", 2 * pair.index), ("tx", 2 * pair.index + 1)):
+        vrings: dict[Kind, VringConfig | None] = {}
+        for kind, index in _vrings_of(pair):
             try:
                 vrings[kind] = None if index == without else self._vring(index)
             except PeerError as error:
@@ -211,9 +210,10 @@ class Device:
         )
 
     def _vring(self, index: int) -> VringConfig | None:
-        assert self._session is not None
+        if self._session is None or self._memory is None or index in self._broken:
+            return None
         vring = self._session.vrings[index]
-        if self._memory is None or not vring.ready() or index in self._broken:
+        if not vring.ready():
             return None
         view = self._memory.view
         return VringConfig(
@@ -262,6 +262,11 @@ class Device:
         old, self._log = self._log, log
         if old is not None:
             old.close()
+
+
+def _vrings_of(pair: QueuePair) -> tuple[tuple[Kind, int], tuple[Kind, int]]:
+    """The vrings of a queue pair (virtio 1.2, 5.1.2): the guest receives from the even one."""
+    return ("rx", 2 * pair.index), ("tx", 2 * pair.index + 1)
 
 
 def _raise(error: PeerError) -> None:

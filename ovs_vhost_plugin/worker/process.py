@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ovs_vhost_plugin import process
 from ovs_vhost_plugin.announce import frames
 from ovs_vhost_plugin.control import WorkerSpec
 from ovs_vhost_plugin.jit import layout
@@ -45,7 +46,7 @@ def warm() -> None:
     pair.close()
     # A thread that was joined leaves the kernel's list a moment later, and only a process with
     # one thread may be forked.
-    while len(os.listdir("/proc/self/task")) > 1:
+    while process.threads() > 1:
         os.sched_yield()
 
 
@@ -135,7 +136,10 @@ class Worker:
         for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(ignored, signal.SIG_IGN)
         self._signals = (reader, writer)
-        self._watch(reader.fileno(), lambda _now: reader.recv(64) and None)
+        self._watch(reader.fileno(), self._drain_signals)
+
+    def _drain_signals(self, _now: float) -> None:
+        self._signals[0].recv(64)
 
     def _quit(self) -> None:
         self._quitting = True

@@ -67,3 +67,357 @@ def test_flags_are_empty_for_a_guest_without_guest_csum() -> None:
         rig.wire.send(b"\x02" + EMPTY[1:] + frame(100))
         rig.called("rx")
         assert rig.received() == [EMPTY[:10] + b"\x01\x00" + frame(100)]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    lengths=st.lists(st.integers(14, 3000), min_size=1, max_size=6),
+    buffers=st.lists(st.integers(1, 1500), min_size=1, max_size=64),
+    first=st.sampled_from([0, 65530]),
+)
+def test_frames_fill_merged_buffers_of_any_length(
+    lengths: list[int], buffers: list[int], first: int
+) -> None:
+    """Buffers come in bit by bit, some shorter than the header; every frame arrives whole."""
+    with Rig(size=64, first=first) as rig:
+        rig.start()
+        sent = [frame(length, seed) for seed, length in enumerate(lengths)]
+        for data in sent:
+            rig.wire.send(EMPTY + data)
+        buffers += [1500] * (64 - len(buffers))
+        placed, received, free = {}, [], list(range(64))
+        at = 0
+        elements: list[tuple[int, int]] = []
+        while len(received) < len(sent):
+            if free:
+                head = free.pop(0)
+                placed[head] = RX_BUFFERS + 0x4000 * head
+                length = buffers[at % len(buffers)]
+                rig.rx.chain(head, [(placed[head], length)], write=True)
+                rig.rx.offer(head)
+                rig.kick("rx")
+                at += 1
+            elements += rig.rx.collect()
+            while elements:
+                data = b"".join(rig.memory.read(placed[h], n) for h, n in elements[:12])
+                if len(data) < 12:
+                    break
+                count = int.from_bytes(data[10:12], "little")
+                mine, elements = elements[:count], elements[count:]
+                assert len(mine) == count
+                received.append(b"".join(rig.memory.read(placed[h], n) for h, n in mine)[12:])
+                free += [h for h, _ in mine]
+        assert received == sent
+
+
+def test_a_frame_waits_for_the_buffers_it_needs() -> None:
+    with Rig() as rig:
+        rig.offer_buffers(2, 1000)
+        rig.start()
+        rig.wire.send(EMPTY + frame(5000))
+        rig.idle()
+        assert rig.rx.collect() == []
+        rig.offer_buffers(4, 1000, first=2)
+        rig.kick("rx")
+        rig.called("rx")
+        assert rig.received() == [EMPTY[:10] + b"\x06\x00" + frame(5000)]
+
+
+def test_a_waiting_frame_survives_stop_and_start() -> None:
+    with Rig() as rig:
+        rig.offer_buffers(2, 1000)
+        rig.start()
+        rig.wire.send(EMPTY + frame(5000))
+        rig.idle()
+        rig.pair.stop()
+        assert rig.pair.next_avail("rx") == 0
+        rig.memory.write(RX_BUFFERS, bytes(0x10000))
+        rig.offer_buffers(4, 1000, first=2)
+        rig.start()
+        rig.called("rx")
+        assert rig.received() == [EMPTY[:10] + b"\x06\x00" + frame(5000)]
+        assert rig.pair.next_avail("rx") == 6
+
+
+def test_a_frame_that_no_number_of_buffers_holds_is_dropped() -> None:
+    with Rig(size=4) as rig:
+        rig.offer_buffers(4, 1000)
+        rig.start()
+        rig.wire.send(EMPTY + frame(5000))
+        rig.wire.send(EMPTY + frame(500))
+        rig.called("rx")
+        assert [len(data) for data in rig.received()] == [512]
+        assert rig.pair.counters["rx_dropped_too_long"] == 1
+
+
+def test_a_frame_does_not_wait_for_ever() -> None:
+    """The driver's buffers are too few for this frame and would do for the next ones."""
+    with Rig(size=8) as rig:
+        rig.offer_buffers(4, 1000)
+        rig.start()
+        rig.wire.send(EMPTY + frame(5000))
+        rig.wire.send(EMPTY + frame(500))
+        rig.called("rx")
+        assert [len(data) for data in rig.received()] == [512]
+        assert rig.pair.counters["rx_dropped_no_buffers"] == 1
+
+
+def test_without_merging_a_frame_too_long_is_dropped_and_its_buffer_used_again() -> None:
+    with Rig(features=ALL & ~(1 << 15)) as rig:
+        rig.offer_buffers(2, 1000)
+        rig.start()
+        rig.wire.send(EMPTY + frame(1000))
+        rig.wire.send(EMPTY + frame(988))
+        rig.called("rx")
+        assert rig.rx.collect() == [(0, 1000)]
+        assert rig.memory.read(RX_BUFFERS + 12, 988) == frame(988)
+        assert rig.pair.counters["rx_dropped_too_long"] == 1
+
+
+def test_the_largest_frames_pass_both_ways() -> None:
+    with Rig(size=64) as rig:
+        rig.wire.setsockopt(1, 7, 1 << 20)
+        rig.tap.setsockopt(1, 7, 1 << 20)
+        rig.offer_buffers(64, 1500)
+        rig.start()
+        rig.wire.send(EMPTY + frame(65557))
+        rig.called("rx")
+        assert rig.received()[0][12:] == frame(65557)
+        rig.transmit(EMPTY + frame(65557), [12, *[1500] * 43, 65557 - 43 * 1500])
+        rig.kick("tx")
+        assert rig.wire.recv(70000) == EMPTY + frame(65557)
+
+
+def test_a_full_tap_keeps_frames_in_order() -> None:
+    """The socket takes some ten frames; the others wait in the ring, none is lost or doubled."""
+    with Rig(size=64) as rig:
+        rig.start()
+        for seed in range(64):
+            data = EMPTY + frame(60, seed)
+            rig.memory.write(TX_BUFFERS + 100 * seed, data)
+            rig.tx.chain(seed, [(TX_BUFFERS + 100 * seed, len(data))], write=False)
+        rig.tx.offer(*range(64))
+        rig.kick("tx")
+        rig.idle_with_full_tap = await_that(lambda: 0 < len(rig.tx.collect()) < 64)
+        got = [rig.wire.recv(2000)[12:] for _ in range(64)]
+        assert got == [frame(60, seed) for seed in range(64)]
+        await_that(lambda: rig.tx.used_idx == 64)
+
+
+@pytest.mark.parametrize("features", [ALL, ALL & ~EVENT_IDX], ids=["event-idx", "flags"])
+def test_an_idle_pair_costs_no_wakeups(features: int) -> None:
+    with Rig(features=features) as rig:
+        rig.offer_buffers(4, 2000)
+        rig.start()
+        rig.transmit(EMPTY + frame(100))
+        rig.kick("tx")
+        rig.wire.recv(2000)
+        rig.wire.send(EMPTY + frame(100))
+        rig.called("rx")
+        wakeups = rig.idle()
+        time.sleep(0.3)
+        assert rig.pair.counters["wakeups"] == wakeups
+        # and frames without receive buffers do not wake it either
+        rig.wire.send(EMPTY + frame(100))
+        rig.wire.send(EMPTY + frame(100))
+        rig.wire.send(EMPTY + frame(100))
+        wakeups = rig.idle()
+        rig.wire.send(EMPTY + frame(100))
+        time.sleep(0.2)
+        assert rig.pair.counters["wakeups"] == wakeups
+
+
+def test_a_driver_that_asked_for_no_calls_gets_none() -> None:
+    with Rig(features=ALL & ~EVENT_IDX) as rig:
+        rig.tx.set_no_interrupt(1)
+        rig.start()
+        rig.transmit(EMPTY + frame(100))
+        rig.kick("tx")
+        await_that(lambda: rig.tx.used_idx == 1)
+        rig.idle()
+        with pytest.raises(BlockingIOError):
+            os.eventfd_read(rig.tx_fds.call)
+        assert rig.pair.counters["tx_calls"] == 0
+
+
+def test_disabled_rings_discard_and_take_nothing() -> None:
+    """vhost-user "Ring states"."""
+    with Rig() as rig:
+        rig.offer_buffers(4, 2000)
+        rig.start(rx=rig.vring("rx", enabled=False), tx=rig.vring("tx", enabled=False))
+        rig.wire.send(EMPTY + frame(100))
+        rig.transmit(EMPTY + frame(100))
+        rig.kick("tx")
+        rig.called("tx")
+        wakeups = rig.idle()
+        time.sleep(0.1)
+        assert rig.pair.counters["wakeups"] == wakeups
+        assert rig.pair.counters["tx_dropped_disabled"] == 1
+        assert (rig.rx.used_idx, rig.tx.used_idx) == (0, 1)
+        rig.start()
+        rig.called("rx")
+        assert rig.received() == [EMPTY[:10] + b"\x01\x00" + frame(100)]
+
+
+def test_stop_leaves_what_was_not_given_back_to_the_next_start() -> None:
+    with Rig(first=65534) as rig:
+        rig.offer_buffers(8, 2000)
+        rig.start()
+        for seed in range(3):
+            rig.wire.send(EMPTY + frame(100, seed))
+        await_that(lambda: rig.rx.used_idx == 1)
+        rig.pair.stop()
+        assert rig.pair.next_avail("rx") == 1
+        before = rig.memory.snapshot()
+        rig.wire.send(EMPTY + frame(100, 3))
+        rig.transmit(EMPTY + frame(50))
+        before = rig.memory.snapshot()
+        rig.kick("tx")
+        time.sleep(0.05)
+        assert rig.memory.snapshot() == before
+        assert not rig.pair.running
+        received = rig.received()
+        rig.start(rx=rig.vring("rx", next_avail=rig.pair.next_avail("rx")))
+        assert rig.wire.recv(2000)[12:] == frame(50)
+        await_that(lambda: rig.rx.used_idx == 2)
+        received += rig.received()
+        assert [data[12:] for data in received] == [frame(100, seed) for seed in range(4)]
+
+
+def test_a_ring_without_a_kick_fd_is_looked_at() -> None:
+    with Rig() as rig:
+        rig.start(tx=rig.vring("tx", kick_fd=-1))
+        rig.transmit(EMPTY + frame(100))
+        assert rig.wire.recv(2000) == EMPTY + frame(100)
+
+
+def test_a_broken_ring_leaves_the_other_one_running() -> None:
+    with Rig() as rig:
+        rig.offer_buffers(4, 2000)
+        rig.start()
+        rig.tx.offer(99)
+        rig.kick("tx")
+        await_that(lambda: rig.pair.counters.get("fault_head_out_of_range"))
+        assert os.eventfd_read(rig.tx_fds.err) == 1
+        assert rig.pair.take_faults() == [("tx", Fault.HEAD_OUT_OF_RANGE)]
+        assert rig.pair.take_faults() == []
+        rig.wire.send(EMPTY + frame(100))
+        rig.called("rx")
+        assert len(rig.received()) == 1
+        wakeups = rig.idle()
+        rig.kick("tx")
+        time.sleep(0.05)
+        assert rig.pair.counters["wakeups"] == wakeups
+        rig.pair.stop()
+        assert rig.pair.next_avail("tx") == 0
+
+
+def test_frames_offered_before_the_fault_still_leave() -> None:
+    with Rig() as rig:
+        rig.start()
+        rig.transmit(EMPTY + frame(100))
+        rig.tx.offer(99)
+        rig.kick("tx")
+        assert rig.wire.recv(2000) == EMPTY + frame(100)
+        await_that(lambda: rig.pair.take_faults() == [("tx", Fault.HEAD_OUT_OF_RANGE)])
+        assert rig.tx.collect() == [(0, 0)]
+
+
+def test_a_kick_that_never_ends_does_not_hold_stop() -> None:
+    with Rig() as rig:
+        os.eventfd_write(rig.tx_fds.kick, 1 << 40)
+        kick = os.eventfd(1 << 31, os.EFD_SEMAPHORE)  # each read takes one
+        rig.start(tx=rig.vring("tx", kick_fd=kick))
+        await_that(lambda: rig.pair.counters["tx_kicks"] > 1000)
+        begin = time.monotonic()
+        rig.pair.stop()
+        assert time.monotonic() - begin < 1
+        os.close(kick)
+
+
+def test_a_call_that_blocks_does_not_hold_stop() -> None:
+    """The front-end fills its eventfd to the limit and makes it blocking behind our back."""
+    with Rig(features=ALL & ~EVENT_IDX) as rig:
+        rig.start()
+        os.set_blocking(rig.tx_fds.call, True)
+        os.eventfd_write(rig.tx_fds.call, 2**64 - 2)
+        rig.transmit(EMPTY + frame(100))
+        rig.kick("tx")
+        await_that(lambda: rig.tx.used_idx == 1)
+        rig.pair.stop()
+        assert not rig.pair.running
+
+
+@pytest.mark.parametrize("name", ["kick_fd", "call_fd", "err_fd"])
+def test_fds_that_are_no_eventfds_break_the_ring(name: str) -> None:
+    expected = Fault.KICK_NOT_EVENTFD if name == "kick_fd" else Fault.CALL_NOT_EVENTFD
+    with Rig() as rig:
+        changes: dict[str, Any] = {name: rig.wire.fileno()}
+        rig.start(rx=rig.vring("rx", **changes))
+        assert rig.pair.take_faults() == [("rx", expected)]
+        rig.transmit(EMPTY + frame(100))
+        rig.kick("tx")
+        assert rig.wire.recv(2000) == EMPTY + frame(100)
+
+
+def test_a_tap_that_fails_is_tried_again_without_spinning() -> None:
+    with Rig() as rig:
+        rig.offer_buffers(4, 2000)
+        rig.start()
+        rig.wire.close()  # the socket's end that is left reports a hang-up for ever
+        before = rig.pair.counters["wakeups"]
+        time.sleep(0.5)
+        assert rig.pair.counters["wakeups"] - before < 20
+        rig.pair.stop()
+
+
+@pytest.mark.parametrize("mergeable", [True, False])
+@pytest.mark.parametrize("event_idx", [True, False])
+def test_nothing_is_written_unlogged(mergeable: bool, event_idx: bool) -> None:
+    """All of memory before and after, beside the log: pages of buffers and of the used rings."""
+    features = ALL & ~(0 if mergeable else 1 << 15) & ~(0 if event_idx else EVENT_IDX)
+    with Rig(size=64, features=features, log_bytes=0x300000 // 4096 // 8) as rig:
+        assert rig.log is not None
+        for round_ in range(4):
+            rig.offer_buffers(12, 2000 - 300 * round_, first=12 * round_)
+            before = rig.memory.snapshot()
+            rig.log[:] = 0
+            rig.start()
+            rig.transmit(EMPTY + frame(300 + round_))
+            driver_wrote = {TX_BUFFERS // 4096, rig.tx.desc // 4096, rig.tx.avail // 4096}
+            rig.kick("tx")
+            rig.wire.recv(2000)
+            for seed in range(3):
+                rig.wire.send(EMPTY + frame(900 + 100 * round_ + seed, seed))
+            rig.wire.send(EMPTY + frame(6000))  # spills, or is dropped
+            await_that(lambda: rig.pair.counters["rx_packets"] >= 3)
+            rig.idle()
+            rig.pair.stop()
+            after = rig.memory.snapshot()
+            changed = {
+                (start + at) // 4096
+                for start, old in before.items()
+                for at in range(0, len(old), 4096)
+                if old[at : at + 4096] != after[start][at : at + 4096]
+            }
+            log = int.from_bytes(rig.log.tobytes(), "little")
+            logged = {page for page in range(8 * len(rig.log)) if log >> page & 1}
+            assert changed - driver_wrote <= logged
+            heads = range(12 * (round_ + 1))
+            may = {(RX_BUFFERS + 0x8000 * head + at) // 4096 for head in heads for at in (0, 1999)}
+            may |= {page for ring in (rig.rx, rig.tx) for page in (ring.used // 4096, ring.end // 4096)}
+            assert logged <= may
+            rig.received()
+            rig.tx.collect()
+        assert "fault_log_too_small" not in rig.pair.counters
+
+
+def test_start_and_stop_may_be_repeated() -> None:
+    with Rig() as rig:
+        rig.pair.stop()
+        rig.start()
+        rig.start()
+        assert rig.pair.running
+        rig.pair.stop()
+        rig.pair.stop()
+        assert not rig.pair.running

@@ -4,6 +4,7 @@
 import mmap
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -247,10 +248,16 @@ def test_rarp_is_passed_on_before_any_ring_runs(port: Port) -> None:
     assert port.observed.rarps == [b"\x52\x54\0\1\2\3"]
 
 
+def test_the_bridge_may_change_while_no_front_end_is_there(port: Port) -> None:
+    port.device.detach()
+    port.device.set_finish_offloads(True)
+    port.device.attach(Session(offer(2, None)))
+
+
 def test_nothing_is_left_after_the_front_end_has_gone(port: Port) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     set_up(port)
     port.device.detach()
     assert not port.pairs[0].running
     assert not port.taps.carrier
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

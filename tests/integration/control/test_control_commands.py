@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon as people start, ask and end it: ovs-appctl, `ovs-vhost`, signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ovs_vhost_plugin import __version__
+from ovs_vhost_plugin.lab.process import wait_until
+
+pytestmark = pytest.mark.integration
+
+
+def ovs_vhost(host, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`ovs-vhost ARGUMENTS` of this host."""
+    return subprocess.run(
+        [sys.executable, "-m", "ovs_vhost_plugin", *arguments],
+        env={**os.environ, **host.switch.env, "PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def target(host) -> tuple[str, str]:
+    return "--target", f"{host.directory}/ovs-vhost.ctl"
+
+
+def test_ovs_appctl_finds_what_every_daemon_of_the_family_has(host) -> None:
+    commands = host.appctl("list-commands")
+
+    for command in ("exit", "version", "vlog/set", "vlog/list", "vlog/reopen", "vhost/show"):
+        assert f"  {command} " in commands
+    assert host.appctl("version").strip() == f"ovs-vhost {__version__}"
+    assert "vhost_ports" in host.appctl("vlog/list")
+
+
+def test_show_tells_of_ports_and_wrong_rows(host) -> None:
+    assert "ovs-vsctl add-port" in ovs_vhost(host, "show", *target(host)).stdout
+    host.add_client_port("vhu0", None, "mtu_request=1400")
+    host.add_server_port("vhu1", "external_ids:vhost-user-queues=0")
+    host.wait_status("vhu0", "connecting")
+    host.wait_status("vhu1", "error")
+
+    text = ovs_vhost(host, "show", *target(host)).stdout
+    assert text == host.appctl("vhost/show")
+    row = next(line.split() for line in text.splitlines() if line.startswith("vhu0"))
+    assert row[:5] == ["vhu0", "br0", "1", "connecting", "client"] and row[6] == "1400"
+    assert "queues-invalid: set external_ids:vhost-user-queues to 1 to 128" in text
+    as_json = json.loads(ovs_vhost(host, "show", "-f", "json", *target(host)).stdout)
+    assert [port["name"] for port in as_json["ports"]] == ["vhu0"]
+    assert list(as_json["wrong_rows"]) == ["vhu1"]
+
+
+def test_stats_add_up_the_queue_pairs(host) -> None:
+    host.add_client_port("vhu0")
+    host.wait_status("vhu0", "connecting")
+
+    text = ovs_vhost(host, "stats", "vhu0", *target(host)).stdout
+
+    row = next(line.split() for line in text.splitlines() if "rx_packets" in line)
+    assert row == ["rx_packets", "7", "3", "4"]
+
+
+def test_announce_by_hand_is_learned_and_published(host) -> None:
+    host.add_client_port("vhu0", None, "external_ids:attached-mac=52:54:00:00:00:07")
+    ofport = host.wait_ofport("vhu0")
+    host.wait_status("vhu0", "connecting")
+
+    done = ovs_vhost(host, "announce", "vhu0", *target(host))
+
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"vhu0: 52:54:00:00:00:07 learned on br0 port {ofport} in ")
+    assert host.switch.fdb("br0")["52:54:00:00:00:07"] == (str(ofport), 0)
+    announced = host.wait_status_of("vhu0", lambda status: "announced" in status)["announced"]
+    assert announced.startswith("52:54:00:00:00:07 learned ")
+    # It stays published when a daemon that knows nothing of it follows.
+    host.stop_daemon()
+    host.start_daemon()
+    host.add_client_port("vhu1")
+    host.wait_status("vhu1", "connecting")
+    assert host.status("vhu0")["announced"] == announced
+
+
+def test_send_rarp_is_announced(host) -> None:
+    path = host.add_server_port("vhu1")
+    ofport = host.wait_ofport("vhu1")
+    host.wait_status("vhu1", "listening")
+    connect = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({str(path)!r}); input()"
+    with subprocess.Popen([sys.executable, "-c", connect], stdin=subprocess.PIPE) as front_end:
+        announced = host.wait_status_of("vhu1", lambda status: "announced" in status)
+        front_end.communicate(b"\n")
+
+    assert announced["announced"].startswith("52:54:00:00:00:01 learned ")
+    assert host.switch.fdb("br0")["52:54:00:00:00:01"] == (str(ofport), 0)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["stats", "nope"], "nope: no such vhost-user port"),
+        (["announce", "vhu0"], "the MAC of vhu0's guest is not known yet"),
+        (["announce", "vhu0", "52:54"], "'52:54' is no MAC address"),
+    ],
+)
+def test_what_cannot_be_done_is_said(host, command: list[str], words: str) -> None:
+    host.add_client_port("vhu0")
+    host.wait_status("vhu0", "connecting")
+
+    done = ovs_vhost(host, *command, *target(host))
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"ovs-vhost: {words}")
+
+
+def test_without_a_daemon_the_way_to_start_it_is_said(make_host) -> None:
+    host = make_host(daemon=False)
+
+    done = ovs_vhost(host, "show")
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("ovs-vhost: the daemon is not running; start it with ")
+
+
+def test_the_daemon_detaches_and_is_found_by_its_name(make_host) -> None:
+    host = make_host(daemon=False)
+    pidfile = host.directory / "ovs-vhost.pid"
+
+    started = ovs_vhost(host, "daemon", "--detach", "--log-file", "-vconsole:off")
+
+    assert started.returncode == 0
+    pid = int(pidfile.read_text())
+    try:
+        shown = ovs_vhost(host, "show")
+        assert f"pid {pid}" in shown.stdout
+        again = ovs_vhost(host, "daemon", "--detach")
+        assert again.returncode == 1
+        assert f"already running as pid {pid}" in again.stderr
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not pidfile.exists(), "end of the daemon")
+    assert "serving unix:" in host.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--sock-mode=rw", "'rw' is no octal mode"),
+        ("--sock-owner=nobody-of-this-name", "no user 'nobody-of-this-name'"),
+        ("--worker-user=0:no-such-group", "no group 'no-such-group'"),
+        ("--db=unix:x", "the database is given twice"),
+    ],
+)
+def test_wrong_options_are_named(make_host, option: str, words: str) -> None:
+    host = make_host(daemon=False)
+
+    done = ovs_vhost(host, "daemon", "unix:y", option)
+
+    assert done.returncode == 2
+    assert words in done.stderr
