@@ -18,10 +18,10 @@ import signal
 import socket
 import traceback
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+import ovs.daemon
 import ovs.fatal_signal
 
 from ovs_vhost_plugin import pidfile, process
@@ -73,6 +73,9 @@ class _Nursery:
     def live(self) -> int:
         """From fork to the daemon's end."""
         _forget_parent()
+        if ovs.daemon.get_detach():
+            # As the daemon itself does: whoever waits for its output's end is not to wait for us.
+            process.redirect({0: os.devnull, 1: os.devnull, 2: os.devnull})
         process.close_fds_except({0, 1, 2, self._channel.fileno()})
         os.setsid()
         process.set_name("vhost-nursery")
@@ -142,7 +145,7 @@ def _be_worker(worker: ModuleType, state: StateDir, request: dict[str, Any], fds
     _reset_signals()
     os.setsid()
     os.chdir("/")
-    _redirect_output(state.log(spec.name))
+    process.redirect({0: os.devnull, 1: os.devnull, 2: os.fspath(state.log(spec.name))})
     process.close_fds_except({0, 1, 2, *fds})
     process.set_name(spec.name)
     pidfile.write(state.pid(spec.name))
@@ -179,11 +182,3 @@ def _reset_signals() -> None:
 
 def _catchable() -> Iterable[signal.Signals]:
     return signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
-
-
-def _redirect_output(log: Path) -> None:
-    null = os.open(os.devnull, os.O_RDWR)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
-    errors = os.open(log, flags, 0o600)
-    for fd, target in ((null, 0), (null, 1), (errors, 2)):
-        os.dup2(fd, target)

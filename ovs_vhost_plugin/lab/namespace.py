@@ -121,7 +121,7 @@ class Namespace:
 
     def tap(self, name: str, *, mtu: int = 1500) -> None:
         """Make a persistent tap and bring it up (for guests that QEMU itself serves)."""
-        self.run("ip", "tuntap", "add", "dev", name, "mode", "tap", "vnet_hdr")
+        self.run("ip", "tuntap", "add", "dev", name, "mode", "tap")
         self.run("ip", "link", "set", name, "mtu", str(mtu), "up")
 
 

@@ -47,14 +47,19 @@ class VhostUser:
 
 @dataclass(frozen=True)
 class Tap:
-    """The NIC's back-end is QEMU itself, on an existing tap: the reference to compare with."""
+    """The NIC's back-end is QEMU itself, on an existing tap: the reference to compare with.
+
+    `offloads` only on a switch that takes them: another passes partial checksums on as they are.
+    """
 
     name: str
     queues: int = 1
+    offloads: bool = False
 
     def arguments(self) -> list[str]:
         """QEMU's options for it."""
-        options = f"tap,id=net,ifname={self.name},script=no,downscript=no,vhost=off"
+        header = "on" if self.offloads else "off"
+        options = f"tap,id=net,ifname={self.name},script=no,downscript=no,vnet_hdr={header}"
         return ["-netdev", options if self.queues == 1 else f"{options},queues={self.queues}"]
 
 
