@@ -15,14 +15,16 @@ worker → daemon, key "event":
     connect {path} | stats {id, stats}
 """
 
-import contextlib
 import json
 import os
 import socket
+from array import array
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+_INT_SIZE = array("i").itemsize
 
 MAX_PACKET = 128 * 1024
 """Most bytes of one packet: the statistics of 128 queue pairs fit, a socket buffer holds it."""
@@ -90,6 +92,7 @@ class Channel:
         self._sock = sock
         self._max_fds = max_fds
         self._backlog: deque[tuple[bytes, list[int]]] = deque()
+        self._end: ChannelClosed | None = None
 
     def fileno(self) -> int:
         """The socket, for a poll loop; -1 when closed."""
@@ -116,7 +119,7 @@ class Channel:
         while self._backlog:
             packet, fds = self._backlog[0]
             try:
-                socket.send_fds(self._sock, [packet], fds, socket.MSG_NOSIGNAL)
+                socket.send_fds(self._sock, [packet], fds)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -130,31 +133,33 @@ class Channel:
         Packets before an end or an error are returned first; the next call raises.
         """
         received: list[tuple[dict[str, Any], list[int]]] = []
-        while len(received) < MAX_BATCH:
+        while self._end is None and len(received) < MAX_BATCH:
             try:
                 received.append(self._receive_one())
             except BlockingIOError:
-                break
-            except ChannelClosed:
-                # Not read again: what follows a broken packet means nothing.
-                with contextlib.suppress(OSError):
-                    self._sock.shutdown(socket.SHUT_RD)
-                if not received:
-                    raise
-                break
+                return received
+            except ChannelClosed as end:
+                self._end = end  # for good: what follows a broken packet means nothing
+        if self._end is not None and not received:
+            raise self._end
         return received
 
     def _receive_one(self) -> tuple[dict[str, Any], list[int]]:
         try:
-            packet, fds, flags, _ = socket.recv_fds(
-                self._sock, MAX_PACKET, self._max_fds, socket.MSG_CMSG_CLOEXEC
+            # Not socket.recv_fds: Python 3.11's ignores its flags.
+            packet, ancillary, flags, _ = self._sock.recvmsg(
+                MAX_PACKET, socket.CMSG_LEN(self._max_fds * _INT_SIZE), socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
             raise
         except OSError as error:
             raise ChannelClosed(f"receiving failed: {error.strerror}") from error
+        fds = array("i")
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(data[: len(data) // _INT_SIZE * _INT_SIZE])
         try:
-            return _decode(packet, flags), fds
+            return _decode(packet, flags), list(fds)
         except ChannelClosed:
             _close_all(fds)
             raise

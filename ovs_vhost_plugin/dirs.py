@@ -33,7 +33,8 @@ def set_up() -> Path:
 
 
 def _choose(variable: str, bindings: str, default: str) -> str:
-    return os.environ.get(variable) or (bindings if Path(bindings).is_dir() else default)
+    chosen = os.environ.get(variable) or (bindings if Path(bindings).is_dir() else default)
+    return os.path.abspath(chosen)  # noqa: PTH100 - keeps links; a daemon changes its directory
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import resource
 import select
 import signal
 import socket
+import sys
 import traceback
 from collections.abc import Callable, Iterable
 from types import ModuleType
@@ -57,7 +58,7 @@ def _end_with(live: Callable[[], int]) -> NoReturn:
     try:
         status = live()
     except BaseException:
-        traceback.print_exc()
+        traceback.print_exc(file=sys.__stderr__)
     finally:
         os._exit(status)
 

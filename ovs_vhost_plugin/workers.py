@@ -51,10 +51,14 @@ Event = Heard | Ended
 
 
 class Workers:
-    """The links by port name, and the nursery."""
+    """The links by port name, and the nursery.
+
+    broken  why no worker can be born, as name and text; "" when nothing is known to be wrong
+    """
 
     def __init__(self, worker_module: str, state: StateDir) -> None:
         self.links: dict[str, WorkerLink] = {}
+        self.broken = ""
         self._module = worker_module
         self._state = state
         self._nursery: Channel | None = None
@@ -107,9 +111,10 @@ class Workers:
     def _nursery_says(self, said: dict[str, Any], now: float) -> Event | None:
         match said:
             case {"event": "ready"}:
-                self._ready = True
+                self._ready, self.broken = True, ""
                 vlog.info(f"nursery (pid {self._nursery_pid}) is warm")
             case {"event": "broken", "error": error}:
+                self.broken = f"nursery-broken: {printable(error)}"
                 vlog.err(f"nursery (pid {self._nursery_pid}): {printable(error)}")
             case {"event": "born", "name": name, "pid": pid}:
                 if name in self.links and self.links[name].child:

@@ -19,6 +19,7 @@ from ovs_vhost_plugin.daemon.announcing import parse_mac
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.dirs import PROGRAM
+from ovs_vhost_plugin.ovsdb import Standing
 from ovs_vhost_plugin.reports import Stats
 from ovs_vhost_plugin.rows import PortSpec
 from ovs_vhost_plugin.workers import Event, Heard
@@ -115,6 +116,9 @@ class Commands:
     def _exit(self, connection: Any, argv: list[str], now: float) -> None:
         if argv not in ([], ["--cleanup"]):
             raise UsageError("usage: exit [--cleanup]")
+        standing = self._loop.database.standing
+        if argv and standing is not Standing.ACTIVE:
+            raise UsageError(f"cannot clean up, {standing.value}: exit without --cleanup")
         self._exits.append(connection)
         self._loop.exit(now, cleanup=bool(argv))
 

@@ -51,7 +51,7 @@ class Loop:
 
     def exit(self, now: float, *, cleanup: bool) -> None:
         """End soon; with `cleanup`, after the workers and taps."""
-        if cleanup and self.database.standing is Standing.ACTIVE:
+        if cleanup:
             self._cleanup_until = now + _CLEANUP_TIMEOUT
         else:
             self._exiting = True
@@ -63,6 +63,7 @@ class Loop:
 
     def turn(self, now: float) -> list[Event]:
         """Everything that can be done at once. Returns what the workers reported."""
+        self._wake_at = None
         self.database.run(now)
         events = self.ports.workers.run(now)
         self._look(now)
@@ -71,7 +72,7 @@ class Loop:
         if self._serving and self.snapshot is not None:
             self._act(self.snapshot, now)
             self._publish(self.snapshot, now)
-            self._check_cleanup(now)
+        self._check_cleanup(now)
         return events
 
     def close(self) -> None:
@@ -96,7 +97,6 @@ class Loop:
             self._serving = False
             self.ports.let_go()
         if standing is not Standing.ACTIVE:
-            self._wake_at = None
             return
         snapshot = self.database.snapshot()
         if snapshot is not self.snapshot:

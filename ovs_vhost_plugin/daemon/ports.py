@@ -228,6 +228,7 @@ class Ports:
         fault = self.faults.get(port.name, "")
         link = self.link(port.name)
         if link is None:
+            fault = fault or self.workers.broken
             return status.of_error(fault) if fault else status.of_starting(port.path, "")
         if link.state is None:
             return status.of_starting(port.path, fault) if link.child else None

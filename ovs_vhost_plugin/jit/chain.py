@@ -41,7 +41,7 @@ _DESCRIPTOR = 16
 _TOP = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
-@kernel(int64(REGIONS, uint64))
+@kernel(int64(REGIONS, uint64), inline=True)
 def find_region(regions: Records, address: Any) -> int:
     """Index of the region that holds guest `address`, or -1."""
     for i in range(len(regions)):
@@ -51,7 +51,7 @@ def find_region(regions: Records, address: Any) -> int:
     return -1
 
 
-@kernel(int64(REGIONS, uint64, int64, QUEUE_T, int64))
+@kernel(int64(REGIONS, uint64, int64, QUEUE_T, int64), inline=True)
 def add_buffer(regions: Records, address: Any, length: int, queue: Queue, at: int) -> int:
     """Put guest buffer [address, +length) into iovecs from `at` on: the next free one or -fault.
 
@@ -101,7 +101,7 @@ def take_table(regions: Records, address: Any, length: int, queue: Queue, at: in
     return length // _DESCRIPTOR
 
 
-@kernel(int64(U64, int64, int64, VRING, REGIONS, QUEUE_T, int64, int64))
+@kernel(int64(U64, int64, int64, VRING, REGIONS, QUEUE_T, int64, int64), inline=True)
 def _follow(
     table: NDArray[np.uint64],
     entries: int,
@@ -166,7 +166,7 @@ def walk(ring: Vring, head: int, regions: Records, queue: Queue) -> int:
     return at if at < 0 else at - end
 
 
-@kernel(void(QUEUE_T))
+@kernel(void(QUEUE_T), inline=True)
 def make_room(queue: Queue) -> None:
     """Leave room behind the held iovecs for a chain and a spill buffer."""
     state = queue.state[0]
@@ -181,7 +181,7 @@ def make_room(queue: Queue) -> None:
     state["end"] = 1 + end - first
 
 
-@kernel(void(QUEUE_T, int64, int64))
+@kernel(void(QUEUE_T, int64, int64), inline=True)
 def hold(queue: Queue, head: int, pieces: int) -> None:
     """Hold the chain that `walk` has just parsed."""
     state = queue.state[0]
@@ -198,7 +198,7 @@ def hold(queue: Queue, head: int, pieces: int) -> None:
     state["length"] += length
 
 
-@kernel(void(QUEUE_T))
+@kernel(void(QUEUE_T), inline=True)
 def release(queue: Queue) -> None:
     """Let the oldest chain go."""
     state = queue.state[0]

@@ -3,7 +3,10 @@
 
 QEMU takes bits away while we set others in the same byte, and all devices share one log, so bits
 are set by an atomic or. Most pages written have been marked already: looking first keeps the
-cache line shared. A page that the log has no room for is counted, never marked elsewhere.
+cache line shared. But a look can overtake the write that it is for: QEMU takes the bit after the
+look, and copies the page before the write arrives there. So a full fence comes before it.
+
+A page that the log has no room for is counted, never marked elsewhere.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ovs_vhost_plugin.jit.atomics import load_relaxed, or_u8
+from ovs_vhost_plugin.jit.atomics import fence, load_relaxed, or_u8
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
@@ -32,7 +35,10 @@ _PAGE_SHIFT = np.uint64(12)
 
 @kernel(void(MEMORY, NET_T, uint64, int64))
 def mark(memory: Memory, net: Net, address: Any, length: int) -> None:
-    """Mark the pages of guest [address, +length); nothing if nothing is logged."""
+    """Mark the pages of guest [address, +length); nothing if nothing is logged.
+
+    The caller has put a fence between the write and this, one for many.
+    """
     log = memory.log
     if len(log) == 0 or length <= 0:
         return
@@ -53,4 +59,5 @@ def mark_used(ring: Vring, memory: Memory, net: Net, offset: int, length: int) -
     """Mark [offset, +length) of the used ring, if the front-end wants it logged."""
     state = ring.state[0]
     if state["log_used"]:
+        fence()
         mark(memory, net, state["log_guest"] + uint64(offset), length)

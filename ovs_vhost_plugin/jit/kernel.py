@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,19 +31,35 @@ def _cache_directory() -> Path:
     digest = hashlib.sha256()
     for source in sorted(package.glob("*.py")):
         digest.update(source.read_bytes())
+    name = f"kernels-{digest.hexdigest()[:16]}"
     base = package / "__pycache__"
     if not os.access(base if base.exists() else package, os.W_OK):
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        base = Path(home) / "ovs-vhost-plugin"
-    return base / f"kernels-{digest.hexdigest()[:16]}"
+        return Path(home) / "ovs-vhost-plugin" / name
+    for stale in base.glob("kernels-*"):
+        if stale.name != name:
+            shutil.rmtree(stale, ignore_errors=True)
+    return base / name
 
 
 if not numba.config.CACHE_DIR:
     numba.config.CACHE_DIR = str(_cache_directory())
 
 
-def kernel(signature: object) -> Callable[[Function], Function]:
-    """Compile a function for exactly `signature` (a numba type such as `int64(int64)`)."""
+def kernel(signature: object, *, inline: bool = False) -> Callable[[Function], Function]:
+    """Compile a function for exactly `signature` (a numba type such as `int64(int64)`).
+
+    `inline`: always into its callers. Passing a group of arrays costs some hundred bytes of
+    stack, which is more than most functions of the packet path do. Reference counts would cost
+    more still, and nothing here owns an array: without `_nrt` there are none, and nothing can be
+    allocated.
+    """
     return numba.njit(  # type: ignore[no-any-return]
-        signature, nogil=True, cache=True, error_model="numpy", boundscheck=False
+        signature,
+        nogil=True,
+        cache=True,
+        error_model="numpy",
+        boundscheck=False,
+        forceinline=inline,
+        _nrt=False,
     )

@@ -188,9 +188,11 @@ def all_headers(header: Bytes, frame: Bytes, length: int) -> int:
         return -Fault.GSO_HEADERS
     kind = int64(header[_GSO_TYPE]) & ~_GSO_ECN
     ethertype = big(frame, network - 2)
-    if not (
-        (ethertype == _IPV4 and kind != _GSO_TCPV6) or (ethertype == _IPV6 and kind != _GSO_TCPV4)
-    ):
+    if ethertype == _IPV4:
+        right = kind in (_GSO_TCPV4, _GSO_UDP_L4)
+    else:
+        right = ethertype == _IPV6 and kind in (_GSO_TCPV6, _GSO_UDP_L4)
+    if not right:
         return -Fault.GSO_HEADERS
     protocol = _UDP if kind == _GSO_UDP_L4 else _TCP
     if not _reaches_transport(frame, network, transport, protocol):

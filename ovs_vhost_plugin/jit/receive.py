@@ -9,7 +9,7 @@ chains it needs, without, exactly one.
 
 from __future__ import annotations
 
-from ovs_vhost_plugin.jit.atomics import address_of
+from ovs_vhost_plugin.jit.atomics import address_of, fence
 from ovs_vhost_plugin.jit.chain import gather, scatter
 from ovs_vhost_plugin.jit.dirty import mark
 from ovs_vhost_plugin.jit.faults import Fault
@@ -46,6 +46,7 @@ def mark_written(queue: Queue, memory: Memory, net: Net, length: int) -> None:
     """Log `length` bytes written from the oldest held iovec on."""
     if len(memory.log) == 0:
         return
+    fence()
     at = queue.state[0]["first"]
     while length > 0:
         part = min(length, queue.iov[at]["len"])

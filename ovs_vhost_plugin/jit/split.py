@@ -47,7 +47,7 @@ def need_event(event: int, new: int, old: int) -> bool:
     return ((new - event - 1) & 0xFFFF) < ((new - old) & 0xFFFF)
 
 
-@kernel(int64(VRING))
+@kernel(int64(VRING), inline=True)
 def look(ring: Vring) -> int:
     """Read how far the driver's index is: 0 or a fault."""
     state = ring.state[0]
@@ -92,7 +92,7 @@ def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -
     return 0
 
 
-@kernel(void(VRING, QUEUE_T, int64))
+@kernel(void(VRING, QUEUE_T, int64), inline=True)
 def give_back(ring: Vring, queue: Queue, written: int) -> None:
     """Put the oldest held chain into the used ring, `written` bytes in it; not yet visible."""
     state = ring.state[0]

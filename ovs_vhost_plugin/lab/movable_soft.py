@@ -7,16 +7,17 @@ thread, between two looks at the ring, as in a real hypervisor everything stops 
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
+from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from ovs_vhost_plugin.guest.connection import Connection, listen
+from ovs_vhost_plugin.guest.connection import BackEndError, Connection, listen
 from ovs_vhost_plugin.guest.frontend import FrontEnd
 from ovs_vhost_plugin.guest.migrate import Migration as GuestMigration
-from ovs_vhost_plugin.guest.responder import Responder
 from ovs_vhost_plugin.guest.soft import FEATURES, Config, SoftGuest
 from ovs_vhost_plugin.lab.capture import Frame
 from ovs_vhost_plugin.lab.host import Host
@@ -39,20 +40,21 @@ class SoftMovable:
         self.mac = MAC.hex(":")
         self.address = str(ADDRESS)
         announce = Feature.GUEST_ANNOUNCE.mask if announces else 0
-        self._config = Config(mac=MAC, features=FEATURES | announce, timeout=20.0)
-        self._announcement = Responder(MAC, ADDRESS).announcement()
+        self._config = Config(mac=MAC, features=FEATURES | announce, timeout=20.0, address=ADDRESS)
         self._guest: SoftGuest | None = None
         self._destination: FrontEnd | None = None
         self._port = 0
         self._payloads: list[bytes] = []
         self._orders: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._moved: queue.SimpleQueue[Migration | Exception] = queue.SimpleQueue()
+        self._moved: queue.SimpleQueue[Migration | None] = queue.SimpleQueue()
+        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._serve, name="guest", daemon=True)
 
     def boot(self, host: Host, socket: Path) -> None:
         """Listen for the back-end and start the rings."""
         self._guest = SoftGuest(socket, self._config, server=True)
-        self._guest.start()
+        with _as_lab_error():
+            self._guest.start()
         self._thread.start()
 
     def listen(self, port: int) -> None:
@@ -65,20 +67,22 @@ class SoftMovable:
 
     def prepare(self, host: Host, socket: Path) -> None:
         """Listen for the other back-end and settle the features with it."""
-        with listen(socket) as listener:
+        with _as_lab_error(), listen(socket) as listener:
             self._destination = FrontEnd(Connection.accept(listener, self._config.timeout))
-        self._destination.initialise()
+            self._destination.initialise()
 
     def migrate(self) -> Migration:
         """Live-migrate as QEMU would."""
         self._orders.put("migrate")
-        result = self._moved.get()
-        if isinstance(result, Exception):
-            raise LabError(f"the software guest: {result}") from result
-        return result
+        moved = self._moved.get()
+        self._check()
+        if moved is None:
+            raise LabError("the software guest has ended")
+        return moved
 
     def received(self) -> bytes:
         """The payloads so far."""
+        self._check()
         return b"".join(self._payloads)
 
     def close(self) -> None:
@@ -100,11 +104,12 @@ class SoftMovable:
                 if order is None:
                     return
                 if order == "speak":
-                    guest.send(self._announcement)
+                    guest.announce()
                 else:
                     self._migrate(guest)
-        except Exception as error:  # whatever ends the guest is news for who awaits it
-            self._moved.put(error)
+        except Exception as error:  # whatever ends the guest is news for who asks it next
+            self._failure = error
+            self._moved.put(None)
 
     def _take(self, seconds: float) -> None:
         for frame in self._running().receive(seconds):
@@ -128,14 +133,26 @@ class SoftMovable:
         downtime, total = (1e3 * (resumed - since) for since in (stopped, started))
         move.release_source()
         self._moved.put(Migration(started, stopped, resumed, resumed, downtime, total))
-        move.announce(self._serve_for, self._announcement)
+        move.announce(self._serve_for)
 
     def _serve_for(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             self._take(left)
 
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise LabError(f"the software guest: {self._failure!r}") from self._failure
+
     def _running(self) -> SoftGuest:
         if self._guest is None:
             raise LabError("the guest is not running")
         return self._guest
+
+
+@contextlib.contextmanager
+def _as_lab_error() -> Iterator[None]:
+    try:
+        yield
+    except BackEndError as error:
+        raise LabError(f"the software guest: {error}") from error

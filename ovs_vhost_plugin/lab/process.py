@@ -84,6 +84,7 @@ class Process:
         *,
         env: Mapping[str, str] | None = None,
         fds: Sequence[int] = (),
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
         self.argv = list(argv)
         self.output = output
@@ -91,7 +92,7 @@ class Process:
             try:
                 self._popen = subprocess.Popen(
                     self.argv,
-                    stdin=subprocess.DEVNULL,
+                    stdin=stdin,
                     stdout=sink,
                     stderr=subprocess.STDOUT,
                     env=None if env is None else {**os.environ, **env},

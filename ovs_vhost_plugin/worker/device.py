@@ -7,9 +7,12 @@ the change is made, and the rings go on at the index they had reached.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ovs_vhost_plugin.vhost import effects
 from ovs_vhost_plugin.vhost.errors import PeerError
@@ -141,8 +144,8 @@ class Device:
             yield
         finally:
             for pair in self.pairs:
-                self._start_pair(pair, self._observer.error)
-            self._update_tap()
+                for error in self._start_pair(pair):
+                    self._observer.error(error)
 
     def _reconfigure(self, index: int) -> None:
         assert self._session is not None
@@ -152,10 +155,8 @@ class Device:
                 require_eventfd(fd)
         pair = self.pairs[index // 2]
         self._stop_pair(pair)
-        try:
-            self._start_pair(pair, _raise)
-        finally:
-            self._update_tap()
+        for error in self._start_pair(pair):
+            raise error
 
     def _stop_vring(self, index: int) -> int:
         """Stop one vring for GET_VRING_BASE: nothing is written for it after this returns."""
@@ -164,8 +165,8 @@ class Device:
         self._stop_pair(pair)
         base = self._next_avail.pop(index, self._session.vrings[index].base)
         self._broken.discard(index)
-        self._start_pair(pair, self._observer.error, without=index)
-        self._update_tap()
+        for error in self._start_pair(pair, without=index):
+            self._observer.error(error)
         return base
 
     def _stop_pair(self, pair: QueuePair) -> None:
@@ -174,10 +175,9 @@ class Device:
             if index in self._next_avail:
                 self._next_avail[index] = pair.next_avail(kind)
 
-    def _start_pair(
-        self, pair: QueuePair, on_error: Callable[[PeerError], None], without: int = -1
-    ) -> None:
-        """Start what of `pair` can run; a vring that cannot be mapped stays stopped."""
+    def _start_pair(self, pair: QueuePair, without: int = -1) -> list[PeerError]:
+        """Start what of `pair` can run; return why a vring cannot."""
+        errors = []
         fresh = not self._next_avail
         vrings: dict[Kind, VringConfig | None] = {}
         for kind, index in _vrings_of(pair):
@@ -186,13 +186,16 @@ class Device:
             except PeerError as error:
                 self._next_avail.pop(index, None)
                 vrings[kind] = None
-                on_error(error)
+                errors.append(error)
         rx, tx = vrings["rx"], vrings["tx"]
-        if self._memory is None or (rx is None and tx is None):
-            return
-        pair.start(self._pair_config(rx, tx, self._memory))
-        if fresh:
-            self._observer.started(max(v.next_avail for v in (rx, tx) if v is not None))
+        if rx is not None and rx.enabled and not self._taps.carrier:
+            self._taps.discard()
+        self._update_tap()  # before the loop reads: it takes a detached queue for a broken one
+        if self._memory is not None and (rx is not None or tx is not None):
+            pair.start(self._pair_config(rx, tx, self._memory))
+            if fresh:
+                self._observer.started(max(v.next_avail for v in (rx, tx) if v is not None))
+        return errors
 
     def _pair_config(
         self, rx: VringConfig | None, tx: VringConfig | None, memory: MemoryTable
@@ -216,12 +219,13 @@ class Device:
         if not vring.ready():
             return None
         view = self._memory.view
+        used = view(vring.used_user, used_bytes(vring.size), 4)
         return VringConfig(
             size=vring.size,
             desc=view(vring.desc_user, _DESC_BYTES * vring.size, 16),
             avail=view(vring.avail_user, _AVAIL_BYTES + 2 * vring.size, 2),
-            used=view(vring.used_user, used_bytes(vring.size), 4),
-            next_avail=self._next_avail.setdefault(index, vring.base),
+            used=used,
+            next_avail=self._next_avail.setdefault(index, _first_avail(vring.base, used)),
             kick_fd=vring.kick_fd,
             call_fd=vring.call_fd,
             err_fd=vring.err_fd,
@@ -269,5 +273,10 @@ def _vrings_of(pair: QueuePair) -> tuple[tuple[Kind, int], tuple[Kind, int]]:
     return ("rx", 2 * pair.index), ("tx", 2 * pair.index + 1)
 
 
-def _raise(error: PeerError) -> None:
-    raise error
+def _first_avail(base: int, used: NDArray[np.uint8]) -> int:
+    """Where a ring that starts goes on: at the base its front-end gives.
+
+    A front-end whose back-end died was not told a base. QEMU then takes the used index, as a
+    split ring gives chains back in order; DPDK's virtio-user says 0 and leaves that to us.
+    """
+    return base or int.from_bytes(used[2:4].tobytes(), "little")  # virtio 1.2, 2.7.8: idx

@@ -8,8 +8,10 @@ Source: linux/if_tun.h, Documentation/networking/tuntap.rst.
 from __future__ import annotations
 
 import fcntl
+import os
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ovs_vhost_plugin.vhost.spec import Feature
 
@@ -28,6 +30,8 @@ _OFFLOADS = (
     (Feature.GUEST_ECN, 0x08),
 )
 _TUN_F_CSUM = 0x01
+_LONGEST_QUEUE = 1000  # frames: a tap's txqueuelen
+_LONGEST_FRAME = 1 << 17  # bytes, with room
 
 
 def offload_flags(features: int) -> int:
@@ -56,6 +60,17 @@ class TapQueues:
         if up != self.carrier:
             fcntl.ioctl(self.fds[0], _TUNSETCARRIER, struct.pack("=i", up))
             self.carrier = up
+
+    def discard(self) -> None:
+        """Throw away what came while nobody could receive it.
+
+        The kernel goes on queueing for a moment after the carrier went, and then keeps it for
+        whoever reads next, however late: a guest that migrates back would get it.
+        """
+        for fd in self.fds:
+            with suppress(OSError):  # empty, or detached
+                for _ in range(_LONGEST_QUEUE):
+                    os.read(fd, _LONGEST_FRAME)
 
     def set_attached(self, wanted: Sequence[bool]) -> None:
         """Let the kernel steer frames only to the queues the guest reads.

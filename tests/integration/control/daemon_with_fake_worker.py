@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ovs-vhost daemon` whose workers are `fake_worker`s (the directory of this file is on the path)."""
+"""`ovs-vhost daemon` with `fake_worker`s, found in the directory of this program."""
 
 import sys
 

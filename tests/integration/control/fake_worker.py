@@ -87,10 +87,11 @@ class FakeWorker:
     def listen(self) -> bool:
         assert self.channel is not None
         try:
-            return any([self.obey(command, fds) for command, fds in self.channel.receive()])
+            told = [self.obey(command, fds) for command, fds in self.channel.receive()]
         except ChannelClosed:
             self.channel = None
             return False
+        return any(told)
 
     def obey(self, command: dict[str, Any], fds: list[int]) -> bool:
         match command:

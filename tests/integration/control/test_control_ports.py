@@ -184,8 +184,10 @@ def test_wrong_rows_are_named_and_cost_nothing(host) -> None:
         assert not host.link(name)
     shown = json.loads(host.appctl("vhost/show", "-f", "json"))
     assert shown["faults"] == {
-        **{"name-too-long": 1, "path-too-long": 1},
-        **{"mode-unknown": 1, "queues-invalid": 1},
+        "name-too-long": 1,
+        "path-too-long": 1,
+        "mode-unknown": 1,
+        "queues-invalid": 1,
     }
     # Put right, it works.
     host.switch.vsctl("set", "Interface", "vhu3", "external_ids:vhost-user-queues=128")

@@ -232,6 +232,22 @@ def test_an_ovs_vswitchd_restart_finds_the_tap_again(host) -> None:
     assert host.worker_pid("vhu0") == pid
 
 
+def test_a_monitored_daemon_that_crashes_is_started_again(make_host) -> None:
+    host = make_host(daemon_options=["--monitor"])
+    worker = running_port(host)
+    pidfile = host.directory / "ovs-vhost.pid"
+    daemon = int(pidfile.read_text())
+
+    os.kill(daemon, signal.SIGSEGV)
+
+    wait_until(
+        lambda: pidfile.read_text() != f"{daemon}\n" and host.switch.answers("ovs-vhost"),
+        "another daemon",
+    )
+    wait_until(lambda: "running" in phases(host).values(), "adoption")
+    assert host.worker_pid("vhu0") == worker
+
+
 def test_exit_leaves_the_workers_and_what_is_published(host) -> None:
     pid = running_port(host)
 

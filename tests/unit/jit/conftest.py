@@ -11,47 +11,11 @@ like that by hand, and see which lines it reaches:
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
-import numpy as np
 import pytest
-from ring_reference import Driver, Eventfds, GuestMemory
 
 from ovs_vhost_plugin.jit import layout
-
-
-def kernel_ring(driver: Driver, **state: int) -> layout.Vring:
-    """`driver`'s ring, before the first chain, as a kernel takes it."""
-    views = driver.views()
-    record = np.zeros(1, layout.RING)
-    defaults = {
-        "size": driver.size,
-        "enabled": 1,
-        "next_avail": driver.next_avail,
-        "next_fetch": driver.next_avail,
-        "avail_idx": driver.next_avail,
-        "next_used": driver.used_idx,
-        "published": driver.used_idx,
-        "kick_fd": -1,
-        "call_fd": -1,
-        "err_fd": -1,
-    }
-    for name, value in (defaults | state).items():
-        record[name] = value
-    return layout.Vring(
-        desc=views["desc"].view(np.uint64),
-        avail=views["avail"].view(np.uint16),
-        used=views["used"].view(np.uint16),
-        elements=views["used"][4 : 4 + 8 * driver.size].view(np.uint32),
-        state=record,
-    )
-
-
-def kernel_memory(memory: GuestMemory, log_bytes: int = 0) -> layout.Memory:
-    """Regions and an empty log of `log_bytes`."""
-    return layout.Memory(layout.region_table(memory.table()), np.zeros(log_bytes, np.uint8))
 
 
 @pytest.fixture

@@ -23,13 +23,22 @@ from ovs_vhost_plugin.worker.queuepair import PairConfig, QueuePair, VringConfig
 RX_RING, TX_RING, RX_BUFFERS, TX_BUFFERS = 0x10000, 0x40000, 0x100000, 0x200000
 PATIENCE = 10.0
 
-MODERN = Feature.VERSION_1.mask | Feature.MRG_RXBUF.mask
+MRG_RXBUF = Feature.MRG_RXBUF.mask
+MODERN = Feature.VERSION_1.mask | MRG_RXBUF
 OFFLOADS = (
     Feature.CSUM.mask | Feature.GUEST_CSUM.mask | Feature.HOST_TSO4.mask
     | Feature.HOST_TSO6.mask | Feature.HOST_ECN.mask | Feature.HOST_USO.mask
 )  # fmt: skip
 EVENT_IDX = Feature.RING_EVENT_IDX.mask
 INDIRECT = Feature.RING_INDIRECT_DESC.mask
+ALL = MODERN | EVENT_IDX | INDIRECT | OFFLOADS
+EMPTY = bytes(12)
+"""A virtio-net header that asks for nothing."""
+
+
+def frame(length: int, seed: int = 1) -> bytes:
+    """Bytes that differ from place to place and from frame to frame."""
+    return bytes((seed * 31 + i * 7 + (i >> 8)) & 0xFF for i in range(length))
 
 
 def await_that(condition: Callable[[], Any], what: str = "condition") -> Any:
@@ -49,7 +58,7 @@ class Rig:
         self,
         *,
         size: int = 16,
-        features: int = MODERN | EVENT_IDX | INDIRECT | OFFLOADS,
+        features: int = ALL,
         header_size: int = 12,
         first: int = 0,
         finish_offloads: bool = False,
@@ -124,7 +133,7 @@ class Rig:
         frames = []
         while elements:
             count = 1
-            if self.features & Feature.MRG_RXBUF.mask:
+            if self.features & MRG_RXBUF:
                 count = int.from_bytes(
                     self.memory.read(RX_BUFFERS + 0x8000 * elements[0][0] + 10, 2), "little"
                 )

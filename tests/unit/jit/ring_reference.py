@@ -21,7 +21,7 @@ class GuestMemory:
 
     def __init__(self, *regions: tuple[int, int]) -> None:
         self.parts = [(guest, np.zeros(size + 64, np.uint8)) for guest, size in sorted(regions)]
-        self.sizes = {guest: size for guest, size in regions}
+        self.sizes = dict(regions)
 
     def table(self) -> np.ndarray:
         rows = [(guest, self.sizes[guest], self.host(guest)) for guest, _ in self.parts]
@@ -43,7 +43,9 @@ class GuestMemory:
         raise KeyError(hex(guest))
 
     def read(self, guest: int, length: int) -> bytes:
-        return b"".join(self.view(address, part).tobytes() for address, part in self.pieces(guest, length))
+        return b"".join(
+            self.view(address, part).tobytes() for address, part in self.pieces(guest, length)
+        )
 
     def write(self, guest: int, data: bytes) -> None:
         for address, part in self.pieces(guest, len(data)):
@@ -98,7 +100,9 @@ class Driver:
     def get(self, guest: int) -> int:
         return int(struct.unpack("<H", self.memory.read(guest, 2))[0])
 
-    def describe(self, index: int, address: int, length: int, flags: int = 0, after: int = 0) -> None:
+    def describe(
+        self, index: int, address: int, length: int, flags: int = 0, after: int = 0
+    ) -> None:
         self.memory.write(self.desc + 16 * index, descriptor(address, length, flags, after))
 
     def chain(self, start: int, buffers: list[tuple[int, int]], write: bool) -> int:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import kernel_memory, kernel_ring
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_views import kernel_memory, kernel_ring
 from ring_reference import (
     INDIRECT,
     NEXT,
@@ -85,7 +85,9 @@ def test_walks_like_the_reference(
 @settings(max_examples=200, deadline=None)
 @given(
     buffers=st.lists(
-        st.tuples(st.integers(MIDDLE - 64, MIDDLE + 64), st.integers(1, 200)), max_size=8, min_size=1
+        st.tuples(st.integers(MIDDLE - 64, MIDDLE + 64), st.integers(1, 200)),
+        max_size=8,
+        min_size=1,
     ),
     cut=st.integers(0, 8),
     write=st.booleans(),
@@ -195,9 +197,7 @@ def test_held_chains_survive_being_moved_to_the_front() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=8), data=st.data()
-)
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=8), data=st.data())
 def test_scatter_and_gather_meet_in_the_middle(lengths: list[int], data: Any) -> None:
     driver = new_driver()
     queue = layout.new_queue()

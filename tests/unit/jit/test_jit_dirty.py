@@ -19,9 +19,7 @@ def new_memory(log_bytes: int = PAGES // 8) -> layout.Memory:
 
 
 @settings(deadline=None)
-@given(
-    ranges=st.lists(st.tuples(st.integers(0, 80 * 4096), st.integers(0, 5 * 4096)), max_size=9)
-)
+@given(ranges=st.lists(st.tuples(st.integers(0, 80 * 4096), st.integers(0, 5 * 4096)), max_size=9))
 def test_marks_exactly_the_pages_written(ranges: list[tuple[int, int]]) -> None:
     memory, net = new_memory(), layout.new_net()
     pages: set[int] = set()

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import kernel_memory, kernel_ring
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_views import kernel_memory, kernel_ring
 from ring_reference import WRITE, Driver, GuestMemory
 
 from ovs_vhost_plugin.jit import layout
@@ -45,7 +45,13 @@ def test_an_event_is_needed_when_the_index_passes_it(event: int, old: int, steps
 
 @pytest.mark.parametrize(
     ("ahead", "fault"),
-    [(0, 0), (8, 0), (9, Fault.AVAIL_JUMPS), (0x7FFF, Fault.AVAIL_JUMPS), (-1, Fault.AVAIL_GOES_BACK)],
+    [
+        (0, 0),
+        (8, 0),
+        (9, Fault.AVAIL_JUMPS),
+        (0x7FFF, Fault.AVAIL_JUMPS),
+        (-1, Fault.AVAIL_GOES_BACK),
+    ],
 )
 @pytest.mark.parametrize("first", [0, 65533])
 def test_the_avail_index_stays_within_the_ring(first: int, ahead: int, fault: int) -> None:
@@ -67,10 +73,14 @@ def test_the_avail_index_cannot_take_back_what_was_seen() -> None:
 @settings(deadline=None)
 @given(
     size=st.sampled_from([1, 2, 8, 64]), first=U16,
-    batches=st.lists(st.tuples(st.integers(0, 64), st.integers(1, 64), st.integers(0, 64)), max_size=20),
+    batches=st.lists(
+        st.tuples(st.integers(0, 64), st.integers(1, 64), st.integers(0, 64)), max_size=20
+    ),
 )  # fmt: skip
 def test_chains_come_in_order_and_go_back_in_order(
-    size: int, first: int, batches: list[tuple[int, int, int]], 
+    size: int,
+    first: int,
+    batches: list[tuple[int, int, int]],
 ) -> None:
     """A driver that offers, a device that holds some and gives back some, indices that wrap."""
     driver = new_driver(size, first)

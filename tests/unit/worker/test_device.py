@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The device against a real session and real memory; queue pairs and tap are stand-ins."""
 
+import gc
 import mmap
 import os
 from collections.abc import Iterator
@@ -59,12 +60,16 @@ class FakeTaps:
         self.carrier = False
         self.attached: list[bool] = []
         self.header_size = 0
+        self.discarded = 0
 
     def set_format(self, header_size: int, _features: int) -> None:
         self.header_size = header_size
 
     def set_carrier(self, up: bool) -> None:
         self.carrier = up
+
+    def discard(self) -> None:
+        self.discarded += 1
 
     def set_attached(self, wanted: list[bool]) -> None:
         self.attached = list(wanted)
@@ -112,9 +117,10 @@ class Port:
             reply: Message | None = stop.value
             return reply
 
-    def memory(self, size: int = MEMORY) -> None:
+    def memory(self, size: int = MEMORY, used_index: int = 0) -> None:
         fd = os.memfd_create("guest")
         os.ftruncate(fd, size)
+        os.pwrite(fd, used_index.to_bytes(2, "little"), 0x800 + 2)  # of vring 0
         payload = spec.MEMORY_HEADER.pack(1, 0) + spec.MEMORY_REGION.pack(0, size, USER, 0)
         self.ask(FrontendRequest.SET_MEM_TABLE, payload, fd)
 
@@ -173,6 +179,19 @@ def test_a_disabled_ring_gets_no_frames(port: Port) -> None:
     assert not port.taps.carrier
 
 
+def test_what_waits_in_the_tap_is_discarded_before_the_guest_receives_and_not_later(
+    port: Port,
+) -> None:
+    port.features(Feature.VERSION_1)
+    port.memory()
+    port.vring(0, enabled=False)
+    assert port.taps.discarded == 0
+    port.ask(FrontendRequest.SET_VRING_ENABLE, spec.VRING_STATE.pack(0, 1))
+    assert port.taps.discarded == 1
+    port.features(Feature.VERSION_1, Feature.LOG_ALL)
+    assert port.taps.discarded == 1
+
+
 def test_rings_go_on_where_they_were_when_anything_changes(port: Port) -> None:
     set_up(port, base=65534)
     before = port.pairs[0].config.rx.next_avail
@@ -202,6 +221,15 @@ def test_a_ring_started_again_takes_the_base_it_is_given(port: Port) -> None:
     port.vring(0, base=7)
     assert port.pairs[0].config.rx.next_avail in (7, 10)  # 10: stopped and started by ENABLE
     assert port.observed.bases == [0, 7]
+
+
+def test_a_front_end_that_lost_its_back_end_and_says_0_goes_on_at_the_used_index(
+    port: Port,
+) -> None:
+    port.features(Feature.VERSION_1)
+    port.memory(used_index=513)
+    port.vring(0)
+    assert port.observed.bases == [513]
 
 
 def test_the_log_counts_only_while_log_all_is_acknowledged(port: Port) -> None:
@@ -255,6 +283,7 @@ def test_the_bridge_may_change_while_no_front_end_is_there(port: Port) -> None:
 
 
 def test_nothing_is_left_after_the_front_end_has_gone(port: Port) -> None:
+    gc.collect()  # the mappings of tests before this one
     before = len(list(Path("/proc/self/fd").iterdir()))
     set_up(port)
     port.device.detach()

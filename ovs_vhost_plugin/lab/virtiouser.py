@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DPDK's virtio-user as a front-end: a driver that is not ours and polls instead of sleeping.
+
+dpdk-testpmd runs in the place of a guest: it sends frames of its own, or gives back what it
+receives.  It is steered by its own command line; its prompt says that a command is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from ovs_vhost_plugin.lab.namespace import Namespace
+from ovs_vhost_plugin.lab.process import LabError, Process
+
+PROMPT = "testpmd> "
+
+# What rte_eth.h calls RTE_ETH_TX_OFFLOAD_MULTI_SEGS: a frame may lie in several buffers.
+_MULTI_SEGMENT = 0x8000
+_ETHERNET_OVERHEAD = 18
+_START_SECONDS = 20.0
+_serial = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class VirtioUserConfig:
+    """What the front-end is like.
+
+    `mtu` above 1500 needs `mergeable`: its receive buffers hold 2 KiB each.
+    `vectorized` takes DPDK's other driver for split rings, which wants `mergeable` off.
+    """
+
+    mac: str
+    queues: int = 1
+    queue_size: int = 256
+    mergeable: bool = True
+    vectorized: bool = False
+    mtu: int = 1500
+
+
+class VirtioUser:
+    """A dpdk-testpmd in `namespace`, with its files in `directory`, on the vhost-user `socket`.
+
+    With `server` it listens there, and takes a back-end that comes again; without, it connects
+    once.  While it forwards it keeps one core busy, so `stop` it soon.
+    """
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        directory: Path,
+        socket: Path,
+        config: VirtioUserConfig,
+        *,
+        server: bool = False,
+    ) -> None:
+        self.config = config
+        self._namespace = namespace
+        self._directory = directory
+        self._socket = socket
+        self._server = server
+        self._prefix = f"{namespace.name}-{next(_serial)}"
+        self._process: Process | None = None
+        self._input = -1
+        self._read = 0  # characters of the output already answered for
+
+    def __enter__(self) -> VirtioUser:
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def command(self, text: str) -> str:
+        """Give testpmd one command; what it printed, when it is done with it."""
+        os.write(self._input, f"{text}\n".encode())
+        return self._await_prompt(f"testpmd: {text}")
+
+    def send(self, lengths: str, bursts: int = 1) -> None:
+        """Send `bursts` times 32 of testpmd's own frames.
+
+        They are UDP from 198.18.0.1 to 198.18.0.2; `lengths` are those of each one's descriptors:
+        "1514", or "64,256,512".
+        """
+        self.command("set fwd rxonly")
+        self.command(f"set txpkts {lengths}")
+        self.command(f"start tx_first {bursts}")
+        self.command("stop")
+
+    def forward(self, mode: str) -> None:
+        """Give back what is received until `stop`: "io" as it is, "macswap", "5tswap"."""
+        self.command(f"set fwd {mode}")
+        self.command("start")
+
+    def stop(self) -> None:
+        """End forwarding."""
+        self.command("stop")
+
+    def close(self) -> None:
+        """End testpmd, in order if it still listens."""
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._input, b"quit\n")
+            try:
+                process.wait(5.0)
+            except LabError:
+                process.kill()
+        if self._input >= 0:
+            os.close(self._input)
+            self._input = -1
+        # What testpmd leaves behind even where nothing of it is shared.
+        shutil.rmtree(Path("/run/dpdk", self._prefix), ignore_errors=True)
+
+    def _start(self) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        reader, self._input = os.pipe2(os.O_CLOEXEC)
+        output = self._directory / f"{self._prefix}.out"
+        output.unlink(missing_ok=True)
+        try:
+            self._process = Process(self._namespace.argv(*self._argv()), output, stdin=reader)
+        finally:
+            os.close(reader)
+        self._await_prompt("testpmd starts", _START_SECONDS)
+
+    def _argv(self) -> list[str]:
+        """The command line; line-buffered, because its output goes to a file."""
+        config = self.config
+        device = [
+            *(f"net_virtio_user0,path={self._socket}", f"mac={config.mac}"),
+            *(f"queues={config.queues}", f"queue_size={config.queue_size}"),
+            *(f"mrg_rxbuf={config.mergeable:d}", f"vectorized={config.vectorized:d}"),
+            f"server={self._server:d}",
+        ]
+        descriptors, queues = str(config.queue_size), str(config.queues)
+        return [
+            *("stdbuf", "-oL", "dpdk-testpmd"),
+            # The busy thread gets a core that its main thread does not run on.
+            *("--lcores", "0@1,1@0" if (os.cpu_count() or 1) > 1 else "0@0,1@0"),
+            *("--no-huge", "-m", "192", "--no-pci", "--no-telemetry"),
+            *(f"--file-prefix={self._prefix}", "--vdev", ",".join(device)),
+            *("--", "-i", "--nb-cores=1", "--no-mlockall", "--total-num-mbufs=8192"),
+            *(f"--rxq={queues}", f"--txq={queues}", f"--rxd={descriptors}", f"--txd={descriptors}"),
+            *(self._large() if config.mtu > 1500 else ()),
+        ]
+
+    def _large(self) -> list[str]:
+        longest = self.config.mtu + _ETHERNET_OVERHEAD
+        return [
+            *("--enable-scatter", f"--max-pkt-len={longest}"),
+            f"--tx-offloads={_MULTI_SEGMENT:#x}",
+        ]
+
+    def _await_prompt(self, what: str, seconds: float = 10.0) -> str:
+        """What was printed up to the next prompt."""
+        process = self._process
+        if process is None:
+            raise LabError("testpmd was not started")
+
+        def printed() -> str | None:
+            text = process.output.read_text(errors="replace")[self._read :]
+            answer, prompt, _ = text.partition(PROMPT)
+            return answer + prompt if prompt else None
+
+        text = process.ready(printed, what, seconds)
+        self._read += len(text)
+        return text.removesuffix(PROMPT)

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's link to a worker: phases, ends and their names, a worker that lies."""
+
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovs_vhost_plugin.control import Channel, WorkerSpec
+from ovs_vhost_plugin.reconcile import Phase
+from ovs_vhost_plugin.reports import Hello, Started, State
+from ovs_vhost_plugin.workerlink import WorkerLink
+
+NOW = 50.0
+SPEC = WorkerSpec("vhu0", "client", "/x", 1, None, False)
+STATE = {
+    "status": "connecting",
+    "socket": "/x",
+    "features": "",
+    "protocol_features": "",
+    "num_vrings": 0,
+    "vring_sizes": [],
+    "mtu": None,
+    "error": "",
+    "error_detail": "",
+    "errors": 0,
+}
+
+
+class Worker:
+    """Both ends: the link, and the other end to speak as the worker."""
+
+    def __init__(self, directory: Path, *, child: bool) -> None:
+        ours, self.sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.log = directory / "log"
+        self.record = directory / "pid"
+        self.channel = Channel(self.sock)
+        channel = Channel(ours, max_fds=0)
+        spec = SPEC if child else None
+        self.link = WorkerLink("vhu0", channel, spec, self.record, self.log, NOW, child=child)
+
+    def says(self, **event: Any) -> list[Any]:
+        self.channel.send(event)
+        return self.link.receive(NOW)
+
+    def hello(self, spec: WorkerSpec = SPEC) -> list[Any]:
+        return self.says(event="hello", version="1", pid=1, spec=spec.to_json())
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Worker:
+    return Worker(tmp_path, child=True)
+
+
+@pytest.fixture
+def adopted(tmp_path: Path) -> Worker:
+    return Worker(tmp_path, child=False)
+
+
+def test_from_request_to_running(child: Worker) -> None:
+    assert child.link.phase is Phase.REQUESTED
+    child.link.born(77, NOW + 1)
+    assert (child.link.phase, child.link.since) == (Phase.STARTING, NOW + 1)
+    assert child.hello() == [Hello("1", SPEC)]
+    assert child.link.phase is Phase.RUNNING
+
+
+def test_the_hello_may_be_faster_than_the_nursery(child: Worker) -> None:
+    child.hello()
+    child.link.born(77, NOW)
+    assert child.link.phase is Phase.RUNNING and child.link.pid == 77
+
+
+def test_an_adopted_worker_says_what_it_serves(adopted: Worker) -> None:
+    assert (adopted.link.phase, adopted.link.spec) == (Phase.STARTING, None)
+    adopted.hello()
+    assert (adopted.link.phase, adopted.link.spec) == (Phase.RUNNING, SPEC)
+
+
+def test_states_are_kept(child: Worker) -> None:
+    (state,) = child.says(event="state", state=STATE)
+    assert isinstance(state, State) and child.link.state is state
+
+
+def test_configure_reaches_the_worker(child: Worker) -> None:
+    child.link.configure(WorkerSpec("vhu0", "client", "/x", 1, 9000, True), NOW)
+    ((said, _),) = child.channel.receive()
+    assert said == {"op": "configure", "mtu": 9000, "finish_offloads": True}
+    assert child.link.spec is not None and child.link.spec.mtu == 9000
+
+
+def test_quit_is_an_end_without_fault(child: Worker) -> None:
+    child.link.quit(NOW)
+    assert child.channel.receive() == [({"op": "quit"}, [])]
+    assert child.link.phase is Phase.ENDING
+    child.channel.close()
+    child.link.receive(NOW)
+    assert child.link.fault(0) == ""
+
+
+def test_a_child_has_ended_when_the_nursery_says_so(child: Worker) -> None:
+    child.channel.close()
+    child.link.receive(NOW + 3)
+    assert (child.link.phase, child.link.since) == (Phase.ENDING, NOW + 3)
+    assert not child.link.ended()
+
+
+def test_an_adopted_worker_without_a_record_has_ended_with_its_channel(adopted: Worker) -> None:
+    assert not adopted.link.ended()
+    adopted.channel.close()
+    adopted.link.receive(NOW)
+    assert adopted.link.ended()
+
+
+def test_an_adopted_worker_that_lives_has_not_ended(adopted: Worker) -> None:
+    from ovs_vhost_plugin import pidfile
+
+    pidfile.write(adopted.record)  # this test's process, which lives
+    adopted.channel.close()
+    adopted.link.receive(NOW)
+    assert adopted.link.phase is Phase.ENDING and not adopted.link.ended()
+    adopted.link.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "log", "fault"),
+    [
+        (-signal.SIGBUS, "", "memory-file-truncated: "),
+        (None, "Fatal Python error: Bus error\n\nCurrent thread", "memory-file-truncated: "),
+        (-signal.SIGSEGV, "", "worker-sigsegv: "),
+        (70, "Traceback\nValueError: x\n", "worker-exit-70: ValueError: x"),
+        (0, "", "worker-exit-0: it says no more"),
+        (None, "", "worker-died: it says no more"),
+        (1, "\x1b[2Jevil", "worker-exit-1: ?[2Jevil"),
+    ],
+)
+def test_ends_have_names(child: Worker, status: int | None, log: str, fault: str) -> None:
+    child.log.write_text(log)
+    child.channel.close()
+    child.link.receive(NOW)
+    assert child.link.fault(status).startswith(fault)
+
+
+@pytest.mark.parametrize(
+    ("packet", "words"),
+    [
+        (b"{}", "no such event"),
+        (b"[]", "no JSON object"),
+        (b'{"event":"rarp","mac":"x","at":1}', "rarp"),
+    ],
+)
+def test_a_worker_that_breaks_the_protocol_is_on_its_way_out(
+    child: Worker, packet: bytes, words: str
+) -> None:
+    child.sock.send(packet)
+    assert child.link.receive(NOW) == []
+    assert child.link.phase is Phase.ENDING
+    assert words in child.link.fault(-signal.SIGKILL)
+    assert child.link.fault(-signal.SIGKILL).startswith("worker-channel: ")
+
+
+def test_a_worker_that_claims_another_port_is_on_its_way_out(adopted: Worker) -> None:
+    adopted.hello(WorkerSpec("vhu1", "client", "/x", 1, None, False))
+    assert adopted.link.phase is Phase.ENDING and adopted.link.spec is None
+    assert adopted.link.fault(None) == "worker-channel: it says it is vhu1"
+
+
+def test_fds_from_a_worker_are_refused(child: Worker) -> None:
+    before = sorted(path.name for path in Path("/proc/self/fd").iterdir())
+    child.channel.send({"event": "started", "base": 0}, [0])
+    child.link.receive(NOW)
+    assert child.link.phase is Phase.ENDING
+    after = sorted(path.name for path in Path("/proc/self/fd").iterdir())
+    assert len(after) == len(before) - 1  # the link's own
+
+
+def test_a_flood_is_cut_off(child: Worker) -> None:
+    heard = 0
+    while child.link.channel is not None:
+        for _ in range(20):
+            child.channel.send({"event": "started", "base": 0})
+        heard += len(child.link.receive(NOW))
+    assert heard == 500
+    assert child.link.fault(None) == "worker-channel: a flood of reports"
+
+
+def test_a_slow_stream_is_no_flood(child: Worker) -> None:
+    for second in range(1000):
+        child.channel.send({"event": "started", "base": 0})
+        assert child.link.receive(NOW + second) == [Started(0)]
+
+
+def test_a_kill_goes_to_the_recorded_process_whatever_the_worker_says(adopted: Worker) -> None:
+    # Its hello claims pid 1; nothing is recorded: nothing is killed.
+    adopted.hello()
+    adopted.link.kill("it did not end", NOW)
+    assert adopted.link.phase is Phase.KILLED and adopted.link.ended()
+    assert adopted.link.fault(None) == "worker-channel: it did not end"
+
+
+def test_an_orphan_is_watched_by_its_record(child: Worker) -> None:
+    child.link.born(os.getpid(), NOW)
+    child.link.orphaned(NOW)
+    child.channel.close()
+    child.link.receive(NOW)
+    assert child.link.ended()  # nothing was recorded

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop with a mocked database and mocked taps: when it acts and what it publishes."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from test_control_reconcile import PORT
+
+from ovs_vhost_plugin.daemon.loop import Loop
+from ovs_vhost_plugin.daemon.options import Options, worker_ids
+from ovs_vhost_plugin.daemon.ports import Ports
+from ovs_vhost_plugin.dirs import StateDir
+from ovs_vhost_plugin.listener import Owner
+from ovs_vhost_plugin.ovsdb import Snapshot, Standing
+from ovs_vhost_plugin.rows import RowError, RowErrorName, Switch
+from ovs_vhost_plugin.tap import TapError, TapErrorName
+from ovs_vhost_plugin.workers import Ended
+
+NOW = 100.0
+OPTIONS = Options("unix:x", None, False, None, None, 0o660)
+
+
+class FakeDatabase:
+    def __init__(self) -> None:
+        self.standing = Standing.ACTIVE
+        self.rows = Snapshot(Switch("/run/ovs", "", False, frozenset()))
+        self.written: list[tuple[dict[str, Any], frozenset[str]]] = []
+        self.busy = False
+
+    def run(self, now: float) -> None:
+        pass
+
+    def wait(self, poller: Any, now: float) -> None:
+        pass
+
+    def snapshot(self) -> Snapshot:
+        return self.rows
+
+    def writable(self, now: float) -> bool:
+        return not self.busy
+
+    def write(self, changes: dict[str, Any], clear_types: frozenset[str]) -> None:
+        self.written.append((changes, clear_types))
+        for name, todo in changes.items():
+            keys = dict(self.rows.keys[name])
+            for key, value in todo.items():
+                if value is None:
+                    keys.pop(key, None)
+                else:
+                    keys[key] = value
+            self.rows = replace(self.rows, keys={**self.rows.keys, name: keys})
+
+
+class FakeTaps:
+    def __init__(self) -> None:
+        self.made: set[str] = set()
+        self.foreign: set[str] = set()
+
+    def owned(self, name: str) -> int | None:
+        return 7 if name in self.made else None
+
+    def create(self, name: str) -> int:
+        if name in self.foreign:
+            raise TapError(TapErrorName.FOREIGN, "x")
+        self.made.add(name)
+        return 7
+
+    def open_queues(self, name: str, queues: int) -> list[int]:
+        return []
+
+    def remove(self, name: str) -> None:
+        self.made.discard(name)
+
+
+class FakeWorkers:
+    def __init__(self) -> None:
+        self.links: dict[str, Any] = {}
+        self.spawn_slots = 4
+        self.broken = ""
+        self.events: list[Any] = []
+        self.adopted = self.forgotten = 0
+
+    def run(self, now: float) -> list[Any]:
+        events, self.events = self.events, []
+        return events
+
+    def adopt(self, now: float) -> None:
+        self.adopted += 1
+
+    def forget_all(self) -> None:
+        self.forgotten += 1
+        self.links.clear()
+
+    def spawn(self, spec: Any, front_end: Any, queues: Any, now: float) -> None:
+        self.links[spec.name] = SimpleNamespace(
+            spec=spec, phase=None, since=now, state=None, child=True
+        )
+
+    def wait(self, poller: Any, now: float) -> None:
+        pass
+
+
+class FakeAnnouncing:
+    def __init__(self) -> None:
+        self.announced: dict[str, str] = {}
+
+    def locate(self, snapshot: Snapshot) -> None:
+        pass
+
+    def take(self, events: list[Any], now: float) -> None:
+        pass
+
+    def run(self, now: float) -> None:
+        pass
+
+    def wait(self, poller: Any) -> None:
+        pass
+
+
+class World:
+    def __init__(self, directory: Path, *, adopt: bool = False) -> None:
+        self.database, self.taps, self.workers = FakeDatabase(), FakeTaps(), FakeWorkers()
+        self.announcing = FakeAnnouncing()
+        state = StateDir.create(directory)
+        ports = Ports(self.workers, self.taps, state, OPTIONS)  # type: ignore[arg-type]
+        self.loop = Loop(
+            self.database,  # type: ignore[arg-type]
+            ports,
+            self.announcing,  # type: ignore[arg-type]
+            adopt_dpdk_types=adopt,
+        )
+
+    def rows(self, *, keys: dict[str, str] | None = None, **changes: Any) -> None:
+        names = {*changes.get("ports", {}), *changes.get("errors", {})}
+        names |= {*changes.get("adoptable", {}), *self.database.rows.keys}
+        found = {name: self.database.rows.keys.get(name, keys or {}) for name in names}
+        self.database.rows = replace(self.database.rows, keys=found, **changes)
+
+    def keys(self, name: str = "vhu0") -> dict[str, str]:
+        return dict(self.database.rows.keys[name])
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.chdir(tmp_path)
+    return World(Path())
+
+
+def test_the_tap_comes_before_the_worker_and_both_before_long(world: World) -> None:
+    world.rows(ports={"vhu0": PORT})
+    world.loop.turn(NOW)
+    assert world.taps.made == {"vhu0"} and not world.workers.links
+    world.loop.turn(NOW)
+    assert world.workers.links["vhu0"].spec.path == PORT.path
+
+
+@pytest.mark.parametrize("standing", [Standing.WAITING, Standing.CONTENDED])
+def test_who_may_not_act_does_nothing(world: World, standing: Standing) -> None:
+    world.rows(ports={"vhu0": PORT})
+    world.database.standing = standing
+    world.loop.turn(NOW)
+    assert not world.taps.made and not world.database.written and not world.workers.adopted
+
+
+def test_while_the_database_is_away_ports_stay(world: World) -> None:
+    world.rows(ports={"vhu0": PORT})
+    world.loop.turn(NOW)
+    world.database.standing = Standing.WAITING
+    world.rows(ports={})
+    written = len(world.database.written)
+    world.loop.turn(NOW + 100)
+    assert world.taps.made == {"vhu0"} and len(world.database.written) == written
+    world.database.standing = Standing.ACTIVE
+    world.loop.turn(NOW + 101)
+    assert not world.taps.made
+
+
+def test_ports_are_let_go_when_another_daemon_has_the_lock(world: World) -> None:
+    world.rows(ports={"vhu0": PORT})
+    for _ in range(2):
+        world.loop.turn(NOW)
+    world.database.standing = Standing.CONTENDED
+    for _ in range(2):
+        world.loop.turn(NOW)
+    assert world.workers.forgotten == 1 and world.taps.made == {"vhu0"}
+    # Back again: what the other did is found, not remembered.
+    world.database.standing = Standing.ACTIVE
+    world.loop.turn(NOW)
+    assert world.workers.adopted == 2
+
+
+def test_a_status_is_written_once(world: World) -> None:
+    world.rows(ports={"vhu0": PORT})
+    for turn in range(5):
+        world.loop.turn(NOW + turn)
+    assert world.keys() == {"vhost-user-status": "starting", "vhost-user-socket": PORT.path}
+    assert len(world.database.written) == 1
+
+
+def test_nothing_is_written_while_a_transaction_is_under_way(world: World) -> None:
+    world.rows(ports={"vhu0": PORT})
+    world.database.busy = True
+    world.loop.turn(NOW)
+    assert not world.database.written
+    world.database.busy = False
+    world.loop.turn(NOW)
+    assert len(world.database.written) == 1
+
+
+def test_a_wrong_row_is_counted_once_and_named(world: World) -> None:
+    world.rows(errors={"vhu0": RowError(RowErrorName.MODE_UNKNOWN, "do this")})
+    for turn in range(3):
+        world.loop.turn(NOW + turn)
+        world.rows()  # another snapshot with the same errors
+    assert world.keys() == {
+        "vhost-user-status": "error",
+        "vhost-user-error": "mode-unknown: do this",
+    }
+    assert world.loop.ports.counters == {"mode-unknown": 1}
+
+
+def test_a_foreign_tap_is_tried_again_slowly_and_counted(world: World) -> None:
+    world.taps.foreign.add("vhu0")
+    world.rows(ports={"vhu0": PORT})
+    for tick in range(600):  # a minute
+        world.loop.turn(NOW + tick / 10)
+    assert world.keys()["vhost-user-error"] == "tap-foreign: x"
+    assert 5 <= world.loop.ports.counters["tap-foreign"] <= 13
+    assert len(world.database.written) == 1
+
+
+def test_keys_are_removed_from_rows_no_longer_ours(world: World) -> None:
+    world.rows(ports={"vhu0": PORT}, keys={"iface-id": "theirs"})
+    world.loop.turn(NOW)
+    world.rows(ports={})
+    world.loop.turn(NOW)
+    assert world.keys() == {"iface-id": "theirs"}
+
+
+def test_what_the_last_daemon_published_stays_until_its_worker_speaks(world: World) -> None:
+    before = {"vhost-user-status": "running", "vhost-user-announced": "x learned"}
+    world.rows(ports={"vhu0": PORT}, keys=before)
+    world.taps.made.add("vhu0")
+    world.workers.spawn(SimpleNamespace(name="vhu0"), None, [], NOW)
+    world.workers.links["vhu0"].child = False
+    world.loop.turn(NOW)
+    assert world.keys() == before
+    world.workers.links["vhu0"].child = True
+    world.loop.turn(NOW)
+    assert world.keys()["vhost-user-status"] == "starting"
+    assert world.keys()["vhost-user-announced"] == "x learned"
+    world.announcing.announced["vhu0"] = "y learned"
+    world.loop.turn(NOW)
+    assert world.keys()["vhost-user-announced"] == "y learned"
+
+
+def test_a_crash_is_published_and_delays_the_next_worker(world: World) -> None:
+    world.rows(ports={"vhu0": PORT})
+    for _ in range(2):
+        world.loop.turn(NOW)
+    world.workers.links.clear()
+    world.workers.events.append(Ended("vhu0", "worker-sigkill: x", 1.0))
+    world.loop.turn(NOW)
+    assert world.keys()["vhost-user-error"] == "worker-sigkill: x"
+    assert not world.workers.links
+    world.loop.turn(NOW + 0.2)
+    assert "vhu0" in world.workers.links
+
+
+def test_a_port_that_waits_for_a_broken_nursery_says_so(world: World) -> None:
+    world.workers.spawn_slots, world.workers.broken = 0, "nursery-broken: x"
+    world.rows(ports={"vhu0": PORT})
+    for _ in range(2):
+        world.loop.turn(NOW)
+    assert world.keys()["vhost-user-error"] == "nursery-broken: x"
+
+
+def test_cleaning_up_does_not_wait_for_ever(world: World) -> None:
+    world.rows(ports={"vhu0": PORT})
+    world.loop.turn(NOW)
+    world.loop.exit(NOW, cleanup=True)
+    world.database.standing = Standing.CONTENDED
+    world.loop.turn(NOW + 1)
+    assert not world.loop.exiting
+    world.loop.turn(NOW + 60)
+    assert world.loop.exiting
+
+
+def test_dpdk_types_are_cleared_only_on_request(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    adoptable = {"vhu0": {"vhost-user-dpdk-type": "dpdkvhostuser", "vhost-user-mode": "server"}}
+    shy, bold = World(Path()), World(Path(), adopt=True)
+    for world in (shy, bold):
+        world.rows(adoptable=adoptable)
+        world.loop.turn(NOW)
+    assert not shy.database.written
+    assert bold.database.written == [(adoptable, frozenset({"vhu0"}))]
+
+
+def test_cleaning_up_ends_when_nothing_is_left(world: World) -> None:
+    world.rows(ports={"vhu0": PORT})
+    world.loop.turn(NOW)
+    world.loop.exit(NOW, cleanup=True)
+    for _ in range(3):
+        world.loop.turn(NOW)
+    assert world.loop.exiting and not world.taps.made and world.keys() == {}
+
+
+def test_exit_without_cleaning_leaves_all(world: World) -> None:
+    world.rows(ports={"vhu0": PORT})
+    world.loop.turn(NOW)
+    world.loop.exit(NOW, cleanup=False)
+    assert world.loop.exiting and world.taps.made == {"vhu0"}
+
+
+@pytest.mark.parametrize(
+    ("euid", "user", "ids"),
+    [(0, None, (0x70000007,) * 2), (0, Owner(5, 6), (5, 6)), (1000, None, (0, 0))],
+)
+def test_whom_workers_run_as(monkeypatch, euid: int, user: Owner | None, ids: tuple) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: euid)
+    assert worker_ids(replace(OPTIONS, worker_user=user), 7) == ids

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The database with a mocked Idl: who may act, what is read, what is written and when."""
+
+import uuid
+from types import SimpleNamespace
+from typing import Any
+
+import ovs.db.idl
+import pytest
+
+from ovs_vhost_plugin import ovsdb
+from ovs_vhost_plugin.ovsdb import LOCK, Database, Standing
+
+NOW = 10.0
+
+
+class Row(SimpleNamespace):
+    """A row that notes what is done to it."""
+
+    def __init__(self, **columns: Any) -> None:
+        super().__init__(**columns, written=[])
+
+    def setkey(self, column: str, key: str, value: str) -> None:
+        self.written.append(("set", column, key, value))
+
+    def delkey(self, column: str, key: str) -> None:
+        self.written.append(("delete", column, key))
+
+    def verify(self, column: str) -> None:
+        self.written.append(("verify", column))
+
+
+def interface(name: str, **columns: Any) -> Row:
+    defaults = {"type": "", "options": {}, "external_ids": {}, "mtu_request": [], "ofport": []}
+    return Row(name=name, **{**defaults, **columns})
+
+
+def tables(*interfaces: Row, iface_types: tuple[str, ...] = ("system",)) -> dict[str, Any]:
+    port = Row(interfaces=list(interfaces), tag=[], trunks=[], vlan_mode=[])
+    bridge = Row(name="br0", datapath_type="netdev", ports=[port])
+    switch = Row(bridges=[bridge], external_ids={}, other_config={}, iface_types=list(iface_types))
+    found = {"Open_vSwitch": [switch], "Bridge": [bridge], "Port": [port]}
+    return {
+        name: SimpleNamespace(rows={uuid.uuid4(): row for row in rows})
+        for name, rows in {**found, "Interface": interfaces}.items()
+    }
+
+
+class FakeIdl:
+    IDL_S_MONITORING = 6
+
+    def __init__(self, remote: str, schema: Any, leader_only: bool) -> None:
+        self.schema = schema.get_idl_schema()
+        self.tables = tables()
+        self.state = 0
+        self.change_seqno = 0
+        self.has_lock = self.is_lock_contended = self.connected = False
+        self.lock_name: str | None = None
+        self.wakes: list[int] = []
+        self._session = SimpleNamespace(is_connected=lambda: self.connected)
+
+    def set_lock(self, name: str) -> None:
+        self.lock_name = name
+
+    def session_name(self) -> str:
+        return "fake"
+
+    def run(self) -> None:
+        pass
+
+    def wait(self, poller: Any) -> None:
+        pass
+
+    def connect(self, *, lock: bool) -> None:
+        self.connected, self.state = True, self.IDL_S_MONITORING
+        self.has_lock, self.is_lock_contended = lock, not lock
+        self.change_seqno += 1
+
+
+class FakeTransaction:
+    INCOMPLETE, SUCCESS, UNCHANGED, TRY_AGAIN = "incomplete", "success", "unchanged", "try again"
+    made: "list[FakeTransaction]"
+
+    def __init__(self, idl: Any) -> None:
+        self.status = self.INCOMPLETE
+        self.commits = 0
+        FakeTransaction.made.append(self)
+
+    def commit(self) -> str:
+        self.commits += 1
+        return self.status
+
+    def commit_block(self) -> None:
+        raise AssertionError("the loop must not block")
+
+    @staticmethod
+    def status_to_string(status: str) -> str:
+        return status
+
+    def get_error(self) -> str | None:
+        return None
+
+
+@pytest.fixture
+def database(monkeypatch: pytest.MonkeyPatch) -> Database:
+    FakeTransaction.made = []
+    monkeypatch.setattr(ovs.db.idl, "Transaction", FakeTransaction)
+    return Database("unix:x", "/run/ovs", 4, FakeIdl)
+
+
+def idl(database: Database) -> FakeIdl:
+    found: FakeIdl = database._idl
+    return found
+
+
+def test_only_what_is_read_is_replicated_and_the_lock_is_asked_for(database: Database) -> None:
+    schema = idl(database).schema
+    assert set(schema.tables) == {"Open_vSwitch", "Bridge", "Port", "Interface"}
+    assert "statistics" not in schema.tables["Interface"].columns
+    assert idl(database).lock_name == LOCK == "ovs_vhost_plugin"
+
+
+def test_the_columns_suit_the_real_idl() -> None:
+    real = Database("unix:/nonexistent/db.sock", "/run/ovs", 4)
+    assert real.standing is Standing.WAITING
+    real.close()
+
+
+def test_who_may_act(database: Database) -> None:
+    assert database.standing is Standing.WAITING
+    idl(database).connect(lock=False)
+    assert database.standing is Standing.CONTENDED
+    idl(database).connect(lock=True)
+    assert database.standing is Standing.ACTIVE
+    idl(database).connected = False
+    assert database.standing is Standing.WAITING
+    # Connected again, and the server has not yet said who has the lock.
+    idl(database).connected, idl(database).has_lock = True, False
+    assert database.standing is Standing.WAITING
+
+
+def test_a_standing_is_told_once(
+    database: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(ovsdb.vlog, "info", told.append)
+    idl(database).connect(lock=False)
+    for _ in range(3):
+        database.run(NOW)
+    assert told == ["fake: another daemon serves this database"]
+
+
+def test_all_rows_are_read(database: Database) -> None:
+    ours = interface("vhu0", options={"vhost-server-path": "/run/vm.sock"})
+    wrong = interface("vhu1", external_ids={"vhost-user-mode": "?"})
+    theirs = interface("eth0", external_ids={"iface-id": "x"})
+    dpdk = interface("vhu2", type="dpdkvhostuser")
+    idl(database).tables = tables(ours, wrong, theirs, dpdk)
+    idl(database).connect(lock=True)
+
+    snapshot = database.snapshot()
+
+    assert snapshot is not None
+    assert list(snapshot.ports) == ["vhu0"] and snapshot.ports["vhu0"].bridge == "br0"
+    assert {name: error.name for name, error in snapshot.errors.items()} == {"vhu1": "mode-unknown"}
+    assert list(snapshot.adoptable) == ["vhu2"]
+    assert snapshot.keys["eth0"] == {"iface-id": "x"}
+    assert database.snapshot() is snapshot
+    idl(database).change_seqno += 1
+    assert database.snapshot() is not snapshot
+
+
+def test_there_is_nothing_to_read_before_ovs_vswitchd_made_its_row(database: Database) -> None:
+    idl(database).tables["Open_vSwitch"].rows.clear()
+    idl(database).connect(lock=True)
+    assert database.snapshot() is None
+
+
+def test_keys_are_written_one_by_one_and_others_left_alone(database: Database) -> None:
+    one, other = interface("vhu0"), interface("eth0")
+    idl(database).tables = tables(one, other)
+
+    database.write(
+        {"vhu0": {"vhost-user-status": "running", "vhost-user-error": None}}, frozenset()
+    )
+
+    assert one.written == [
+        ("set", "external_ids", "vhost-user-status", "running"),
+        ("delete", "external_ids", "vhost-user-error"),
+    ]
+    assert other.written == []
+
+
+def test_a_type_is_cleared_only_if_it_is_still_what_was_read(database: Database) -> None:
+    row = interface("vhu0", type="dpdkvhostuser")
+    idl(database).tables = tables(row)
+    database.write({"vhu0": {}}, frozenset({"vhu0"}))
+    assert row.written == [("verify", "type")] and row.type == ""
+
+
+def test_one_transaction_at_a_time(database: Database) -> None:
+    database.write({}, frozenset())
+    (transaction,) = FakeTransaction.made
+    database.run(NOW)
+    assert not database.writable(NOW)
+
+    transaction.status = transaction.SUCCESS
+    database.run(NOW)
+
+    assert database.writable(NOW)
+
+
+def test_a_refusal_is_tried_again_after_a_while(database: Database) -> None:
+    database.write({}, frozenset())
+    FakeTransaction.made[0].status = FakeTransaction.TRY_AGAIN
+    database.run(NOW)
+    waits: list[int] = []
+    poller = SimpleNamespace(timer_wait=waits.append)
+
+    assert not database.writable(NOW)
+    database.wait(poller, NOW)
+    assert waits == [1000]
+    assert database.writable(NOW + 1)

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is left on disk and forked: records, sockets, the nursery. No root is needed."""
+
+import json
+import os
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovs_vhost_plugin import nursery, pidfile
+from ovs_vhost_plugin.control import ChannelClosed, WorkerSpec
+from ovs_vhost_plugin.dirs import StateDir
+from ovs_vhost_plugin.listener import (
+    ListenError,
+    Owner,
+    listen_control,
+    listen_front_end,
+    unlink_front_end,
+)
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StateDir:
+    # Relative, as pytest's directories are too long for a socket's path.
+    monkeypatch.chdir(tmp_path)
+    return StateDir.create(Path("run"))
+
+
+# -- the state directory ----------------------------------------------------------------------
+
+
+def test_the_state_directory_is_private(state: StateDir) -> None:
+    assert stat.S_IMODE(state.path.stat().st_mode) == 0o700
+    assert StateDir.create(Path("run")) == state
+
+
+def test_a_state_directory_of_others_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "ovs-vhost").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises((ValueError, FileExistsError)):
+        StateDir.create(tmp_path)
+
+
+def test_a_run_directory_too_deep_for_sockets_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="too long"):
+        StateDir.create(tmp_path / ("x" * 100))
+
+
+def test_ports_with_dots_in_their_names_are_found_again(state: StateDir) -> None:
+    state.tap("vhu.0").write_text("1 2\n")
+    state.control("vhu.1").touch()
+    assert state.ports() == {"vhu.0", "vhu.1"}
+    state.forget("vhu.1")
+    assert state.ports() == {"vhu.0"}
+
+
+# -- which process a worker is ----------------------------------------------------------------
+
+
+def test_a_recorded_process_is_found_and_killed(state: StateDir) -> None:
+    write = "from ovs_vhost_plugin import pidfile; from pathlib import Path; import time; "
+    write += f"pidfile.write(Path({str(state.pid('a'))!r})); print('x', flush=True); time.sleep(60)"
+    env = {**os.environ, "PYTHONPATH": str(Path(pidfile.__file__).parents[1])}
+    with subprocess.Popen(
+        [sys.executable, "-c", write], stdout=subprocess.PIPE, env=env
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"x\n"
+        pidfd = pidfile.open_process(state.pid("a"))
+        assert pidfd is not None
+        pidfile.kill(pidfd)
+        assert process.wait(10) == -signal.SIGKILL
+        pidfile.kill(pidfd)  # of what has ended, nothing
+        os.close(pidfd)
+    assert pidfile.open_process(state.pid("a")) is None
+
+
+@pytest.mark.parametrize("text", ["", "1", "x y", f"{os.getpid()} 1", "1 2 3", "99999999 5"])
+def test_another_process_under_the_same_pid_is_not_it(state: StateDir, text: str) -> None:
+    state.pid("a").write_text(text)
+    assert pidfile.open_process(state.pid("a")) is None
+
+
+def test_nothing_recorded_is_no_process(state: StateDir) -> None:
+    assert pidfile.open_process(state.pid("a")) is None
+
+
+# -- sockets for the front-end ----------------------------------------------------------------
+
+
+def test_a_socket_is_made_for_owner_and_mode(state: StateDir) -> None:
+    path = Path("made/vhu0")
+    with listen_front_end(state, "vhu0", path, Owner(os.getuid(), -1), 0o620):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o620
+        with socket.socket(socket.AF_UNIX) as front_end:
+            front_end.connect(str(path))
+    unlink_front_end(state, "vhu0")
+    assert not path.exists() and state.ports() == set()
+    unlink_front_end(state, "vhu0")
+
+
+def test_a_dead_socket_makes_way_and_a_live_one_does_not(state: StateDir) -> None:
+    path = Path("vhu0")
+    with (
+        listen_front_end(state, "vhu0", path, None, 0o600),
+        pytest.raises(ListenError, match="socket-in-use"),
+    ):
+        listen_front_end(state, "vhu1", path, None, 0o600)
+    listen_front_end(state, "vhu0", path, None, 0o600).close()
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link"])
+def test_what_is_no_socket_is_left_alone(state: StateDir, kind: str) -> None:
+    path = Path("vhu0")
+    {"file": path.touch, "directory": path.mkdir, "link": lambda: path.symlink_to("x")}[kind]()
+    with pytest.raises(ListenError, match="socket-path-taken"):
+        listen_front_end(state, "vhu0", path, None, 0o600)
+    assert path.is_symlink() or path.exists()
+
+
+def test_only_recorded_sockets_are_unlinked(state: StateDir) -> None:
+    precious = Path("precious")
+    precious.touch()
+    state.listener("vhu0").write_text(f"{precious}\n")
+    unlink_front_end(state, "vhu0")
+    assert precious.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "owner"), [("0", Owner(0, -1)), ("7:9", Owner(7, 9)), ("root:root", Owner(0, 0))]
+)
+def test_owners(text: str, owner: Owner) -> None:
+    assert Owner.parse(text) == owner
+
+
+@pytest.mark.parametrize("text", ["", ":", "no-such-user", "0:no-such-group"])
+def test_unknown_owners_are_named(text: str) -> None:
+    with pytest.raises(ValueError, match=r"no (user|group)"):
+        Owner.parse(text)
+
+
+# -- the nursery ------------------------------------------------------------------------------
+
+
+class Nursery:
+    def __init__(self, state: StateDir, module: str) -> None:
+        self.pid, self.channel = nursery.start(module, state)
+
+    def hear(self) -> dict[str, Any]:
+        ready, _, _ = select.select([self.channel], [], [], 10)
+        assert ready, "the nursery says nothing"
+        ((said, fds),) = self.channel.receive()
+        assert not fds
+        return said
+
+    def ask(self, spec: WorkerSpec, *fds: int) -> None:
+        self.channel.send({"spec": spec.to_json(), "listener": False}, fds)
+
+    def end(self) -> None:
+        self.channel.close()
+        os.waitpid(self.pid, 0)
+
+
+SPEC = WorkerSpec("vhu0", "client", "/x", 1, None, False)
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A worker that writes what it got into its first queue, and fails if its port says so."""
+    (tmp_path / "nursery_worker.py").write_text(
+        "import json, os\n"
+        "from pathlib import Path\n"
+        "def warm(): pass\n"
+        "def run(spec, control, listener, taps):\n"
+        "    told = {'name': spec.name, 'listener': listener is not None, 'taps': len(taps),\n"
+        "            'comm': Path('/proc/self/comm').read_text(), 'sid': os.getsid(0)}\n"
+        "    os.write(taps[0], json.dumps(told).encode())\n"
+        "    if spec.name == 'fails': raise RuntimeError('as told')\n"
+        "    return 3\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "nursery_worker"
+
+
+@pytest.mark.parametrize(("name", "status"), [("vhu0", 3), ("fails", 70)])
+def test_a_worker_is_born_and_its_end_told(
+    state: StateDir, module: str, name: str, status: int
+) -> None:
+    state = StateDir(state.path.absolute())
+    family = Nursery(state, module)
+    assert family.hear() == {"event": "ready"}
+    reader, writer = os.pipe()
+    with listen_control(Path("control")) as control:
+        spec = WorkerSpec(name, "client", "/x", 1, None, False)
+        family.ask(spec, control.fileno(), writer)
+    os.close(writer)
+
+    born = family.hear()
+    told = json.loads(os.read(reader, 1000))
+    # The end of file: neither nursery nor worker keeps what it was given.
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+
+    pid = born["pid"]
+    assert born == {"event": "born", "name": name, "pid": pid}
+    assert told == {"name": name, "listener": False, "taps": 1, "comm": f"{name}\n", "sid": pid}
+    assert family.hear() == {"event": "exited", "pid": pid, "status": status}
+    assert state.pid(name).read_text().split()[0] == str(pid)
+    assert ("RuntimeError: as told" in state.log(name).read_text()) is (name == "fails")
+    family.end()
+
+
+def test_a_nursery_that_cannot_warm_says_why(state: StateDir) -> None:
+    family = Nursery(state, "no_such_module")
+    assert "no_such_module" in family.hear()["error"]
+    with pytest.raises(ChannelClosed):
+        while select.select([family.channel], [], [], 10)[0]:
+            family.channel.receive()
+    family.end()
+
+
+def test_the_nursery_ends_with_the_daemon(state: StateDir, module: str) -> None:
+    family = Nursery(state, module)
+    family.hear()
+    pidfd = os.pidfd_open(family.pid)
+    family.channel.close()
+    assert select.select([pidfd], [], [], 10)[0]
+    assert os.waitstatus_to_exitcode(os.waitpid(family.pid, 0)[1]) == 0
+    os.close(pidfd)
+
+
+def test_the_nursery_has_nothing_of_the_daemons(state: StateDir, module: str) -> None:
+    secret, other = socket.socketpair()
+    family = Nursery(state, module)
+    family.hear()
+    fds = list(Path(f"/proc/{family.pid}/fd").iterdir())
+    assert len(fds) == 4  # stdio and the channel
+    secret.close()
+    assert other.recv(1) == b""
+    other.close()
+    family.end()

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a worker may say, and that nothing else gets through."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ovs_vhost_plugin import reports
+from ovs_vhost_plugin.control import WorkerSpec
+from ovs_vhost_plugin.reports import ReportError
+
+NOW = 100.0
+SPEC = WorkerSpec("vhu0", "client", "/run/vm.sock", 2, None, False)
+STATE = {
+    "status": "running",
+    "socket": "/run/vm.sock",
+    "features": "0x0000000140000000",
+    "protocol_features": "0x7",
+    "num_vrings": 2,
+    "vring_sizes": [256, 256],
+    "mtu": None,
+    "error": "header-version",
+    "error_detail": "version 3",
+    "errors": 4,
+}
+EVENTS: dict[str, dict[str, Any]] = {
+    "hello": {"event": "hello", "version": "0.1", "pid": 7, "spec": SPEC.to_json()},
+    "state": {"event": "state", "state": STATE},
+    "rarp": {"event": "rarp", "mac": "52:54:00:00:00:01", "at": 99.5},
+    "started": {"event": "started", "base": 17},
+    "connect": {"event": "connect", "path": "/run/vm.sock"},
+    "stats": {"event": "stats", "id": 3, "stats": {"queue_pairs": [{"rx_packets": 1}], "x": 0.5}},
+}
+
+
+def test_each_event_is_a_report() -> None:
+    parsed = {name: reports.parse(event, NOW) for name, event in EVENTS.items()}
+    assert parsed["hello"] == reports.Hello("0.1", SPEC)
+    assert isinstance(state := parsed["state"], reports.State)
+    assert state.vring_sizes == (256, 256) and state.error_text == "header-version: version 3"
+    assert parsed["rarp"] == reports.Rarp(bytes.fromhex("525400000001"), 99.5)
+    assert parsed["started"] == reports.Started(17)
+    assert parsed["connect"] == reports.Connect("/run/vm.sock")
+    assert parsed["stats"] == reports.Stats(3, EVENTS["stats"]["stats"])
+
+
+def test_nothing_was_seen_in_the_future() -> None:
+    report = reports.parse({**EVENTS["rarp"], "at": 1e18}, NOW)
+    assert isinstance(report, reports.Rarp) and report.at == NOW
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        {"event": None},
+        {"event": "configure"},
+        {**EVENTS["hello"], "spec": None},
+        {**EVENTS["hello"], "spec": {**SPEC.to_json(), "queues": "2"}},
+        {**EVENTS["rarp"], "mac": "52:54:00:00:00"},
+        {**EVENTS["rarp"], "mac": "52:54:00:00:00:01\n"},
+        {**EVENTS["rarp"], "at": float("nan")},
+        {**EVENTS["rarp"], "at": "now"},
+        {**EVENTS["started"], "base": "0"},
+        {**EVENTS["connect"], "path": 1},
+        {**EVENTS["stats"], "stats": []},
+        {**EVENTS["stats"], "stats": {"x": float("inf")}},
+        {**EVENTS["stats"], "stats": {"a": {"b": {"c": {"d": {"e": 1}}}}}},
+        *(
+            {"event": "state", "state": {**STATE, key: value}}
+            for key, value in {
+                "status": "root",
+                "socket": 1,
+                "features": None,
+                "num_vrings": 257,
+                "vring_sizes": [-1],
+                "mtu": "1500",
+                "error": [],
+                "errors": True,
+            }.items()
+        ),
+        *(
+            {"event": "state", "state": {k: v for k, v in STATE.items() if k != key}}
+            for key in STATE
+        ),
+    ],
+)
+def test_what_is_no_report_is_refused(event: dict[str, Any]) -> None:
+    with pytest.raises(ReportError):
+        reports.parse(event, NOW)
+
+
+def test_texts_are_made_fit_to_print_and_short() -> None:
+    escape = "\x1b]0;title\x07\n" + "x" * 10_000
+    state = reports.parse({"event": "state", "state": {**STATE, "error_detail": escape}}, NOW)
+    assert isinstance(state, reports.State)
+    assert state.error_detail.isprintable() and len(state.error_detail) <= 240
+    stats = reports.parse({"event": "stats", "id": 1, "stats": {escape: [escape]}}, NOW)
+    assert isinstance(stats, reports.Stats)
+    ((key, (value,)),) = stats.stats.items()
+    assert key.isprintable() and value.isprintable() and len(key) <= 60
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=20,
+)
+
+
+@given(st.sampled_from(sorted(EVENTS)), st.data())
+def test_any_change_of_an_event_is_a_report_or_refused(name: str, data: st.DataObject) -> None:
+    event = dict(EVENTS[name])
+    key = data.draw(st.sampled_from(sorted(event)))
+    if isinstance(event[key], dict):
+        inner = data.draw(st.sampled_from(sorted(event[key])))
+        event[key] = {**event[key], inner: data.draw(JSON)}
+    else:
+        event[key] = data.draw(JSON)
+    try:
+        report = reports.parse(event, NOW)
+    except ReportError:
+        return
+    assert isinstance(report, reports.Report)

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows → PortSpec or a named error."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ovs_vhost_plugin import rows
+from ovs_vhost_plugin.rows import RowError, Switch
+
+RUNDIR = "/run/ovs"
+CPUS = 4
+
+
+def interface(name: str = "vhu0", **columns: Any) -> Any:
+    return SimpleNamespace(
+        **{
+            "name": name,
+            "type": "",
+            "options": {"vhost-server-path": "/run/vm.sock"},
+            "external_ids": {},
+            "mtu_request": [],
+            "ofport": [3],
+            **columns,
+        }
+    )
+
+
+def server(name: str = "vhu0", **external_ids: str) -> Any:
+    keys = {key.replace("_", "-"): value for key, value in external_ids.items()}
+    return interface(name, options={}, external_ids={"vhost-user-mode": "server", **keys})
+
+
+def port(**columns: Any) -> Any:
+    return SimpleNamespace(**{"tag": [], "trunks": [], "vlan_mode": [], **columns})
+
+
+def bridge(datapath_type: str = "netdev") -> Any:
+    return SimpleNamespace(name="br0", datapath_type=datapath_type)
+
+
+def switch(**other_config: str) -> Switch:
+    row = SimpleNamespace(
+        external_ids={},
+        other_config={key.replace("_", "-"): value for key, value in other_config.items()},
+        iface_types=["system", "internal"],
+    )
+    return rows.parse_switch(row, RUNDIR)
+
+
+def parse(row: Any, **others: Any) -> rows.PortSpec:
+    found = {"port": port(), "bridge": bridge(), "switch": switch(), "cpus": CPUS, **others}
+    return rows.parse(row, **found)
+
+
+def error_of(row: Any, **others: Any) -> str:
+    with pytest.raises(RowError) as caught:
+        parse(row, **others)
+    # Each says what to do, in a line that fits a log.
+    assert len(str(caught.value)) < 200 and ": " in str(caught.value)
+    return caught.value.name.value
+
+
+def test_a_client_port() -> None:
+    spec = parse(
+        interface(
+            external_ids={"attached-mac": "52:54:00:00:00:01", "vhost-user-announce": "off"},
+            mtu_request=[9000],
+        ),
+        port=port(tag=[10], trunks=[30, 20]),
+    )
+    assert spec == rows.PortSpec(
+        name="vhu0",
+        bridge="br0",
+        ofport=3,
+        mode="client",
+        path="/run/vm.sock",
+        queues=CPUS,
+        mtu=9000,
+        tag=10,
+        trunks=(20, 30),
+        finish_offloads=True,
+        announce="off",
+        attached_mac="52:54:00:00:00:01",
+    )
+
+
+def test_a_server_port_listens_where_ovs_dpdk_would() -> None:
+    assert parse(server()).path == "/run/ovs/vhu0"
+    assert parse(server(), switch=switch(vhost_sock_dir="vhost/a")).path == "/run/ovs/vhost/a/vhu0"
+    assert parse(server(), switch=switch(vhost_sock_dir="/vhost")).path == "/run/ovs/vhost/vhu0"
+
+
+def test_the_switch_names_its_run_directory() -> None:
+    row = SimpleNamespace(external_ids={"rundir": "/x"}, other_config={}, iface_types=[])
+    assert rows.parse_switch(row, RUNDIR).rundir == "/x"
+    row.external_ids["rundir"] = "relative"
+    assert rows.parse_switch(row, RUNDIR).rundir == RUNDIR
+
+
+@pytest.mark.parametrize(
+    ("datapath", "tso", "finish"),
+    [
+        ("netdev", {}, True),
+        ("netdev", {"userspace_tso_enable": "false"}, True),
+        ("netdev", {"userspace_tso_enable": "true"}, False),
+        ("netdev", {"userspace_tso_enable": "True"}, False),
+        ("system", {}, False),
+        ("", {}, False),
+    ],
+)
+def test_who_finishes_offloads(datapath: str, tso: dict[str, str], finish: bool) -> None:
+    spec = parse(interface(), bridge=bridge(datapath), switch=switch(**tso))
+    assert spec.finish_offloads is finish
+
+
+@pytest.mark.parametrize(
+    ("columns", "tag"),
+    [
+        ({"tag": [7]}, 7),
+        ({"tag": [7], "vlan_mode": ["access"]}, 7),
+        ({"tag": [7], "vlan_mode": ["native-untagged"]}, 7),
+        ({"tag": [7], "vlan_mode": ["trunk"]}, None),
+        ({"trunks": [7]}, None),
+    ],
+)
+def test_the_vlan_of_untagged_frames(columns: dict[str, Any], tag: int | None) -> None:
+    assert parse(interface(), port=port(**columns)).tag == tag
+
+
+@pytest.mark.parametrize("ofport", [[], [-1], [0]])
+def test_no_ofport_yet(ofport: list[int]) -> None:
+    assert parse(interface(ofport=ofport)).ofport is None
+
+
+@pytest.mark.parametrize(("cpus", "queues"), [(1, 1), (4, 4), (64, 16)])
+def test_the_default_of_queues(cpus: int, queues: int) -> None:
+    assert parse(interface(), cpus=cpus).queues == queues
+
+
+def test_whose_rows() -> None:
+    assert rows.is_ours(interface())
+    assert rows.is_ours(server())
+    assert not rows.is_ours(interface(options={}))
+    assert not rows.is_ours(interface(type="dpdkvhostuserclient"))
+    assert not rows.is_ours(interface(type="internal"))
+
+
+@pytest.mark.parametrize(
+    ("row", "error"),
+    [
+        (interface("sixteen-bytes-xy"), "name-too-long"),
+        (interface("ünïcödé-näme"), "name-too-long"),
+        (interface("ü"), "name-invalid"),
+        (interface(""), "name-invalid"),
+        (interface("."), "name-invalid"),
+        (interface(".."), "name-invalid"),
+        (interface("all"), "name-invalid"),
+        (interface("default"), "name-invalid"),
+        (interface("a/b"), "name-invalid"),
+        (interface("a:b"), "name-invalid"),
+        (interface("a b"), "name-invalid"),
+        (interface("tap%d"), "name-invalid"),
+        (interface("a\n"), "name-invalid"),
+        (server("../x"), "name-invalid"),
+        (interface(external_ids={"vhost-user-mode": "Server"}), "mode-unknown"),
+        (interface(external_ids={"vhost-user-mode": ""}), "mode-unknown"),
+        (interface(external_ids={"vhost-user-mode": "server"}), "path-unexpected"),
+        (interface(options={}, external_ids={"vhost-user-mode": "client"}), "path-missing"),
+        (interface(options={"vhost-server-path": ""}), "path-missing"),
+        (interface(options={"vhost-server-path": "vm.sock"}), "path-relative"),
+        (interface(options={"vhost-server-path": "/a\0b"}), "path-invalid"),
+        (interface(options={"vhost-server-path": "/a\nb"}), "path-invalid"),
+        (interface(options={"vhost-server-path": "/" + 107 * "x"}), "path-too-long"),
+        (interface(options={"vhost-server-path": "/" + 54 * "ü"}), "path-too-long"),
+        *(
+            (interface(external_ids={"vhost-user-queues": text}), "queues-invalid")
+            for text in ("", "0", "129", "-1", "1.5", " 2", "0x2", "٣", "many", "1000", "1\n")
+        ),
+        (interface(mtu_request=[67]), "mtu-out-of-range"),
+        (interface(mtu_request=[65536]), "mtu-out-of-range"),
+    ],
+)
+def test_wrong_rows(row: Any, error: str) -> None:
+    assert error_of(row) == error
+
+
+def test_the_longest_that_fits_is_taken() -> None:
+    assert parse(interface("fifteen-bytes-x")).name == "fifteen-bytes-x"
+    path = "/" + 106 * "x"
+    assert parse(interface(options={"vhost-server-path": path})).path == path
+    assert parse(interface(external_ids={"vhost-user-queues": "128"})).queues == 128
+
+
+@pytest.mark.parametrize("directory", ["..", "a/../..", "/..", "a/.."])
+def test_a_socket_directory_outside_is_refused(directory: str) -> None:
+    assert error_of(server(), switch=switch(vhost_sock_dir=directory)) == "sock-dir-invalid"
+
+
+def test_a_long_socket_directory_is_refused() -> None:
+    assert error_of(server(), switch=switch(vhost_sock_dir="x" * 100)) == "path-too-long"
+
+
+def test_the_socket_directory_does_not_concern_client_ports() -> None:
+    assert parse(interface(), switch=switch(vhost_sock_dir="..")).path == "/run/vm.sock"
+
+
+@pytest.mark.parametrize(
+    ("type_", "types", "adoptable"),
+    [
+        ("dpdkvhostuserclient", {"system"}, True),
+        ("dpdkvhostuser", {"system"}, True),
+        ("dpdkvhostuser", {"system", "dpdkvhostuser"}, False),
+        ("dpdkvhostuser", set(), False),  # ovs-vswitchd has not said yet
+        ("dpdk", {"system"}, False),
+        ("", {"system"}, False),
+    ],
+)
+def test_which_rows_of_ovs_dpdk_may_be_taken_over(type_: str, types: set, adoptable: bool) -> None:
+    found = Switch(RUNDIR, "", False, frozenset(types))
+    assert rows.is_adoptable(interface(type=type_), found) is adoptable
+
+
+def test_a_row_taken_over_is_ours_and_means_the_same() -> None:
+    for type_, options, mode in (
+        ("dpdkvhostuserclient", {"vhost-server-path": "/run/vm.sock"}, "client"),
+        ("dpdkvhostuser", {}, "server"),
+    ):
+        before = interface(type=type_, options=options)
+        keys = rows.adoption_keys(before)
+        after = interface(options=options, external_ids=keys)
+        assert keys["vhost-user-dpdk-type"] == type_
+        assert rows.is_ours(after) and parse(after).mode == mode
+
+
+TEXT = st.text(max_size=130)
+
+
+@given(TEXT, TEXT, TEXT, TEXT, st.integers(-(2**63), 2**63 - 1), TEXT)
+def test_any_row_is_a_port_or_a_named_error(
+    name: str, mode: str, path: str, queues: str, mtu: int, directory: str
+) -> None:
+    for given_mode in (mode, "server", "client"):
+        row = interface(
+            name,
+            options={"vhost-server-path": path} if path else {},
+            external_ids={"vhost-user-mode": given_mode, "vhost-user-queues": queues},
+            mtu_request=[mtu],
+        )
+        try:
+            spec = parse(row, switch=switch(vhost_sock_dir=directory))
+        except RowError as error:
+            assert error.name in rows.RowErrorName
+        else:
+            assert 1 <= spec.queues <= 128 and len(spec.path.encode()) <= 107
+            assert "/" not in spec.name and ".." not in spec.name.split("/")

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Offloads through a running queue pair: passed on to a tap that takes them, else finished."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from pair_rig import Rig, await_that
+from test_jit_offload import Packet, header, verified
+
+PAYLOAD = bytes(i * 13 & 0xFF for i in range(20000))
+
+
+def offered(packet: Packet, size: int = 0) -> bytes:
+    gso = packet.gso if size else 0
+    net = header(1, gso, size, packet.start, packet.offset, packet.headers)
+    return bytes(net.tobytes() + packet.frame.tobytes())
+
+
+def test_offloads_pass_to_a_tap_that_takes_them() -> None:
+    with Rig() as rig:
+        data = offered(Packet(4, "tcp", PAYLOAD), 1448)
+        rig.start()
+        rig.transmit(data, [12, 54, len(data) - 66])
+        rig.kick("tx")
+        assert rig.wire.recv(70000) == data
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_checksums_are_finished(version: int, protocol: str) -> None:
+    with Rig(finish_offloads=True) as rig:
+        packet = Packet(version, protocol, PAYLOAD[:1400])
+        rig.start()
+        data = offered(packet)
+        rig.transmit(data, [7, 50, len(data) - 57])
+        before = rig.memory.read(0x200000, len(data))
+        rig.kick("tx")
+        got = rig.wire.recv(70000)
+        assert got[:12] == bytes(12)
+        assert bytes(verified(got[12:]).data.data) == PAYLOAD[:1400]
+        assert rig.memory.read(0x200000, len(data)) == before
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_large_frames_are_segmented_also_when_the_tap_is_full(version: int, protocol: str) -> None:
+    with Rig(finish_offloads=True) as rig:
+        rig.tap.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        rig.start()
+        data = offered(Packet(version, protocol, PAYLOAD), 1000)
+        rig.transmit(data, [12, 30, 1000, len(data) - 1042])
+        rig.kick("tx")
+        got = [rig.wire.recv(70000) for _ in range(20)]
+        assert all(segment[:12] == bytes(12) for segment in got)
+        parts = [bytes(verified(segment[12:]).data.data) for segment in got]
+        assert b"".join(parts) == PAYLOAD
+        await_that(lambda: rig.tx.collect() == [(0, 0)])
+        assert rig.pair.counters["tx_packets"] == 1
+
+
+def test_stop_in_the_middle_of_a_large_frame_begins_it_again() -> None:
+    """Nothing of it was given back, so the next start finds it in the ring."""
+    with Rig(finish_offloads=True) as rig:
+        rig.tap.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        rig.start()
+        rig.transmit(offered(Packet(4, "tcp", PAYLOAD), 1000))
+        rig.kick("tx")
+        first = rig.wire.recv(70000)
+        rig.pair.stop()
+        assert (rig.tx.used_idx, rig.pair.next_avail("tx")) == (0, 0)
+        rig.wire.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                rig.wire.recv(70000)
+        rig.wire.settimeout(10)
+        rig.start()
+        got = [rig.wire.recv(70000) for _ in range(20)]
+        assert got[0] == first
+        assert b"".join(bytes(verified(data[12:]).data.data) for data in got) == PAYLOAD
