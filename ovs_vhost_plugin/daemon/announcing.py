@@ -4,15 +4,15 @@
 from collections.abc import Callable
 from typing import Any
 
-import netaddr  # type: ignore[import-untyped]
+import netaddr
 import ovs.vlog
 
 from ovs_vhost_plugin.announce.model import Location, Result
 from ovs_vhost_plugin.announce.service import AnnounceService
-from ovs_vhost_plugin.ovsdb import Snapshot
-from ovs_vhost_plugin.reports import Rarp
-from ovs_vhost_plugin.rows import PortSpec
-from ovs_vhost_plugin.workers import Event, Heard
+from ovs_vhost_plugin.daemon.ovsdb import Snapshot
+from ovs_vhost_plugin.daemon.reports import Rarp
+from ovs_vhost_plugin.daemon.rows import PortSpec
+from ovs_vhost_plugin.daemon.workers import Event, Heard
 
 vlog = ovs.vlog.Vlog("vhost_announce")
 

@@ -18,11 +18,11 @@ from ovs_vhost_plugin.announce.model import Result
 from ovs_vhost_plugin.daemon.announcing import parse_mac
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options
+from ovs_vhost_plugin.daemon.ovsdb import Standing
+from ovs_vhost_plugin.daemon.reports import Stats
+from ovs_vhost_plugin.daemon.rows import PortSpec
+from ovs_vhost_plugin.daemon.workers import Event, Heard
 from ovs_vhost_plugin.dirs import PROGRAM
-from ovs_vhost_plugin.ovsdb import Standing
-from ovs_vhost_plugin.reports import Stats
-from ovs_vhost_plugin.rows import PortSpec
-from ovs_vhost_plugin.workers import Event, Heard
 
 _STATS_TIMEOUT = 1.0
 _ANNOUNCE_TIMEOUT = 10.0

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 import ovs.poller
 import ovs.vlog
 
-from ovs_vhost_plugin import status
+from ovs_vhost_plugin.daemon import status
 from ovs_vhost_plugin.daemon.announcing import Announcing
+from ovs_vhost_plugin.daemon.ovsdb import Database, Snapshot, Standing
 from ovs_vhost_plugin.daemon.ports import Ports
-from ovs_vhost_plugin.ovsdb import Database, Snapshot, Standing
-from ovs_vhost_plugin.reconcile import reconcile
-from ovs_vhost_plugin.rows import PortSpec
-from ovs_vhost_plugin.workers import Event
+from ovs_vhost_plugin.daemon.reconcile import reconcile
+from ovs_vhost_plugin.daemon.rows import PortSpec
+from ovs_vhost_plugin.daemon.workers import Event
 
 vlog = ovs.vlog.Vlog("vhost_loop")
 

@@ -19,11 +19,11 @@ from ovs_vhost_plugin.daemon.announcing import Announcing
 from ovs_vhost_plugin.daemon.commands import Commands
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options
+from ovs_vhost_plugin.daemon.ovsdb import Database
 from ovs_vhost_plugin.daemon.ports import Ports
+from ovs_vhost_plugin.daemon.workers import Workers
 from ovs_vhost_plugin.dirs import StateDir
-from ovs_vhost_plugin.ovsdb import Database
 from ovs_vhost_plugin.tap import Taps
-from ovs_vhost_plugin.workers import Workers
 
 vlog = ovs.vlog.Vlog("vhost_main")
 

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import ovs.vlog
 
-from ovs_vhost_plugin import status
 from ovs_vhost_plugin.control import WorkerSpec
+from ovs_vhost_plugin.daemon import status
+from ovs_vhost_plugin.daemon.listener import ListenError, listen_front_end, unlink_front_end
 from ovs_vhost_plugin.daemon.options import Options, worker_ids
-from ovs_vhost_plugin.dirs import StateDir
-from ovs_vhost_plugin.listener import ListenError, listen_front_end, unlink_front_end
-from ovs_vhost_plugin.reconcile import (
+from ovs_vhost_plugin.daemon.reconcile import (
     Action,
     Backoff,
     Configure,
@@ -27,11 +26,12 @@ from ovs_vhost_plugin.reconcile import (
     Remove,
     Spawn,
 )
-from ovs_vhost_plugin.reports import Connect, Hello, State
-from ovs_vhost_plugin.rows import PortSpec
+from ovs_vhost_plugin.daemon.reports import Connect, Hello, State
+from ovs_vhost_plugin.daemon.rows import PortSpec
+from ovs_vhost_plugin.daemon.workerlink import WorkerLink
+from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard, Workers
+from ovs_vhost_plugin.dirs import StateDir
 from ovs_vhost_plugin.tap import TapError, Taps
-from ovs_vhost_plugin.workerlink import WorkerLink
-from ovs_vhost_plugin.workers import Ended, Event, Heard, Workers
 
 vlog = ovs.vlog.Vlog("vhost_ports")
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from ovs_vhost_plugin.control import Channel, WorkerSpec
-from ovs_vhost_plugin.reconcile import Phase
-from ovs_vhost_plugin.reports import Hello, Started, State
-from ovs_vhost_plugin.workerlink import WorkerLink
+from ovs_vhost_plugin.daemon.reconcile import Phase
+from ovs_vhost_plugin.daemon.reports import Hello, Started, State
+from ovs_vhost_plugin.daemon.workerlink import WorkerLink
 
 NOW = 50.0
 SPEC = WorkerSpec("vhu0", "client", "/x", 1, None, False)
@@ -116,7 +116,7 @@ def test_an_adopted_worker_without_a_record_has_ended_with_its_channel(adopted: 
 
 
 def test_an_adopted_worker_that_lives_has_not_ended(adopted: Worker) -> None:
-    from ovs_vhost_plugin import pidfile
+    from ovs_vhost_plugin.daemon import pidfile
 
     pidfile.write(adopted.record)  # this test's process, which lives
     adopted.channel.close()

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from test_control_reconcile import PORT
 
+from ovs_vhost_plugin.daemon.listener import Owner
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options, worker_ids
+from ovs_vhost_plugin.daemon.ovsdb import Snapshot, Standing
 from ovs_vhost_plugin.daemon.ports import Ports
+from ovs_vhost_plugin.daemon.rows import RowError, RowErrorName, Switch
+from ovs_vhost_plugin.daemon.workers import Ended
 from ovs_vhost_plugin.dirs import StateDir
-from ovs_vhost_plugin.listener import Owner
-from ovs_vhost_plugin.ovsdb import Snapshot, Standing
-from ovs_vhost_plugin.rows import RowError, RowErrorName, Switch
 from ovs_vhost_plugin.tap import TapError, TapErrorName
-from ovs_vhost_plugin.workers import Ended
 
 NOW = 100.0
 OPTIONS = Options("unix:x", None, False, None, None, 0o660)

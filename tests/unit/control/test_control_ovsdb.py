@@ -8,8 +8,8 @@ from typing import Any
 import ovs.db.idl
 import pytest
 
-from ovs_vhost_plugin import ovsdb
-from ovs_vhost_plugin.ovsdb import LOCK, Database, Standing
+from ovs_vhost_plugin.daemon import ovsdb
+from ovs_vhost_plugin.daemon.ovsdb import LOCK, Database, Standing
 
 NOW = 10.0
 

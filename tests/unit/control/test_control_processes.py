@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from ovs_vhost_plugin import nursery, pidfile
 from ovs_vhost_plugin.control import ChannelClosed, WorkerSpec
-from ovs_vhost_plugin.dirs import StateDir
-from ovs_vhost_plugin.listener import (
+from ovs_vhost_plugin.daemon import nursery, pidfile
+from ovs_vhost_plugin.daemon.listener import (
     ListenError,
     Owner,
     listen_control,
     listen_front_end,
     unlink_front_end,
 )
+from ovs_vhost_plugin.dirs import StateDir
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_ports_with_dots_in_their_names_are_found_again(state: StateDir) -> None
 
 
 def test_a_recorded_process_is_found_and_killed(state: StateDir) -> None:
-    write = "from ovs_vhost_plugin import pidfile; from pathlib import Path; import time; "
+    write = "from ovs_vhost_plugin.daemon import pidfile; from pathlib import Path; import time; "
     write += f"pidfile.write(Path({str(state.pid('a'))!r})); print('x', flush=True); time.sleep(60)"
     env = {**os.environ, "PYTHONPATH": str(Path(pidfile.__file__).parents[1])}
     with subprocess.Popen(

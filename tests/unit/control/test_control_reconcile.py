@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovs_vhost_plugin.control import WorkerSpec
-from ovs_vhost_plugin.reconcile import (
+from ovs_vhost_plugin.daemon.reconcile import (
     HELLO_TIMEOUT,
     QUIT_TIMEOUT,
     Action,
@@ -24,7 +24,7 @@ from ovs_vhost_plugin.reconcile import (
     reconcile,
     worker_spec,
 )
-from ovs_vhost_plugin.rows import PortSpec
+from ovs_vhost_plugin.daemon.rows import PortSpec
 
 NOW = 1000.0
 PORT = PortSpec(

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin import reports
 from ovs_vhost_plugin.control import WorkerSpec
-from ovs_vhost_plugin.reports import ReportError
+from ovs_vhost_plugin.daemon import reports
+from ovs_vhost_plugin.daemon.reports import ReportError
 
 NOW = 100.0
 SPEC = WorkerSpec("vhu0", "client", "/run/vm.sock", 2, None, False)

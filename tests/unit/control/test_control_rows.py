@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin import rows
-from ovs_vhost_plugin.rows import RowError, Switch
+from ovs_vhost_plugin.daemon import rows
+from ovs_vhost_plugin.daemon.rows import RowError, Switch
 
 RUNDIR = "/run/ovs"
 CPUS = 4

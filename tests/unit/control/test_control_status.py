@@ -6,8 +6,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin import status
-from ovs_vhost_plugin.reports import State
+from ovs_vhost_plugin.daemon import status
+from ovs_vhost_plugin.daemon.reports import State
 
 RUNNING = State(
     status="running",

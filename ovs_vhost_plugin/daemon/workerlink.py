@@ -15,10 +15,10 @@ from typing import Any
 
 import ovs.vlog
 
-from ovs_vhost_plugin import pidfile, reports
 from ovs_vhost_plugin.control import Channel, ChannelBroken, ChannelClosed, WorkerSpec
-from ovs_vhost_plugin.reconcile import Phase
-from ovs_vhost_plugin.reports import Hello, Report, ReportError, State
+from ovs_vhost_plugin.daemon import pidfile, reports
+from ovs_vhost_plugin.daemon.reconcile import Phase
+from ovs_vhost_plugin.daemon.reports import Hello, Report, ReportError, State
 
 vlog = ovs.vlog.Vlog("vhost_worker")
 

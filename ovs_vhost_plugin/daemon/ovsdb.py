@@ -15,8 +15,8 @@ from typing import Any
 import ovs.db.idl
 import ovs.vlog
 
-from ovs_vhost_plugin import rows
-from ovs_vhost_plugin.rows import PortSpec, RowError, Switch
+from ovs_vhost_plugin.daemon import rows
+from ovs_vhost_plugin.daemon.rows import PortSpec, RowError, Switch
 
 vlog = ovs.vlog.Vlog("vhost_db")
 

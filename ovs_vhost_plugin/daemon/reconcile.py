@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ovs_vhost_plugin.control import WorkerSpec
-from ovs_vhost_plugin.rows import PortSpec
+from ovs_vhost_plugin.daemon.rows import PortSpec
 
 HELLO_TIMEOUT = 10.0
 """Seconds for a worker to say hello, from its birth or from the connection to it."""

@@ -25,8 +25,9 @@ from typing import Any, NoReturn
 import ovs.daemon
 import ovs.fatal_signal
 
-from ovs_vhost_plugin import pidfile, process
+from ovs_vhost_plugin import process
 from ovs_vhost_plugin.control import Channel, ChannelClosed, WorkerSpec
+from ovs_vhost_plugin.daemon import pidfile
 from ovs_vhost_plugin.dirs import StateDir
 
 _MAX_FDS = 160  # 2 listeners and the queues of a tap; the kernel takes 253 (SCM_MAX_FD)

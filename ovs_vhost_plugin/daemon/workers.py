@@ -16,13 +16,14 @@ from typing import Any
 
 import ovs.vlog
 
-from ovs_vhost_plugin import __version__, nursery, pidfile
+from ovs_vhost_plugin import __version__
 from ovs_vhost_plugin.control import Channel, ChannelClosed, WorkerSpec
+from ovs_vhost_plugin.daemon import nursery, pidfile
+from ovs_vhost_plugin.daemon.listener import listen_control
+from ovs_vhost_plugin.daemon.reconcile import Backoff
+from ovs_vhost_plugin.daemon.reports import Report, printable
+from ovs_vhost_plugin.daemon.workerlink import WorkerLink
 from ovs_vhost_plugin.dirs import StateDir
-from ovs_vhost_plugin.listener import listen_control
-from ovs_vhost_plugin.reconcile import Backoff
-from ovs_vhost_plugin.reports import Report, printable
-from ovs_vhost_plugin.workerlink import WorkerLink
 
 vlog = ovs.vlog.Vlog("vhost_workers")
 
