@@ -28,6 +28,7 @@ commands:
   show                 list the ports
   stats [PORT]         show the counters
   announce PORT [MAC]  tell the network where the port's guest is
+  announce-log [PORT]  show what was announced, and what came of it
   demo                 a live migration between two private hosts
 COMMAND --help tells the options of each.
 """
@@ -97,11 +98,19 @@ def _announce(argv: Sequence[str]) -> int:
     return 0 if result["outcome"] == "learned" else 1
 
 
+def _announce_log(argv: Sequence[str]) -> int:
+    parser = _query_parser("announce-log", "Show what was announced, and what came of it.")
+    parser.add_argument("port", nargs="?", metavar="PORT", help="only this one")
+    args = parser.parse_args(argv)
+    return _print(_ask(args.target, "vhost/announce-log", [args.port]), args.format, "announce_log")
+
+
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "daemon": _daemon,
     "show": _show,
     "stats": _stats,
     "announce": _announce,
+    "announce-log": _announce_log,
     "demo": _demo,
 }
 

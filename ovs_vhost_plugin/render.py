@@ -93,6 +93,19 @@ def announcement(data: Mapping[str, Any]) -> str:
     return " ".join(words) + (f": {data['reason']}" if data["reason"] else "") + "\n"
 
 
+def announce_log(data: Mapping[str, Any]) -> str:
+    """The announcements that ended, from the data of `vhost/announce-log`."""
+    heads = ("seconds ago", "port", "mac", "trigger", "outcome", "ms", "attempts", "reason")
+    rows = []
+    for entry in data["announcements"]:
+        took = entry["milliseconds"]
+        fields = [entry[key] for key in ("port", "mac", "trigger", "outcome")]
+        ago = f"{data['now'] - entry['received_at']:.1f}"
+        took = None if took is None else f"{took:.1f}"
+        rows.append([ago, *fields, took, entry["attempts"], entry["reason"]])
+    return _table(heads, rows) if rows else "nothing has been announced yet\n"
+
+
 def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
     lines = [[*row] for row in rows]

@@ -90,6 +90,10 @@ class Announcing:
         """The service's totals."""
         return {} if self._service is None else self._service.counters()
 
+    def history(self) -> list[dict[str, str | int | float | None]]:
+        """The last announcements that ended, oldest first."""
+        return [] if self._service is None else self._service.history()
+
     def close(self) -> None:
         """Leave the bridges."""
         if self._service is not None:

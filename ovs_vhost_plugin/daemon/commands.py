@@ -63,6 +63,7 @@ class Commands:
             ("vhost/show", "[--format json]", 2, self._show),
             ("vhost/stats", "[PORT] [--format json]", 3, self._show_stats),
             ("vhost/announce", "PORT [MAC] [--format json]", 4, self._announce),
+            ("vhost/announce-log", "[PORT] [--format json]", 3, self._announce_log),
         ):
             ovs.unixctl.commands.pop(name, None)  # the bindings' own "version"
             ovs.unixctl.command_register(name, usage, 0, most, self._guarded, handler)
@@ -182,6 +183,16 @@ class Commands:
             _reply_error(pending.connection, f"no result within {_ANNOUNCE_TIMEOUT:g} s")
         else:
             _answer(pending.connection, pending.as_json, result.as_dict(), render.announcement)
+
+    def _announce_log(self, connection: Any, argv: list[str], _now: float) -> None:
+        as_json, names = _format(connection, argv)
+        if len(names) > 1:
+            raise UsageError("usage: vhost/announce-log [PORT] [--format json]")
+        history = self._loop.announcing.history()
+        # Also of a port that has gone since: the log is of what was sent.
+        found = [entry for entry in history if not names or entry["port"] == names[0]]
+        data = {"now": time.monotonic(), "announcements": found}
+        _answer(connection, as_json, data, render.announce_log)
 
     # -- what they show --------------------------------------------------------------------------
 

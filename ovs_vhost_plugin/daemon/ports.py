@@ -55,6 +55,7 @@ class Ports:
         self._crashed: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}
         self._tap_seen: dict[str, bool] = {}
+        self._told: dict[str, State] = {}  # what was logged last
 
     def __len__(self) -> int:
         return len(self._known)
@@ -69,6 +70,7 @@ class Ports:
         self.workers.forget_all()
         self._known.clear()
         self._backoffs.clear()
+        self._told.clear()
         self.faults.clear()
         self.look_again()
 
@@ -90,10 +92,21 @@ class Ports:
                     self._connect(name, path, desired.get(name), now)
                 case Heard(name, Hello()) if name not in self._crashed:
                     self.faults.pop(name, None)
-                case Heard(name, State(status="connected" | "running")):
-                    self.faults.pop(name, None)
+                case Heard(name, State() as state):
+                    self._state_told(name, state)
                 case Ended(name, fault, lived):
                     self._ended(name, fault, lived, now)
+
+    def _state_told(self, name: str, state: State) -> None:
+        """Log what has changed; a worker tells its state only so often (worker/daemonlink.py)."""
+        told = self._told.get(name)
+        if told is None or told.status != state.status:
+            vlog.info(f"{name}: {state.status}")
+        if state.error and (told is None or told.errors != state.errors):
+            vlog.warn(f"{name}: {state.error_text} (errors so far: {state.errors})")
+        self._told[name] = state
+        if state.status in ("connected", "running"):
+            self.faults.pop(name, None)
 
     def fail(
         self, name: str, fault: str, now: float, *, lived: float = 0.0, crash: bool = False
@@ -109,6 +122,7 @@ class Ports:
 
     def _ended(self, name: str, fault: str, lived: float, now: float) -> None:
         self._tap_seen.pop(name, None)
+        self._told.pop(name, None)
         unlink_front_end(self._state, name)
         if fault:
             self.fail(name, fault, now, lived=lived, crash=True)
