@@ -21,9 +21,9 @@ from ovs_vhost_plugin.lab.switch import PrivateSwitch
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _programs(require):
-    words = packages.missing(packages.SWITCH, root=False)
+    words = packages.missing(packages.SWITCH)
     require(words is None, words)
 
 
@@ -103,7 +103,7 @@ def test_a_switch_that_cannot_start_says_why(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def fabric():
+def fabric(_programs):
     with Fabric(daemons=False) as made:
         yield made
 

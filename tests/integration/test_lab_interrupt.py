@@ -47,7 +47,7 @@ def alive(pid: int) -> bool:
     ids=["at the first namespace", "at the fourth", "when the switches run"],
 )
 def test_an_interrupted_demo_leaves_nothing(require, number, progress):
-    words = packages.missing(packages.SWITCH, root=False)
+    words = packages.missing(packages.SWITCH)
     require(words is None, words)
     demo = subprocess.Popen(
         [sys.executable, "-m", "ovs_vhost_plugin", "demo", "--guest", "soft"],

@@ -83,7 +83,9 @@ def test_announce_by_hand_is_learned_and_published(host) -> None:
     [entry] = log["announcements"]
     assert (entry["trigger"], entry["outcome"], entry["ofport"]) == ("manual", "learned", ofport)
     assert entry["received_at"] <= entry["sent_at"] <= entry["learned_at"] <= log["now"]
-    assert "nothing has been announced" in ovs_vhost(host, "announce-log", "x", *target(host)).stdout
+    assert (
+        "nothing has been announced" in ovs_vhost(host, "announce-log", "x", *target(host)).stdout
+    )
     # It stays published when a daemon that knows nothing of it follows.
     host.stop_daemon()
     host.start_daemon()
