@@ -31,8 +31,9 @@ class DirtyLog:
 
     def logged(self) -> set[int]:
         """The numbers of the pages whose bits are set, and stay set."""
-        bytes_set = np.flatnonzero(self._bytes)
-        bits = np.unpackbits(self._bytes[bytes_set], bitorder="little").reshape(-1, 8)
+        seen = self._bytes.copy()
+        bytes_set = np.flatnonzero(seen)
+        bits = np.unpackbits(seen[bytes_set], bitorder="little").reshape(-1, 8)
         which, bit = np.nonzero(bits)
         return set((bytes_set[which] * 8 + bit).tolist())
 
@@ -41,7 +42,7 @@ class DirtyLog:
 
         Rounded up to groups of eight, see above.
         """
-        bytes_set = np.flatnonzero(self._bytes)
+        bytes_set = np.flatnonzero(self._bytes.copy())  # numpy counts first, then looks again
         self._bytes[bytes_set] = 0
         full_barrier()
         return {int(byte) * 8 + bit for byte in bytes_set for bit in range(8)}

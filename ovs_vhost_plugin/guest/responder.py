@@ -12,6 +12,7 @@ _ARP = struct.Struct("!HHBBH6s4s6s4s")
 _ETHERTYPE_IPV4, _ETHERTYPE_ARP = b"\x08\x00", b"\x08\x06"
 _REQUEST, _REPLY = 1, 2
 _ICMP = 1
+_FRAGMENT = 0x3FFF  # more fragments, or an offset: nothing is put together here
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Responder:
         packet = bytearray(frame[14 : 14 + int.from_bytes(frame[16:18])])
         if len(packet) < header + 8 or header < 20 or packet[9] != _ICMP or packet[header] != 8:
             return None
-        if packet[16:20] != self.address.packed:
+        if packet[16:20] != self.address.packed or int.from_bytes(packet[6:8]) & _FRAGMENT:
             return None
         packet[12:20] = packet[16:20] + packet[12:16]
         packet[header] = 0

@@ -106,6 +106,9 @@ class FrontEnd:
         except (BlockingIOError, ConnectionError):
             return  # it has gone again
         if self._connection is not None:
+            # One that hangs up and comes again at once: its end is there to be read before this.
+            self._serve(now)
+        if self._connection is not None:
             sock.close()
             self._on_error(PeerError(PeerErrorName.SECOND_FRONT_END, "the first one is connected"))
             return

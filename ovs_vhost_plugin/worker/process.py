@@ -40,13 +40,14 @@ def warm() -> None:
     Importing has compiled every kernel or loaded it; the first run makes the types of its
     arguments known as well, and shows that the kernels run on this machine.
     """
+    threads = process.threads()
     pair = QueuePair(0, tap_fd=-1)
     nothing = np.zeros(0, layout.REGION)
     pair.start(PairConfig(None, None, nothing, None, 12, 0, finish_offloads=False))
     pair.close()
     # A thread that was joined leaves the kernel's list a moment later, and only a process with
     # one thread may be forked.
-    while process.threads() > 1:
+    while process.threads() > threads:
         os.sched_yield()
 
 

@@ -64,6 +64,8 @@ def test_ping(data: bytes, options: bytes) -> None:
         arp_request(GUEST)[:30],
         ping(b"x", to=ASKER),
         ping(b"x")[:36],
+        ping(b"x")[:20] + b"\x20\0" + ping(b"x")[22:],
+        ping(b"x")[:20] + b"\0\5" + ping(b"x")[22:],
         bytes(6) + ping(b"x")[6:],
         RESPONDER.announcement(),
         RESPONDER.answer(arp_request(GUEST)),
