@@ -19,9 +19,10 @@ demo: setup
 	$(BIN)/ovs-vhost demo $(DEMO)
 
 test: setup
-	$(BIN)/python -m pytest tests/unit $(TEST)
-	$(BIN)/python -m pytest tests/integration $(TEST)
-	$(BIN)/python -m pytest tests/system $(TEST)
+	@status=0; for kind in unit integration system; do \
+		echo "--- $$kind tests"; \
+		$(BIN)/python -m pytest tests/$$kind $(TEST) || status=1; \
+	done; exit $$status
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 
 from ovs_vhost_plugin.lab import namespace, packages
@@ -80,19 +81,24 @@ def run(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace, screen: Console) -> Report:
     """Run the demo with its progress on `screen`, and print what came of it."""
     announces = options.announce == "guest"
-    with (
-        screen.status("starting") as status,
-        Stage(options.guest, announces=announces, progress=status.update) as stage,
-    ):
-        report = stage.migrate()
-        status.stop()
-        if options.format == "json":
-            print(json.dumps(report.as_dict(), indent=2))
-        else:
-            _print(report)
-        if options.keep:
-            _keep(stage, screen)
-        status.start()
+    with screen.status("starting") as status:
+        # A log, a pipe: a line for each step, where a terminal has a spinner.
+        progress = status.update if screen.is_terminal else screen.print
+        with Stage(options.guest, announces=announces, progress=progress) as stage:
+            report = _play(stage, options, status, screen)
+    return report
+
+
+def _play(stage: Stage, options: argparse.Namespace, status: Status, screen: Console) -> Report:
+    report = stage.migrate()
+    status.stop()
+    if options.format == "json":
+        print(json.dumps(report.as_dict(), indent=2), flush=True)
+    else:
+        _print(report)
+    if options.keep:
+        _keep(stage, screen)
+    status.start()
     return report
 
 

@@ -161,8 +161,9 @@ class Host:
 
     def announcements(self) -> list[dict[str, Any]]:
         """The announcements that ended, oldest first; times in CLOCK_MONOTONIC seconds."""
-        log: list[dict[str, Any]] = json.loads(self.appctl("vhost/announce-log"))
-        return log
+        answer = json.loads(self.appctl("vhost/announce-log", "--format", "json"))
+        announcements: list[dict[str, Any]] = answer["announcements"]
+        return announcements
 
     def wait_ofport(self, name: str, seconds: float = 10.0) -> int:
         """The OpenFlow port number, when the switch has opened the port's tap."""

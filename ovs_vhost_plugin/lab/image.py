@@ -136,7 +136,7 @@ def _pack(modules: Path, target: Path) -> None:
         root = Path(scratch)
         for directory in ("bin", "proc", "sys", "dev", "tmp", "run", "modules"):
             (root / directory).mkdir()
-        shutil.copy(BUSYBOX, root / "bin/busybox")
+        _copy_program(BUSYBOX, root)
         shutil.copy(INIT, root / "init")
         (root / "init").chmod(0o755)
         for number, module in enumerate(_module_files(modules)):
@@ -168,9 +168,11 @@ def _module_files(tree: Path) -> Iterator[Path]:
 
 
 def _copy_program(program: Path, root: Path) -> None:
-    """Copy a dynamically linked program with the libraries that ldd names."""
+    """Copy a program with the libraries that ldd names; it fails on one that has none."""
     shutil.copy(program, root / "bin")
-    for library in re.findall(r"(/\S+) \(0x", process.run(["ldd", str(program)]).stdout):
+    for library in re.findall(
+        r"(/\S+) \(0x", process.run(["ldd", str(program)], check=False).stdout
+    ):
         target = root / library.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(library, target)

@@ -35,6 +35,8 @@ _BEFORE = 1000
 _AFTER = 1500
 """Packets sent before the migration begins and after it has ended."""
 
+_FIRST_START_SECONDS = 300.0
+
 _ETHERTYPE_ARP = 0x0806
 _ETHERTYPE_RARP = 0x8035
 
@@ -118,7 +120,8 @@ class Stage:
         fabric.set_neighbour(guest.address, guest.mac)
         sockets = [host.add_client_port(PORT) for host in (fabric.a, fabric.b)]
         for host in (fabric.a, fabric.b):
-            host.wait_ofport(PORT)
+            # A worker that looks for its guest has its kernels; a first start compiles them.
+            host.wait_status(PORT, "connecting", _FIRST_START_SECONDS)
         progress("the guest boots")
         guest.boot(fabric.a, sockets[0])
         fabric.a.wait_status(PORT, "running")

@@ -4,7 +4,7 @@
 import pytest
 
 from ovs_vhost_plugin.lab import image, packages
-from ovs_vhost_plugin.lab.fabric import CLIENT_ADDRESS, CLIENT_MAC, Fabric
+from ovs_vhost_plugin.lab.fabric import CLIENT_ADDRESS, CLIENT_MAC, PHYSICAL, Fabric
 from ovs_vhost_plugin.lab.flow import Arrivals, Flow, GuestReceiver
 from ovs_vhost_plugin.lab.host import BRIDGE
 from ovs_vhost_plugin.lab.process import LabError, wait_until
@@ -21,7 +21,7 @@ CONFIG = GuestConfig(
 
 @pytest.fixture(scope="module")
 def fabric(require):
-    words = packages.missing((*packages.SWITCH, *packages.GUEST), root=False)
+    words = packages.missing((*packages.SWITCH, *packages.GUEST))
     require(words is None, words)
     with Fabric(daemons=False) as made:
         for host in (made.a, made.b):
@@ -71,8 +71,11 @@ def test_a_guest_is_what_its_configuration_says_and_moves_with_all_it_has(fabric
 
 def test_a_guest_answers_a_flow(fabric):
     with guest(fabric.a) as here:
-        # The network may believe it elsewhere, from the test before.
-        here.run(f"ping -q -c 1 {CLIENT_ADDRESS}")
+        # The network may believe it elsewhere, from the test before, and its flow caches make
+        # it learn late: half a second, the revalidator's period.
+        here.run(f"until ping -q -c 1 -W 1 {CLIENT_ADDRESS}; do :; done")
+        port = str(fabric.physical_port(fabric.a))
+        wait_until(lambda: fabric.physical.fdb(PHYSICAL)[MAC][0] == port, "the network to learn")
         GuestReceiver(here, 7001, echo=True)
         with Flow(fabric.client, (ADDRESS, 7001), rate=200, flow=2) as flow:
             wait_until(lambda: flow.sent >= 100, "a hundred packets")

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QEMU live-migrates a guest from one private host to another while traffic flows."""
+
+import contextlib
+import hashlib
+import json
+import random
+import re
+import socket
+import threading
+
+import pytest
+
+from ovs_vhost_plugin.lab import image
+from ovs_vhost_plugin.lab.capture import Capture
+from ovs_vhost_plugin.lab.fabric import CLIENT_ADDRESS, CLIENT_MAC, PHYSICAL, UPLINK, Fabric
+from ovs_vhost_plugin.lab.flow import Arrivals, Flow, GuestReceiver
+from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.lab.process import wait_until
+from ovs_vhost_plugin.lab.qemu import GuestConfig, QemuGuest, VhostUser
+
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("qemu_programs")]
+
+PORT = "vhu0"
+MAC = "52:54:00:00:00:05"
+ADDRESS = "10.0.0.5"
+UDP_PORT = 7000
+TCP_PORT = 5000
+PIECE = 1 << 20
+RARP, ARP = 0x8035, 0x0806
+
+
+@pytest.fixture
+def fabric():
+    with Fabric() as made:
+        for host in (made.a, made.b):
+            host.add_client_port(PORT)
+            host.wait_ofport(PORT)
+        made.set_neighbour(ADDRESS, MAC)
+        yield made
+
+
+def qemu(host, *, incoming=False, queues=1, **device):
+    config = GuestConfig(
+        mac=MAC,
+        address=f"{ADDRESS}/24",
+        neighbours={CLIENT_ADDRESS: CLIENT_MAC},
+        device=device,
+        cpus=queues,
+    )
+    backend = VhostUser(host.directory / f"{PORT}.sock", queues=queues)
+    directory = host.directory / "guest"
+    return QemuGuest(host.namespace, directory, image.build(), backend, config, incoming=incoming)
+
+
+def stats(host):
+    return json.loads(host.appctl("vhost/stats", PORT, "--format", "json"))["ports"][PORT]
+
+
+def total(host, counter):
+    return sum(pair[counter] for pair in stats(host)["queue_pairs"])
+
+
+def faults(host):
+    pairs = stats(host)["queue_pairs"]
+    return [name for pair in pairs for name in pair if name.startswith("fault_")]
+
+
+class TcpLoad:
+    """Two endless TCP streams, one each way, of which both ends know every byte."""
+
+    def __init__(self, fabric, guest):
+        self.piece = random.Random(7).randbytes(PIECE)
+        self.sent, self.received, self.wrong = 0, 0, 0
+        self._stop = threading.Event()
+        listen = f"nc.openbsd -N -l {TCP_PORT}"
+        state = f":{TCP_PORT:04X} 00000000:0000 0A "  # TCP_LISTEN
+        # What it sends: one random mebibyte over and over. What it gets: only its checksum.
+        guest.run(f"head -c {PIECE} /dev/urandom >/tmp/piece", seconds=60)
+        self.theirs = guest.run("sha256sum /tmp/piece").split()[0]
+        guest.run(
+            "(while [ ! -e /tmp/stop ]; do cat /tmp/piece; done)"
+            f" | {listen} | sha256sum >/tmp/sum 2>&1 & echo $! >/tmp/load"
+        )
+        guest.run(f"until grep -q '{state}' /proc/net/tcp; do usleep 9999; done")
+        self._socket = fabric.client.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._socket.settimeout(60)
+        self._socket.connect((ADDRESS, TCP_PORT))
+        self._threads = [threading.Thread(target=work) for work in (self._send, self._receive)]
+        for thread in self._threads:
+            thread.start()
+
+    def _send(self):
+        with contextlib.suppress(OSError):  # the checksum then tells
+            while not self._stop.is_set():
+                self._socket.sendall(self.piece)
+                self.sent += 1
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def _receive(self):
+        piece = bytearray()
+        with contextlib.suppress(OSError):
+            while data := self._socket.recv(1 << 18):
+                piece += data
+                while len(piece) >= PIECE:
+                    self.wrong += hashlib.sha256(piece[:PIECE]).hexdigest() != self.theirs
+                    self.received += 1
+                    del piece[:PIECE]
+
+    def finish(self, guest):
+        """End both streams in order; the checksum of all that the guest received."""
+        guest.run("touch /tmp/stop")
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+        self._socket.close()
+        guest.run("until [ -s /tmp/sum ]; do usleep 9999; done", seconds=60)
+        match = re.search(r"[0-9a-f]{64}", guest.run("cat /tmp/sum"))
+        assert match is not None
+        return match[0]
+
+
+@pytest.mark.parametrize("queues", [1, 2])
+def test_memory_is_whole_after_a_migration_under_load(fabric, queues):
+    with (
+        qemu(fabric.a, queues=queues) as here,
+        qemu(fabric.b, incoming=True, queues=queues) as there,
+    ):
+        fabric.a.wait_status(PORT, "running")
+        # Pages that nobody touches while it migrates must be whole as well.
+        here.run("head -c 8388608 /dev/urandom >/tmp/still", seconds=60)
+        still = here.run("sha256sum /tmp/still")
+        load = TcpLoad(fabric, here)
+        wait_until(lambda: load.sent >= 3 and load.received >= 3, "both streams", 60)
+        here.start_migration(there)
+        here.finish_migration(there, 120)
+        sent, received = load.sent, load.received
+        wait_until(
+            lambda: load.sent >= sent + 5 and load.received >= received + 5,
+            "both streams after the migration",
+            60,
+        )
+        theirs = load.finish(there)
+
+        expected = hashlib.sha256()
+        for _ in range(load.sent):
+            expected.update(load.piece)
+        assert theirs == expected.hexdigest(), "what the guest received"
+        assert load.wrong == 0, "what the guest sent"
+        assert there.run("sha256sum /tmp/still") == still
+        assert "Oops" not in there.run("dmesg")
+        assert faults(fabric.a) == faults(fabric.b) == []
+
+
+@pytest.mark.parametrize("announce", ["off", "on"])
+def test_every_switch_finds_a_guest_that_says_nothing_else(fabric, announce):
+    with contextlib.ExitStack() as closing:
+        enter = closing.enter_context
+        here = enter(qemu(fabric.a, guest_announce=announce))
+        there = enter(qemu(fabric.b, incoming=True, guest_announce=announce))
+        fabric.a.wait_status(PORT, "running")
+        here.run(f"arping -q -c 1 -I eth0 {CLIENT_ADDRESS}")
+        port_a, port_b = (str(fabric.physical_port(host)) for host in (fabric.a, fabric.b))
+        wait_until(lambda: fabric.physical.fdb(PHYSICAL).get(MAC, ("", 0))[0] == port_a, "learned")
+        tap = enter(Capture(fabric.b.namespace, PORT, snap=128))
+        uplink = enter(Capture(fabric.b.namespace, UPLINK, snap=128))
+        receiver = GuestReceiver(here, UDP_PORT)
+        with Flow(fabric.client, (ADDRESS, UDP_PORT), rate=500) as flow:
+            wait_until(lambda: flow.sent >= 200, "packets before")
+            here.migrate(there)
+            wait_until(
+                lambda: fabric.physical.fdb(PHYSICAL)[MAC][0] == port_b, "the physical switch"
+            )
+            ofport = str(fabric.b.wait_ofport(PORT))
+            wait_until(lambda: fabric.b.switch.fdb(BRIDGE)[MAC][0] == ofport, "host b's bridge")
+            sent = flow.sent
+            wait_until(lambda: flow.sent >= sent + 200, "packets after")
+            flow.stop()
+        arrivals = Arrivals.parse(flow.flow, receiver.fetch(there))
+
+        assert arrivals.damaged == 0
+        # A ring that went on at a wrong index would give frames again, or none.
+        assert arrivals.duplicates() == []
+        assert set(range(sent, flow.sent)) <= set(arrivals.numbers)
+        said = {frame.ethertype for frame in tap.frames() if not frame.outgoing}
+        left = {frame.ethertype for frame in uplink.frames() if frame.outgoing}
+        if announce == "off":
+            # The guest has said nothing; the daemon's packet-out does not pass the tap.
+            assert said == set()
+            assert RARP in left
+            assert fabric.b.status(PORT)["announced"].startswith(f"{MAC} learned ")
+        else:
+            assert said == {ARP}
+            assert ARP in left
+            assert "announced" not in fabric.b.status(PORT)
+
+
+def test_the_source_stops_cleanly_and_takes_the_guest_back(fabric):
+    with contextlib.ExitStack() as closing:
+        enter = closing.enter_context
+        here = enter(qemu(fabric.a, guest_announce="off"))
+        with qemu(fabric.b, incoming=True, guest_announce="off") as there:
+            fabric.a.wait_status(PORT, "running")
+            here.migrate(there)
+            fabric.b.wait_status(PORT, "running")
+            fabric.a.wait_status(PORT, "connected")
+            fabric.a.switch.wait_until("Interface", PORT, "link_state=down")
+            before = {name: total(fabric.a, name) for name in ("rx_packets", "tx_packets")}
+            fabric.client.run("ping", "-c", "5", "-i", "0.05", "-W", "2", ADDRESS)
+            after = {name: total(fabric.a, name) for name in ("rx_packets", "tx_packets")}
+            assert after == before
+            here.stop()
+            fabric.a.wait_status(PORT, "connecting")
+            with qemu(fabric.a, incoming=True, guest_announce="off") as back:
+                there.migrate(back)
+                fabric.a.wait_status(PORT, "running")
+                wait_until(
+                    lambda: (
+                        fabric.physical.fdb(PHYSICAL)[MAC][0] == str(fabric.physical_port(fabric.a))
+                    ),
+                    "the network finds the guest at home",
+                )
+                fabric.client.run("ping", "-c", "5", "-i", "0.05", "-W", "2", ADDRESS)
+                assert faults(fabric.a) == faults(fabric.b) == []
+
+
+def test_a_migration_that_is_cancelled_leaves_the_guest_where_it_was(fabric):
+    with (
+        qemu(fabric.a, guest_announce="off") as here,
+        qemu(fabric.b, incoming=True, guest_announce="off") as there,
+    ):
+        fabric.a.wait_status(PORT, "running")
+        receiver = GuestReceiver(here, UDP_PORT)
+        with Flow(fabric.client, (ADDRESS, UDP_PORT), rate=500) as flow:
+            wait_until(lambda: flow.sent >= 100, "packets before")
+            here.start_migration(there, max_bandwidth=1 << 20)
+            here.qmp.command("migrate_cancel")
+            wait_until(
+                lambda: here.qmp.command("query-migrate")["status"] == "cancelled", "the cancel"
+            )
+            sent = flow.sent
+            wait_until(lambda: flow.sent >= sent + 200, "packets after")
+            flow.stop()
+        arrivals = Arrivals.parse(flow.flow, receiver.fetch(here))
+        assert arrivals.lost(flow.sent) == []
+        assert arrivals.damaged == 0
+        assert fabric.a.status(PORT)["status"] == "running"
