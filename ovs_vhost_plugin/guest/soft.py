@@ -155,10 +155,11 @@ class SoftGuest:
         frontend.set_memory(self.memory)
         if self.config.mtu is not None:
             frontend.set_mtu(self.config.mtu)
-        for vring, base in zip(self.vrings, bases, strict=True):
-            frontend.start_vring(vring, base)
+        # Enabled first, as QEMU does: what a ring that runs disabled transmits is discarded.
         for vring in self.vrings:
             frontend.enable_vring(vring.index, True)
+        for vring, base in zip(self.vrings, bases, strict=True):
+            frontend.start_vring(vring, base)
         for pair in self.pairs:
             pair.rx.fill()
             pair.tx.queue.publish()
