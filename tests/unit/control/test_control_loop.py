@@ -113,7 +113,7 @@ class FakeAnnouncing:
     def take(self, events: list[Any], now: float) -> None:
         pass
 
-    def run(self, now: float) -> None:
+    def run(self) -> None:
         pass
 
     def wait(self, poller: Any) -> None:
