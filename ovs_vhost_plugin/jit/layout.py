@@ -130,6 +130,8 @@ LEARNING = _record(
     "high",
     "low",
     "until",  # up to this millisecond
+    "tick",  # a millisecond, and how many frames were looked at in it
+    "looks",
 )
 
 assert IOVEC.itemsize == 16
@@ -309,5 +311,5 @@ def empty_learned(learned: Learned) -> None:
     """Forget the stations and the frame before; what is counted stays."""
     learned.stations[:] = 0
     learned.addresses[:] = 0
-    for name in ("stations", "key", "high", "low", "until"):
+    for name in ("stations", "key", "high", "low", "until", "tick", "looks"):
         learned.state[name] = 0

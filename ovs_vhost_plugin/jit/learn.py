@@ -8,8 +8,9 @@ the guest routes, or one it shares with others and must not answer for, as behin
 To announce those would take them from their owners.
 
 A frame like the one before costs a copy of its first bytes and a comparison; once a second it is
-looked at in full, so that ages stay true. The guest can fill the tables with nonsense, which
-replaces what was not seen for longest and costs nobody else anything.
+looked at in full, so that ages stay true. Where each frame differs from the one before, as in what
+a guest routes or bridges, a sample is looked at. The guest can fill the tables with nonsense,
+which replaces what was not seen for longest and costs nobody else anything.
 
 The worker reads the tables while this writes them: `version` tells it what changed meanwhile.
 """
@@ -43,6 +44,8 @@ AGE = 300_000
 """Milliseconds after which what was not seen is no more, as in a bridge's MAC table."""
 _CACHED = 1000
 """Milliseconds for which a frame like the one before is not looked at."""
+_LOOKS = 64
+"""Frames that claim nothing looked at each millisecond of the clock, which ticks every few."""
 _NEARLY_AGED = AGE - 2 * _CACHED
 """From here on a sight may be news to who asked with a clock somewhat ahead of ours."""
 
@@ -254,15 +257,18 @@ def learn(learned: Learned, frame: Bytes, length: int, now: int) -> None:
         low = _mapped(frame, at + 14)
         says = int64(_CLAIM)
     last = learned.state[0]
-    if (
-        says != _SOURCE
-        or key != last["key"]
-        or low != last["low"]
-        or high != last["high"]
-        or now > last["until"]
-    ):
-        last["key"] = key
-        last["high"] = high
-        last["low"] = low
-        last["until"] = now + _CACHED
-        note(learned, key, high, low, says, now)
+    if says == _SOURCE:
+        same = key == last["key"] and low == last["low"] and high == last["high"]
+        if same and now <= last["until"]:
+            return
+        if now != last["tick"]:
+            last["tick"] = now
+            last["looks"] = 0
+        elif last["looks"] == _LOOKS:
+            return
+        last["looks"] += 1
+    last["key"] = key
+    last["high"] = high
+    last["low"] = low
+    last["until"] = now + _CACHED
+    note(learned, key, high, low, says, now)

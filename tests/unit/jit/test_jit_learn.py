@@ -198,6 +198,19 @@ def test_what_has_aged_makes_room_uncounted(learned: layout.Learned) -> None:
     assert set(visible(learned, NOW + AGE_MS + 1)) == {(mac(PLACES), 0)}
 
 
+def test_of_frames_that_all_differ_a_sample_is_looked_at_and_every_claim(
+    learned: layout.Learned,
+) -> None:
+    """A guest that routes or bridges sends such frames; the clock ticks every few milliseconds."""
+    for number in range(1000):
+        feed(learned, ethernet(mac(number), 0x800, ipv4(FOUR)))
+    assert len(visible(learned)) == PLACES
+    assert learned.state["replaced"] == 0
+    feed(learned, ethernet(mac(2000), 0x800, ipv4(FOUR)), NOW + 4)
+    feed(learned, ethernet(mac(2001), 0x806, arp(mac(2001), FOUR)), NOW + 4)
+    assert {(mac(2000), 0), (mac(2001), 0)} <= set(visible(learned, NOW + 4))
+
+
 # -- beside the reference -------------------------------------------------------------------------
 
 MACS = st.sampled_from([mac(1), mac(2), mac(3), bytes(6), b"\x01" + bytes(5)])
