@@ -36,6 +36,8 @@ def install(tmp_path, monkeypatch):
 
 
 def test_the_example_in_the_docs_works_when_installed(install, tmp_path, monkeypatch):
+    code = EXAMPLE.read_text().partition("\n\n")[2]
+    assert code in EXAMPLE.with_name("announce.md").read_text(), "the page shows the file"
     (tmp_path / "site_example.py").write_text(EXAMPLE.read_text())
     install(hello="site_example:hello")
     formats = installed()
