@@ -32,6 +32,7 @@ MAX_UNDER_WAY = 64  # announcements on one port; the oldest gives way to the new
 ATTEMPT_RATE, ATTEMPT_BURST = 40.0, 80  # of one port; QEMU sends 5 requests in 0.8 s
 REFUSAL_RATE, REFUSAL_BURST = 1.0, 5  # refusals of one port that are told; all are counted
 HISTORY = 256
+MANUAL = "manual"  # an operator waits for the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +349,8 @@ class Announcer:
     def _refuse(self, announcement: Announcement, reason: str, now: float) -> None:
         announcement.outcome = Outcome.REFUSED
         announcement.reason = reason
-        if self._port(announcement.request.port, now).refusals.take(now):
+        request = announcement.request
+        if request.trigger == MANUAL or self._port(request.port, now).refusals.take(now):
             self._tell(announcement)
         else:
             self.counters[Outcome.REFUSED.value] += 1

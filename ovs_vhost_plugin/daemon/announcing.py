@@ -13,6 +13,7 @@ import ovs.vlog
 
 from ovs_vhost_plugin.announce.addresses import Station, merge, spread
 from ovs_vhost_plugin.announce.announcement import Request
+from ovs_vhost_plugin.announce.announcer import MANUAL
 from ovs_vhost_plugin.announce.formats import Format
 from ovs_vhost_plugin.announce.guest import Change, Guest
 from ovs_vhost_plugin.announce.model import Location, Result
@@ -107,6 +108,7 @@ class Announcing:
         self._guests.pop(name, None)
         self._announces_itself.pop(name, None)
         self._rarp_at.pop(name, None)
+        self._waiters = [waiter for waiter in self._waiters if waiter[0] != name]
 
     # -- what workers report ---------------------------------------------------------------------
 
@@ -199,7 +201,7 @@ class Announcing:
         if not planned:
             return False
         self._waiters.append((port.name, planned[0], waiter))
-        self._announce(port, stations, "manual", self._clock())
+        self._announce(port, stations, MANUAL, self._clock())
         self.run()
         return True
 

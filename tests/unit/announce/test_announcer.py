@@ -19,6 +19,7 @@ from ovs_vhost_plugin.announce.announcement import (
 from ovs_vhost_plugin.announce.announcer import (
     ATTEMPT_BURST,
     ATTEMPT_RATE,
+    MANUAL,
     MAX_UNDER_WAY,
     REFUSAL_BURST,
     Announcer,
@@ -508,6 +509,15 @@ def test_a_flood_of_bad_macs_is_counted_but_told_rarely(announcer):
         announcer.request(ask("vhu0", bytes(6), 0.0), 0.0)
     assert len(announcer.take_results()) == REFUSAL_BURST
     assert announcer.counters["refused"] == 1000
+
+
+def test_an_operator_is_told_of_every_refusal(announcer):
+    for _ in range(100):
+        announcer.request(Request("vhu0", Station(MAC), MANUAL, 0.0), 0.0, "mac-foreign: vhu1's")
+    results = announcer.take_results()
+    assert [result.summary() for result in results] == [
+        "52:54:00:12:34:56 refused manual: mac-foreign: vhu1's"
+    ] * 100
 
 
 def test_a_flood_of_macs_keeps_the_newest_and_the_frame_rate(announcer):
