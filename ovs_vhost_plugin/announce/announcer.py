@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ovs_vhost_plugin.announce import fdb, trace
+from ovs_vhost_plugin.announce.actions import Action, AskTable, AskTrace, Inject, PacketOut
 from ovs_vhost_plugin.announce.announcement import MAX_INJECTIONS, Announcement, Request
 from ovs_vhost_plugin.announce.compose import compose
 from ovs_vhost_plugin.announce.formats import Format
 from ovs_vhost_plugin.announce.frames import FrameError, check_mac
 from ovs_vhost_plugin.announce.limit import TokenBucket
 from ovs_vhost_plugin.announce.model import Location, Outcome, Result
-from ovs_vhost_plugin.announce.wire import Output
 
 MAX_UNDER_WAY = 64  # announcements on one port; the oldest gives way to the newest
 ATTEMPT_RATE, ATTEMPT_BURST = 40.0, 80  # of one port; QEMU sends 5 requests in 0.8 s
@@ -35,42 +35,6 @@ HISTORY = 256
 MANUAL = "manual"  # an operator waits for the answer
 
 
-@dataclass(frozen=True, slots=True)
-class PacketOut:
-    """Send `frames` as if they came from `location`; answer with `delivered` or `failed`."""
-
-    token: int
-    location: Location
-    frames: tuple[bytes, ...]
-    output: Output
-
-
-@dataclass(frozen=True, slots=True)
-class Inject:
-    """Have the worker of `port` write `frames` into its tap; answer as for a PacketOut."""
-
-    token: int
-    port: str
-    frames: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AskTable:
-    """Read the MAC table of `bridge`; answer with `table` or `no_table`."""
-
-    bridge: str
-
-
-@dataclass(frozen=True, slots=True)
-class AskTrace:
-    """Ask where `bridge` sends the frame `flow`; answer with `trace` or `no_trace`."""
-
-    token: int
-    bridge: str
-    flow: str
-
-
-Action = PacketOut | Inject | AskTable | AskTrace
 Key = tuple[bytes, int]
 
 

@@ -52,6 +52,11 @@ class Guest:
         return self._level == _RUNNING
 
     @property
+    def away(self) -> bool:
+        """Whether there is no front-end."""
+        return self._level == _AWAY
+
+    @property
     def mac(self) -> bytes | None:
         """The NIC's MAC as the front-end said."""
         return self._rarp[0].mac if self._rarp else None

@@ -13,15 +13,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
+from ovs_vhost_plugin.announce.actions import Action, AskTable, AskTrace, Inject, PacketOut
 from ovs_vhost_plugin.announce.announcement import Request
-from ovs_vhost_plugin.announce.announcer import (
-    Action,
-    Announcer,
-    AskTable,
-    AskTrace,
-    Inject,
-    PacketOut,
-)
+from ovs_vhost_plugin.announce.announcer import Announcer
 from ovs_vhost_plugin.announce.channel import Channel, Delivered, Lost, Refused
 from ovs_vhost_plugin.announce.formats import Format
 from ovs_vhost_plugin.announce.link import Poller

@@ -105,10 +105,15 @@ class Announcing:
         self._rounds.cancel(name)
         self._silence.cancel(name)
         self.announced.pop(name, None)
-        self._guests.pop(name, None)
-        self._announces_itself.pop(name, None)
-        self._rarp_at.pop(name, None)
+        self._forget_guest(name)
         self._waiters = [waiter for waiter in self._waiters if waiter[0] != name]
+
+    def _forget_guest(self, name: str) -> None:
+        """Forget the guest of a port without a row, unless it runs on: a row may be put right."""
+        if name not in self._locations and self._guest(name).away:
+            del self._guests[name]
+            self._announces_itself.pop(name, None)
+            self._rarp_at.pop(name, None)
 
     # -- what workers report ---------------------------------------------------------------------
 
@@ -125,10 +130,12 @@ class Announcing:
                 case Heard(name, State() as state):
                     self._announces_itself[name] = _announces_itself(state)
                     self._changed(name, self._guest(name).told(state.status, now), now)
-                case Heard(name, Stats(request, stats)) if self._silence.answered(request, stats):
-                    self._begin(name, "guest-silent", now)
+                case Heard(name, Stats(request, stats)):
+                    if self._silence.answered(name, request, stats):
+                        self._begin(name, "guest-silent", now)
                 case Ended(name):
                     self._changed(name, self._guest(name).ended(now), now)
+                    self._forget_guest(name)
 
     def _guest(self, name: str) -> Guest:
         return self._guests.setdefault(name, Guest())

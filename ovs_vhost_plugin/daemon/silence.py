@@ -44,13 +44,13 @@ class Silence:
             if not self._tell(name, {"op": "stats", "id": self._last_id}, now):
                 self.cancel(name)
 
-    def answered(self, request: int, stats: dict[str, Any]) -> bool:
-        """Whether this is the answer that a guest was silent."""
-        for name, watch in list(self._watches.items()):
-            if request == watch.request != 0:
-                self.cancel(name)
-                return _sent(stats) == watch.sent
-        return False
+    def answered(self, name: str, request: int, stats: dict[str, Any]) -> bool:
+        """Whether this is the answer of a port's worker that its guest was silent."""
+        watch = self._watches.get(name)
+        if watch is None or not watch.request or request != watch.request:
+            return False
+        self.cancel(name)
+        return _sent(stats) == watch.sent
 
     def wake_at(self) -> float | None:
         """When `run` is due, None for never."""

@@ -302,3 +302,14 @@ def test_a_wrong_policy_is_named_and_the_port_works_by_the_default(host, add) ->
     assert shown["faults"] == {"announce-frames-unknown": 1}
     host.switch.vsctl("set", "Interface", PORT, "external_ids:vhost-user-announce=frames=rarp")
     host.wait_status_of(PORT, lambda status: "error" not in status)
+
+
+def test_a_row_that_is_wrong_for_a_while_does_not_make_the_guest_unknown(host, add) -> None:
+    add(ATTACHED, "external_ids:vhost-user-announce=rounds=1").move_in()
+    wait_log(host, 1)
+    host.switch.vsctl("set", "Interface", PORT, "external_ids:vhost-user-queues=none")
+    host.wait_status_of(PORT, lambda status: "error" in status)
+    host.switch.vsctl("remove", "Interface", PORT, "external_ids", "vhost-user-queues")
+    host.wait_status_of(PORT, lambda status: "error" not in status)
+    host.switch.vsctl("set", "Port", PORT, "tag=10")
+    assert wait_log(host, 2)[1]["trigger"] == "port-moved"

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ovs_vhost_plugin.announce.actions import AskTable, AskTrace, Inject, PacketOut
 from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.announcement import (
     BACKOFF,
@@ -23,10 +24,6 @@ from ovs_vhost_plugin.announce.announcer import (
     MAX_UNDER_WAY,
     REFUSAL_BURST,
     Announcer,
-    AskTable,
-    AskTrace,
-    Inject,
-    PacketOut,
 )
 from ovs_vhost_plugin.announce.frames import rarp
 from ovs_vhost_plugin.announce.model import Location, Outcome
