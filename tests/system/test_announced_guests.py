@@ -42,6 +42,7 @@ def host(require) -> Iterator[Host]:
         yield host
         if host.daemon is None:
             host.start_daemon()
+        wait_until(lambda: ": active" in host.appctl("vhost/show"), "the daemon serves")
         host.appctl("exit", "--cleanup")
 
 
