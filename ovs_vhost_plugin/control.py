@@ -11,8 +11,8 @@ daemon → worker, key "op":
     connect-failed {error} | inject {frames: [hex]} | quit
 `version` is the release each side runs, for people to read.
 worker → daemon, key "event":
-    hello {version, pid, spec} | state {state} | rarp {mac, at} | started {base} |
-    connect {path} | stats {id, stats}
+    hello {version, pid, spec} | state {state} | rarp {mac, at} | started {base, sent} |
+    connect {path} | stats {id, stats} | addresses {addresses: [{mac, vlan, router, ipv4, ipv6}]}
 """
 
 import json

@@ -65,10 +65,19 @@ def _port_stats(name: str, found: Mapping[str, Any]) -> str:
     lines = [f"{name}: " + ", ".join(f"{key} {value}" for key, value in plain.items()) + "\n"]
     if pairs:
         lines.append(_pairs_table(pairs))
+    addresses = found.get("addresses", [])
+    if addresses:
+        heads = ("  the guest's MAC", "vlan", "IPv4", "IPv6")
+        lines.append(_table(heads, map(_station_row, addresses)))
     errors = found.get("errors", {})
     if errors:
         lines.append(_table(("error", "times"), errors.items()))
     return "".join(lines)
+
+
+def _station_row(station: Mapping[str, Any]) -> list[object]:
+    ips = [" ".join(station[family]) for family in ("ipv4", "ipv6")]
+    return [f"  {station['mac']}", station["vlan"], *ips]
 
 
 def _pairs_table(pairs: Sequence[Mapping[str, Any]]) -> str:
@@ -95,15 +104,19 @@ def announcement(data: Mapping[str, Any]) -> str:
 
 def announce_log(data: Mapping[str, Any]) -> str:
     """The announcements that ended, from the data of `vhost/announce-log`."""
-    heads = ("seconds ago", "port", "mac", "trigger", "outcome", "ms", "attempts", "reason")
+    heads: tuple[str, ...] = ("seconds ago", "port", "mac", "vlan", "trigger", "outcome")
     rows = []
     for entry in data["announcements"]:
         took = entry["milliseconds"]
-        fields = [entry[key] for key in ("port", "mac", "trigger", "outcome")]
+        fields = [entry[key] for key in ("port", "mac", "vlan", "trigger", "outcome")]
         ago = f"{data['now'] - entry['received_at']:.1f}"
         took = None if took is None else f"{took:.1f}"
-        rows.append([ago, *fields, took, entry["attempts"], entry["reason"]])
-    return _table(heads, rows) if rows else "nothing has been announced yet\n"
+        rows.append([ago, *fields, took, *(entry[key] for key in ("attempts", "frames", "reason"))])
+    return (
+        _table((*heads, "ms", "attempts", "frames", "reason"), rows)
+        if rows
+        else "nothing has been announced yet\n"
+    )
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -63,3 +63,8 @@ def missing(entries: list[Entry], ofport: int, vlan: int) -> str | None:
     if entries:
         return f"not in VLAN {vlan}"
     return "not in the MAC table"
+
+
+def knows(entries: list[Entry], vlan: int) -> bool:
+    """Whether the table has the address at all, wherever it is."""
+    return any(entry.vlan == vlan for entry in entries)

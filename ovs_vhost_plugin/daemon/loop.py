@@ -110,7 +110,7 @@ class Loop:
 
     def _complain(self, snapshot: Snapshot) -> None:
         """Log and count each wrong row once."""
-        errors = {name: str(error) for name, error in snapshot.errors.items()}
+        errors = snapshot.complaints
         for name, error in errors.items():
             if self._complained.get(name) != error:
                 vlog.warn(f"{name}: {error}")
@@ -121,7 +121,7 @@ class Loop:
         if self.snapshot is not None:
             self.announcing.locate(self.snapshot)
         self.announcing.take(events, now)
-        self.announcing.run(now)
+        self.announcing.run()
 
     def _act(self, snapshot: Snapshot, now: float) -> None:
         """Take one step of each port; if there was any, there is another turn at once."""
@@ -158,7 +158,10 @@ class Loop:
             return self.ports.keys_of_wrong(name, str(snapshot.errors[name]))
         if name not in snapshot.ports:
             return {}
-        keys = self.ports.keys(snapshot.ports[name])
+        port = snapshot.ports[name]
+        keys = self.ports.keys(port)
+        if keys is not None and port.slip:
+            keys.setdefault(status.ERROR, port.slip)
         # A daemon that was restarted knows nothing better than what the last one wrote.
         announced = self.announcing.announced.get(name, current.get(status.ANNOUNCED))
         if keys is not None and announced:

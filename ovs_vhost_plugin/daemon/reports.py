@@ -5,17 +5,21 @@ A worker faces a guest. One that was taken over must not get more than its own p
 of the daemon: unknown words, wrong types and control characters end here.
 """
 
+import ipaddress
 import math
 import re
 from dataclasses import dataclass
 from typing import Any
 
+from ovs_vhost_plugin.announce.addresses import MAX_VLAN, Station, is_host
+from ovs_vhost_plugin.announce.frames import FrameError, check_mac
 from ovs_vhost_plugin.control import WorkerSpec
 
 STATUSES = frozenset({"connecting", "listening", "connected", "running"})
 
 _TEXT_MAX = 240
 _STATS_DEPTH = 5
+_STATIONS_MAX, _IPS_MAX = 64, 8  # what an honest worker keeps
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
@@ -62,9 +66,13 @@ class Rarp:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Rings began to run; `base` above zero: of a guest that moved in."""
+    """Rings began to run; `base` above zero: of a guest that moved in.
+
+    `sent` counts the frames that the worker had taken from guests before.
+    """
 
     base: int
+    sent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +90,14 @@ class Stats:
     stats: dict[str, Any]
 
 
-Report = Hello | State | Rarp | Started | Connect | Stats
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """What the guest uses now, all of it, as learned from its own frames."""
+
+    stations: tuple[Station, ...]
+
+
+Report = Hello | State | Rarp | Started | Connect | Stats | Addresses
 
 
 def parse(event: dict[str, Any], now: float) -> Report:
@@ -100,13 +115,13 @@ def parse(event: dict[str, Any], now: float) -> Report:
                 raise ReportError("rarp: no MAC or no time")
             return Rarp(bytes.fromhex(mac.replace(":", "")), min(float(at), now))
         case {"event": "started", "base": int() as base}:
-            return Started(base)
+            return Started(base, _count(event.get("sent", 0), 1 << 64))
         case {"event": "connect", "path": str() as path}:
             return Connect(path)
         case {"event": "stats", "id": int() as request, "stats": dict() as stats}:
-            cleaned = _plain(stats, _STATS_DEPTH)
-            assert isinstance(cleaned, dict)
-            return Stats(request, cleaned)
+            return Stats(request, _stats(stats))
+        case {"event": "addresses", "addresses": list() as entries}:
+            return Addresses(_stations(entries))
     raise ReportError(f"no such event: {printable(str(event.get('event')))}")
 
 
@@ -141,15 +156,65 @@ def _state(state: dict[str, Any]) -> State:
         raise ReportError(f"state: {error!r:.80}") from error
 
 
+def _stats(stats: dict[str, Any]) -> dict[str, Any]:
+    """Whatever is counted, in the shape that can be shown."""
+    cleaned = _plain(stats, _STATS_DEPTH)
+    assert isinstance(cleaned, dict)
+    pairs, addresses = cleaned.get("queue_pairs", []), cleaned.get("addresses", [])
+    if not isinstance(pairs, list) or not all(isinstance(pair, dict) for pair in pairs):
+        raise ReportError("stats: no queue pairs")
+    if not isinstance(cleaned.get("errors", {}), dict) or not isinstance(addresses, list):
+        raise ReportError("stats: no errors or addresses")
+    _stations(addresses)
+    return cleaned
+
+
+def _stations(entries: list[Any]) -> tuple[Station, ...]:
+    if len(entries) > _STATIONS_MAX:
+        raise ReportError("addresses: too many")
+    return tuple(_station(entry) for entry in entries)
+
+
+def _station(entry: object) -> Station:
+    match entry:
+        case {"mac": str() as text, "vlan": int() as vlan, "router": bool() as router, **more}:
+            mac = bytes.fromhex(text.replace(":", "")) if _MAC.fullmatch(text) else b""
+            try:
+                check_mac(mac)
+            except FrameError as error:
+                raise ReportError("addresses: no guest's MAC") from error
+            if isinstance(vlan, bool) or not 0 <= vlan <= MAX_VLAN:
+                raise ReportError("addresses: no VLAN")
+            ipv4, ipv6 = _ips(more.get("ipv4"), 4), _ips(more.get("ipv6"), 6)
+            return Station(mac, vlan, ipv4, ipv6, router)
+    raise ReportError("addresses: no station")
+
+
+def _ips(texts: object, version: int) -> tuple[bytes, ...]:
+    if not isinstance(texts, list) or len(texts) > _IPS_MAX:
+        raise ReportError("addresses: no list of addresses, or too many")
+    found = []
+    for text in texts:
+        try:
+            ip = ipaddress.ip_address(_text(text))
+        except ValueError as error:
+            raise ReportError("addresses: no IP address") from error
+        # one with a scope is spelled right, but of no frame
+        if ip.version != version or "%" in text or not is_host(ip.packed, len(ip.packed)):
+            raise ReportError("addresses: no host's IP address")
+        found.append(ip.packed)
+    return tuple(found)
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ReportError("state: no text")
+        raise ReportError("no text")
     return value
 
 
 def _count(value: object, limit: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= limit:
-        raise ReportError("state: no count")
+        raise ReportError("no count")
     return value
 
 

@@ -109,6 +109,31 @@ COUNTERS = _record(
     "wakeups",
 )
 
+STATION = _record("version", "key", "router", "seen")
+"""A MAC that the guest uses in a VLAN.
+
+version  odd while it changes, also its addresses; another one afterwards
+key      VLAN << 48 | MAC
+router   1: it calls itself an IPv6 router
+seen     milliseconds of CLOCK_MONOTONIC; 0: a free place
+"""
+
+ADDRESS = _record("high", "low", "seen")
+"""An IPv6 address of a station in two halves, or an IPv4 address mapped into one; `seen` as above.
+"""
+
+LEARNING = _record(
+    "fd",  # an eventfd, written when something new was learned; -1: nobody waits
+    "stations",  # places in use or used before
+    "replaced",  # count of what made room while it was still in use
+    "key",  # of the frame before: nothing new in one like it,
+    "high",
+    "low",
+    "until",  # up to this millisecond
+    "tick",  # a millisecond, and how many frames were looked at in it
+    "looks",
+)
+
 assert IOVEC.itemsize == 16
 assert POLLFD.itemsize == 8
 assert [POLLFD[name].itemsize for name in ("fd", "events", "revents")] == [4, 2, 2]
@@ -124,6 +149,13 @@ FRAME_MAX = 65535 + 14 + 2 * 4
 """A full IP packet, an Ethernet header, two VLAN tags."""
 HEADER_MAX = 12
 """struct virtio_net_hdr with num_buffers (virtio 1.2, 5.1.6.1)."""
+
+STATIONS = 64
+"""MACs and VLANs of one guest that are remembered."""
+ADDRESSES = 8
+"""IP addresses that are remembered of each."""
+HEAD = 63
+"""Bytes of a frame that are learned from: Ethernet, a VLAN tag, IPv6, an advertisement's flags."""
 
 
 class Vring(NamedTuple):
@@ -167,6 +199,17 @@ class Net(NamedTuple):
     faults: NDArray[np.int64]  # count by fault
 
 
+class Learned(NamedTuple):
+    """What the guest uses, learned from the frames it sends."""
+
+    state: Records  # (1,) LEARNING
+    stations: Records  # STATION
+    addresses: Records  # ADDRESS; those of station i from i * ADDRESSES on
+    told: NDArray[np.int64]  # (1,), not 0: the eventfd was written, nobody has looked since
+    head: NDArray[np.uint8]  # private copy of a frame's first bytes
+    scratch: NDArray[np.int64]  # see syscalls
+
+
 class Pair(NamedTuple):
     """A queue pair as the loop takes it."""
 
@@ -176,6 +219,7 @@ class Pair(NamedTuple):
     tx_queue: Queue
     memory: Memory
     net: Net
+    learned: Learned
     poll: Records  # (4,) POLLFD
     stop: NDArray[np.int64]  # (1,), not 0: leave the loop
 
@@ -204,7 +248,8 @@ MEMORY = _group(Memory, REGIONS, U8)
 QUEUE_T = _group(Queue, _records(IOVEC), U64, _records(CHAIN), U64, _records(QUEUE))
 NET_RECORDS = _records(NET)
 NET_T = _group(Net, NET_RECORDS, U8, U8, U8, U8, U8, I64, _records(COUNTERS), I64)
-PAIR = _group(Pair, VRING, VRING, QUEUE_T, QUEUE_T, MEMORY, NET_T, _records(POLLFD), I64)
+LEARNED = _group(Learned, _records(LEARNING), _records(STATION), _records(ADDRESS), I64, U8, I64)
+PAIR = _group(Pair, VRING, VRING, QUEUE_T, QUEUE_T, MEMORY, NET_T, LEARNED, _records(POLLFD), I64)
 
 
 def region_table(regions: Records) -> Records:
@@ -246,3 +291,25 @@ def new_net() -> Net:
         counters=np.zeros(1, COUNTERS),
         faults=np.zeros(FAULTS, np.int64),
     )
+
+
+def new_learned(fd: int) -> Learned:
+    """Nothing learned yet; `fd` is an eventfd to write when that changes, or -1."""
+    learned = Learned(
+        state=np.zeros(1, LEARNING),
+        stations=np.zeros(STATIONS, STATION),
+        addresses=np.zeros(STATIONS * ADDRESSES, ADDRESS),
+        told=np.zeros(1, np.int64),
+        head=np.zeros(HEAD, np.uint8),
+        scratch=np.zeros(6, np.int64),
+    )
+    learned.state["fd"] = fd
+    return learned
+
+
+def empty_learned(learned: Learned) -> None:
+    """Forget the stations and the frame before; what is counted stays."""
+    learned.stations[:] = 0
+    learned.addresses[:] = 0
+    for name in ("stations", "key", "high", "low", "until", "tick", "looks"):
+        learned.state[name] = 0

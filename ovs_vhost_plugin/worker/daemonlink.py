@@ -32,15 +32,18 @@ class DaemonLink:
         selector: selectors.BaseSelector,
         spec: Callable[[], WorkerSpec],
         snapshot: Callable[[], dict[str, Any]],
+        addresses: Callable[[], list[dict[str, Any]]],
         handle: Handler,
     ) -> None:
         self._listener = listener
         self._selector = selector
         self._spec = spec
         self._snapshot = snapshot
+        self._addresses = addresses
         self._handle = handle
         self._channel: Channel | None = None
         self._told: dict[str, Any] | None = None
+        self._told_addresses: list[dict[str, Any]] = []
         self._states: Limiter[dict[str, Any]] = Limiter(_STATES_PER_SECOND, _STATES_AT_ONCE)
         self._rarps: Limiter[dict[str, Any]] = Limiter(_RARPS_PER_SECOND, _RARPS_AT_ONCE)
         listener.setblocking(False)
@@ -77,6 +80,10 @@ class DaemonLink:
         due = self._states.take(now)
         if due is not None and self.send({"event": "state", "state": due}):
             self._told = due
+        addresses = self._addresses()
+        if addresses != self._told_addresses:
+            self._told_addresses = addresses  # limited where they are looked for
+            self.send({"event": "addresses", "addresses": addresses})
         rarp = self._rarps.take(now)
         if rarp is not None:
             self.send(rarp)
@@ -99,6 +106,7 @@ class DaemonLink:
         hello = {"version": __version__, "pid": os.getpid(), "spec": self._spec().to_json()}
         if self.send({"event": "hello", **hello}):
             self._told = None
+            self._told_addresses = []
             self.run(now)
 
     def _receive(self, now: float) -> None:

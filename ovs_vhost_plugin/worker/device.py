@@ -72,6 +72,7 @@ class Device:
         """The front-end has gone: stop, and let its memory go."""
         for pair in self.pairs:
             pair.stop()
+            pair.forget()
         self._next_avail.clear()
         self._broken.clear()
         self._update_tap()

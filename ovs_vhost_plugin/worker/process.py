@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker from fork to exit: privileges dropped, then one loop over its sockets.
 
-The loop sleeps until the front-end, the daemon or a ring's fault wakes it: packets are moved by
-the queue pairs' threads, in compiled code, without this loop taking part.
+The loop sleeps until the front-end, the daemon, a ring's fault or a new address of the guest's
+wakes it: packets are moved by the queue pairs' threads, in compiled code, without this loop
+taking part.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import Offer, offer
 from ovs_vhost_plugin.worker import privileges
+from ovs_vhost_plugin.worker.addresses import Addresses
 from ovs_vhost_plugin.worker.daemonlink import DaemonLink
 from ovs_vhost_plugin.worker.device import Device
 from ovs_vhost_plugin.worker.frontend import FrontEnd
@@ -89,10 +91,17 @@ class Worker:
         taps = TapQueues(tap_fds)
         taps.set_attached([False] * len(tap_fds))
         self._tap_fd = tap_fds[0]
-        pairs = [QueuePair(index, fd) for index, fd in enumerate(tap_fds)]
+        learned_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        pairs = [QueuePair(index, fd, learned_fd) for index, fd in enumerate(tap_fds)]
+        self._addresses = Addresses(pairs, learned_fd)
         self._device = Device(pairs, taps, self, finish_offloads=spec.finish_offloads)
         self._daemon = DaemonLink(
-            control_listener, self._selector, lambda: self._spec, self._state, self._command
+            control_listener,
+            self._selector,
+            lambda: self._spec,
+            self._state,
+            lambda: self._addresses.current,
+            self._command,
         )
         self._front_end = FrontEnd(
             spec.path,
@@ -105,6 +114,7 @@ class Worker:
         )
         for pair in pairs:
             self._watch(pair.fault_fd, partial(self._faults, pair))
+        self._watch(learned_fd, self._addresses.woken)
         self._wake_on_signals()
 
     # -- the loop --------------------------------------------------------------------------------
@@ -114,8 +124,9 @@ class Worker:
         while not self._quitting:
             now = time.monotonic()
             self._front_end.run(now)
+            self._addresses.run(now)
             self._daemon.run(now)
-            waits = (self._front_end.due(now), self._daemon.due(now))
+            waits = (self._front_end.due(now), self._addresses.due(now), self._daemon.due(now))
             timeout = min((w for w in waits if w is not None), default=None)
             for key, _ in self._selector.select(timeout):
                 if key.fd in self._selector.get_map():  # not dropped by the one before it
@@ -158,7 +169,8 @@ class Worker:
     def started(self, base: int) -> None:
         """Tell the daemon that the guest's rings run: what went wrong before is over."""
         self._last_error = None
-        self._daemon.send({"event": "started", "base": base})
+        sent = sum(pair.counters["tx_packets"] for pair in self._device.pairs)
+        self._daemon.send({"event": "started", "base": base, "sent": sent})
 
     def error(self, error: PeerError) -> None:
         """Count a peer's mistake; the daemon publishes the last one."""
@@ -223,5 +235,6 @@ class Worker:
             "connections": self._front_end.connections,
             "rarps": self._rarps,
             "errors": dict(self._errors),
+            "addresses": self._addresses.current,
             "queue_pairs": [pair.counters for pair in self._device.pairs],
         }

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.learn import look_again, tell
 from ovs_vhost_plugin.jit.loop import run
 from ovs_vhost_plugin.jit.syscalls import read_event
 from ovs_vhost_plugin.vhost.spec import Feature
+from ovs_vhost_plugin.worker.stations import Station, read
 
 Kind = Literal["rx", "tx"]
 Bytes = NDArray[np.uint8]
@@ -62,9 +64,12 @@ class PairConfig:
 
 
 class QueuePair:
-    """Queue pair `index` on the tap queue `tap_fd`, which is non-blocking."""
+    """Queue pair `index` on the tap queue `tap_fd`, which is non-blocking.
 
-    def __init__(self, index: int, tap_fd: int) -> None:
+    `learned_fd` is an eventfd, written when `stations` has something new; -1: nobody waits.
+    """
+
+    def __init__(self, index: int, tap_fd: int, learned_fd: int = -1) -> None:
         self.index = index
         self.fault_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         """Readable when a ring broke: then `take_faults`."""
@@ -74,6 +79,7 @@ class QueuePair:
         self._net.state["tap_fd"] = tap_fd
         self._net.state["wake_fd"] = self._wake_fd
         self._net.state["fault_fd"] = self.fault_fd
+        self._learned = layout.new_learned(learned_fd)
         self._queues = {"rx": layout.new_queue(), "tx": layout.new_queue()}
         self._states = {"rx": np.zeros(1, layout.RING), "tx": np.zeros(1, layout.RING)}
         self._faults: list[tuple[Kind, Fault]] = []
@@ -91,9 +97,12 @@ class QueuePair:
         counts = self._net.counters[0]
         names = layout.COUNTERS.names or ()
         faults = {f"fault_{f.name.lower()}": int(self._net.faults[f]) for f in Fault}
-        return {name: int(counts[name]) for name in names} | {
-            name: count for name, count in faults.items() if count
-        }
+        learned = {"learned_replaced": int(self._learned.state["replaced"][0])}
+        return (
+            {name: int(counts[name]) for name in names}
+            | learned
+            | {name: count for name, count in faults.items() if count}
+        )
 
     def start(self, config: PairConfig) -> None:
         """Run the loop in a thread of its own; stops first what runs."""
@@ -111,6 +120,7 @@ class QueuePair:
                 log=np.zeros(0, np.uint8) if config.log is None else config.log,
             ),
             net=self._net,
+            learned=self._learned,
             poll=np.zeros(4, layout.POLLFD),
             stop=self._stop,
         )
@@ -149,6 +159,17 @@ class QueuePair:
         self._collect_faults()
         faults, self._faults = self._faults, []
         return faults
+
+    def stations(self, now: int) -> list[Station]:
+        """What the guest has used of late, `now` in ms; `learned_fd` tells of what follows."""
+        look_again(self._learned)
+        return read(self._learned, now)
+
+    def forget(self) -> None:
+        """Forget what the guest uses: it has gone. The pair is stopped."""
+        if self._learned.state["stations"][0]:
+            layout.empty_learned(self._learned)
+            tell(self._learned)
 
     def _collect_faults(self) -> None:
         kinds: tuple[Kind, ...] = ("rx", "tx")

@@ -85,6 +85,16 @@ def test_states_are_kept(child: Worker) -> None:
     assert isinstance(state, State) and child.link.state is state
 
 
+def test_what_the_guest_uses_is_kept_until_it_is_told_anew(child: Worker) -> None:
+    mac = "52:54:00:00:00:01"
+    station = {"mac": mac, "vlan": 0, "router": False, "ipv4": ["10.0.0.2"], "ipv6": []}
+    (told,) = child.says(event="addresses", addresses=[station])
+    child.says(event="state", state=STATE)
+    assert child.link.stations == told.stations
+    child.says(event="addresses", addresses=[])
+    assert child.link.stations == ()
+
+
 def test_configure_reaches_the_worker(child: Worker) -> None:
     child.link.configure(WorkerSpec("vhu0", "client", "/x", 1, 9000, True), NOW)
     ((said, _),) = child.channel.receive()

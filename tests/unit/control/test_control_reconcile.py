@@ -38,7 +38,6 @@ PORT = PortSpec(
     tag=None,
     trunks=(),
     finish_offloads=True,
-    announce="",
     attached_mac="",
 )
 SPEC = worker_spec(PORT)

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a worker may say, and that nothing else gets through."""
 
+from ipaddress import IPv6Address
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.control import WorkerSpec
 from ovs_vhost_plugin.daemon import reports
 from ovs_vhost_plugin.daemon.reports import ReportError
@@ -25,13 +27,25 @@ STATE = {
     "error_detail": "version 3",
     "errors": 4,
 }
+STATION = {
+    "mac": "52:54:00:00:00:01",
+    "vlan": 7,
+    "router": False,
+    "ipv4": ["10.0.0.2"],
+    "ipv6": ["fe80::1", "2001:db8::1"],
+}
 EVENTS: dict[str, dict[str, Any]] = {
     "hello": {"event": "hello", "version": "0.1", "pid": 7, "spec": SPEC.to_json()},
     "state": {"event": "state", "state": STATE},
     "rarp": {"event": "rarp", "mac": "52:54:00:00:00:01", "at": 99.5},
     "started": {"event": "started", "base": 17},
     "connect": {"event": "connect", "path": "/run/vm.sock"},
-    "stats": {"event": "stats", "id": 3, "stats": {"queue_pairs": [{"rx_packets": 1}], "x": 0.5}},
+    "stats": {
+        "event": "stats",
+        "id": 3,
+        "stats": {"queue_pairs": [{"rx_packets": 1}], "x": 0.5, "addresses": [STATION]},
+    },
+    "addresses": {"event": "addresses", "addresses": [STATION]},
 }
 
 
@@ -44,6 +58,9 @@ def test_each_event_is_a_report() -> None:
     assert parsed["started"] == reports.Started(17)
     assert parsed["connect"] == reports.Connect("/run/vm.sock")
     assert parsed["stats"] == reports.Stats(3, EVENTS["stats"]["stats"])
+    ips = [IPv6Address(ip).packed for ip in ("fe80::1", "2001:db8::1")]
+    station = Station(bytes.fromhex("525400000001"), 7, (bytes([10, 0, 0, 2]),), tuple(ips))
+    assert parsed["addresses"] == reports.Addresses((station,))
 
 
 def test_nothing_was_seen_in_the_future() -> None:
@@ -68,6 +85,43 @@ def test_nothing_was_seen_in_the_future() -> None:
         {**EVENTS["stats"], "stats": []},
         {**EVENTS["stats"], "stats": {"x": float("inf")}},
         {**EVENTS["stats"], "stats": {"a": {"b": {"c": {"d": {"e": 1}}}}}},
+        {**EVENTS["stats"], "stats": {"queue_pairs": 5}},
+        {**EVENTS["stats"], "stats": {"queue_pairs": [5]}},
+        {**EVENTS["stats"], "stats": {"errors": [5]}},
+        {**EVENTS["stats"], "stats": {"addresses": [{}]}},
+        {**EVENTS["stats"], "stats": {"addresses": {}}},
+        {**EVENTS["addresses"], "addresses": [STATION] * 65},
+        {**EVENTS["addresses"], "addresses": [[]]},
+        {**EVENTS["addresses"], "addresses": {}},
+        *(
+            {"event": "addresses", "addresses": [{**STATION, key: value}]}
+            for key, value in (
+                ("mac", "52:54:00:00:00"),
+                ("mac", "53:54:00:00:00:01"),
+                ("mac", "00:00:00:00:00:00"),
+                ("mac", 5),
+                ("vlan", 4095),
+                ("vlan", -1),
+                ("vlan", True),
+                ("vlan", "7"),
+                ("router", 1),
+                ("ipv4", "10.0.0.2"),
+                ("ipv4", None),
+                ("ipv4", [1]),
+                ("ipv4", ["10.0.0.2\n"]),
+                ("ipv4", ["fe80::1"]),
+                ("ipv4", ["224.0.0.1"]),
+                ("ipv4", ["10.0.0.2"] * 9),
+                ("ipv6", ["10.0.0.2"]),
+                ("ipv6", ["fe80::1%eth0"]),
+                ("ipv6", ["ff02::1"]),
+                ("ipv6", ["::"]),
+            )
+        ),
+        *(
+            {"event": "addresses", "addresses": [{k: v for k, v in STATION.items() if k != key}]}
+            for key in STATION
+        ),
         *(
             {"event": "state", "state": {**STATE, key: value}}
             for key, value in {
@@ -117,6 +171,9 @@ def test_any_change_of_an_event_is_a_report_or_refused(name: str, data: st.DataO
     if isinstance(event[key], dict):
         inner = data.draw(st.sampled_from(sorted(event[key])))
         event[key] = {**event[key], inner: data.draw(JSON)}
+    elif isinstance(event[key], list):
+        inner = data.draw(st.sampled_from(sorted(event[key][0])))
+        event[key] = [{**event[key][0], inner: data.draw(JSON)}]
     else:
         event[key] = data.draw(JSON)
     try:

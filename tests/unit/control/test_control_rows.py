@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ovs_vhost_plugin.announce.addresses import Station
+from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.daemon import rows
 from ovs_vhost_plugin.daemon.rows import RowError, Switch
 
@@ -83,9 +85,30 @@ def test_a_client_port() -> None:
         tag=10,
         trunks=(20, 30),
         finish_offloads=True,
-        announce="off",
+        announce=Policy(enabled=False),
         attached_mac="52:54:00:00:00:01",
     )
+
+
+def test_what_a_port_works_without_is_a_slip_and_no_error() -> None:
+    keys = {
+        "vhost-user-announce": "frames=rarp,smoke",
+        "vhost-user-addresses": "52:54:00:00:00:01 192.0.2.1; 52:54",
+    }
+    spec = parse(interface(external_ids=keys))
+    assert (spec.announce, spec.addresses) == (Policy(), ())
+    first, second = spec.slip.split("; ", 1)
+    assert first.startswith("announce-frames-unknown: external_ids:vhost-user-announce: 'smoke'")
+    assert second.startswith("addresses-mac-invalid: external_ids:vhost-user-addresses: '52:54'")
+    assert parse(interface(external_ids=keys), formats=["smoke"]).announce.frames[1] == "smoke"
+
+
+def test_addresses_and_vlans_are_passed_on() -> None:
+    keys = {"vhost-user-addresses": "52:54:00:00:00:01 vlan=7 192.0.2.1"}
+    row = port(tag=[10], trunks=[7], vlan_mode=["native-untagged"])
+    spec = parse(interface(external_ids=keys), port=row)
+    assert (spec.tag, spec.trunks, spec.vlan_mode) == (10, (7,), "native-untagged")
+    assert spec.addresses == (Station(bytes.fromhex("525400000001"), 7, (b"\xc0\0\2\1",)),)
 
 
 def test_a_server_port_listens_where_ovs_dpdk_would() -> None:

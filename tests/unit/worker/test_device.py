@@ -30,6 +30,7 @@ class FakePair:
         self.index = index
         self.config: Any = None
         self.faults: list[Any] = []
+        self.forgotten = 0
         self._next = {"rx": 0, "tx": 0}
 
     @property
@@ -49,6 +50,10 @@ class FakePair:
 
     def next_avail(self, kind: str) -> int:
         return self._next[kind]
+
+    def forget(self) -> None:
+        assert self.config is None
+        self.forgotten += 1
 
     def take_faults(self) -> list[Any]:
         taken, self.faults = self.faults, []
@@ -280,6 +285,16 @@ def test_the_bridge_may_change_while_no_front_end_is_there(port: Port) -> None:
     port.device.detach()
     port.device.set_finish_offloads(True)
     port.device.attach(Session(offer(2, None)))
+
+
+def test_what_the_guest_uses_is_remembered_until_the_front_end_has_gone(port: Port) -> None:
+    set_up(port)
+    port.base(0)
+    port.base(1)
+    port.vring(0)
+    assert [pair.forgotten for pair in port.pairs] == [0, 0]
+    port.device.detach()
+    assert [pair.forgotten for pair in port.pairs] == [1, 1]
 
 
 def test_nothing_is_left_after_the_front_end_has_gone(port: Port) -> None:
