@@ -37,7 +37,7 @@ class Announcing:
             if self._service is not None:
                 self._service.close()
             self._service, self._rundir, self._locations = AnnounceService(rundir), rundir, {}
-        locations = {name: _location(port, rundir) for name, port in snapshot.ports.items()}
+        locations = {name: location_of(port, rundir) for name, port in snapshot.ports.items()}
         if locations != self._locations:
             self._locations = locations
             self._service.set_locations(locations)
@@ -109,5 +109,6 @@ def parse_mac(text: str) -> bytes | None:
     return packed
 
 
-def _location(port: PortSpec, rundir: str) -> Location:
+def location_of(port: PortSpec, rundir: str) -> Location:
+    """Where a port sits in the switch whose run directory is `rundir`."""
     return Location(port.bridge, port.ofport or -1, port.tag, f"{rundir}/{port.bridge}.mgmt")

@@ -15,6 +15,7 @@ from typing import Any
 import ovs.db.idl
 import ovs.vlog
 
+from ovs_vhost_plugin.announce.vlan import PortVlan
 from ovs_vhost_plugin.daemon import rows
 from ovs_vhost_plugin.daemon.rows import PortSpec, RowError, Switch
 
@@ -49,6 +50,7 @@ _COLUMNS: dict[str, dict[str, dict[str, Any]]] = {
     "Bridge": {
         "name": {"type": "string"},
         "datapath_type": {"type": "string"},
+        "fail_mode": _set_of("string", 1),
         "ports": _refs("Port"),
     },
     "Port": {
@@ -89,6 +91,7 @@ class Snapshot:
     """All that the rows say.
 
     keys       external_ids of every Interface row, by name
+    vlans      how each port of a bridge treats VLANs, by bridge and OpenFlow number
     adoptable  rows of an OVS-DPDK type that this ovs-vswitchd does not have: name → the
                external_ids to set when the type is cleared
     """
@@ -98,6 +101,7 @@ class Snapshot:
     errors: dict[str, RowError] = field(default_factory=dict)
     keys: dict[str, Mapping[str, str]] = field(default_factory=dict)
     adoptable: dict[str, Mapping[str, str | None]] = field(default_factory=dict)
+    vlans: dict[tuple[str, int], PortVlan] = field(default_factory=dict)
 
 
 def read(tables: Mapping[str, Any], rundir: str, cpus: int) -> Snapshot | None:
@@ -109,6 +113,8 @@ def read(tables: Mapping[str, Any], rundir: str, cpus: int) -> Snapshot | None:
     for bridge, port, interface in _interfaces(row):
         name = interface.name
         snapshot.keys[name] = interface.external_ids
+        for ofport in interface.ofport:
+            snapshot.vlans[bridge.name, ofport] = rows.parse_vlan(port)
         if rows.is_ours(interface):
             try:
                 spec = rows.parse(interface, port, bridge, snapshot.switch, cpus)

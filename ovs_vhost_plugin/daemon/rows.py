@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any
 
+from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.dirs import SUN_PATH_MAX
 
 PATH_KEY = "vhost-server-path"
@@ -88,6 +89,7 @@ class PortSpec:
     mtu      bytes, None when not requested
     tag      VLAN of frames that the guest sends untagged, None: no VLAN
     finish_offloads  the bridge takes no unfinished checksums and no GSO frames
+    learns   the bridge begins as a learning switch, and not with an empty pipeline
     """
 
     name: str
@@ -102,6 +104,12 @@ class PortSpec:
     finish_offloads: bool
     announce: str
     attached_mac: str
+    learns: bool = True
+
+    @property
+    def holds(self) -> bool:
+        """Whether frames for a guest that migrates away are held and forwarded."""
+        return self.learns and "hold=off" not in re.split(r"[,\s]+", self.announce)
 
 
 def parse_switch(row: Any, rundir: str) -> Switch:
@@ -150,6 +158,7 @@ def parse(interface: Any, port: Any, bridge: Any, switch: Switch, cpus: int) -> 
         finish_offloads=bridge.datapath_type == "netdev" and not switch.takes_offloads,
         announce=keys.get(ANNOUNCE_KEY, ""),
         attached_mac=keys.get("attached-mac", ""),
+        learns=list(bridge.fail_mode) != ["secure"],
     )
 
 
@@ -248,6 +257,14 @@ def _tag(port: Any) -> int | None:
     if not port.tag or list(port.vlan_mode) == ["trunk"]:
         return None
     return int(port.tag[0])
+
+
+def parse_vlan(port: Any) -> PortVlan:
+    """What a Port row says of VLANs (ovs-vswitchd.conf.db(5), Port, "VLAN Configuration")."""
+    tag = int(port.tag[0]) if port.tag else None
+    default = VlanMode.TRUNK if tag is None else VlanMode.ACCESS
+    mode = VlanMode(port.vlan_mode[0]) if port.vlan_mode else default
+    return PortVlan(mode, tag or 0, bond=len(port.interfaces) > 1)
 
 
 def _true(text: str | None) -> bool:

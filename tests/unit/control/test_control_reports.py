@@ -12,7 +12,7 @@ from ovs_vhost_plugin.daemon import reports
 from ovs_vhost_plugin.daemon.reports import ReportError
 
 NOW = 100.0
-SPEC = WorkerSpec("vhu0", "client", "/run/vm.sock", 2, None, False)
+SPEC = WorkerSpec("vhu0", "client", "/run/vm.sock", 2, None, False, True)
 STATE = {
     "status": "running",
     "socket": "/run/vm.sock",

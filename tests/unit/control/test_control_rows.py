@@ -35,11 +35,13 @@ def server(name: str = "vhu0", **external_ids: str) -> Any:
 
 
 def port(**columns: Any) -> Any:
-    return SimpleNamespace(**{"tag": [], "trunks": [], "vlan_mode": [], **columns})
+    return SimpleNamespace(
+        **{"tag": [], "trunks": [], "vlan_mode": [], "interfaces": [None], **columns}
+    )
 
 
-def bridge(datapath_type: str = "netdev") -> Any:
-    return SimpleNamespace(name="br0", datapath_type=datapath_type)
+def bridge(datapath_type: str = "netdev", fail_mode: tuple[str, ...] = ()) -> Any:
+    return SimpleNamespace(name="br0", datapath_type=datapath_type, fail_mode=list(fail_mode))
 
 
 def switch(**other_config: str) -> Switch:
