@@ -15,6 +15,9 @@ from enum import StrEnum
 SECONDS = 10.0
 """A hold's longest time. QEMU's downtime is below a second unless somebody raises it, and its
 last announcement comes 0.8 s after; what is older than this, no protocol waits for."""
+QUIET = 1.0
+"""It ends sooner, when all was handed over and nothing has come for so long. A flow that a switch
+has cached goes on to the old place until its revalidator comes by, after half a second."""
 FRAMES = 16384
 """10,000 frames a second for more than a second of downtime."""
 BYTES = 16 << 20
@@ -91,6 +94,11 @@ class HoldBuffer:
         """Count frames that will reach nobody."""
         if count:
             self.counts[f"dropped_{reason}"] += count
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is a frame that may yet be forwarded."""
+        return any(held.station is not None for held in self._held.values())
 
     def waiting(self, stations: Collection[str]) -> int:
         """How many frames are held for `stations`."""

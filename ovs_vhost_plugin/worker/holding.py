@@ -21,7 +21,7 @@ from typing import Any
 
 from ovs_vhost_plugin.control import HELD_BATCH_BYTES, HELD_BATCH_FRAMES
 from ovs_vhost_plugin.worker.finish import Finisher, UnfinishedError
-from ovs_vhost_plugin.worker.hold import SECONDS, HoldBuffer, Reason
+from ovs_vhost_plugin.worker.hold import QUIET, SECONDS, HoldBuffer, Reason
 from ovs_vhost_plugin.worker.tapqueues import LONGEST_FRAME, TapQueues
 
 _BURST = 64  # frames read before the worker's other sockets have their turn
@@ -59,7 +59,7 @@ class Holding:
         self._room = memoryview(bytearray(LONGEST_FRAME))
         self._queues: set[int] = set()
         self._number = 0  # of the hold
-        self._until = 0.0
+        self._until = self._end_at = 0.0  # at most, and as things stand
         self._same_guest = False  # whether the front-end that stopped the rings is still there
         self._release: _Release | None = None
         self._before: dict[str, int] = {}  # the counts when the hold began
@@ -81,7 +81,7 @@ class Holding:
             return
         if not self._queues:
             self._number += 1
-            self._until = self._clock() + SECONDS
+            self._until = self._end_at = self._clock() + SECONDS
             self._before = dict(self.buffer.counts)
         self._same_guest = True
         self._queues.add(queue)
@@ -123,11 +123,11 @@ class Holding:
 
     def expired(self, now: float) -> bool:
         """Whether its time is over."""
-        return self.active and now >= self._until
+        return self.active and now >= self._end_at
 
     def due(self, now: float) -> float | None:
         """Seconds until `expired`; None without a hold."""
-        return max(0.0, self._until - now) if self.active else None
+        return max(0.0, self._end_at - now) if self.active else None
 
     def _leave(self, queue: int) -> None:
         self._queues.discard(queue)
@@ -170,6 +170,8 @@ class Holding:
             "left": self.buffer.waiting(release.stations),
         }
         self._send(event)
+        if not self.buffer.wanted:
+            self._end_at = min(self._until, self._clock() + QUIET)
 
     # -- the tap ---------------------------------------------------------------------------------
 
@@ -180,10 +182,14 @@ class Holding:
             except BlockingIOError:
                 break
             except OSError:
+                length = 0
+            if length < self._taps.header_size:
                 # The interface is gone, or going: nothing more will come of it.
                 self._leave(queue)
                 break
             self._take(queue, self._room[:length])
+        if self.buffer.wanted:
+            self._end_at = self._until
         self._hand_over()
 
     def _take(self, queue: int, record: bytes | memoryview) -> None:
