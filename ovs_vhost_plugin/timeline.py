@@ -36,7 +36,8 @@ class Report:
     """The result of a migration under a flow.
 
     `lost`, `damaged` and `duplicated` count the flow's records at the guest, `reordered` those
-    that came after a later one; `downtime_ms` is the hypervisor's own figure; `outage_ms` is the
+    that came after a later one, and `unseen` those of the lost that came to no port of the guest,
+    on neither host: the network between lost them while it learned. `downtime_ms` is the hypervisor's own figure; `outage_ms` is the
     longest time without a record at the guest, `delay_ms` the longest that one took; `found` says
     whether the flow reached the guest again.
     """
@@ -50,6 +51,7 @@ class Report:
     damaged: int
     duplicated: int
     reordered: int
+    unseen: int
     outage_ms: float
     delay_ms: float
     downtime_ms: float
@@ -75,6 +77,7 @@ class Report:
                 "damaged": self.damaged,
                 "duplicated": self.duplicated,
                 "reordered": self.reordered,
+                "unseen": self.unseen,
             },
             "outage_ms": round(self.outage_ms, 3),
             "delay_ms": round(self.delay_ms, 3),

@@ -170,6 +170,7 @@ class _Seen:
             lost=len(lost),
             damaged=arrivals.damaged,
             duplicated=len(arrivals.duplicates()),
+            unseen=sum(n not in source and n not in destination for n in lost),
             reordered=overtaken(arrivals.numbers),
             delay_ms=max(delays, default=0.0) * 1e3,
             outage_ms=longest_gap(times) * 1e3,

@@ -19,6 +19,7 @@ def report(*marks: Mark) -> Report:
         damaged=0,
         duplicated=1,
         reordered=4,
+        unseen=1,
         outage_ms=12.3456789,
         delay_ms=15.0004,
         downtime_ms=4.0,
@@ -37,7 +38,7 @@ def test_rows_are_in_order_and_count_from_the_stop():
 def test_json_has_all_that_the_table_has():
     data = json.loads(json.dumps(report(Mark(100.001, "learned", "b")).as_dict()))
     assert data["timeline"] == [{"ms": 1.0, "event": "learned", "where": "b"}]
-    packets = {"sent": 10, "lost": 2, "damaged": 0, "duplicated": 1, "reordered": 4}
+    packets = {"sent": 10, "lost": 2, "damaged": 0, "duplicated": 1, "reordered": 4, "unseen": 1}
     assert data["packets"] == packets
     assert data["delay_ms"] == 15.0
     assert (data["outage_ms"], data["downtime_ms"], data["found"]) == (12.346, 4.0, True)
