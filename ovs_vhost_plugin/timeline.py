@@ -37,9 +37,9 @@ class Report:
 
     `lost`, `damaged` and `duplicated` count the flow's records at the guest, `reordered` those
     that came after a later one, and `unseen` those of the lost that came to no port of the guest,
-    on neither host: the network between lost them while it learned. `downtime_ms` is the hypervisor's own figure; `outage_ms` is the
-    longest time without a record at the guest, `delay_ms` the longest that one took; `found` says
-    whether the flow reached the guest again.
+    on neither host: the network between lost them while it learned. `downtime_ms` is the
+    hypervisor's own figure; `outage_ms` is the longest time without a record at the guest,
+    `delay_ms` the longest that one took; `found` says whether the flow reached the guest again.
     """
 
     guest: str
