@@ -66,6 +66,7 @@ class Device:
         self._memory: MemoryTable | None = None
         self._log: DirtyLog | None = None
         self._next_avail: dict[int, int] = {}  # running vrings
+        self._has_run = False  # whether any ring has, in this session
         self._broken: set[int] = set()
         taps.set_format(self.header_size, self._features)
 
@@ -80,7 +81,7 @@ class Device:
         self._next_avail.clear()
         self._broken.clear()
         self._holding.front_end_gone()
-        self.expecting = False
+        self.expecting = self._has_run = False
         self._update_tap()
         self._replace_memory(None)
         self._replace_log(None)
@@ -205,6 +206,7 @@ class Device:
             self._welcome(pair)
         self._update_tap()  # before the loop reads: it takes a detached queue for a broken one
         if self._memory is not None and (rx is not None or tx is not None):
+            self._has_run = True
             pair.start(self._pair_config(rx, tx, self._memory))
             if fresh:
                 self._observer.started(max(v.next_avail for v in (rx, tx) if v is not None))
@@ -231,9 +233,10 @@ class Device:
         """Let frames into the tap for a guest that is about to run: the network may know already.
 
         SEND_RARP comes before the rings are set up, and teaches the bridge at once. A tap queue
-        keeps `txqueuelen` frames; the worker gives up expecting after a while.
+        keeps `txqueuelen` frames; the worker gives up expecting after a while. A guest that was
+        here before and is stopped is not about to run.
         """
-        if not self._next_avail and not self._taps.carrier:
+        if not self._has_run and not self._taps.carrier:
             self._discard()
             self.expecting = True
             self._update_tap()

@@ -416,3 +416,12 @@ def test_announcing_a_guest_that_runs_touches_nothing(port: Port) -> None:
     discarded = port.taps.discarded
     port.device.execute(effects.SendRarp(b"\x52\x54\0\1\2\3"))
     assert not port.device.expecting and port.taps.discarded == discarded
+
+
+def test_a_guest_that_was_stopped_is_not_expected(port: Port) -> None:
+    set_up(port, base=5)
+    port.base(0)
+    port.base(1)
+    port.ask(FrontendRequest.SET_VRING_ENABLE, spec.VRING_STATE.pack(0, 0))
+    port.device.execute(effects.SendRarp(b"\x52\x54\0\1\2\3"))
+    assert not port.device.expecting and not port.taps.carrier
