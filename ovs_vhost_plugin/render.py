@@ -69,6 +69,9 @@ def _port_stats(name: str, found: Mapping[str, Any]) -> str:
     if addresses:
         heads = ("  the guest's MAC", "vlan", "IPv4", "IPv6")
         lines.append(_table(heads, map(_station_row, addresses)))
+    held = {key: count for key, count in found.get("hold", {}).items() if count}
+    if held:
+        lines.append(_table(("frames of a guest that left", "count"), held.items()))
     errors = found.get("errors", {})
     if errors:
         lines.append(_table(("error", "times"), errors.items()))
@@ -117,6 +120,21 @@ def announce_log(data: Mapping[str, Any]) -> str:
         if rows
         else "nothing has been announced yet\n"
     )
+
+
+def hold_log(data: Mapping[str, Any]) -> str:
+    """The holds that ended, from the data of `vhost/hold-log`."""
+    heads = ("seconds ago", "port", "seconds", "held", "forwarded", "returned", "dropped", "to")
+    rows = []
+    for entry in data["holds"]:
+        counts = entry["counts"]
+        dropped = {k.removeprefix("dropped_"): n for k, n in counts.items() if "dropped_" in k}
+        ago, took = data["now"] - entry["ended_at"], entry["ended_at"] - entry["began_at"]
+        known = [counts.get(key, 0) for key in ("held", "forwarded", "returned")]
+        why = ", ".join(f"{key} {count}" for key, count in dropped.items())
+        ports = ", ".join(sorted({f"port {port}" for port in entry["places"].values()}))
+        rows.append([f"{ago:.1f}", entry["port"], f"{took:.2f}", *known, why, ports])
+    return _table(heads, rows) if rows else "nothing has been held yet\n"
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -11,6 +11,7 @@ the lines of the address asked for are looked at.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -51,6 +52,12 @@ def _parse_line(line: str) -> Entry | None:
         )
     except ValueError:
         return None
+
+
+def on_port(table: str, ofport: int) -> set[tuple[bytes, int]]:
+    """Return the addresses of `table` that sit on `ofport`, each with its VLAN."""
+    lines = re.finditer(rf"^ *{ofport} +(\d+) +([0-9a-f:]{{17}}) ", table, re.MULTILINE)
+    return {(bytes.fromhex(line[2].replace(":", "")), int(line[1])) for line in lines}
 
 
 def missing(entries: list[Entry], ofport: int, vlan: int) -> str | None:

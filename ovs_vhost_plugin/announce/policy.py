@@ -44,6 +44,7 @@ class Policy:
     output   where the bridge takes them: through its flow table, or past it (NORMAL)
     rounds, initial, max, step  as QEMU's announce parameters; times in ms
     guest_silent  ms after which a guest that was to announce itself is announced; None: never
+    hold     whether frames for a guest that migrates away are held and forwarded
     """
 
     enabled: bool = True
@@ -54,6 +55,7 @@ class Policy:
     max: int = 550
     step: int = 100
     guest_silent: int | None = None
+    hold: bool = True
 
     def delay(self, done: int) -> float | None:
         """Seconds to the next round after `done` rounds, None if there is none.
@@ -114,6 +116,12 @@ def _output(key: str, value: str, _formats: Collection[str]) -> Output:
     return Output[value.upper()]
 
 
+def _switch(key: str, value: str, _formats: Collection[str]) -> bool:
+    if value not in ("on", "off"):
+        raise PolicyError(PolicyErrorName.VALUE_INVALID, f"set {key} to on or off")
+    return value == "on"
+
+
 # The bounds of rounds, initial, max and step are QEMU's own (migration/options.c).
 _KEYS: Mapping[str, tuple[str, Callable[[str, str, Collection[str]], object]]] = {
     "frames": ("frames", _frames),
@@ -123,4 +131,5 @@ _KEYS: Mapping[str, tuple[str, Callable[[str, str, Collection[str]], object]]] =
     "max": ("max", _number(1, 100_000)),
     "step": ("step", _number(1, 10_000)),
     "guest-silent": ("guest_silent", _number(1, 600_000)),
+    "hold": ("hold", _switch),
 }

@@ -67,6 +67,7 @@ class Commands:
             ("vhost/stats", "[PORT] [--format json]", 3, self._show_stats),
             ("vhost/announce", "PORT [MAC] [--format json]", 4, self._announce),
             ("vhost/announce-log", "[PORT] [--format json]", 3, self._announce_log),
+            ("vhost/hold-log", "[PORT] [--format json]", 3, self._hold_log),
         ):
             ovs.unixctl.commands.pop(name, None)  # the bindings' own "version"
             ovs.unixctl.command_register(name, usage, 0, most, self._guarded, handler)
@@ -198,6 +199,15 @@ class Commands:
         data = {"now": time.monotonic(), "announcements": found}
         _answer(connection, as_json, data, render.announce_log)
 
+    def _hold_log(self, connection: Any, argv: list[str], _now: float) -> None:
+        as_json, names = _format(connection, argv)
+        if len(names) > 1:
+            raise UsageError("usage: vhost/hold-log [PORT] [--format json]")
+        log = self._loop.forwarding.log()
+        found = [entry for entry in log if not names or entry["port"] == names[0]]
+        data = {"now": time.monotonic(), "holds": found}
+        _answer(connection, as_json, data, render.hold_log)
+
     # -- what they show --------------------------------------------------------------------------
 
     def _port(self, name: str) -> PortSpec:
@@ -219,6 +229,7 @@ class Commands:
             "wrong_rows": dict(sorted(wrong.items())),
             "faults": dict(sorted(loop.ports.counters.items())),
             "announce": loop.announcing.counters(),
+            "forward": dict(sorted(loop.forwarding.counters.items())),
         }
 
     def _port_overview(self, port: PortSpec) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from ovs_vhost_plugin.announce import formats
 from ovs_vhost_plugin.daemon import options
 from ovs_vhost_plugin.daemon.announcing import Announcing
 from ovs_vhost_plugin.daemon.commands import Commands
+from ovs_vhost_plugin.daemon.forwarding import Forwarding
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.ovsdb import Database
@@ -65,7 +66,8 @@ def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: str) ->
     database = Database(chosen.database, rundir, os.cpu_count() or 1, formats=made.keys())
     ports = Ports(workers, Taps(state), state, chosen)
     announcing = Announcing(workers.tell, made)
-    return Loop(database, ports, announcing, adopt_dpdk_types=chosen.adopt_dpdk_types)
+    forwarding = Forwarding(ports.command, announcing.mac_of)
+    return Loop(database, ports, announcing, forwarding, adopt_dpdk_types=chosen.adopt_dpdk_types)
 
 
 def _run(loop: Loop, commands: Commands, unixctl: ovs.unixctl.server.UnixctlServer) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import ovs.db.idl
 import ovs.vlog
 
+from ovs_vhost_plugin.announce.vlan import PortVlan
 from ovs_vhost_plugin.daemon import rows
 from ovs_vhost_plugin.daemon.rows import PortSpec, RowError, Switch
 
@@ -50,6 +51,7 @@ _COLUMNS: dict[str, dict[str, dict[str, Any]]] = {
     "Bridge": {
         "name": {"type": "string"},
         "datapath_type": {"type": "string"},
+        "fail_mode": _set_of("string", 1),
         "ports": _refs("Port"),
     },
     "Port": {
@@ -92,6 +94,7 @@ class Snapshot:
 
     keys       external_ids of every Interface row, by name
     own_macs   the MACs of each bridge's internal ports, by bridge
+    vlans      how each port of a bridge treats VLANs, by bridge and OpenFlow number
     adoptable  rows of an OVS-DPDK type that this ovs-vswitchd does not have: name → the
                external_ids to set when the type is cleared
     """
@@ -102,6 +105,7 @@ class Snapshot:
     keys: dict[str, Mapping[str, str]] = field(default_factory=dict)
     adoptable: dict[str, Mapping[str, str | None]] = field(default_factory=dict)
     own_macs: dict[str, set[str]] = field(default_factory=dict)
+    vlans: dict[tuple[str, int], PortVlan] = field(default_factory=dict)
 
     @property
     def complaints(self) -> dict[str, str]:
@@ -125,6 +129,8 @@ def read(
         numbers.update((bridge.name, number) for number in interface.ofport)
         if interface.type == "internal":
             snapshot.own_macs.setdefault(bridge.name, set()).update(interface.mac_in_use)
+        for ofport in interface.ofport:
+            snapshot.vlans[bridge.name, ofport] = rows.parse_vlan(port)
         if rows.is_ours(interface):
             try:
                 spec = rows.parse(interface, port, bridge, snapshot.switch, cpus, formats)

@@ -4,10 +4,12 @@
 import contextlib
 import os
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ovs.vlog
 
@@ -81,6 +83,11 @@ class Ports:
     def link(self, name: str) -> WorkerLink | None:
         """The link to a port's worker."""
         return self.workers.links.get(name)
+
+    def command(self, name: str, command: dict[str, Any]) -> bool:
+        """Tell a port's worker something; False if it is not there."""
+        link = self.link(name)
+        return link is not None and link.send(command, time.monotonic())
 
     # -- what happened ---------------------------------------------------------------------------
 
@@ -171,7 +178,10 @@ class Ports:
             case Spawn(spec):
                 self._spawn(spec, now)
             case Configure(spec):
-                vlog.info(f"{spec.name}: mtu {spec.mtu}, finish offloads {spec.finish_offloads}")
+                vlog.info(
+                    f"{spec.name}: mtu {spec.mtu}, finish offloads {spec.finish_offloads}, "
+                    f"hold {spec.hold}"
+                )
                 if link := self.link(spec.name):
                     link.configure(spec, now)
             case Quit(name, reason):

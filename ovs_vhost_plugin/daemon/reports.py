@@ -5,6 +5,7 @@ A worker faces a guest. One that was taken over must not get more than its own p
 of the daemon: unknown words, wrong types and control characters end here.
 """
 
+import base64
 import ipaddress
 import math
 import re
@@ -13,13 +14,16 @@ from typing import Any
 
 from ovs_vhost_plugin.announce.addresses import MAX_VLAN, Station, is_host
 from ovs_vhost_plugin.announce.frames import FrameError, check_mac
-from ovs_vhost_plugin.control import WorkerSpec
+from ovs_vhost_plugin.control import HELD_BATCH_FRAMES, WorkerSpec
 
 STATUSES = frozenset({"connecting", "listening", "connected", "running"})
 
 _TEXT_MAX = 240
 _STATS_DEPTH = 5
 _STATIONS_MAX, _IPS_MAX = 64, 8  # what an honest worker keeps
+_COUNTS_MAX = 32
+_STATION = re.compile(r"[0-9a-f]{12}\.[0-9]{1,4}")
+_HEX = re.compile(r"0x[0-9a-f]{1,16}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
@@ -54,6 +58,10 @@ class State:
     def error_text(self) -> str:
         """Name and detail in one line, "" for no error."""
         return f"{self.error}: {self.error_detail}" if self.error_detail else self.error
+
+    def has(self, mask: int) -> bool:
+        """Whether a feature was acknowledged."""
+        return bool(int(self.features or "0", 16) & mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +105,29 @@ class Addresses:
     stations: tuple[Station, ...]
 
 
-Report = Hello | State | Rarp | Started | Connect | Stats | Addresses
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """The hold number `hold`: whom frames are held for, or, once it is over, what became of them.
+
+    stations  "MAC.VLAN ID" as frames say it, bounded
+    """
+
+    hold: int
+    active: bool
+    stations: tuple[str, ...]
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Frames that the worker hands over for the request `id`, oldest first; `left` has more."""
+
+    id: int
+    frames: tuple[bytes, ...]
+    left: bool
+
+
+Report = Hello | State | Rarp | Started | Connect | Stats | Addresses | Holding | Held
 
 
 def parse(event: dict[str, Any], now: float) -> Report:
@@ -122,6 +152,10 @@ def parse(event: dict[str, Any], now: float) -> Report:
             return Stats(request, _stats(stats))
         case {"event": "addresses", "addresses": list() as entries}:
             return Addresses(_stations(entries))
+        case {"event": "holding", "hold": hold, "active": bool() as active, **rest}:
+            return _holding(_count(hold, 1 << 53), active, rest)
+        case {"event": "held", "id": int() as request, "frames": list() as frames, "left": left}:
+            return Held(request, _frames(frames), _count(left, 1 << 53) > 0)
     raise ReportError(f"no such event: {printable(str(event.get('event')))}")
 
 
@@ -131,6 +165,27 @@ def printable(text: str, limit: int = _TEXT_MAX) -> str:
     '[' stays: what prints tables must not take it for markup.
     """
     return "".join(c if " " <= c <= "~" else "?" for c in text[:limit])
+
+
+def _holding(hold: int, active: bool, rest: dict[str, Any]) -> Holding:
+    stations, counts = rest.get("stations"), rest.get("counts")
+    if not isinstance(stations, list) or len(stations) > _STATIONS_MAX:
+        raise ReportError("holding: no list of stations")
+    if not all(isinstance(s, str) and _STATION.fullmatch(s) for s in stations):
+        raise ReportError("holding: no station")
+    if not isinstance(counts, dict) or len(counts) > _COUNTS_MAX:
+        raise ReportError("holding: no counts")
+    checked = {printable(str(k), 40): _count(n, 1 << 53) for k, n in counts.items()}
+    return Holding(hold, active, tuple(stations), checked)
+
+
+def _frames(encoded: list[object]) -> tuple[bytes, ...]:
+    if len(encoded) > HELD_BATCH_FRAMES:
+        raise ReportError("held: too many frames")
+    try:
+        return tuple(base64.b64decode(_text(frame), validate=True) for frame in encoded)
+    except ValueError as error:
+        raise ReportError(f"held: {error}") from error
 
 
 def _state(state: dict[str, Any]) -> State:
@@ -143,7 +198,7 @@ def _state(state: dict[str, Any]) -> State:
         return State(
             status=status,
             socket=printable(_text(state["socket"])),
-            features=printable(_text(state["features"]), 20),
+            features=_hex(state["features"]),
             protocol_features=printable(_text(state["protocol_features"]), 20),
             num_vrings=_count(state["num_vrings"], 256),
             vring_sizes=tuple(sizes),
@@ -210,6 +265,13 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ReportError("no text")
     return value
+
+
+def _hex(value: object) -> str:
+    text = _text(value)
+    if text and not _HEX.fullmatch(text):
+        raise ReportError("state: no features")
+    return text
 
 
 def _count(value: object, limit: int) -> int:

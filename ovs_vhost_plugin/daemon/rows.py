@@ -14,6 +14,7 @@ from typing import Any
 from ovs_vhost_plugin.announce import addresses, policy
 from ovs_vhost_plugin.announce.addresses import AddressError, Station
 from ovs_vhost_plugin.announce.policy import Policy, PolicyError
+from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.dirs import SUN_PATH_MAX
 
 PATH_KEY = "vhost-server-path"
@@ -96,6 +97,7 @@ class PortSpec:
     announce   how the guest is announced
     addresses  what automation says that the guest uses
     slip     what is wrong with a key that the port works without, as name and text; "" for nothing
+    learns   the bridge begins as a learning switch, and not with an empty pipeline
     """
 
     name: str
@@ -113,6 +115,12 @@ class PortSpec:
     announce: Policy = policy.DEFAULT
     addresses: tuple[Station, ...] = ()
     slip: str = ""
+    learns: bool = True
+
+    @property
+    def holds(self) -> bool:
+        """Whether frames for a guest that migrates away are held and forwarded."""
+        return self.learns and self.announce.hold
 
 
 def parse_switch(row: Any, rundir: str) -> Switch:
@@ -175,6 +183,7 @@ def parse(
         addresses=given,
         attached_mac=keys.get("attached-mac", ""),
         slip=slip,
+        learns=list(bridge.fail_mode) != ["secure"],
     )
 
 
@@ -291,6 +300,14 @@ def _announce(
     except AddressError as error:
         slips.append(f"{error.name}: external_ids:{ADDRESSES_KEY}: {error.text}")
     return announce, given, "; ".join(slips)
+
+
+def parse_vlan(port: Any) -> PortVlan:
+    """What a Port row says of VLANs (ovs-vswitchd.conf.db(5), Port, "VLAN Configuration")."""
+    tag = int(port.tag[0]) if port.tag else None
+    default = VlanMode.TRUNK if tag is None else VlanMode.ACCESS
+    mode = VlanMode(port.vlan_mode[0]) if port.vlan_mode else default
+    return PortVlan(mode, tag or 0, bond=len(port.interfaces) > 1)
 
 
 def _true(text: str | None) -> bool:

@@ -92,7 +92,12 @@ class WorkerLink:
     def configure(self, spec: WorkerSpec, now: float) -> None:
         """Tell it what may change while it runs."""
         assert self.spec is not None
-        command = {"op": "configure", "mtu": spec.mtu, "finish_offloads": spec.finish_offloads}
+        command = {
+            "op": "configure",
+            "mtu": spec.mtu,
+            "finish_offloads": spec.finish_offloads,
+            "hold": spec.hold,
+        }
         if self.send(command, now):
             self.spec = spec
 

@@ -89,6 +89,8 @@ NET = _record(
     "tap_lost",  # reading failed: tried again a little later
     "pending",  # bytes of a frame that waits in `pending` for more receive buffers
     "pending_until",  # milliseconds of CLOCK_MONOTONIC
+    "backlog_at",  # frames in `backlog` that come before the tap's: [backlog_at, backlog_end)
+    "backlog_end",
 )
 
 COUNTERS = _record(
@@ -147,6 +149,8 @@ CHAINS = 1024
 """Room for held chains, a power of two; each has at least one iovec."""
 FRAME_MAX = 65535 + 14 + 2 * 4
 """A full IP packet, an Ethernet header, two VLAN tags."""
+BACKLOG_LENGTH = 3
+"""Bytes of the length before each frame of the backlog."""
 HEADER_MAX = 12
 """struct virtio_net_hdr with num_buffers (virtio 1.2, 5.1.6.1)."""
 
@@ -193,6 +197,7 @@ class Net(NamedTuple):
     frame: NDArray[np.uint8]  # private copy of a transmit frame whose offloads are finished
     segment: NDArray[np.uint8]  # an empty header, and one segment of that frame
     pending: NDArray[np.uint8]  # header and frame that wait for receive buffers
+    backlog: NDArray[np.uint8]  # frames without headers, a 24-bit little-endian length before each
     patch: NDArray[np.uint8]  # num_buffers, and an empty flags field
     scratch: NDArray[np.int64]  # see syscalls
     counters: Records  # (1,) COUNTERS
@@ -247,7 +252,7 @@ VRING = _group(Vring, U64, U16, U16, U32, _records(RING))
 MEMORY = _group(Memory, REGIONS, U8)
 QUEUE_T = _group(Queue, _records(IOVEC), U64, _records(CHAIN), U64, _records(QUEUE))
 NET_RECORDS = _records(NET)
-NET_T = _group(Net, NET_RECORDS, U8, U8, U8, U8, U8, I64, _records(COUNTERS), I64)
+NET_T = _group(Net, NET_RECORDS, U8, U8, U8, U8, U8, U8, I64, _records(COUNTERS), I64)
 LEARNED = _group(Learned, _records(LEARNING), _records(STATION), _records(ADDRESS), I64, U8, I64)
 PAIR = _group(Pair, VRING, VRING, QUEUE_T, QUEUE_T, MEMORY, NET_T, LEARNED, _records(POLLFD), I64)
 
@@ -286,6 +291,7 @@ def new_net() -> Net:
         frame=np.zeros(FRAME_MAX, np.uint8),
         segment=np.zeros(HEADER_MAX + FRAME_MAX, np.uint8),
         pending=np.zeros(HEADER_MAX + FRAME_MAX, np.uint8),
+        backlog=np.zeros(0, np.uint8),
         patch=np.zeros(3, np.uint8),
         scratch=np.zeros(6, np.int64),
         counters=np.zeros(1, COUNTERS),

@@ -21,6 +21,7 @@ from ovs_vhost_plugin.vhost.log import DirtyLog
 from ovs_vhost_plugin.vhost.memory import MemoryTable
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import Feature, VringAddressFlag, used_bytes
+from ovs_vhost_plugin.worker.holding import Holding
 from ovs_vhost_plugin.worker.queuepair import Kind, PairConfig, QueuePair, VringConfig
 from ovs_vhost_plugin.worker.tapqueues import TapQueues
 
@@ -49,18 +50,23 @@ class Device:
         pairs: Sequence[QueuePair],
         taps: TapQueues,
         observer: Observer,
+        holding: Holding,
         *,
         finish_offloads: bool,
     ) -> None:
         self.pairs = tuple(pairs)
+        self.expecting = False
+        """Whether frames are let into the tap for a guest whose rings do not run yet."""
         self.mtu: int | None = None
         self._taps = taps
         self._observer = observer
+        self._holding = holding
         self._finish_offloads = finish_offloads
         self._session: Session | None = None
         self._memory: MemoryTable | None = None
         self._log: DirtyLog | None = None
         self._next_avail: dict[int, int] = {}  # running vrings
+        self._has_run = False  # whether any ring has, in this session
         self._broken: set[int] = set()
         taps.set_format(self.header_size, self._features)
 
@@ -75,6 +81,8 @@ class Device:
             pair.forget()
         self._next_avail.clear()
         self._broken.clear()
+        self._holding.front_end_gone()
+        self.expecting = self._has_run = False
         self._update_tap()
         self._replace_memory(None)
         self._replace_log(None)
@@ -120,6 +128,7 @@ class Device:
             case effects.StopVring(index):
                 return self._stop_vring(index)
             case effects.SendRarp(mac):
+                self._expect()
                 self._observer.rarp(mac)
             case effects.SetMtu(mtu):
                 self.mtu = mtu
@@ -154,6 +163,8 @@ class Device:
         for fd in (vring.kick_fd, vring.call_fd, vring.err_fd):
             if fd >= 0:
                 require_eventfd(fd)
+        if vring.base and index % 2 == 0:
+            self._expect()
         pair = self.pairs[index // 2]
         self._stop_pair(pair)
         for error in self._start_pair(pair):
@@ -163,7 +174,10 @@ class Device:
         """Stop one vring for GET_VRING_BASE: nothing is written for it after this returns."""
         assert self._session is not None
         pair = self.pairs[index // 2]
+        leaves = index % 2 == 0 and self._receives(pair.index) and self._has(Feature.LOG_ALL)
         self._stop_pair(pair)
+        if leaves:
+            self._holding.begin(pair.index, pair.take_waiting())
         base = self._next_avail.pop(index, self._session.vrings[index].base)
         self._broken.discard(index)
         for error in self._start_pair(pair, without=index):
@@ -189,14 +203,53 @@ class Device:
                 vrings[kind] = None
                 errors.append(error)
         rx, tx = vrings["rx"], vrings["tx"]
-        if rx is not None and rx.enabled and not self._taps.carrier:
-            self._taps.discard()
+        if rx is not None and rx.enabled:
+            self._welcome(pair)
         self._update_tap()  # before the loop reads: it takes a detached queue for a broken one
         if self._memory is not None and (rx is not None or tx is not None):
+            self._has_run = True
             pair.start(self._pair_config(rx, tx, self._memory))
             if fresh:
                 self._observer.started(max(v.next_avail for v in (rx, tx) if v is not None))
         return errors
+
+    def _welcome(self, pair: QueuePair) -> None:
+        """Decide what of all that came before its ring runs is the guest's.
+
+        What a hold kept, if it comes back to where it left; what came since it was expected; else
+        nothing: a tap keeps what nobody reads, however old, and a guest must not get it.
+        """
+        if self._holding.covers(pair.index):
+            pair.give(self._holding.give_back(pair.index))
+        elif not self._taps.carrier:
+            self._discard()
+
+    def _discard(self) -> None:
+        self._taps.discard()
+        for pair in self.pairs:
+            if not pair.running:
+                pair.take_waiting()
+
+    def _expect(self) -> None:
+        """Let frames into the tap for a guest that is about to run: the network may know already.
+
+        SEND_RARP comes before the rings are set up, and teaches the bridge at once. A tap queue
+        keeps `txqueuelen` frames; the worker gives up expecting after a while. A guest that was
+        here before and is stopped is not about to run.
+        """
+        if not self._has_run and not self._taps.carrier:
+            self._discard()
+            self.expecting = True
+            self._update_tap()
+
+    def expect_no_more(self) -> None:
+        """The rings have not started in time: what came is dropped when they do."""
+        self.expecting = False
+        self._update_tap()
+
+    def hold_ended(self) -> None:
+        """Nobody reads the tap any more."""
+        self._update_tap()
 
     def _pair_config(
         self, rx: VringConfig | None, tx: VringConfig | None, memory: MemoryTable
@@ -255,8 +308,11 @@ class Device:
 
     def _update_tap(self) -> None:
         receives = [self._receives(pair.index) for pair in self.pairs]
-        self._taps.set_attached(receives)
-        self._taps.set_carrier(any(receives))
+        self.expecting = self.expecting and not any(receives)
+        held = [self._holding.covers(pair.index) for pair in self.pairs]
+        # A queue that is detached loses what is in it.
+        self._taps.set_attached([a or b for a, b in zip(receives, held, strict=True)])
+        self._taps.set_carrier(any(receives) or any(held) or self.expecting)
 
     def _replace_memory(self, table: MemoryTable | None) -> None:
         old, self._memory = self._memory, table

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +153,26 @@ class QueuePair:
         """Where a stopped vring goes on: the avail index of the first chain not given back."""
         return int(self._states[kind]["next_avail"][0])
 
+    def take_waiting(self) -> list[bytes]:
+        """Take what was read for the guest and not delivered, oldest first, each with its header.
+
+        Only while stopped.
+        """
+        state, net = self._net.state, self._net
+        waiting = [net.pending[: state["pending"][0]].tobytes()] if state["pending"][0] else []
+        header = bytes(int(state["header_size"][0]))
+        waiting += [header + frame for frame in self._backlog()]
+        state["pending"] = 0
+        self._set_backlog([])
+        return waiting
+
+    def give(self, frames: Sequence[bytes]) -> None:
+        """Have the guest receive complete `frames`, in order, before what the tap has.
+
+        Only while stopped; each at most `layout.FRAME_MAX` bytes.
+        """
+        self._set_backlog([*self._backlog(), *frames])
+
     def take_faults(self) -> list[tuple[Kind, Fault]]:
         """Rings that broke since this was last called, and why."""
         with suppress(BlockingIOError):
@@ -170,6 +191,23 @@ class QueuePair:
         if self._learned.state["stations"][0]:
             layout.empty_learned(self._learned)
             tell(self._learned)
+
+    def _backlog(self) -> list[bytes]:
+        state = self._net.state
+        data, frames = self._net.backlog, []
+        at, end = int(state["backlog_at"][0]), int(state["backlog_end"][0])
+        while at < end:
+            begin = at + layout.BACKLOG_LENGTH
+            at = begin + int.from_bytes(data[at:begin].tobytes(), "little")
+            frames.append(data[begin:at].tobytes())
+        return frames
+
+    def _set_backlog(self, frames: Sequence[bytes]) -> None:
+        parts = (len(f).to_bytes(layout.BACKLOG_LENGTH, "little") + f for f in frames)
+        backlog = np.frombuffer(bytearray(b"".join(parts)), np.uint8)
+        self._net = self._net._replace(backlog=backlog)
+        self._net.state["backlog_at"] = 0
+        self._net.state["backlog_end"] = len(backlog)
 
     def _collect_faults(self) -> None:
         kinds: tuple[Kind, ...] = ("rx", "tx")

@@ -123,13 +123,14 @@ class FakeAnnouncing:
 class World:
     def __init__(self, directory: Path, *, adopt: bool = False) -> None:
         self.database, self.taps, self.workers = FakeDatabase(), FakeTaps(), FakeWorkers()
-        self.announcing = FakeAnnouncing()
+        self.announcing, self.forwarding = FakeAnnouncing(), FakeAnnouncing()
         state = StateDir.create(directory)
         ports = Ports(self.workers, self.taps, state, OPTIONS)  # type: ignore[arg-type]
         self.loop = Loop(
             self.database,  # type: ignore[arg-type]
             ports,
             self.announcing,  # type: ignore[arg-type]
+            self.forwarding,  # type: ignore[arg-type]
             adopt_dpdk_types=adopt,
         )
 

@@ -37,7 +37,7 @@ def interface(name: str, **columns: Any) -> Row:
 
 def tables(*interfaces: Row, iface_types: tuple[str, ...] = ("system",)) -> dict[str, Any]:
     port = Row(interfaces=list(interfaces), tag=[], trunks=[], vlan_mode=[])
-    bridge = Row(name="br0", datapath_type="netdev", ports=[port])
+    bridge = Row(name="br0", datapath_type="netdev", fail_mode=[], ports=[port])
     switch = Row(bridges=[bridge], external_ids={}, other_config={}, iface_types=list(iface_types))
     found = {"Open_vSwitch": [switch], "Bridge": [bridge], "Port": [port]}
     return {

@@ -14,7 +14,7 @@ from ovs_vhost_plugin.daemon import reports
 from ovs_vhost_plugin.daemon.reports import ReportError
 
 NOW = 100.0
-SPEC = WorkerSpec("vhu0", "client", "/run/vm.sock", 2, None, False)
+SPEC = WorkerSpec("vhu0", "client", "/run/vm.sock", 2, None, False, True)
 STATE = {
     "status": "running",
     "socket": "/run/vm.sock",
@@ -46,6 +46,14 @@ EVENTS: dict[str, dict[str, Any]] = {
         "stats": {"queue_pairs": [{"rx_packets": 1}], "x": 0.5, "addresses": [STATION]},
     },
     "addresses": {"event": "addresses", "addresses": [STATION]},
+    "holding": {
+        "event": "holding",
+        "hold": 2,
+        "active": True,
+        "stations": ["525400000001.0", "525400000001.4095"],
+        "counts": {"held": 3, "dropped_full": 1},
+    },
+    "held": {"event": "held", "id": 9, "frames": ["AAEC", ""], "left": 3},
 }
 
 
@@ -56,6 +64,10 @@ def test_each_event_is_a_report() -> None:
     assert state.vring_sizes == (256, 256) and state.error_text == "header-version: version 3"
     assert parsed["rarp"] == reports.Rarp(bytes.fromhex("525400000001"), 99.5)
     assert parsed["started"] == reports.Started(17)
+    assert parsed["holding"] == reports.Holding(
+        2, True, ("525400000001.0", "525400000001.4095"), {"held": 3, "dropped_full": 1}
+    )
+    assert parsed["held"] == reports.Held(9, (b"\0\1\2", b""), True)
     assert parsed["connect"] == reports.Connect("/run/vm.sock")
     assert parsed["stats"] == reports.Stats(3, EVENTS["stats"]["stats"])
     ips = [IPv6Address(ip).packed for ip in ("fe80::1", "2001:db8::1")]
@@ -75,6 +87,19 @@ def test_nothing_was_seen_in_the_future() -> None:
         {"event": None},
         {"event": "configure"},
         {**EVENTS["hello"], "spec": None},
+        {**EVENTS["state"], "state": {**STATE, "features": "0x1 or more"}},
+        {**EVENTS["holding"], "active": 1},
+        {**EVENTS["holding"], "hold": -1},
+        {**EVENTS["holding"], "stations": ["525400000001"]},
+        {**EVENTS["holding"], "stations": ["525400000001.0"] * 65},
+        {**EVENTS["holding"], "stations": "525400000001.0"},
+        {**EVENTS["holding"], "counts": {"held": -1}},
+        {**EVENTS["holding"], "counts": {str(n): 1 for n in range(33)}},
+        {**EVENTS["held"], "id": "9"},
+        {**EVENTS["held"], "frames": ["AAEC", 7]},
+        {**EVENTS["held"], "frames": ["no base64"]},
+        {**EVENTS["held"], "frames": [""] * 257},
+        {**EVENTS["held"], "left": None},
         {**EVENTS["hello"], "spec": {**SPEC.to_json(), "queues": "2"}},
         {**EVENTS["rarp"], "mac": "52:54:00:00:00"},
         {**EVENTS["rarp"], "mac": "52:54:00:00:00:01\n"},
