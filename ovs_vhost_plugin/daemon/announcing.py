@@ -196,6 +196,10 @@ class Announcing:
         own = () if attached is None else (Station(attached),)
         return merge((*own, *port.addresses, *guest.known(self._clock())))
 
+    def macs(self, port: PortSpec) -> set[bytes]:
+        """The MACs that the guest of `port` is known to use."""
+        return {station.mac for station in self.stations(port)}
+
     def by_hand(self, port: PortSpec, mac: bytes | None, waiter: Waiter) -> bool:
         """Announce all stations, or `mac` only; `waiter` is called with the first's result.
 

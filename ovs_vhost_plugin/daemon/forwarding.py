@@ -11,18 +11,18 @@ batch at a time, and `Departure` decides what may go where.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import ovs.vlog
 
-from ovs_vhost_plugin.announce.confirm import Table, TableReader
 from ovs_vhost_plugin.announce.departure import Departure, Parcel
 from ovs_vhost_plugin.announce.limit import TokenBucket
 from ovs_vhost_plugin.announce.parcels import ParcelService
-from ovs_vhost_plugin.daemon.announcing import location_of
+from ovs_vhost_plugin.announce.switchd import Answer, Question, Switchd
 from ovs_vhost_plugin.daemon.ovsdb import Snapshot
+from ovs_vhost_plugin.daemon.places import location_of
 from ovs_vhost_plugin.daemon.reports import Held, Holding, State
 from ovs_vhost_plugin.daemon.rows import PortSpec
 from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard
@@ -36,7 +36,7 @@ PAUSE = 0.005
 HISTORY = 256
 _LOG_ALL = 1 << 26  # vhost-user "Migration"
 
-Send = Callable[[str, dict[str, Any]], bool]
+Send = Callable[[str, dict[str, Any], float], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +85,13 @@ class _Port:
 class Forwarding:
     """The forwarding of all ports. `send` gives a command to a port's worker, if it is there."""
 
-    def __init__(self, send: Send, mac_of: Callable[[PortSpec], bytes | None]) -> None:
+    def __init__(self, send: Send, macs_of: Callable[[PortSpec], Collection[bytes]]) -> None:
         self.counters: Counter[str] = Counter()
         self.history: deque[Record] = deque(maxlen=HISTORY)
         self._send = send
-        self._mac_of = mac_of
+        self._macs_of = macs_of
         self._snapshot: Snapshot | None = None
-        self._tables: TableReader | None = None
+        self._switchd: Switchd | None = None
         self._rundir = ""
         self._ports: dict[str, _Port] = {}
         self._limits: dict[str, TokenBucket] = {}
@@ -100,11 +100,11 @@ class Forwarding:
     def locate(self, snapshot: Snapshot) -> None:
         """Take where the ports are now."""
         self._snapshot = snapshot
-        if self._tables is None or snapshot.switch.rundir != self._rundir:
-            if self._tables is not None:
-                self._tables.close()
+        if self._switchd is None or snapshot.switch.rundir != self._rundir:
+            if self._switchd is not None:
+                self._switchd.close()
             self._rundir = snapshot.switch.rundir
-            self._tables = TableReader(self._rundir)
+            self._switchd = Switchd(self._rundir)
             for port in self._ports.values():
                 port.asked = False
         for name in self._ports.keys() - snapshot.ports.keys():
@@ -127,16 +127,15 @@ class Forwarding:
 
     def run(self, now: float) -> None:
         """Do what can be done at once."""
-        if self._tables is None or self._snapshot is None:
+        if self._switchd is None or self._snapshot is None:
             return
         self._look(now)
-        for reply in self._tables.run(now):
-            asking = [
-                n for n, p in self._ports.items() if p.asked and self._bridge(n) == reply.bridge
-            ]
+        for reply in self._switchd.run(now):
+            (bridge,) = reply.question.params
+            asking = [n for n, p in self._ports.items() if p.asked and self._bridge(n) == bridge]
             for name in asking:
                 self._ports[name].asked = False
-                if isinstance(reply, Table):
+                if isinstance(reply, Answer):
                     self._table(name, reply.text, now)
                 else:
                     self._ports[name].departure.no_table(now)
@@ -146,8 +145,8 @@ class Forwarding:
 
     def wait(self, poller: Any) -> None:
         """Register what `run` has to be called for."""
-        if self._tables is not None:
-            self._tables.wait(poller)
+        if self._switchd is not None:
+            self._switchd.wait(poller)
         under_way = self._under_way()
         for name, port in self._ports.items():
             if port.parcels is not None:
@@ -162,9 +161,9 @@ class Forwarding:
         """Leave the switch."""
         for name in list(self._ports):
             self._forget(name)
-        if self._tables is not None:
-            self._tables.close()
-            self._tables = None
+        if self._switchd is not None:
+            self._switchd.close()
+            self._switchd = None
 
     # -- what the workers say --------------------------------------------------------------------
 
@@ -220,7 +219,7 @@ class Forwarding:
 
     def _look(self, now: float) -> None:
         """Ask for the tables that are due, each bridge's once at a time."""
-        assert self._tables is not None
+        assert self._switchd is not None
         due: set[str] = set()
         under_way = self._under_way()
         for name, port in self._ports.items():
@@ -230,13 +229,12 @@ class Forwarding:
                 port.asked = True
                 due.add(bridge)
         for bridge in due:
-            self._tables.ask(bridge, now)
+            self._switchd.ask(Question("fdb/show", (bridge,)), now)
 
     def _table(self, name: str, text: str, now: float) -> None:
         spec, (place, vlans) = self._spec(name), self._place(name)
-        mac = self._mac_of(spec)
         port = self._ports[name]
-        if port.departure.table(text, place, vlans, () if mac is None else (mac,), now):
+        if port.departure.table(text, place, vlans, self._macs_of(spec), now):
             found = ", ".join(f"{s} on port {p}" for s, p in port.departure.places.items())
             vlog.info(f"{name}: forwarding what is held: {found:.200}")
             port.release_at = now
@@ -265,7 +263,7 @@ class Forwarding:
         stations = port.departure.places.keys()
         self._request += 1
         command = {"op": "release", "id": self._request, "stations": list(stations)}
-        if self._send(name, command):
+        if self._send(name, command, now):
             port.released[self._request] = frozenset(stations)
 
     # -- what is known ---------------------------------------------------------------------------

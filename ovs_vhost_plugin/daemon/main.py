@@ -66,7 +66,7 @@ def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: str) ->
     database = Database(chosen.database, rundir, os.cpu_count() or 1, formats=made.keys())
     ports = Ports(workers, Taps(state), state, chosen)
     announcing = Announcing(workers.tell, made)
-    forwarding = Forwarding(ports.command, announcing.mac_of)
+    forwarding = Forwarding(workers.tell, announcing.macs)
     return Loop(database, ports, announcing, forwarding, adopt_dpdk_types=chosen.adopt_dpdk_types)
 
 

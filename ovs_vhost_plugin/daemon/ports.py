@@ -4,12 +4,10 @@
 import contextlib
 import os
 import socket
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import ovs.vlog
 
@@ -83,11 +81,6 @@ class Ports:
     def link(self, name: str) -> WorkerLink | None:
         """The link to a port's worker."""
         return self.workers.links.get(name)
-
-    def command(self, name: str, command: dict[str, Any]) -> bool:
-        """Tell a port's worker something; False if it is not there."""
-        link = self.link(name)
-        return link is not None and link.send(command, time.monotonic())
 
     # -- what happened ---------------------------------------------------------------------------
 

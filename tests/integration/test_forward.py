@@ -7,10 +7,10 @@ import ovs.poller
 import pytest
 from announce_bridge import bridge, private_switch
 
-from ovs_vhost_plugin.announce.confirm import Table, TableReader
 from ovs_vhost_plugin.announce.departure import Departure
 from ovs_vhost_plugin.announce.frames import rarp
 from ovs_vhost_plugin.announce.parcels import ParcelService
+from ovs_vhost_plugin.announce.switchd import Answer, Question, Switchd
 from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.lab.process import wait_until
 
@@ -58,11 +58,11 @@ def deliver(path, parcels):
 
 
 def table_of(switch, name):
-    reader = TableReader(str(switch.directory))
+    reader = Switchd(str(switch.directory))
     try:
-        reader.ask(name, time.monotonic())
+        reader.ask(Question("fdb/show", (name,)), time.monotonic())
         (answer,) = turn(reader, lambda answers: answers or None)
-        assert isinstance(answer, Table)
+        assert isinstance(answer, Answer)
         return answer.text
     finally:
         reader.close()

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from test_control_reconcile import PORT
 
-from ovs_vhost_plugin.announce.confirm import NoTable, Table
 from ovs_vhost_plugin.announce.parcels import Batch
+from ovs_vhost_plugin.announce.switchd import Answer, NoAnswer, Question
 from ovs_vhost_plugin.announce.vlan import PortVlan
 from ovs_vhost_plugin.daemon import forwarding
 from ovs_vhost_plugin.daemon.forwarding import HOLDS_AT_ONCE, PAUSE, Forwarding
@@ -41,8 +41,8 @@ class FakeTables:
         self.answers: list[Any] = []
         FakeTables.made = [self]
 
-    def ask(self, bridge: str, now: float) -> None:
-        self.asked.append(bridge)
+    def ask(self, question: Question, now: float) -> None:
+        self.asked += question.params
 
     def run(self, now: float) -> list[Any]:
         answers, self.answers = self.answers, []
@@ -96,7 +96,7 @@ class World:
         self.now = 100.0
         self.told: list[dict[str, Any]] = []
         self.mac: bytes | None = None
-        self.forwarding = Forwarding(self._send, lambda _: self.mac)
+        self.forwarding = Forwarding(self._send, lambda _: () if self.mac is None else (self.mac,))
         self.locate()
 
     def locate(self, **changes: Any) -> None:
@@ -117,7 +117,8 @@ class World:
         tables = FakeTables.made[0]
         assert tables.asked, "nobody asked"
         tables.asked.clear()
-        tables.answers = [NoTable("br0", "x") if text is None else Table("br0", text)]
+        question = Question("fdb/show", ("br0",))
+        tables.answers = [NoAnswer(question, "x") if text is None else Answer(question, text)]
         self.hear(after=after)
 
     def asked(self) -> list[str]:
@@ -132,7 +133,7 @@ class World:
         self.forwarding.wait(poller)
         return poller.at
 
-    def _send(self, name: str, command: dict[str, Any]) -> bool:
+    def _send(self, name: str, command: dict[str, Any], _now: float) -> bool:
         assert name == "vhu0"
         self.told.append(command)
         return True
@@ -145,7 +146,7 @@ def state(features: str) -> State:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     FakeParcels.made = []
-    monkeypatch.setattr(forwarding, "TableReader", FakeTables)
+    monkeypatch.setattr(forwarding, "Switchd", FakeTables)
     monkeypatch.setattr(forwarding, "ParcelService", FakeParcels)
     return World()
 
@@ -290,7 +291,8 @@ def test_a_port_that_goes_takes_its_hold_with_it(world: World, end: str) -> None
         switch = Switch("/run/ovs", "", False, frozenset())
         world.forwarding.locate(Snapshot(switch))
     assert world.parcels.closed
-    FakeTables.made[0].answers = [Table("br0", table(THERE))]
+    question = Question("fdb/show", ("br0",))
+    FakeTables.made[0].answers = [Answer(question, table(THERE))]
     world.forwarding.run(world.now)
     assert world.wakes() == []
 
