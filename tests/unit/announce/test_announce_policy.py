@@ -72,3 +72,9 @@ def test_any_text_is_a_policy_or_a_named_error(text):
         assert isinstance(parse(text), Policy)
     except PolicyError as wrong:
         assert str(wrong).startswith(wrong.name)
+
+
+def test_hold_is_on_or_off():
+    assert DEFAULT.hold and parse("hold=on").hold and not parse("hold=off rounds=2").hold
+    with pytest.raises(PolicyError, match="announce-value-invalid"):
+        parse("hold=maybe")

@@ -10,6 +10,7 @@ import pytest
 from test_control_reconcile import PORT
 
 from ovs_vhost_plugin.announce.parcels import Batch
+from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.switchd import Answer, NoAnswer, Question
 from ovs_vhost_plugin.announce.vlan import PortVlan
 from ovs_vhost_plugin.daemon import forwarding
@@ -266,7 +267,7 @@ def test_the_end_is_logged_and_kept(world: World) -> None:
     )
 
 
-@pytest.mark.parametrize("changes", [{"announce": "hold=off"}, {"learns": False}])
+@pytest.mark.parametrize("changes", [{"announce": Policy(hold=False)}, {"learns": False}])
 def test_off_means_off(world: World, changes: dict[str, Any]) -> None:
     world.locate(**changes)
     world.hear(state(LOG_ALL))

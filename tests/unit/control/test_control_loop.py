@@ -120,10 +120,24 @@ class FakeAnnouncing:
         pass
 
 
+class FakeForwarding:
+    def locate(self, snapshot: Snapshot) -> None:
+        pass
+
+    def take(self, events: list[Any], now: float) -> None:
+        pass
+
+    def run(self, now: float) -> None:
+        pass
+
+    def wait(self, poller: Any) -> None:
+        pass
+
+
 class World:
     def __init__(self, directory: Path, *, adopt: bool = False) -> None:
         self.database, self.taps, self.workers = FakeDatabase(), FakeTaps(), FakeWorkers()
-        self.announcing, self.forwarding = FakeAnnouncing(), FakeAnnouncing()
+        self.announcing, self.forwarding = FakeAnnouncing(), FakeForwarding()
         state = StateDir.create(directory)
         ports = Ports(self.workers, self.taps, state, OPTIONS)  # type: ignore[arg-type]
         self.loop = Loop(

@@ -231,6 +231,7 @@ def two_bridges(*interfaces: tuple[str, Row]) -> dict[str, Any]:
         Row(
             name=bridge,
             datapath_type="netdev",
+            fail_mode=[],
             ports=[
                 Row(interfaces=[row], tag=[], trunks=[], vlan_mode=[])
                 for name, row in interfaces

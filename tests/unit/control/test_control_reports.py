@@ -196,7 +196,7 @@ def test_any_change_of_an_event_is_a_report_or_refused(name: str, data: st.DataO
     if isinstance(event[key], dict):
         inner = data.draw(st.sampled_from(sorted(event[key])))
         event[key] = {**event[key], inner: data.draw(JSON)}
-    elif isinstance(event[key], list):
+    elif isinstance(event[key], list) and isinstance(event[key][0], dict):
         inner = data.draw(st.sampled_from(sorted(event[key][0])))
         event[key] = [{**event[key][0], inner: data.draw(JSON)}]
     else:

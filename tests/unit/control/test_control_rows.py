@@ -292,7 +292,7 @@ def test_any_row_is_a_port_or_a_named_error(
         ("", ("standalone",), True),
         ("", ("secure",), False),
         ("hold=off", (), False),
-        ("rounds=5, hold=off", (), False),
+        ("rounds=5 hold=off", (), False),
         ("hold=on", (), True),
     ],
 )
