@@ -140,21 +140,28 @@ def _query_parser(command: str, description: str) -> argparse.ArgumentParser:
 def _ask(target: str, command: str, arguments: Sequence[str | None]) -> Any:
     """Ask the daemon; its answer, read from JSON."""
     dirs.set_up()
-    path = _control_socket(target)
+    words = [word for word in arguments if word is not None]
     signal.signal(signal.SIGALRM, _timed_out)
     signal.alarm(_TIMEOUT)
-    error, client = ovs.unixctl.client.UnixctlClient.create(path)
-    if error:
-        _unreachable(path, error)
-    words = [word for word in arguments if word is not None]
-    error, refusal, answer = client.transact(command, [*words, "--format", "json"])
-    client.close()
-    signal.alarm(0)
-    if error:
-        _unreachable(path, error)
+    try:
+        refusal, answer = _transact(_control_socket(target), command, words)
+    finally:
+        signal.alarm(0)
     if refusal is not None:
         raise CommandError(refusal)
     return json.loads(answer)
+
+
+def _transact(path: str, command: str, words: Sequence[str]) -> tuple[str | None, str]:
+    """One request: what the daemon said against it, or None, and its answer."""
+    error, client = ovs.unixctl.client.UnixctlClient.create(path)
+    if error:
+        _unreachable(path, error)
+    error, refusal, answer = client.transact(command, [*words, "--format", "json"])
+    client.close()
+    if error:
+        _unreachable(path, error)
+    return refusal, answer
 
 
 def _control_socket(target: str) -> str:

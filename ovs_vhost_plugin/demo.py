@@ -129,9 +129,9 @@ def _keep(stage: Stage, screen: Console) -> None:
     for host in (stage.fabric.a, stage.fabric.b):
         screen.print(f"ip netns exec {host.namespace.name} tcpdump -ni any", highlight=False)
         screen.print(f"ovs-vsctl --db={host.switch.db} show", highlight=False)
-        screen.print(f"ovs-appctl -t {host.directory}/ovs-vhost.ctl vhost/show", highlight=False)
-        control = f"{host.directory}/ovs-vswitchd.ctl"
-        screen.print(f"ovs-appctl -t {control} fdb/show {BRIDGE}", highlight=False)
+        rundir = f"OVS_RUNDIR={host.directory}"
+        screen.print(f"{rundir} ovs-vhost show", highlight=False)
+        screen.print(f"{rundir} ovs-appctl fdb/show {BRIDGE}", highlight=False)
     screen.print("Ctrl-C ends it.")
     with contextlib.suppress(KeyboardInterrupt):
         signal.pause()

@@ -79,7 +79,7 @@ class Host:
             [
                 *(sys.executable, "-m", "ovs_vhost_plugin", "daemon", self.switch.db),
                 f"--pidfile={self.directory}/ovs-vhost.pid",
-                *(f"--log-file={self.log}", f"--unixctl={self.directory}/ovs-vhost.ctl"),
+                f"--log-file={self.log}",
                 *self._options,
             ],
             self.directory / "ovs-vhost.out",

@@ -35,7 +35,8 @@ class MacWatch:
         self.moves: list[Move] = []
         self._bridge = bridge
         self._mac = mac
-        self._path = str(switch.directory / "ovs-vswitchd.ctl")
+        pid = (switch.directory / "ovs-vswitchd.pid").read_text().strip()
+        self._path = str(switch.directory / f"ovs-vswitchd.{pid}.ctl")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="macwatch", daemon=True)
         self._failure: str | None = None

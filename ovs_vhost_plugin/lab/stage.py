@@ -23,7 +23,7 @@ from ovs_vhost_plugin.lab.macwatch import MacWatch
 from ovs_vhost_plugin.lab.movable import Migration, Movable
 from ovs_vhost_plugin.lab.movable_qemu import QemuMovable
 from ovs_vhost_plugin.lab.movable_soft import SoftMovable
-from ovs_vhost_plugin.lab.process import wait_until
+from ovs_vhost_plugin.lab.process import LabError, wait_until
 from ovs_vhost_plugin.timeline import Mark, Report, deliveries, longest_gap, overtaken
 
 PORT = "vhu0"
@@ -37,6 +37,7 @@ _AFTER = 1500
 
 _FIRST_START_SECONDS = 300.0
 
+_LAST_SECONDS = 2.0
 _ETHERTYPE_ARP = 0x0806
 _ETHERTYPE_RARP = 0x8035
 
@@ -100,7 +101,7 @@ class Stage:
                 moved=moved,
                 mac=bytes.fromhex(guest.mac.replace(":", "")),
                 flow=flow,
-                arrivals=Arrivals.parse(flow.flow, guest.received()),
+                arrivals=self._arrivals(flow),
                 taps=(taps[0].frames(), taps[1].frames()),
                 uplink=uplink.frames(),
                 local_learned=local.learned_at(fabric.b.wait_ofport(PORT), since),
@@ -108,6 +109,17 @@ class Stage:
                 announcements=fabric.b.announcements(),
             )
         return seen.report(self.kind, "guest" if self._announces else "rarp")
+
+    def _arrivals(self, flow: Flow) -> Arrivals:
+        """What the guest received, when the flow's last record is there or has had its time."""
+
+        def so_far() -> Arrivals:
+            return Arrivals.parse(flow.flow, self.guest.received())
+
+        with contextlib.suppress(LabError):
+            last = flow.sent - 1
+            wait_until(lambda: last in so_far().numbers, "the last record", _LAST_SECONDS, 0.05)
+        return so_far()
 
     def _set_up(self) -> None:
         fabric, guest, progress = self.fabric, self.guest, self._progress

@@ -146,9 +146,8 @@ class PrivateSwitch:
         return process.run(["ovs-ofctl", *command], env=self.env, stdin=stdin).stdout
 
     def appctl(self, target: str, *command: str, check: bool = True) -> str:
-        """`ovs-appctl` to `target`, a daemon whose control socket is in this directory."""
-        argv = ["ovs-appctl", "-t", str(self.directory / f"{target}.ctl"), *command]
-        return process.run(argv, check=check).stdout
+        """`ovs-appctl` to `target`, a daemon with its pidfile in this directory."""
+        return process.run(["ovs-appctl", "-t", target, *command], env=self.env, check=check).stdout
 
     def add_bridge(self, name: str, **columns: str) -> None:
         """Add a bridge of the userspace datapath, with its local port up."""
@@ -184,8 +183,7 @@ class PrivateSwitch:
         return self.namespace.start(
             [
                 *(program, *arguments, f"--pidfile={self.directory}/{name}.pid"),
-                *(f"--unixctl={self.directory}/{name}.ctl", "-vconsole:off"),
-                f"--log-file={self.directory}/{name}.log",
+                *("-vconsole:off", f"--log-file={self.directory}/{name}.log"),
             ],
             self.directory / f"{name}.out",
             env=self.env,
@@ -193,8 +191,8 @@ class PrivateSwitch:
 
     def answers(self, target: str) -> bool:
         """Whether a daemon takes commands on its control socket here."""
-        argv = ["ovs-appctl", "-t", str(self.directory / f"{target}.ctl"), "version"]
-        return process.run(argv, check=False).returncode == 0
+        argv = ["ovs-appctl", "-t", target, "version"]
+        return process.run(argv, env=self.env, check=False).returncode == 0
 
 
 def parse_fdb(text: str) -> dict[str, tuple[str, int]]:

@@ -22,9 +22,9 @@ class ControlHost(Host):
     """A host whose daemon forks fake workers; the rest is real."""
 
     def launch_daemon(self) -> None:
-        self.daemon = self.start_another(self._options, "ovs-vhost")
+        self.daemon = self.start_another(self._options)
 
-    def start_another(self, options: Sequence[str], name: str) -> Process:
+    def start_another(self, options: Sequence[str], name: str = "ovs-vhost") -> Process:
         package_root = str(Path(__file__).parents[3])
         path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
         return self.namespace.start(
@@ -32,7 +32,6 @@ class ControlHost(Host):
                 *(sys.executable, str(_PROGRAM), self.switch.db),
                 f"--pidfile={self.directory}/{name}.pid",
                 *(f"--log-file={self.directory}/{name}.log", "-vfile:dbg", "-vconsole:off"),
-                f"--unixctl={self.directory}/{name}.ctl",
                 *options,
             ],
             self.directory / f"{name}.out",

@@ -28,7 +28,7 @@ def ovs_vhost(host, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def target(host) -> tuple[str, str]:
-    return "--target", f"{host.directory}/ovs-vhost.ctl"
+    return "--target", f"{host.directory}/ovs-vhost.{host.daemon.pid}.ctl"
 
 
 def test_ovs_appctl_finds_what_every_daemon_of_the_family_has(host) -> None:
