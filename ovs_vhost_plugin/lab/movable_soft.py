@@ -47,7 +47,6 @@ class SoftMovable:
         self._payloads: list[bytes] = []
         self._orders: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._moved: queue.SimpleQueue[Migration | None] = queue.SimpleQueue()
-        self._settled: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._serve, name="guest", daemon=True)
 
@@ -82,10 +81,7 @@ class SoftMovable:
         return moved
 
     def received(self) -> bytes:
-        """The payloads so far, once no more are under way."""
-        self._check()
-        self._orders.put("settle")
-        self._settled.get()
+        """The payloads so far."""
         self._check()
         return b"".join(self._payloads)
 
@@ -109,25 +105,17 @@ class SoftMovable:
                     return
                 if order == "speak":
                     guest.announce()
-                elif order == "settle":
-                    while self._take(_SERVE_SECONDS):
-                        pass
-                    self._settled.put(None)
                 else:
                     self._migrate(guest)
         except Exception as error:  # whatever ends the guest is news for who asks it next
             self._failure = error
             self._moved.put(None)
-            self._settled.put(None)
 
-    def _take(self, seconds: float) -> bool:
-        """Take what comes within `seconds`; whether anything did."""
-        frames = self._running().receive(seconds)
-        for frame in frames:
+    def _take(self, seconds: float) -> None:
+        for frame in self._running().receive(seconds):
             payload = Frame(0.0, True, frame).udp_payload(self._port)
             if payload is not None:
                 self._payloads.append(payload)
-        return bool(frames)
 
     def _migrate(self, guest: SoftGuest) -> None:
         if self._destination is None:
