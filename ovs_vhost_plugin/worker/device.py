@@ -55,8 +55,7 @@ class Device:
         finish_offloads: bool,
     ) -> None:
         self.pairs = tuple(pairs)
-        self.expecting = False
-        """Whether frames are let into the tap for a guest whose rings do not run yet."""
+        self.expecting = False  # frames are let into the tap for a guest that does not run yet
         self.mtu: int | None = None
         self._taps = taps
         self._observer = observer
@@ -83,7 +82,7 @@ class Device:
         self._broken.clear()
         self._holding.front_end_gone()
         self.expecting = self._has_run = False
-        self._update_tap()
+        self.update_tap()
         self._replace_memory(None)
         self._replace_log(None)
         if self._session is not None:
@@ -104,24 +103,24 @@ class Device:
     def set_finish_offloads(self, finish: bool) -> None:
         """Follow the bridge: whether its datapath takes checksums and segmentation undone."""
         if finish != self._finish_offloads:
-            with self._all_stopped():
+            with self._stopped(*self.pairs):
                 self._finish_offloads = finish
 
     def execute(self, effect: effects.Effect) -> object:
         """Carry out `effect`; the answer goes back into the session. Raises PeerError."""
         match effect:
             case effects.SetFeatures():
-                with self._all_stopped():
+                with self._stopped(*self.pairs):
                     self._taps.set_format(self.header_size, self._features)
             case effects.SetMemoryTable(regions, fds):
                 table = MemoryTable(regions, fds)
-                with self._all_stopped():
+                with self._stopped(*self.pairs):
                     self._replace_memory(table)
             case effects.SetLog(size, offset, fd):
                 log = DirtyLog(size, offset, fd)
                 if self._memory is not None:
                     log.require(self._memory.guest_end)
-                with self._all_stopped():
+                with self._stopped(*self.pairs):
                     self._replace_log(log)
             case effects.ReconfigureVring(index):
                 self._reconfigure(index)
@@ -142,18 +141,18 @@ class Device:
             index = 2 * pair.index + (kind == "tx")
             self._broken.add(index)
             self._observer.error(PeerError(fault.kebab, f"vring {index} stopped"))
-        self._update_tap()
+        self.update_tap()
 
     # -- rings ---------------------------------------------------------------------------------
 
     @contextmanager
-    def _all_stopped(self) -> Iterator[None]:
-        for pair in self.pairs:
+    def _stopped(self, *pairs: QueuePair) -> Iterator[None]:
+        for pair in pairs:
             self._stop_pair(pair)
         try:
             yield
         finally:
-            for pair in self.pairs:
+            for pair in pairs:
                 for error in self._start_pair(pair):
                     self._observer.error(error)
 
@@ -176,13 +175,31 @@ class Device:
         pair = self.pairs[index // 2]
         leaves = index % 2 == 0 and self._receives(pair.index) and self._has(Feature.LOG_ALL)
         self._stop_pair(pair)
-        if leaves:
-            self._holding.begin(pair.index, pair.take_waiting())
         base = self._next_avail.pop(index, self._session.vrings[index].base)
         self._broken.discard(index)
+        if leaves and self._holding.enabled:
+            self._leave(pair)
         for error in self._start_pair(pair, without=index):
             self._observer.error(error)
         return base
+
+    def _leave(self, pair: QueuePair) -> None:
+        """The guest migrates, ring by ring: keep what came to this one's queue, in order.
+
+        While another pair receives, it is that one's: a queue that is detached loses what is in
+        it. Queue 0 stays attached, and is left as it is. With the last pair the hold begins.
+        """
+        other = next((p for p in self.pairs if self._receives(p.index)), None)
+        if other is None:
+            self._holding.begin(pair.index, pair.take_waiting())
+            if pair.index > 0:
+                with self._stopped(self.pairs[0]):  # its transmit ring may go on
+                    self._holding.begin(0, self.pairs[0].take_waiting())
+        elif pair.index > 0:
+            with self._stopped(other):
+                frames = self._holding.drain(pair.index, pair.take_waiting())
+                self.update_tap()
+                other.give(frames)
 
     def _stop_pair(self, pair: QueuePair) -> None:
         pair.stop()
@@ -205,7 +222,7 @@ class Device:
         rx, tx = vrings["rx"], vrings["tx"]
         if rx is not None and rx.enabled:
             self._welcome(pair)
-        self._update_tap()  # before the loop reads: it takes a detached queue for a broken one
+        self.update_tap()  # before the loop reads: it takes a detached queue for a broken one
         if self._memory is not None and (rx is not None or tx is not None):
             self._has_run = True
             pair.start(self._pair_config(rx, tx, self._memory))
@@ -233,23 +250,18 @@ class Device:
     def _expect(self) -> None:
         """Let frames into the tap for a guest that is about to run: the network may know already.
 
-        SEND_RARP comes before the rings are set up, and teaches the bridge at once. A tap queue
-        keeps `txqueuelen` frames; the worker gives up expecting after a while. A guest that was
-        here before and is stopped is not about to run.
+        SEND_RARP comes before the rings are set up; a tap queue keeps `txqueuelen` frames. A guest
+        that was here before and is stopped is not about to run.
         """
         if not self._has_run and not self._taps.carrier:
             self._discard()
             self.expecting = True
-            self._update_tap()
+            self.update_tap()
 
     def expect_no_more(self) -> None:
         """The rings have not started in time: what came is dropped when they do."""
         self.expecting = False
-        self._update_tap()
-
-    def hold_ended(self) -> None:
-        """Nobody reads the tap any more."""
-        self._update_tap()
+        self.update_tap()
 
     def _pair_config(
         self, rx: VringConfig | None, tx: VringConfig | None, memory: MemoryTable
@@ -306,7 +318,8 @@ class Device:
             and self._session.vrings[index].enabled
         )
 
-    def _update_tap(self) -> None:
+    def update_tap(self) -> None:
+        """Let the tap follow what receives, is held or expected: steering and carrier."""
         receives = [self._receives(pair.index) for pair in self.pairs]
         self.expecting = self.expecting and not any(receives)
         held = [self._holding.covers(pair.index) for pair in self.pairs]

@@ -22,7 +22,7 @@ from typing import Any
 from ovs_vhost_plugin.control import HELD_BATCH_BYTES, HELD_BATCH_FRAMES
 from ovs_vhost_plugin.worker.finish import Finisher, UnfinishedError
 from ovs_vhost_plugin.worker.hold import QUIET, SECONDS, HoldBuffer, Reason
-from ovs_vhost_plugin.worker.tapqueues import LONGEST_FRAME, TapQueues
+from ovs_vhost_plugin.worker.tapqueues import LONGEST_FRAME, LONGEST_QUEUE, TapQueues
 
 _BURST = 64  # frames read before the worker's other sockets have their turn
 
@@ -90,6 +90,17 @@ class Holding:
         self._selector.register(
             self._taps.fds[queue], selectors.EVENT_READ, partial(self._read, queue)
         )
+
+    def drain(self, queue: int, waiting: Sequence[bytes]) -> list[bytes]:
+        """What waits for a queue that is given up while the guest goes on without it."""
+        frames = [frame for record in waiting for frame in self._finish(record)]
+        for _ in range(LONGEST_QUEUE):
+            try:
+                length = os.readv(self._taps.fds[queue], [self._room])
+            except OSError:  # empty
+                break
+            frames += self._finish(self._room[:length])
+        return frames
 
     def give_back(self, queue: int) -> list[bytes]:
         """End the hold of a queue whose ring runs again: its frames, oldest first.
@@ -193,10 +204,12 @@ class Holding:
         self._hand_over()
 
     def _take(self, queue: int, record: bytes | memoryview) -> None:
+        for frame in self._finish(record):
+            self.buffer.put(frame, queue)
+
+    def _finish(self, record: bytes | memoryview) -> list[bytes]:
         try:
-            frames = self._finisher.finish(record, self._taps.header_size)
+            return self._finisher.finish(record, self._taps.header_size)
         except UnfinishedError:
             self.buffer.drop(Reason.UNFINISHED)
-            return
-        for frame in frames:
-            self.buffer.put(frame, queue)
+            return []

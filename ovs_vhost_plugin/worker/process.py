@@ -174,7 +174,7 @@ class Worker:
     def _end_hold(self, reason: Reason) -> None:
         if self._holding.active:
             self._holding.end(reason)
-            self._device.hold_ended()
+            self._device.update_tap()
 
     def _watch(self, fd: int, callback: Callable[[float], None]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, callback)

@@ -30,7 +30,7 @@ _OFFLOADS = (
     (Feature.GUEST_ECN, 0x08),
 )
 _TUN_F_CSUM = 0x01
-_LONGEST_QUEUE = 1000  # frames: a tap's txqueuelen
+LONGEST_QUEUE = 1000  # frames: a tap's txqueuelen
 LONGEST_FRAME = 1 << 17  # bytes, with room
 
 
@@ -71,7 +71,7 @@ class TapQueues:
         """
         for fd in self.fds:
             with suppress(OSError):  # empty, or detached
-                for _ in range(_LONGEST_QUEUE):
+                for _ in range(LONGEST_QUEUE):
                     os.read(fd, LONGEST_FRAME)
 
     def set_attached(self, wanted: Sequence[bool]) -> None:

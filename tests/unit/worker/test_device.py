@@ -93,11 +93,15 @@ class FakeHolding:
     """A hold of what it is given."""
 
     def __init__(self) -> None:
+        self.enabled = True
         self.held: dict[int, list[bytes]] = {}
         self.gone = 0
 
     def begin(self, queue: int, waiting: list[bytes]) -> None:
         self.held[queue] = list(waiting)
+
+    def drain(self, queue: int, waiting: list[bytes]) -> list[bytes]:
+        return [*waiting, f"queue {queue}".encode()]
 
     def covers(self, queue: int) -> bool:
         return queue in self.held
@@ -358,7 +362,7 @@ def test_a_guest_that_migrates_leaves_a_hold_and_its_waiting_frame_is_the_first(
     assert port.taps.carrier and port.taps.attached == [True, False]
     assert not port.device.running
     del port.holding.held[0]
-    port.device.hold_ended()
+    port.device.update_tap()
     assert not port.taps.carrier
 
 
@@ -440,3 +444,42 @@ def test_a_guest_that_was_stopped_is_not_expected(port: Port) -> None:
     port.ask(FrontendRequest.SET_VRING_ENABLE, spec.VRING_STATE.pack(0, 0))
     port.device.execute(effects.SendRarp(b"\x52\x54\0\1\2\3"))
     assert not port.device.expecting and not port.taps.carrier
+
+
+def test_a_guest_leaves_ring_by_ring_and_each_queues_frames_stay_its(port: Port) -> None:
+    port.features(Feature.VERSION_1, Feature.MQ)
+    port.memory()
+    for index in range(4):
+        port.vring(index)
+    port.pairs[0].waiting, port.pairs[1].waiting = [b"first"], [b"second"]
+    port.features(Feature.VERSION_1, Feature.MQ, Feature.LOG_ALL)
+    port.base(0)
+    assert port.holding.held == {} and port.pairs[0].waiting == [b"first"]
+    assert port.device.running and port.taps.attached == [False, True]  # a tap keeps queue 0
+    port.base(1)
+    port.base(2)
+    assert port.holding.held == {0: [b"first"], 1: [b"second"]}
+    assert not port.device.running and port.taps.attached == [True, True]
+    assert port.pairs[0].config is None and port.pairs[1].config.rx is None
+    port.base(3)
+    assert port.holding.held == {0: [b"first"], 1: [b"second"]} and port.taps.carrier
+
+
+def test_a_queue_that_is_given_up_goes_to_one_that_the_guest_still_reads(port: Port) -> None:
+    port.features(Feature.VERSION_1, Feature.MQ)
+    port.memory()
+    for index in range(4):
+        port.vring(index)
+    port.features(Feature.VERSION_1, Feature.MQ, Feature.LOG_ALL)
+    port.pairs[1].waiting = [b"waiting"]
+    port.base(2)
+    port.base(3)
+    assert port.pairs[0].given == [b"waiting", b"queue 1"] and port.pairs[0].config.rx is not None
+    assert port.holding.held == {} and port.taps.attached == [True, False]
+
+
+def test_nothing_is_taken_from_a_ring_where_holding_is_off(port: Port) -> None:
+    port.holding.enabled = False
+    set_up(port)
+    migrate(port)
+    assert port.holding.held == {} and not port.taps.carrier

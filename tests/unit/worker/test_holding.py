@@ -214,3 +214,10 @@ def test_a_tap_that_fails_is_left_alone(rig: Rig) -> None:
 def test_what_cannot_be_finished_is_dropped_by_name(rig: Rig) -> None:
     rig.holding.begin(0, [bytes([1, 0, 0, 0, 0, 0, 0xFF, 0xFF]) + bytes(4) + frame(1)])
     assert rig.holding.buffer.counts == {"dropped_unfinished": 1}
+
+
+def test_a_queue_that_is_given_up_is_emptied_in_order(rig: Rig) -> None:
+    for number in (2, 3):
+        rig.wires[1].send(HEADER + frame(number))
+    assert rig.holding.drain(1, [HEADER + frame(1)]) == frames(1, 2, 3)
+    assert rig.holding.drain(1, []) == [] and not rig.holding.active
