@@ -19,6 +19,7 @@ from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.eventfd import require_eventfd
 from ovs_vhost_plugin.vhost.log import DirtyLog
 from ovs_vhost_plugin.vhost.memory import MemoryTable
+from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import Feature, VringAddressFlag, used_bytes
 from ovs_vhost_plugin.worker.queuepair import Kind, PairConfig, QueuePair, VringConfig
@@ -97,6 +98,26 @@ class Device:
         if finish != self._finish_offloads:
             with self._all_stopped():
                 self._finish_offloads = finish
+
+    def answer(self, message: Message) -> Message | None:
+        """Have the session handle `message`, execute its effects; the reply, if there is one.
+
+        Raises the PeerError that costs the front-end its connection.
+        """
+        assert self._session is not None
+        conversation = self._session.receive(message)
+        try:
+            effect = next(conversation)
+            while True:
+                try:
+                    result = self.execute(effect)
+                except PeerError as error:
+                    effect = conversation.throw(error)
+                else:
+                    effect = conversation.send(result)
+        except StopIteration as stop:
+            reply: Message | None = stop.value
+            return reply
 
     def execute(self, effect: effects.Effect) -> object:
         """Carry out `effect`; the answer goes back into the session. Raises PeerError."""

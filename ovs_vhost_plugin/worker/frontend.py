@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.features import Offer
-from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.transport import Connection, ConnectionClosed
 from ovs_vhost_plugin.worker.device import Device
@@ -127,7 +126,7 @@ class FrontEnd:
         try:
             connection.flush()
             for message in connection.receive():
-                reply = self._answer(message)
+                reply = self._device.answer(message)
                 if reply is not None:
                     connection.send(reply)
             events = selectors.EVENT_READ
@@ -139,22 +138,6 @@ class FrontEnd:
         except PeerError as error:
             self._on_error(error)
             self._disconnect(now, _RETRY_REFUSED)
-
-    def _answer(self, message: Message) -> Message | None:
-        assert self.session is not None
-        conversation = self.session.receive(message)
-        try:
-            effect = next(conversation)
-            while True:
-                try:
-                    result = self._device.execute(effect)
-                except PeerError as error:
-                    effect = conversation.throw(error)
-                else:
-                    effect = conversation.send(result)
-        except StopIteration as stop:
-            reply: Message | None = stop.value
-            return reply
 
     def _disconnect(self, now: float, longest: float) -> None:
         connection, self._connection = self._connection, None

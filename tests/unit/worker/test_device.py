@@ -103,19 +103,7 @@ class Port:
         self.device.attach(self.session)
 
     def ask(self, request: FrontendRequest, payload: bytes = b"", *fds: int) -> Message | None:
-        conversation = self.session.receive(Message(request, payload, spec.VERSION, fds))
-        try:
-            effect = next(conversation)
-            while True:
-                try:
-                    result = self.device.execute(effect)
-                except PeerError as error:
-                    effect = conversation.throw(error)
-                else:
-                    effect = conversation.send(result)
-        except StopIteration as stop:
-            reply: Message | None = stop.value
-            return reply
+        return self.device.answer(Message(request, payload, spec.VERSION, fds))
 
     def memory(self, size: int = MEMORY, used_index: int = 0) -> None:
         fd = os.memfd_create("guest")
