@@ -2,6 +2,7 @@
 # make demo   the main job on private hosts: a guest, a flow, a live migration, a timeline
 # make test   unit, integration and system tests; what cannot run here is skipped with its reason
 # make lint   formatting, lint, types, import rules
+# make bench-learn  what learning from a guest's frames costs, as a share of sending them
 # make setup  Debian packages (as root) and the virtual environment, which the others do as needed
 # make clean  removes what the above made in this directory
 
@@ -13,7 +14,7 @@ PACKAGES := ovs_vhost_plugin/lab/packages.py
 DEMO ?=
 TEST ?=
 
-.PHONY: demo test lint setup packages clean
+.PHONY: demo test lint bench-learn setup packages clean
 
 demo: setup
 	$(BIN)/ovs-vhost demo $(DEMO)
@@ -29,6 +30,9 @@ lint: $(SETUP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench-learn: $(SETUP)
+	$(BIN)/python -m bench.bench_learn
 
 setup: packages $(SETUP)
 

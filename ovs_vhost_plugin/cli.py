@@ -29,6 +29,7 @@ commands:
   stats [PORT]         show the counters
   announce PORT [MAC]  tell the network where the port's guest is
   announce-log [PORT]  show what was announced, and what came of it
+  hold-log [PORT]      show what was held for guests that migrated away, and what came of it
   demo                 a live migration between two private hosts
 COMMAND --help tells the options of each.
 """
@@ -105,12 +106,20 @@ def _announce_log(argv: Sequence[str]) -> int:
     return _print(_ask(args.target, "vhost/announce-log", [args.port]), args.format, "announce_log")
 
 
+def _hold_log(argv: Sequence[str]) -> int:
+    parser = _query_parser("hold-log", "Show what was held for guests that migrated away.")
+    parser.add_argument("port", nargs="?", metavar="PORT", help="only this one")
+    args = parser.parse_args(argv)
+    return _print(_ask(args.target, "vhost/hold-log", [args.port]), args.format, "hold_log")
+
+
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "daemon": _daemon,
     "show": _show,
     "stats": _stats,
     "announce": _announce,
     "announce-log": _announce_log,
+    "hold-log": _hold_log,
     "demo": _demo,
 }
 

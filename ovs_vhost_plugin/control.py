@@ -7,12 +7,13 @@ taken over by it: the daemon believes nothing that comes over a channel before i
 (`reports.py` checks the contents, `Channel` the framing).
 
 daemon → worker, key "op":
-    hello {version} | configure {mtu, finish_offloads} | stats {id} | connected + 1 fd |
-    connect-failed {error} | inject {frames: [hex]} | quit
+    hello {version} | configure {mtu, finish_offloads, hold} | stats {id} | connected + 1 fd |
+    connect-failed {error} | inject {frames: [hex]} | release {id, stations} | quit
 `version` is the release each side runs, for people to read.
 worker → daemon, key "event":
-    hello {version, pid, spec} | state {state} | rarp {mac, at} | started {base} |
-    connect {path} | stats {id, stats}
+    hello {version, pid, spec} | state {state} | rarp {mac, at} | started {base, sent} |
+    connect {path} | stats {id, stats} | addresses {addresses: [{mac, vlan, router, ipv4, ipv6}]} |
+    holding {hold, active, stations, counts} | held {id, frames: [base64], left}
 """
 
 import json
@@ -28,6 +29,10 @@ _INT_SIZE = array("i").itemsize
 
 MAX_PACKET = 128 * 1024
 """Most bytes of one packet: the statistics of 128 queue pairs fit, a socket buffer holds it."""
+
+HELD_BATCH_FRAMES, HELD_BATCH_BYTES = 256, 48 * 1024
+"""Most frames, and most bytes of them, that one "held" hands over; a single frame may be longer.
+In base64, with its JSON, either fits in a packet."""
 
 MAX_BACKLOG = 64
 """Most packets kept for a peer that does not read; beyond it the channel is closed."""
@@ -46,13 +51,14 @@ class ChannelBroken(ChannelClosed):
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """All that a worker is told at its start. `mtu` and `finish_offloads` may change later.
+    """All that a worker is told at its start. `mtu`, `finish_offloads`, `hold` may change later.
 
     name            the port's and the tap's name
     mode            "client": the front-end listens on `path`; "server": the worker does
     queues          most queue pairs offered
     mtu             offered to the guest (bytes), None: not offered
     finish_offloads the bridge takes no partial checksums and no GSO frames: finish them here
+    hold            keep frames for a guest that migrates away, for the daemon to forward
     uid, gid        what the worker changes to before it reads from a peer; 0: no change
     """
 
@@ -62,6 +68,7 @@ class WorkerSpec:
     queues: int
     mtu: int | None
     finish_offloads: bool
+    hold: bool
     uid: int = 0
     gid: int = 0
 

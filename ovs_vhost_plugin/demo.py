@@ -112,10 +112,13 @@ def _print(report: Report) -> None:
         table.add_row(f"{row.milliseconds:+.1f}", row.what, row.where)
     screen = Console()
     screen.print(table)
-    screen.print(f"packets    {report.sent} sent, {report.lost} lost, {report.damaged} damaged")
+    screen.print(
+        f"packets    {report.sent} sent, {report.lost} lost, {report.damaged} damaged, "
+        f"{report.reordered} overtaken by later ones"
+    )
     screen.print(
         f"outage     {report.outage_ms:.1f} ms, of which {report.downtime_ms:.1f} ms "
-        f"are the hypervisor's own downtime"
+        f"are the hypervisor's own downtime; no packet took longer than {report.delay_ms:.1f} ms"
     )
     if not report.found:
         screen.print("The network did not find the guest again.")

@@ -65,10 +65,22 @@ def _port_stats(name: str, found: Mapping[str, Any]) -> str:
     lines = [f"{name}: " + ", ".join(f"{key} {value}" for key, value in plain.items()) + "\n"]
     if pairs:
         lines.append(_pairs_table(pairs))
+    addresses = found.get("addresses", [])
+    if addresses:
+        heads = ("  the guest's MAC", "vlan", "IPv4", "IPv6")
+        lines.append(_table(heads, map(_station_row, addresses)))
+    held = {key: count for key, count in found.get("hold", {}).items() if count}
+    if held:
+        lines.append(_table(("frames of a guest that left", "count"), held.items()))
     errors = found.get("errors", {})
     if errors:
         lines.append(_table(("error", "times"), errors.items()))
     return "".join(lines)
+
+
+def _station_row(station: Mapping[str, Any]) -> list[object]:
+    ips = [" ".join(station[family]) for family in ("ipv4", "ipv6")]
+    return [f"  {station['mac']}", station["vlan"], *ips]
 
 
 def _pairs_table(pairs: Sequence[Mapping[str, Any]]) -> str:
@@ -95,15 +107,34 @@ def announcement(data: Mapping[str, Any]) -> str:
 
 def announce_log(data: Mapping[str, Any]) -> str:
     """The announcements that ended, from the data of `vhost/announce-log`."""
-    heads = ("seconds ago", "port", "mac", "trigger", "outcome", "ms", "attempts", "reason")
+    heads: tuple[str, ...] = ("seconds ago", "port", "mac", "vlan", "trigger", "outcome")
     rows = []
     for entry in data["announcements"]:
         took = entry["milliseconds"]
-        fields = [entry[key] for key in ("port", "mac", "trigger", "outcome")]
+        fields = [entry[key] for key in ("port", "mac", "vlan", "trigger", "outcome")]
         ago = f"{data['now'] - entry['received_at']:.1f}"
         took = None if took is None else f"{took:.1f}"
-        rows.append([ago, *fields, took, entry["attempts"], entry["reason"]])
-    return _table(heads, rows) if rows else "nothing has been announced yet\n"
+        rows.append([ago, *fields, took, *(entry[key] for key in ("attempts", "frames", "reason"))])
+    return (
+        _table((*heads, "ms", "attempts", "frames", "reason"), rows)
+        if rows
+        else "nothing has been announced yet\n"
+    )
+
+
+def hold_log(data: Mapping[str, Any]) -> str:
+    """The holds that ended, from the data of `vhost/hold-log`."""
+    heads = ("seconds ago", "port", "seconds", "held", "forwarded", "returned", "dropped", "to")
+    rows = []
+    for entry in data["holds"]:
+        counts = entry["counts"]
+        dropped = {k.removeprefix("dropped_"): n for k, n in counts.items() if "dropped_" in k}
+        ago, took = data["now"] - entry["ended_at"], entry["ended_at"] - entry["began_at"]
+        known = [counts.get(key, 0) for key in ("held", "forwarded", "returned")]
+        why = ", ".join(f"{key} {count}" for key, count in dropped.items())
+        ports = ", ".join(sorted({f"port {port}" for port in entry["places"].values()}))
+        rows.append([f"{ago:.1f}", entry["port"], f"{took:.2f}", *known, why, ports])
+    return _table(heads, rows) if rows else "nothing has been held yet\n"
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -35,9 +35,11 @@ class Row:
 class Report:
     """The result of a migration under a flow.
 
-    `lost`, `damaged` and `duplicated` count the flow's records at the guest; `downtime_ms` is the
-    hypervisor's own figure; `outage_ms` is the longest time without a record at the guest; `found`
-    says whether the flow reached the guest again.
+    `lost`, `damaged` and `duplicated` count the flow's records at the guest, `reordered` those
+    that came after a later one, and `unseen` those of the lost that came to no port of the guest,
+    on neither host: the network between lost them while it learned. `downtime_ms` is the
+    hypervisor's own figure; `outage_ms` is the longest time without a record at the guest,
+    `delay_ms` the longest that one took; `found` says whether the flow reached the guest again.
     """
 
     guest: str
@@ -48,7 +50,10 @@ class Report:
     lost: int
     damaged: int
     duplicated: int
+    reordered: int
+    unseen: int
     outage_ms: float
+    delay_ms: float
     downtime_ms: float
     found: bool
 
@@ -71,8 +76,11 @@ class Report:
                 "lost": self.lost,
                 "damaged": self.damaged,
                 "duplicated": self.duplicated,
+                "reordered": self.reordered,
+                "unseen": self.unseen,
             },
             "outage_ms": round(self.outage_ms, 3),
+            "delay_ms": round(self.delay_ms, 3),
             "downtime_ms": round(self.downtime_ms, 3),
             "found": self.found,
         }
@@ -84,22 +92,31 @@ def deliveries(
     destination: Mapping[int, float],
     stopped: float,
     resumed: float,
-) -> list[float]:
-    """When each record that arrived came to the guest, in order.
+) -> dict[int, float]:
+    """When each record that arrived came to the guest.
 
     `source` and `destination` say when a record passed the guest's tap on either host.  What the
     source's tap passed before the guest `stopped` was delivered there and then; anything else at
     the destination, and not before the guest `resumed` there.
     """
-    times = []
+    times = {}
     for number in arrived:
         if source.get(number, stopped) < stopped:
-            times.append(source[number])
+            times[number] = source[number]
         elif number in destination:
-            times.append(max(destination[number], resumed))
-    return sorted(times)
+            times[number] = max(destination[number], resumed)
+    return times
 
 
 def longest_gap(times: Sequence[float]) -> float:
     """The longest time between two neighbours, in seconds; 0 with fewer than two."""
     return max((later - at for at, later in pairwise(times)), default=0.0)
+
+
+def overtaken(numbers: Iterable[int]) -> int:
+    """How many records came after one with a higher number."""
+    highest, late = -1, 0
+    for number in numbers:
+        late += number < highest
+        highest = max(highest, number)
+    return late

@@ -3,23 +3,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.model import Location, Outcome, Result
+from ovs_vhost_plugin.announce.policy import DEFAULT, Policy
 
 DEADLINE = 10.0  # for the whole announcement: an ovs-vswitchd may be restarting; seconds
 BACKOFF = (0.002, 0.02, 0.2, 0.5)  # before the second, third, ... attempt; seconds
 MAX_ATTEMPTS = 1 + len(BACKOFF)
+INJECT_AFTER = 0.02  # seconds that a bridge may take to answer OpenFlow before the tap must do
+INJECT_BACKOFF = (0.02, 0.2, 0.6, 1.0)  # a warm flow hides a frame until the revalidator: 0.5 s
+MAX_INJECTIONS = 1 + len(INJECT_BACKOFF)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Somebody wants `mac` announced on `port`; `trigger` says who, in a word."""
+    """Somebody wants `station` announced on `port`; `trigger` says who, in a word."""
 
     port: str
-    mac: bytes
+    station: Station
     trigger: str
     received_at: float
+    policy: Policy = DEFAULT
 
 
 class Announcement:
@@ -35,7 +41,16 @@ class Announcement:
         self.waiting = True
         self.deadline = now + DEADLINE
         self.due_at = now
+        self.inject_at = now + INJECT_AFTER
         self.attempts = 0
+        self.injections = 0
+        self.injecting = False  # the last attempt was by the tap
+        self.injected = False  # and some attempt of this kind succeeded
+        self.refused = False  # by the switch, in answer to a packet-out
+        self.obstacle = ""  # why the tap is used
+        self.frames = 0
+        self.format_error = ""
+        self.confirmed_by = ""
         self.outcome = Outcome.NOT_LEARNED
         self.reason = ""
         self.location: Location | None = None
@@ -48,47 +63,74 @@ class Announcement:
         """Take one more request; True if a frame that is to be sent anyhow will answer it."""
         if self.waiting:
             self.requests += 1
+            # the frames are still to be made: of what is known now
+            self.request = replace(self.request, station=request.station, policy=request.policy)
             return True
         # the frame on its way was sent before the request came: another has to follow
         self.successor_requests += 1
-        if self.successor is not None:
-            return True
-        self.successor = request
-        return False
+        had, self.successor = self.successor, request
+        if had is None:
+            return False
+        self.successor = replace(request, trigger=had.trigger, received_at=had.received_at)
+        return True
 
-    def sent(self, location: Location, now: float) -> None:
-        """Note an attempt."""
+    def hinder(self, obstacle: str) -> None:
+        """Note why the bridge takes no packet-out."""
+        self.obstacle = obstacle
+        if not self.injected:
+            self.reason = obstacle
+
+    def sent(self, location: Location, frames: int, now: float, *, injected: bool) -> None:
+        """Note an attempt: by packet-out, or written into the port's tap."""
         self.waiting = False
         self.attempts += 1
+        self.injections += injected
+        self.injecting = injected
+        self.frames = frames
         self.location = location
         self.sent_at = now if self.sent_at is None else self.sent_at
 
-    def learned(self, now: float) -> None:
-        """Note that the bridge has the MAC on the port."""
+    def learned(self, by: str, now: float) -> None:
+        """Note that the switch sends to the port what is for the station."""
         self.learned_at = now
         self.outcome = Outcome.LEARNED
-        self.reason = ""
+        self.reason = f"injected, {self.obstacle}" if self.injecting else self.format_error
+        self.confirmed_by = by
 
     def retry(self, outcome: Outcome, reason: str, now: float) -> bool:
         """Note that an attempt was in vain; False if it was the last."""
         self.outcome = outcome
         self.reason = reason
-        if self.attempts == MAX_ATTEMPTS:
-            return False
+        if self.injecting:
+            last = self.injections >= MAX_INJECTIONS
+            self.outcome = Outcome.INJECTED if self.injected else Outcome.NOT_LEARNED
+            self.reason = f"{self.obstacle}; {reason}"
+            if last and self.refused:
+                return False
+            # a bridge that could not be reached may come back: until the deadline
+            self.due_at = now if last else now + INJECT_BACKOFF[self.injections - 1]
+        else:
+            if outcome is Outcome.REFUSED:
+                self.refused, self.obstacle = True, reason
+            if self.attempts - self.injections >= MAX_ATTEMPTS:
+                return False
+            self.due_at = now + BACKOFF[self.attempts - self.injections - 1]
         self.waiting = True
-        self.due_at = now + BACKOFF[self.attempts - 1]
         return True
 
     def result(self) -> Result:
         """Return what came of it, as things stand."""
         return Result(
             port=self.request.port,
-            mac=self.request.mac,
+            mac=self.request.station.mac,
+            vlan=self.request.station.vlan,
             trigger=self.request.trigger,
             outcome=self.outcome,
             reason=self.reason,
             requests=self.requests,
             attempts=self.attempts,
+            frames=self.frames,
+            confirmed_by=self.confirmed_by,
             location=self.location,
             received_at=self.request.received_at,
             sent_at=self.sent_at,

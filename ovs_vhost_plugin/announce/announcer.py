@@ -1,78 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decides what is announced when, sans-IO: requests and the switch's answers in, actions out.
 
-An announcement goes round this circle until the bridge has the MAC on the port, or until its
-attempts or its time are used up:
+An announcement goes round this circle until the bridge sends to the port what is for the MAC, or
+until its attempts or its time are used up:
 
     waiting ──PacketOut──► sent ──delivered──► AskTable ──on the port──► learned
-       ▲                     │ failed              │ elsewhere, no table
-       └─────── backoff ─────┴─────────────────────┘
+       ▲     (or Inject)    │ failed              │ nowhere ► AskTrace ──► learned
+       └─────── backoff ────┴─────────────────────┴ elsewhere, no answer
 
-One announcement of a MAC is under way on a port at a time. A request that comes before its frame
-went out is answered by that frame; one that comes later is answered by a successor, begun when
-this one ends. So however many requests come, the last is always followed by a frame.
+One announcement of a MAC in a VLAN is under way on a port at a time. A request that comes before
+its frame went out is answered by that frame; one that comes later is answered by a successor,
+begun when this one ends. So however many requests come, the last is always followed by a frame.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from ovs_vhost_plugin.announce import fdb
-from ovs_vhost_plugin.announce.announcement import Announcement, Request
-from ovs_vhost_plugin.announce.frames import FrameError, check_mac, rarp
+from ovs_vhost_plugin.announce import fdb, trace
+from ovs_vhost_plugin.announce.actions import Action, AskTable, AskTrace, Inject, PacketOut
+from ovs_vhost_plugin.announce.announcement import MAX_INJECTIONS, Announcement, Request
+from ovs_vhost_plugin.announce.compose import compose
+from ovs_vhost_plugin.announce.formats import Format
+from ovs_vhost_plugin.announce.frames import FrameError, check_mac
 from ovs_vhost_plugin.announce.limit import TokenBucket
 from ovs_vhost_plugin.announce.model import Location, Outcome, Result
 
-MAX_MACS = 16  # announcements under way on one port; the oldest gives way to the newest
-FRAME_RATE, FRAME_BURST = 20.0, 20  # packet-outs of one port; QEMU sends 5 requests in 0.8 s
+MAX_UNDER_WAY = 64  # announcements on one port; the oldest gives way to the newest
+ATTEMPT_RATE, ATTEMPT_BURST = 40.0, 80  # of one port; QEMU sends 5 requests in 0.8 s
 REFUSAL_RATE, REFUSAL_BURST = 1.0, 5  # refusals of one port that are told; all are counted
 HISTORY = 256
+MANUAL = "manual"  # an operator waits for the answer
 
 
-@dataclass(frozen=True, slots=True)
-class PacketOut:
-    """Send `frame` as if it came from `location`; answer with `delivered` or `failed`."""
-
-    token: int
-    location: Location
-    frame: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class AskTable:
-    """Read the MAC table of `bridge`; answer with `table` or `no_table`."""
-
-    bridge: str
-
-
-Action = PacketOut | AskTable
+Key = tuple[bytes, int]
 
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
     announcement: Announcement
     location: Location
+    reason: str = ""  # what the MAC table says, while the flows are still to be asked
+
+    @property
+    def station_vlan(self) -> int:
+        return self.announcement.request.station.vlan
 
 
 @dataclass(slots=True)
 class _Port:
-    frames: TokenBucket
+    attempts: TokenBucket
     refusals: TokenBucket
-    announcements: dict[bytes, Announcement] = field(default_factory=dict)  # by MAC, oldest first
+    announcements: dict[Key, Announcement] = field(default_factory=dict)  # oldest first
 
 
 class Announcer:
     """All announcements of all ports. Times are CLOCK_MONOTONIC seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, formats: Mapping[str, Format] | None = None) -> None:
         self.counters: Counter[str] = Counter()
         self.history: deque[Result] = deque(maxlen=HISTORY)
+        self._formats = formats or {}
         self._locations: dict[str, Location] = {}
         self._ports: dict[str, _Port] = {}
-        self._sent: dict[int, _Attempt] = {}  # by the token of the PacketOut
+        self._sent: dict[int, _Attempt] = {}  # by the token of a PacketOut, Inject or AskTrace
         self._delivered: list[_Attempt] = []  # to be confirmed by a table asked for from now on
+        self._unknown: list[_Attempt] = []  # to be traced, as the table does not have them
         self._asked: dict[str, list[_Attempt]] = {}  # by bridge; one question at a time
         self._results: list[Result] = []
         self._token = 0
@@ -84,37 +79,53 @@ class Announcer:
             self._ports.pop(gone, None)
         self._locations = dict(locations)
 
-    def request(self, port: str, mac: bytes, trigger: str, now: float, received_at: float) -> None:
-        """Announce `mac` on `port`; a time of reception that cannot be is taken as `now`."""
-        if not 0 <= received_at <= now:
-            received_at = now
+    def request(self, request: Request, now: float, refusal: str = "") -> None:
+        """Announce a station; with a `refusal`, only tell that it is not announced, and why.
+
+        A time of reception that cannot be is taken as `now`.
+        """
         self.counters["requests"] += 1
-        request = Request(port, mac, trigger, received_at)
-        running = self._port(port, now).announcements.get(mac)
+        if not 0 <= request.received_at <= now:
+            request = replace(request, received_at=now)
+        if refusal:
+            self._refuse(Announcement(request, now), refusal, now)
+            return
+        running = self._port(request.port, now).announcements.get(_key(request))
         if running is None:
             self._start(Announcement(request, now), now)
         elif running.join(request):
             self.counters["merged"] += 1
 
+    def withdraw(self, port: str, reason: str) -> None:
+        """Announce nothing of what was asked for on `port`: its guest has stopped."""
+        if port not in self._ports:
+            return
+        announcements = self._ports[port].announcements
+        withdrawn, self._ports[port].announcements = list(announcements.values()), {}
+        for one in withdrawn:
+            one.outcome, one.reason = Outcome.WITHDRAWN, reason
+            one.requests += one.successor_requests
+            self._tell(one)
+
     def run(self, now: float, obstacle: Callable[[Location], str | None]) -> list[Action]:
         """Return what is to be done now.
 
         `obstacle` tells why no packet-out can be sent at a location, None if one can; an
-        announcement waits for it to go without using up an attempt.
+        announcement then goes by the tap, and waits for the obstacle to go.
         """
         for announcement in list(self._running()):
             if now >= announcement.deadline:
                 self._end(announcement, now)
         actions: list[Action] = []
-        wake_at = [announcement.deadline for announcement in self._running()]
-        for announcement in self._running():
-            if announcement.waiting:
-                step = self._attempt(announcement, now, obstacle)
-                if isinstance(step, PacketOut):
-                    actions.append(step)
-                elif step is not None:
-                    wake_at.append(step)
-        self._wake_at = min(wake_at, default=None)
+        wakes: list[float] = []
+        for announcement in [one for one in self._running() if one.waiting]:
+            step = self._attempt(announcement, now, obstacle)
+            if isinstance(step, float):
+                wakes.append(step)
+            elif step is not None:
+                actions.append(step)
+        wakes += [announcement.deadline for announcement in self._running()]
+        self._wake_at = min(wakes, default=None)
         return actions + self._questions()
 
     def wake_at(self) -> float | None:
@@ -122,30 +133,49 @@ class Announcer:
         return self._wake_at
 
     def delivered(self, token: int) -> None:
-        """Take the switch's word that it has carried a PacketOut out."""
-        self._delivered.append(self._sent.pop(token))
+        """Take it that a PacketOut or an Inject was carried out."""
+        attempt = self._sent.pop(token)
+        attempt.announcement.injected |= attempt.announcement.injecting
+        self._delivered.append(attempt)
 
     def failed(self, token: int, outcome: Outcome, reason: str, now: float) -> None:
-        """Take it that a PacketOut was not carried out, or that nobody knows."""
+        """Take it that a PacketOut or an Inject was not carried out, or that nobody knows."""
         self._retry(self._sent.pop(token).announcement, outcome, reason, now)
 
     def table(self, bridge: str, text: str, now: float) -> None:
         """Take the answer to an AskTable."""
         for attempt in self._asked.pop(bridge):
-            entries = fdb.entries_of(text, attempt.announcement.request.mac)
             place = attempt.location
-            reason = fdb.missing(entries, place.ofport, place.tag or 0)
+            entries = fdb.entries_of(text, attempt.announcement.request.station.mac)
+            vlan = place.vlan_of(attempt.station_vlan)
+            reason = fdb.missing(entries, place.ofport, vlan)
             if reason is None:
-                attempt.announcement.learned(now)
-                self._end(attempt.announcement, now)
-            else:
+                self._learned(attempt.announcement, "fdb", now)
+            elif fdb.knows(entries, vlan):
                 self._retry(attempt.announcement, Outcome.NOT_LEARNED, reason, now)
+            else:
+                self._unknown.append(replace(attempt, reason=reason))
 
     def no_table(self, bridge: str, reason: str, now: float) -> None:
         """Take it that an AskTable has no answer."""
         for attempt in self._asked.pop(bridge):
-            reason = f"no MAC table: {reason}"
+            text = f"no MAC table: {reason}"
+            self._retry(attempt.announcement, Outcome.NOT_LEARNED, text, now)
+
+    def trace(self, token: int, text: str, now: float) -> None:
+        """Take the answer to an AskTrace."""
+        attempt = self._sent.pop(token)
+        reason = trace.missing(text, attempt.location.ofport)
+        if reason is None:
+            self._learned(attempt.announcement, "flow", now)
+        else:
+            reason = reason or attempt.reason
             self._retry(attempt.announcement, Outcome.NOT_LEARNED, reason, now)
+
+    def no_trace(self, token: int, reason: str, now: float) -> None:
+        """Take it that an AskTrace has no answer."""
+        reason = f"not in the MAC table, no trace: {reason}"
+        self.failed(token, Outcome.NOT_LEARNED, reason, now)
 
     def take_results(self) -> list[Result]:
         """Return what ended since the last call."""
@@ -155,7 +185,7 @@ class Announcer:
     def _port(self, name: str, now: float) -> _Port:
         if name not in self._ports:
             self._ports[name] = _Port(
-                TokenBucket(FRAME_RATE, FRAME_BURST, now),
+                TokenBucket(ATTEMPT_RATE, ATTEMPT_BURST, now),
                 TokenBucket(REFUSAL_RATE, REFUSAL_BURST, now),
             )
         return self._ports[name]
@@ -168,45 +198,72 @@ class Announcer:
         port = self._ports.get(announcement.request.port)
         if port is None:
             return False
-        return port.announcements.get(announcement.request.mac) is announcement
+        return port.announcements.get(_key(announcement.request)) is announcement
 
     def _start(self, announcement: Announcement, now: float) -> None:
         request = announcement.request
         port = self._port(request.port, now)
         try:
-            check_mac(request.mac)
+            check_mac(request.station.mac)
         except FrameError as error:
             self._refuse(announcement, error.name.value, now)
             return
-        if len(port.announcements) >= MAX_MACS:
+        if len(port.announcements) >= MAX_UNDER_WAY:
             oldest = next(iter(port.announcements.values()))
-            del port.announcements[oldest.request.mac]
+            del port.announcements[_key(oldest.request)]
             self._refuse(oldest, "flood", now)
-        port.announcements[request.mac] = announcement
+        port.announcements[_key(request)] = announcement
 
     def _attempt(
         self, announcement: Announcement, now: float, obstacle: Callable[[Location], str | None]
-    ) -> PacketOut | float | None:
-        """Return the next packet-out, or when it may go, or None if that is not known."""
-        request = announcement.request
-        location = self._locations.get(request.port)
+    ) -> Action | float | None:
+        """Return the next frames to send, or when they may go; None if it has just ended."""
+        location = self._locations.get(announcement.request.port)
         if location is None or location.ofport < 1:
             announcement.reason = "ofport unknown"
-            return None
+            return announcement.deadline
+        due_at = announcement.due_at
         hindrance = obstacle(location)
         if hindrance is not None:
-            announcement.reason = f"OpenFlow: {hindrance}"
+            announcement.hinder(f"OpenFlow: {hindrance}")
+            due_at = max(due_at, announcement.inject_at)
+        by_tap = hindrance is not None or announcement.refused
+        if by_tap and announcement.injections >= MAX_INJECTIONS:
+            return announcement.deadline
+        if now < due_at:
+            return due_at
+        attempts = self._port(announcement.request.port, now).attempts
+        if not attempts.take(now):
+            return attempts.ready_at(now)
+        return self._send(announcement, location, now, by_tap=by_tap)
+
+    def _send(
+        self, announcement: Announcement, location: Location, now: float, *, by_tap: bool
+    ) -> Action | None:
+        request = announcement.request
+        frames, wrong = compose(
+            request.station, request.policy, self._formats, request.port, location.bridge
+        )
+        if wrong:
+            self.counters["format-errors"] += 1
+            announcement.format_error = wrong
+        if not frames:
+            reason = wrong or "no frame: the policy asks for none of what is known"
+            announcement.outcome, announcement.reason = Outcome.REFUSED, reason
+            self._end(announcement, now)
             return None
-        if now < announcement.due_at:
-            return announcement.due_at
-        frames = self._port(request.port, now).frames
-        if not frames.take(now):
-            return frames.ready_at(now)
+        announcement.sent(location, len(frames), now, injected=by_tap)
+        token = self._note(_Attempt(announcement, location))
+        if by_tap:
+            self.counters["injections"] += 1
+            return Inject(token, request.port, frames)
+        self.counters["packet-outs"] += len(frames)
+        return PacketOut(token, location, frames, request.policy.output)
+
+    def _note(self, attempt: _Attempt) -> int:
         self._token += 1
-        self._sent[self._token] = _Attempt(announcement, location)
-        self.counters["packet-outs"] += 1
-        announcement.sent(location, now)
-        return PacketOut(self._token, location, rarp(request.mac))
+        self._sent[self._token] = attempt
+        return self._token
 
     def _questions(self) -> list[Action]:
         """Ask for the tables of the bridges that have delivered something.
@@ -225,7 +282,16 @@ class Announcer:
             else:
                 questions.append(AskTable(bridge))
                 self._asked[bridge] = [attempt]
+        unknown, self._unknown = self._unknown, []
+        for attempt in unknown:
+            # flows see the guest's own tag, whatever VLAN the port is in for NORMAL
+            flow = trace.flow_to(attempt.announcement.request.station.mac, attempt.station_vlan)
+            questions.append(AskTrace(self._note(attempt), attempt.location.bridge, flow))
         return questions
+
+    def _learned(self, announcement: Announcement, by: str, now: float) -> None:
+        announcement.learned(by, now)
+        self._end(announcement, now)
 
     def _retry(self, announcement: Announcement, outcome: Outcome, reason: str, now: float) -> None:
         if not announcement.retry(outcome, reason, now):
@@ -235,7 +301,7 @@ class Announcer:
         if not self._is_running(announcement):
             return  # it gave way to others, ran out of time, or its port is gone
         port = self._ports[announcement.request.port]
-        del port.announcements[announcement.request.mac]
+        del port.announcements[_key(announcement.request)]
         if announcement.outcome is Outcome.REFUSED:
             self._refuse(announcement, announcement.reason, now)
         else:
@@ -247,7 +313,8 @@ class Announcer:
     def _refuse(self, announcement: Announcement, reason: str, now: float) -> None:
         announcement.outcome = Outcome.REFUSED
         announcement.reason = reason
-        if self._port(announcement.request.port, now).refusals.take(now):
+        request = announcement.request
+        if request.trigger == MANUAL or self._port(request.port, now).refusals.take(now):
             self._tell(announcement)
         else:
             self.counters[Outcome.REFUSED.value] += 1
@@ -257,3 +324,7 @@ class Announcer:
         result = announcement.result()
         self._results.append(result)
         self.history.append(result)
+
+
+def _key(request: Request) -> Key:
+    return request.station.mac, request.station.vlan

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kept OpenFlow connection to one bridge: a Session on a Link, with a barrier to each frame.
+"""The kept OpenFlow connection to one bridge: a Session on a Link, with a barrier to each burst.
 
 OVS answers a packet-out only if it is wrong. The barrier after it makes the answer certain: an
-error that comes before the barrier's reply is the packet-out's, else it was carried out.
+error that comes before the barrier's reply is the burst's, else it was carried out.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ovs.vlog
@@ -23,14 +24,14 @@ vlog = ovs.vlog.Vlog("vhost_openflow")
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The switch has carried the packet-out `xid` out."""
+    """The switch has carried all packet-outs of the burst `xid` out."""
 
     xid: int
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The switch answered the packet-out `xid` with the error `name`."""
+    """The switch answered a packet-out of the burst `xid` with the error `name`."""
 
     xid: int
     name: str
@@ -38,7 +39,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The packet-out `xid` was under way when the connection ended: it may have worked."""
+    """The burst `xid` was under way when the connection ended: it may have worked."""
 
     xid: int
     reason: str
@@ -46,9 +47,14 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class _Exchange:
-    packet_xid: int
+    packet_xids: tuple[int, ...]
     barrier_xid: int
     deadline: float
+
+    @property
+    def xid(self) -> int:
+        """By which the burst is known: of its first packet-out."""
+        return self.packet_xids[0]
 
 
 class Channel:
@@ -68,16 +74,17 @@ class Channel:
             return self._link.error
         return "negotiating" if self._session.version is None else None
 
-    def packet_out(self, in_port: int, frame: bytes, output: Output, now: float) -> int:
-        """Queue a packet-out and its barrier for the next `run`, return the packet-out's xid.
+    def packet_outs(self, in_port: int, frames: Sequence[bytes], output: Output, now: float) -> int:
+        """Queue a burst of packet-outs and a barrier for the next `run`; return the burst's xid.
 
         Raises OpenFlowError for an invalid port or frame, and when `obstacle` is not None.
         """
         if self.obstacle is not None:
             raise OpenFlowError(OpenFlowErrorName.NOT_NEGOTIATED, self.obstacle)
-        xid = self._session.packet_out(in_port, frame, output)
-        self._under_way.append(_Exchange(xid, self._session.barrier(), now + ANSWER_TIMEOUT))
-        return xid
+        xids = tuple(self._session.packet_out(in_port, frame, output) for frame in frames)
+        exchange = _Exchange(xids, self._session.barrier(), now + ANSWER_TIMEOUT)
+        self._under_way.append(exchange)
+        return exchange.xid
 
     def run(self, now: float) -> list[Delivered | Refused | Lost]:
         """Connect, receive, answer; return what became of packet-outs."""
@@ -118,12 +125,12 @@ class Channel:
                 vlog.info(f"{self._path}: connected, {version}")
             case Barrier(xid):
                 if self._under_way and self._under_way[0].barrier_xid == xid:
-                    return [Delivered(self._under_way.popleft().packet_xid)]
+                    return [Delivered(self._under_way.popleft().xid)]
             case ErrorReply(xid, name=name):
                 for exchange in self._under_way:
-                    if xid in (exchange.packet_xid, exchange.barrier_xid):
+                    if xid in (*exchange.packet_xids, exchange.barrier_xid):
                         self._under_way.remove(exchange)
-                        return [Refused(exchange.packet_xid, name)]
+                        return [Refused(exchange.xid, name)]
         return []
 
     def _check_time(self, now: float) -> None:
@@ -139,6 +146,6 @@ class Channel:
         return self._give_up(reason)
 
     def _give_up(self, reason: str) -> list[Lost]:
-        lost = [Lost(exchange.packet_xid, reason) for exchange in self._under_way]
+        lost = [Lost(exchange.xid, reason) for exchange in self._under_way]
         self._under_way.clear()
         return lost

@@ -11,6 +11,7 @@ the lines of the address asked for are looked at.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -53,6 +54,12 @@ def _parse_line(line: str) -> Entry | None:
         return None
 
 
+def on_port(table: str, ofport: int) -> set[tuple[bytes, int]]:
+    """Return the addresses of `table` that sit on `ofport`, each with its VLAN."""
+    lines = re.finditer(rf"^ *{ofport} +(\d+) +([0-9a-f:]{{17}}) ", table, re.MULTILINE)
+    return {(bytes.fromhex(line[2].replace(":", "")), int(line[1])) for line in lines}
+
+
 def missing(entries: list[Entry], ofport: int, vlan: int) -> str | None:
     """Return None if the address sits on `ofport` in `vlan`, else where it is instead."""
     if any(entry.port == ofport and entry.vlan == vlan for entry in entries):
@@ -63,3 +70,8 @@ def missing(entries: list[Entry], ofport: int, vlan: int) -> str | None:
     if entries:
         return f"not in VLAN {vlan}"
     return "not in the MAC table"
+
+
+def knows(entries: list[Entry], vlan: int) -> bool:
+    """Whether the table has the address at all, wherever it is."""
+    return any(entry.vlan == vlan for entry in entries)

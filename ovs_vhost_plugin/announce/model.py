@@ -17,39 +17,72 @@ class Location:
 
     `ofport` is its OpenFlow number, below 1 while ovs-vswitchd has not assigned one. `tag` is the
     VLAN an untagged frame from the port belongs to, None for none. `mgmt_path` is the bridge's
-    OpenFlow management socket.
+    OpenFlow management socket. `vlan_mode` and `trunks` are the columns of the Port row.
     """
 
     bridge: str
     ofport: int
     tag: int | None
     mgmt_path: str
+    vlan_mode: str = ""
+    trunks: tuple[int, ...] = ()
+
+    @property
+    def is_access(self) -> bool:
+        """Whether the port carries one VLAN (ovs-vswitchd.conf.db(5), Port: vlan_mode)."""
+        return self.tag is not None and self.vlan_mode in ("", "access", "dot1q-tunnel")
+
+    def carries(self, vlan: int) -> bool:
+        """Whether the bridge takes a frame with this 802.1Q tag, 0 for none, from the port."""
+        if self.is_access:
+            return vlan == 0 or self.vlan_mode == "dot1q-tunnel"
+        inner = self.vlan_of(vlan)
+        return not self.trunks or inner in self.trunks or inner == self.tag
+
+    def moved_to(self, other: Location) -> bool:
+        """Whether the switch has to learn anew at `other` what it knew here."""
+        if other.ofport > 0 and self.ofport > 0 and other.ofport != self.ofport:
+            return True
+        vlans = self.tag, self.vlan_mode, self.trunks
+        return self.bridge != other.bridge or vlans != (other.tag, other.vlan_mode, other.trunks)
+
+    def vlan_of(self, vlan: int) -> int:
+        """In which VLAN the bridge learns the source of such a frame."""
+        if vlan == 0 or self.vlan_mode == "dot1q-tunnel":
+            return self.tag or 0
+        return vlan
 
 
 class Outcome(StrEnum):
     """How an announcement ended."""
 
-    LEARNED = "learned"  # the bridge's MAC table has the MAC on the port
+    LEARNED = "learned"  # the bridge sends to the port what is for the MAC
     NOT_LEARNED = "not-learned"  # sent, or tried, in vain
+    INJECTED = "injected"  # written into the tap, as OpenFlow was refused; not confirmed
     REFUSED = "refused"  # by us (MAC, flood) or by the switch (OFPT_ERROR)
+    WITHDRAWN = "withdrawn"  # the guest stopped before it was done
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """What came of an announcement.
 
-    `requests` counts the requests that it answered. `sent_at` is the first packet-out, and
-    `learned_at` the moment the switch's answer with the MAC on the port had been read: the MAC was
-    learned at that time or before.
+    `vlan` is the tag of the frames, 0 for none; `frames` how many each attempt sent. `requests`
+    counts the requests that it answered. `sent_at` is the first packet-out, and `learned_at` the
+    moment the switch's answer with the MAC on the port had been read: the MAC was learned at that
+    time or before. `confirmed_by` is "fdb" (the MAC table) or "flow" (a learned flow).
     """
 
     port: str
     mac: bytes
+    vlan: int
     trigger: str
     outcome: Outcome
     reason: str
     requests: int
     attempts: int
+    frames: int
+    confirmed_by: str
     location: Location | None
     received_at: float
     sent_at: float | None
@@ -62,7 +95,8 @@ class Result:
 
     def summary(self) -> str:
         """One line for external_ids:vhost-user-announced and the log."""
-        words = [self.mac.hex(":"), self.outcome.value]
+        words = [self.mac.hex(":"), *([f"vlan {self.vlan}"] if self.vlan else [])]
+        words.append(self.outcome.value)
         if self.milliseconds is not None:
             words.append(f"{self.milliseconds:.1f}ms")
         words.append(self.trigger)
@@ -74,11 +108,14 @@ class Result:
         return {
             "port": self.port,
             "mac": self.mac.hex(":"),
+            "vlan": self.vlan,
             "trigger": self.trigger,
             "outcome": self.outcome.value,
             "reason": self.reason,
             "requests": self.requests,
             "attempts": self.attempts,
+            "frames": self.frames,
+            "confirmed_by": self.confirmed_by,
             "bridge": place.bridge if place else None,
             "ofport": place.ofport if place else None,
             "tag": place.tag if place else None,

@@ -70,6 +70,13 @@ class Session:
         self._output += wire.packet_out(version, xid, in_port, output, frame)
         return xid
 
+    def packet_to(self, port: int | Output, frame: bytes) -> int:
+        """Queue a packet-out to exactly `port`, see `wire.packet_to`; return its xid."""
+        version = self._negotiated()
+        xid = self._next_xid()
+        self._output += wire.packet_to(version, xid, port, frame)
+        return xid
+
     def barrier(self) -> int:
         """Queue a barrier request, return its xid."""
         version = self._negotiated()

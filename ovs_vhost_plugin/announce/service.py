@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The announcer with its connections: what the daemon's loop drives.
 
-`now` is always CLOCK_MONOTONIC seconds (`time.monotonic()`, `ovs.timeval.msec() / 1000`). Nothing
+Times are CLOCK_MONOTONIC seconds (`time.monotonic()`, `ovs.timeval.msec() / 1000`), read anew for
+each answer, so that a confirmation is not dated to the begin of the turn in which it came. Nothing
 here blocks: `run` does what can be done at once, `wait` says what to be woken for. In each turn of
 the loop the daemon calls `set_locations` (when rows changed) and `request`, then `run`, then
 `take_results`, then `wait`.
@@ -9,26 +10,49 @@ the loop the daemon calls `set_locations` (when rows changed) and `request`, the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
-from ovs_vhost_plugin.announce.announcer import Announcer, AskTable, PacketOut
+from ovs_vhost_plugin.announce.actions import Action, AskTable, AskTrace, Inject, PacketOut
+from ovs_vhost_plugin.announce.announcement import Request
+from ovs_vhost_plugin.announce.announcer import Announcer
 from ovs_vhost_plugin.announce.channel import Channel, Delivered, Lost, Refused
-from ovs_vhost_plugin.announce.confirm import NoTable, Table, TableReader
+from ovs_vhost_plugin.announce.formats import Format
 from ovs_vhost_plugin.announce.link import Poller
 from ovs_vhost_plugin.announce.model import Location, Outcome, Result
-from ovs_vhost_plugin.announce.wire import OpenFlowError, Output
+from ovs_vhost_plugin.announce.switchd import Answer, NoAnswer, Question, Switchd
+from ovs_vhost_plugin.announce.wire import OpenFlowError
+
+Injector = Callable[[str, tuple[bytes, ...]], bool]
+
+
+def _no_worker(_port: str, _frames: tuple[bytes, ...]) -> bool:
+    return False
 
 
 class AnnounceService:
     """Announces guests on the bridges of the ovs-vswitchd that runs in `rundir`."""
 
-    def __init__(self, rundir: str) -> None:
-        """`rundir` holds ovs-vswitchd.pid and ovs-vswitchd's control socket."""
-        self._announcer = Announcer()
-        self._tables = TableReader(rundir)
+    def __init__(
+        self,
+        rundir: str,
+        *,
+        inject: Injector = _no_worker,
+        formats: Mapping[str, Format] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`rundir` holds ovs-vswitchd.pid and ovs-vswitchd's control socket.
+
+        inject   has a port's worker write frames into its tap; False: there is no worker
+        formats  users' frames by name, see `formats.installed`
+        """
+        self._announcer = Announcer(formats)
+        self._inject = inject
+        self._clock = clock
+        self._switchd = Switchd(rundir)
         self._bridges: set[str] = set()  # the management sockets of bridges with ports of ours
         self._channels: dict[str, Channel] = {}  # to each of them
-        self._tokens: dict[tuple[str, int], int] = {}  # (path, xid) of a packet-out to its token
+        self._tokens: dict[tuple[str, int], int] = {}  # (path, xid) of a burst to its token
 
     def set_locations(self, locations: Mapping[str, Location]) -> None:
         """Take the whole, current map of port name to location; ports that left it are forgotten.
@@ -39,37 +63,34 @@ class AnnounceService:
         self._announcer.set_locations(locations)
         self._bridges = {location.mgmt_path for location in locations.values()}
 
-    def request(
-        self, port: str, mac: bytes, trigger: str, now: float, received_at: float | None = None
-    ) -> None:
-        """Ask that `mac` be announced on `port`. Never raises: a refusal is a result as well.
+    def request(self, request: Request, refusal: str = "") -> None:
+        """Ask for an announcement, or note its `refusal`; the result tells what came of it."""
+        self._announcer.request(request, self._clock(), refusal)
 
-        `trigger` is a word for log and history ("send-rarp", "manual"). `received_at` is when the
-        trigger happened, by default `now`.
-        """
-        received_at = now if received_at is None else received_at
-        self._announcer.request(port, mac, trigger, now, received_at)
+    def withdraw(self, port: str, reason: str) -> None:
+        """Take back what was asked for on `port`: its guest has stopped."""
+        self._announcer.withdraw(port, reason)
 
-    def run(self, now: float) -> None:
+    def run(self) -> None:
         """Do what can be done without blocking."""
-        self._keep_channels(now)
+        self._keep_channels()
         while True:
             for path, channel in self._channels.items():
-                for answer in channel.run(now):
-                    self._take_answer(path, answer, now)
-            for reply in self._tables.run(now):
-                self._take_table(reply, now)
-            actions = self._announcer.run(now, self._obstacle)
+                for answer in channel.run(self._clock()):
+                    self._take_burst(path, answer)
+            for reply in self._switchd.run(self._clock()):
+                self._take_answer(reply)
+            actions = self._announcer.run(self._clock(), self._obstacle)
             if not actions:
                 return
             for action in actions:
-                self._carry_out(action, now)
+                self._carry_out(action)
 
     def wait(self, poller: Poller) -> None:
         """Register with an `ovs.poller.Poller` (or alike) what `run` has to be called for."""
         for channel in self._channels.values():
             channel.wait(poller)
-        self._tables.wait(poller)
+        self._switchd.wait(poller)
         wake_at = self._announcer.wake_at()
         if wake_at is not None:
             poller.timer_wait_until(wake_at * 1e3)
@@ -83,53 +104,71 @@ class AnnounceService:
         return [result.as_dict() for result in self._announcer.history]
 
     def counters(self) -> dict[str, int]:
-        """Return the totals: requests, merged, packet-outs, and one of each outcome."""
+        """Return the totals: requests, merged, packet-outs, injections, and of each outcome."""
         return dict(self._announcer.counters)
 
     def close(self) -> None:
         """Close the connections."""
         for channel in self._channels.values():
             channel.close()
-        self._tables.close()
+        self._switchd.close()
 
-    def _keep_channels(self, now: float) -> None:
+    def _keep_channels(self) -> None:
         for path in self._channels.keys() - self._bridges:
             for answer in self._channels.pop(path).close():
-                self._take_answer(path, answer, now)
+                self._take_burst(path, answer)
         for path in self._bridges - self._channels.keys():
             self._channels[path] = Channel(path)
 
     def _obstacle(self, location: Location) -> str | None:
         return self._channels[location.mgmt_path].obstacle
 
-    def _carry_out(self, action: PacketOut | AskTable, now: float) -> None:
-        if isinstance(action, AskTable):
-            self._tables.ask(action.bridge, now)
-            return
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case AskTable(bridge):
+                self._switchd.ask(Question("fdb/show", (bridge,)), self._clock())
+            case AskTrace(token, bridge, flow):
+                question = Question("ofproto/trace", (bridge, flow), token)
+                self._switchd.ask(question, self._clock())
+            case Inject(token, port, frames):
+                if self._inject(port, frames):
+                    self._announcer.delivered(token)
+                else:
+                    self._fail(token, Outcome.NOT_LEARNED, "no worker to inject by")
+            case PacketOut():
+                self._packet_out(action)
+
+    def _packet_out(self, action: PacketOut) -> None:
         place = action.location
         try:
-            # through the pipeline: what it would not let the guest do, an announcement may not do
             channel = self._channels[place.mgmt_path]
-            xid = channel.packet_out(place.ofport, action.frame, Output.TABLE, now)
+            xid = channel.packet_outs(place.ofport, action.frames, action.output, self._clock())
         except OpenFlowError as error:
-            self._announcer.failed(action.token, Outcome.REFUSED, str(error), now)
+            self._fail(action.token, Outcome.REFUSED, str(error))
         else:
             self._tokens[place.mgmt_path, xid] = action.token
 
-    def _take_answer(self, path: str, answer: Delivered | Refused | Lost, now: float) -> None:
+    def _take_burst(self, path: str, answer: Delivered | Refused | Lost) -> None:
         token = self._tokens.pop((path, answer.xid))
         match answer:
             case Delivered():
                 self._announcer.delivered(token)
             case Refused(name=name):
-                self._announcer.failed(token, Outcome.REFUSED, name, now)
+                self._fail(token, Outcome.REFUSED, name)
             case Lost(reason=reason):
-                reason = f"OpenFlow: {reason}"
-                self._announcer.failed(token, Outcome.NOT_LEARNED, reason, now)
+                self._fail(token, Outcome.NOT_LEARNED, f"OpenFlow: {reason}")
 
-    def _take_table(self, reply: Table | NoTable, now: float) -> None:
+    def _fail(self, token: int, outcome: Outcome, reason: str) -> None:
+        self._announcer.failed(token, outcome, reason, self._clock())
+
+    def _take_answer(self, reply: Answer | NoAnswer) -> None:
+        question, now = reply.question, self._clock()
         match reply:
-            case Table(bridge, text):
-                self._announcer.table(bridge, text, now)
-            case NoTable(bridge, reason):
-                self._announcer.no_table(bridge, reason, now)
+            case Answer(text=text) if question.method == "fdb/show":
+                self._announcer.table(question.params[0], text, now)
+            case Answer(text=text):
+                self._announcer.trace(question.token, text, now)
+            case NoAnswer(reason=reason) if question.method == "fdb/show":
+                self._announcer.no_table(question.params[0], reason, now)
+            case NoAnswer(reason=reason):
+                self._announcer.no_trace(question.token, reason, now)

@@ -25,7 +25,9 @@ assert _PACKET_OUT_11.size == _MATCH_IN_PORT.size == _OUTPUT_11.size == 16
 
 NO_BUFFER = 0xFFFFFFFF
 FIRST_RESERVED_PORT = 0xFF00  # OFPP_MAX of 1.0: OVS numbers no port beyond, in any version
+OFPP_CONTROLLER = 0xFFFFFFFD  # as an in_port: made by the controller, come in nowhere (7.2.4)
 ETHERNET_HEADER = 14
+LONGEST_FRAME = 65000  # a message has at most 65,535 bytes
 _OXM_IN_PORT = 0x80000004  # class OPENFLOW_BASIC, field IN_PORT, no mask, 4 bytes (7.2.3.7)
 _HELLO_VERSION_BITMAP = 1
 
@@ -79,11 +81,12 @@ class OpenFlowErrorName(StrEnum):
     ERROR_LENGTH = "error-length"
     NOT_NEGOTIATED = "not-negotiated"
     IN_PORT = "in-port"
+    OUT_PORT = "out-port"
     FRAME_LENGTH = "frame-length"
 
 
 class OpenFlowError(Exception):
-    """The conversation cannot go on (or, for the last three names, not with this call)."""
+    """The conversation cannot go on (or, for the last four names, not with this call)."""
 
     def __init__(self, name: OpenFlowErrorName, detail: str = "") -> None:
         super().__init__(f"{name.value}: {detail}" if detail else name.value)
@@ -166,11 +169,26 @@ def packet_out(version: Version, xid: int, in_port: int, output: Output, frame: 
     """
     if not 1 <= in_port < FIRST_RESERVED_PORT:
         raise OpenFlowError(OpenFlowErrorName.IN_PORT, str(in_port))
-    if len(frame) < ETHERNET_HEADER:
+    return _packet_out(version, xid, in_port, output, frame)
+
+
+def packet_to(version: Version, xid: int, port: int | Output, frame: bytes) -> bytes:
+    """Return a PACKET_OUT of `frame` to exactly `port`, or as a learning switch sends it (NORMAL).
+
+    Its in_port is OFPP_CONTROLLER: from a frame that came in on no port, OVS learns nothing.
+    Raises OpenFlowError as `packet_out` does.
+    """
+    if port is not Output.NORMAL and not 1 <= port < FIRST_RESERVED_PORT:
+        raise OpenFlowError(OpenFlowErrorName.OUT_PORT, str(port))
+    return _packet_out(version, xid, OFPP_CONTROLLER, port, frame)
+
+
+def _packet_out(version: Version, xid: int, in_port: int, output: int, frame: bytes) -> bytes:
+    if not ETHERNET_HEADER <= len(frame) <= LONGEST_FRAME:
         raise OpenFlowError(OpenFlowErrorName.FRAME_LENGTH, str(len(frame)))
     if version == Version.OF10:
         actions = _OUTPUT_10.pack(0, _OUTPUT_10.size, output & 0xFFFF, 0)
-        head = _PACKET_OUT_10.pack(NO_BUFFER, in_port, len(actions))
+        head = _PACKET_OUT_10.pack(NO_BUFFER, in_port & 0xFFFF, len(actions))
     else:
         actions = _OUTPUT_11.pack(0, _OUTPUT_11.size, output, 0)
         if version < Version.OF15:

@@ -1,82 +1,243 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the daemon has announced: requests in, results to log, rows and whoever asked."""
+"""Announcing the guests of this switch: from what workers report and rows say, to log and rows.
 
-from collections.abc import Callable
+Who asks: the front-end (SEND_RARP), the guest that runs here now (`announce/guest.py`), a port
+that was moved, an operator. What is asked for: every station that the guest is known to use.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import netaddr
 import ovs.vlog
 
+from ovs_vhost_plugin.announce.addresses import Station, merge, spread
+from ovs_vhost_plugin.announce.announcement import Request
+from ovs_vhost_plugin.announce.announcer import MANUAL
+from ovs_vhost_plugin.announce.formats import Format
+from ovs_vhost_plugin.announce.guest import Change, Guest
 from ovs_vhost_plugin.announce.model import Location, Result
+from ovs_vhost_plugin.announce.rounds import Rounds
 from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.daemon.ovsdb import Snapshot
-from ovs_vhost_plugin.daemon.reports import Rarp
+from ovs_vhost_plugin.daemon.places import foreign, location_of, mac_of_row
+from ovs_vhost_plugin.daemon.reports import Addresses, Rarp, Started, State, Stats
 from ovs_vhost_plugin.daemon.rows import PortSpec
-from ovs_vhost_plugin.daemon.workers import Event, Heard
+from ovs_vhost_plugin.daemon.silence import Silence
+from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard
+from ovs_vhost_plugin.vhost.spec import Feature
 
 vlog = ovs.vlog.Vlog("vhost_announce")
 
+RARP_ROUNDS = 1.0
+"""Seconds after SEND_RARP in which the front-end makes the rounds itself."""
+
+Tell = Callable[[str, dict[str, Any], float], bool]
 Waiter = Callable[[Result], None]
 
 
 class Announcing:
-    """The announce service of the switch, whichever run directory its row names."""
+    """The announce service of the switch, whichever run directory its row names.
 
-    def __init__(self) -> None:
+    announced  the last result of each port, as it stands in its row
+    """
+
+    def __init__(
+        self,
+        tell: Tell,
+        formats: Mapping[str, Format] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`tell` sends a command to a port's worker."""
         self.announced: dict[str, str] = {}
-        self._macs: dict[str, bytes] = {}
+        self._tell = tell
+        self._formats = formats or {}
+        self._clock = clock
         self._service: AnnounceService | None = None
         self._rundir = ""
+        self._snapshot: Snapshot | None = None
         self._locations: dict[str, Location] = {}
-        self._waiters: list[tuple[str, bytes, Waiter]] = []
+        self._guests: dict[str, Guest] = {}
+        self._announces_itself: dict[str, bool] = {}
+        self._rarp_at: dict[str, float] = {}
+        self._rounds = Rounds()
+        self._silence = Silence(tell)
+        self._waiters: list[tuple[str, Station, Waiter]] = []
+
+    # -- where the ports are ---------------------------------------------------------------------
 
     def locate(self, snapshot: Snapshot) -> None:
-        """Take where the ports are now."""
+        """Take where the ports are now; a guest whose port was moved is announced there."""
+        if snapshot is self._snapshot:
+            return
+        self._snapshot = snapshot
         rundir = snapshot.switch.rundir
         if self._service is None or rundir != self._rundir:
-            if self._service is not None:
-                self._service.close()
-            self._service, self._rundir, self._locations = AnnounceService(rundir), rundir, {}
-        locations = {name: _location(port, rundir) for name, port in snapshot.ports.items()}
-        if locations != self._locations:
-            self._locations = locations
-            self._service.set_locations(locations)
-        for known in (self.announced, self._macs):
-            for name in known.keys() - locations.keys():
-                del known[name]
+            self._open(rundir)
+        before = self._locations
+        locations = {name: location_of(port, rundir) for name, port in snapshot.ports.items()}
+        if locations == before:
+            return
+        assert self._service is not None
+        self._locations = locations
+        self._service.set_locations(locations)
+        for name in before.keys() - locations.keys():
+            self._forget(name)
+        now = self._clock()
+        for name, place in locations.items():
+            guest = self._guests.get(name)
+            if name in before and before[name].moved_to(place) and guest and guest.running:
+                self._begin(name, "port-moved", now)
 
-    def take(self, events: list[Event], now: float) -> None:
-        """Ask for what the front-ends' SEND_RARP ask for."""
+    def _open(self, rundir: str) -> None:
+        if self._service is not None:
+            self._service.close()
+        self._service = AnnounceService(
+            rundir, inject=self._inject, formats=self._formats, clock=self._clock
+        )
+        self._rundir, self._locations = rundir, {}
+
+    def _inject(self, port: str, frames: tuple[bytes, ...]) -> bool:
+        command = {"op": "inject", "frames": [frame.hex() for frame in frames]}
+        return self._tell(port, command, self._clock())
+
+    def _forget(self, name: str) -> None:
+        self._rounds.cancel(name)
+        self._silence.cancel(name)
+        self.announced.pop(name, None)
+        self._forget_guest(name)
+        self._waiters = [waiter for waiter in self._waiters if waiter[0] != name]
+
+    def _forget_guest(self, name: str) -> None:
+        """Forget the guest of a port without a row, unless it runs on: a row may be put right."""
+        if name not in self._locations and self._guest(name).away:
+            del self._guests[name]
+            self._announces_itself.pop(name, None)
+            self._rarp_at.pop(name, None)
+
+    # -- what workers report ---------------------------------------------------------------------
+
+    def take(self, events: Iterable[Event], now: float) -> None:
+        """Announce whose reports ask for it."""
         for event in events:
             match event:
                 case Heard(name, Rarp(mac, at)):
-                    self._macs[name] = mac
-                    if self._service is not None:
-                        self._service.request(name, mac, "send-rarp", now, at)
+                    self._rarp(name, mac, at)
+                case Heard(name, Addresses(stations)):
+                    self._guest(name).uses(stations)
+                case Heard(name, Started(base, sent)):
+                    self._changed(name, self._guest(name).started(base, sent, now), now)
+                case Heard(name, State() as state):
+                    self._announces_itself[name] = _announces_itself(state)
+                    self._changed(name, self._guest(name).told(state.status, now), now)
+                case Heard(name, Stats(request, stats)):
+                    if self._silence.answered(name, request, stats):
+                        self._begin(name, "guest-silent", now)
+                case Ended(name):
+                    self._changed(name, self._guest(name).ended(now), now)
+                    self._forget_guest(name)
 
-    def mac_of(self, port: PortSpec) -> bytes | None:
-        """The guest's MAC: as its front-end said last, else as the row's attached-mac says."""
-        if port.name in self._macs:
-            return self._macs[port.name]
-        return parse_mac(port.attached_mac)
+    def _guest(self, name: str) -> Guest:
+        return self._guests.setdefault(name, Guest())
 
-    def request(self, name: str, mac: bytes, now: float, waiter: Waiter) -> None:
-        """Announce by hand; `waiter` is called with the result."""
-        assert self._service is not None
-        self._waiters.append((name, mac, waiter))
-        self._service.request(name, mac, "manual", now)
-        self.run(now)
+    def _rarp(self, name: str, mac: bytes, at: float) -> None:
+        self._guest(name).rarp(mac)
+        self._rarp_at[name] = at
+        self._rounds.cancel(name)  # the front-end makes them
+        port = self._port(name)
+        if port is not None and port.announce.enabled:
+            self._request(port, "send-rarp", at)
 
-    def run(self, now: float) -> None:
+    def _changed(self, name: str, change: Change, now: float) -> None:
+        if change.stopped:
+            self._rounds.cancel(name)
+            self._silence.cancel(name)
+            if self._service is not None:
+                self._service.withdraw(name, "its guest has stopped")
+        if change.trigger:
+            self._begin(name, change.trigger, now)
+            port = self._port(name)
+            if port is not None and port.announce.guest_silent and self._announces_itself[name]:
+                due_at = now + port.announce.guest_silent / 1e3
+                self._silence.watch(name, self._guest(name).sent_at_start, due_at)
+
+    # -- announcing ------------------------------------------------------------------------------
+
+    def _begin(self, name: str, trigger: str, now: float) -> None:
+        """Announce all that the guest uses, and again in rounds."""
+        port = self._port(name)
+        if port is None or not port.announce.enabled:
+            return
+        if not self._request(port, trigger, now):
+            vlog.info(f"{name}: {trigger}, and no address of its guest is known")
+        elif now - self._rarp_at.get(name, -RARP_ROUNDS) >= RARP_ROUNDS:
+            self._rounds.begin(name, trigger, port.announce, now)
+
+    def _request(self, port: PortSpec, trigger: str, at: float) -> tuple[Station, ...]:
+        return self._announce(port, self.stations(port), trigger, at)
+
+    def _announce(
+        self, port: PortSpec, stations: tuple[Station, ...], trigger: str, at: float
+    ) -> tuple[Station, ...]:
+        assert self._service is not None and self._snapshot is not None
+        spreaded = spread(stations, self._locations[port.name])
+        running = {name for name, guest in self._guests.items() if guest.running}
+        for station in spreaded:
+            rarped = {name: guest.mac for name, guest in self._guests.items()}
+            refusal = foreign(station.mac, port, self._snapshot, running, rarped)
+            request = Request(port.name, station, trigger, at, port.announce)
+            self._service.request(request, refusal)
+        return spreaded
+
+    def stations(self, port: PortSpec) -> tuple[Station, ...]:
+        """What the guest of `port` is known to use, its NIC's own MAC first."""
+        guest = self._guest(port.name)
+        attached = mac_of_row(port)
+        own = () if attached is None else (Station(attached),)
+        return merge((*own, *port.addresses, *guest.known(self._clock())))
+
+    def macs(self, port: PortSpec) -> set[bytes]:
+        """The MACs that the guest of `port` is known to use."""
+        return {station.mac for station in self.stations(port)}
+
+    def by_hand(self, port: PortSpec, mac: bytes | None, waiter: Waiter) -> bool:
+        """Announce all stations, or `mac` only; `waiter` is called with the first's result.
+
+        False if there is nothing to announce, or nothing that the port carries.
+        """
+        stations = self.stations(port)
+        if mac is not None:
+            stations = merge((Station(mac), *(one for one in stations if one.mac == mac)))
+        planned = spread(stations, self._locations[port.name])
+        if not planned:
+            return False
+        self._waiters.append((port.name, planned[0], waiter))
+        self._announce(port, stations, MANUAL, self._clock())
+        self.run()
+        return True
+
+    def _port(self, name: str) -> PortSpec | None:
+        return None if self._snapshot is None else self._snapshot.ports.get(name)
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def run(self) -> None:
         """Do what can be done at once, pass on what came of it."""
         if self._service is None:
             return
-        self._service.run(now)
+        now = self._clock()
+        for name, trigger in self._rounds.due(now):
+            port = self._port(name)
+            if port is not None and port.announce.enabled:
+                self._request(port, trigger, now)
+        self._silence.run(now)
+        self._service.run()
         for result in self._service.take_results():
             summary = result.summary()
             vlog.info(f"{result.port}: announced {summary}")
             self.announced[result.port] = summary
-            answered = [w for w in self._waiters if w[:2] == (result.port, result.mac)]
+            key = result.port, result.mac, result.vlan
+            answered = [w for w in self._waiters if (w[0], w[1].mac, w[1].vlan) == key]
             self._waiters = [w for w in self._waiters if w not in answered]
             for _, _, waiter in answered:
                 waiter(result)
@@ -85,6 +246,9 @@ class Announcing:
         """Register what `run` has to be called for."""
         if self._service is not None:
             self._service.wait(poller)
+        for at in (self._rounds.wake_at(), self._silence.wake_at()):
+            if at is not None:
+                poller.timer_wait_until(at * 1e3)
 
     def counters(self) -> dict[str, int]:
         """The service's totals."""
@@ -101,13 +265,9 @@ class Announcing:
             self._service = None
 
 
-def parse_mac(text: str) -> bytes | None:
-    """Six bytes of any usual spelling, None if it is none."""
-    if not netaddr.valid_mac(text):
-        return None
-    packed: bytes = netaddr.EUI(text, version=48).packed
-    return packed
-
-
-def _location(port: PortSpec, rundir: str) -> Location:
-    return Location(port.bridge, port.ofport or -1, port.tag, f"{rundir}/{port.bridge}.mgmt")
+def _announces_itself(state: State) -> bool:
+    # reports.py has made it printable, not sure to be a number
+    try:
+        return bool(int(state.features or "0", 16) & Feature.GUEST_ANNOUNCE.mask)
+    except ValueError:
+        return False

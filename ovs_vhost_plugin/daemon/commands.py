@@ -9,23 +9,26 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import ovs.unixctl
 
 from ovs_vhost_plugin import __version__, render
+from ovs_vhost_plugin.announce.addresses import Station
+from ovs_vhost_plugin.announce.announcement import DEADLINE
 from ovs_vhost_plugin.announce.model import Result
-from ovs_vhost_plugin.daemon.announcing import parse_mac
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.ovsdb import Standing
+from ovs_vhost_plugin.daemon.places import parse_mac
 from ovs_vhost_plugin.daemon.reports import Stats
 from ovs_vhost_plugin.daemon.rows import PortSpec
 from ovs_vhost_plugin.daemon.workers import Event, Heard
 from ovs_vhost_plugin.dirs import PROGRAM
 
 _STATS_TIMEOUT = 1.0
-_ANNOUNCE_TIMEOUT = 10.0
+_ANNOUNCE_TIMEOUT = DEADLINE + 1.0
 
 Handler = Callable[[Any, list[str], float], None]
 
@@ -64,6 +67,7 @@ class Commands:
             ("vhost/stats", "[PORT] [--format json]", 3, self._show_stats),
             ("vhost/announce", "PORT [MAC] [--format json]", 4, self._announce),
             ("vhost/announce-log", "[PORT] [--format json]", 3, self._announce_log),
+            ("vhost/hold-log", "[PORT] [--format json]", 3, self._hold_log),
         ):
             ovs.unixctl.commands.pop(name, None)  # the bindings' own "version"
             ovs.unixctl.command_register(name, usage, 0, most, self._guarded, handler)
@@ -159,23 +163,24 @@ class Commands:
         if not 1 <= len(rest) <= 2:
             raise UsageError("usage: vhost/announce PORT [MAC] [--format json]")
         port = self._port(rest[0])
+        mac = None
+        if len(rest) == 2 and (mac := parse_mac(rest[1])) is None:
+            raise UsageError(f"{rest[1]!r} is no MAC address")
         announcing = self._loop.announcing
-        mac = parse_mac(rest[1]) if len(rest) == 2 else announcing.mac_of(port)
-        if mac is None:
+        if mac is None and not announcing.stations(port):
             raise UsageError(
-                f"{rest[1]!r} is no MAC address"
-                if len(rest) == 2
-                else f"the MAC of {port.name}'s guest is not known yet: give it, "
+                f"the MAC of {port.name}'s guest is not known yet: give it, "
                 "or set external_ids:attached-mac"
             )
         pending = _Pending(connection, as_json, now + _ANNOUNCE_TIMEOUT, {port.name})
         pending.finish = self._finish_announce
-        self._announces.append(pending)
 
         def announced(result: Result) -> None:
             pending.answers["result"] = result
 
-        announcing.request(port.name, mac, now, announced)
+        if not announcing.by_hand(port, mac, announced):
+            raise UsageError(f"{port.name} carries none of the VLANs of its guest's addresses")
+        self._announces.append(pending)
 
     def _finish_announce(self, pending: _Pending) -> None:
         result: Result | None = pending.answers.get("result")
@@ -194,6 +199,15 @@ class Commands:
         data = {"now": time.monotonic(), "announcements": found}
         _answer(connection, as_json, data, render.announce_log)
 
+    def _hold_log(self, connection: Any, argv: list[str], _now: float) -> None:
+        as_json, names = _format(connection, argv)
+        if len(names) > 1:
+            raise UsageError("usage: vhost/hold-log [PORT] [--format json]")
+        log = self._loop.forwarding.log()
+        found = [entry for entry in log if not names or entry["port"] == names[0]]
+        data = {"now": time.monotonic(), "holds": found}
+        _answer(connection, as_json, data, render.hold_log)
+
     # -- what they show --------------------------------------------------------------------------
 
     def _port(self, name: str) -> PortSpec:
@@ -205,16 +219,17 @@ class Commands:
     def _overview(self) -> dict[str, Any]:
         loop = self._loop
         snapshot = loop.snapshot
-        errors = {} if snapshot is None else snapshot.errors
+        wrong = {} if snapshot is None else snapshot.complaints
         return {
             "version": __version__,
             "pid": os.getpid(),
             "database": self._options.database,
             "standing": loop.database.standing.value,
             "ports": [self._port_overview(port) for _, port in sorted(loop.desired.items())],
-            "wrong_rows": {name: str(error) for name, error in sorted(errors.items())},
+            "wrong_rows": dict(sorted(wrong.items())),
             "faults": dict(sorted(loop.ports.counters.items())),
             "announce": loop.announcing.counters(),
+            "forward": dict(sorted(loop.forwarding.counters.items())),
         }
 
     def _port_overview(self, port: PortSpec) -> dict[str, Any]:
@@ -236,11 +251,23 @@ class Commands:
             "protocol_features": "" if state is None else state.protocol_features,
             "vring_sizes": [] if state is None else list(state.vring_sizes),
             "errors": 0 if state is None else state.errors,
+            "addresses": [] if link is None else [_station(one) for one in link.stations],
             "worker": None
             if link is None
             else {"phase": link.phase.value, "version": link.version},
             "announced": self._loop.announcing.announced.get(port.name, ""),
         }
+
+
+def _station(station: Station) -> dict[str, Any]:
+    """As the workers tell it, in vhost/stats."""
+    return {
+        "mac": station.mac.hex(":"),
+        "vlan": station.vlan,
+        "router": station.router,
+        "ipv4": [str(IPv4Address(ip)) for ip in station.ipv4],
+        "ipv6": [str(IPv6Address(ip)) for ip in station.ipv6],
+    }
 
 
 def _format(connection: Any, argv: list[str]) -> tuple[bool, list[str]]:

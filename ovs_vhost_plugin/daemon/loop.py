@@ -13,6 +13,7 @@ import ovs.vlog
 
 from ovs_vhost_plugin.daemon import status
 from ovs_vhost_plugin.daemon.announcing import Announcing
+from ovs_vhost_plugin.daemon.forwarding import Forwarding
 from ovs_vhost_plugin.daemon.ovsdb import Database, Snapshot, Standing
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reconcile import reconcile
@@ -29,11 +30,18 @@ class Loop:
     """All parts, and whose turn it is."""
 
     def __init__(
-        self, database: Database, ports: Ports, announcing: Announcing, *, adopt_dpdk_types: bool
+        self,
+        database: Database,
+        ports: Ports,
+        announcing: Announcing,
+        forwarding: Forwarding,
+        *,
+        adopt_dpdk_types: bool,
     ) -> None:
         self.database = database
         self.ports = ports
         self.announcing = announcing
+        self.forwarding = forwarding
         self.snapshot: Snapshot | None = None
         self._adopt_dpdk_types = adopt_dpdk_types
         self._serving = False
@@ -78,6 +86,7 @@ class Loop:
     def close(self) -> None:
         """Leave database, switch and workers, which go on."""
         self.announcing.close()
+        self.forwarding.close()
         self.ports.workers.close()
         self.database.close()
 
@@ -86,6 +95,7 @@ class Loop:
         self.database.wait(poller, now)
         self.ports.workers.wait(poller, now)
         self.announcing.wait(poller)
+        self.forwarding.wait(poller)
         for at in (self._wake_at, self._cleanup_until):
             if at is not None:
                 poller.timer_wait(math.ceil((at - now) * 1000))
@@ -110,7 +120,7 @@ class Loop:
 
     def _complain(self, snapshot: Snapshot) -> None:
         """Log and count each wrong row once."""
-        errors = {name: str(error) for name, error in snapshot.errors.items()}
+        errors = snapshot.complaints
         for name, error in errors.items():
             if self._complained.get(name) != error:
                 vlog.warn(f"{name}: {error}")
@@ -120,8 +130,11 @@ class Loop:
     def _announce(self, events: list[Event], now: float) -> None:
         if self.snapshot is not None:
             self.announcing.locate(self.snapshot)
+            self.forwarding.locate(self.snapshot)
         self.announcing.take(events, now)
-        self.announcing.run(now)
+        self.announcing.run()
+        self.forwarding.take(events, now)
+        self.forwarding.run(now)
 
     def _act(self, snapshot: Snapshot, now: float) -> None:
         """Take one step of each port; if there was any, there is another turn at once."""
@@ -158,7 +171,10 @@ class Loop:
             return self.ports.keys_of_wrong(name, str(snapshot.errors[name]))
         if name not in snapshot.ports:
             return {}
-        keys = self.ports.keys(snapshot.ports[name])
+        port = snapshot.ports[name]
+        keys = self.ports.keys(port)
+        if keys is not None and port.slip:
+            keys.setdefault(status.ERROR, port.slip)
         # A daemon that was restarted knows nothing better than what the last one wrote.
         announced = self.announcing.announced.get(name, current.get(status.ANNOUNCED))
         if keys is not None and announced:

@@ -14,9 +14,11 @@ import ovs.util
 import ovs.vlog
 
 from ovs_vhost_plugin import dirs, process
+from ovs_vhost_plugin.announce import formats
 from ovs_vhost_plugin.daemon import options
 from ovs_vhost_plugin.daemon.announcing import Announcing
 from ovs_vhost_plugin.daemon.commands import Commands
+from ovs_vhost_plugin.daemon.forwarding import Forwarding
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.ovsdb import Database
@@ -60,9 +62,12 @@ def main(argv: Sequence[str] | None = None, worker_module: str = WORKER_MODULE) 
 
 
 def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: str) -> Loop:
-    database = Database(chosen.database, rundir, os.cpu_count() or 1)
+    made = formats.installed()
+    database = Database(chosen.database, rundir, os.cpu_count() or 1, formats=made.keys())
     ports = Ports(workers, Taps(state), state, chosen)
-    return Loop(database, ports, Announcing(), adopt_dpdk_types=chosen.adopt_dpdk_types)
+    announcing = Announcing(workers.tell, made)
+    forwarding = Forwarding(workers.tell, announcing.macs)
+    return Loop(database, ports, announcing, forwarding, adopt_dpdk_types=chosen.adopt_dpdk_types)
 
 
 def _run(loop: Loop, commands: Commands, unixctl: ovs.unixctl.server.UnixctlServer) -> None:

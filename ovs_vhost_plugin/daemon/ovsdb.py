@@ -7,14 +7,16 @@ one transaction at a time is under way, and its outcome is seen in the rows.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
 import ovs.db.idl
 import ovs.vlog
 
+from ovs_vhost_plugin.announce.vlan import PortVlan
 from ovs_vhost_plugin.daemon import rows
 from ovs_vhost_plugin.daemon.rows import PortSpec, RowError, Switch
 
@@ -49,6 +51,7 @@ _COLUMNS: dict[str, dict[str, dict[str, Any]]] = {
     "Bridge": {
         "name": {"type": "string"},
         "datapath_type": {"type": "string"},
+        "fail_mode": _set_of("string", 1),
         "ports": _refs("Port"),
     },
     "Port": {
@@ -64,6 +67,7 @@ _COLUMNS: dict[str, dict[str, dict[str, Any]]] = {
         "external_ids": {"type": _STRINGS},
         "mtu_request": _set_of("integer", 1),
         "ofport": _set_of("integer", 1),
+        "mac_in_use": _set_of("string", 1),
     },
 }
 _SCHEMA = {
@@ -89,6 +93,8 @@ class Snapshot:
     """All that the rows say.
 
     keys       external_ids of every Interface row, by name
+    own_macs   the MACs of each bridge's internal ports, by bridge
+    vlans      how each port of a bridge treats VLANs, by bridge and OpenFlow number
     adoptable  rows of an OVS-DPDK type that this ovs-vswitchd does not have: name → the
                external_ids to set when the type is cleared
     """
@@ -98,25 +104,46 @@ class Snapshot:
     errors: dict[str, RowError] = field(default_factory=dict)
     keys: dict[str, Mapping[str, str]] = field(default_factory=dict)
     adoptable: dict[str, Mapping[str, str | None]] = field(default_factory=dict)
+    own_macs: dict[str, set[str]] = field(default_factory=dict)
+    vlans: dict[tuple[str, int], PortVlan] = field(default_factory=dict)
+
+    @property
+    def complaints(self) -> dict[str, str]:
+        """What is wrong with rows: with those that make no port, and with keys of others."""
+        wrong = {name: str(error) for name, error in self.errors.items()}
+        return wrong | {name: port.slip for name, port in self.ports.items() if port.slip}
 
 
-def read(tables: Mapping[str, Any], rundir: str, cpus: int) -> Snapshot | None:
+def read(
+    tables: Mapping[str, Any], rundir: str, cpus: int, formats: Collection[str] = ()
+) -> Snapshot | None:
     """Read all rows; None while ovs-vswitchd has not made its one Open_vSwitch row."""
     row = next(iter(tables["Open_vSwitch"].rows.values()), None)
     if row is None:
         return None
     snapshot = Snapshot(rows.parse_switch(row, rundir))
+    numbers: Counter[tuple[str, int]] = Counter()
     for bridge, port, interface in _interfaces(row):
         name = interface.name
         snapshot.keys[name] = interface.external_ids
+        numbers.update((bridge.name, number) for number in interface.ofport)
+        if interface.type == "internal":
+            snapshot.own_macs.setdefault(bridge.name, set()).update(interface.mac_in_use)
+        for ofport in interface.ofport:
+            snapshot.vlans[bridge.name, ofport] = rows.parse_vlan(port)
         if rows.is_ours(interface):
             try:
-                spec = rows.parse(interface, port, bridge, snapshot.switch, cpus)
+                spec = rows.parse(interface, port, bridge, snapshot.switch, cpus, formats)
                 snapshot.ports[name] = spec
             except RowError as error:
                 snapshot.errors[name] = error
         elif rows.is_adoptable(interface, snapshot.switch):
             snapshot.adoptable[name] = rows.adoption_keys(interface)
+    for name, spec in snapshot.ports.items():
+        if spec.ofport is not None and numbers[spec.bridge, spec.ofport] > 1:
+            # It was moved to a bridge where another has its number: ovs-vswitchd gives it a new
+            # one in a moment, and until then the old one would be the other's.
+            snapshot.ports[name] = replace(spec, ofport=None)
     return snapshot
 
 
@@ -136,8 +163,9 @@ class Database:
         rundir: str,
         cpus: int,
         make_idl: Callable[..., Any] = ovs.db.idl.Idl,
+        formats: Collection[str] = (),
     ) -> None:
-        self._rundir, self._cpus = rundir, cpus
+        self._rundir, self._cpus, self._formats = rundir, cpus, formats
         schema = ovs.db.idl.SchemaHelper(schema_json=_SCHEMA)
         for table, columns in _COLUMNS.items():
             schema.register_columns(table, list(columns))
@@ -183,7 +211,7 @@ class Database:
         """What the rows say now."""
         if self._read_at != self._idl.change_seqno:
             self._read_at = self._idl.change_seqno
-            self._snapshot = read(self._idl.tables, self._rundir, self._cpus)
+            self._snapshot = read(self._idl.tables, self._rundir, self._cpus, self._formats)
         return self._snapshot
 
     def writable(self, now: float) -> bool:

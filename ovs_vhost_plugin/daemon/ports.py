@@ -171,7 +171,10 @@ class Ports:
             case Spawn(spec):
                 self._spawn(spec, now)
             case Configure(spec):
-                vlog.info(f"{spec.name}: mtu {spec.mtu}, finish offloads {spec.finish_offloads}")
+                vlog.info(
+                    f"{spec.name}: mtu {spec.mtu}, finish offloads {spec.finish_offloads}, "
+                    f"hold {spec.hold}"
+                )
                 if link := self.link(spec.name):
                     link.configure(spec, now)
             case Quit(name, reason):

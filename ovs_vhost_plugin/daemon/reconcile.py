@@ -81,7 +81,7 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Configure:
-    """Tell a running worker its new `mtu` and `finish_offloads`."""
+    """Tell a running worker its new `mtu`, `finish_offloads` and `hold`."""
 
     spec: WorkerSpec
 
@@ -122,7 +122,15 @@ class Plan:
 
 def worker_spec(port: PortSpec) -> WorkerSpec:
     """What a worker of this port is told, but for whom it runs as."""
-    return WorkerSpec(port.name, port.mode, port.path, port.queues, port.mtu, port.finish_offloads)
+    return WorkerSpec(
+        port.name,
+        port.mode,
+        port.path,
+        port.queues,
+        port.mtu,
+        port.finish_offloads,
+        port.holds,
+    )
 
 
 def reconcile(
@@ -188,7 +196,11 @@ def _adjust(port: PortSpec, seen: Observed, now: float) -> Action | float | None
         return Quit(port.name, "the port was reconfigured")
     if seen.phase is Phase.STARTING:
         return _deadline(seen, HELLO_TIMEOUT, now) or Kill(port.name, "it said no hello")
-    if (wanted.mtu, wanted.finish_offloads) != (has.mtu, has.finish_offloads):
+    if (wanted.mtu, wanted.finish_offloads, wanted.hold) != (
+        has.mtu,
+        has.finish_offloads,
+        has.hold,
+    ):
         return Configure(wanted)
     return None
 

@@ -5,17 +5,25 @@ A worker faces a guest. One that was taken over must not get more than its own p
 of the daemon: unknown words, wrong types and control characters end here.
 """
 
+import base64
+import ipaddress
 import math
 import re
 from dataclasses import dataclass
 from typing import Any
 
-from ovs_vhost_plugin.control import WorkerSpec
+from ovs_vhost_plugin.announce.addresses import MAX_VLAN, Station, is_host
+from ovs_vhost_plugin.announce.frames import FrameError, check_mac
+from ovs_vhost_plugin.control import HELD_BATCH_FRAMES, WorkerSpec
 
 STATUSES = frozenset({"connecting", "listening", "connected", "running"})
 
 _TEXT_MAX = 240
 _STATS_DEPTH = 5
+_STATIONS_MAX, _IPS_MAX = 64, 8  # what an honest worker keeps
+_COUNTS_MAX = 32
+_STATION = re.compile(r"[0-9a-f]{12}\.[0-9]{1,4}")
+_HEX = re.compile(r"0x[0-9a-f]{1,16}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
@@ -51,6 +59,10 @@ class State:
         """Name and detail in one line, "" for no error."""
         return f"{self.error}: {self.error_detail}" if self.error_detail else self.error
 
+    def has(self, mask: int) -> bool:
+        """Whether a feature was acknowledged."""
+        return bool(int(self.features or "0", 16) & mask)
+
 
 @dataclass(frozen=True, slots=True)
 class Rarp:
@@ -62,9 +74,13 @@ class Rarp:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Rings began to run; `base` above zero: of a guest that moved in."""
+    """Rings began to run; `base` above zero: of a guest that moved in.
+
+    `sent` counts the frames that the worker had taken from guests before.
+    """
 
     base: int
+    sent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +98,36 @@ class Stats:
     stats: dict[str, Any]
 
 
-Report = Hello | State | Rarp | Started | Connect | Stats
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """What the guest uses now, all of it, as learned from its own frames."""
+
+    stations: tuple[Station, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """The hold number `hold`: whom frames are held for, or, once it is over, what became of them.
+
+    stations  "MAC.VLAN ID" as frames say it, bounded
+    """
+
+    hold: int
+    active: bool
+    stations: tuple[str, ...]
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Frames that the worker hands over for the request `id`, oldest first; `left` has more."""
+
+    id: int
+    frames: tuple[bytes, ...]
+    left: bool
+
+
+Report = Hello | State | Rarp | Started | Connect | Stats | Addresses | Holding | Held
 
 
 def parse(event: dict[str, Any], now: float) -> Report:
@@ -100,13 +145,17 @@ def parse(event: dict[str, Any], now: float) -> Report:
                 raise ReportError("rarp: no MAC or no time")
             return Rarp(bytes.fromhex(mac.replace(":", "")), min(float(at), now))
         case {"event": "started", "base": int() as base}:
-            return Started(base)
+            return Started(base, _count(event.get("sent", 0), 1 << 64))
         case {"event": "connect", "path": str() as path}:
             return Connect(path)
         case {"event": "stats", "id": int() as request, "stats": dict() as stats}:
-            cleaned = _plain(stats, _STATS_DEPTH)
-            assert isinstance(cleaned, dict)
-            return Stats(request, cleaned)
+            return Stats(request, _stats(stats))
+        case {"event": "addresses", "addresses": list() as entries}:
+            return Addresses(_stations(entries))
+        case {"event": "holding", "hold": hold, "active": bool() as active, **rest}:
+            return _holding(_count(hold, 1 << 53), active, rest)
+        case {"event": "held", "id": int() as request, "frames": list() as frames, "left": left}:
+            return Held(request, _frames(frames), _count(left, 1 << 53) > 0)
     raise ReportError(f"no such event: {printable(str(event.get('event')))}")
 
 
@@ -116,6 +165,27 @@ def printable(text: str, limit: int = _TEXT_MAX) -> str:
     '[' stays: what prints tables must not take it for markup.
     """
     return "".join(c if " " <= c <= "~" else "?" for c in text[:limit])
+
+
+def _holding(hold: int, active: bool, rest: dict[str, Any]) -> Holding:
+    stations, counts = rest.get("stations"), rest.get("counts")
+    if not isinstance(stations, list) or len(stations) > _STATIONS_MAX:
+        raise ReportError("holding: no list of stations")
+    if not all(isinstance(s, str) and _STATION.fullmatch(s) for s in stations):
+        raise ReportError("holding: no station")
+    if not isinstance(counts, dict) or len(counts) > _COUNTS_MAX:
+        raise ReportError("holding: no counts")
+    checked = {printable(str(k), 40): _count(n, 1 << 53) for k, n in counts.items()}
+    return Holding(hold, active, tuple(stations), checked)
+
+
+def _frames(encoded: list[object]) -> tuple[bytes, ...]:
+    if len(encoded) > HELD_BATCH_FRAMES:
+        raise ReportError("held: too many frames")
+    try:
+        return tuple(base64.b64decode(_text(frame), validate=True) for frame in encoded)
+    except ValueError as error:
+        raise ReportError(f"held: {error}") from error
 
 
 def _state(state: dict[str, Any]) -> State:
@@ -128,7 +198,7 @@ def _state(state: dict[str, Any]) -> State:
         return State(
             status=status,
             socket=printable(_text(state["socket"])),
-            features=printable(_text(state["features"]), 20),
+            features=_hex(state["features"]),
             protocol_features=printable(_text(state["protocol_features"]), 20),
             num_vrings=_count(state["num_vrings"], 256),
             vring_sizes=tuple(sizes),
@@ -141,15 +211,72 @@ def _state(state: dict[str, Any]) -> State:
         raise ReportError(f"state: {error!r:.80}") from error
 
 
+def _stats(stats: dict[str, Any]) -> dict[str, Any]:
+    """Whatever is counted, in the shape that can be shown."""
+    cleaned = _plain(stats, _STATS_DEPTH)
+    assert isinstance(cleaned, dict)
+    pairs, addresses = cleaned.get("queue_pairs", []), cleaned.get("addresses", [])
+    if not isinstance(pairs, list) or not all(isinstance(pair, dict) for pair in pairs):
+        raise ReportError("stats: no queue pairs")
+    if not isinstance(cleaned.get("errors", {}), dict) or not isinstance(addresses, list):
+        raise ReportError("stats: no errors or addresses")
+    _stations(addresses)
+    return cleaned
+
+
+def _stations(entries: list[Any]) -> tuple[Station, ...]:
+    if len(entries) > _STATIONS_MAX:
+        raise ReportError("addresses: too many")
+    return tuple(_station(entry) for entry in entries)
+
+
+def _station(entry: object) -> Station:
+    match entry:
+        case {"mac": str() as text, "vlan": int() as vlan, "router": bool() as router, **more}:
+            mac = bytes.fromhex(text.replace(":", "")) if _MAC.fullmatch(text) else b""
+            try:
+                check_mac(mac)
+            except FrameError as error:
+                raise ReportError("addresses: no guest's MAC") from error
+            if isinstance(vlan, bool) or not 0 <= vlan <= MAX_VLAN:
+                raise ReportError("addresses: no VLAN")
+            ipv4, ipv6 = _ips(more.get("ipv4"), 4), _ips(more.get("ipv6"), 6)
+            return Station(mac, vlan, ipv4, ipv6, router)
+    raise ReportError("addresses: no station")
+
+
+def _ips(texts: object, version: int) -> tuple[bytes, ...]:
+    if not isinstance(texts, list) or len(texts) > _IPS_MAX:
+        raise ReportError("addresses: no list of addresses, or too many")
+    found = []
+    for text in texts:
+        try:
+            ip = ipaddress.ip_address(_text(text))
+        except ValueError as error:
+            raise ReportError("addresses: no IP address") from error
+        # one with a scope is spelled right, but of no frame
+        if ip.version != version or "%" in text or not is_host(ip.packed, len(ip.packed)):
+            raise ReportError("addresses: no host's IP address")
+        found.append(ip.packed)
+    return tuple(found)
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ReportError("state: no text")
+        raise ReportError("no text")
     return value
+
+
+def _hex(value: object) -> str:
+    text = _text(value)
+    if text and not _HEX.fullmatch(text):
+        raise ReportError("state: no features")
+    return text
 
 
 def _count(value: object, limit: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= limit:
-        raise ReportError("state: no count")
+        raise ReportError("no count")
     return value
 
 

@@ -5,18 +5,23 @@ Rows are whatever has the columns as attributes: the Idl's, or a test's.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any
 
+from ovs_vhost_plugin.announce import addresses, policy
+from ovs_vhost_plugin.announce.addresses import AddressError, Station
+from ovs_vhost_plugin.announce.policy import Policy, PolicyError
+from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.dirs import SUN_PATH_MAX
 
 PATH_KEY = "vhost-server-path"
 MODE_KEY = "vhost-user-mode"
 QUEUES_KEY = "vhost-user-queues"
 ANNOUNCE_KEY = "vhost-user-announce"
+ADDRESSES_KEY = "vhost-user-addresses"
 DPDK_TYPE_KEY = "vhost-user-dpdk-type"
 """Where a row that was taken over keeps the type it had."""
 
@@ -87,7 +92,12 @@ class PortSpec:
     queues   most queue pairs offered
     mtu      bytes, None when not requested
     tag      VLAN of frames that the guest sends untagged, None: no VLAN
+    vlan_mode, trunks  as in the Port row
     finish_offloads  the bridge takes no unfinished checksums and no GSO frames
+    announce   how the guest is announced
+    addresses  what automation says that the guest uses
+    slip     what is wrong with a key that the port works without, as name and text; "" for nothing
+    learns   the bridge begins as a learning switch, and not with an empty pipeline
     """
 
     name: str
@@ -100,8 +110,17 @@ class PortSpec:
     tag: int | None
     trunks: tuple[int, ...]
     finish_offloads: bool
-    announce: str
     attached_mac: str
+    vlan_mode: str = ""
+    announce: Policy = policy.DEFAULT
+    addresses: tuple[Station, ...] = ()
+    slip: str = ""
+    learns: bool = True
+
+    @property
+    def holds(self) -> bool:
+        """Whether frames for a guest that migrates away are held and forwarded."""
+        return self.learns and self.announce.hold
 
 
 def parse_switch(row: Any, rundir: str) -> Switch:
@@ -131,12 +150,23 @@ def is_adoptable(interface: Any, switch: Switch) -> bool:
     )
 
 
-def parse(interface: Any, port: Any, bridge: Any, switch: Switch, cpus: int) -> PortSpec:
-    """What a row of ours asks for; raises RowError. `cpus` decides the default of queues."""
+def parse(
+    interface: Any,
+    port: Any,
+    bridge: Any,
+    switch: Switch,
+    cpus: int,
+    formats: Collection[str] = (),
+) -> PortSpec:
+    """What a row of ours asks for; raises RowError.
+
+    `cpus` decides the default of queues, `formats` are the announcements that users installed.
+    """
     name = _name(interface.name)
     keys = interface.external_ids
     mode = _mode(keys.get(MODE_KEY, "client"))
     path = _path(mode, interface.options.get(PATH_KEY), name, switch)
+    announce, given, slip = _announce(keys, formats)
     return PortSpec(
         name=name,
         bridge=bridge.name,
@@ -146,10 +176,14 @@ def parse(interface: Any, port: Any, bridge: Any, switch: Switch, cpus: int) -> 
         queues=_queues(keys.get(QUEUES_KEY), cpus),
         mtu=_mtu(interface.mtu_request),
         tag=_tag(port),
+        vlan_mode=next(iter(port.vlan_mode), ""),
         trunks=tuple(sorted(port.trunks)),
         finish_offloads=bridge.datapath_type == "netdev" and not switch.takes_offloads,
-        announce=keys.get(ANNOUNCE_KEY, ""),
+        announce=announce,
+        addresses=given,
         attached_mac=keys.get("attached-mac", ""),
+        slip=slip,
+        learns=list(bridge.fail_mode) != ["secure"],
     )
 
 
@@ -248,6 +282,32 @@ def _tag(port: Any) -> int | None:
     if not port.tag or list(port.vlan_mode) == ["trunk"]:
         return None
     return int(port.tag[0])
+
+
+def _announce(
+    keys: Mapping[str, str], formats: Collection[str]
+) -> tuple[Policy, tuple[Station, ...], str]:
+    """The policy and the addresses; for what is wrong its default, and what is wrong with it."""
+    announce = policy.DEFAULT
+    given: tuple[Station, ...] = ()
+    slips = []
+    try:
+        announce = policy.parse(keys.get(ANNOUNCE_KEY, ""), formats)
+    except PolicyError as error:
+        slips.append(f"{error.name}: external_ids:{ANNOUNCE_KEY}: {error.text}")
+    try:
+        given = addresses.parse(keys.get(ADDRESSES_KEY, ""))
+    except AddressError as error:
+        slips.append(f"{error.name}: external_ids:{ADDRESSES_KEY}: {error.text}")
+    return announce, given, "; ".join(slips)
+
+
+def parse_vlan(port: Any) -> PortVlan:
+    """What a Port row says of VLANs (ovs-vswitchd.conf.db(5), Port, "VLAN Configuration")."""
+    tag = int(port.tag[0]) if port.tag else None
+    default = VlanMode.TRUNK if tag is None else VlanMode.ACCESS
+    mode = VlanMode(port.vlan_mode[0]) if port.vlan_mode else default
+    return PortVlan(mode, tag or 0, bond=len(port.interfaces) > 1)
 
 
 def _true(text: str | None) -> bool:

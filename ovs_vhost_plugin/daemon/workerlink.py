@@ -15,10 +15,11 @@ from typing import Any
 
 import ovs.vlog
 
+from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.control import Channel, ChannelBroken, ChannelClosed, WorkerSpec
 from ovs_vhost_plugin.daemon import pidfile, reports
 from ovs_vhost_plugin.daemon.reconcile import Phase
-from ovs_vhost_plugin.daemon.reports import Hello, Report, ReportError, State
+from ovs_vhost_plugin.daemon.reports import Addresses, Hello, Report, ReportError, State
 
 vlog = ovs.vlog.Vlog("vhost_worker")
 
@@ -51,6 +52,7 @@ class WorkerLink:
         self.pid: int | None = None
         self.version = ""
         self.state: State | None = None
+        self.stations: tuple[Station, ...] = ()
         self.phase = Phase.REQUESTED if child else Phase.STARTING
         self.since = self.began = now
         self.told_to_quit = False
@@ -90,7 +92,12 @@ class WorkerLink:
     def configure(self, spec: WorkerSpec, now: float) -> None:
         """Tell it what may change while it runs."""
         assert self.spec is not None
-        command = {"op": "configure", "mtu": spec.mtu, "finish_offloads": spec.finish_offloads}
+        command = {
+            "op": "configure",
+            "mtu": spec.mtu,
+            "finish_offloads": spec.finish_offloads,
+            "hold": spec.hold,
+        }
         if self.send(command, now):
             self.spec = spec
 
@@ -111,7 +118,7 @@ class WorkerLink:
     # -- hearing ---------------------------------------------------------------------------------
 
     def receive(self, now: float) -> list[Report]:
-        """Take what it reports; hellos and states are also kept here."""
+        """Take what it reports; hellos, states and addresses are also kept here."""
         if self.channel is None:
             return []
         heard: list[Report] = []
@@ -181,6 +188,8 @@ class WorkerLink:
                 self._enter(Phase.RUNNING, now)
         elif isinstance(report, State):
             self.state = report
+        elif isinstance(report, Addresses):
+            self.stations = report.stations
 
     def _count(self, now: float) -> None:
         if int(now) != self._window:

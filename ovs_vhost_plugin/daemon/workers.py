@@ -213,6 +213,10 @@ class Workers:
         else:
             poller.timer_wait(math.ceil((self._backoff.retry_at - now) * 1000))
 
+    def tell(self, name: str, command: dict[str, Any], now: float) -> bool:
+        """Send a command to a port's worker; False when there is none to hear it."""
+        return name in self.links and self.links[name].send(command, now)
+
     def forget_all(self) -> None:
         """Let go of all workers, as another daemon serves the database now."""
         for link in self.links.values():

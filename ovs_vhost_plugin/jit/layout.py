@@ -89,6 +89,8 @@ NET = _record(
     "tap_lost",  # reading failed: tried again a little later
     "pending",  # bytes of a frame that waits in `pending` for more receive buffers
     "pending_until",  # milliseconds of CLOCK_MONOTONIC
+    "backlog_at",  # frames in `backlog` that come before the tap's: [backlog_at, backlog_end)
+    "backlog_end",
 )
 
 COUNTERS = _record(
@@ -109,6 +111,31 @@ COUNTERS = _record(
     "wakeups",
 )
 
+STATION = _record("version", "key", "router", "seen")
+"""A MAC that the guest uses in a VLAN.
+
+version  odd while it changes, also its addresses; another one afterwards
+key      VLAN << 48 | MAC
+router   1: it calls itself an IPv6 router
+seen     milliseconds of CLOCK_MONOTONIC; 0: a free place
+"""
+
+ADDRESS = _record("high", "low", "seen")
+"""An IPv6 address of a station in two halves, or an IPv4 address mapped into one; `seen` as above.
+"""
+
+LEARNING = _record(
+    "fd",  # an eventfd, written when something new was learned; -1: nobody waits
+    "stations",  # places in use or used before
+    "replaced",  # count of what made room while it was still in use
+    "key",  # of the frame before: nothing new in one like it,
+    "high",
+    "low",
+    "until",  # up to this millisecond
+    "tick",  # a millisecond, and how many frames were looked at in it
+    "looks",
+)
+
 assert IOVEC.itemsize == 16
 assert POLLFD.itemsize == 8
 assert [POLLFD[name].itemsize for name in ("fd", "events", "revents")] == [4, 2, 2]
@@ -122,8 +149,17 @@ CHAINS = 1024
 """Room for held chains, a power of two; each has at least one iovec."""
 FRAME_MAX = 65535 + 14 + 2 * 4
 """A full IP packet, an Ethernet header, two VLAN tags."""
+BACKLOG_LENGTH = 3
+"""Bytes of the length before each frame of the backlog."""
 HEADER_MAX = 12
 """struct virtio_net_hdr with num_buffers (virtio 1.2, 5.1.6.1)."""
+
+STATIONS = 64
+"""MACs and VLANs of one guest that are remembered."""
+ADDRESSES = 8
+"""IP addresses that are remembered of each."""
+HEAD = 63
+"""Bytes of a frame that are learned from: Ethernet, a VLAN tag, IPv6, an advertisement's flags."""
 
 
 class Vring(NamedTuple):
@@ -161,10 +197,22 @@ class Net(NamedTuple):
     frame: NDArray[np.uint8]  # private copy of a transmit frame whose offloads are finished
     segment: NDArray[np.uint8]  # an empty header, and one segment of that frame
     pending: NDArray[np.uint8]  # header and frame that wait for receive buffers
+    backlog: NDArray[np.uint8]  # frames without headers, a 24-bit little-endian length before each
     patch: NDArray[np.uint8]  # num_buffers, and an empty flags field
     scratch: NDArray[np.int64]  # see syscalls
     counters: Records  # (1,) COUNTERS
     faults: NDArray[np.int64]  # count by fault
+
+
+class Learned(NamedTuple):
+    """What the guest uses, learned from the frames it sends."""
+
+    state: Records  # (1,) LEARNING
+    stations: Records  # STATION
+    addresses: Records  # ADDRESS; those of station i from i * ADDRESSES on
+    told: NDArray[np.int64]  # (1,), not 0: the eventfd was written, nobody has looked since
+    head: NDArray[np.uint8]  # private copy of a frame's first bytes
+    scratch: NDArray[np.int64]  # see syscalls
 
 
 class Pair(NamedTuple):
@@ -176,6 +224,7 @@ class Pair(NamedTuple):
     tx_queue: Queue
     memory: Memory
     net: Net
+    learned: Learned
     poll: Records  # (4,) POLLFD
     stop: NDArray[np.int64]  # (1,), not 0: leave the loop
 
@@ -203,8 +252,9 @@ VRING = _group(Vring, U64, U16, U16, U32, _records(RING))
 MEMORY = _group(Memory, REGIONS, U8)
 QUEUE_T = _group(Queue, _records(IOVEC), U64, _records(CHAIN), U64, _records(QUEUE))
 NET_RECORDS = _records(NET)
-NET_T = _group(Net, NET_RECORDS, U8, U8, U8, U8, U8, I64, _records(COUNTERS), I64)
-PAIR = _group(Pair, VRING, VRING, QUEUE_T, QUEUE_T, MEMORY, NET_T, _records(POLLFD), I64)
+NET_T = _group(Net, NET_RECORDS, U8, U8, U8, U8, U8, U8, I64, _records(COUNTERS), I64)
+LEARNED = _group(Learned, _records(LEARNING), _records(STATION), _records(ADDRESS), I64, U8, I64)
+PAIR = _group(Pair, VRING, VRING, QUEUE_T, QUEUE_T, MEMORY, NET_T, LEARNED, _records(POLLFD), I64)
 
 
 def region_table(regions: Records) -> Records:
@@ -241,8 +291,31 @@ def new_net() -> Net:
         frame=np.zeros(FRAME_MAX, np.uint8),
         segment=np.zeros(HEADER_MAX + FRAME_MAX, np.uint8),
         pending=np.zeros(HEADER_MAX + FRAME_MAX, np.uint8),
+        backlog=np.zeros(0, np.uint8),
         patch=np.zeros(3, np.uint8),
         scratch=np.zeros(6, np.int64),
         counters=np.zeros(1, COUNTERS),
         faults=np.zeros(FAULTS, np.int64),
     )
+
+
+def new_learned(fd: int) -> Learned:
+    """Nothing learned yet; `fd` is an eventfd to write when that changes, or -1."""
+    learned = Learned(
+        state=np.zeros(1, LEARNING),
+        stations=np.zeros(STATIONS, STATION),
+        addresses=np.zeros(STATIONS * ADDRESSES, ADDRESS),
+        told=np.zeros(1, np.int64),
+        head=np.zeros(HEAD, np.uint8),
+        scratch=np.zeros(6, np.int64),
+    )
+    learned.state["fd"] = fd
+    return learned
+
+
+def empty_learned(learned: Learned) -> None:
+    """Forget the stations and the frame before; what is counted stays."""
+    learned.stations[:] = 0
+    learned.addresses[:] = 0
+    for name in ("stations", "key", "high", "low", "until", "tick", "looks"):
+        learned.state[name] = 0

@@ -143,7 +143,7 @@ def run(pair: Pair) -> None:
     while load_acquire(pair.stop, 0) == 0:
         done = 0
         if alive(pair.tx) and not state["tap_full"]:
-            done += transmit(pair.tx, pair.tx_queue, pair.memory, pair.net)
+            done += transmit(pair.tx, pair.tx_queue, pair.memory, pair.net, pair.learned)
         if receives(pair) and not state["tap_lost"]:
             done += receive(pair.rx, pair.rx_queue, pair.memory, pair.net)
         if done == 0:

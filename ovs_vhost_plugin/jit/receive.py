@@ -15,6 +15,7 @@ from ovs_vhost_plugin.jit.dirty import mark
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
+    BACKLOG_LENGTH,
     CHAINS,
     FRAME_MAX,
     MEMORY,
@@ -132,6 +133,25 @@ def settle_pending(ring: Vring, queue: Queue, memory: Memory, net: Net) -> bool:
     return True
 
 
+@kernel(void(NET_T))
+def take_backlog(net: Net) -> None:
+    """Make the backlog's next frame the one that waits, under a header that asks for nothing."""
+    state = net.state[0]
+    header = state["header_size"]
+    at = state["backlog_at"]
+    length = (
+        int64(net.backlog[at]) | int64(net.backlog[at + 1]) << 8 | int64(net.backlog[at + 2]) << 16
+    )
+    at += BACKLOG_LENGTH
+    for i in range(header):
+        net.pending[i] = 0
+    for i in range(length):
+        net.pending[header + i] = net.backlog[at + i]
+    state["backlog_at"] = at + length
+    state["pending"] = header + length
+    state["pending_until"] = milliseconds(net.scratch) + PATIENCE
+
+
 @kernel(int64(VRING, QUEUE_T, MEMORY, NET_T))
 def receive(ring: Vring, queue: Queue, memory: Memory, net: Net) -> int:
     """One burst: how many frames were dealt with."""
@@ -141,6 +161,8 @@ def receive(ring: Vring, queue: Queue, memory: Memory, net: Net) -> int:
     fault = 0
     done = 0
     while done < BURST:
+        if not state["pending"] and state["backlog_at"] < state["backlog_end"]:
+            take_backlog(net)
         wanted = state["pending"] if state["pending"] else state["header_size"] + FRAME_MAX
         fault = fetch(ring, memory, queue, chains, wanted)
         if fault:

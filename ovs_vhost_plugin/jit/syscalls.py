@@ -29,6 +29,7 @@ POLLERR = 0x8
 POLLHUP = 0x10
 POLLNVAL = 0x20
 _CLOCK_MONOTONIC = 1
+_CLOCK_MONOTONIC_COARSE = 6
 _RWF_NOWAIT = 8
 
 # Pointers and sizes as int64: our addresses are numbers.
@@ -114,4 +115,11 @@ def write_event(fd: int, scratch: NDArray[np.int64]) -> int:
 def milliseconds(scratch: NDArray[np.int64]) -> int:
     """CLOCK_MONOTONIC in ms."""
     _clock_gettime(_CLOCK_MONOTONIC, address_of(scratch, 4))
+    return int(scratch[4]) * 1000 + int(scratch[5]) // 1_000_000
+
+
+@kernel(int64(I64))
+def coarse_milliseconds(scratch: NDArray[np.int64]) -> int:
+    """CLOCK_MONOTONIC in ms as of the kernel's last tick: some ms behind, at a third the cost."""
+    _clock_gettime(_CLOCK_MONOTONIC_COARSE, address_of(scratch, 4))
     return int(scratch[4]) * 1000 + int(scratch[5]) // 1_000_000

@@ -15,19 +15,22 @@ from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
     HEADER_MAX,
+    LEARNED,
     MEMORY,
     NET_T,
     QUEUE_T,
     VRING,
+    Learned,
     Memory,
     Net,
     Queue,
     Vring,
     int64,
 )
+from ovs_vhost_plugin.jit.learn import learn, take_head
 from ovs_vhost_plugin.jit.notify import break_ring, flush
 from ovs_vhost_plugin.jit.split import fetch, give_back, refuse_kicks
-from ovs_vhost_plugin.jit.syscalls import EAGAIN, EFAULT, EINTR, EIO, writev
+from ovs_vhost_plugin.jit.syscalls import EAGAIN, EFAULT, EINTR, EIO, coarse_milliseconds, writev
 
 BURST = 64
 """Chains before the other direction has its turn."""
@@ -112,9 +115,12 @@ def write_finished(queue: Queue, net: Net, length: int) -> int:
             return 0
 
 
-@kernel(int64(QUEUE_T, NET_T))
-def send(queue: Queue, net: Net) -> int:
-    """Send the oldest chain's frame: 0 when done with it, sent or dropped; else -errno."""
+@kernel(int64(QUEUE_T, NET_T, LEARNED, int64), inline=True)
+def send(queue: Queue, net: Net, learned: Learned, now: int) -> int:
+    """Send the oldest chain's frame: 0 when done with it, sent or dropped; else -errno.
+
+    What is sent is learned from, afterwards: then its memory is known to be there.
+    """
     state = net.state[0]
     counters = net.counters[0]
     chain = queue.chains[queue.state[0]["head"]]
@@ -126,17 +132,19 @@ def send(queue: Queue, net: Net) -> int:
             net.faults[-at] += 1
             return 0
         state["taken"] = at
+    first = state["taken"]
     if state["finish_offloads"] and offload.leaves_work(net.header):
         result = write_finished(queue, net, length)
+        end = first + 1  # the private copy
     else:
-        first = state["taken"] - 1
         end = queue.state[0]["first"] + chain["pieces"]
-        result = write_frame(net, address_of(queue.iov, first), end - first)
+        result = write_frame(net, address_of(queue.iov, first - 1), end - first + 1)
     if result == -EAGAIN or result == -EFAULT:
         return result
     if result == 0:
         counters["tx_packets"] += 1
         counters["tx_bytes"] += length
+        learn(learned, learned.head, take_head(learned, queue, first, end), now)
     elif result > 0:
         counters["tx_dropped_faulty"] += 1
         net.faults[result] += 1
@@ -147,21 +155,23 @@ def send(queue: Queue, net: Net) -> int:
     return 0
 
 
-@kernel(int64(VRING, QUEUE_T, MEMORY, NET_T))
-def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net) -> int:
+@kernel(int64(VRING, QUEUE_T, MEMORY, NET_T, LEARNED))
+def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learned) -> int:
     """One burst: how many chains were given back."""
     state = net.state[0]
     fault = 0
+    now = 0
     if (
         state["taken"] == 0
     ):  # else the chain at work is finished first, its iovecs stay where they are
         fault = fetch(ring, memory, queue, BURST, _ANY_LENGTH)
     if queue.state[0]["count"] > 0:
         refuse_kicks(ring, memory, net)
+        now = coarse_milliseconds(net.scratch)
     done = 0
     while queue.state[0]["count"] > 0:
         if ring.state[0]["enabled"]:
-            result = send(queue, net)
+            result = send(queue, net, learned, now)
             if result == -EAGAIN:
                 state["tap_full"] = 1
                 break

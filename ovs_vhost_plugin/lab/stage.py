@@ -24,7 +24,7 @@ from ovs_vhost_plugin.lab.movable import Migration, Movable
 from ovs_vhost_plugin.lab.movable_qemu import QemuMovable
 from ovs_vhost_plugin.lab.movable_soft import SoftMovable
 from ovs_vhost_plugin.lab.process import LabError, wait_until
-from ovs_vhost_plugin.timeline import Mark, Report, deliveries, longest_gap
+from ovs_vhost_plugin.timeline import Mark, Report, deliveries, longest_gap, overtaken
 
 PORT = "vhu0"
 UDP_PORT = 7000
@@ -162,13 +162,15 @@ class _Seen:
     def report(self, kind: str, announce: str) -> Report:
         moved, arrivals = self.moved, self.arrivals
         source, destination = (self._passed(frames) for frames in self.taps)
-        times = deliveries(
+        delivered = deliveries(
             arrivals.numbers,
             source,
             destination,
             stopped=moved.source_stopped,
             resumed=moved.destination_resumed,
         )
+        times = sorted(delivered.values())
+        delays = (at - self.flow.sent_at[number] for number, at in delivered.items())
         after = [at for at in times if at >= moved.destination_resumed]
         lost = arrivals.lost(self.flow.sent)
         return Report(
@@ -180,6 +182,9 @@ class _Seen:
             lost=len(lost),
             damaged=arrivals.damaged,
             duplicated=len(arrivals.duplicates()),
+            unseen=sum(n not in source and n not in destination for n in lost),
+            reordered=overtaken(arrivals.numbers),
+            delay_ms=max(delays, default=0.0) * 1e3,
             outage_ms=longest_gap(times) * 1e3,
             downtime_ms=moved.downtime_ms,
             found=bool(after) and self.flow.sent - 1 not in lost,

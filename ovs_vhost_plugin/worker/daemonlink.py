@@ -19,6 +19,7 @@ from ovs_vhost_plugin.worker.limiter import Limiter
 # A hostile guest must not keep the daemon, which serves all ports, busy.
 _STATES_PER_SECOND, _STATES_AT_ONCE = 2.0, 20
 _RARPS_PER_SECOND, _RARPS_AT_ONCE = 10.0, 20
+_HOLDS_PER_SECOND, _HOLDS_AT_ONCE = 5.0, 20
 
 Handler = Callable[[dict[str, Any], list[int]], None]
 
@@ -32,17 +33,24 @@ class DaemonLink:
         selector: selectors.BaseSelector,
         spec: Callable[[], WorkerSpec],
         snapshot: Callable[[], dict[str, Any]],
+        addresses: Callable[[], list[dict[str, Any]]],
+        holding: Callable[[], dict[str, Any] | None],
         handle: Handler,
     ) -> None:
         self._listener = listener
         self._selector = selector
         self._spec = spec
         self._snapshot = snapshot
+        self._addresses = addresses
+        self._holding = holding
         self._handle = handle
         self._channel: Channel | None = None
         self._told: dict[str, Any] | None = None
+        self._told_addresses: list[dict[str, Any]] = []
         self._states: Limiter[dict[str, Any]] = Limiter(_STATES_PER_SECOND, _STATES_AT_ONCE)
         self._rarps: Limiter[dict[str, Any]] = Limiter(_RARPS_PER_SECOND, _RARPS_AT_ONCE)
+        self._told_hold: dict[str, Any] | None = None
+        self._holds: Limiter[dict[str, Any]] = Limiter(_HOLDS_PER_SECOND, _HOLDS_AT_ONCE)
         listener.setblocking(False)
         selector.register(listener, selectors.EVENT_READ, self._accept)
 
@@ -77,6 +85,16 @@ class DaemonLink:
         due = self._states.take(now)
         if due is not None and self.send({"event": "state", "state": due}):
             self._told = due
+        addresses = self._addresses()
+        if addresses != self._told_addresses:
+            self._told_addresses = addresses  # limited where they are looked for
+            self.send({"event": "addresses", "addresses": addresses})
+        hold = self._holding()
+        if hold is not None and hold != self._told_hold:
+            self._holds.offer(hold)
+        hold = self._holds.take(now)
+        if hold is not None and self.send(hold):
+            self._told_hold = hold
         rarp = self._rarps.take(now)
         if rarp is not None:
             self.send(rarp)
@@ -85,7 +103,8 @@ class DaemonLink:
         """Seconds until `run` has something to tell."""
         if self._channel is None:
             return None
-        waits = [w for w in (self._states.due(now), self._rarps.due(now)) if w is not None]
+        limiters = (self._states, self._rarps, self._holds)
+        waits = [w for w in (limiter.due(now) for limiter in limiters) if w is not None]
         return min(waits, default=None)
 
     def _accept(self, now: float) -> None:
@@ -98,7 +117,8 @@ class DaemonLink:
         self._selector.register(self._channel, selectors.EVENT_READ, self._receive)
         hello = {"version": __version__, "pid": os.getpid(), "spec": self._spec().to_json()}
         if self.send({"event": "hello", **hello}):
-            self._told = None
+            self._told = self._told_hold = None
+            self._told_addresses = []
             self.run(now)
 
     def _receive(self, now: float) -> None:

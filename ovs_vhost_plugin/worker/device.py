@@ -22,6 +22,7 @@ from ovs_vhost_plugin.vhost.memory import MemoryTable
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import Feature, VringAddressFlag, used_bytes
+from ovs_vhost_plugin.worker.holding import Holding
 from ovs_vhost_plugin.worker.queuepair import Kind, PairConfig, QueuePair, VringConfig
 from ovs_vhost_plugin.worker.tapqueues import TapQueues
 
@@ -50,18 +51,22 @@ class Device:
         pairs: Sequence[QueuePair],
         taps: TapQueues,
         observer: Observer,
+        holding: Holding,
         *,
         finish_offloads: bool,
     ) -> None:
         self.pairs = tuple(pairs)
+        self.expecting = False  # frames are let into the tap for a guest that does not run yet
         self.mtu: int | None = None
         self._taps = taps
         self._observer = observer
+        self._holding = holding
         self._finish_offloads = finish_offloads
         self._session: Session | None = None
         self._memory: MemoryTable | None = None
         self._log: DirtyLog | None = None
         self._next_avail: dict[int, int] = {}  # running vrings
+        self._has_run = False  # whether any ring has, in this session
         self._broken: set[int] = set()
         taps.set_format(self.header_size, self._features)
 
@@ -73,9 +78,12 @@ class Device:
         """The front-end has gone: stop, and let its memory go."""
         for pair in self.pairs:
             pair.stop()
+            pair.forget()
         self._next_avail.clear()
         self._broken.clear()
-        self._update_tap()
+        self._holding.front_end_gone()
+        self.expecting = self._has_run = False
+        self.update_tap()
         self._replace_memory(None)
         self._replace_log(None)
         if self._session is not None:
@@ -96,7 +104,7 @@ class Device:
     def set_finish_offloads(self, finish: bool) -> None:
         """Follow the bridge: whether its datapath takes checksums and segmentation undone."""
         if finish != self._finish_offloads:
-            with self._all_stopped():
+            with self._stopped(*self.pairs):
                 self._finish_offloads = finish
 
     def answer(self, message: Message) -> Message | None:
@@ -123,23 +131,24 @@ class Device:
         """Carry out `effect`; the answer goes back into the session. Raises PeerError."""
         match effect:
             case effects.SetFeatures():
-                with self._all_stopped():
+                with self._stopped(*self.pairs):
                     self._taps.set_format(self.header_size, self._features)
             case effects.SetMemoryTable(regions, fds):
                 table = MemoryTable(regions, fds)
-                with self._all_stopped():
+                with self._stopped(*self.pairs):
                     self._replace_memory(table)
             case effects.SetLog(size, offset, fd):
                 log = DirtyLog(size, offset, fd)
                 if self._memory is not None:
                     log.require(self._memory.guest_end)
-                with self._all_stopped():
+                with self._stopped(*self.pairs):
                     self._replace_log(log)
             case effects.ReconfigureVring(index):
                 self._reconfigure(index)
             case effects.StopVring(index):
                 return self._stop_vring(index)
             case effects.SendRarp(mac):
+                self._expect()
                 self._observer.rarp(mac)
             case effects.SetMtu(mtu):
                 self.mtu = mtu
@@ -153,18 +162,18 @@ class Device:
             index = 2 * pair.index + (kind == "tx")
             self._broken.add(index)
             self._observer.error(PeerError(fault.kebab, f"vring {index} stopped"))
-        self._update_tap()
+        self.update_tap()
 
     # -- rings ---------------------------------------------------------------------------------
 
     @contextmanager
-    def _all_stopped(self) -> Iterator[None]:
-        for pair in self.pairs:
+    def _stopped(self, *pairs: QueuePair) -> Iterator[None]:
+        for pair in pairs:
             self._stop_pair(pair)
         try:
             yield
         finally:
-            for pair in self.pairs:
+            for pair in pairs:
                 for error in self._start_pair(pair):
                     self._observer.error(error)
 
@@ -174,6 +183,8 @@ class Device:
         for fd in (vring.kick_fd, vring.call_fd, vring.err_fd):
             if fd >= 0:
                 require_eventfd(fd)
+        if vring.base and index % 2 == 0:
+            self._expect()
         pair = self.pairs[index // 2]
         self._stop_pair(pair)
         for error in self._start_pair(pair):
@@ -183,12 +194,33 @@ class Device:
         """Stop one vring for GET_VRING_BASE: nothing is written for it after this returns."""
         assert self._session is not None
         pair = self.pairs[index // 2]
+        leaves = index % 2 == 0 and self._receives(pair.index) and self._has(Feature.LOG_ALL)
         self._stop_pair(pair)
         base = self._next_avail.pop(index, self._session.vrings[index].base)
         self._broken.discard(index)
+        if leaves and self._holding.enabled:
+            self._leave(pair)
         for error in self._start_pair(pair, without=index):
             self._observer.error(error)
         return base
+
+    def _leave(self, pair: QueuePair) -> None:
+        """The guest migrates, ring by ring: keep what came to this one's queue, in order.
+
+        While another pair receives, it is that one's: a queue that is detached loses what is in
+        it. Queue 0 stays attached, and is left as it is. With the last pair the hold begins.
+        """
+        other = next((p for p in self.pairs if self._receives(p.index)), None)
+        if other is None:
+            self._holding.begin(pair.index, pair.take_waiting())
+            if pair.index > 0:
+                with self._stopped(self.pairs[0]):  # its transmit ring may go on
+                    self._holding.begin(0, self.pairs[0].take_waiting())
+        elif pair.index > 0:
+            with self._stopped(other):
+                frames = self._holding.drain(pair.index, pair.take_waiting())
+                self.update_tap()
+                other.give(frames)
 
     def _stop_pair(self, pair: QueuePair) -> None:
         pair.stop()
@@ -209,14 +241,48 @@ class Device:
                 vrings[kind] = None
                 errors.append(error)
         rx, tx = vrings["rx"], vrings["tx"]
-        if rx is not None and rx.enabled and not self._taps.carrier:
-            self._taps.discard()
-        self._update_tap()  # before the loop reads: it takes a detached queue for a broken one
+        if rx is not None and rx.enabled:
+            self._welcome(pair)
+        self.update_tap()  # before the loop reads: it takes a detached queue for a broken one
         if self._memory is not None and (rx is not None or tx is not None):
+            self._has_run = True
             pair.start(self._pair_config(rx, tx, self._memory))
             if fresh:
                 self._observer.started(max(v.next_avail for v in (rx, tx) if v is not None))
         return errors
+
+    def _welcome(self, pair: QueuePair) -> None:
+        """Decide what of all that came before its ring runs is the guest's.
+
+        What a hold kept, if it comes back to where it left; what came since it was expected; else
+        nothing: a tap keeps what nobody reads, however old, and a guest must not get it.
+        """
+        if self._holding.covers(pair.index):
+            pair.give(self._holding.give_back(pair.index))
+        elif not self._taps.carrier:
+            self._discard()
+
+    def _discard(self) -> None:
+        self._taps.discard()
+        for pair in self.pairs:
+            if not pair.running:
+                pair.take_waiting()
+
+    def _expect(self) -> None:
+        """Let frames into the tap for a guest that is about to run: the network may know already.
+
+        SEND_RARP comes before the rings are set up; a tap queue keeps `txqueuelen` frames. A guest
+        that was here before and is stopped is not about to run.
+        """
+        if not self._has_run and not self._taps.carrier:
+            self._discard()
+            self.expecting = True
+            self.update_tap()
+
+    def expect_no_more(self) -> None:
+        """The rings have not started in time: what came is dropped when they do."""
+        self.expecting = False
+        self.update_tap()
 
     def _pair_config(
         self, rx: VringConfig | None, tx: VringConfig | None, memory: MemoryTable
@@ -273,10 +339,14 @@ class Device:
             and self._session.vrings[index].enabled
         )
 
-    def _update_tap(self) -> None:
+    def update_tap(self) -> None:
+        """Let the tap follow what receives, is held or expected: steering and carrier."""
         receives = [self._receives(pair.index) for pair in self.pairs]
-        self._taps.set_attached(receives)
-        self._taps.set_carrier(any(receives))
+        self.expecting = self.expecting and not any(receives)
+        held = [self._holding.covers(pair.index) for pair in self.pairs]
+        # A queue that is detached loses what is in it.
+        self._taps.set_attached([a or b for a, b in zip(receives, held, strict=True)])
+        self._taps.set_carrier(any(receives) or any(held) or self.expecting)
 
     def _replace_memory(self, table: MemoryTable | None) -> None:
         old, self._memory = self._memory, table

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker from fork to exit: privileges dropped, then one loop over its sockets.
 
-The loop sleeps until the front-end, the daemon or a ring's fault wakes it: packets are moved by
-the queue pairs' threads, in compiled code, without this loop taking part.
+The loop sleeps until the front-end, the daemon, a ring's fault or a new address of the guest's
+wakes it: packets are moved by the queue pairs' threads, in compiled code, without this loop
+taking part.
 """
 
 from __future__ import annotations
@@ -27,11 +28,18 @@ from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import Offer, offer
 from ovs_vhost_plugin.worker import privileges
+from ovs_vhost_plugin.worker.addresses import Addresses
 from ovs_vhost_plugin.worker.daemonlink import DaemonLink
 from ovs_vhost_plugin.worker.device import Device
 from ovs_vhost_plugin.worker.frontend import FrontEnd
+from ovs_vhost_plugin.worker.hold import Reason
+from ovs_vhost_plugin.worker.holding import Holding
 from ovs_vhost_plugin.worker.queuepair import PairConfig, QueuePair
 from ovs_vhost_plugin.worker.tapqueues import TapQueues
+
+_EXPECT_SECONDS = 2.0
+"""How long frames are kept for a guest that was announced and does not run: QEMU starts the rings
+within milliseconds, and its last announcement comes after 0.8 s."""
 
 
 def warm() -> None:
@@ -89,10 +97,28 @@ class Worker:
         taps = TapQueues(tap_fds)
         taps.set_attached([False] * len(tap_fds))
         self._tap_fd = tap_fds[0]
-        pairs = [QueuePair(index, fd) for index, fd in enumerate(tap_fds)]
-        self._device = Device(pairs, taps, self, finish_offloads=spec.finish_offloads)
+        learned_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        pairs = [QueuePair(index, fd, learned_fd) for index, fd in enumerate(tap_fds)]
+        self._addresses = Addresses(pairs, learned_fd)
+        self._holding = Holding(
+            taps,
+            self._selector,
+            lambda event: self._daemon.send(event),
+            time.monotonic,
+            enabled=spec.hold,
+        )
+        self._device = Device(
+            pairs, taps, self, self._holding, finish_offloads=spec.finish_offloads
+        )
+        self._expected_until = 0.0
         self._daemon = DaemonLink(
-            control_listener, self._selector, lambda: self._spec, self._state, self._command
+            control_listener,
+            self._selector,
+            lambda: self._spec,
+            self._state,
+            lambda: self._addresses.current,
+            self._holding.report,
+            self._command,
         )
         self._front_end = FrontEnd(
             spec.path,
@@ -105,6 +131,7 @@ class Worker:
         )
         for pair in pairs:
             self._watch(pair.fault_fd, partial(self._faults, pair))
+        self._watch(learned_fd, self._addresses.woken)
         self._wake_on_signals()
 
     # -- the loop --------------------------------------------------------------------------------
@@ -114,8 +141,16 @@ class Worker:
         while not self._quitting:
             now = time.monotonic()
             self._front_end.run(now)
+            self._addresses.run(now)
+            self._give_up(now)
             self._daemon.run(now)
-            waits = (self._front_end.due(now), self._daemon.due(now))
+            waits = (
+                self._front_end.due(now),
+                self._addresses.due(now),
+                self._daemon.due(now),
+                self._holding.due(now),
+                self._expected_until - now if self._device.expecting else None,
+            )
             timeout = min((w for w in waits if w is not None), default=None)
             for key, _ in self._selector.select(timeout):
                 if key.fd in self._selector.get_map():  # not dropped by the one before it
@@ -124,6 +159,22 @@ class Worker:
     def close(self) -> None:
         """Stop the rings before the memory behind them goes."""
         self._front_end.close(time.monotonic())
+        self._end_hold(Reason.OFF)
+        self._daemon.run(time.monotonic())
+
+    def _give_up(self, now: float) -> None:
+        """End what has lasted too long: a hold, and the expectation of a guest."""
+        if self._holding.expired(now):
+            self._end_hold(Reason.EXPIRED)
+        if not self._device.expecting:
+            self._expected_until = now + _EXPECT_SECONDS
+        elif now >= self._expected_until:
+            self._device.expect_no_more()
+
+    def _end_hold(self, reason: Reason) -> None:
+        if self._holding.active:
+            self._holding.end(reason)
+            self._device.update_tap()
 
     def _watch(self, fd: int, callback: Callable[[float], None]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, callback)
@@ -158,7 +209,8 @@ class Worker:
     def started(self, base: int) -> None:
         """Tell the daemon that the guest's rings run: what went wrong before is over."""
         self._last_error = None
-        self._daemon.send({"event": "started", "base": base})
+        sent = sum(pair.counters["tx_packets"] for pair in self._device.pairs)
+        self._daemon.send({"event": "started", "base": base, "sent": sent})
 
     def error(self, error: PeerError) -> None:
         """Count a peer's mistake; the daemon publishes the last one."""
@@ -177,9 +229,14 @@ class Worker:
         for fd in fds:
             os.close(fd)
         match command:
-            case {"op": "configure", "mtu": mtu, "finish_offloads": finish}:
-                self._spec = replace(self._spec, mtu=mtu, finish_offloads=finish)
+            case {"op": "configure", "mtu": mtu, "finish_offloads": finish, "hold": hold}:
+                self._spec = replace(self._spec, mtu=mtu, finish_offloads=finish, hold=hold)
                 self._device.set_finish_offloads(finish)
+                self._holding.enabled = hold
+                if not hold:
+                    self._end_hold(Reason.OFF)
+            case {"op": "release", "id": number, "stations": stations}:
+                self._holding.release(number, stations)
             case {"op": "stats", "id": request}:
                 self._daemon.send({"event": "stats", "id": request, "stats": self._stats()})
             case {"op": "inject", "frames": hex_frames}:
@@ -222,6 +279,8 @@ class Worker:
             "status": self._front_end.status,
             "connections": self._front_end.connections,
             "rarps": self._rarps,
+            "hold": {"waiting": len(self._holding.buffer), **self._holding.buffer.counts},
             "errors": dict(self._errors),
+            "addresses": self._addresses.current,
             "queue_pairs": [pair.counters for pair in self._device.pairs],
         }

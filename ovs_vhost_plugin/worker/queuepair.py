@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,11 @@ from numpy.typing import NDArray
 
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.learn import look_again, tell
 from ovs_vhost_plugin.jit.loop import run
 from ovs_vhost_plugin.jit.syscalls import read_event
 from ovs_vhost_plugin.vhost.spec import Feature
+from ovs_vhost_plugin.worker.stations import Station, read
 
 Kind = Literal["rx", "tx"]
 Bytes = NDArray[np.uint8]
@@ -62,9 +65,12 @@ class PairConfig:
 
 
 class QueuePair:
-    """Queue pair `index` on the tap queue `tap_fd`, which is non-blocking."""
+    """Queue pair `index` on the tap queue `tap_fd`, which is non-blocking.
 
-    def __init__(self, index: int, tap_fd: int) -> None:
+    `learned_fd` is an eventfd, written when `stations` has something new; -1: nobody waits.
+    """
+
+    def __init__(self, index: int, tap_fd: int, learned_fd: int = -1) -> None:
         self.index = index
         self.fault_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         """Readable when a ring broke: then `take_faults`."""
@@ -74,6 +80,7 @@ class QueuePair:
         self._net.state["tap_fd"] = tap_fd
         self._net.state["wake_fd"] = self._wake_fd
         self._net.state["fault_fd"] = self.fault_fd
+        self._learned = layout.new_learned(learned_fd)
         self._queues = {"rx": layout.new_queue(), "tx": layout.new_queue()}
         self._states = {"rx": np.zeros(1, layout.RING), "tx": np.zeros(1, layout.RING)}
         self._faults: list[tuple[Kind, Fault]] = []
@@ -91,9 +98,12 @@ class QueuePair:
         counts = self._net.counters[0]
         names = layout.COUNTERS.names or ()
         faults = {f"fault_{f.name.lower()}": int(self._net.faults[f]) for f in Fault}
-        return {name: int(counts[name]) for name in names} | {
-            name: count for name, count in faults.items() if count
-        }
+        learned = {"learned_replaced": int(self._learned.state["replaced"][0])}
+        return (
+            {name: int(counts[name]) for name in names}
+            | learned
+            | {name: count for name, count in faults.items() if count}
+        )
 
     def start(self, config: PairConfig) -> None:
         """Run the loop in a thread of its own; stops first what runs."""
@@ -111,6 +121,7 @@ class QueuePair:
                 log=np.zeros(0, np.uint8) if config.log is None else config.log,
             ),
             net=self._net,
+            learned=self._learned,
             poll=np.zeros(4, layout.POLLFD),
             stop=self._stop,
         )
@@ -142,6 +153,26 @@ class QueuePair:
         """Where a stopped vring goes on: the avail index of the first chain not given back."""
         return int(self._states[kind]["next_avail"][0])
 
+    def take_waiting(self) -> list[bytes]:
+        """Take what was read for the guest and not delivered, oldest first, each with its header.
+
+        Only while stopped.
+        """
+        state, net = self._net.state, self._net
+        waiting = [net.pending[: state["pending"][0]].tobytes()] if state["pending"][0] else []
+        header = bytes(int(state["header_size"][0]))
+        waiting += [header + frame for frame in self._backlog()]
+        state["pending"] = 0
+        self._set_backlog([])
+        return waiting
+
+    def give(self, frames: Sequence[bytes]) -> None:
+        """Have the guest receive complete `frames`, in order, before what the tap has.
+
+        Only while stopped; each at most `layout.FRAME_MAX` bytes.
+        """
+        self._set_backlog([*self._backlog(), *frames])
+
     def take_faults(self) -> list[tuple[Kind, Fault]]:
         """Rings that broke since this was last called, and why."""
         with suppress(BlockingIOError):
@@ -149,6 +180,34 @@ class QueuePair:
         self._collect_faults()
         faults, self._faults = self._faults, []
         return faults
+
+    def stations(self, now: int) -> list[Station]:
+        """What the guest has used of late, `now` in ms; `learned_fd` tells of what follows."""
+        look_again(self._learned)
+        return read(self._learned, now)
+
+    def forget(self) -> None:
+        """Forget what the guest uses: it has gone. The pair is stopped."""
+        if self._learned.state["stations"][0]:
+            layout.empty_learned(self._learned)
+            tell(self._learned)
+
+    def _backlog(self) -> list[bytes]:
+        state = self._net.state
+        data, frames = self._net.backlog, []
+        at, end = int(state["backlog_at"][0]), int(state["backlog_end"][0])
+        while at < end:
+            begin = at + layout.BACKLOG_LENGTH
+            at = begin + int.from_bytes(data[at:begin].tobytes(), "little")
+            frames.append(data[begin:at].tobytes())
+        return frames
+
+    def _set_backlog(self, frames: Sequence[bytes]) -> None:
+        parts = (len(f).to_bytes(layout.BACKLOG_LENGTH, "little") + f for f in frames)
+        backlog = np.frombuffer(bytearray(b"".join(parts)), np.uint8)
+        self._net = self._net._replace(backlog=backlog)
+        self._net.state["backlog_at"] = 0
+        self._net.state["backlog_end"] = len(backlog)
 
     def _collect_faults(self) -> None:
         kinds: tuple[Kind, ...] = ("rx", "tx")

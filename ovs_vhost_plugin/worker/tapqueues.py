@@ -30,8 +30,8 @@ _OFFLOADS = (
     (Feature.GUEST_ECN, 0x08),
 )
 _TUN_F_CSUM = 0x01
-_LONGEST_QUEUE = 1000  # frames: a tap's txqueuelen
-_LONGEST_FRAME = 1 << 17  # bytes, with room
+LONGEST_QUEUE = 1000  # frames: a tap's txqueuelen
+LONGEST_FRAME = 1 << 17  # bytes, with room
 
 
 def offload_flags(features: int) -> int:
@@ -49,10 +49,12 @@ class TapQueues:
         # The kernel attaches a queue when it is opened.
         self._attached = [True] * len(self.fds)
         self.carrier = False
+        self.header_size = 0  # bytes of the virtio-net header before each frame read
 
     def set_format(self, header_size: int, features: int) -> None:
         """Set the virtio-net header's size and the offloads of frames read and written."""
         fcntl.ioctl(self.fds[0], _TUNSETVNETHDRSZ, struct.pack("=i", header_size))
+        self.header_size = header_size
         fcntl.ioctl(self.fds[0], _TUNSETOFFLOAD, offload_flags(features))
 
     def set_carrier(self, up: bool) -> None:
@@ -69,8 +71,8 @@ class TapQueues:
         """
         for fd in self.fds:
             with suppress(OSError):  # empty, or detached
-                for _ in range(_LONGEST_QUEUE):
-                    os.read(fd, _LONGEST_FRAME)
+                for _ in range(LONGEST_QUEUE):
+                    os.read(fd, LONGEST_FRAME)
 
     def set_attached(self, wanted: Sequence[bool]) -> None:
         """Let the kernel steer frames only to the queues the guest reads.

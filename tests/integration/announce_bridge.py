@@ -13,7 +13,10 @@ from pathlib import Path
 
 import ovs.poller
 
+from ovs_vhost_plugin.announce.addresses import Station
+from ovs_vhost_plugin.announce.announcement import Request
 from ovs_vhost_plugin.announce.model import Location, Result
+from ovs_vhost_plugin.announce.policy import DEFAULT, Policy
 from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.lab.namespace import Namespace
 from ovs_vhost_plugin.lab.process import wait_until
@@ -97,13 +100,24 @@ def bridge(switch: PrivateSwitch, guest_tag: int | None = None, **columns: str) 
         made.close()
 
 
+def ask(
+    service: AnnounceService,
+    station: Station | bytes,
+    port: str = "vhu0",
+    policy: Policy = DEFAULT,
+) -> None:
+    """Request an announcement, as of now."""
+    station = Station(station) if isinstance(station, bytes) else station
+    service.request(Request(port, station, "send-rarp", time.monotonic(), policy))
+
+
 def await_results(service: AnnounceService, count: int = 1, seconds: float = 15.0) -> list[Result]:
     """Turn the loop as the daemon does until `count` announcements have ended."""
     results: list[Result] = []
     end = time.monotonic() + seconds
     for turn in itertools.count():
         now = time.monotonic()
-        service.run(now)
+        service.run()
         results += service.take_results()
         if len(results) >= count:
             return results

@@ -4,12 +4,15 @@
 import time
 
 import pytest
-from announce_bridge import await_results, bridge, private_switch
+from announce_bridge import ask, await_results, bridge, private_switch
 
+from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.announcement import MAX_ATTEMPTS
 from ovs_vhost_plugin.announce.frames import rarp
 from ovs_vhost_plugin.announce.model import Location, Outcome
+from ovs_vhost_plugin.announce.policy import DEFAULT, Policy
 from ovs_vhost_plugin.announce.service import AnnounceService
+from ovs_vhost_plugin.announce.wire import Output
 from ovs_vhost_plugin.lab.process import wait_until
 
 pytestmark = pytest.mark.integration
@@ -30,11 +33,10 @@ def service(switch):
     service.close()
 
 
-def announce(service, location, mac=MAC):
+def announce(service, location, station=MAC, policy=DEFAULT):
     """Announce and return the result."""
     service.set_locations({"vhu0": location})
-    now = time.monotonic()
-    service.request("vhu0", mac, "send-rarp", now, now)
+    ask(service, station, policy=policy)
     (result,) = await_results(service)
     return result
 
@@ -51,7 +53,7 @@ def test_the_time_line_is_in_order_and_fit_for_the_row(switch, service):
     with bridge(switch) as br:
         before = time.monotonic()
         result = announce(service, br.location())
-        assert before <= result.received_at <= result.sent_at <= result.learned_at
+        assert before <= result.received_at <= result.sent_at < result.learned_at
         assert result.learned_at <= time.monotonic()
         assert result.summary().startswith("52:54:00:12:34:56 learned ")
         assert service.history() == [result.as_dict()]
@@ -90,19 +92,51 @@ def test_a_wrong_vlan_is_not_called_learned(switch, service):
         assert (result.outcome, result.reason) == (Outcome.NOT_LEARNED, "not in VLAN 0")
 
 
-def test_a_learn_pipeline_installs_its_flow(switch, service):
+LEARN = (
+    "table=0,actions=learn(table=1,hard_timeout=60,NXM_OF_VLAN_TCI[0..11],"
+    "NXM_OF_ETH_DST[]=NXM_OF_ETH_SRC[],load:NXM_OF_IN_PORT[]->NXM_NX_REG0[0..15]),"
+    "resubmit(,1),resubmit(,2)"
+)
+
+
+def add_learn_pipeline(switch, br):
+    """Set a pipeline that floods what it has not learned, and never uses NORMAL."""
+    management = f"unix:{br.location().mgmt_path}"
+    switch.ofctl("del-flows", management)
+    switch.ofctl("add-flow", management, "table=2,priority=2,reg0=0,actions=FLOOD")
+    switch.ofctl("add-flow", management, "table=2,priority=1,actions=output:NXM_NX_REG0[]")
+    switch.ofctl("add-flow", management, LEARN)
+    return management
+
+
+@pytest.mark.parametrize("vlan", [0, 10])
+def test_a_learn_pipeline_confirms_by_its_learned_flow(switch, service, vlan):
     with bridge(switch) as br:
-        learn = (
-            "table=0,actions=learn(table=1,hard_timeout=60,"
-            "NXM_OF_ETH_DST[]=NXM_OF_ETH_SRC[],output:NXM_OF_IN_PORT[]),FLOOD"
-        )
+        management = add_learn_pipeline(switch, br)
+        result = announce(service, br.location(), Station(MAC, vlan))
+        assert (result.outcome, result.confirmed_by) == (Outcome.LEARNED, "flow"), result
+        assert result.attempts == 1
+        flows = switch.ofctl("dump-flows", management, "table=1")
+        assert f"dl_dst={MAC.hex(':')} actions=load:" in flows
+        assert br.place_of(MAC) is None
+
+
+def test_a_learned_flow_of_another_port_is_not_taken_for_this_ones(switch, service):
+    with bridge(switch) as br:
+        management = add_learn_pipeline(switch, br)
+        learned = f"table=1,priority=65535,dl_dst={MAC.hex(':')},actions=load:{br.ofport('peer')}"
+        switch.ofctl("add-flow", management, learned + "->NXM_NX_REG0[0..15]")
+        result = announce(service, br.location())
+        assert result.outcome is Outcome.NOT_LEARNED
+        assert result.reason == f"a flow sends to port {br.ofport('peer')}"
+
+
+def test_a_learned_flow_that_nothing_uses_is_not_called_learned(switch, service):
+    with bridge(switch) as br:
         management = f"unix:{br.location().mgmt_path}"
         switch.ofctl("del-flows", management)
-        switch.ofctl("add-flow", management, learn)
+        switch.ofctl("add-flow", management, LEARN.partition("resubmit")[0] + "FLOOD")
         result = announce(service, br.location())
-        flows = switch.ofctl("dump-flows", management, "table=1")
-        assert f"dl_dst={MAC.hex(':')} actions=output:" in flows
-        # the MAC table is not this pipeline's: nothing may be claimed from it
         assert (result.outcome, result.reason) == (Outcome.NOT_LEARNED, "not in the MAC table")
 
 
@@ -110,18 +144,25 @@ def test_a_pipeline_that_drops_is_respected_and_reported_without_a_storm(switch,
     with bridge(switch, fail_mode="secure") as br:
         result = announce(service, br.location())
         assert (result.outcome, result.attempts) == (Outcome.NOT_LEARNED, MAX_ATTEMPTS)
-        assert result.reason == "not in the MAC table"
+        assert result.reason == "no flow of the bridge matches (fail_mode=secure?)"
         assert service.counters()["packet-outs"] == MAX_ATTEMPTS
         assert br.taps["peer"].frames() == []
+
+
+def test_output_normal_goes_past_the_pipeline_on_request(switch, service):
+    with bridge(switch, fail_mode="secure") as br:
+        policy = Policy(output=Output.NORMAL)
+        result = announce(service, br.location(), policy=policy)
+        assert (result.outcome, result.confirmed_by) == (Outcome.LEARNED, "fdb"), result
+        assert br.taps["peer"].frames() == [rarp(MAC)]
 
 
 def test_a_drop_that_ends_in_time_costs_only_a_retry(switch, service):
     with bridge(switch, fail_mode="secure") as br:
         service.set_locations({"vhu0": br.location()})
-        now = time.monotonic()
-        service.request("vhu0", MAC, "send-rarp", now, now)
+        ask(service, MAC)
         wait_until(
-            lambda: service.run(time.monotonic()) or service.counters().get("packet-outs"),
+            lambda: service.run() or service.counters().get("packet-outs"),
             "the first packet-out",
         )
         switch.ofctl("add-flow", f"unix:{br.location().mgmt_path}", "actions=NORMAL")
@@ -135,10 +176,9 @@ def test_several_macs_and_ports_share_a_bridge(switch, service):
         place = br.location()
         peer = Location(br.name, br.ofport("peer"), None, place.mgmt_path)
         service.set_locations({"vhu0": place, "vhu1": peer})
-        now = time.monotonic()
         macs = [MAC[:5] + bytes([index]) for index in range(8)]
         for index, mac in enumerate(macs):
-            service.request(f"vhu{index % 2}", mac, "send-rarp", now, now)
+            ask(service, mac, f"vhu{index % 2}")
         results = await_results(service, len(macs))
         assert {result.outcome for result in results} == {Outcome.LEARNED}
         ports = [str(place.ofport), str(peer.ofport)]
@@ -173,9 +213,8 @@ def test_an_announcement_waits_for_a_vswitchd_that_is_down(switch, service):
         service.set_locations({"vhu0": br.location()})
         switch.stop_vswitchd()
         try:
-            now = time.monotonic()
-            service.request("vhu0", MAC, "send-rarp", now, now)
-            service.run(time.monotonic())
+            ask(service, MAC)
+            service.run()
             assert service.take_results() == []
         finally:
             switch.start_vswitchd()

@@ -111,9 +111,9 @@ def faults(site):
 
 def test_packets_flow_while_the_daemon_is_dead_and_the_next_one_adopts(site, guest):
     pid = site.worker()
-    keys = site.host.status(PORT)
     with echoed(site, guest) as flow:
         site.host.stop_daemon(kill=True)
+        keys = site.host.status(PORT)  # the last word of the dead one
         resumed(flow, 100)
         site.host.start_daemon()
         wait_until(

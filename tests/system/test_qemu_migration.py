@@ -204,7 +204,8 @@ def test_the_source_stops_cleanly_and_takes_the_guest_back(fabric):
             here.migrate(there)
             fabric.b.wait_status(PORT, "running")
             fabric.a.wait_status(PORT, "connected")
-            fabric.a.switch.wait_until("Interface", PORT, "link_state=down")
+            # The source holds what may still come for the guest for as long as this takes.
+            fabric.a.switch.wait_until("Interface", PORT, "link_state=down", seconds=20)
             before = {name: total(fabric.a, name) for name in ("rx_packets", "tx_packets")}
             fabric.client.run("ping", "-c", "5", "-i", "0.05", "-W", "2", ADDRESS)
             after = {name: total(fabric.a, name) for name in ("rx_packets", "tx_packets")}

@@ -74,10 +74,11 @@ class Peer:
 
     @staticmethod
     def collect(capture, count):
-        """The frames that came in, when there are `count`."""
+        """The datagrams that came in, when there are `count`; a guest that is back is announced."""
 
         def arrived():
-            frames = [frame.data for frame in capture.frames() if not frame.outgoing]
+            came = (frame for frame in capture.frames() if not frame.outgoing)
+            frames = [frame.data for frame in came if frame.ethertype == 0x0800]
             return frames if len(frames) >= count else None
 
         return wait_until(arrived, f"{count} frames", SECONDS)

@@ -2,11 +2,13 @@
 """A worker without a data path, for tests of the daemon: it speaks the control protocol.
 
 The port's name says how it behaves: `mute*` never answers, `rude*` answers garbage, `flood*`
-reports without end, `raise*` fails at once, `deaf*` does not quit.
+reports without end, `raise*` fails at once, `deaf*` does not quit. `puppet*` reports what its
+front-end tells it to, a JSON object a line.
 """
 
 import contextlib
 import fcntl
+import json
 import os
 import select
 import signal
@@ -20,6 +22,7 @@ from ovs_vhost_plugin.control import Channel, ChannelClosed, WorkerSpec
 
 _TUNGETIFF = 0x800454D2
 _TUNSETCARRIER = 0x400454E2
+_VNET_HEADER = 10  # bytes, as a tap has it by default
 
 
 def warm() -> None:
@@ -53,6 +56,21 @@ class FakeWorker:
         self.channel: Channel | None = None
         self.front_end: socket.socket | None = None
         self.configured: dict[str, Any] = {}
+        self.puppet = spec.name.startswith("puppet")
+        self.counters: dict[str, int] = {}
+        self.strings = b""
+
+    def pull(self) -> None:
+        """Report what the front-end tells, or count as it says."""
+        assert self.front_end is not None
+        self.strings += self.front_end.recv(65536)
+        *lines, self.strings = self.strings.split(b"\n")
+        for line in lines:
+            report = json.loads(line)
+            if "counters" in report:
+                self.counters = report["counters"]
+            else:
+                self.tell(**report)
 
     def serve(self) -> int:
         while True:
@@ -62,12 +80,16 @@ class FakeWorker:
             watched = [self.control, *([self.channel] if self.channel else [])]
             if self.vhost is not None:
                 watched.append(self.vhost)
+            if self.puppet and self.front_end is not None:
+                watched.append(self.front_end)
             ready, _, _ = select.select(watched, [], [], self._timeout())
             if self.control in ready:
                 self.accept()
             if self.vhost in ready and self.vhost is not None:
                 self.front_end, _ = self.vhost.accept()
                 self.tell_state()
+            if self.puppet and self.front_end in ready:
+                self.pull()
             if self.channel in ready and self.listen():
                 return 0
             if not ready and self.spec.mode == "client" and self.front_end is None:
@@ -102,6 +124,9 @@ class FakeWorker:
             case {"op": "configure", **what}:
                 self.configured = what
                 self.tell_state()
+            case {"op": "inject", "frames": frames}:
+                for frame in frames:
+                    os.write(self.taps[0], bytes(_VNET_HEADER) + bytes.fromhex(frame))
             case {"op": "connected"}:
                 self.front_end = socket.socket(fileno=fds[0])
                 self.tell_state()
@@ -120,7 +145,8 @@ class FakeWorker:
         waiting = "listening" if self.vhost else "connecting"
         if connected:
             fcntl.ioctl(self.taps[0], _TUNSETCARRIER, struct.pack("=i", 1))
-            self.tell("rarp", mac="52:54:00:00:00:01", at=time.monotonic())
+            if not self.puppet:
+                self.tell("rarp", mac="52:54:00:00:00:01", at=time.monotonic())
         state = {
             "status": "connected" if connected else waiting,
             "socket": self.spec.path,
@@ -147,6 +173,6 @@ class FakeWorker:
             "sigterm": signal.getsignal(signal.SIGTERM) == signal.SIG_DFL,
             "session": os.getsid(0) == os.getpid(),
             "configured": self.configured,
-            "queue_pairs": [{"rx_packets": 3}, {"rx_packets": 4}],
+            "queue_pairs": [{"rx_packets": 3}, {"rx_packets": 4, **self.counters}],
             "errors": {},
         }

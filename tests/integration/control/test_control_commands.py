@@ -79,6 +79,7 @@ def test_announce_by_hand_is_learned_and_published(host) -> None:
     assert host.switch.fdb("br0")["52:54:00:00:00:07"] == (str(ofport), 0)
     announced = host.wait_status_of("vhu0", lambda status: "announced" in status)["announced"]
     assert announced.startswith("52:54:00:00:00:07 learned ")
+    assert "nothing has been held" in ovs_vhost(host, "hold-log", *target(host)).stdout
     log = json.loads(ovs_vhost(host, "announce-log", "vhu0", "-f", "json", *target(host)).stdout)
     [entry] = log["announcements"]
     assert (entry["trigger"], entry["outcome"], entry["ofport"]) == ("manual", "learned", ofport)

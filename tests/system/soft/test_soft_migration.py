@@ -28,6 +28,7 @@ MAC = bytes.fromhex("525400000001")
 UDP_PORT = 7000
 RATE = 2000
 ENOUGH = 200
+MOST_LOST = 40  # packets, 20 ms: by the switch between, until its revalidator comes by
 FIRST_INDEX = 65_400  # the indices wrap around on the way
 ETHERTYPE_RARP = 0x8035
 
@@ -45,7 +46,9 @@ def fabric(require):
 def paths(fabric):
     """The sockets of a port on each host."""
     hosts = (fabric.a, fabric.b)
-    made = [host.add_server_port("vhu0") for host in hosts]
+    # It is gone within milliseconds, before the source's bridge is asked whose address it is.
+    attached = f'external_ids:attached-mac="{MAC.hex(":")}"'
+    made = [host.add_server_port("vhu0", attached) for host in hosts]
     for host in hosts:
         host.wait_ofport("vhu0")
         host.wait_status("vhu0", "listening", 60)
@@ -160,12 +163,12 @@ def test_a_guest_moves_whole_and_the_network_finds_it(fabric, paths, announces):
             receiver.take(0.2)
             guest.drain()
             seen = [frame.data for frame in client.frames() if not frame.outgoing]
-            rarps = [f for f in uplink.frames() if f.ethertype == ETHERTYPE_RARP]
+            rarps = [f for f in uplink.frames() if f.ethertype == ETHERTYPE_RARP and not f.outgoing]
         check_arrivals(receiver, flow)
         # All that the guest said on either side has reached the client, whole and once.
         assert [frame for frame in seen if frame in set(receiver.sent)] == receiver.sent
         check_indices(guest, bases, receiver)
-        check_announcements(fabric, rarps, announces)
+        check_announcements(fabric, rarps)
     finally:
         guest.close()
 
@@ -185,21 +188,24 @@ def fabric_port(fabric, host):
 
 
 def check_arrivals(receiver, flow):
-    """Whole, once, in order; and what is missing is one piece: the time of the switch."""
+    """Whole, once; what was held comes late, in order; what the network lost is in one piece."""
     assert receiver.damaged == 0
     numbers = receiver.numbers
-    assert numbers == sorted(set(numbers))
-    gaps = [(last, first) for last, first in itertools.pairwise(numbers) if first > last + 1]
+    assert len(numbers) == len(set(numbers))
+    highest = list(itertools.accumulate(numbers, max))
+    late = [number for number, before in zip(numbers, highest, strict=True) if number < before]
+    assert late and late == sorted(late)
+    ordered = sorted(numbers)
+    gaps = [(last, first) for last, first in itertools.pairwise(ordered) if first > last + 1]
     assert len(gaps) <= 1, gaps
-    assert numbers[-1] == flow.sent - 1
+    assert flow.sent - len(numbers) <= MOST_LOST, gaps
+    assert ordered[-1] == flow.sent - 1
 
 
-def check_announcements(fabric, rarps, announces):
-    if announces:
-        assert rarps == []
-        return
+def check_announcements(fabric, rarps):
+    """From host b, as attached-mac is given: at once, and in rounds, SEND_RARP's or our own."""
     assert {frame.data[6:12] for frame in rarps} == {MAC}
-    assert 1 <= len(rarps) <= len(ANNOUNCE_ROUNDS)
+    assert 1 <= len(rarps) <= 1 + len(ANNOUNCE_ROUNDS)
     announced = wait_until(
         lambda: fabric.b.status("vhu0").get("announced"), "the daemon's word that it is confirmed"
     )

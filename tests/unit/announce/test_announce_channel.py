@@ -27,7 +27,7 @@ def channel(peer):
 
 def send(channel, peer, now=0.0):
     """Send a packet-out; return its xid and its barrier's as the peer saw them."""
-    xid = channel.packet_out(3, FRAME, Output.TABLE, now)
+    xid = channel.packet_outs(3, [FRAME], Output.TABLE, now)
     assert channel.run(now) == []
     packet_out, barrier = wire.Framer().feed(peer.receive())
     assert (packet_out.type, packet_out.xid, barrier.type) == (13, xid, 20)
@@ -78,7 +78,7 @@ def test_what_was_under_way_when_the_connection_broke_is_lost(channel, peer, bre
     assert channel.run(0.1) == [Lost(xid, reason)]
     assert channel.obstacle == reason
     with pytest.raises(OpenFlowError, match=f"not-negotiated: {reason}"):
-        channel.packet_out(3, FRAME, Output.TABLE, 0.1)
+        channel.packet_outs(3, [FRAME], Output.TABLE, 0.1)
 
 
 def test_it_comes_back_with_a_new_session(channel, peer):

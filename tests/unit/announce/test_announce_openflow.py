@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ovs_vhost_plugin.announce import wire
 from ovs_vhost_plugin.announce.openflow import Barrier, ErrorReply, Negotiated, Session
-from ovs_vhost_plugin.announce.wire import OpenFlowError, Output, Version
+from ovs_vhost_plugin.announce.wire import LONGEST_FRAME, OpenFlowError, Output, Version
 
 FRAME = bytes(range(60))
 
@@ -146,6 +146,37 @@ def test_a_port_that_ovs_would_pass_over_in_silence_is_refused(in_port):
     with pytest.raises(OpenFlowError) as error:
         negotiated(6).packet_out(in_port, FRAME)
     assert error.value.name == "in-port"
+
+
+@pytest.mark.parametrize("version", list(Version))
+@pytest.mark.parametrize(("port", "port16"), [(7, "0007"), (Output.NORMAL, "fffa")])
+def test_a_packet_out_to_a_port_came_in_nowhere(version, port, port16):
+    session = negotiated(version)
+    session.packet_to(port, FRAME)
+    data = session.data_to_send()
+    head = data[: -len(FRAME)].hex()
+    assert data.endswith(FRAME) and len(data) == int(head[4:8], 16)
+    wide = ("ffff" if port is Output.NORMAL else "0000") + port16
+    if version == Version.OF10:
+        assert head.endswith("fffd" + "0008" + "00000008" + port16 + "0000")
+    else:
+        assert "fffffffd" in head and head.endswith("00000010" + wide + "0000" + 6 * "00")
+
+
+@pytest.mark.parametrize("port", [-1, 0, 0xFF00, Output.TABLE, 0xFFFFFFFC])
+def test_a_port_to_send_to_is_a_port(port):
+    with pytest.raises(OpenFlowError) as error:
+        negotiated(6).packet_to(port, FRAME)
+    assert error.value.name == "out-port"
+
+
+@pytest.mark.parametrize("version", list(Version))
+def test_the_longest_frame_fits_a_message(version):
+    session = negotiated(version)
+    session.packet_to(1, bytes(LONGEST_FRAME))
+    assert len(session.data_to_send()) <= 0xFFFF
+    with pytest.raises(OpenFlowError, match="frame-length"):
+        session.packet_to(1, bytes(LONGEST_FRAME + 1))
 
 
 def test_a_frame_without_a_whole_header_is_refused():

@@ -1,30 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
 """The announcer against a switch that is a few lines of Python, on a clock that is a number."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.announce.announcement import BACKOFF, DEADLINE, MAX_ATTEMPTS
+from ovs_vhost_plugin.announce.actions import AskTable, AskTrace, Inject, PacketOut
+from ovs_vhost_plugin.announce.addresses import Station
+from ovs_vhost_plugin.announce.announcement import (
+    BACKOFF,
+    DEADLINE,
+    MAX_ATTEMPTS,
+    MAX_INJECTIONS,
+    Request,
+)
 from ovs_vhost_plugin.announce.announcer import (
-    FRAME_BURST,
-    FRAME_RATE,
-    MAX_MACS,
+    ATTEMPT_BURST,
+    ATTEMPT_RATE,
+    MANUAL,
+    MAX_UNDER_WAY,
     REFUSAL_BURST,
     Announcer,
-    AskTable,
-    PacketOut,
 )
 from ovs_vhost_plugin.announce.frames import rarp
 from ovs_vhost_plugin.announce.model import Location, Outcome
+from ovs_vhost_plugin.announce.policy import Policy
+from ovs_vhost_plugin.announce.wire import Output
 
 MAC = bytes.fromhex("525400123456")
 OTHER = bytes.fromhex("525400123457")
 HOME = Location("br0", 2, None, "/run/br0.mgmt")
 
 
+FLOODED = "0. priority 0\n    NORMAL\n     -> no learned MAC\nDatapath actions: 1,2,3\n"
+
+
 def row(port: int | str, vlan: int, mac: bytes) -> str:
     return f"{port:>5}  {vlan:4}  {mac.hex(':')}    0\n"
+
+
+def ask(port: str, mac: bytes, received_at: float) -> Request:
+    return Request(port, Station(mac), "send-rarp", received_at)
 
 
 class Switch:
@@ -36,6 +55,10 @@ class Switch:
         self.obstacle: str | None = None
         self.table: dict[tuple[str, bytes, int], int] = {}
         self.sent: list[tuple[float, PacketOut]] = []
+        self.injected: list[tuple[float, str, tuple[bytes, ...]]] = []
+        self.worker = True
+        self.trace = FLOODED
+        self.flows: list[str] = []
         self.questions = 0
 
     def turn(self, now: float) -> None:
@@ -43,7 +66,7 @@ class Switch:
         while actions := self.announcer.run(now, lambda _: self.obstacle):
             for action in actions:
                 match action:
-                    case PacketOut(token, place, frame):
+                    case PacketOut(token, place, (frame, *_)):
                         self.sent.append((now, action))
                         if self.learns:
                             self.table[place.bridge, frame[6:12], place.tag or 0] = place.ofport
@@ -51,12 +74,30 @@ class Switch:
                     case AskTable(bridge):
                         self.questions += 1
                         self.announcer.table(bridge, self.text(bridge), now)
+                    case AskTrace(token, _, flow):
+                        self.flows.append(flow)
+                        self.announcer.trace(token, self.trace, now)
+                    case Inject(token, port, frames):
+                        self.injected.append((now, port, frames))
+                        if self.worker:
+                            self.announcer.delivered(token)
+                        else:
+                            self.announcer.failed(token, Outcome.NOT_LEARNED, "no worker", now)
 
     def text(self, bridge: str) -> str:
         rows = [
             row(port, vlan, mac) for (br, mac, vlan), port in self.table.items() if br == bridge
         ]
         return " port  VLAN  MAC                Age\n" + "".join(rows)
+
+    def run_until(self, now: float, done: Callable[[], bool]) -> None:
+        """Turn until `done`."""
+        for _ in range(1000):
+            self.turn(now)
+            if done():
+                return
+            now = self.announcer.wake_at()
+        raise AssertionError("never")
 
     def run_until_idle(self, now: float) -> float:
         """Turn whenever the announcer wants to be woken; return the time of the last turn."""
@@ -83,9 +124,9 @@ def only_result(announcer: Announcer):
 
 
 def test_a_request_becomes_one_rarp_on_the_guests_own_port_and_is_confirmed(announcer):
-    announcer.request("vhu0", MAC, "send-rarp", now=10.0, received_at=9.999)
+    announcer.request(ask("vhu0", MAC, received_at=9.999), now=10.0)
     (packet_out,) = announcer.run(10.0, lambda _: None)
-    assert (packet_out.location, packet_out.frame) == (HOME, rarp(MAC))
+    assert (packet_out.location, packet_out.frames) == (HOME, (rarp(MAC),))
     announcer.delivered(packet_out.token)
     assert announcer.run(10.001, lambda _: None) == [AskTable("br0")]
     announcer.table("br0", row(2, 0, MAC), 10.0021)
@@ -99,17 +140,20 @@ def test_a_request_becomes_one_rarp_on_the_guests_own_port_and_is_confirmed(anno
 
 
 def test_history_keeps_the_time_line_as_plain_values(announcer):
-    announcer.request("vhu0", MAC, "send-rarp", 10.0, 9.5)
+    announcer.request(ask("vhu0", MAC, 9.5), 10.0)
     Switch(announcer).turn(10.0)
     (result,) = announcer.history
     assert result.as_dict() == {
         "port": "vhu0",
         "mac": "52:54:00:12:34:56",
+        "vlan": 0,
         "trigger": "send-rarp",
         "outcome": "learned",
         "reason": "",
         "requests": 1,
         "attempts": 1,
+        "frames": 1,
+        "confirmed_by": "fdb",
         "bridge": "br0",
         "ofport": 2,
         "tag": None,
@@ -133,7 +177,7 @@ def test_history_keeps_the_time_line_as_plain_values(announcer):
 def test_what_is_not_learned_is_tried_again_a_bounded_number_of_times(announcer, table, reason):
     switch = Switch(announcer)
     switch.text = lambda bridge: table
-    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     switch.run_until_idle(0.0)
     assert [time for time, _ in switch.sent] == pytest.approx(
         [sum(BACKOFF[:index]) for index in range(MAX_ATTEMPTS)]
@@ -146,7 +190,7 @@ def test_what_is_not_learned_is_tried_again_a_bounded_number_of_times(announcer,
 
 def test_a_later_attempt_may_succeed(announcer):
     switch = Switch(announcer, learns=False)
-    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     switch.turn(0.0)
     switch.learns = True
     switch.run_until_idle(0.0)
@@ -157,17 +201,17 @@ def test_a_later_attempt_may_succeed(announcer):
 
 def test_the_vlan_of_an_access_port_is_where_the_mac_has_to_be(announcer):
     announcer.set_locations({"vhu0": Location("br0", 2, 10, "/run/br0.mgmt")})
-    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     Switch(announcer).turn(0.0)
     assert only_result(announcer).outcome is Outcome.LEARNED
 
 
 def test_an_answer_that_was_asked_for_before_the_frame_was_delivered_proves_nothing(announcer):
-    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     (first,) = announcer.run(0.0, lambda _: None)
     announcer.delivered(first.token)
     assert announcer.run(0.0, lambda _: None) == [AskTable("br0")]
-    announcer.request("vhu0", OTHER, "send-rarp", 0.0, 0.0)
+    announcer.request(ask("vhu0", OTHER, 0.0), 0.0)
     (second,) = announcer.run(0.0, lambda _: None)
     announcer.delivered(second.token)
     assert announcer.run(0.0, lambda _: None) == [], "one question at a time"
@@ -180,7 +224,7 @@ def test_an_answer_that_was_asked_for_before_the_frame_was_delivered_proves_noth
 
 def test_requests_before_the_frame_went_out_are_answered_by_it(announcer):
     for _ in range(5):
-        announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+        announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     switch = Switch(announcer)
     switch.turn(0.0)
     assert len(switch.sent) == 1
@@ -188,10 +232,10 @@ def test_requests_before_the_frame_went_out_are_answered_by_it(announcer):
 
 
 def test_requests_while_one_is_under_way_get_one_more_frame_after_it(announcer):
-    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     (first,) = announcer.run(0.0, lambda _: None)
     for index in range(5):
-        announcer.request("vhu0", MAC, "send-rarp", 0.1, 0.1 + index / 1e3)
+        announcer.request(ask("vhu0", MAC, 0.1 + index / 1e3), 0.1)
     assert announcer.run(0.1, lambda _: None) == []
     announcer.delivered(first.token)
     switch = Switch(announcer)
@@ -207,7 +251,7 @@ def test_requests_while_one_is_under_way_get_one_more_frame_after_it(announcer):
 def test_an_ofport_that_is_not_known_yet_is_waited_for(announcer):
     announcer.set_locations({"vhu0": Location("br0", -1, None, "/run/br0.mgmt")})
     switch = Switch(announcer)
-    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     switch.turn(0.0)
     assert switch.sent == []
     announcer.set_locations({"vhu0": HOME})
@@ -219,7 +263,7 @@ def test_an_ofport_that_is_not_known_yet_is_waited_for(announcer):
 def test_an_ofport_that_never_comes_is_not_waited_for_for_ever(locations):
     announcer = Announcer()
     announcer.set_locations(locations)
-    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     assert Switch(announcer).run_until_idle(0.0) == DEADLINE
     assert only_result(announcer).summary().endswith("not-learned send-rarp: ofport unknown")
 
@@ -227,7 +271,7 @@ def test_an_ofport_that_never_comes_is_not_waited_for_for_ever(locations):
 def test_a_bridge_that_cannot_be_reached_costs_no_attempt_and_is_waited_for(announcer):
     switch = Switch(announcer)
     switch.obstacle = "Connection refused"
-    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     switch.turn(0.0)
     assert switch.sent == []
     switch.obstacle = None
@@ -235,18 +279,10 @@ def test_a_bridge_that_cannot_be_reached_costs_no_attempt_and_is_waited_for(anno
     assert only_result(announcer).attempts == 1
 
 
-def test_a_bridge_that_stays_unreachable_is_the_reason(announcer):
-    switch = Switch(announcer)
-    switch.obstacle = "Connection refused"
-    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
-    assert switch.run_until_idle(0.0) == DEADLINE
-    assert only_result(announcer).reason == "OpenFlow: Connection refused"
-
-
 def test_each_attempt_goes_where_the_port_is_then(announcer):
     moved = Location("br1", 7, 5, "/run/br1.mgmt")
     switch = Switch(announcer, learns=False)
-    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     switch.turn(0.0)
     announcer.set_locations({"vhu0": moved})
     switch.learns = True
@@ -255,22 +291,166 @@ def test_each_attempt_goes_where_the_port_is_then(announcer):
     assert only_result(announcer).location == moved
 
 
-def test_an_error_of_the_switch_is_retried_and_then_a_refusal(announcer):
-    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
-    now = 0.0
-    for _ in range(MAX_ATTEMPTS):
-        (packet_out,) = announcer.run(now, lambda _: None)
-        announcer.failed(packet_out.token, Outcome.REFUSED, "BAD_REQUEST/BAD_PORT", now)
-        announcer.run(now, lambda _: None)
-        now = announcer.wake_at() or now
-    assert announcer.run(now, lambda _: None) == []
+def test_what_the_switch_refuses_goes_by_the_tap(announcer):
+    switch = Switch(announcer, learns=False)
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
+    (packet_out,) = announcer.run(0.0, lambda _: None)
+    announcer.failed(packet_out.token, Outcome.REFUSED, "BAD_REQUEST/EPERM", 0.0)
+    switch.run_until_idle(0.0)
+    assert [frames for _, _, frames in switch.injected] == [(rarp(MAC),)] * MAX_INJECTIONS
+    assert switch.sent == []
     assert only_result(announcer).summary() == (
-        "52:54:00:12:34:56 refused send-rarp: BAD_REQUEST/BAD_PORT"
+        "52:54:00:12:34:56 injected send-rarp: BAD_REQUEST/EPERM; not in the MAC table"
     )
 
 
+def test_what_cannot_be_reached_is_injected_until_the_switch_has_learned(announcer):
+    switch = Switch(announcer, learns=False)
+    switch.obstacle = "Connection refused"
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
+    switch.turn(0.0)
+    assert switch.injected == [], "a bridge that is just being connected to gets its chance"
+    switch.run_until(0.0, lambda: len(switch.injected) == 2)
+    switch.table["br0", MAC, 0] = HOME.ofport
+    switch.run_until_idle(switch.injected[-1][0])
+    result = only_result(announcer)
+    assert result.summary().endswith("send-rarp: injected, OpenFlow: Connection refused")
+    assert (result.outcome, result.attempts) == (Outcome.LEARNED, 3)
+
+
+def test_a_bridge_that_comes_back_after_injections_gets_its_packet_out(announcer):
+    switch = Switch(announcer, learns=False)
+    switch.obstacle = "Connection refused"
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
+    switch.run_until(0.0, lambda: len(switch.injected) == MAX_INJECTIONS)
+    switch.obstacle, switch.learns = None, True
+    switch.turn(5.0)
+    result = only_result(announcer)
+    assert (result.outcome, result.reason, len(switch.sent)) == (Outcome.LEARNED, "", 1)
+
+
+def test_injections_that_no_worker_made_are_not_claimed(announcer):
+    switch = Switch(announcer)
+    switch.obstacle, switch.worker = "Connection refused", False
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
+    assert switch.run_until_idle(0.0) == DEADLINE
+    result = only_result(announcer)
+    assert (result.outcome, result.reason) == (
+        Outcome.NOT_LEARNED,
+        "OpenFlow: Connection refused",
+    )
+
+
+def test_injections_that_nobody_confirms_are_told_as_such(announcer):
+    switch = Switch(announcer)
+    switch.obstacle = "Connection refused"
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
+    assert switch.run_until_idle(0.0) == DEADLINE
+    result = only_result(announcer)
+    assert result.outcome is Outcome.INJECTED
+    assert result.reason == "OpenFlow: Connection refused; not in the MAC table"
+
+
+def test_a_learned_flow_confirms_where_the_mac_table_does_not(announcer):
+    switch = Switch(announcer, learns=False)
+    switch.trace = "    output:NXM_NX_REG0[]\n     -> output port is 2\nDatapath actions: 7\n"
+    announcer.request(replace(ask("vhu0", MAC, 0.0), station=Station(MAC, 10)), 0.0)
+    switch.turn(0.0)
+    result = only_result(announcer)
+    assert (result.outcome, result.confirmed_by) == (Outcome.LEARNED, "flow")
+    assert switch.flows == ["in_port=LOCAL,dl_dst=52:54:00:12:34:56,dl_vlan=10"]
+
+
+def test_an_unanswered_trace_is_a_reason(announcer):
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
+    now = 0.0
+    for _ in range(MAX_ATTEMPTS):
+        (packet_out,) = announcer.run(now, lambda _: None)
+        announcer.delivered(packet_out.token)
+        announcer.run(now, lambda _: None)
+        announcer.table("br0", "", now)
+        (question,) = announcer.run(now, lambda _: None)
+        announcer.no_trace(question.token, "unknown command", now)
+        announcer.run(now, lambda _: None)
+        now = announcer.wake_at() or now
+    assert only_result(announcer).reason == "not in the MAC table, no trace: unknown command"
+
+
+def test_a_guest_that_stops_takes_its_announcements_with_it(announcer):
+    switch = Switch(announcer)
+    switch.obstacle = "negotiating"
+    for mac in (MAC, OTHER):
+        announcer.request(ask("vhu0", mac, 0.0), 0.0)
+    switch.turn(0.0)
+    announcer.withdraw("vhu0", "the guest stopped")
+    switch.obstacle = None
+    switch.run_until_idle(0.1)
+    assert switch.sent == []
+    summaries = [result.summary() for result in announcer.take_results()]
+    assert summaries[0] == "52:54:00:12:34:56 withdrawn send-rarp: the guest stopped"
+    assert len(summaries) == 2
+
+
+def test_what_is_learned_after_a_withdrawal_is_not_told_again(announcer):
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
+    (packet_out,) = announcer.run(0.0, lambda _: None)
+    announcer.withdraw("vhu0", "the guest stopped")
+    announcer.delivered(packet_out.token)
+    switch = Switch(announcer)
+    switch.table["br0", MAC, 0] = HOME.ofport
+    switch.turn(0.1)
+    assert only_result(announcer).outcome is Outcome.WITHDRAWN
+    assert announcer.wake_at() is None
+
+
+def test_a_station_is_sent_whole_in_its_own_vlan_and_past_the_table_if_so_wished(announcer):
+    station = Station(MAC, 10, (b"\xc0\0\2\1",), (b"\xfe\x80" + bytes(13) + b"\1",))
+    policy = Policy(output=Output.NORMAL, frames=("garp", "na", "rarp"))
+    announcer.request(Request("vhu0", station, "moved-in", 0.0, policy), 0.0)
+    (packet_out,) = announcer.run(0.0, lambda _: None)
+    kinds = [frame[16:18] for frame in packet_out.frames]
+    assert kinds == [b"\x08\x06", b"\x86\xdd", b"\x80\x35"]
+    assert {frame[12:16] for frame in packet_out.frames} == {b"\x81\0\0\x0a"}
+    assert packet_out.output is Output.NORMAL
+
+
+def test_one_mac_in_two_vlans_is_two_announcements(announcer):
+    switch = Switch(announcer)
+    for vlan in (0, 10):
+        announcer.request(Request("vhu0", Station(MAC, vlan), "moved-in", 0.0), 0.0)
+    switch.turn(0.0)
+    assert [packet_out.frames[0][12:14] for _, packet_out in switch.sent] == [
+        b"\x80\x35",
+        b"\x81\x00",
+    ]
+
+
+def test_a_policy_that_asks_for_nothing_that_is_known_is_told(announcer):
+    request = Request("vhu0", Station(MAC), "moved-in", 0.0, Policy(frames=("garp",)))
+    announcer.request(request, 0.0)
+    assert announcer.run(0.0, lambda _: None) == []
+    result = only_result(announcer)
+    assert (result.outcome, result.attempts) == (Outcome.REFUSED, 0)
+    assert result.reason.startswith("no frame")
+
+
+def test_a_users_format_that_fails_costs_only_its_own_frames():
+    def broken(guest):
+        raise RuntimeError(f"no idea of {guest.port}")
+
+    announcer = Announcer({"odd": broken})
+    announcer.set_locations({"vhu0": HOME})
+    policy = Policy(frames=("odd", "rarp"))
+    announcer.request(Request("vhu0", Station(MAC), "manual", 0.0, policy), 0.0)
+    Switch(announcer).turn(0.0)
+    result = only_result(announcer)
+    assert (result.outcome, result.frames) == (Outcome.LEARNED, 1)
+    assert result.reason == "odd: RuntimeError: no idea of vhu0"
+    assert announcer.counters["format-errors"] == 1
+
+
 def test_without_a_table_nothing_is_claimed(announcer):
-    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     now = 0.0
     for _ in range(MAX_ATTEMPTS):
         (packet_out,) = announcer.run(now, lambda _: None)
@@ -283,7 +463,7 @@ def test_without_a_table_nothing_is_claimed(announcer):
 
 
 def test_a_silent_switch_ends_at_the_deadline_and_its_late_answer_is_ignored(announcer):
-    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     (packet_out,) = announcer.run(0.0, lambda _: None)
     assert announcer.wake_at() == DEADLINE
     announcer.run(DEADLINE, lambda _: None)
@@ -294,7 +474,7 @@ def test_a_silent_switch_ends_at_the_deadline_and_its_late_answer_is_ignored(ann
 
 
 def test_a_port_that_goes_away_is_forgotten(announcer):
-    announcer.request("vhu0", MAC, "send-rarp", 0.0, 0.0)
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     (packet_out,) = announcer.run(0.0, lambda _: None)
     announcer.set_locations({})
     announcer.delivered(packet_out.token)
@@ -308,7 +488,7 @@ def test_a_port_that_goes_away_is_forgotten(announcer):
     [(bytes(6), "mac-zero"), (b"\x01" + MAC[1:], "mac-multicast"), (MAC[:4], "mac-length")],
 )
 def test_a_bad_mac_is_refused_at_once(announcer, mac, reason):
-    announcer.request("vhu0", mac, "send-rarp", 0.0, 0.0)
+    announcer.request(ask("vhu0", mac, 0.0), 0.0)
     assert announcer.run(0.0, lambda _: None) == []
     result = only_result(announcer)
     assert (result.outcome, result.reason) == (Outcome.REFUSED, reason)
@@ -316,36 +496,45 @@ def test_a_bad_mac_is_refused_at_once(announcer, mac, reason):
 
 @pytest.mark.parametrize("received_at", [-1.0, 11.0, float("nan"), float("inf")])
 def test_a_time_of_reception_that_cannot_be_is_not_believed(announcer, received_at):
-    announcer.request("vhu0", MAC, "send-rarp", 10.0, received_at)
+    announcer.request(ask("vhu0", MAC, received_at), 10.0)
     Switch(announcer).turn(10.0)
     assert only_result(announcer).received_at == 10.0
 
 
 def test_a_flood_of_bad_macs_is_counted_but_told_rarely(announcer):
     for _ in range(1000):
-        announcer.request("vhu0", bytes(6), "send-rarp", 0.0, 0.0)
+        announcer.request(ask("vhu0", bytes(6), 0.0), 0.0)
     assert len(announcer.take_results()) == REFUSAL_BURST
     assert announcer.counters["refused"] == 1000
+
+
+def test_an_operator_is_told_of_every_refusal(announcer):
+    for _ in range(100):
+        announcer.request(Request("vhu0", Station(MAC), MANUAL, 0.0), 0.0, "mac-foreign: vhu1's")
+    results = announcer.take_results()
+    assert [result.summary() for result in results] == [
+        "52:54:00:12:34:56 refused manual: mac-foreign: vhu1's"
+    ] * 100
 
 
 def test_a_flood_of_macs_keeps_the_newest_and_the_frame_rate(announcer):
     switch = Switch(announcer)
     macs = [b"\x52\x54\x00\x00" + index.to_bytes(2, "big") for index in range(1000)]
     for mac in macs:
-        announcer.request("vhu0", mac, "send-rarp", 0.0, 0.0)
+        announcer.request(ask("vhu0", mac, 0.0), 0.0)
     switch.run_until_idle(0.0)
     learned = [one.mac for one in announcer.take_results() if one.outcome is Outcome.LEARNED]
-    assert learned == macs[-MAX_MACS:]
-    assert announcer.counters["refused"] == len(macs) - MAX_MACS
+    assert learned == macs[-MAX_UNDER_WAY:]
+    assert announcer.counters["refused"] == len(macs) - MAX_UNDER_WAY
 
 
 def test_a_flood_of_one_mac_is_slowed_but_its_last_request_is_answered(announcer):
     switch = Switch(announcer)
     for index in range(2000):
-        announcer.request("vhu0", MAC, "send-rarp", index / 1000, index / 1000)
+        announcer.request(ask("vhu0", MAC, index / 1000), index / 1000)
         switch.turn(index / 1000)
     end = switch.run_until_idle(2.0)
-    assert len(switch.sent) <= FRAME_BURST + FRAME_RATE * end + 1
+    assert len(switch.sent) <= ATTEMPT_BURST + ATTEMPT_RATE * end + 1
     assert switch.sent[-1][0] >= 1.999
     assert sum(result.requests for result in announcer.take_results()) == 2000
 
@@ -356,15 +545,16 @@ def test_one_ports_flood_does_not_slow_another(announcer):
     switch = Switch(announcer)
     for index in range(100):
         mac = b"\x52\x54\x00\x01\x00" + bytes([index])
-        announcer.request("vhu0", mac, "send-rarp", 0.0, 0.0)
+        announcer.request(ask("vhu0", mac, 0.0), 0.0)
         switch.turn(0.0)
-    announcer.request("vhu1", MAC, "send-rarp", 0.0, 0.0)
+    announcer.request(ask("vhu1", MAC, 0.0), 0.0)
     switch.turn(0.0)
     assert switch.table["br0", MAC, 0] == 9
 
 
+KINDS = ["request", "deliver", "fail", "table", "no-table", "trace", "no-trace", "move", "time"]
 STEP = st.tuples(
-    st.sampled_from(["request", "deliver", "fail", "table", "no-table", "move", "time"]),
+    st.sampled_from(KINDS),
     st.integers(0, 3),
 )
 
@@ -376,18 +566,23 @@ def test_whatever_happens_every_request_is_answered_or_its_port_is_gone(steps, l
     announcer = Announcer()
     announcer.set_locations({"vhu0": HOME})
     macs = [b"\x52\x54\x00\x00\x00" + bytes([index]) for index in range(4)]
-    sent: list[PacketOut] = []
+    sent: list[PacketOut | Inject] = []
     asked: list[AskTable] = []
+    traced: list[AskTrace] = []
     now, requests = 0.0, 0
     for kind, index in steps:
         if kind == "request":
             requests += 1
-            announcer.request("vhu0", macs[index], "send-rarp", now, now)
+            announcer.request(ask("vhu0", macs[index], now), now)
         elif kind == "deliver" and sent:
             announcer.delivered(sent.pop(index % len(sent)).token)
         elif kind == "fail" and sent:
             token = sent.pop(index % len(sent)).token
             announcer.failed(token, Outcome.NOT_LEARNED, "lost", now)
+        elif kind == "trace" and traced:
+            announcer.trace(traced.pop().token, FLOODED, now)
+        elif kind == "no-trace" and traced:
+            announcer.no_trace(traced.pop().token, "lost", now)
         elif kind == "table" and asked:
             bridge = asked.pop().bridge
             announcer.table(bridge, row(2, 0, macs[index]), now)
@@ -399,13 +594,17 @@ def test_whatever_happens_every_request_is_answered_or_its_port_is_gone(steps, l
         elif kind == "time":
             now += index / 10
         for action in announcer.run(now, lambda _: None):
-            if isinstance(action, PacketOut):
+            if isinstance(action, PacketOut | Inject):
                 sent.append(action)
+            elif isinstance(action, AskTrace):
+                traced.append(action)
             else:
                 assert action not in asked, "one question about a bridge at a time"
                 asked.append(action)
     for packet_out in sent:
         announcer.delivered(packet_out.token)
+    for question in traced:
+        announcer.no_trace(question.token, "lost", now)
     for question in asked:
         announcer.no_table(question.bridge, "lost", now)
     Switch(announcer, learns).run_until_idle(now)

@@ -20,7 +20,7 @@ from ovs_vhost_plugin.control import (
     WorkerSpec,
 )
 
-SPEC = WorkerSpec("vhu0", "client", "/run/vm.sock", 4, 9000, True, 0x70000007, 0x70000007)
+SPEC = WorkerSpec("vhu0", "client", "/run/vm.sock", 4, 9000, True, True, 0x70000007, 0x70000007)
 
 
 @pytest.fixture
@@ -200,6 +200,7 @@ def test_a_worker_spec_survives_the_wire() -> None:
         ("mtu", "9000"),
         ("mtu", True),
         ("finish_offloads", 1),
+        ("hold", 1),
         ("uid", None),
     ],
 )

@@ -80,6 +80,14 @@ def test_stats_of_one_and_of_several_pairs() -> None:
     assert json.loads(render.as_json(data)) == data
 
 
+def test_stats_show_what_the_guest_uses_beside_its_counters() -> None:
+    station = {"mac": "52:54:00:00:00:01", "vlan": 7, "router": False}
+    station |= {"ipv4": ["10.0.0.2", "10.0.0.3"], "ipv6": []}
+    port = {"status": "running", "queue_pairs": [{"rx_packets": 1}], "addresses": [station]}
+    rows = lines(render.stats({"ports": {"one": port}, "missing": []}))
+    assert ["52:54:00:00:00:01", "7", "10.0.0.2", "10.0.0.3", "-"] in rows
+
+
 @pytest.mark.parametrize(
     ("outcome", "text"),
     [

@@ -15,7 +15,7 @@ from ovs_vhost_plugin.daemon.reports import Hello, Started, State
 from ovs_vhost_plugin.daemon.workerlink import WorkerLink
 
 NOW = 50.0
-SPEC = WorkerSpec("vhu0", "client", "/x", 1, None, False)
+SPEC = WorkerSpec("vhu0", "client", "/x", 1, None, False, True)
 STATE = {
     "status": "connecting",
     "socket": "/x",
@@ -85,10 +85,20 @@ def test_states_are_kept(child: Worker) -> None:
     assert isinstance(state, State) and child.link.state is state
 
 
+def test_what_the_guest_uses_is_kept_until_it_is_told_anew(child: Worker) -> None:
+    mac = "52:54:00:00:00:01"
+    station = {"mac": mac, "vlan": 0, "router": False, "ipv4": ["10.0.0.2"], "ipv6": []}
+    (told,) = child.says(event="addresses", addresses=[station])
+    child.says(event="state", state=STATE)
+    assert child.link.stations == told.stations
+    child.says(event="addresses", addresses=[])
+    assert child.link.stations == ()
+
+
 def test_configure_reaches_the_worker(child: Worker) -> None:
-    child.link.configure(WorkerSpec("vhu0", "client", "/x", 1, 9000, True), NOW)
+    child.link.configure(WorkerSpec("vhu0", "client", "/x", 1, 9000, True, False), NOW)
     ((said, _),) = child.channel.receive()
-    assert said == {"op": "configure", "mtu": 9000, "finish_offloads": True}
+    assert said == {"op": "configure", "mtu": 9000, "finish_offloads": True, "hold": False}
     assert child.link.spec is not None and child.link.spec.mtu == 9000
 
 
@@ -163,7 +173,7 @@ def test_a_worker_that_breaks_the_protocol_is_on_its_way_out(
 
 
 def test_a_worker_that_claims_another_port_is_on_its_way_out(adopted: Worker) -> None:
-    adopted.hello(WorkerSpec("vhu1", "client", "/x", 1, None, False))
+    adopted.hello(WorkerSpec("vhu1", "client", "/x", 1, None, False, True))
     assert adopted.link.phase is Phase.ENDING and adopted.link.spec is None
     assert adopted.link.fault(None) == "worker-channel: it says it is vhu1"
 

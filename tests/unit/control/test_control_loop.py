@@ -113,6 +113,20 @@ class FakeAnnouncing:
     def take(self, events: list[Any], now: float) -> None:
         pass
 
+    def run(self) -> None:
+        pass
+
+    def wait(self, poller: Any) -> None:
+        pass
+
+
+class FakeForwarding:
+    def locate(self, snapshot: Snapshot) -> None:
+        pass
+
+    def take(self, events: list[Any], now: float) -> None:
+        pass
+
     def run(self, now: float) -> None:
         pass
 
@@ -123,13 +137,14 @@ class FakeAnnouncing:
 class World:
     def __init__(self, directory: Path, *, adopt: bool = False) -> None:
         self.database, self.taps, self.workers = FakeDatabase(), FakeTaps(), FakeWorkers()
-        self.announcing = FakeAnnouncing()
+        self.announcing, self.forwarding = FakeAnnouncing(), FakeForwarding()
         state = StateDir.create(directory)
         ports = Ports(self.workers, self.taps, state, OPTIONS)  # type: ignore[arg-type]
         self.loop = Loop(
             self.database,  # type: ignore[arg-type]
             ports,
             self.announcing,  # type: ignore[arg-type]
+            self.forwarding,  # type: ignore[arg-type]
             adopt_dpdk_types=adopt,
         )
 
@@ -255,6 +270,19 @@ def test_what_the_last_daemon_published_stays_until_its_worker_speaks(world: Wor
     world.announcing.announced["vhu0"] = "y learned"
     world.loop.turn(NOW)
     assert world.keys()["vhost-user-announced"] == "y learned"
+
+
+def test_a_slip_is_published_beside_the_status_and_counted(world: World) -> None:
+    world.rows(ports={"vhu0": replace(PORT, slip="announce-key-unknown: do this")})
+    for turn in range(3):
+        world.loop.turn(NOW + turn)
+    assert world.keys()["vhost-user-status"] == "starting"
+    assert world.keys()["vhost-user-error"] == "announce-key-unknown: do this"
+    assert world.loop.ports.counters == {"announce-key-unknown": 1}
+    assert "vhu0" in world.workers.links
+    world.rows(ports={"vhu0": PORT})
+    world.loop.turn(NOW + 3)
+    assert world.keys().get("vhost-user-error") is None
 
 
 def test_a_crash_is_published_and_delays_the_next_worker(world: World) -> None:

@@ -32,12 +32,12 @@ class Row(SimpleNamespace):
 
 def interface(name: str, **columns: Any) -> Row:
     defaults = {"type": "", "options": {}, "external_ids": {}, "mtu_request": [], "ofport": []}
-    return Row(name=name, **{**defaults, **columns})
+    return Row(name=name, **{**defaults, "mac_in_use": [], **columns})
 
 
 def tables(*interfaces: Row, iface_types: tuple[str, ...] = ("system",)) -> dict[str, Any]:
     port = Row(interfaces=list(interfaces), tag=[], trunks=[], vlan_mode=[])
-    bridge = Row(name="br0", datapath_type="netdev", ports=[port])
+    bridge = Row(name="br0", datapath_type="netdev", fail_mode=[], ports=[port])
     switch = Row(bridges=[bridge], external_ids={}, other_config={}, iface_types=list(iface_types))
     found = {"Open_vSwitch": [switch], "Bridge": [bridge], "Port": [port]}
     return {
@@ -221,3 +221,55 @@ def test_a_refusal_is_tried_again_after_a_while(database: Database) -> None:
     database.wait(poller, NOW)
     assert waits == [1000]
     assert database.writable(NOW + 1)
+
+
+def two_bridges(*interfaces: tuple[str, Row]) -> dict[str, Any]:
+    """Tables with each interface on the bridge that it comes with."""
+    found = tables(*(row for _, row in interfaces))
+    (switch,) = found["Open_vSwitch"].rows.values()
+    switch.bridges = [
+        Row(
+            name=bridge,
+            datapath_type="netdev",
+            fail_mode=[],
+            ports=[
+                Row(interfaces=[row], tag=[], trunks=[], vlan_mode=[])
+                for name, row in interfaces
+                if name == bridge
+            ],
+        )
+        for bridge in ("br0", "br1")
+    ]
+    return found
+
+
+def ours(name: str, ofport: int) -> Row:
+    return interface(name, options={"vhost-server-path": "/x"}, ofport=[ofport])
+
+
+def test_a_number_that_two_ports_of_a_bridge_have_is_not_believed() -> None:
+    """A port that was just moved to a bridge has its old number, which may be another's there."""
+    other = interface("eth0", ofport=[1])
+    snapshot = ovsdb.read(two_bridges(("br0", ours("vhu0", 1)), ("br1", other)), "/run/ovs", 4)
+    assert snapshot is not None and snapshot.ports["vhu0"].ofport == 1
+    snapshot = ovsdb.read(two_bridges(("br1", ours("vhu0", 1)), ("br1", other)), "/run/ovs", 4)
+    assert snapshot is not None and snapshot.ports["vhu0"].ofport is None
+
+
+def test_the_bridges_own_macs_are_those_of_its_internal_ports() -> None:
+    local = interface("br0", type="internal", mac_in_use=["52:54:00:00:00:09"])
+    uplink = interface("eth0", mac_in_use=["52:54:00:00:00:08"])
+    snapshot = ovsdb.read(two_bridges(("br0", local), ("br0", uplink)), "/run/ovs", 4)
+    assert snapshot is not None and snapshot.own_macs == {"br0": {"52:54:00:00:00:09"}}
+
+
+def test_slips_are_complaints_of_ports_that_work() -> None:
+    row = ours("vhu0", 1)
+    row.external_ids = {"vhost-user-announce": "frames=smoke"}
+    bad = interface("vhu1", external_ids={"vhost-user-mode": "sometimes"})
+    snapshot = ovsdb.read(two_bridges(("br0", row), ("br0", bad)), "/run/ovs", 4)
+    assert snapshot is not None and list(snapshot.ports) == ["vhu0"]
+    assert sorted(snapshot.complaints) == ["vhu0", "vhu1"]
+    assert snapshot.complaints["vhu0"].startswith("announce-frames-unknown: ")
+    snapshot = ovsdb.read(two_bridges(("br0", row)), "/run/ovs", 4, ["smoke"])
+    assert snapshot is not None and not snapshot.complaints

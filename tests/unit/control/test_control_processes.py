@@ -167,7 +167,7 @@ class Nursery:
         os.waitpid(self.pid, 0)
 
 
-SPEC = WorkerSpec("vhu0", "client", "/x", 1, None, False)
+SPEC = WorkerSpec("vhu0", "client", "/x", 1, None, False, True)
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_a_worker_is_born_and_its_end_told(
     assert family.hear() == {"event": "ready"}
     reader, writer = os.pipe()
     with listen_control(Path("control")) as control:
-        spec = WorkerSpec(name, "client", "/x", 1, None, False)
+        spec = WorkerSpec(name, "client", "/x", 1, None, False, True)
         family.ask(spec, control.fileno(), writer)
     os.close(writer)
 

@@ -38,7 +38,6 @@ PORT = PortSpec(
     tag=None,
     trunks=(),
     finish_offloads=True,
-    announce="",
     attached_mac="",
 )
 SPEC = worker_spec(PORT)
@@ -68,6 +67,7 @@ def running(spec: WorkerSpec = SPEC, **fields: object) -> Observed:
         (running(replace(SPEC, queues=1)), Quit("vhu0", "the port was reconfigured")),
         (running(replace(SPEC, mtu=9000)), Configure(SPEC)),
         (running(replace(SPEC, finish_offloads=False)), Configure(SPEC)),
+        (running(replace(SPEC, hold=False)), Configure(SPEC)),
         (
             running(phase=Phase.STARTING, spec=None, since=NOW - HELLO_TIMEOUT),
             Kill("vhu0", "it said no hello"),

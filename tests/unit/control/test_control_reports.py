@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a worker may say, and that nothing else gets through."""
 
+from ipaddress import IPv6Address
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.control import WorkerSpec
 from ovs_vhost_plugin.daemon import reports
 from ovs_vhost_plugin.daemon.reports import ReportError
 
 NOW = 100.0
-SPEC = WorkerSpec("vhu0", "client", "/run/vm.sock", 2, None, False)
+SPEC = WorkerSpec("vhu0", "client", "/run/vm.sock", 2, None, False, True)
 STATE = {
     "status": "running",
     "socket": "/run/vm.sock",
@@ -25,13 +27,33 @@ STATE = {
     "error_detail": "version 3",
     "errors": 4,
 }
+STATION = {
+    "mac": "52:54:00:00:00:01",
+    "vlan": 7,
+    "router": False,
+    "ipv4": ["10.0.0.2"],
+    "ipv6": ["fe80::1", "2001:db8::1"],
+}
 EVENTS: dict[str, dict[str, Any]] = {
     "hello": {"event": "hello", "version": "0.1", "pid": 7, "spec": SPEC.to_json()},
     "state": {"event": "state", "state": STATE},
     "rarp": {"event": "rarp", "mac": "52:54:00:00:00:01", "at": 99.5},
     "started": {"event": "started", "base": 17},
     "connect": {"event": "connect", "path": "/run/vm.sock"},
-    "stats": {"event": "stats", "id": 3, "stats": {"queue_pairs": [{"rx_packets": 1}], "x": 0.5}},
+    "stats": {
+        "event": "stats",
+        "id": 3,
+        "stats": {"queue_pairs": [{"rx_packets": 1}], "x": 0.5, "addresses": [STATION]},
+    },
+    "addresses": {"event": "addresses", "addresses": [STATION]},
+    "holding": {
+        "event": "holding",
+        "hold": 2,
+        "active": True,
+        "stations": ["525400000001.0", "525400000001.4095"],
+        "counts": {"held": 3, "dropped_full": 1},
+    },
+    "held": {"event": "held", "id": 9, "frames": ["AAEC", ""], "left": 3},
 }
 
 
@@ -42,8 +64,15 @@ def test_each_event_is_a_report() -> None:
     assert state.vring_sizes == (256, 256) and state.error_text == "header-version: version 3"
     assert parsed["rarp"] == reports.Rarp(bytes.fromhex("525400000001"), 99.5)
     assert parsed["started"] == reports.Started(17)
+    assert parsed["holding"] == reports.Holding(
+        2, True, ("525400000001.0", "525400000001.4095"), {"held": 3, "dropped_full": 1}
+    )
+    assert parsed["held"] == reports.Held(9, (b"\0\1\2", b""), True)
     assert parsed["connect"] == reports.Connect("/run/vm.sock")
     assert parsed["stats"] == reports.Stats(3, EVENTS["stats"]["stats"])
+    ips = [IPv6Address(ip).packed for ip in ("fe80::1", "2001:db8::1")]
+    station = Station(bytes.fromhex("525400000001"), 7, (bytes([10, 0, 0, 2]),), tuple(ips))
+    assert parsed["addresses"] == reports.Addresses((station,))
 
 
 def test_nothing_was_seen_in_the_future() -> None:
@@ -58,6 +87,19 @@ def test_nothing_was_seen_in_the_future() -> None:
         {"event": None},
         {"event": "configure"},
         {**EVENTS["hello"], "spec": None},
+        {**EVENTS["state"], "state": {**STATE, "features": "0x1 or more"}},
+        {**EVENTS["holding"], "active": 1},
+        {**EVENTS["holding"], "hold": -1},
+        {**EVENTS["holding"], "stations": ["525400000001"]},
+        {**EVENTS["holding"], "stations": ["525400000001.0"] * 65},
+        {**EVENTS["holding"], "stations": "525400000001.0"},
+        {**EVENTS["holding"], "counts": {"held": -1}},
+        {**EVENTS["holding"], "counts": {str(n): 1 for n in range(33)}},
+        {**EVENTS["held"], "id": "9"},
+        {**EVENTS["held"], "frames": ["AAEC", 7]},
+        {**EVENTS["held"], "frames": ["no base64"]},
+        {**EVENTS["held"], "frames": [""] * 257},
+        {**EVENTS["held"], "left": None},
         {**EVENTS["hello"], "spec": {**SPEC.to_json(), "queues": "2"}},
         {**EVENTS["rarp"], "mac": "52:54:00:00:00"},
         {**EVENTS["rarp"], "mac": "52:54:00:00:00:01\n"},
@@ -68,6 +110,43 @@ def test_nothing_was_seen_in_the_future() -> None:
         {**EVENTS["stats"], "stats": []},
         {**EVENTS["stats"], "stats": {"x": float("inf")}},
         {**EVENTS["stats"], "stats": {"a": {"b": {"c": {"d": {"e": 1}}}}}},
+        {**EVENTS["stats"], "stats": {"queue_pairs": 5}},
+        {**EVENTS["stats"], "stats": {"queue_pairs": [5]}},
+        {**EVENTS["stats"], "stats": {"errors": [5]}},
+        {**EVENTS["stats"], "stats": {"addresses": [{}]}},
+        {**EVENTS["stats"], "stats": {"addresses": {}}},
+        {**EVENTS["addresses"], "addresses": [STATION] * 65},
+        {**EVENTS["addresses"], "addresses": [[]]},
+        {**EVENTS["addresses"], "addresses": {}},
+        *(
+            {"event": "addresses", "addresses": [{**STATION, key: value}]}
+            for key, value in (
+                ("mac", "52:54:00:00:00"),
+                ("mac", "53:54:00:00:00:01"),
+                ("mac", "00:00:00:00:00:00"),
+                ("mac", 5),
+                ("vlan", 4095),
+                ("vlan", -1),
+                ("vlan", True),
+                ("vlan", "7"),
+                ("router", 1),
+                ("ipv4", "10.0.0.2"),
+                ("ipv4", None),
+                ("ipv4", [1]),
+                ("ipv4", ["10.0.0.2\n"]),
+                ("ipv4", ["fe80::1"]),
+                ("ipv4", ["224.0.0.1"]),
+                ("ipv4", ["10.0.0.2"] * 9),
+                ("ipv6", ["10.0.0.2"]),
+                ("ipv6", ["fe80::1%eth0"]),
+                ("ipv6", ["ff02::1"]),
+                ("ipv6", ["::"]),
+            )
+        ),
+        *(
+            {"event": "addresses", "addresses": [{k: v for k, v in STATION.items() if k != key}]}
+            for key in STATION
+        ),
         *(
             {"event": "state", "state": {**STATE, key: value}}
             for key, value in {
@@ -117,6 +196,9 @@ def test_any_change_of_an_event_is_a_report_or_refused(name: str, data: st.DataO
     if isinstance(event[key], dict):
         inner = data.draw(st.sampled_from(sorted(event[key])))
         event[key] = {**event[key], inner: data.draw(JSON)}
+    elif isinstance(event[key], list) and isinstance(event[key][0], dict):
+        inner = data.draw(st.sampled_from(sorted(event[key][0])))
+        event[key] = [{**event[key][0], inner: data.draw(JSON)}]
     else:
         event[key] = data.draw(JSON)
     try:

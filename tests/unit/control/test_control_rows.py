@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ovs_vhost_plugin.announce.addresses import Station
+from ovs_vhost_plugin.announce.policy import Policy
+from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.daemon import rows
 from ovs_vhost_plugin.daemon.rows import RowError, Switch
 
@@ -35,11 +38,13 @@ def server(name: str = "vhu0", **external_ids: str) -> Any:
 
 
 def port(**columns: Any) -> Any:
-    return SimpleNamespace(**{"tag": [], "trunks": [], "vlan_mode": [], **columns})
+    return SimpleNamespace(
+        **{"tag": [], "trunks": [], "vlan_mode": [], "interfaces": [None], **columns}
+    )
 
 
-def bridge(datapath_type: str = "netdev") -> Any:
-    return SimpleNamespace(name="br0", datapath_type=datapath_type)
+def bridge(datapath_type: str = "netdev", fail_mode: tuple[str, ...] = ()) -> Any:
+    return SimpleNamespace(name="br0", datapath_type=datapath_type, fail_mode=list(fail_mode))
 
 
 def switch(**other_config: str) -> Switch:
@@ -83,9 +88,30 @@ def test_a_client_port() -> None:
         tag=10,
         trunks=(20, 30),
         finish_offloads=True,
-        announce="off",
+        announce=Policy(enabled=False),
         attached_mac="52:54:00:00:00:01",
     )
+
+
+def test_what_a_port_works_without_is_a_slip_and_no_error() -> None:
+    keys = {
+        "vhost-user-announce": "frames=rarp,smoke",
+        "vhost-user-addresses": "52:54:00:00:00:01 192.0.2.1; 52:54",
+    }
+    spec = parse(interface(external_ids=keys))
+    assert (spec.announce, spec.addresses) == (Policy(), ())
+    first, second = spec.slip.split("; ", 1)
+    assert first.startswith("announce-frames-unknown: external_ids:vhost-user-announce: 'smoke'")
+    assert second.startswith("addresses-mac-invalid: external_ids:vhost-user-addresses: '52:54'")
+    assert parse(interface(external_ids=keys), formats=["smoke"]).announce.frames[1] == "smoke"
+
+
+def test_addresses_and_vlans_are_passed_on() -> None:
+    keys = {"vhost-user-addresses": "52:54:00:00:00:01 vlan=7 192.0.2.1"}
+    row = port(tag=[10], trunks=[7], vlan_mode=["native-untagged"])
+    spec = parse(interface(external_ids=keys), port=row)
+    assert (spec.tag, spec.trunks, spec.vlan_mode) == (10, (7,), "native-untagged")
+    assert spec.addresses == (Station(bytes.fromhex("525400000001"), 7, (b"\xc0\0\2\1",)),)
 
 
 def test_a_server_port_listens_where_ovs_dpdk_would() -> None:
@@ -257,3 +283,34 @@ def test_any_row_is_a_port_or_a_named_error(
         else:
             assert 1 <= spec.queues <= 128 and len(spec.path.encode()) <= 107
             assert "/" not in spec.name and ".." not in spec.name.split("/")
+
+
+@pytest.mark.parametrize(
+    ("announce", "fail_mode", "holds"),
+    [
+        ("", (), True),
+        ("", ("standalone",), True),
+        ("", ("secure",), False),
+        ("hold=off", (), False),
+        ("rounds=5 hold=off", (), False),
+        ("hold=on", (), True),
+    ],
+)
+def test_where_frames_are_held(announce: str, fail_mode: tuple[str, ...], holds: bool) -> None:
+    row = interface(external_ids={"vhost-user-announce": announce})
+    assert parse(row, bridge=bridge(fail_mode=fail_mode)).holds is holds
+
+
+@pytest.mark.parametrize(
+    ("columns", "vlan"),
+    [
+        ({}, PortVlan()),
+        ({"tag": [7]}, PortVlan(VlanMode.ACCESS, 7)),
+        ({"tag": [0]}, PortVlan(VlanMode.ACCESS, 0)),
+        ({"tag": [7], "vlan_mode": ["trunk"]}, PortVlan(VlanMode.TRUNK, 7)),
+        ({"tag": [7], "vlan_mode": ["native-untagged"]}, PortVlan(VlanMode.NATIVE_UNTAGGED, 7)),
+        ({"interfaces": [None, None]}, PortVlan(bond=True)),
+    ],
+)
+def test_what_a_port_does_with_vlans(columns: dict[str, Any], vlan: PortVlan) -> None:
+    assert rows.parse_vlan(port(**columns)) == vlan

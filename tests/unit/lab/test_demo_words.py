@@ -22,7 +22,10 @@ REPORT = Report(
     lost=3,
     damaged=0,
     duplicated=0,
+    reordered=0,
+    unseen=0,
     outage_ms=20.0,
+    delay_ms=21.0,
     downtime_ms=8.0,
     found=True,
 )

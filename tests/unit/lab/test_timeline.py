@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.timeline import Mark, Report, deliveries, longest_gap
+from ovs_vhost_plugin.timeline import Mark, Report, deliveries, longest_gap, overtaken
 
 
 def report(*marks: Mark) -> Report:
@@ -18,7 +18,10 @@ def report(*marks: Mark) -> Report:
         lost=2,
         damaged=0,
         duplicated=1,
+        reordered=4,
+        unseen=1,
         outage_ms=12.3456789,
+        delay_ms=15.0004,
         downtime_ms=4.0,
         found=True,
     )
@@ -35,7 +38,9 @@ def test_rows_are_in_order_and_count_from_the_stop():
 def test_json_has_all_that_the_table_has():
     data = json.loads(json.dumps(report(Mark(100.001, "learned", "b")).as_dict()))
     assert data["timeline"] == [{"ms": 1.0, "event": "learned", "where": "b"}]
-    assert data["packets"] == {"sent": 10, "lost": 2, "damaged": 0, "duplicated": 1}
+    packets = {"sent": 10, "lost": 2, "damaged": 0, "duplicated": 1, "reordered": 4, "unseen": 1}
+    assert data["packets"] == packets
+    assert data["delay_ms"] == 15.0
     assert (data["outage_ms"], data["downtime_ms"], data["found"]) == (12.346, 4.0, True)
     assert (data["guest"], data["announce"]) == ("qemu", "rarp")
 
@@ -49,15 +54,20 @@ def test_a_record_is_delivered_where_the_guest_was():
         stopped=20.0,
         resumed=21.0,
     )
-    assert times == [10.0, 21.0, 21.0, 21.5]
+    assert times == {1: 10.0, 2: 21.0, 3: 21.0, 4: 21.5}
 
 
 def test_a_record_that_passed_no_tap_is_no_delivery():
-    assert deliveries([7], {}, {}, stopped=1.0, resumed=2.0) == []
+    assert deliveries([7], {}, {}, stopped=1.0, resumed=2.0) == {}
 
 
 def test_a_record_that_did_not_arrive_is_no_delivery():
-    assert deliveries([], {1: 0.5}, {2: 2.5}, stopped=1.0, resumed=2.0) == []
+    assert deliveries([], {1: 0.5}, {2: 2.5}, stopped=1.0, resumed=2.0) == {}
+
+
+def test_what_comes_after_a_later_one_was_overtaken():
+    assert overtaken([0, 1, 2]) == 0
+    assert overtaken([0, 4, 1, 2, 5, 3]) == 3
 
 
 @given(st.lists(st.floats(0, 1e6), max_size=20))

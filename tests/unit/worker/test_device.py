@@ -30,6 +30,9 @@ class FakePair:
         self.index = index
         self.config: Any = None
         self.faults: list[Any] = []
+        self.forgotten = 0
+        self.waiting: list[bytes] = []
+        self.given: list[bytes] = []
         self._next = {"rx": 0, "tx": 0}
 
     @property
@@ -40,6 +43,13 @@ class FakePair:
         assert self.config is None
         self.config = config
 
+    def take_waiting(self) -> list[bytes]:
+        waiting, self.waiting = self.waiting, []
+        return waiting
+
+    def give(self, frames: list[bytes]) -> None:
+        self.given += frames
+
     def stop(self) -> None:
         for kind in ("rx", "tx"):
             vring = self.config and getattr(self.config, kind)
@@ -49,6 +59,10 @@ class FakePair:
 
     def next_avail(self, kind: str) -> int:
         return self._next[kind]
+
+    def forget(self) -> None:
+        assert self.config is None
+        self.forgotten += 1
 
     def take_faults(self) -> list[Any]:
         taken, self.faults = self.faults, []
@@ -75,6 +89,30 @@ class FakeTaps:
         self.attached = list(wanted)
 
 
+class FakeHolding:
+    """A hold of what it is given."""
+
+    def __init__(self) -> None:
+        self.enabled = True
+        self.held: dict[int, list[bytes]] = {}
+        self.gone = 0
+
+    def begin(self, queue: int, waiting: list[bytes]) -> None:
+        self.held[queue] = list(waiting)
+
+    def drain(self, queue: int, waiting: list[bytes]) -> list[bytes]:
+        return [*waiting, f"queue {queue}".encode()]
+
+    def covers(self, queue: int) -> bool:
+        return queue in self.held
+
+    def give_back(self, queue: int) -> list[bytes]:
+        return self.held.pop(queue)
+
+    def front_end_gone(self) -> None:
+        self.gone += 1
+
+
 class Observed:
     def __init__(self) -> None:
         self.rarps: list[bytes] = []
@@ -98,7 +136,14 @@ class Port:
         self.pairs = [FakePair(0), FakePair(1)]
         self.taps = FakeTaps()
         self.observed = Observed()
-        self.device = Device(self.pairs, self.taps, self.observed, finish_offloads=False)  # type: ignore[arg-type]
+        self.holding = FakeHolding()
+        self.device = Device(
+            self.pairs,  # type: ignore[arg-type]
+            self.taps,  # type: ignore[arg-type]
+            self.observed,
+            self.holding,  # type: ignore[arg-type]
+            finish_offloads=False,
+        )
         self.session = Session(offer(2, None))
         self.device.attach(self.session)
 
@@ -270,6 +315,16 @@ def test_the_bridge_may_change_while_no_front_end_is_there(port: Port) -> None:
     port.device.attach(Session(offer(2, None)))
 
 
+def test_what_the_guest_uses_is_remembered_until_the_front_end_has_gone(port: Port) -> None:
+    set_up(port)
+    port.base(0)
+    port.base(1)
+    port.vring(0)
+    assert [pair.forgotten for pair in port.pairs] == [0, 0]
+    port.device.detach()
+    assert [pair.forgotten for pair in port.pairs] == [1, 1]
+
+
 def test_nothing_is_left_after_the_front_end_has_gone(port: Port) -> None:
     gc.collect()  # the mappings of tests before this one
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -278,3 +333,141 @@ def test_nothing_is_left_after_the_front_end_has_gone(port: Port) -> None:
     assert not port.pairs[0].running
     assert not port.taps.carrier
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def migrate(port: Port) -> None:
+    """What QEMU sends when the guest leaves (seen of 7.2): LOG_ALL, then GET_VRING_BASE."""
+    port.features(Feature.VERSION_1, Feature.MRG_RXBUF, Feature.LOG_ALL)
+    port.base(0)
+    port.base(1)
+
+
+def test_a_guest_that_migrates_leaves_a_hold_and_its_waiting_frame_is_the_first(port: Port) -> None:
+    set_up(port)
+    port.pairs[0].waiting = [b"waiting"]
+    migrate(port)
+    assert port.holding.held == {0: [b"waiting"]}
+    assert port.taps.carrier and port.taps.attached == [True, False]
+    assert not port.device.running
+    del port.holding.held[0]
+    port.device.update_tap()
+    assert not port.taps.carrier
+
+
+def test_a_guest_that_only_stops_leaves_none(port: Port) -> None:
+    set_up(port)
+    port.base(0)
+    port.base(1)
+    assert port.holding.held == {} and not port.taps.carrier
+
+
+def test_a_ring_that_did_not_receive_leaves_none(port: Port) -> None:
+    port.features(Feature.VERSION_1, Feature.LOG_ALL)
+    port.memory()
+    port.vring(0, enabled=False)
+    port.base(0)
+    assert port.holding.held == {}
+
+
+def test_a_guest_that_comes_back_gets_what_was_held_and_nothing_is_discarded(port: Port) -> None:
+    set_up(port)
+    migrate(port)
+    port.holding.held[0] = [b"first", b"second"]
+    discarded = port.taps.discarded
+    port.vring(0, base=7)
+    assert port.pairs[0].given == [b"first", b"second"]
+    assert port.holding.held == {} and port.taps.carrier
+    assert port.taps.discarded == discarded
+
+
+def test_the_hold_outlives_the_front_end_and_knows(port: Port) -> None:
+    set_up(port)
+    migrate(port)
+    port.device.detach()
+    assert port.taps.carrier and port.holding.gone == 1
+
+
+def test_frames_are_let_in_for_a_guest_that_was_announced_before_its_rings_run(port: Port) -> None:
+    port.features(Feature.VERSION_1)
+    port.memory()
+    port.device.execute(effects.SendRarp(b"\x52\x54\0\1\2\3"))
+    assert port.taps.carrier and port.device.expecting
+    assert port.taps.discarded == 1  # what was there before is stale
+    port.vring(0, base=7)
+    assert port.taps.discarded == 1 and not port.device.expecting
+    assert port.taps.carrier
+
+
+def test_frames_are_let_in_for_a_guest_that_goes_on_at_an_index(port: Port) -> None:
+    port.features(Feature.VERSION_1)
+    port.memory()
+    port.ask(FrontendRequest.SET_VRING_BASE, spec.VRING_STATE.pack(0, 7))
+    assert port.taps.carrier and port.device.expecting
+    port.device.detach()
+    assert not port.taps.carrier and not port.device.expecting
+
+
+def test_a_guest_expected_in_vain_finds_nothing_when_it_comes_late(port: Port) -> None:
+    port.features(Feature.VERSION_1)
+    port.memory()
+    port.device.execute(effects.SendRarp(b"\x52\x54\0\1\2\3"))
+    port.pairs[0].waiting = [b"stale"]
+    port.device.expect_no_more()
+    assert not port.taps.carrier
+    port.vring(0)
+    assert port.taps.discarded == 2 and port.pairs[0].waiting == []
+
+
+def test_announcing_a_guest_that_runs_touches_nothing(port: Port) -> None:
+    set_up(port)
+    discarded = port.taps.discarded
+    port.device.execute(effects.SendRarp(b"\x52\x54\0\1\2\3"))
+    assert not port.device.expecting and port.taps.discarded == discarded
+
+
+def test_a_guest_that_was_stopped_is_not_expected(port: Port) -> None:
+    set_up(port, base=5)
+    port.base(0)
+    port.base(1)
+    port.ask(FrontendRequest.SET_VRING_ENABLE, spec.VRING_STATE.pack(0, 0))
+    port.device.execute(effects.SendRarp(b"\x52\x54\0\1\2\3"))
+    assert not port.device.expecting and not port.taps.carrier
+
+
+def test_a_guest_leaves_ring_by_ring_and_each_queues_frames_stay_its(port: Port) -> None:
+    port.features(Feature.VERSION_1, Feature.MQ)
+    port.memory()
+    for index in range(4):
+        port.vring(index)
+    port.pairs[0].waiting, port.pairs[1].waiting = [b"first"], [b"second"]
+    port.features(Feature.VERSION_1, Feature.MQ, Feature.LOG_ALL)
+    port.base(0)
+    assert port.holding.held == {} and port.pairs[0].waiting == [b"first"]
+    assert port.device.running and port.taps.attached == [False, True]  # a tap keeps queue 0
+    port.base(1)
+    port.base(2)
+    assert port.holding.held == {0: [b"first"], 1: [b"second"]}
+    assert not port.device.running and port.taps.attached == [True, True]
+    assert port.pairs[0].config is None and port.pairs[1].config.rx is None
+    port.base(3)
+    assert port.holding.held == {0: [b"first"], 1: [b"second"]} and port.taps.carrier
+
+
+def test_a_queue_that_is_given_up_goes_to_one_that_the_guest_still_reads(port: Port) -> None:
+    port.features(Feature.VERSION_1, Feature.MQ)
+    port.memory()
+    for index in range(4):
+        port.vring(index)
+    port.features(Feature.VERSION_1, Feature.MQ, Feature.LOG_ALL)
+    port.pairs[1].waiting = [b"waiting"]
+    port.base(2)
+    port.base(3)
+    assert port.pairs[0].given == [b"waiting", b"queue 1"] and port.pairs[0].config.rx is not None
+    assert port.holding.held == {} and port.taps.attached == [True, False]
+
+
+def test_nothing_is_taken_from_a_ring_where_holding_is_off(port: Port) -> None:
+    port.holding.enabled = False
+    set_up(port)
+    migrate(port)
+    assert port.holding.held == {} and not port.taps.carrier

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks ovs-vswitchd for a bridge's MAC table over its control socket, without blocking.
+"""Puts questions to ovs-vswitchd over its control socket, without blocking.
 
 The control socket speaks JSON-RPC 1.0 with no framing but JSON's own. With one question at a time,
 an answer is complete when what has come parses; the standard library's parser takes 0.1 ms for the
@@ -21,44 +21,56 @@ MAX_ANSWER = 4 * 1024 * 1024  # about 100,000 addresses
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """The MAC table of `bridge`, as `fdb/show` prints it."""
+class Question:
+    """A command of ovs-vswitchd's control socket, as `ovs-appctl` takes it.
 
-    bridge: str
+    `token` is for whoever asks, to know the answer by.
+    """
+
+    method: str
+    params: tuple[str, ...]
+    token: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What ovs-vswitchd printed."""
+
+    question: Question
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class NoTable:
-    """No table of `bridge` could be had."""
+class NoAnswer:
+    """It refused, or could not be asked."""
 
-    bridge: str
+    question: Question
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    bridge: str
+class _Asked:
+    question: Question
     deadline: float
 
 
-class TableReader:
-    """Reads MAC tables from the ovs-vswitchd that runs in `rundir`."""
+class Switchd:
+    """The ovs-vswitchd that runs in `rundir`, asked one thing after the other."""
 
     def __init__(self, rundir: str) -> None:
         self._link = Link(lambda: control_socket(rundir))
-        self._questions: deque[_Question] = deque()
+        self._questions: deque[_Asked] = deque()
         self._asked = False  # whether the first question has gone out on this connection
         self._id = 0
         self._received = b""
 
-    def ask(self, bridge: str, now: float) -> None:
-        """Queue a question; `run` returns its Table or NoTable, in order."""
-        self._questions.append(_Question(bridge, now + ANSWER_TIMEOUT))
+    def ask(self, question: Question, now: float) -> None:
+        """Queue a question; `run` returns its Answer or NoAnswer, in order."""
+        self._questions.append(_Asked(question, now + ANSWER_TIMEOUT))
 
-    def run(self, now: float) -> list[Table | NoTable]:
+    def run(self, now: float) -> list[Answer | NoAnswer]:
         """Ask and receive; return the answers."""
-        answers: list[Table | NoTable] = []
+        answers: list[Answer | NoAnswer] = []
         if not self._questions:
             self._notice_end()
         try:
@@ -67,7 +79,7 @@ class TableReader:
                     raise LinkLost(self._link.error if not self._link.connected else "no answer")
                 if not self._link.connected and not self._link.connect(now):
                     return answers
-                answer = self._exchange(self._questions[0].bridge)
+                answer = self._exchange(self._questions[0].question)
                 if answer is None:
                     return answers
                 self._link.settle()
@@ -89,21 +101,21 @@ class TableReader:
         """Close the connection."""
         self._link.close()
 
-    def _exchange(self, bridge: str) -> Table | NoTable | None:
-        """Bring the question about `bridge` forward; None until its answer is whole."""
+    def _exchange(self, question: Question) -> Answer | NoAnswer | None:
+        """Bring the question forward; None until its answer is whole."""
         if not self._asked:
             self._asked = True
             self._id += 1
             self._received = b""
-            question = {"id": self._id, "method": "fdb/show", "params": [bridge]}
-            self._link.send(json.dumps(question).encode())
+            asked = {"id": self._id, "method": question.method, "params": question.params}
+            self._link.send(json.dumps(asked).encode())
         else:
             self._link.send(b"")
         while data := self._link.receive():
             self._received += data
             if len(self._received) > MAX_ANSWER:
                 raise LinkLost("answer too long")
-        return parse_answer(self._received, self._id, bridge)
+        return parse_answer(self._received, self._id, question)
 
     def _notice_end(self) -> None:
         """Drop a connection that ended while idle, so that the next question meets a live one."""
@@ -113,10 +125,10 @@ class TableReader:
             except LinkLost:
                 self._link.close()
 
-    def _lose(self, reason: str, now: float) -> list[NoTable]:
+    def _lose(self, reason: str, now: float) -> list[NoAnswer]:
         self._link.lose(reason, now)
         self._asked = False
-        lost = [NoTable(question.bridge, reason) for question in self._questions]
+        lost = [NoAnswer(asked.question, reason) for asked in self._questions]
         self._questions.clear()
         return lost
 
@@ -134,7 +146,7 @@ def control_socket(rundir: str) -> str:
     return str(numbered if numbered.exists() else Path(rundir, "ovs-vswitchd.ctl"))
 
 
-def parse_answer(data: bytes, id_: int, bridge: str) -> Table | NoTable | None:
+def parse_answer(data: bytes, id_: int, question: Question) -> Answer | NoAnswer | None:
     """Return what a JSON-RPC answer says, None while it is incomplete."""
     if not data.rstrip().endswith(b"}"):
         return None
@@ -145,5 +157,5 @@ def parse_answer(data: bytes, id_: int, bridge: str) -> Table | NoTable | None:
     if not isinstance(answer, dict) or answer.get("id") != id_:
         raise LinkLost("not the answer to the question")
     if isinstance(answer.get("result"), str):
-        return Table(bridge, answer["result"])
-    return NoTable(bridge, str(answer.get("error")).strip())
+        return Answer(question, answer["result"])
+    return NoAnswer(question, str(answer.get("error")).strip())

@@ -6,16 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.announce.confirm import (
+from ovs_vhost_plugin.announce.link import LinkLost
+from ovs_vhost_plugin.announce.switchd import (
     ANSWER_TIMEOUT,
     MAX_ANSWER,
-    NoTable,
-    Table,
-    TableReader,
+    Answer,
+    NoAnswer,
+    Question,
+    Switchd,
     control_socket,
     parse_answer,
 )
-from ovs_vhost_plugin.announce.link import LinkLost
 
 
 @pytest.fixture
@@ -28,9 +29,13 @@ def rundir(tmp_path, peer):
 
 @pytest.fixture
 def reader(rundir):
-    reader = TableReader(rundir)
+    reader = Switchd(rundir)
     yield reader
     reader.close()
+
+
+def fdb(bridge: str) -> Question:
+    return Question("fdb/show", (bridge,))
 
 
 def question(peer) -> dict:
@@ -54,30 +59,30 @@ def test_a_control_socket_without_a_number_is_found_too(tmp_path):
 @pytest.mark.parametrize("text", ["", "not a number", "-"])
 def test_a_pidfile_without_a_number_is_a_reason(tmp_path, text):
     (tmp_path / "ovs-vswitchd.pid").write_text(text)
-    reader = TableReader(str(tmp_path))
-    reader.ask("br0", 0.0)
+    reader = Switchd(str(tmp_path))
+    reader.ask(fdb("br0"), 0.0)
     reader.run(0.0)
     (outcome,) = reader.run(ANSWER_TIMEOUT)
     assert outcome.reason.startswith("invalid literal")
 
 
 def test_questions_are_put_one_by_one_and_answered_in_order(reader, peer):
-    reader.ask("br0", 0.0)
-    reader.ask("br1", 0.0)
+    reader.ask(fdb("br0"), 0.0)
+    reader.ask(fdb("br1"), 0.0)
     assert reader.run(0.0) == []
     peer.accept()
     first = question(peer)
     assert (first["method"], first["params"]) == ("fdb/show", ["br0"])
     peer.send(answer(first["id"], "one"))
-    assert reader.run(0.0) == [Table("br0", "one")]
+    assert reader.run(0.0) == [Answer(fdb("br0"), "one")]
     second = question(peer)
     assert second["params"] == ["br1"]
     peer.send(answer(second["id"], "two"))
-    assert reader.run(0.0) == [Table("br1", "two")]
+    assert reader.run(0.0) == [Answer(fdb("br1"), "two")]
 
 
 def test_a_long_answer_may_come_in_pieces_even_where_a_piece_ends_in_a_brace(reader, peer):
-    reader.ask("br0", 0.0)
+    reader.ask(fdb("br0"), 0.0)
     reader.run(0.0)
     peer.accept()
     text = "{}" * 50_000
@@ -86,57 +91,57 @@ def test_a_long_answer_may_come_in_pieces_even_where_a_piece_ends_in_a_brace(rea
     peer.send(data[:middle])
     assert reader.run(0.0) == []
     peer.send(data[middle:])
-    assert reader.run(0.0) == [Table("br0", text)]
+    assert reader.run(0.0) == [Answer(fdb("br0"), text)]
 
 
 def test_an_error_of_vswitchd_is_passed_on(reader, peer):
-    reader.ask("br9", 0.0)
+    reader.ask(fdb("br9"), 0.0)
     reader.run(0.0)
     peer.accept()
     reply = {"id": question(peer)["id"], "result": None, "error": "no such bridge\n"}
     peer.send(json.dumps(reply).encode())
-    assert reader.run(0.0) == [NoTable("br9", "no such bridge")]
+    assert reader.run(0.0) == [NoAnswer(fdb("br9"), "no such bridge")]
 
 
 def test_without_vswitchd_the_question_times_out_with_the_reason(tmp_path, notes):
-    reader = TableReader(str(tmp_path))
-    reader.ask("br0", 0.0)
+    reader = Switchd(str(tmp_path))
+    reader.ask(fdb("br0"), 0.0)
     assert reader.run(0.0) == []
     reader.wait(notes)
     assert notes.times[-1] == ANSWER_TIMEOUT * 1e3
-    assert reader.run(ANSWER_TIMEOUT) == [NoTable("br0", "No such file or directory")]
+    assert reader.run(ANSWER_TIMEOUT) == [NoAnswer(fdb("br0"), "No such file or directory")]
 
 
 def test_a_silent_vswitchd_times_out_and_its_late_answer_is_not_taken_for_another(reader, peer):
-    reader.ask("br0", 0.0)
+    reader.ask(fdb("br0"), 0.0)
     reader.run(0.0)
     peer.accept()
     late = question(peer)["id"]
-    assert reader.run(ANSWER_TIMEOUT) == [NoTable("br0", "no answer")]
+    assert reader.run(ANSWER_TIMEOUT) == [NoAnswer(fdb("br0"), "no answer")]
     with pytest.raises(OSError, match=r"Broken pipe|reset"):
         peer.send(answer(late, "late"))
-    reader.ask("br0", 10.0)
+    reader.ask(fdb("br0"), 10.0)
     reader.run(10.0)
     peer.accept()
     peer.send(answer(question(peer)["id"], "new"))
-    assert reader.run(10.0) == [Table("br0", "new")]
+    assert reader.run(10.0) == [Answer(fdb("br0"), "new")]
 
 
 @pytest.mark.parametrize(
     "reply", [b"[]", b'{"id": 99, "result": "x"}'], ids=["no object", "another's answer"]
 )
 def test_what_is_no_answer_ends_the_connection(reader, peer, reply):
-    reader.ask("br0", 0.0)
+    reader.ask(fdb("br0"), 0.0)
     reader.run(0.0)
     peer.accept()
     question(peer)
     peer.send(reply + b"}" * (reply == b"[]"))
     (outcome,) = reader.run(0.0) or reader.run(ANSWER_TIMEOUT)
-    assert isinstance(outcome, NoTable)
+    assert isinstance(outcome, NoAnswer)
 
 
 def test_an_endless_answer_is_cut_off(reader, peer):
-    reader.ask("br0", 0.0)
+    reader.ask(fdb("br0"), 0.0)
     reader.run(0.0)
     peer.accept()
     question(peer)
@@ -150,11 +155,11 @@ def test_an_endless_answer_is_cut_off(reader, peer):
         except OSError:
             break
         outcome += reader.run(0.0)
-    assert outcome == [NoTable("br0", "answer too long")]
+    assert outcome == [NoAnswer(fdb("br0"), "answer too long")]
 
 
 def test_a_vswitchd_that_restarted_while_idle_costs_no_question(reader, peer, tmp_path, notes):
-    reader.ask("br0", 0.0)
+    reader.ask(fdb("br0"), 0.0)
     reader.run(0.0)
     peer.accept()
     peer.send(answer(question(peer)["id"], "old"))
@@ -166,25 +171,25 @@ def test_a_vswitchd_that_restarted_while_idle_costs_no_question(reader, peer, tm
     peer.listen()
     (tmp_path / "ovs-vswitchd.pid").write_text("4712\n")
     (tmp_path / "ovs-vswitchd.4712.ctl").symlink_to(peer.path)
-    reader.ask("br0", 0.0)
+    reader.ask(fdb("br0"), 0.0)
     reader.run(0.0)
     peer.accept()
     peer.send(answer(question(peer)["id"], "new"))
-    assert reader.run(0.0) == [Table("br0", "new")]
+    assert reader.run(0.0) == [Answer(fdb("br0"), "new")]
 
 
 def test_a_full_table_is_taken_in_without_holding_the_daemon_up():
     line = "    2     0  52:54:00:12:34:56    0\n"
     data = answer(1, line * 2048)
     start = time.process_time()
-    assert parse_answer(data, 1, "br0") == Table("br0", line * 2048)
+    assert parse_answer(data, 1, fdb("br0")) == Answer(fdb("br0"), line * 2048)
     assert time.process_time() - start < 0.02
 
 
 @given(st.binary() | st.text().map(str.encode) | st.just(b"[" * 100_000 + b"}"))
 def test_any_answer_is_taken_or_ends_the_connection(data):
     try:
-        outcome = parse_answer(data, 1, "br0")
+        outcome = parse_answer(data, 1, fdb("br0"))
     except LinkLost:
         return
-    assert outcome is None or isinstance(outcome, Table | NoTable)
+    assert outcome is None or isinstance(outcome, Answer | NoAnswer)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What learning from the guest's frames costs: its share of sending them to nobody.
+
+    make bench-learn        or: python -m bench.bench_learn [ROUNDS]
+
+A transmit ring of frames of 60 bytes is sent to /dev/null, which costs a third of what a tap
+does, so a port's share is that much smaller. In each round sending (which learns from each frame)
+and learning from the same frames alone are timed one after the other; printed is the median of
+the rounds' ratios, for frames of several kinds.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import struct
+import sys
+import time
+from collections.abc import Callable
+
+import numba
+import numpy as np
+
+from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit.learn import learn, take_head
+from ovs_vhost_plugin.jit.transmit import BURST, transmit
+
+SIZE, SPACING, HEADER = 256, 128, 12
+BURSTS = 500
+MAC = bytes.fromhex("525400000001")
+
+
+def ethernet(kind: int, payload: bytes, number: int = 0, tag: bytes = b"") -> bytes:
+    source = MAC[:5] + bytes([number])
+    return (bytes(6) + source + tag + struct.pack("!H", kind) + payload).ljust(60, b"\0")[:60]
+
+
+def ipv4(number: int = 0) -> bytes:
+    return b"\x45" + bytes(11) + bytes([10, 0, 0, number])
+
+
+KINDS: dict[str, Callable[[int], bytes]] = {
+    "one flow, IPv4": lambda _: ethernet(0x800, ipv4()),
+    "one flow, IPv6": lambda _: ethernet(0x86DD, b"\x60" + bytes(7) + b"\xfe\x80" + bytes(14)),
+    "one flow, in a VLAN": lambda _: ethernet(0x800, ipv4(), tag=b"\x81\0\0\7"),
+    "another source IP each": lambda i: ethernet(0x800, ipv4(i)),
+    "16 MACs in turn": lambda i: ethernet(0x800, ipv4(), i % 16),
+    "256 MACs in turn": lambda i: ethernet(0x800, ipv4(), i),
+}
+
+
+class Ring:
+    """A transmit ring whose driver offers the same frames again and again."""
+
+    def __init__(self, frame: Callable[[int], bytes], fd: int) -> None:
+        self.memory = np.zeros(SIZE * SPACING, np.uint8)
+        desc = np.zeros((SIZE, 2), np.uint64)
+        avail = np.zeros(3 + SIZE, np.uint16)
+        for i in range(SIZE):
+            data = bytes(HEADER) + frame(i)
+            self.memory[SPACING * i : SPACING * i + len(data)] = np.frombuffer(data, np.uint8)
+            desc[i] = SPACING * i, len(data)
+            avail[2 + i] = i
+        used = np.zeros(4 + 4 * SIZE, np.uint16)
+        state = np.zeros(1, layout.RING)
+        for name, value in {"size": SIZE, "enabled": 1, "kick_fd": -1, "call_fd": -1}.items():
+            state[name] = value
+        elements = used[2:].view(np.uint32)[: 2 * SIZE]
+        self.ring = layout.Vring(desc.reshape(-1), avail, used, elements, state)
+        self.queue, self.net = layout.new_queue(), layout.new_net()
+        self.net.state["tap_fd"], self.net.state["header_size"] = fd, HEADER
+        region = np.array([(0, len(self.memory), self.memory.ctypes.data)], layout.REGION)
+        self.regions = layout.Memory(layout.region_table(region), np.zeros(0, np.uint8))
+        self.learned = layout.new_learned(-1)
+        self.frames = layout.new_queue()
+        for i in range(SIZE):
+            self.frames.iov[i] = self.memory.ctypes.data + SPACING * i + HEADER, 60
+
+    def send(self) -> float:
+        """Nanoseconds a frame of sending, learning included."""
+        begin = time.perf_counter_ns()
+        send(self.ring, self.queue, self.regions, self.net, self.learned, BURSTS)
+        return (time.perf_counter_ns() - begin) / BURSTS / BURST
+
+    def learn(self) -> float:
+        """Nanoseconds a frame of learning alone."""
+        now = time.monotonic_ns() // 1_000_000
+        begin = time.perf_counter_ns()
+        learn_only(self.learned, self.frames, now, BURSTS)
+        return (time.perf_counter_ns() - begin) / BURSTS / BURST
+
+
+@numba.njit(nogil=True, _nrt=False)  # as the kernels: no reference counts
+def send(
+    ring: layout.Vring,
+    queue: layout.Queue,
+    memory: layout.Memory,
+    net: layout.Net,
+    learned: layout.Learned,
+    bursts: int,
+) -> None:
+    for _ in range(bursts):
+        ring.avail[1] += BURST
+        transmit(ring, queue, memory, net, learned)
+
+
+@numba.njit(nogil=True, _nrt=False)  # as the kernels: no reference counts
+def learn_only(learned: layout.Learned, frames: layout.Queue, now: int, bursts: int) -> None:
+    for burst in range(bursts):
+        for i in range(BURST):
+            at = (burst * BURST + i) % SIZE
+            learn(learned, learned.head, take_head(learned, frames, at, at + 1), now)
+
+
+def main(rounds: int) -> None:
+    fd = os.open(os.devnull, os.O_WRONLY)
+    print(f"{'frames of 60 bytes':26} {'sent, ns':>9} {'learned, ns':>12} {'share':>7}")
+    for name, frame in KINDS.items():
+        ring = Ring(frame, fd)
+        ring.send(), ring.learn()
+        pairs = [(ring.send(), ring.learn()) for _ in range(rounds)]
+        assert ring.net.counters["tx_packets"][0] == (rounds + 1) * BURSTS * BURST
+        sent, alone = (statistics.median(column) for column in zip(*pairs, strict=True))
+        share = statistics.median(learned / whole for whole, learned in pairs)
+        print(f"{name:26} {sent:9.1f} {alone:12.1f} {share:7.1%}")
+    os.close(fd)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 41)

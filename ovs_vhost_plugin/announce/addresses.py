@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a guest is known to use: its stations, from whoever knows some, as one bounded set.
+
+SEND_RARP names one MAC. A guest may use more of them, in several VLANs, and its neighbours hold
+IP addresses in their caches, not only MACs in their tables. So stations come from automation
+(`external_ids:vhost-user-addresses`, `attached-mac`), from SEND_RARP and from the guest's own
+frames, and are merged by MAC and VLAN.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from ovs_vhost_plugin.announce.frames import FrameError, check_mac
+from ovs_vhost_plugin.announce.model import Location
+
+MAX_STATIONS = 32  # of one port; what comes first is kept: the NIC's own MAC before all others
+MAX_IPS = 8  # of one station and family
+MAX_VLAN = 4094  # IEEE 802.1Q, 9.6: 4095 is reserved
+
+_MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """One MAC in one VLAN.
+
+    vlan    the 802.1Q tag of the guest's own frames, 0 for frames without one
+    ipv4    4-byte addresses, ipv6 16-byte ones
+    router  the guest forwards IPv6: an advertisement that hid it would make hosts forget their
+            default router (RFC 4861, 7.2.5)
+    """
+
+    mac: bytes
+    vlan: int = 0
+    ipv4: tuple[bytes, ...] = ()
+    ipv6: tuple[bytes, ...] = ()
+    router: bool = False
+
+
+class AddressErrorName(StrEnum):
+    """What can be wrong with `external_ids:vhost-user-addresses`."""
+
+    MAC = "addresses-mac-invalid"
+    VLAN = "addresses-vlan-invalid"
+    WORD = "addresses-word-invalid"
+    TOO_MANY = "addresses-too-many"
+
+
+class AddressError(ValueError):
+    """What was given is no list of stations; the text says what to do."""
+
+    def __init__(self, name: AddressErrorName, text: str) -> None:
+        super().__init__(f"{name}: {text}")
+        self.name = name
+        self.text = text
+
+
+def parse(text: str) -> tuple[Station, ...]:
+    """Read `MAC [vlan=N] [router] [IP ...]; MAC ...`. Raises AddressError."""
+    stations = merge(_station(part) for part in text.split(";") if part.strip())
+    if len(stations) > MAX_STATIONS:
+        raise AddressError(AddressErrorName.TOO_MANY, f"give at most {MAX_STATIONS} addresses")
+    return stations
+
+
+def merge(stations: Iterable[Station]) -> tuple[Station, ...]:
+    """One station for each MAC and VLAN, with all its IPs, in the order of their first mention."""
+    merged: dict[tuple[bytes, int], Station] = {}
+    for one in stations:
+        key = one.mac, one.vlan
+        had = merged.get(key)
+        merged[key] = replace(
+            one,
+            ipv4=_united(had.ipv4 if had else (), one.ipv4),
+            ipv6=_united(had.ipv6 if had else (), one.ipv6),
+            router=one.router or (had is not None and had.router),
+        )
+    return tuple(merged.values())
+
+
+def spread(stations: Sequence[Station], location: Location) -> tuple[Station, ...]:
+    """The stations to announce at `location`: one for each MAC and VLAN of the bridge.
+
+    What the port does not carry is left out. A MAC seen without a tag on a port that lists its
+    VLANs (`trunks`) is announced in each of them: the list says that they are the guest's.
+    """
+    listed = [vlan for vlan in location.trunks if vlan and location.carries(vlan)]
+    if location.is_access or len(listed) >= MAX_STATIONS:
+        listed = []
+    found = list(stations)
+    for vlan in listed:
+        found += [Station(one.mac, vlan) for one in stations if one.vlan == 0]
+    kept: dict[tuple[bytes, int], Station] = {}
+    for one in merge(found):
+        if location.carries(one.vlan):
+            kept.setdefault((one.mac, location.vlan_of(one.vlan)), one)
+    return tuple(kept.values())[:MAX_STATIONS]
+
+
+def is_host(ip: bytes, size: int) -> bool:
+    """Whether `ip`, to be of `size` bytes, is an address that one host on a link may have."""
+    if len(ip) != size:
+        return False
+    address = ipaddress.ip_address(ip)
+    return not (
+        address.is_multicast
+        or address.is_unspecified
+        or address.is_loopback
+        or address == ipaddress.IPv4Address("255.255.255.255")
+    )
+
+
+def _station(part: str) -> Station:
+    first, *words = part.split()
+    if not _MAC.fullmatch(first):
+        raise AddressError(
+            AddressErrorName.MAC, f"{first!r:.40}: begin each entry with a MAC, 52:54:00:12:34:56"
+        )
+    mac = bytes.fromhex(first.replace(":", ""))
+    try:
+        check_mac(mac)
+    except FrameError as error:
+        raise AddressError(
+            AddressErrorName.MAC, f"{first} is no guest's address ({error.name})"
+        ) from error
+    station = Station(mac)
+    for word in words:
+        station = _with(station, word)
+    return station
+
+
+def _with(station: Station, word: str) -> Station:
+    if word == "router":
+        return replace(station, router=True)
+    if word.startswith("vlan="):
+        digits = word.removeprefix("vlan=")
+        if not re.fullmatch("[0-9]{1,4}", digits, re.ASCII) or int(digits) > MAX_VLAN:
+            raise AddressError(AddressErrorName.VLAN, f"{word!r:.40}: set vlan=0 to {MAX_VLAN}")
+        return replace(station, vlan=int(digits))
+    try:
+        ip = b"" if "%" in word else ipaddress.ip_address(word).packed  # no scopes: of no frame
+    except ValueError:
+        ip = b""
+    if not ip or not is_host(ip, len(ip)):
+        raise AddressError(
+            AddressErrorName.WORD,
+            f"{word!r:.60}: after a MAC give vlan=N, router, or IP addresses of hosts",
+        )
+    if len(ip) == 4:
+        return replace(station, ipv4=_united(station.ipv4, (ip,)))
+    return replace(station, ipv6=_united(station.ipv6, (ip,)))
+
+
+def _united(had: tuple[bytes, ...], more: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    return tuple(dict.fromkeys(had + more))[:MAX_IPS]

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is sent to announce one station: the frames that its policy names, in its VLAN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address
+
+from ovs_vhost_plugin.announce import frames
+from ovs_vhost_plugin.announce.addresses import Station
+from ovs_vhost_plugin.announce.formats import Format, FormatError, Guest, frames_of
+from ovs_vhost_plugin.announce.policy import BUILT_IN, Policy
+
+
+def compose(
+    station: Station, policy: Policy, formats: Mapping[str, Format], port: str, bridge: str
+) -> tuple[tuple[bytes, ...], str]:
+    """Return the frames, tagged where the guest tags, and what went wrong with a user's format."""
+    made: list[bytes] = []
+    wrong = ""
+    for name in policy.frames:
+        if name in BUILT_IN:
+            made += _built_in(name, station)
+            continue
+        guest = Guest(
+            mac=station.mac,
+            vlan=station.vlan,
+            ipv4=tuple(map(IPv4Address, station.ipv4)),
+            ipv6=tuple(map(IPv6Address, station.ipv6)),
+            port=port,
+            bridge=bridge,
+        )
+        try:
+            made += frames_of(name, formats, guest)
+        except FormatError as error:
+            wrong = str(error)
+    return tuple(frames.tagged(frame, station.vlan) for frame in made), wrong
+
+
+def _built_in(name: str, station: Station) -> list[bytes]:
+    if name == "garp":
+        return [frames.gratuitous_arp(station.mac, ip) for ip in station.ipv4]
+    if name == "na":
+        return [
+            frames.neighbor_advertisement(station.mac, ip, router=station.router)
+            for ip in station.ipv6
+        ]
+    return [frames.rarp(station.mac)]

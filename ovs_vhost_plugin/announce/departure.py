@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest that leaves a port, seen from the bridge: where are its addresses now? Sans-IO.
+
+The worker says for whom it holds frames, the bridge's MAC table says where they are. A worker may
+have been taken over by its guest, and a frame that is forwarded does not pass the pipeline again:
+so it may only go to an address that was the guest's, by the word of the bridge, which had it on
+the port, of the database, or of the hypervisor's SEND_RARP. That also keeps copies of flooded
+frames, which were for somebody else, from being sent twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from ovs_vhost_plugin.announce import fdb
+from ovs_vhost_plugin.announce.model import Location
+from ovs_vhost_plugin.announce.vlan import PortVlan, dress, tag_of, vlan_of
+from ovs_vhost_plugin.announce.wire import LONGEST_FRAME, Output
+
+PACE = ((2.0, 0.005), (4.0, 0.02), (float("inf"), 0.1))
+"""Until so many seconds after its begin, the seconds between two looks at the table."""
+MACS = 1024
+"""Addresses of a port that are remembered."""
+
+Parcel = tuple[bytes, int | Output]
+"""A frame, and the port (or NORMAL) to which it goes."""
+
+
+class Departure:
+    """What is known of the guest that leaves `port` of the bridge."""
+
+    def __init__(self, now: float) -> None:
+        self.held = False  # whether the worker holds frames
+        self.stations: tuple[str, ...] = ()
+        self.places: dict[str, int] = {}
+        """Stations that the bridge has learned on another port: its OpenFlow number."""
+        self.look_at: float | None = now
+        """When the table is to be read next; None: not before something happens."""
+        self.began = now
+        self._looked = False
+        self._residents: set[tuple[bytes, int]] = set()
+
+    def hold(self, stations: tuple[str, ...], now: float) -> None:
+        """Take the worker's word that it holds frames for `stations`."""
+        if not self.held:
+            self.held, self.began, self.look_at = True, now, now
+        if stations and not self.stations:
+            self.look_at = now
+        self.stations = stations
+
+    def table(
+        self,
+        text: str,
+        place: Location,
+        vlans: Mapping[int, PortVlan],
+        macs: Collection[bytes],
+        now: float,
+    ) -> bool:
+        """Take the bridge's MAC table; whether a station was found at a new place.
+
+        macs: addresses that are the guest's for other reasons than that the bridge has them here.
+        """
+        if not self._looked:
+            self._looked = True
+            self._residents |= set(sorted(fdb.on_port(text, place.ofport))[:MACS])
+        before = dict(self.places)
+        self.places = {}
+        for station in self.stations:
+            port = self._place_of(station, text, place, vlans, macs)
+            if port is not None:
+                self.places[station] = port
+        self.look_at = self._next_look(now) if self.held and self.stations else None
+        return any(before.get(station) != port for station, port in self.places.items())
+
+    def no_table(self, now: float) -> None:
+        """Take it that the table could not be read."""
+        self.look_at = self._next_look(now) if self.held else None
+
+    def parcels(
+        self, frames: Iterable[bytes], place: Location, vlans: Mapping[int, PortVlan]
+    ) -> list[Parcel | None]:
+        """Address frames that the worker handed over; None for one that may not be forwarded."""
+        return [self._parcel(frame, place, vlans) for frame in frames]
+
+    def _parcel(
+        self, frame: bytes, place: Location, vlans: Mapping[int, PortVlan]
+    ) -> Parcel | None:
+        if not 14 <= len(frame) <= LONGEST_FRAME - 4:
+            return None
+        tag = tag_of(frame)
+        port = self.places.get(f"{frame[:6].hex()}.{tag}")
+        vlan = vlan_of(tag, vlans.get(place.ofport, PortVlan()))
+        if port is None or vlan is None:
+            return None
+        target = vlans.get(port, PortVlan())
+        dressed = dress(frame, vlan, target)
+        if dressed is None:
+            return None
+        # Of a bond's members only one may send, and the switch knows which.
+        return dressed, Output.NORMAL if target.bond else port
+
+    def _place_of(
+        self,
+        station: str,
+        text: str,
+        place: Location,
+        vlans: Mapping[int, PortVlan],
+        macs: Collection[bytes],
+    ) -> int | None:
+        mac, tag = bytes.fromhex(station[:12]), int(station[13:])
+        vlan = vlan_of(tag, vlans.get(place.ofport, PortVlan()))
+        port = next((e.port for e in fdb.entries_of(text, mac) if e.vlan == vlan), None)
+        if not isinstance(port, int) or vlan is None:
+            return None  # not learned, or the bridge's own
+        if port == place.ofport:
+            if len(self._residents) < MACS:
+                self._residents.add((mac, vlan))
+            return None
+        if mac not in macs and (mac, vlan) not in self._residents:
+            return None
+        return port
+
+    def _next_look(self, now: float) -> float:
+        age = now - self.began
+        return now + next(seconds for until, seconds in PACE if age < until)

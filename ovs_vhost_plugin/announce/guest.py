@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a port's worker tells of its guest → when the guest has to be announced, and as what.
+
+Never because a front-end connects: QEMU connects long before its guest runs. Rings that begin at
+an index above zero belong to a guest that has used them elsewhere, or before the connection to it
+was lost; that, once the guest runs, is the trigger. Rings that begin at zero belong to a driver
+that has just started: it asks for addresses, and so announces, itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ovs_vhost_plugin.announce.addresses import Station, merge
+
+REMEMBERED = 60.0
+"""Seconds for which a guest whose connection broke is expected back: QEMU tries every second."""
+
+_RUNNING, _CONNECTED, _AWAY = 2, 1, 0
+_LEVELS = {"running": _RUNNING, "connected": _CONNECTED}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What follows from a report. `trigger`: announce the guest, "" for not; `stopped`: do not."""
+
+    trigger: str = ""
+    stopped: bool = False
+
+
+NO_CHANGE = Change()
+
+
+class Guest:
+    """The guest behind one port, as far as its worker has told. Times are told."""
+
+    def __init__(self) -> None:
+        self.sent_at_start = 0
+        self._level = _AWAY
+        self._ran = False  # on this connection
+        self._began = False  # its rings, on this connection
+        self._pending = ""
+        self._lost_at: float | None = None
+        self._rarp: tuple[Station, ...] = ()
+        self._learned: tuple[Station, ...] = ()
+        self._before: tuple[Station, ...] = ()  # learned before the connection was lost,
+        self._before_until = 0.0  # and until when that counts
+
+    @property
+    def running(self) -> bool:
+        """Whether the guest can send and receive."""
+        return self._level == _RUNNING
+
+    @property
+    def away(self) -> bool:
+        """Whether there is no front-end."""
+        return self._level == _AWAY
+
+    @property
+    def mac(self) -> bytes | None:
+        """The NIC's MAC as the front-end said."""
+        return self._rarp[0].mac if self._rarp else None
+
+    def known(self, now: float) -> tuple[Station, ...]:
+        """What the guest uses, by SEND_RARP and by its own frames."""
+        if now > self._before_until:
+            self._before = ()
+        return merge((*self._rarp, *self._learned, *self._before))
+
+    def rarp(self, mac: bytes) -> None:
+        """Take note of SEND_RARP."""
+        self._rarp = (Station(mac),)
+
+    def uses(self, stations: tuple[Station, ...]) -> None:
+        """Take what its frames have shown so far."""
+        self._learned = stations
+
+    def started(self, base: int, sent: int, now: float) -> Change:
+        """Its rings have begun to run at `base`; it had sent `sent` frames before."""
+        self.sent_at_start = sent
+        self._pending = self._origin(base, now)
+        self._began = True
+        if not base:
+            self._forget()
+        return self._due()
+
+    def told(self, status: str, now: float) -> Change:
+        """Take the port's status."""
+        before, self._level = self._level, _LEVELS.get(status, _AWAY)
+        if self._level < before:
+            return self._stopped(before, now)
+        return self._due()
+
+    def ended(self, now: float) -> Change:
+        """Its worker has ended."""
+        before, self._level = self._level, _AWAY
+        return self._stopped(before, now)
+
+    def _origin(self, base: int, now: float) -> str:
+        if not base:
+            return ""
+        if self._lost_at is not None and now - self._lost_at <= REMEMBERED:
+            return "reconnect"
+        return "resumed" if self._began else "moved-in"
+
+    def _due(self) -> Change:
+        if not self.running:
+            return NO_CHANGE
+        self._ran = True
+        trigger, self._pending = self._pending, ""
+        if trigger:
+            self._lost_at = None
+        return Change(trigger)
+
+    def _stopped(self, before: int, now: float) -> Change:
+        self._pending = ""
+        if self._level == _AWAY:
+            if before == _RUNNING:
+                self._lost_at = now
+                self._before = merge((*self._learned, *self._before))
+                self._before_until = now + REMEMBERED
+            elif self._ran:
+                self._forget()  # it stopped its rings first: it has moved out, or was shut down
+            self._ran = self._began = False
+        elif self._ran:
+            self._began = True  # though a daemon before this one may have seen it
+        return Change(stopped=before > _AWAY)
+
+    def _forget(self) -> None:
+        self._rarp = self._learned = self._before = ()
+        self._lost_at = None

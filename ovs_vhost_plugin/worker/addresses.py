@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the guest uses, kept up to date without looking for it.
+
+The loops write an eventfd when they learned something and are heard again after the next look,
+so a guest that makes up addresses causes as many looks as the limiter grants. Besides there is one
+look when something is about to age; a port whose guest has gone quiet is not looked at again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from ovs_vhost_plugin.worker.limiter import Limiter
+from ovs_vhost_plugin.worker.queuepair import QueuePair
+from ovs_vhost_plugin.worker.stations import expiry, merge
+
+_LOOKS_PER_SECOND, _LOOKS_AT_ONCE = 1.0, 5
+
+
+class Addresses:
+    """The stations of the guest behind `pairs`, which write the eventfd `fd`."""
+
+    def __init__(self, pairs: Sequence[QueuePair], fd: int) -> None:
+        self.current: list[dict[str, Any]] = []
+        """As the daemon is told: mac, vlan, router, ipv4, ipv6; at most 64 of them."""
+        self._pairs = pairs
+        self._fd = fd
+        self._looks: Limiter[bool] = Limiter(_LOOKS_PER_SECOND, _LOOKS_AT_ONCE)
+        self._expiry: float | None = None
+
+    def woken(self, _now: float) -> None:
+        """The eventfd is readable."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._fd)
+        self._looks.offer(True)
+
+    def run(self, now: float) -> None:
+        """Look at the tables if there is a reason and the limit allows."""
+        if self._expiry is not None and now >= self._expiry:
+            self._expiry = None
+            self._looks.offer(True)
+        if self._looks.take(now):
+            self._look(now)
+
+    def due(self, now: float) -> float | None:
+        """Seconds until `run` has something to do; None while it has not."""
+        waits = [self._looks.due(now)]
+        if self._expiry is not None:
+            waits.append(max(0.0, self._expiry - now))
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def _look(self, now: float) -> None:
+        stations = merge(pair.stations(int(1000 * now)) for pair in self._pairs)
+        expires = expiry(stations)
+        self._expiry = None if expires is None else expires / 1000
+        self.current = [station.to_json() for station in stations]

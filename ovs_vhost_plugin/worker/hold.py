@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames for a guest that has just left: kept in order, bounded, sans-IO.
+
+Whoever comes first gets them: the place where the bridge learns the guest next, or this port's
+own rings if the guest comes back. Time is an argument, in CLOCK_MONOTONIC seconds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+
+SECONDS = 10.0
+"""A hold's longest time. QEMU's downtime is below a second unless somebody raises it, and its
+last announcement comes 0.8 s after; what is older than this, no protocol waits for."""
+QUIET = 1.0
+"""It ends sooner, when all was handed over and nothing has come for so long. A flow that a switch
+has cached goes on to the old place until its revalidator comes by, after half a second."""
+FRAMES = 16384
+"""10,000 frames a second for more than a second of downtime."""
+BYTES = 16 << 20
+"""The same at 1,500 bytes each; of a guest that leaves, so not all ports need it at once."""
+STATIONS = 64
+"""Addresses that are told of: a guest's own, those nested in it, each with its VLANs."""
+
+_ETHERNET = 14
+_VLAN = b"\x81\x00"
+
+
+class Reason(StrEnum):
+    """Why a held frame was dropped."""
+
+    FULL = "full"  # the oldest gives way to the newest
+    EXPIRED = "expired"  # nobody wanted it in time
+    GROUP = "group"  # broadcast and multicast: see `station_of`
+    UNFINISHED = "unfinished"  # a checksum or segmentation begun in a way that cannot be finished
+    OTHER_GUEST = "other-guest"  # rings were started by another front-end: it is not this guest's
+    OFF = "off"  # the port was removed, or holding switched off
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A complete frame, and the tap queue that it came from."""
+
+    queue: int
+    station: str | None
+    frame: bytes
+
+
+def station_of(frame: bytes) -> str | None:
+    """Whom a frame is for, as "MAC.VLAN ID" (0: no tag); None for a group address.
+
+    Frames to a group are never forwarded: the bridge gave every port its own copy, also the one
+    behind which the guest is now.
+    """
+    if len(frame) < _ETHERNET or frame[0] & 1:
+        return None
+    tagged = frame[12:14] == _VLAN and len(frame) >= _ETHERNET + 4
+    vlan = int.from_bytes(frame[14:16], "big") & 0xFFF if tagged else 0
+    return f"{frame[:6].hex()}.{vlan}"
+
+
+class HoldBuffer:
+    """The frames of one hold after the other; `counts` are over all of them."""
+
+    def __init__(self, frames: int = FRAMES, size: int = BYTES) -> None:
+        self.counts: Counter[str] = Counter()
+        self.stations: list[str] = []  # of this hold, in order of appearance
+        self.size = 0  # bytes
+        self._frames = frames
+        self._most = size
+        self._held: dict[int, Held] = {}  # by number, so in order
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def put(self, frame: bytes, queue: int) -> None:
+        """Keep the newest frame, at the cost of the oldest."""
+        station = station_of(frame)
+        if station is not None and station not in self.stations and len(self.stations) < STATIONS:
+            self.stations.append(station)
+        self.counts["held"] += 1
+        self._held[self._next] = Held(queue, station, frame)
+        self._next += 1
+        self.size += len(frame)
+        while len(self._held) > self._frames or self.size > self._most:
+            self._remove(next(iter(self._held)))
+            self.drop(Reason.FULL)
+
+    def drop(self, reason: Reason, count: int = 1) -> None:
+        """Count frames that will reach nobody."""
+        if count:
+            self.counts[f"dropped_{reason}"] += count
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is a frame that may yet be forwarded."""
+        return any(held.station is not None for held in self._held.values())
+
+    def waiting(self, stations: Collection[str]) -> int:
+        """How many frames are held for `stations`."""
+        return sum(held.station in stations for held in self._held.values())
+
+    def take(self, stations: Collection[str], frames: int, size: int) -> list[bytes]:
+        """Take the oldest frames for `stations`: at most `frames`, and `size` bytes unless one."""
+        taken: list[int] = []
+        for number, held in self._held.items():
+            if held.station not in stations:
+                continue
+            size -= len(held.frame)
+            if taken and (size < 0 or len(taken) == frames):
+                break
+            taken.append(number)
+        batch = [self._remove(number).frame for number in taken]
+        self.counts["forwarded"] += len(batch)
+        return batch
+
+    def give_back(self, queue: int) -> list[bytes]:
+        """Take all that came from a tap queue, oldest first: the guest is here again."""
+        mine = [number for number, held in self._held.items() if held.queue == queue]
+        self.counts["returned"] += len(mine)
+        return [self._remove(number).frame for number in mine]
+
+    def clear(self, reason: Reason) -> None:
+        """End a hold: what is left has reached nobody."""
+        groups = sum(held.station is None for held in self._held.values())
+        self.drop(Reason.GROUP, groups)
+        self.drop(reason, len(self._held) - groups)
+        self._held.clear()
+        self.stations = []
+        self.size = 0
+
+    def _remove(self, number: int) -> Held:
+        held = self._held.pop(number)
+        self.size -= len(held.frame)
+        return held

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames that follow a guest over a real bridge: where they come out, and what is learned."""
+
+import time
+
+import ovs.poller
+import pytest
+from announce_bridge import bridge, private_switch
+
+from ovs_vhost_plugin.announce.departure import Departure
+from ovs_vhost_plugin.announce.frames import rarp
+from ovs_vhost_plugin.announce.parcels import ParcelService
+from ovs_vhost_plugin.announce.switchd import Answer, Question, Switchd
+from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
+from ovs_vhost_plugin.lab.process import wait_until
+
+pytestmark = pytest.mark.integration
+
+GUEST = bytes.fromhex("525400123456")
+CLIENT = bytes.fromhex("0200000000aa")
+
+
+@pytest.fixture(scope="module")
+def switch(tmp_path_factory, require):
+    with private_switch(tmp_path_factory.mktemp("ovs"), require) as switch:
+        yield switch
+
+
+def frame(number, tag=None):
+    middle = b"" if tag is None else b"\x81\x00" + tag.to_bytes(2, "big")
+    return GUEST + CLIENT + middle + b"\x88\xb5" + number.to_bytes(46, "big")
+
+
+def turn(service, until, seconds=5.0):
+    """Turn a loop as the daemon does until `until` says something."""
+    end = time.monotonic() + seconds
+    for _ in range(300):
+        now = time.monotonic()
+        if (found := until(service.run(now))) is not None:
+            return found
+        assert now < end
+        poller = ovs.poller.Poller()
+        service.wait(poller)
+        poller.timer_wait_until(end * 1e3)
+        poller.block()
+    raise AssertionError("a busy loop")
+
+
+def deliver(path, parcels):
+    """Send a batch; what became of it."""
+    service = ParcelService(path)
+    try:
+        turn(service, lambda _: service.ready or None)
+        service.send(parcels, time.monotonic())
+        return turn(service, lambda batch: batch)
+    finally:
+        service.close()
+
+
+def table_of(switch, name):
+    reader = Switchd(str(switch.directory))
+    try:
+        reader.ask(Question("fdb/show", (name,)), time.monotonic())
+        (answer,) = turn(reader, lambda answers: answers or None)
+        assert isinstance(answer, Answer)
+        return answer.text
+    finally:
+        reader.close()
+
+
+def tap_frames(tap, count):
+    """The first `count` of the frames of ours that come out of a tap."""
+    got = []
+    wait_until(
+        lambda: got.extend(f for f in tap.frames() if f[6:12] == CLIENT) or len(got) >= count,
+        f"{count} frames",
+    )
+    return got
+
+
+@pytest.mark.parametrize("minor", range(6))
+def test_a_batch_reaches_exactly_its_port_in_order_and_teaches_nothing(switch, minor):
+    with bridge(switch, protocols=f"OpenFlow1{minor}") as br:
+        br.taps["guest"].frames()
+        frames = [frame(n) for n in range(60)]
+        batch = deliver(br.location().mgmt_path, [(f, br.ofport("peer")) for f in frames])
+        assert (batch.sent, batch.refused, batch.lost) == (60, 0, "")
+        assert tap_frames(br.taps["peer"], 60) == frames
+        assert br.taps["guest"].frames() == []
+        assert br.place_of(CLIENT) is None and br.place_of(GUEST) is None
+
+
+def test_a_client_that_is_known_elsewhere_stays_there(switch):
+    with bridge(switch) as br:
+        br.taps["guest"].send(rarp(CLIENT))
+        here = (str(br.ofport("guest")), 0)
+        wait_until(lambda: br.place_of(CLIENT) == here, "the client is learned")
+        assert tap_frames(br.taps["peer"], 1) == [rarp(CLIENT)]
+        deliver(br.location().mgmt_path, [(frame(1), br.ofport("peer"))])
+        assert tap_frames(br.taps["peer"], 1) == [frame(1)]
+        assert br.place_of(CLIENT) == here
+
+
+def test_what_the_switch_refuses_is_counted(switch):
+    with bridge(switch) as br:
+        batch = deliver(br.location().mgmt_path, [(frame(1), 0xFE00), (frame(2), 0xFE00)])
+        # OVS sends to a port that does not exist without a word; it must not come out elsewhere.
+        assert batch.sent == 2
+        assert [f for f in br.taps["peer"].frames() if f[6:12] == CLIENT] == []
+
+
+@pytest.mark.parametrize(
+    ("peer", "settings", "expected"),
+    [
+        (PortVlan(), (), 10),
+        (PortVlan(VlanMode.ACCESS, 10), ("tag=10",), None),
+        (PortVlan(VlanMode.NATIVE_UNTAGGED, 10), ("tag=10", "vlan_mode=native-untagged"), None),
+        (PortVlan(VlanMode.NATIVE_TAGGED, 20), ("tag=20", "vlan_mode=native-tagged"), 10),
+    ],
+)
+def test_an_access_ports_frames_follow_as_the_switch_itself_would_send_them(
+    switch, peer, settings, expected
+):
+    with bridge(switch, guest_tag=10) as br:
+        if settings:
+            switch.vsctl("set", "Port", br.ports["peer"], *settings)
+        place, vlans = br.location(), {br.ofport("guest"): PortVlan(VlanMode.ACCESS, 10)}
+        vlans[br.ofport("peer")] = peer
+        station = GUEST.hex() + ".0"
+        departure = Departure(0.0)
+        br.taps["guest"].send(rarp(GUEST))
+        wait_until(lambda: br.place_of(GUEST) == (str(place.ofport), 10), "learned here")
+        departure.table(table_of(switch, br.name), place, vlans, (), 0.0)
+        departure.hold((station,), 0.1)
+
+        announced = rarp(GUEST)
+        if expected is not None:
+            announced = announced[:12] + b"\x81\x00\x00\x0a" + announced[12:]
+        br.taps["peer"].send(announced)
+        there = (str(br.ofport("peer")), 10)
+        wait_until(lambda: br.place_of(GUEST) == there, "learned there")
+        assert departure.table(table_of(switch, br.name), place, vlans, (), 0.2)
+        (parcel,) = departure.parcels([frame(7)], place, vlans)
+        br.taps["peer"].frames()
+        deliver(place.mgmt_path, [parcel])
+        forwarded = tap_frames(br.taps["peer"], 1)
+        assert forwarded == [frame(7, expected)]
+
+        # The oracle: what the bridge does with such a frame itself.
+        br.taps["guest"].send(frame(7))
+        assert tap_frames(br.taps["peer"], 1) == forwarded
+
+
+def test_a_connection_that_ends_says_so(switch):
+    with bridge(switch) as br:
+        service = ParcelService(br.location().mgmt_path)
+        turn(service, lambda _: service.ready or None)
+        switch.vsctl("del-br", br.name)
+        service.send([(frame(1), 1)], time.monotonic())
+        assert turn(service, lambda batch: batch).lost
+        service.close()

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a guest is announced, told as what a worker reports of it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ovs_vhost_plugin.announce.addresses import Station
+from ovs_vhost_plugin.announce.guest import REMEMBERED, Guest
+
+MAC = bytes.fromhex("525400123456")
+OTHER = Station(bytes.fromhex("525400123457"), 10)
+
+
+def tell(guest: Guest, *story: object) -> list[str]:
+    """Tell a story, a second to each part; return what followed from each."""
+    followed = []
+    for now, part in enumerate(story):
+        match part:
+            case int():
+                change = guest.started(part, 0, now)
+            case "ended":
+                change = guest.ended(now)
+            case str():
+                change = guest.told(part, now)
+        followed.append("stop" if change.stopped else change.trigger)
+    return followed
+
+
+@pytest.mark.parametrize(
+    ("story", "followed"),
+    [
+        # a guest that boots here announces itself
+        (["connecting", "connected", 0, "running"], ["", "", "", ""]),
+        # never on connect alone, nor by rings whose guest does not run yet
+        (["connecting", "connected", 700, "connected"], ["", "", "", ""]),
+        (["connecting", "connected", 700, "running"], ["", "", "", "moved-in"]),
+        # the report of the rings may be overtaken by the status
+        (["connected", "running", 700], ["", "", "moved-in"]),
+        # only once, whatever is told again
+        (["connected", 700, "running", "running", "running"], ["", "", "moved-in", "", ""]),
+        # a daemon that finds a running guest knows of no move
+        (["running", "running"], ["", ""]),
+        # out, and the migration was cancelled
+        (
+            ["connected", 0, "running", "connected", 9, "running"],
+            ["", "", "", "stop", "", "resumed"],
+        ),
+        # out for good, and another moves in
+        (
+            ["connected", 0, "running", "connected", "connecting", "connected", 9, "running"],
+            ["", "", "", "stop", "stop", "", "", "moved-in"],
+        ),
+        # the connection was lost while the guest ran
+        (
+            ["connected", 5, "running", "connecting", "connected", 7, "running"],
+            ["", "", "moved-in", "stop", "", "", "reconnect"],
+        ),
+        # the worker was lost
+        (
+            ["connected", 0, "running", "ended", "connecting", "connected", 7, "running"],
+            ["", "", "", "stop", "", "", "", "reconnect"],
+        ),
+        # a guest that was reset after the loss is a new one
+        (
+            ["running", "connecting", "connected", 0, "running", "connected", 8, "running"],
+            ["", "stop", "", "", "", "stop", "", "resumed"],
+        ),
+        # a port that stops before its guest ran
+        (["connected", 700, "connecting", "running"], ["", "", "stop", ""]),
+    ],
+)
+def test_stories(story, followed):
+    assert tell(Guest(), *story) == followed
+
+
+def test_who_comes_back_too_late_has_moved_in():
+    guest = Guest()
+    tell(guest, "connected", 5, "running", "connecting")
+    guest.started(9, 0, 4 + REMEMBERED)
+    assert guest.told("running", 4 + REMEMBERED).trigger == "moved-in"
+
+
+def test_what_is_known_goes_with_the_guest():
+    guest = Guest()
+    tell(guest, "connected", 5, "running")
+    guest.rarp(MAC)
+    guest.uses((OTHER,))
+    assert guest.known(3) == (Station(MAC), OTHER)
+    assert guest.mac == MAC
+    tell(guest, "connected")
+    assert guest.known(4) == (Station(MAC), OTHER), "a migration may be cancelled"
+    tell(guest, "connecting")
+    assert guest.known(5) == ()
+
+
+def test_what_is_known_survives_a_lost_worker_for_a_while():
+    guest = Guest()
+    tell(guest, "connected", 5, "running")
+    guest.uses((OTHER,))
+    tell(guest, "running", "running", "running", "ended")  # at 3
+    guest.uses(())  # the new worker knows nothing yet
+    assert guest.known(4) == (OTHER,)
+    assert guest.known(4 + REMEMBERED) == ()
+
+
+def test_a_guest_that_begins_anew_is_another():
+    guest = Guest()
+    tell(guest, "connected")
+    guest.rarp(MAC)
+    tell(guest, 0, "running")
+    assert guest.known(3) == ()
+
+
+@given(
+    st.lists(
+        st.sampled_from(["connecting", "listening", "connected", "running", "ended"])
+        | st.integers(0, 3)
+    )
+)
+def test_nobody_is_announced_who_does_not_run(story):
+    guest = Guest()
+    for now, part in enumerate(story):
+        if isinstance(part, int):
+            change = guest.started(part, 0, now)
+        else:
+            change = guest.ended(now) if part == "ended" else guest.told(part, now)
+        assert guest.running or not change.trigger
+        assert not (change.stopped and change.trigger)

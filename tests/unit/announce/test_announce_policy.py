@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ovs_vhost_plugin.announce.policy import DEFAULT, Policy, PolicyError, parse
+from ovs_vhost_plugin.announce.wire import Output
+
+
+def test_nothing_said_is_the_default():
+    assert parse("") == parse("  ") == DEFAULT
+    assert DEFAULT.enabled and DEFAULT.output is Output.TABLE
+
+
+def test_every_key_is_read():
+    text = "frames=na,evpn output=normal rounds=3 initial=10 max=70 step=20 guest-silent=500"
+    assert parse(text, ["evpn"]) == Policy(
+        frames=("na", "evpn"),
+        output=Output.NORMAL,
+        rounds=3,
+        initial=10,
+        max=70,
+        step=20,
+        guest_silent=500,
+    )
+    assert parse("off") == Policy(enabled=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("of", "announce-key-unknown"),
+        ("frame=rarp", "announce-key-unknown"),
+        ("off rounds=1", "announce-key-twice"),
+        ("rounds=1 rounds=2", "announce-key-twice"),
+        ("rounds=0", "announce-value-invalid"),
+        ("rounds=1001", "announce-value-invalid"),
+        ("rounds=-1", "announce-value-invalid"),
+        ("rounds=٣", "announce-value-invalid"),
+        ("initial=", "announce-value-invalid"),
+        ("output=flood", "announce-value-invalid"),
+        ("guest-silent=1.5", "announce-value-invalid"),
+        ("frames=", "announce-frames-unknown"),
+        ("frames=rarp,smoke", "announce-frames-unknown"),
+    ],
+)
+def test_what_is_wrong_has_a_name_and_advice(text, name):
+    with pytest.raises(PolicyError) as wrong:
+        parse(text)
+    assert wrong.value.name == name
+    assert 10 < len(wrong.value.text) < 160
+
+
+def test_the_rounds_are_qemus():
+    delays = [DEFAULT.delay(done) for done in range(1, 6)]
+    assert delays == [0.05, 0.15, 0.25, 0.35, None]
+
+
+@given(st.integers(1, 30), st.integers(1, 1000), st.integers(1, 1000), st.integers(1, 100))
+def test_no_delay_is_longer_than_max_and_the_rounds_end(rounds, initial, most, step):
+    policy = parse(f"rounds={rounds} initial={initial} max={most} step={step}")
+    delays = [policy.delay(done) for done in range(1, rounds + 1)]
+    assert delays[-1] is None
+    assert all(0 < delay <= most / 1e3 for delay in delays[:-1])
+
+
+@given(
+    st.text() | st.lists(st.sampled_from(["off", "rounds", "=", "1", " ", "frames"])).map("".join)
+)
+def test_any_text_is_a_policy_or_a_named_error(text):
+    try:
+        assert isinstance(parse(text), Policy)
+    except PolicyError as wrong:
+        assert str(wrong).startswith(wrong.name)
+
+
+def test_hold_is_on_or_off():
+    assert DEFAULT.hold and parse("hold=on").hold and not parse("hold=off rounds=2").hold
+    with pytest.raises(PolicyError, match="announce-value-invalid"):
+        parse("hold=maybe")

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Texts as ovs-vswitchd 3.1 prints them."""
+
+import pytest
+
+from ovs_vhost_plugin.announce.trace import flow_to, missing
+
+HEAD = """Flow: in_port=LOCAL,vlan_tci=0x0000,dl_dst=52:54:00:12:34:56,dl_type=0x0000
+
+bridge("br0")
+-------------
+"""
+REGISTER = (
+    HEAD
+    + """ 2. priority 1
+    output:NXM_NX_REG0[]
+     -> output port is 12
+
+Final flow: unchanged
+Datapath actions: """
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (REGISTER + "2\n", None),
+        (REGISTER + "push_vlan(vid=10,pcp=0),2\n", None),
+        (HEAD + " 1. dl_dst=x\n    output:12\nDatapath actions: 2\nThis flow is slow\n", None),
+        (HEAD + " 1. dl_dst=x\n    output:1\nDatapath actions: 2\n", "a flow sends to port 1"),
+        (HEAD + "    NORMAL\n     -> no learned MAC\nDatapath actions: 2,3\n", ""),
+        (HEAD + "    output:12\n    output:13\nDatapath actions: 2,3\n", ""),
+        (
+            HEAD + "    output:12\n    output:13\nDatapath actions: 2\n",
+            "a flow sends to port 12, 13",
+        ),
+        (
+            HEAD + " 0. No match.\n    drop\nDatapath actions: drop\n",
+            "no flow of the bridge matches (fail_mode=secure?)",
+        ),
+        (HEAD + " 0. priority 0\n    drop\nDatapath actions: drop\n", "the bridge's flows drop it"),
+        ("", ""),
+        ("Bad openflow flow syntax", ""),
+    ],
+)
+def test_only_a_frame_that_goes_to_the_port_alone_is_taken_for_learned(text, reason):
+    assert missing(text, 12) == reason
+
+
+def test_the_question_is_about_the_guests_own_tag():
+    mac = bytes.fromhex("525400123456")
+    assert flow_to(mac, 0) == "in_port=LOCAL,dl_dst=52:54:00:12:34:56"
+    assert flow_to(mac, 10) == "in_port=LOCAL,dl_dst=52:54:00:12:34:56,dl_vlan=10"

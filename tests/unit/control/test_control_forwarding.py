@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Forwarding, told the time and the MAC table; worker and bridge note what they are given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from test_control_reconcile import PORT
+
+from ovs_vhost_plugin.announce.parcels import Batch
+from ovs_vhost_plugin.announce.policy import Policy
+from ovs_vhost_plugin.announce.switchd import Answer, NoAnswer, Question
+from ovs_vhost_plugin.announce.vlan import PortVlan
+from ovs_vhost_plugin.daemon import forwarding
+from ovs_vhost_plugin.daemon.forwarding import HOLDS_AT_ONCE, PAUSE, Forwarding
+from ovs_vhost_plugin.daemon.ovsdb import Snapshot
+from ovs_vhost_plugin.daemon.reports import Held, Holding, State
+from ovs_vhost_plugin.daemon.rows import Switch
+from ovs_vhost_plugin.daemon.workers import Ended, Heard
+
+GUEST = bytes.fromhex("525400000001")
+STATION = GUEST.hex() + ".0"
+HERE, THERE = 3, 1
+LOG_ALL = "0x0000000104000000"
+
+
+def table(port: int, mac: bytes = GUEST) -> str:
+    return f" port  VLAN  MAC                Age\n    {port}     0  {mac.hex(':')}    0\n"
+
+
+def frame(number: int, mac: bytes = GUEST) -> bytes:
+    return mac + b"\2" * 6 + b"\x08\x00" + number.to_bytes(46, "big")
+
+
+class FakeTables:
+    made: list[FakeTables]
+
+    def __init__(self, rundir: str) -> None:
+        self.asked: list[str] = []
+        self.answers: list[Any] = []
+        FakeTables.made = [self]
+
+    def ask(self, question: Question, now: float) -> None:
+        self.asked += question.params
+
+    def run(self, now: float) -> list[Any]:
+        answers, self.answers = self.answers, []
+        return answers
+
+    def wait(self, poller: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class FakeParcels:
+    """A bridge that answers when it is told to."""
+
+    made: list[FakeParcels]
+
+    def __init__(self, path: str) -> None:
+        self.path, self.ready, self.closed = path, True, False
+        self.sent: list[Any] = []
+        self.answer: Batch | None = None
+        FakeParcels.made.append(self)
+
+    def send(self, parcels: list[Any], now: float) -> None:
+        assert self.ready
+        self.sent.append(list(parcels))
+        self.ready = False
+
+    def run(self, now: float) -> Batch | None:
+        answer, self.answer = self.answer, None
+        self.ready = self.ready or answer is not None
+        return answer
+
+    def wait(self, poller: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Poller:
+    def __init__(self) -> None:
+        self.at: list[float] = []
+
+    def timer_wait_until(self, msec: float) -> None:
+        self.at.append(msec / 1e3)
+
+
+class World:
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.told: list[dict[str, Any]] = []
+        self.mac: bytes | None = None
+        self.forwarding = Forwarding(self._send, lambda _: () if self.mac is None else (self.mac,))
+        self.locate()
+
+    def locate(self, **changes: Any) -> None:
+        port = replace(PORT, name="vhu0", bridge="br0", ofport=HERE, tag=None, **changes)
+        vlans = {("br0", HERE): PortVlan(), ("br0", THERE): PortVlan(), ("br1", THERE): PortVlan()}
+        switch = Switch("/run/ovs", "", False, frozenset())
+        self.forwarding.locate(Snapshot(switch, {"vhu0": port}, vlans=vlans))
+
+    def hear(self, *reports: Any, after: float = 0.0) -> None:
+        self.now += after
+        self.forwarding.take([Heard("vhu0", report) for report in reports], self.now)
+        self.forwarding.run(self.now)
+
+    def holding(self, *stations: str, hold: int = 1, after: float = 0.0) -> None:
+        self.hear(Holding(hold, True, stations, {}), after=after)
+
+    def table(self, text: str | None, after: float = 0.001) -> None:
+        tables = FakeTables.made[0]
+        assert tables.asked, "nobody asked"
+        tables.asked.clear()
+        question = Question("fdb/show", ("br0",))
+        tables.answers = [NoAnswer(question, "x") if text is None else Answer(question, text)]
+        self.hear(after=after)
+
+    def asked(self) -> list[str]:
+        return FakeTables.made[0].asked
+
+    @property
+    def parcels(self) -> FakeParcels:
+        return FakeParcels.made[-1]
+
+    def wakes(self) -> list[float]:
+        poller = Poller()
+        self.forwarding.wait(poller)
+        return poller.at
+
+    def _send(self, name: str, command: dict[str, Any], _now: float) -> bool:
+        assert name == "vhu0"
+        self.told.append(command)
+        return True
+
+
+def state(features: str) -> State:
+    return State("running", "/x", features, "", 2, (256, 256), None, "", "", 0)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    FakeParcels.made = []
+    monkeypatch.setattr(forwarding, "Switchd", FakeTables)
+    monkeypatch.setattr(forwarding, "ParcelService", FakeParcels)
+    return World()
+
+
+def found(world: World) -> None:
+    """A guest that has left and was learned there, with frames held for it."""
+    world.hear(state(LOG_ALL))
+    world.table(table(HERE))
+    world.holding(STATION)
+    world.table(table(THERE))
+
+
+def test_a_guest_is_followed_batch_after_batch(world: World) -> None:
+    found(world)
+    assert world.told == [{"op": "release", "id": 1, "stations": [STATION]}]
+    assert world.parcels.path == "/run/ovs/br0.mgmt"
+    world.hear(Held(1, (frame(1), frame(2)), True))
+    assert world.parcels.sent == [[(frame(1), THERE), (frame(2), THERE)]]
+    assert len(world.told) == 1  # not before these have arrived
+    world.parcels.answer = Batch(2)
+    world.hear()
+    assert world.told[1:] == [{"op": "release", "id": 2, "stations": [STATION]}]
+    world.hear(Held(2, (frame(3),), False))
+    world.parcels.answer = Batch(1)
+    world.hear()
+    assert len(world.told) == 2  # stragglers come in ones: not at once
+    world.hear(after=PAUSE)
+    assert len(world.told) == 3
+    assert world.forwarding.counters["frames-forwarded"] == 3
+
+
+def test_the_table_is_asked_for_once_at_a_time_and_nothing_spins_meanwhile(world: World) -> None:
+    world.hear(state(LOG_ALL))
+    assert world.asked() == ["br0"]
+    world.hear(after=0.5)
+    assert world.asked() == ["br0"] and world.wakes() == []
+    world.table(table(HERE))
+    assert world.asked() == [] and world.wakes() == []
+    world.holding(STATION)
+    world.table(table(HERE))
+    (wake,) = world.wakes()
+    assert wake > world.now
+
+
+def test_a_switch_that_does_not_answer_is_asked_again_later(world: World) -> None:
+    world.holding(STATION)
+    world.table(None)
+    assert world.asked() == []
+    (wake,) = world.wakes()
+    assert wake > world.now
+    world.hear(after=wake - world.now)
+    assert world.asked() == ["br0"]
+
+
+def test_nothing_goes_where_the_bridge_has_not_learned(world: World) -> None:
+    world.hear(state(LOG_ALL))
+    world.table(table(HERE))
+    world.holding(STATION)
+    world.table("")
+    assert world.told == []
+    world.hear(Held(1, (frame(1),), False))
+    assert world.parcels.sent == [] and world.forwarding.counters["frames-unasked"] == 1
+
+
+def test_a_worker_gets_no_frame_to_anybody_else(world: World) -> None:
+    found(world)
+    stranger = bytes.fromhex("525400000077")
+    world.hear(Held(1, (frame(1, stranger), frame(2), frame(3, b"\xff" * 6)), False))
+    assert world.parcels.sent == [[(frame(2), THERE)]]
+    assert world.forwarding.counters["frames-unfit"] == 2
+    world.hear(Held(1, (frame(4),), False))  # an answer too many
+    assert len(world.parcels.sent) == 1
+
+
+def test_what_the_worker_was_asked_for_before_is_not_lost_when_there_is_more(world: World) -> None:
+    nested = bytes.fromhex("525400000002")
+    world.mac = nested
+    found(world)
+    world.holding(STATION, nested.hex() + ".0")
+    world.now += 0.1
+    world.hear()
+    world.table(table(THERE) + table(THERE, nested).partition("\n")[2])
+    assert [command["id"] for command in world.told] == [1, 2]
+    world.hear(Held(1, (frame(1),), False), Held(2, (frame(2, nested),), False))
+    world.parcels.answer = Batch(len(world.parcels.sent[0]))
+    world.hear()
+    assert [p for batch in world.parcels.sent for p in batch] == [
+        (frame(1), THERE),
+        (frame(2, nested), THERE),
+    ]
+
+
+def test_frames_wait_while_the_bridge_is_away(world: World) -> None:
+    found(world)
+    world.parcels.ready = False
+    world.hear(Held(1, (frame(1),), False))
+    assert world.parcels.sent == []
+    world.parcels.ready = True
+    world.hear()
+    assert world.parcels.sent == [[(frame(1), THERE)]]
+    world.parcels.answer = Batch(1, lost="gone")
+    world.hear()
+    assert world.forwarding.counters["frames-lost"] == 1
+
+
+def test_the_end_is_logged_and_kept(world: World) -> None:
+    found(world)
+    counts = {"held": 5, "forwarded": 3, "dropped_group": 2}
+    world.hear(Holding(1, False, (), counts), after=1.5)
+    assert world.parcels.closed and world.wakes() == []
+    (entry,) = world.forwarding.log()
+    assert (entry["port"], entry["counts"], entry["places"]) == ("vhu0", counts, {STATION: THERE})
+    assert entry["ended_at"] - entry["began_at"] == pytest.approx(1.501)
+    (record,) = world.forwarding.history
+    assert record.summary() == (
+        f"held for 1.50 s: 2 dropped group, 3 forwarded, 5 held; {STATION} on port 1"
+    )
+
+
+@pytest.mark.parametrize("changes", [{"announce": Policy(hold=False)}, {"learns": False}])
+def test_off_means_off(world: World, changes: dict[str, Any]) -> None:
+    world.locate(**changes)
+    world.hear(state(LOG_ALL))
+    world.holding(STATION)
+    assert world.asked() == [] and FakeParcels.made == []
+
+
+def test_a_worker_has_so_many_holds_and_no_more(world: World) -> None:
+    for hold in range(3 * HOLDS_AT_ONCE):
+        world.holding(STATION, hold=hold)
+        world.hear(Holding(hold, False, (), {}))
+    assert world.forwarding.counters["holds"] == HOLDS_AT_ONCE
+    assert all(parcels.closed for parcels in FakeParcels.made)
+
+
+@pytest.mark.parametrize("end", ["worker", "row"])
+def test_a_port_that_goes_takes_its_hold_with_it(world: World, end: str) -> None:
+    found(world)
+    if end == "worker":
+        world.forwarding.take([Ended("vhu0", "", 1.0)], world.now)
+    else:
+        switch = Switch("/run/ovs", "", False, frozenset())
+        world.forwarding.locate(Snapshot(switch))
+    assert world.parcels.closed
+    question = Question("fdb/show", ("br0",))
+    FakeTables.made[0].answers = [Answer(question, table(THERE))]
+    world.forwarding.run(world.now)
+    assert world.wakes() == []
+
+
+def test_a_migration_that_is_called_off_before_the_end_leaves_nothing(world: World) -> None:
+    world.hear(state(LOG_ALL))
+    world.table(table(HERE))
+    world.hear(state("0x0000000100000000"))
+    world.holding(STATION)
+    world.table(table(THERE))
+    assert world.told == []  # what was known then is not known any more

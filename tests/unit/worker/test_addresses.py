@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When the worker looks at what the guest uses, and how often at most."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ovs_vhost_plugin.jit.learn import AGE
+from ovs_vhost_plugin.worker.addresses import Addresses
+from ovs_vhost_plugin.worker.stations import Station
+
+NOW = 1000.0
+
+
+class FakePair:
+    """Has what it is given, aged; counts the looks."""
+
+    def __init__(self) -> None:
+        self.known: list[Station] = []
+        self.looks = 0
+
+    def stations(self, now: int) -> list[Station]:
+        self.looks += 1
+        return [one for one in self.known if now - one.seen <= AGE]
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK)
+        self.pair = FakePair()
+        self.addresses = Addresses([self.pair], self.fd)  # type: ignore[list-item]
+
+    def news(self, now: float) -> None:
+        os.eventfd_write(self.fd, 1)
+        self.addresses.woken(now)
+        self.addresses.run(now)
+
+    def macs(self) -> list[Any]:
+        return [station["mac"] for station in self.addresses.current]
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    os.close(rig.fd)
+
+
+def test_without_news_nothing_is_looked_at(rig: Rig) -> None:
+    rig.addresses.run(NOW)
+    assert (rig.pair.looks, rig.addresses.due(NOW)) == (0, None)
+
+
+def test_news_is_seen_at_once_and_the_eventfd_is_quiet(rig: Rig) -> None:
+    rig.pair.known = [Station(1, 0, int(1000 * NOW))]
+    rig.news(NOW)
+    assert rig.macs() == ["00:00:00:00:00:01"]
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(rig.fd)
+
+
+def test_a_guest_that_makes_up_addresses_is_looked_at_so_often_and_its_last_word_counts(
+    rig: Rig,
+) -> None:
+    for tick in range(10_000):  # ten seconds
+        now = NOW + tick / 1000
+        rig.pair.known = [Station(1 + tick, 0, int(1000 * now))]
+        rig.news(now)
+    assert rig.pair.looks <= 5 + 10
+    due = rig.addresses.due(now)
+    assert due is not None and 0 < due <= 1
+    rig.addresses.run(now + due + 0.001)
+    assert rig.macs() == ["00:00:00:00:27:10"]  # 10,000
+
+
+def test_what_ages_is_dropped_and_then_nothing_wakes_the_worker(rig: Rig) -> None:
+    rig.pair.known = [Station(1, 0, int(1000 * NOW)), Station(2, 0, int(1000 * NOW) + 7000)]
+    rig.news(NOW + 7)
+    assert len(rig.macs()) == 2
+    now, wakeups = NOW + 7, 0
+    while (due := rig.addresses.due(now)) is not None:
+        assert due > 0, "it would not sleep"
+        now += due
+        rig.addresses.run(now)
+        wakeups += 1
+    assert rig.macs() == []
+    assert NOW + 7 + AGE / 1000 < now < NOW + 8 + AGE / 1000
+    assert wakeups == 2
+
+
+def test_what_is_used_on_is_looked_at_once_an_age(rig: Rig) -> None:
+    now, wakeups = NOW, 0
+    rig.pair.known = [Station(1, 0, int(1000 * now))]
+    rig.news(now)
+    while now < NOW + 10 * AGE / 1000:
+        due = rig.addresses.due(now)
+        assert due is not None
+        now += due
+        rig.pair.known = [Station(1, 0, int(1000 * now))]
+        rig.addresses.run(now)
+        wakeups += 1
+    assert wakeups <= 11
+    assert rig.macs() == ["00:00:00:00:00:01"]

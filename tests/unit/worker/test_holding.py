@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A hold from begin to end, with datagram sockets as the tap's queues."""
+
+from __future__ import annotations
+
+import base64
+import os
+import selectors
+import socket
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ovs_vhost_plugin.control import HELD_BATCH_FRAMES
+from ovs_vhost_plugin.worker.hold import QUIET, SECONDS, Reason
+from ovs_vhost_plugin.worker.holding import Holding
+
+GUEST = bytes.fromhex("525400000001")
+STATION = GUEST.hex() + ".0"
+HEADER = bytes(12)
+
+
+def frame(number: int, to: bytes = GUEST) -> bytes:
+    return to + b"\2" * 6 + b"\x08\x00" + number.to_bytes(46, "big")
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.sent: list[dict[str, Any]] = []
+        self.selector = selectors.DefaultSelector()
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2)]
+        self.taps, self.wires = zip(*pairs, strict=True)
+        for tap in self.taps:
+            tap.setblocking(False)
+        self.queues = SimpleNamespace(
+            fds=[tap.fileno() for tap in self.taps], header_size=12, discard=self._discard
+        )
+        self.discarded = 0
+        self.holding = self.made()
+
+    def made(self, *, enabled: bool = True) -> Holding:
+        return Holding(self.queues, self.selector, self._send, lambda: self.now, enabled=enabled)  # type: ignore[arg-type]
+
+    def arrive(self, *numbers: int, queue: int = 0, to: bytes = GUEST) -> None:
+        for number in numbers:
+            self.wires[queue].send(HEADER + frame(number, to))
+        self.turn()
+
+    def turn(self) -> None:
+        while ready := self.selector.select(0):
+            for key, _ in ready:
+                key.data(self.now)
+
+    def batches(self) -> list[tuple[int, list[bytes], int]]:
+        taken, self.sent[:] = list(self.sent), []
+        return [
+            (e["id"], [base64.b64decode(f) for f in e["frames"]], e["left"])
+            for e in taken
+            if e["event"] == "held"
+        ]
+
+    def _send(self, event: dict[str, Any]) -> bool:
+        self.sent.append(event)
+        return True
+
+    def _discard(self) -> None:
+        self.discarded += 1
+
+    def close(self) -> None:
+        self.holding.end(Reason.OFF)
+        for sock in (*self.taps, *self.wires):
+            sock.close()
+        self.selector.close()
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.close()
+
+
+def frames(*numbers: int) -> list[bytes]:
+    return [frame(number) for number in numbers]
+
+
+def test_what_waited_in_the_pair_comes_first_and_what_comes_later_follows(rig: Rig) -> None:
+    rig.holding.begin(0, [HEADER + frame(1)])
+    rig.arrive(2, 3)
+    rig.holding.release(7, [STATION])
+    assert rig.batches() == [(7, frames(1, 2, 3), 0)]
+    rig.arrive(4)
+    assert rig.batches() == []  # one request, one answer
+    rig.holding.release(8, [STATION])
+    assert rig.batches() == [(8, frames(4), 0)]
+    rig.holding.release(9, [STATION])
+    rig.arrive(5)
+    assert rig.batches() == [(9, frames(5), 0)]
+
+
+def test_only_whom_the_daemon_names_and_never_a_group(rig: Rig) -> None:
+    rig.holding.begin(0, [])
+    rig.arrive(1, to=b"\xff" * 6)
+    rig.arrive(2, to=b"\x52\x54\0\0\0\x09")
+    rig.holding.release(1, [STATION])
+    rig.arrive(3)
+    assert rig.batches() == [(1, frames(3), 0)]
+
+
+def test_much_goes_in_batches(rig: Rig) -> None:
+    rig.holding.begin(0, [])
+    for first in range(0, HELD_BATCH_FRAMES + 60, 4):
+        rig.arrive(*range(first, first + 4))
+    rig.holding.release(1, [STATION])
+    rig.holding.release(2, [STATION])
+    (_, first_batch, left), (_, second_batch, none_left) = rig.batches()
+    assert len(first_batch) == HELD_BATCH_FRAMES and left == len(second_batch) and none_left == 0
+    assert first_batch + second_batch == frames(*range(len(first_batch) + left))
+
+
+def test_a_guest_that_comes_back_gets_each_queues_frames(rig: Rig) -> None:
+    rig.holding.begin(0, [])
+    rig.holding.begin(1, [])
+    rig.arrive(1, 2)
+    rig.arrive(3, queue=1)
+    assert rig.holding.give_back(0) == frames(1, 2)
+    assert rig.holding.active and not rig.holding.covers(0)
+    rig.wires[0].send(HEADER + frame(9))
+    rig.turn()  # newer, and the ring's own to read
+    assert rig.holding.give_back(1) == frames(3)
+    assert not rig.holding.active and rig.discarded == 0
+    assert os.read(rig.taps[0].fileno(), 100) == HEADER + frame(9)
+    report = rig.holding.report()
+    assert report is not None and report["counts"] == {"held": 3, "returned": 3}
+
+
+def test_another_front_ends_guest_gets_nothing(rig: Rig) -> None:
+    rig.holding.begin(0, [])
+    rig.arrive(1)
+    rig.holding.front_end_gone()
+    assert rig.holding.active  # the network may still learn where the guest is
+    assert rig.holding.give_back(0) == []
+    assert not rig.holding.active and rig.discarded == 1
+    report = rig.holding.report()
+    assert report is not None and report["counts"] == {"held": 1, "dropped_other-guest": 1}
+
+
+def test_it_ends_in_time_without_a_sound_and_nothing_is_left(rig: Rig) -> None:
+    rig.holding.begin(0, [])
+    rig.arrive(1)
+    assert rig.holding.due(rig.now) == SECONDS
+    rig.now += SECONDS
+    assert rig.holding.expired(rig.now)
+    rig.holding.end(Reason.EXPIRED)
+    assert rig.holding.due(rig.now) is None and len(rig.holding.buffer) == 0
+    assert len(rig.selector.get_map()) == 0
+
+
+def test_it_ends_sooner_when_all_was_handed_over_and_it_is_quiet(rig: Rig) -> None:
+    rig.holding.begin(0, [])
+    rig.arrive(1)
+    rig.holding.release(1, [STATION])
+    assert rig.holding.due(rig.now) == QUIET
+    rig.arrive(2)
+    assert rig.holding.due(rig.now) == SECONDS
+    rig.holding.release(2, [STATION])
+    assert rig.holding.due(rig.now) == QUIET
+    rig.now += SECONDS - QUIET / 2
+    rig.holding.release(3, [STATION])
+    rig.arrive(3)
+    assert rig.holding.expired(100.0 + SECONDS)  # and never later
+
+
+def test_the_daemon_is_told_of_begin_addresses_and_end_but_not_of_each_frame(rig: Rig) -> None:
+    assert rig.holding.report() is None
+    told: list[Any] = []
+    rig.holding.begin(0, [])
+    told.append(rig.holding.report())
+    for number in range(3):
+        rig.arrive(number)
+        told.append(rig.holding.report())
+    rig.holding.end(Reason.OFF)
+    told.append(rig.holding.report())
+    assert [(t["active"], t["stations"]) for t in told] == [
+        (True, []),
+        *[(True, [STATION])] * 3,
+        (False, []),
+    ]
+    assert told[1] == told[3]
+    rig.holding.begin(0, [])
+    again = rig.holding.report()
+    assert again is not None and again["hold"] == told[0]["hold"] + 1
+
+
+def test_switched_off_nothing_is_held(rig: Rig) -> None:
+    rig.holding.enabled = False
+    rig.holding.begin(0, [HEADER + frame(1)])
+    assert not rig.holding.active and rig.holding.report() is None
+
+
+def test_a_tap_that_fails_is_left_alone(rig: Rig) -> None:
+    ended, other = socket.socketpair()
+    rig.queues.fds[0] = ended.fileno()
+    rig.holding.begin(0, [])
+    other.close()
+    rig.turn()  # returns
+    assert not rig.holding.covers(0) and len(rig.holding.buffer) == 0
+    ended.close()
+
+
+def test_what_cannot_be_finished_is_dropped_by_name(rig: Rig) -> None:
+    rig.holding.begin(0, [bytes([1, 0, 0, 0, 0, 0, 0xFF, 0xFF]) + bytes(4) + frame(1)])
+    assert rig.holding.buffer.counts == {"dropped_unfinished": 1}
+
+
+def test_a_queue_that_is_given_up_is_emptied_in_order(rig: Rig) -> None:
+    for number in (2, 3):
+        rig.wires[1].send(HEADER + frame(number))
+    assert rig.holding.drain(1, [HEADER + frame(1)]) == frames(1, 2, 3)
+    assert rig.holding.drain(1, []) == [] and not rig.holding.active
