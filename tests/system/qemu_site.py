@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
 from ovs_vhost_plugin.lab import image
 from ovs_vhost_plugin.lab.fabric import finish_checksums
 from ovs_vhost_plugin.lab.flow import Flow, GuestReceiver
@@ -152,9 +154,9 @@ class Site:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 sock.bind((PEER, _TCP_PORT))
                 sock.listen(1)
-                guest.run(f"nc.openbsd -N {PEER} {_TCP_PORT} </tmp/out >/tmp/in & echo $! >/tmp/nc")
-                connected = closing.enter_context(sock.accept()[0])
-                connected.settimeout(60)
+                connect = f"nc.openbsd -v -N {PEER} {_TCP_PORT}"
+                guest.run(f"{connect} </tmp/out >/tmp/in 2>/tmp/error & echo $! >/tmp/nc")
+                connected = closing.enter_context(self._accept(sock, guest))
             theirs = _duplex(connected, mine)
         guest.run("while kill -0 $(cat /tmp/nc) 2>/dev/null; do usleep 9999; done", seconds=60)
         sums = guest.run("sha256sum /tmp/in /tmp/out", seconds=60)
@@ -162,6 +164,21 @@ class Site:
         assert len(theirs) == size
         assert sent == hashlib.sha256(theirs).hexdigest(), "from the guest"
         assert received == hashlib.sha256(mine).hexdigest(), "to the guest"
+
+    def _accept(self, listener: socket.socket, guest: QemuGuest) -> socket.socket:
+        """The guest's connection; if there is none, all that tells why."""
+        try:
+            listener.settimeout(30)
+            connected = listener.accept()[0]
+        except TimeoutError:
+            asked = "cat /tmp/error /proc/net/tcp; arp -an; ip -s link show eth0"
+            said = guest.run(f"{asked}; grep virtio /proc/interrupts", check=False)
+            switch = self.host.switch
+            flows = switch.appctl("ovs-vswitchd", "dpctl/dump-flows")
+            seen = ("the guest does not connect", said, self.stats(), switch.fdb(BRIDGE), flows)
+            pytest.fail("\n".join(map(str, seen)))
+        connected.settimeout(60)
+        return connected
 
 
 def settled(read: Callable[[], T], seconds: float = 10.0) -> T:
