@@ -204,6 +204,7 @@ class QemuGuest:
         for qmp in (self.qmp, destination.qmp):
             events = [{"capability": "events", "state": True}]
             qmp.command("migrate-set-capabilities", capabilities=events)
+        self.qmp.drain().clear()  # those of a migration that brought the guest here
         limits = {"max_bandwidth": 1 << 30, **parameters}
         self.qmp.command("migrate-set-parameters", **limits)
         self.qmp.command("migrate", uri=destination.incoming_uri)

@@ -152,6 +152,33 @@ def test_memory_is_whole_after_a_migration_under_load(fabric, queues):
         assert faults(fabric.a) == faults(fabric.b) == []
 
 
+def test_a_guest_moves_twenty_times_under_load_and_all_stays_whole(fabric):
+    hosts = [fabric.a, fabric.b]
+    with contextlib.ExitStack() as closing:
+        here = closing.enter_context(qemu(hosts[0]))
+        hosts[0].wait_status(PORT, "running")
+        load = TcpLoad(fabric, here)
+        for number in range(20):
+            hosts.reverse()
+            there = closing.enter_context(qemu(hosts[0], incoming=True))
+            sent, received = load.sent, load.received
+            wait_until(
+                lambda: load.sent > sent and load.received > received,  # noqa: B023 (at once)
+                f"both streams before migration {number}",
+                60,
+            )
+            here.migrate(there, 120)
+            here.stop()
+            here = there
+        theirs = load.finish(here)
+        expected = hashlib.sha256()
+        for _ in range(load.sent):
+            expected.update(load.piece)
+        assert theirs == expected.hexdigest(), "what the guest received"
+        assert load.wrong == 0, "what the guest sent"
+        assert faults(fabric.a) == faults(fabric.b) == []
+
+
 @pytest.mark.parametrize("announce", ["off", "on"])
 def test_every_switch_finds_a_guest_that_says_nothing_else(fabric, announce):
     with contextlib.ExitStack() as closing:
