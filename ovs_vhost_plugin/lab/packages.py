@@ -49,7 +49,12 @@ TEST = (
     Program("tcpdump", "tcpdump"),
     Program("dpdk-testpmd", "dpdk-dev"),
 )
-EVERYTHING = (*SWITCH, *GUEST, *TEST)
+OVN = (
+    Program("ovn-northd", "ovn-central"),
+    Program("ovn-controller", "ovn-host"),
+    Program("ovn-nbctl", "ovn-common"),
+)
+EVERYTHING = (*SWITCH, *GUEST, *OVN, *TEST)
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _POLICY_TEXT = (
