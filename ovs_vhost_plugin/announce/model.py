@@ -42,7 +42,12 @@ class Location:
         return not self.trunks or inner in self.trunks or inner == self.tag
 
     def moved_to(self, other: Location) -> bool:
-        """Whether the switch has to learn anew at `other` what it knew here."""
+        """Whether the switch has to learn anew at `other` what it knew here.
+
+        What was announced before OVN bound the port was lost, and activation-strategy waits.
+        """
+        if other.ovn and not self.ovn:
+            return True
         if other.ofport > 0 and self.ofport > 0 and other.ofport != self.ofport:
             return True
         vlans = self.tag, self.vlan_mode, self.trunks

@@ -68,12 +68,19 @@ class Site:
 
     def prepare(self, *settings: str) -> None:
         """Give the port to both chassis and begin the guest's destination; b is blocked."""
-        self.ovn.set_options(LOGICAL_PORT, requested_chassis="a,b", activation_strategy="rarp")
-        socket = self._plug(self.b, *settings)
-        self.ovn.wait_binding(LOGICAL_PORT, f"additional_chassis={self.ovn.chassis('b')}")
-        self.guest.prepare(self.b, socket)
-        self.b.switch.wait_until("Interface", PORT, "external_ids:ovn-installed=true")
+        self.plug_destination(*settings)
+        self.bind_destination()
         assert not self.activated
+
+    def plug_destination(self, *settings: str) -> None:
+        """Begin the guest's destination, on a port that OVN has not given to b."""
+        self.guest.prepare(self.b, self._plug(self.b, *settings))
+
+    def bind_destination(self) -> None:
+        """Give the port to both chassis; b waits for a RARP."""
+        self.ovn.set_options(LOGICAL_PORT, requested_chassis="a,b", activation_strategy="rarp")
+        self.ovn.wait_binding(LOGICAL_PORT, f"additional_chassis={self.ovn.chassis('b')}")
+        self.b.switch.wait_until("Interface", PORT, "external_ids:ovn-installed=true")
 
     def _plug(self, host: Host, *settings: str) -> Path:
         path = host.directory / f"{PORT}.sock"
@@ -174,8 +181,8 @@ def test_ovn_activates_the_port_by_our_announcement(programs, capsys, kind, anno
                 f"\nOVN, {kind}, {'GUEST_ANNOUNCE' if announces else 'SEND_RARP'}: "
                 f"{len(lost)} of {flow.sent} lost at {RATE} a second, downtime "
                 f"{moved.downtime_ms:.1f} ms, active {active['milliseconds']:.1f} ms after "
-                f"{active['trigger']}, {(active_at - moved.destination_resumed) * 1e3:.1f} ms after the "
-                f"guest ran"
+                f"{active['trigger']}, {(active_at - moved.destination_resumed) * 1e3:.1f} ms "
+                f"after the guest ran"
             )
         assert arrivals.damaged == len(arrivals.duplicates()) == 0
         assert all(flow.sent_at[number] < active_at for number in lost)
@@ -224,3 +231,20 @@ def test_an_announcement_that_is_no_rarp_is_told_to_be_blocked(programs) -> None
         assert site.outcomes("moved-in") == ["blocked"]
         assert announced(site).endswith("moved-in: OVN drops what comes from the port")
         assert not site.activated
+
+
+def test_a_guest_that_ovn_learns_of_late_is_announced_again(programs) -> None:
+    """Its first announcements met no flow, and a RARP that is not repeated never activates it."""
+    guest = SoftMovable(announces=True)
+    with Site(guest) as site:
+        site.plug_destination(attached(guest), "external_ids:vhost-user-announce=rounds=1")
+        guest.migrate()
+        wait_until(lambda: site.outcomes("moved-in"), "the announcement's end")
+        assert site.outcomes("moved-in") == ["not-learned"]
+
+        site.bind_destination()
+
+        wait_until(lambda: site.outcomes("port-moved"), "the announcement to OVN")
+        assert site.outcomes("port-moved") == ["active"]
+        assert site.activated
+        site.ping()
