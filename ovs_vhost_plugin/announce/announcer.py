@@ -8,7 +8,7 @@ until its attempts or its time are used up:
        ▲     (or Inject)    │ failed              │ nowhere ► AskTrace ──► learned
        └─────── backoff ────┴─────────────────────┴ elsewhere, no answer
 
-OVN's bridge has no MAC table worth asking. There the question is, by AskTrace alone, whether the
+On OVN's bridge no flow reads the MAC table. There the question is, by AskTrace alone, whether the
 port is active.
 
 One announcement of a MAC in a VLAN is under way on a port at a time. A request that comes before

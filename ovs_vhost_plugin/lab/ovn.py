@@ -123,7 +123,7 @@ class Ovn:
         process.run(["ovsdb-tool", "create", str(file), str(schema)])
         server = self._start(
             self._central,
-            *("ovsdb-server", str(file), f"--remote=p{self._socket(name)}"),
+            *("ovsdb-server", str(file), f"--remote=punix:{self.directory}/{name}.sock"),
             label=f"ovsdb-{name}",
         )
         listed = ["ovsdb-client", "list-dbs", self._socket(name)]
