@@ -200,6 +200,7 @@ def test_ovn_activates_the_port_by_our_announcement(programs, capsys, kind, anno
 
         site.release()
         site.ping()
+        assert site.announce_by_hand() == "active", "as it is without a strategy"
 
 
 @pytest.mark.parametrize("announces", [False, True], ids=["send-rarp", "guest-announce"])
