@@ -96,7 +96,7 @@ def _announce(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     result = _ask(args.target, "vhost/announce", [args.port, args.mac])
     _print(result, args.format, "announcement")
-    return 0 if result["outcome"] == "learned" else 1
+    return 0 if result["outcome"] in ("learned", "active") else 1
 
 
 def _announce_log(argv: Sequence[str]) -> int:

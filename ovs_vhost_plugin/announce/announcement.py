@@ -90,10 +90,10 @@ class Announcement:
         self.location = location
         self.sent_at = now if self.sent_at is None else self.sent_at
 
-    def learned(self, by: str, now: float) -> None:
-        """Note that the switch sends to the port what is for the station."""
+    def confirmed(self, outcome: Outcome, by: str, now: float) -> None:
+        """Note that the switch has the station on the port: LEARNED, or with OVN ACTIVE."""
         self.learned_at = now
-        self.outcome = Outcome.LEARNED
+        self.outcome = outcome
         self.reason = f"injected, {self.obstacle}" if self.injecting else self.format_error
         self.confirmed_by = by
 

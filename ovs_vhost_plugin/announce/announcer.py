@@ -8,6 +8,9 @@ until its attempts or its time are used up:
        ▲     (or Inject)    │ failed              │ nowhere ► AskTrace ──► learned
        └─────── backoff ────┴─────────────────────┴ elsewhere, no answer
 
+On OVN's bridge no flow reads the MAC table. There the question is, by AskTrace alone, whether the
+port is active.
+
 One announcement of a MAC in a VLAN is under way on a port at a time. A request that comes before
 its frame went out is answered by that frame; one that comes later is answered by a successor,
 begun when this one ends. So however many requests come, the last is always followed by a frame.
@@ -47,6 +50,14 @@ class _Attempt:
     @property
     def station_vlan(self) -> int:
         return self.announcement.request.station.vlan
+
+    @property
+    def flow(self) -> str:
+        """The frame to ask about, with the guest's own tag: flows see that, and not the port's."""
+        mac = self.announcement.request.station.mac
+        if self.location.ovn:
+            return trace.flow_from(self.location.ofport, mac, self.station_vlan)
+        return trace.flow_to(mac, self.station_vlan)
 
 
 @dataclass(slots=True)
@@ -150,7 +161,7 @@ class Announcer:
             vlan = place.vlan_of(attempt.station_vlan)
             reason = fdb.missing(entries, place.ofport, vlan)
             if reason is None:
-                self._learned(attempt.announcement, "fdb", now)
+                self._confirmed(attempt.announcement, Outcome.LEARNED, "fdb", now)
             elif fdb.knows(entries, vlan):
                 self._retry(attempt.announcement, Outcome.NOT_LEARNED, reason, now)
             else:
@@ -165,16 +176,21 @@ class Announcer:
     def trace(self, token: int, text: str, now: float) -> None:
         """Take the answer to an AskTrace."""
         attempt = self._sent.pop(token)
-        reason = trace.missing(text, attempt.location.ofport)
-        if reason is None:
-            self._learned(attempt.announcement, "flow", now)
+        good, bad = Outcome.LEARNED, Outcome.NOT_LEARNED
+        if attempt.location.ovn:
+            good, bad = Outcome.ACTIVE, Outcome.BLOCKED
+            reason = trace.blocked(text)
         else:
-            reason = reason or attempt.reason
-            self._retry(attempt.announcement, Outcome.NOT_LEARNED, reason, now)
+            reason = trace.missing(text, attempt.location.ofport)
+        if reason is None:
+            self._confirmed(attempt.announcement, good, "flow", now)
+        else:
+            self._retry(attempt.announcement, bad, reason or attempt.reason, now)
 
     def no_trace(self, token: int, reason: str, now: float) -> None:
         """Take it that an AskTrace has no answer."""
-        reason = f"not in the MAC table, no trace: {reason}"
+        known = self._sent[token].reason
+        reason = f"{known}, no trace: {reason}" if known else f"no trace: {reason}"
         self.failed(token, Outcome.NOT_LEARNED, reason, now)
 
     def take_results(self) -> list[Result]:
@@ -275,7 +291,9 @@ class Announcer:
         questions: list[Action] = []
         for attempt in waiting:
             bridge = attempt.location.bridge
-            if AskTable(bridge) in questions:
+            if attempt.location.ovn:
+                self._unknown.append(attempt)
+            elif AskTable(bridge) in questions:
                 self._asked[bridge].append(attempt)
             elif bridge in self._asked:
                 self._delivered.append(attempt)
@@ -284,13 +302,12 @@ class Announcer:
                 self._asked[bridge] = [attempt]
         unknown, self._unknown = self._unknown, []
         for attempt in unknown:
-            # flows see the guest's own tag, whatever VLAN the port is in for NORMAL
-            flow = trace.flow_to(attempt.announcement.request.station.mac, attempt.station_vlan)
-            questions.append(AskTrace(self._note(attempt), attempt.location.bridge, flow))
+            question = AskTrace(self._note(attempt), attempt.location.bridge, attempt.flow)
+            questions.append(question)
         return questions
 
-    def _learned(self, announcement: Announcement, by: str, now: float) -> None:
-        announcement.learned(by, now)
+    def _confirmed(self, announcement: Announcement, outcome: Outcome, by: str, now: float) -> None:
+        announcement.confirmed(outcome, by, now)
         self._end(announcement, now)
 
     def _retry(self, announcement: Announcement, outcome: Outcome, reason: str, now: float) -> None:

@@ -17,7 +17,8 @@ class Location:
 
     `ofport` is its OpenFlow number, below 1 while ovs-vswitchd has not assigned one. `tag` is the
     VLAN an untagged frame from the port belongs to, None for none. `mgmt_path` is the bridge's
-    OpenFlow management socket. `vlan_mode` and `trunks` are the columns of the Port row.
+    OpenFlow management socket. `vlan_mode` and `trunks` are the columns of the Port row. `ovn`:
+    ovn-controller has bound the port, so the flows are its own and learn nothing.
     """
 
     bridge: str
@@ -26,6 +27,7 @@ class Location:
     mgmt_path: str
     vlan_mode: str = ""
     trunks: tuple[int, ...] = ()
+    ovn: bool = False
 
     @property
     def is_access(self) -> bool:
@@ -40,7 +42,12 @@ class Location:
         return not self.trunks or inner in self.trunks or inner == self.tag
 
     def moved_to(self, other: Location) -> bool:
-        """Whether the switch has to learn anew at `other` what it knew here."""
+        """Whether the switch has to learn anew at `other` what it knew here.
+
+        What was announced before OVN bound the port was lost, and activation-strategy waits.
+        """
+        if other.ovn and not self.ovn:
+            return True
         if other.ofport > 0 and self.ofport > 0 and other.ofport != self.ofport:
             return True
         vlans = self.tag, self.vlan_mode, self.trunks
@@ -58,6 +65,8 @@ class Outcome(StrEnum):
 
     LEARNED = "learned"  # the bridge sends to the port what is for the MAC
     NOT_LEARNED = "not-learned"  # sent, or tried, in vain
+    ACTIVE = "active"  # OVN takes what comes from the port
+    BLOCKED = "blocked"  # OVN drops it: activation-strategy still waits
     INJECTED = "injected"  # written into the tap, as OpenFlow was refused; not confirmed
     REFUSED = "refused"  # by us (MAC, flood) or by the switch (OFPT_ERROR)
     WITHDRAWN = "withdrawn"  # the guest stopped before it was done
@@ -69,8 +78,8 @@ class Result:
 
     `vlan` is the tag of the frames, 0 for none; `frames` how many each attempt sent. `requests`
     counts the requests that it answered. `sent_at` is the first packet-out, and `learned_at` the
-    moment the switch's answer with the MAC on the port had been read: the MAC was learned at that
-    time or before. `confirmed_by` is "fdb" (the MAC table) or "flow" (a learned flow).
+    moment the switch's answer with the MAC on the port (or with the port active) had been read: it
+    was so at that time or before. `confirmed_by` is "fdb" (the MAC table) or "flow" (a trace).
     """
 
     port: str
@@ -90,7 +99,7 @@ class Result:
 
     @property
     def milliseconds(self) -> float | None:
-        """From the request to the confirmation, None if not learned."""
+        """From the request to the confirmation, None if never confirmed."""
         return None if self.learned_at is None else (self.learned_at - self.received_at) * 1e3
 
     def summary(self) -> str:

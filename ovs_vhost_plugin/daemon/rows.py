@@ -98,6 +98,7 @@ class PortSpec:
     addresses  what automation says that the guest uses
     slip     what is wrong with a key that the port works without, as name and text; "" for nothing
     learns   the bridge begins as a learning switch, and not with an empty pipeline
+    ovn      ovn-controller has bound the port and made its flows
     """
 
     name: str
@@ -116,6 +117,7 @@ class PortSpec:
     addresses: tuple[Station, ...] = ()
     slip: str = ""
     learns: bool = True
+    ovn: bool = False
 
     @property
     def holds(self) -> bool:
@@ -184,6 +186,7 @@ def parse(
         attached_mac=keys.get("attached-mac", ""),
         slip=slip,
         learns=list(bridge.fail_mode) != ["secure"],
+        ovn=keys.get("ovn-installed") == "true",
     )
 
 

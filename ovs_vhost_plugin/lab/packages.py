@@ -49,7 +49,19 @@ TEST = (
     Program("tcpdump", "tcpdump"),
     Program("dpdk-testpmd", "dpdk-dev"),
 )
-EVERYTHING = (*SWITCH, *GUEST, *TEST)
+OVN = (
+    Program("ovn-northd", "ovn-central"),
+    Program("ovn-controller", "ovn-host"),
+    Program("ovn-nbctl", "ovn-common"),
+)
+EVERYTHING = (*SWITCH, *GUEST, *OVN, *TEST)
+
+_UNITS = {
+    "openvswitch-switch": ("openvswitch-switch", "ovs-vswitchd", "ovsdb-server"),
+    "ovn-central": ("ovn-central", "ovn-northd", "ovn-ovsdb-server-nb", "ovn-ovsdb-server-sb"),
+    "ovn-host": ("ovn-host", "ovn-controller"),
+}
+"""The services that a package brings, and the next boot would start."""
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _POLICY_TEXT = (
@@ -75,7 +87,7 @@ def missing_packages(programs: Iterable[Program]) -> list[str]:
 def install(programs: Iterable[Program]) -> None:
     """Install the packages that are missing, without starting any of their services.
 
-    An Open vSwitch that was not here before is also not started by the next boot.
+    An Open vSwitch or OVN that was not here before is also not started by the next boot.
     """
     packages = missing_packages(programs)
     if not packages:
@@ -84,8 +96,8 @@ def install(programs: Iterable[Program]) -> None:
     with _no_services():
         _apt("update")
         _apt("install", "--yes", "--no-install-recommends", *packages)
-    if "openvswitch-switch" in packages and shutil.which("systemctl"):
-        units = ["openvswitch-switch", "ovs-vswitchd", "ovsdb-server"]
+    units = [unit for package in packages for unit in _UNITS.get(package, ())]
+    if units and shutil.which("systemctl"):
         subprocess.run(
             ["systemctl", "disable", "--quiet", *units], stderr=subprocess.DEVNULL, check=False
         )

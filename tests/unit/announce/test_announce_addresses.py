@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -154,3 +155,5 @@ def test_a_port_has_moved_when_the_switch_has_to_learn_anew():
     assert here.moved_to(Location("br0", 2, 10, "/run/br0.mgmt"))
     assert not here.moved_to(Location("br0", -1, 10, "/run/br0.mgmt")), "ovs-vswitchd restarts"
     assert not Location("br0", -1, 10, "/run/br0.mgmt").moved_to(here)
+    assert here.moved_to(replace(here, ovn=True)), "OVN has bound it"
+    assert not replace(here, ovn=True).moved_to(here)

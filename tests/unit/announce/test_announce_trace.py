@@ -3,7 +3,7 @@
 
 import pytest
 
-from ovs_vhost_plugin.announce.trace import flow_to, missing
+from ovs_vhost_plugin.announce.trace import blocked, flow_from, flow_to, missing
 
 HEAD = """Flow: in_port=LOCAL,vlan_tci=0x0000,dl_dst=52:54:00:12:34:56,dl_type=0x0000
 
@@ -51,3 +51,47 @@ def test_the_question_is_about_the_guests_own_tag():
     mac = bytes.fromhex("525400123456")
     assert flow_to(mac, 0) == "in_port=LOCAL,dl_dst=52:54:00:12:34:56"
     assert flow_to(mac, 10) == "in_port=LOCAL,dl_dst=52:54:00:12:34:56,dl_vlan=10"
+    assert flow_from(2, mac, 0) == "in_port=2,dl_src=52:54:00:12:34:56,dl_dst=52:54:00:12:34:56"
+    assert flow_from(2, mac, 10).endswith(",dl_vlan=10")
+
+
+WAITING = (
+    HEAD
+    + """ 0. in_port=2, priority 1000, cookie 0xe3874e67
+    drop
+
+Final flow: unchanged
+Megaflow: recirc_id=0,eth,in_port=2,dl_type=0x0000
+Datapath actions: drop
+"""
+)
+ACTIVATED = (
+    HEAD
+    + """ 0. in_port=2, priority 100, cookie 0xe3874e67
+    set_field:0x1->metadata
+    resubmit(,8)
+ 8. metadata=0x1, priority 50, cookie 0x5db2a09b
+    resubmit(,73)
+    73. reg14=0x2,metadata=0x1, priority 80, cookie 0xe3874e67
+            set_field:0x1000/0x1000->reg10
+    drop
+
+Datapath actions: drop
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (WAITING, "OVN drops what comes from the port"),
+        (ACTIVATED, None),
+        (
+            HEAD + " 0. No match.\n    drop\nDatapath actions: drop\n",
+            "OVN drops what comes from the port",
+        ),
+        ("Bad openflow flow syntax", "the trace shows no flow"),
+    ],
+)
+def test_only_a_frame_that_enters_ovns_pipeline_shows_that_the_port_is_active(text, reason):
+    assert blocked(text) == reason

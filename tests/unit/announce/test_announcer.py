@@ -376,6 +376,54 @@ def test_an_unanswered_trace_is_a_reason(announcer):
     assert only_result(announcer).reason == "not in the MAC table, no trace: unknown command"
 
 
+BLOCKED = " 0. in_port=2, priority 1000\n    drop\nDatapath actions: drop\n"
+ENTERS = " 0. in_port=2, priority 100\n    resubmit(,8)\n 8. priority 50\n    drop\n"
+
+
+def test_ovn_is_asked_whether_the_port_is_active_until_it_is(announcer):
+    """By its flows alone: its bridge learns nothing, so the MAC table is not asked."""
+    announcer.set_locations({"vhu0": replace(HOME, ovn=True)})
+    switch = Switch(announcer)
+    switch.trace = BLOCKED
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
+    switch.run_until(0.0, lambda: len(switch.flows) == 2)
+    assert announcer.take_results() == []
+    switch.trace = ENTERS
+    switch.run_until_idle(announcer.wake_at())
+    result = only_result(announcer)
+    assert (result.outcome, result.confirmed_by, result.attempts) == (Outcome.ACTIVE, "flow", 3)
+    assert result.summary() == f"52:54:00:12:34:56 active {1e3 * sum(BACKOFF[:2]):.1f}ms send-rarp"
+    assert switch.questions == 0
+    assert set(switch.flows) == {"in_port=2,dl_src=52:54:00:12:34:56,dl_dst=52:54:00:12:34:56"}
+
+
+def test_a_port_that_ovn_does_not_activate_is_called_blocked(announcer):
+    announcer.set_locations({"vhu0": replace(HOME, ovn=True)})
+    switch = Switch(announcer)
+    switch.trace = BLOCKED
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
+    switch.run_until_idle(0.0)
+    result = only_result(announcer)
+    assert (result.outcome, result.attempts) == (Outcome.BLOCKED, MAX_ATTEMPTS)
+    assert result.summary().endswith(" blocked send-rarp: OVN drops what comes from the port")
+    assert result.milliseconds is None
+
+
+def test_an_ovn_that_does_not_answer_is_not_said_to_block(announcer):
+    announcer.set_locations({"vhu0": replace(HOME, ovn=True)})
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
+    now = 0.0
+    for _ in range(MAX_ATTEMPTS):
+        (packet_out,) = announcer.run(now, lambda _: None)
+        announcer.delivered(packet_out.token)
+        (question,) = announcer.run(now, lambda _: None)
+        announcer.no_trace(question.token, "no answer", now)
+        announcer.run(now, lambda _: None)
+        now = announcer.wake_at() or now
+    result = only_result(announcer)
+    assert (result.outcome, result.reason) == (Outcome.NOT_LEARNED, "no trace: no answer")
+
+
 def test_a_guest_that_stops_takes_its_announcements_with_it(announcer):
     switch = Switch(announcer)
     switch.obstacle = "negotiating"

@@ -106,6 +106,18 @@ def test_an_announcement(outcome: dict[str, object], text: str) -> None:
     assert render.announcement(data) == text
 
 
+@pytest.mark.parametrize(
+    ("outcome", "status"), [("learned", 0), ("active", 0), ("blocked", 1), ("not-learned", 1)]
+)
+def test_whether_an_announcement_worked_is_in_the_exit_status(
+    monkeypatch: pytest.MonkeyPatch, outcome: str, status: int
+) -> None:
+    data = {"port": "vhu0", "mac": "52:54:00:00:00:01", "bridge": "br0", "ofport": 3}
+    data |= {"outcome": outcome, "milliseconds": None, "reason": ""}
+    monkeypatch.setattr(cli, "_ask", lambda *_: data)
+    assert cli.main(["announce", "vhu0"]) == status
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["--version"])

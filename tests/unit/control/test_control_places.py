@@ -22,6 +22,7 @@ def test_a_location_is_what_the_rows_say() -> None:
     place = Location("br0", 3, 10, "/run/ovs/br0.mgmt", "native-tagged", (20,))
     assert location_of(port, "/run/ovs") == place
     assert location_of(PORT, "/run/ovs").ofport == -1
+    assert location_of(replace(PORT, ovn=True), "/run/ovs").ovn
 
 
 @pytest.mark.parametrize(

@@ -302,6 +302,20 @@ def test_where_frames_are_held(announce: str, fail_mode: tuple[str, ...], holds:
 
 
 @pytest.mark.parametrize(
+    ("keys", "ovn"),
+    [
+        ({}, False),
+        ({"iface-id": "port"}, False),
+        ({"iface-id": "port", "ovn-installed": "true"}, True),
+        ({"iface-id": "port", "ovn-installed": "false"}, False),
+    ],
+)
+def test_which_ports_are_ovns(keys: dict[str, str], ovn: bool) -> None:
+    """An iface-id alone is also what other controllers' ports have."""
+    assert parse(interface(external_ids=keys)).ovn is ovn
+
+
+@pytest.mark.parametrize(
     ("columns", "vlan"),
     [
         ({}, PortVlan()),

@@ -79,11 +79,20 @@ def test_the_policy_is_cleared_away_when_apt_fails(apt, monkeypatch):
     assert not policy.exists()
 
 
-def test_a_new_open_vswitch_is_not_started_by_the_next_boot(apt, monkeypatch):
+@pytest.mark.parametrize(
+    ("package", "unit"),
+    [
+        ("openvswitch-switch", "ovs-vswitchd"),
+        ("ovn-central", "ovn-northd"),
+        ("ovn-host", "ovn-controller"),
+    ],
+)
+def test_a_new_service_is_not_started_by_the_next_boot(apt, monkeypatch, package, unit):
     _, calls = apt
-    monkeypatch.setattr("shutil.which", lambda name, path=None: name if name != "ovs" else None)
-    packages.install([Program("ovs", "openvswitch-switch")])
-    assert calls[-1][0][:2] == ["systemctl", "disable"]
+    monkeypatch.setattr("shutil.which", lambda name, path=None: name if name != "new" else None)
+    packages.install([Program("new", package), HERE])
+    argv = calls[-1][0]
+    assert argv[:2] == ["systemctl", "disable"] and {package, unit} <= set(argv)
 
 
 def test_nothing_is_installed_when_nothing_is_missing(apt):
