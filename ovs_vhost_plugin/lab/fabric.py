@@ -8,7 +8,6 @@ host b ── up0 ═ b ──┘
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import fcntl
 import shutil
@@ -16,10 +15,10 @@ import socket
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from ovs_vhost_plugin.lab.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.namespace import Namespace, scratch_directory, veth
+from ovs_vhost_plugin.lab.setup import Setup
 from ovs_vhost_plugin.lab.switch import PrivateSwitch
 
 PHYSICAL = "phy0"
@@ -33,7 +32,7 @@ _ETHTOOL_VALUE = struct.Struct("=II")
 _IFREQ_POINTER = struct.Struct("16sP16x")
 
 
-class Fabric:
+class Fabric(Setup):
     """The network of the demo and of the migration tests, in its own temporary directory.
 
     `userspace_tso` switches offloads on in all three switches; without it the cables carry only
@@ -49,27 +48,11 @@ class Fabric:
         daemon_options: Sequence[str] = (),
         directory: Path | None = None,
     ) -> None:
+        super().__init__()
         self._offloads = userspace_tso
         self._daemons = daemons
         self._directory = directory
         self._options = daemon_options
-        self._closing = contextlib.ExitStack()
-
-    def __enter__(self) -> Fabric:
-        try:
-            self._build()
-        except BaseException:
-            self._closing.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._closing.close()
 
     def set_neighbour(self, address: str, mac: str) -> None:
         """Give the client a static ARP entry, so that it need not ask a silent guest."""
@@ -85,7 +68,7 @@ class Fabric:
         self.physical.wait_until("Interface", self._cable(host), "ofport>=1")
         return int(self.physical.interface(self._cable(host), "ofport"))
 
-    def _build(self) -> None:
+    def _set_up(self) -> None:
         enter = self._closing.enter_context
         self.directory = self._directory or scratch_directory()
         self._closing.callback(shutil.rmtree, self.directory, ignore_errors=True)

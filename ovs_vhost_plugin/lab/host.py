@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ovs_vhost_plugin.lab.namespace import Namespace
 from ovs_vhost_plugin.lab.process import LabError, Process
+from ovs_vhost_plugin.lab.setup import Setup
 from ovs_vhost_plugin.lab.switch import PrivateSwitch
 
 BRIDGE = "br0"
@@ -22,7 +21,7 @@ BRIDGE = "br0"
 _DAEMON_START_SECONDS = 180.0
 
 
-class Host:
+class Host(Setup):
     """A host named `label`, whose files are in `directory`; its bridge is `br0`.
 
     `daemon=False` makes one without our daemon; `daemon_options` are added to its command line.
@@ -37,34 +36,21 @@ class Host:
         daemon: bool = True,
         daemon_options: Sequence[str] = (),
     ) -> None:
+        super().__init__()
         self.directory = directory
         self.namespace = Namespace(label)
         self.switch = PrivateSwitch(self.namespace, directory, userspace_tso=userspace_tso)
         self.daemon: Process | None = None
         self._with_daemon = daemon
         self._options = list(daemon_options)
-        self._closing = contextlib.ExitStack()
 
-    def __enter__(self) -> Host:
-        try:
-            self._closing.enter_context(self.namespace)
-            self._closing.enter_context(self.switch)
-            self._closing.callback(self.stop_daemon)
-            self.switch.add_bridge(BRIDGE)
-            if self._with_daemon:
-                self.start_daemon()
-        except BaseException:
-            self._closing.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._closing.close()
+    def _set_up(self) -> None:
+        self._closing.enter_context(self.namespace)
+        self._closing.enter_context(self.switch)
+        self._closing.callback(self.stop_daemon)
+        self.switch.add_bridge(BRIDGE)
+        if self._with_daemon:
+            self.start_daemon()
 
     @property
     def log(self) -> Path:

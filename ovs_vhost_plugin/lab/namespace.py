@@ -18,10 +18,10 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from ovs_vhost_plugin.lab import process
 from ovs_vhost_plugin.lab.process import LabError, Process
+from ovs_vhost_plugin.lab.setup import Setup
 
 PREFIX = "ovh"
 CLONE_NEWNET = 0x40000000  # linux/sched.h
@@ -32,7 +32,7 @@ _serial = itertools.count()
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Namespace:
+class Namespace(Setup):
     """A network namespace with its loopback up; made on entry, gone on exit.
 
     `label` is a hint for the reader of `ip netns`; the name is unique.  IPv6 is off unless asked
@@ -40,28 +40,17 @@ class Namespace:
     """
 
     def __init__(self, label: str, *, ipv6: bool = False) -> None:
+        super().__init__()
         self.name = f"{PREFIX}-{os.getpid()}-{next(_serial)}-{label}"
         self._ipv6 = ipv6
 
-    def __enter__(self) -> Namespace:
-        try:
-            process.run(["ip", "netns", "add", self.name])
-            if not self._ipv6:
-                self.sysctl("net/ipv6/conf/all/disable_ipv6", "1")
-                self.sysctl("net/ipv6/conf/default/disable_ipv6", "1")
-            self.run("ip", "link", "set", "lo", "up")
-        except BaseException:
-            remove(self.name)
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        remove(self.name)
+    def _set_up(self) -> None:
+        self._closing.callback(remove, self.name)
+        process.run(["ip", "netns", "add", self.name])
+        if not self._ipv6:
+            self.sysctl("net/ipv6/conf/all/disable_ipv6", "1")
+            self.sysctl("net/ipv6/conf/default/disable_ipv6", "1")
+        self.run("ip", "link", "set", "lo", "up")
 
     def argv(self, *command: str) -> list[str]:
         """The command line that runs `command` in this namespace (under the same pid)."""

@@ -8,11 +8,9 @@ crashes in its own MSI-X code with TCG and vhost).
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from ovs_vhost_plugin.lab.console import Console
@@ -21,6 +19,7 @@ from ovs_vhost_plugin.lab.movable import Migration
 from ovs_vhost_plugin.lab.namespace import Namespace
 from ovs_vhost_plugin.lab.process import LabError, Process, wait_until
 from ovs_vhost_plugin.lab.qmp import Event, Qmp
+from ovs_vhost_plugin.lab.setup import Setup
 
 T = TypeVar("T")
 
@@ -110,7 +109,7 @@ class GuestConfig:
         return ["-device", f"virtio-net-pci,id=nic0,netdev=net,{listed}"]
 
 
-class QemuGuest:
+class QemuGuest(Setup):
     """A QEMU process and the guest in it.
 
     Its sockets are in `directory` (keep the path short).  `incoming=True` makes a destination
@@ -128,6 +127,7 @@ class QemuGuest:
         incoming: bool = False,
         extra: Sequence[str] = (),
     ) -> None:
+        super().__init__()
         self.namespace = namespace
         self.directory = directory
         self.backend = backend
@@ -135,26 +135,12 @@ class QemuGuest:
         self._image = image
         self._incoming = incoming
         self._extra = list(extra)
-        self._closing = contextlib.ExitStack()
         self._process: Process | None = None
         self._qmp: Qmp | None = None
         self._console: Console | None = None
 
-    def __enter__(self) -> QemuGuest:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
+    def _set_up(self) -> None:
+        self.start()
 
     @property
     def process(self) -> Process:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from ovs_vhost_plugin.lab import image
@@ -24,6 +23,7 @@ from ovs_vhost_plugin.lab.movable import Migration, Movable
 from ovs_vhost_plugin.lab.movable_qemu import QemuMovable
 from ovs_vhost_plugin.lab.movable_soft import SoftMovable
 from ovs_vhost_plugin.lab.process import LabError, wait_until
+from ovs_vhost_plugin.lab.setup import Setup
 from ovs_vhost_plugin.timeline import Mark, Report, deliveries, longest_gap, overtaken
 
 PORT = "vhu0"
@@ -44,7 +44,7 @@ _ETHERTYPE_RARP = 0x8035
 Progress = Callable[[str], None]
 
 
-class Stage:
+class Stage(Setup):
     """Two private hosts with a guest on the first.
 
     `kind` is "qemu" or "soft"; with `announces` the guest negotiates GUEST_ANNOUNCE, else the
@@ -52,6 +52,7 @@ class Stage:
     """
 
     def __init__(self, kind: str, *, announces: bool, progress: Progress = lambda _: None) -> None:
+        super().__init__()
         self.kind = kind
         self.fabric = Fabric()
         self.guest: Movable = (
@@ -59,24 +60,6 @@ class Stage:
         )
         self._announces = announces
         self._progress = progress
-        self._closing = contextlib.ExitStack()
-
-    def __enter__(self) -> Stage:
-        try:
-            self._set_up()
-        except BaseException:
-            self._closing.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._progress("taking it all down")
-        self._closing.close()
 
     def migrate(self) -> Report:
         """Migrate the guest under the flow and say what became of both."""
@@ -143,6 +126,7 @@ class Stage:
             lambda: guest.mac in fabric.physical.fdb(PHYSICAL), "the network learns the guest's MAC"
         )
         guest.prepare(fabric.b, sockets[1])
+        self._closing.callback(progress, "taking it all down")
 
 
 @dataclass

@@ -12,11 +12,11 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from ovs_vhost_plugin.lab import process
 from ovs_vhost_plugin.lab.namespace import Namespace
 from ovs_vhost_plugin.lab.process import LabError, Process
+from ovs_vhost_plugin.lab.setup import Setup
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 DPDK_VSWITCHD = Path("/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk")
@@ -25,7 +25,7 @@ DPDK_VSWITCHD = Path("/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk")
 _LONGEST_DIRECTORY = 70
 
 
-class PrivateSwitch:
+class PrivateSwitch(Setup):
     """ovsdb-server and ovs-vswitchd in `namespace`, with everything they write in `directory`.
 
     `userspace_tso` sets other_config:userspace-tso-enable, which the switch reads at its start.
@@ -41,6 +41,7 @@ class PrivateSwitch:
         program: str = "ovs-vswitchd",
         other_config: Sequence[str] = (),
     ) -> None:
+        super().__init__()
         if len(os.fsencode(directory)) > _LONGEST_DIRECTORY:
             raise LabError(f"{directory}: too long for the names of sockets in it")
         self.namespace = namespace
@@ -57,32 +58,18 @@ class PrivateSwitch:
         if userspace_tso:
             self._other_config.append("userspace-tso-enable=true")
 
-    def __enter__(self) -> PrivateSwitch:
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            process.run(["ovsdb-tool", "create", str(self.database), str(SCHEMA)])
-            self.start_server()
-            self.vsctl("--no-wait", "init")
-            # As ovs-ctl does it: other programs find the sockets of this switch by it.
-            self.vsctl(
-                "--no-wait", "set", "Open_vSwitch", ".", f"external_ids:rundir={self.directory}"
-            )
-            for setting in self._other_config:
-                self.vsctl("--no-wait", "set", "Open_vSwitch", ".", f"other_config:{setting}")
-            self.start_vswitchd()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
-        shutil.rmtree(self.directory, ignore_errors=True)
+    def _set_up(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._closing.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        self._closing.callback(self.stop)
+        process.run(["ovsdb-tool", "create", str(self.database), str(SCHEMA)])
+        self.start_server()
+        self.vsctl("--no-wait", "init")
+        # As ovs-ctl does it: other programs find the sockets of this switch by it.
+        self.vsctl("--no-wait", "set", "Open_vSwitch", ".", f"external_ids:rundir={self.directory}")
+        for setting in self._other_config:
+            self.vsctl("--no-wait", "set", "Open_vSwitch", ".", f"other_config:{setting}")
+        self.start_vswitchd()
 
     @property
     def database(self) -> Path:

@@ -26,6 +26,7 @@ from ovs_vhost_plugin.lab.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.namespace import Namespace, scratch_directory, veth
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.lab.qemu import GuestConfig, QemuGuest, VhostUser
+from ovs_vhost_plugin.lab.setup import Setup
 
 T = TypeVar("T")
 
@@ -37,30 +38,19 @@ MIB = 1 << 20
 _TCP_PORT = 5000
 
 
-class Site:
+class Site(Setup):
     """The host and the peer. Guests are the caller's.
 
     `userspace_tso`: the datapath takes offloads, and the cable too; else neither does.
     """
 
     def __init__(self, *, userspace_tso: bool = False, mtu: int = 1500) -> None:
+        super().__init__()
         self._offloads = userspace_tso
         self._mtu = mtu
         self._guests = 0
-        self._closing = contextlib.ExitStack()
 
-    def __enter__(self) -> "Site":
-        try:
-            self._build()
-        except BaseException:
-            self._closing.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.close()
-
-    def _build(self) -> None:
+    def _set_up(self) -> None:
         enter = self._closing.enter_context
         self.directory = scratch_directory()
         self._closing.callback(shutil.rmtree, self.directory, ignore_errors=True)

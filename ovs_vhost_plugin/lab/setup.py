@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is set up when its context is entered and taken down when that is left.
+
+Everything the lab makes is the machine's and outlives a program that forgets it: so each thing is
+noted as soon as it is there, and goes in reverse order, also when the next one could not be made.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from typing import Self
+
+
+class Setup(abc.ABC):
+    """A context of things made by `_set_up`, which enters each in `_closing`."""
+
+    def __init__(self) -> None:
+        self._closing = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self._set_up()
+        except BaseException:
+            self._closing.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    @abc.abstractmethod
+    def _set_up(self) -> None:
+        """Make it all."""
