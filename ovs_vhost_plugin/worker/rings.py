@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts and stops the rings: each goes on at the index it had reached, whatever changes meanwhile.
+
+Everything that rings depend on changes only while they are stopped: the queue pairs are joined,
+the change is made, and the rings go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from ovs_vhost_plugin.vhost.errors import PeerError
+from ovs_vhost_plugin.vhost.spec import Feature
+from ovs_vhost_plugin.worker.arrivals import Arrivals
+from ovs_vhost_plugin.worker.basis import Basis
+from ovs_vhost_plugin.worker.queuepair import Kind, QueuePair, VringConfig
+
+
+class Rings:
+    """The vrings of one port's queue pairs, for one session after the other."""
+
+    def __init__(
+        self,
+        pairs: Sequence[QueuePair],
+        basis: Basis,
+        arrivals: Arrivals,
+        *,
+        on_start: Callable[[int], None],
+        on_error: Callable[[PeerError], None],
+    ) -> None:
+        """`on_start` is told the avail index at which the guest's first ring begins to run."""
+        self.pairs = tuple(pairs)
+        self._basis = basis
+        self._arrivals = arrivals
+        self._on_start = on_start
+        self._on_error = on_error
+        self._next_avail: dict[int, int] = {}  # running vrings
+        self._has_run = False  # whether any ring has, in this session
+        self._broken: set[int] = set()
+
+    @property
+    def running(self) -> bool:
+        """Whether the guest can receive."""
+        return any(self._receives(pair.index) for pair in self.pairs)
+
+    @contextmanager
+    def stopped(self, *pairs: QueuePair) -> Iterator[None]:
+        """Change what the rings of `pairs` depend on; all pairs, if none is named."""
+        for pair in pairs or self.pairs:
+            self._stop_pair(pair)
+        try:
+            yield
+        finally:
+            for pair in pairs or self.pairs:
+                for error in self._start_pair(pair):
+                    self._on_error(error)
+
+    def restart(self, index: int) -> None:
+        """Run vring `index` as the session has it now. Raises PeerError where it cannot."""
+        pair = self.pairs[index // 2]
+        self._stop_pair(pair)
+        for error in self._start_pair(pair):
+            raise error
+
+    def stop_vring(self, index: int, base: int) -> int:
+        """Stop one vring for GET_VRING_BASE: nothing is written for it after this returns.
+
+        Returns the next avail index; `base` if it never ran.
+        """
+        pair = self.pairs[index // 2]
+        leaves = index % 2 == 0 and self._receives(pair.index) and self._basis.has(Feature.LOG_ALL)
+        self._stop_pair(pair)
+        base = self._next_avail.pop(index, base)
+        self._broken.discard(index)
+        if leaves and self._arrivals.holding.enabled:
+            self._leave(pair)
+        for error in self._start_pair(pair, without=index):
+            self._on_error(error)
+        return base
+
+    def broke(self, index: int) -> None:
+        """The loop gave vring `index` up; it stays broken until it is stopped."""
+        self._broken.add(index)
+
+    def expect(self) -> None:
+        """Let frames into the tap for a guest that is about to run: the network may know already.
+
+        SEND_RARP comes before the rings are set up; a tap queue keeps `txqueuelen` frames. A guest
+        that was here before and is stopped is not about to run.
+        """
+        if not self._has_run and self._arrivals.expect():
+            self.update_tap()
+
+    def forget(self) -> None:
+        """Stop for good: the front-end has gone."""
+        for pair in self.pairs:
+            pair.stop()
+            pair.forget()
+        self._next_avail.clear()
+        self._broken.clear()
+        self._has_run = False
+
+    def update_tap(self) -> None:
+        """Let the tap follow what receives, is held or expected."""
+        self._arrivals.update([self._receives(pair.index) for pair in self.pairs])
+
+    def _leave(self, pair: QueuePair) -> None:
+        """The guest migrates, ring by ring: keep what came to this one's queue, in order.
+
+        While another pair receives, it is that one's: a queue that is detached loses what is in
+        it. Queue 0 stays attached, and is left as it is. With the last pair the hold begins.
+        """
+        holding = self._arrivals.holding
+        other = next((p for p in self.pairs if self._receives(p.index)), None)
+        if other is None:
+            holding.begin(pair.index, pair.take_waiting())
+            if pair.index > 0:
+                with self.stopped(self.pairs[0]):  # its transmit ring may go on
+                    holding.begin(0, self.pairs[0].take_waiting())
+        elif pair.index > 0:
+            with self.stopped(other):
+                frames = holding.drain(pair.index, pair.take_waiting())
+                self.update_tap()
+                other.give(frames)
+
+    def _stop_pair(self, pair: QueuePair) -> None:
+        pair.stop()
+        for kind, index in _vrings_of(pair):
+            if index in self._next_avail:
+                self._next_avail[index] = pair.next_avail(kind)
+
+    def _start_pair(self, pair: QueuePair, without: int = -1) -> list[PeerError]:
+        """Start what of `pair` can run; return why a vring cannot."""
+        errors = []
+        fresh = not self._next_avail
+        vrings: dict[Kind, VringConfig | None] = {}
+        for kind, index in _vrings_of(pair):
+            try:
+                vrings[kind] = None if index == without else self._vring(index)
+            except PeerError as error:
+                self._next_avail.pop(index, None)
+                vrings[kind] = None
+                errors.append(error)
+        rx, tx = vrings["rx"], vrings["tx"]
+        if rx is not None and rx.enabled:
+            self._arrivals.welcome(pair)
+        self.update_tap()  # before the loop reads: it takes a detached queue for a broken one
+        if rx is not None or tx is not None:
+            self._has_run = True
+            pair.start(self._basis.pair(rx, tx))
+            if fresh:
+                self._on_start(max(v.next_avail for v in (rx, tx) if v is not None))
+        return errors
+
+    def _vring(self, index: int) -> VringConfig | None:
+        if index in self._broken:
+            return None
+        vring = self._basis.vring(index, self._next_avail.get(index))
+        if vring is not None:
+            self._next_avail[index] = vring.next_avail
+        return vring
+
+    def _receives(self, pair_index: int) -> bool:
+        index = 2 * pair_index
+        session = self._basis.session
+        return (
+            session is not None
+            and index in self._next_avail
+            and index not in self._broken
+            and session.vrings[index].enabled
+        )
+
+
+def _vrings_of(pair: QueuePair) -> tuple[tuple[Kind, int], tuple[Kind, int]]:
+    """The vrings of a queue pair (virtio 1.2, 5.1.2): the guest receives from the even one."""
+    return ("rx", 2 * pair.index), ("tx", 2 * pair.index + 1)
