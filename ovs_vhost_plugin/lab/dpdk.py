@@ -15,10 +15,9 @@ from pathlib import Path
 
 from ovs_vhost_plugin.lab.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.namespace import Namespace, veth
+from ovs_vhost_plugin.lab.packages import DPDK_SWITCH
 from ovs_vhost_plugin.lab.switch import PrivateSwitch
 from ovs_vhost_plugin.timeline import Mark
-
-PROGRAM = Path("/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk")
 
 # Without hugepages DPDK has its memory in one piece; --legacy-mem keeps OVS from asking otherwise.
 _EAL = "--no-huge --legacy-mem -m 192 --no-pci --no-telemetry"
@@ -45,7 +44,7 @@ class DpdkSwitch(PrivateSwitch):
     def _set_up(self) -> None:
         # A daemon's control socket has its name, and with Debian's alternatives that is this one.
         self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / "ovs-vswitchd").symlink_to(PROGRAM)
+        (self.directory / "ovs-vswitchd").symlink_to(DPDK_SWITCH.name)
         super()._set_up()
 
 
