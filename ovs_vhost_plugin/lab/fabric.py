@@ -16,7 +16,8 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from ovs_vhost_plugin.lab.host import BRIDGE, Host
+from ovs_vhost_plugin.lab.dpdk import DpdkHost
+from ovs_vhost_plugin.lab.host import Host
 from ovs_vhost_plugin.lab.namespace import Namespace, scratch_directory, veth
 from ovs_vhost_plugin.lab.setup import Setup
 from ovs_vhost_plugin.lab.switch import PrivateSwitch
@@ -25,6 +26,9 @@ PHYSICAL = "phy0"
 UPLINK = "up0"
 CLIENT_ADDRESS = "10.0.0.1"
 CLIENT_MAC = "02:00:00:00:00:01"
+
+HOSTS: dict[str, type[Host]] = {"ovs-vhost": Host, "ovs-dpdk": DpdkHost}
+"""By what serves the guests' ports."""
 
 SIOCETHTOOL = 0x8946  # linux/sockios.h
 ETHTOOL_STXCSUM = 0x17  # linux/ethtool.h
@@ -37,20 +41,23 @@ class Fabric(Setup):
 
     `userspace_tso` switches offloads on in all three switches; without it the cables carry only
     whole frames with finished checksums, which is all that the userspace datapath then takes.
-    `daemons=False` makes hosts without our daemon, to compare with.
+    `backend` says what serves guests' ports: "ovs-vhost", our daemon, or "ovs-dpdk" to compare
+    with; `daemons=False` makes hosts without any.
     """
 
     def __init__(
         self,
         *,
         userspace_tso: bool = False,
+        backend: str = "ovs-vhost",
         daemons: bool = True,
         daemon_options: Sequence[str] = (),
         directory: Path | None = None,
     ) -> None:
         super().__init__()
         self._offloads = userspace_tso
-        self._daemons = daemons
+        self._host_type = HOSTS[backend]
+        self._daemons = daemons and backend == "ovs-vhost"
         self._directory = directory
         self._options = daemon_options
 
@@ -90,7 +97,7 @@ class Fabric(Setup):
 
     def _host(self, label: str) -> Host:
         host = self._closing.enter_context(
-            Host(
+            self._host_type(
                 label,
                 self.directory / label,
                 userspace_tso=self._offloads,
@@ -99,7 +106,7 @@ class Fabric(Setup):
             )
         )
         self._connect(host.namespace, UPLINK, self._cable(host))
-        host.switch.add_port(BRIDGE, UPLINK)
+        host.add_uplink(UPLINK)
         return host
 
     def _connect(self, namespace: Namespace, device: str, port: str) -> None:

@@ -43,11 +43,15 @@ GUEST = (
     Program("cpio", "cpio"),
     Program("nc.openbsd", "netcat-openbsd"),
 )
+DPDK_SWITCH = Program(
+    "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk", "openvswitch-switch-dpdk"
+)
 TEST = (
     Program("iperf3", "iperf3"),
     Program("ping", "iputils-ping"),
     Program("tcpdump", "tcpdump"),
     Program("dpdk-testpmd", "dpdk-dev"),
+    DPDK_SWITCH,
 )
 OVN = (
     Program("ovn-northd", "ovn-central"),

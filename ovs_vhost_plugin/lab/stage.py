@@ -2,8 +2,8 @@
 """A live migration under a flow, from first to last: the demo's stage, and the tests'.
 
 Everything that is reported was observed from outside: the guest's own record of what it received,
-packet captures on the taps, the bridges' MAC tables, the hypervisor's events.  Only the times of
-SEND_RARP and packet-out come from the daemon, as nobody else sees them.
+packet captures at its ports, the bridges' MAC tables, the hypervisor's events.  Only the times of
+SEND_RARP and packet-out come from the back-end, as nobody else sees them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from ovs_vhost_plugin.lab import image
 from ovs_vhost_plugin.lab.capture import Capture, Frame
@@ -35,8 +34,6 @@ _BEFORE = 1000
 _AFTER = 1500
 """Packets sent before the migration begins and after it has ended."""
 
-_FIRST_START_SECONDS = 300.0
-
 _LAST_SECONDS = 2.0
 _ETHERTYPE_ARP = 0x0806
 _ETHERTYPE_RARP = 0x8035
@@ -48,13 +45,21 @@ class Stage(Setup):
     """Two private hosts with a guest on the first.
 
     `kind` is "qemu" or "soft"; with `announces` the guest negotiates GUEST_ANNOUNCE, else the
-    back-end gets SEND_RARP.  `progress` is told what goes on.
+    back-end gets SEND_RARP.  `backend` is "ovs-vhost" or "ovs-dpdk".  `progress` is told what goes
+    on.
     """
 
-    def __init__(self, kind: str, *, announces: bool, progress: Progress = lambda _: None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        *,
+        announces: bool,
+        backend: str = "ovs-vhost",
+        progress: Progress = lambda _: None,
+    ) -> None:
         super().__init__()
         self.kind = kind
-        self.fabric = Fabric()
+        self.fabric = Fabric(backend=backend)
         self.guest: Movable = (
             QemuMovable(announces=announces) if kind == "qemu" else SoftMovable(announces=announces)
         )
@@ -66,7 +71,10 @@ class Stage(Setup):
         fabric, guest = self.fabric, self.guest
         with contextlib.ExitStack() as closing:
             enter = closing.enter_context
-            taps = [enter(Capture(h.namespace, PORT, snap=256)) for h in (fabric.a, fabric.b)]
+            taps = [
+                enter(Capture(host.namespace, host.capture_device(PORT), snap=256))
+                for host in (fabric.a, fabric.b)
+            ]
             uplink = enter(Capture(fabric.b.namespace, UPLINK, snap=256))
             local = enter(MacWatch(fabric.b.switch, BRIDGE, guest.mac))
             physical = enter(MacWatch(fabric.physical, PHYSICAL, guest.mac))
@@ -89,7 +97,7 @@ class Stage(Setup):
                 uplink=uplink.frames(),
                 local_learned=local.learned_at(fabric.b.wait_ofport(PORT), since),
                 physical_learned=physical.learned_at(fabric.physical_port(fabric.b), since),
-                announcements=fabric.b.announcements(),
+                announcing=fabric.b.announcing(since),
             )
         return seen.report(self.kind, "guest" if self._announces else "rarp")
 
@@ -115,11 +123,10 @@ class Stage(Setup):
         fabric.set_neighbour(guest.address, guest.mac)
         sockets = [host.add_client_port(PORT) for host in (fabric.a, fabric.b)]
         for host in (fabric.a, fabric.b):
-            # A worker that looks for its guest has its kernels; a first start compiles them.
-            host.wait_status(PORT, "connecting", _FIRST_START_SECONDS)
+            host.wait_ready(PORT)
         progress("the guest boots")
         guest.boot(fabric.a, sockets[0])
-        fabric.a.wait_status(PORT, "running")
+        fabric.a.wait_running(PORT)
         guest.listen(UDP_PORT)
         guest.speak()
         wait_until(
@@ -141,7 +148,7 @@ class _Seen:
     uplink: list[Frame]
     local_learned: float | None
     physical_learned: float | None
-    announcements: list[dict[str, Any]]
+    announcing: list[Mark]
 
     def report(self, kind: str, announce: str) -> Report:
         moved, arrivals = self.moved, self.arrivals
@@ -197,26 +204,19 @@ class _Seen:
         yield from _mark(first_through, "first packet through", "host b")
 
     def _announcement_marks(self) -> Iterator[Mark]:
-        since = self.moved.started
-        ours = (a for a in self.announcements if a["received_at"] >= since)
-        first = next(ours, None)
-        if first is not None:
-            yield Mark(first["received_at"], "SEND_RARP received", "host b, daemon")
-            yield from _mark(first["sent_at"], "packet-out sent", "host b, daemon")
-        own = self._first_announcement(self.taps[1], _ETHERTYPE_ARP, outgoing=False)
+        yield from self.announcing
+        own = self._first_announcement(self.taps[1], _ETHERTYPE_ARP)
         yield from _mark(own, "guest announces itself (ARP)", "host b")
         for ethertype, name in ((_ETHERTYPE_RARP, "RARP"), (_ETHERTYPE_ARP, "ARP")):
-            left = self._first_announcement(self.uplink, ethertype, outgoing=True)
+            sent = (frame for frame in self.uplink if frame.outgoing)
+            left = self._first_announcement(sent, ethertype)
             yield from _mark(left, f"{name} leaves the host", f"{UPLINK} of host b")
 
-    def _first_announcement(
-        self, frames: Iterable[Frame], ethertype: int, *, outgoing: bool
-    ) -> float | None:
+    def _first_announcement(self, frames: Iterable[Frame], ethertype: int) -> float | None:
         found = (
             frame.at
             for frame in frames
-            if frame.outgoing == outgoing
-            and frame.ethertype == ethertype
+            if frame.ethertype == ethertype
             and frame.data[6:12] == self.mac
             and frame.at >= self.moved.started
         )
