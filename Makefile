@@ -2,8 +2,10 @@
 # make demo   the main job on private hosts: a guest, a flow, a live migration, a timeline
 # make test   unit, integration and system tests; what cannot run here is skipped with its reason
 # make lint   formatting, lint, types, import rules
-# make bench-learn  what learning from a guest's frames costs, as a share of sending them
-# make bench-announce  from QMP announce-self to the bridge's MAC table, beside OVS-DPDK
+# make bench-announce      from QMP announce-self to the bridge's MAC table, beside OVS-DPDK
+# make bench-instructions  instructions a packet of the compiled data path
+# make bench-learn         what learning from a guest's frames costs, as a share of sending them
+# make bench-rings         our rings beside DPDK's, under the same front-end: ratios
 # make setup  Debian packages (as root) and the virtual environment, which the others do as needed
 # make clean  removes what the above made in this directory
 
@@ -14,8 +16,9 @@ SETUP := $(VENV)/.setup
 PACKAGES := ovs_vhost_plugin/lab/packages.py
 DEMO ?=
 TEST ?=
+BENCH ?=
 
-.PHONY: demo test lint bench-learn bench-announce setup packages clean
+.PHONY: demo test lint bench-announce bench-instructions bench-learn bench-rings setup packages clean
 
 demo: setup
 	$(BIN)/ovs-vhost demo $(DEMO)
@@ -36,7 +39,13 @@ bench-learn: $(SETUP)
 	$(BIN)/python -m bench.bench_learn
 
 bench-announce: setup
-	$(BIN)/python -m bench.bench_announce
+	$(BIN)/python -m bench.bench_announce $(BENCH)
+
+bench-rings: setup
+	$(BIN)/python -m bench.bench_rings $(BENCH)
+
+bench-instructions: $(SETUP)
+	$(BIN)/python -m bench.bench_instructions $(BENCH)
 
 setup: packages $(SETUP)
 

@@ -38,16 +38,9 @@ _ANY_LENGTH = 1 << 62
 
 
 @kernel(int64(QUEUE_T, NET_T))
-def take_header(queue: Queue, net: Net) -> int:
-    """Copy the oldest chain's header out and point an iovec before the frame at the copy.
-
-    The iovec before the frame is one that held header, or one of a chain that is done. Returns
-    where the frame's own iovecs begin, or -fault.
-    """
+def _take_scattered_header(queue: Queue, net: Net) -> int:
+    """Copy a header out of however many iovecs: where the frame's begin."""
     size = net.state[0]["header_size"]
-    chain = queue.chains[queue.state[0]["head"]]
-    if chain["length"] <= size:
-        return -Fault.CHAIN_WITHOUT_FRAME
     at: int = queue.state[0]["first"]
     done = 0
     while done < size:
@@ -59,6 +52,29 @@ def take_header(queue: Queue, net: Net) -> int:
         piece["len"] -= part
         if piece["len"] == 0:
             at += 1
+    return at
+
+
+@kernel(int64(QUEUE_T, NET_T), inline=True)
+def take_header(queue: Queue, net: Net) -> int:
+    """Copy the oldest chain's header out and point an iovec before the frame at the copy.
+
+    The iovec before the frame is one that held header, or one of a chain that is done. Returns
+    where the frame's own iovecs begin, or -fault.
+    """
+    size = net.state[0]["header_size"]
+    chain = queue.chains[queue.state[0]["head"]]
+    if chain["length"] <= size:
+        return -Fault.CHAIN_WITHOUT_FRAME
+    at: int = queue.state[0]["first"]
+    piece = queue.iov[at]
+    if piece["len"] > HEADER_MAX:
+        # As most drivers have it; a copy of fixed length needs no call.
+        copy_in(net.header, 0, piece["base"], HEADER_MAX)
+        piece["base"] += size
+        piece["len"] -= size
+    else:
+        at = _take_scattered_header(queue, net)
     fault = offload.check_header(net.header, chain["length"] - size, net.state)
     if fault:
         return -fault
