@@ -11,7 +11,7 @@ daemon → worker, key "op":
     connect-failed {error} | inject {frames: [hex]} | release {id, stations} | quit
 `version` is the release each side runs, for people to read.
 worker → daemon, key "event":
-    hello {version, pid, spec} | state {state} | rarp {mac, at} | started {base, sent} |
+    hello {version, pid, spec} | state {state} | rarp {mac, at} | started {base, sent, moved_in} |
     connect {path} | stats {id, stats} | addresses {addresses: [{mac, vlan, router, ipv4, ipv6}]} |
     holding {hold, active, stations, counts} | held {id, frames: [base64], left}
 """

@@ -8,16 +8,30 @@ repeat or falsify any of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import select
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ovs_vhost_plugin.guest.connection import BackEndError, Connection
+from ovs_vhost_plugin.guest.connection import (
+    BackEndError,
+    Connection,
+    ReplyTimeoutError,
+    RequestRefusedError,
+)
 from ovs_vhost_plugin.guest.dirtylog import DirtyLog
 from ovs_vhost_plugin.guest.eventfd import EventFd
 from ovs_vhost_plugin.guest.memory import GuestMemory
 from ovs_vhost_plugin.guest.virtqueue import SplitQueue
 from ovs_vhost_plugin.vhost import spec
-from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest, ProtocolFeature
+from ovs_vhost_plugin.vhost.spec import (
+    Feature,
+    FrontendRequest,
+    ProtocolFeature,
+    TransferDirection,
+    TransferPhase,
+)
 
 PROTOCOL_FEATURES = (
     ProtocolFeature.MQ.mask
@@ -25,6 +39,7 @@ PROTOCOL_FEATURES = (
     | ProtocolFeature.RARP.mask
     | ProtocolFeature.REPLY_ACK.mask
     | ProtocolFeature.MTU.mask
+    | ProtocolFeature.DEVICE_STATE.mask
 )
 """What this front-end makes use of."""
 
@@ -164,9 +179,56 @@ class FrontEnd:
         if self.has(ProtocolFeature.RARP):
             self.connection.tell(FrontendRequest.SEND_RARP, mac.ljust(8, b"\0"))
 
+    def save_state(self) -> bytes:
+        """The back-end's own state; its vrings are stopped (vhost-user "Migrating back-end state").
+
+        Raises RequestRefusedError where the back-end says that it failed.
+        """
+        reading, writing = os.pipe()
+        try:
+            self._begin_transfer(TransferDirection.SAVE, writing)
+            state = self._read_all(reading)
+        finally:
+            os.close(reading)
+        self._check_state()
+        return state
+
+    def load_state(self, state: bytes) -> None:
+        """Give the back-end the state that another one saved. Raises as `save_state`."""
+        reading, writing = os.pipe()
+        with open(writing, "wb", buffering=0) as pipe:  # noqa: PTH123 (an fd, not a path)
+            self._begin_transfer(TransferDirection.LOAD, reading)
+            with suppress(BrokenPipeError):  # it has read enough; CHECK_DEVICE_STATE tells why
+                pipe.write(state)
+        self._check_state()
+
     def close(self) -> None:
         """Hang up without stopping anything."""
         self.connection.close()
+
+    def _begin_transfer(self, direction: TransferDirection, fd: int) -> None:
+        """Pass the back-end its end of a pipe."""
+        payload = spec.DEVICE_STATE.pack(direction, TransferPhase.STOPPED)
+        try:
+            answer = self._ask_number(FrontendRequest.SET_DEVICE_STATE_FD, payload, [fd])
+        finally:
+            os.close(fd)
+        if answer != spec.DEVICE_STATE_NO_FD:
+            raise RequestRefusedError(f"SET_DEVICE_STATE_FD: {answer:#x}")
+
+    def _check_state(self) -> None:
+        answer = self._ask_number(FrontendRequest.CHECK_DEVICE_STATE)
+        if answer:
+            raise RequestRefusedError(f"CHECK_DEVICE_STATE: {answer}")
+
+    def _read_all(self, fd: int) -> bytes:
+        data = b""
+        while select.select([fd], [], [], self.connection.timeout)[0]:
+            some = os.read(fd, 1 << 16)
+            if not some:
+                return data
+            data += some
+        raise ReplyTimeoutError("the back-end does not end its state")
 
     def _set_logging(self, log_all: int, vrings: Iterable[Vring]) -> None:
         self.set_features(self.features & ~Feature.LOG_ALL.mask | log_all)
@@ -183,6 +245,9 @@ class FrontEnd:
         """Send a request; `ack` where QEMU wants to know how it went and REPLY_ACK is there."""
         self.connection.tell(request, payload, fds, ack and self.has(ProtocolFeature.REPLY_ACK))
 
-    def _ask_number(self, request: FrontendRequest) -> int:
-        number: int = spec.U64.unpack(self.connection.ask(request, size=spec.U64.size))[0]
+    def _ask_number(
+        self, request: FrontendRequest, payload: bytes = b"", fds: Sequence[int] = ()
+    ) -> int:
+        answer = self.connection.ask(request, payload, fds, size=spec.U64.size)
+        number: int = spec.U64.unpack(answer)[0]
         return number

@@ -79,6 +79,25 @@ class SetMtu:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveState:
+    """Write the device's state into the pipe `fd`, which the device now owns."""
+
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadState:
+    """Read the device's state from the pipe `fd`, which the device now owns."""
+
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckState:
+    """Judge the transfer that was begun last, and use what it brought."""
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A request was refused and nothing changed; the connection goes on. To be counted."""
 
@@ -93,5 +112,8 @@ Effect = (
     | StopVring
     | SendRarp
     | SetMtu
+    | SaveState
+    | LoadState
+    | CheckState
     | Refused
 )

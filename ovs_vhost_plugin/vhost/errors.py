@@ -82,6 +82,20 @@ class PeerErrorName(StrEnum):
     RARP_MAC_ZERO = "rarp-mac-zero"
     RARP_MAC_MULTICAST = "rarp-mac-multicast"
 
+    # Device state (vhost-user "Migrating back-end state")
+    DEVICE_STATE_DIRECTION = "device-state-direction"
+    DEVICE_STATE_PHASE = "device-state-phase"
+    DEVICE_STATE_WHILE_STARTED = "device-state-while-started"
+    DEVICE_STATE_NOT_A_PIPE = "device-state-not-a-pipe"
+    DEVICE_STATE_NOT_READ = "device-state-not-read"
+    DEVICE_STATE_TOO_LARGE = "device-state-too-large"
+    DEVICE_STATE_TRUNCATED = "device-state-truncated"
+    DEVICE_STATE_DAMAGED = "device-state-damaged"
+    DEVICE_STATE_VERSION = "device-state-version"
+    DEVICE_STATE_STATION = "device-state-station"
+    DEVICE_STATE_UNFINISHED = "device-state-unfinished"
+    DEVICE_STATE_NONE = "device-state-none"
+
 
 class PeerError(Exception):
     """A peer did something wrong: its name, and in `detail` what was seen.

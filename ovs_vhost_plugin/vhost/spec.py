@@ -56,6 +56,10 @@ VRING_ADDR = Struct("<IIQQQQ")  # index, flags, descriptor, used, available, log
 MEMORY_HEADER = Struct("<II")  # number of regions, padding
 MEMORY_REGION = Struct("<QQQQ")  # guest address, size, user address, mmap offset
 LOG = Struct("<QQ")  # log size, log offset
+DEVICE_STATE = Struct("<II")  # direction, phase
+
+# vhost-user VHOST_USER_SET_DEVICE_STATE_FD: the reply's bits 0-7 are an error, bit 8 says "no fd".
+DEVICE_STATE_NO_FD = 0x100
 
 assert HEADER.size == 12
 assert VRING_ADDR.size == 40
@@ -114,6 +118,19 @@ class VringAddressFlag(IntFlag):
     """Flags of SET_VRING_ADDR (vhost-user "Migration": VHOST_VRING_F_LOG)."""
 
     LOG = 0x1
+
+
+class TransferDirection(IntEnum):
+    """vhost-user "Device state transfer parameters": which way a device's state goes."""
+
+    SAVE = 0
+    LOAD = 1
+
+
+class TransferPhase(IntEnum):
+    """vhost-user "Device state transfer parameters": the one phase that is specified."""
+
+    STOPPED = 0
 
 
 class BackendRequest(IntEnum):

@@ -19,6 +19,7 @@ from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.worker.arrivals import Arrivals
 from ovs_vhost_plugin.worker.basis import Basis
+from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.holding import Holding
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 from ovs_vhost_plugin.worker.rings import Rings
@@ -47,12 +48,14 @@ class Device:
         taps: TapQueues,
         observer: Observer,
         holding: Holding,
+        state: DeviceState,
         *,
         finish_offloads: bool,
     ) -> None:
         self.pairs = tuple(pairs)
         self.mtu: int | None = None
         self._observer = observer
+        self._state = state
         self._basis = Basis(finish_offloads=finish_offloads)
         self._arrivals = Arrivals(self.pairs, taps, holding)
         self._rings = Rings(
@@ -72,6 +75,7 @@ class Device:
         """The front-end has gone: stop, and let its memory go."""
         self._rings.forget()
         self._arrivals.holding.front_end_gone()
+        self._state.forget()
         self.expect_no_more()
         self._basis.replace_memory(None)
         self._basis.replace_log(None)
@@ -142,9 +146,17 @@ class Device:
                 return self._rings.stop_vring(index, self._session.vrings[index].base)
             case effects.SendRarp(mac):
                 self._rings.expect()
+                self._state.rarp(mac)
                 self._observer.rarp(mac)
             case effects.SetMtu(mtu):
                 self.mtu = mtu
+            case effects.SaveState(fd):
+                self._state.save(fd)
+            case effects.LoadState(fd):
+                self._state.load(fd)
+            case effects.CheckState():
+                if self._state.check():
+                    self._rings.expect()
             case effects.Refused(error):
                 self._observer.error(error)
         return None

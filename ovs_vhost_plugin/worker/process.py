@@ -31,6 +31,7 @@ from ovs_vhost_plugin.worker import privileges
 from ovs_vhost_plugin.worker.addresses import Addresses
 from ovs_vhost_plugin.worker.daemonlink import DaemonLink
 from ovs_vhost_plugin.worker.device import Device
+from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.frontend import FrontEnd
 from ovs_vhost_plugin.worker.hold import Reason
 from ovs_vhost_plugin.worker.holding import Holding
@@ -107,15 +108,22 @@ class Worker:
             time.monotonic,
             enabled=spec.hold,
         )
+        self._state = DeviceState(
+            self._addresses,
+            self._selector,
+            time.monotonic,
+            # At once: the daemon is to know it before the rings start, which is what announces.
+            on_load=lambda: self._daemon.tell_addresses(),
+        )
         self._device = Device(
-            pairs, taps, self, self._holding, finish_offloads=spec.finish_offloads
+            pairs, taps, self, self._holding, self._state, finish_offloads=spec.finish_offloads
         )
         self._expected_until = 0.0
         self._daemon = DaemonLink(
             control_listener,
             self._selector,
             lambda: self._spec,
-            self._state,
+            self._snapshot,
             lambda: self._addresses.current,
             self._holding.report,
             self._command,
@@ -210,7 +218,9 @@ class Worker:
         """Tell the daemon that the guest's rings run: what went wrong before is over."""
         self._last_error = None
         sent = sum(pair.counters["tx_packets"] for pair in self._device.pairs)
-        self._daemon.send({"event": "started", "base": base, "sent": sent})
+        moved_in = self._state.take_arrival()
+        event = {"event": "started", "base": base, "sent": sent, "moved_in": moved_in}
+        self._daemon.send(event)
 
     def error(self, error: PeerError) -> None:
         """Count a peer's mistake; the daemon publishes the last one."""
@@ -258,7 +268,7 @@ class Worker:
     def _offer(self) -> Offer:
         return offer(self._spec.queues, self._spec.mtu)
 
-    def _state(self) -> dict[str, Any]:
+    def _snapshot(self) -> dict[str, Any]:
         session = self._front_end.session
         vrings = [] if session is None else [v for v in session.vrings if v.size]
         return {

@@ -113,6 +113,30 @@ class FakeHolding:
         self.gone += 1
 
 
+class FakeState:
+    """Notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[object] = []
+        self.brought = False
+
+    def rarp(self, mac: bytes) -> None:
+        self.asked.append(mac)
+
+    def save(self, fd: int) -> None:
+        self.asked.append(("save", fd))
+
+    def load(self, fd: int) -> None:
+        self.asked.append(("load", fd))
+
+    def check(self) -> bool:
+        self.asked.append("check")
+        return self.brought
+
+    def forget(self) -> None:
+        self.asked.append("forget")
+
+
 class Observed:
     def __init__(self) -> None:
         self.rarps: list[bytes] = []
@@ -137,11 +161,13 @@ class Port:
         self.taps = FakeTaps()
         self.observed = Observed()
         self.holding = FakeHolding()
+        self.state = FakeState()
         self.device = Device(
             self.pairs,  # type: ignore[arg-type]
             self.taps,  # type: ignore[arg-type]
             self.observed,
             self.holding,  # type: ignore[arg-type]
+            self.state,  # type: ignore[arg-type]
             finish_offloads=False,
         )
         self.session = Session(offer(2, None))
@@ -306,7 +332,15 @@ def test_refused_memory_leaves_the_rings_as_they_were(port: Port) -> None:
 
 def test_rarp_is_passed_on_before_any_ring_runs(port: Port) -> None:
     port.device.execute(effects.SendRarp(b"\x52\x54\0\1\2\3"))
-    assert port.observed.rarps == [b"\x52\x54\0\1\2\3"]
+    assert port.observed.rarps == port.state.asked == [b"\x52\x54\0\1\2\3"]
+
+
+def test_the_state_is_moved_on_request_and_forgotten_with_the_front_end(port: Port) -> None:
+    port.device.execute(effects.SaveState(7))
+    port.device.execute(effects.LoadState(8))
+    port.device.execute(effects.CheckState())
+    port.device.detach()
+    assert port.state.asked == [("save", 7), ("load", 8), "check", "forget"]
 
 
 def test_the_bridge_may_change_while_no_front_end_is_there(port: Port) -> None:
@@ -405,6 +439,14 @@ def test_frames_are_let_in_for_a_guest_that_goes_on_at_an_index(port: Port) -> N
     assert port.taps.carrier and port.device.expecting
     port.device.detach()
     assert not port.taps.carrier and not port.device.expecting
+
+
+def test_frames_are_let_in_for_a_guest_whose_state_has_come(port: Port) -> None:
+    port.device.execute(effects.CheckState())
+    assert not port.device.expecting
+    port.state.brought = True
+    port.device.execute(effects.CheckState())
+    assert port.taps.carrier and port.device.expecting
 
 
 def test_a_guest_expected_in_vain_finds_nothing_when_it_comes_late(port: Port) -> None:
