@@ -22,7 +22,7 @@ from ovs_vhost_plugin.guest.connection import (
 )
 from ovs_vhost_plugin.guest.dirtylog import DirtyLog
 from ovs_vhost_plugin.guest.eventfd import EventFd
-from ovs_vhost_plugin.guest.memory import GuestMemory
+from ovs_vhost_plugin.guest.memory import GuestMemory, Region
 from ovs_vhost_plugin.guest.virtqueue import SplitQueue
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.spec import (
@@ -39,6 +39,7 @@ PROTOCOL_FEATURES = (
     | ProtocolFeature.RARP.mask
     | ProtocolFeature.REPLY_ACK.mask
     | ProtocolFeature.MTU.mask
+    | ProtocolFeature.CONFIGURE_MEM_SLOTS.mask
     | ProtocolFeature.DEVICE_STATE.mask
 )
 """What this front-end makes use of."""
@@ -77,6 +78,7 @@ class FrontEnd:
         self.features = 0
         self.protocol_features = 0
         self.queue_pairs_offered = 1
+        self.memory_slots_offered = spec.MAX_REGIONS
 
     def initialise(self, protocol_features: int = PROTOCOL_FEATURES) -> None:
         """Learn what the back-end offers, settle the protocol's features and own the device."""
@@ -88,6 +90,8 @@ class FrontEnd:
             self.connection.tell(FrontendRequest.SET_PROTOCOL_FEATURES, payload)
         if self.has(ProtocolFeature.MQ):
             self.queue_pairs_offered = self._ask_number(FrontendRequest.GET_QUEUE_NUM)
+        if self.has(ProtocolFeature.CONFIGURE_MEM_SLOTS):
+            self.memory_slots_offered = self._ask_number(FrontendRequest.GET_MAX_MEM_SLOTS)
         self.connection.tell(FrontendRequest.SET_OWNER)
 
     def has(self, feature: ProtocolFeature) -> bool:
@@ -106,13 +110,31 @@ class FrontEnd:
         ack = bool(features & Feature.LOG_ALL.mask)
         self._tell(FrontendRequest.SET_FEATURES, payload, ack=ack)
 
+    def give_memory(self, memory: GuestMemory) -> None:
+        """Give a new back-end the guest's memory: slot by slot where it takes it so, or at once."""
+        if len(memory.regions) > self.memory_slots_offered:
+            raise NotOfferedError(f"{self.memory_slots_offered} memory slots")
+        if not self.has(ProtocolFeature.CONFIGURE_MEM_SLOTS):
+            self.set_memory(memory)
+            return
+        for region, fd in zip(memory.regions, memory.fds, strict=True):
+            self.add_region(region, fd)
+
     def set_memory(self, memory: GuestMemory) -> None:
-        """Give the back-end the guest's memory."""
+        """Give the back-end all of the guest's memory anew (VHOST_USER_SET_MEM_TABLE)."""
         payload = spec.MEMORY_HEADER.pack(len(memory.regions), 0) + b"".join(
             spec.MEMORY_REGION.pack(r.guest_address, r.size, r.user_address, r.file_offset)
             for r in memory.regions
         )
         self._tell(FrontendRequest.SET_MEM_TABLE, payload, memory.fds, ack=True)
+
+    def add_region(self, region: Region, fd: int) -> None:
+        """Give the back-end one more region (VHOST_USER_ADD_MEM_REG)."""
+        self._tell(FrontendRequest.ADD_MEM_REG, _single(region), (fd,), ack=True)
+
+    def remove_region(self, region: Region) -> None:
+        """Take a region from the back-end (VHOST_USER_REM_MEM_REG)."""
+        self._tell(FrontendRequest.REM_MEM_REG, _single(region), ack=True)
 
     def set_mtu(self, mtu: int) -> None:
         """Tell the MTU that the guest sees, where the back-end wants to know it."""
@@ -251,3 +273,9 @@ class FrontEnd:
         answer = self.connection.ask(request, payload, fds, size=spec.U64.size)
         number: int = spec.U64.unpack(answer)[0]
         return number
+
+
+def _single(region: Region) -> bytes:
+    return spec.SINGLE_REGION.pack(
+        0, region.guest_address, region.size, region.user_address, region.file_offset
+    )

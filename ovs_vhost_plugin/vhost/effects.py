@@ -36,6 +36,21 @@ class SetMemoryTable:
 
 
 @dataclass(frozen=True, slots=True)
+class AddMemoryRegion:
+    """One more region, whose fd the device now owns; rings may be running."""
+
+    region: MemoryRegion
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveMemoryRegion:
+    """A region goes; its `mmap_offset` says nothing. Rings may be running."""
+
+    region: MemoryRegion
+
+
+@dataclass(frozen=True, slots=True)
 class SetLog:
     """A new dirty log of `size` bytes at `offset` of `fd`, which the device now owns."""
 
@@ -107,6 +122,8 @@ class Refused:
 Effect = (
     SetFeatures
     | SetMemoryTable
+    | AddMemoryRegion
+    | RemoveMemoryRegion
     | SetLog
     | ReconfigureVring
     | StopVring

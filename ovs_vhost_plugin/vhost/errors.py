@@ -51,6 +51,7 @@ class PeerErrorName(StrEnum):
     REGION_OVERLAP_GUEST = "region-overlap-guest"
     REGION_OVERLAP_USER = "region-overlap-user"
     FILE_SHORTER_THAN_REGION = "file-shorter-than-region"
+    REGION_UNKNOWN = "region-unknown"
     REGION_MAP_FAILED = "region-map-failed"
 
     # Vrings

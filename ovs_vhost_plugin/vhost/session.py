@@ -26,6 +26,7 @@ Handler = Callable[[State, bytes, list[int]], Generator[Effect, object, bytes | 
 _NO_FDS = (0, 0)
 _ONE_FD = (1, 1)
 _FD_OR_FLAG = (0, 1)  # the payload's bit 8 says which (vhost-user VHOST_USER_SET_VRING_KICK)
+_UNUSED_FD = (0, 1)  # some front-ends send one (vhost-user VHOST_USER_REM_MEM_REG)
 _REGION_FDS = (0, spec.MAX_REGIONS)  # as many as regions: the handler compares
 
 
@@ -82,6 +83,21 @@ TABLE: dict[int, Row] = {
         requests.send_rarp, _U64, needs=ProtocolFeature.RARP, advisory=True
     ),
     FrontendRequest.NET_SET_MTU: Row(requests.net_set_mtu, _U64, needs=ProtocolFeature.MTU),
+    FrontendRequest.GET_MAX_MEM_SLOTS: Row(
+        requests.get_max_mem_slots, 0, needs=ProtocolFeature.CONFIGURE_MEM_SLOTS, answers=True
+    ),
+    FrontendRequest.ADD_MEM_REG: Row(
+        requests.add_mem_reg,
+        spec.SINGLE_REGION.size,
+        _ONE_FD,
+        ProtocolFeature.CONFIGURE_MEM_SLOTS,
+    ),
+    FrontendRequest.REM_MEM_REG: Row(
+        requests.rem_mem_reg,
+        spec.SINGLE_REGION.size,
+        _UNUSED_FD,
+        ProtocolFeature.CONFIGURE_MEM_SLOTS,
+    ),
     FrontendRequest.SET_DEVICE_STATE_FD: Row(
         state_requests.set_device_state_fd,
         spec.DEVICE_STATE.size,

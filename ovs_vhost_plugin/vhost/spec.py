@@ -22,6 +22,9 @@ VRING_NO_FD = 0x100
 
 # vhost-user "Memory regions description": region0 ... region7, one fd each.
 MAX_REGIONS = 8
+# VHOST_USER_GET_MAX_MEM_SLOTS: front-ends expose no more than 512, three of which they may use
+# for memory that they do not share.
+MAX_MEM_SLOTS = 509
 # No request carries more fds than SET_MEM_TABLE.
 MAX_FDS = MAX_REGIONS
 # A bound for what is buffered of one message. The largest request there is (a crypto session
@@ -55,6 +58,7 @@ VRING_STATE = Struct("<II")  # index, num
 VRING_ADDR = Struct("<IIQQQQ")  # index, flags, descriptor, used, available, log
 MEMORY_HEADER = Struct("<II")  # number of regions, padding
 MEMORY_REGION = Struct("<QQQQ")  # guest address, size, user address, mmap offset
+SINGLE_REGION = Struct("<QQQQQ")  # padding, then as MEMORY_REGION
 LOG = Struct("<QQ")  # log size, log offset
 DEVICE_STATE = Struct("<II")  # direction, phase
 

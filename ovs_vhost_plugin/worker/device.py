@@ -131,9 +131,11 @@ class Device:
                 with self._rings.stopped():
                     self._set_format()
             case effects.SetMemoryTable(regions, fds):
-                table = MemoryTable(regions, fds)
-                with self._rings.stopped():
-                    self._basis.replace_memory(table)
+                self._set_memory(MemoryTable(regions, fds))
+            case effects.AddMemoryRegion(region, fd):
+                self._set_memory(self._memory.with_region(region, fd))
+            case effects.RemoveMemoryRegion(region):
+                self._set_memory(self._memory.without_region(region))
             case effects.SetLog(size, offset, fd):
                 log = DirtyLog(size, offset, fd)
                 if self._basis.memory is not None:
@@ -182,6 +184,14 @@ class Device:
     def _session(self) -> Session:
         assert self._basis.session is not None
         return self._basis.session
+
+    @property
+    def _memory(self) -> MemoryTable:
+        return self._basis.memory or MemoryTable.empty()
+
+    def _set_memory(self, table: MemoryTable) -> None:
+        with self._rings.stopped():
+            self._basis.replace_memory(table)
 
     def _reconfigure(self, index: int) -> None:
         vring = self._session.vrings[index]

@@ -314,6 +314,48 @@ def test_a_log_that_cannot_hold_the_memory_is_refused_by_name(port: Port) -> Non
     assert port.pairs[0].running
 
 
+def region(port: Port, request: FrontendRequest, guest: int, user: int, size: int) -> None:
+    fds = []
+    if request == FrontendRequest.ADD_MEM_REG:
+        fds = [os.memfd_create("slot")]
+        os.ftruncate(fds[0], size)
+    port.ask(request, spec.SINGLE_REGION.pack(0, guest, size, user, 0), *fds)
+
+
+def test_memory_that_comes_region_by_region_makes_rings_run(port: Port) -> None:
+    port.features(Feature.VERSION_1)
+    region(port, FrontendRequest.ADD_MEM_REG, 0, USER, 0x1000)
+    region(port, FrontendRequest.ADD_MEM_REG, 0x1000, USER + 0x1000, 0x1000)
+    port.vring(0)
+    port.vring(1)
+    assert port.pairs[0].config.rx is not None and port.pairs[0].config.tx is not None
+    assert [int(row["size"]) for row in port.pairs[0].config.regions] == [0x1000, 0x1000]
+    region(port, FrontendRequest.ADD_MEM_REG, 0x9000, 0, 0x2000)
+    assert len(port.pairs[0].config.regions) == 3
+
+
+def test_a_ring_whose_region_is_replaced_goes_on_where_it_was(port: Port) -> None:
+    port.features(Feature.VERSION_1)
+    region(port, FrontendRequest.ADD_MEM_REG, 0, USER, 0x1000)
+    port.vring(0, base=100)
+    at = port.pairs[0].config.rx.next_avail
+    region(port, FrontendRequest.REM_MEM_REG, 0, USER, 0x1000)
+    assert not port.pairs[0].running and not port.device.running
+    assert [str(error.name) for error in port.observed.errors] == ["vring-outside-memory"]
+    region(port, FrontendRequest.ADD_MEM_REG, 0, USER, 0x1000)
+    assert port.pairs[0].config.rx.next_avail == at + 3
+    assert port.observed.bases == [100]  # it has not started anew
+    region(port, FrontendRequest.REM_MEM_REG, 0, USER, 0x1000)
+    assert port.base(0) == at + 6
+
+
+def test_a_region_that_is_not_there_is_refused_and_all_runs_on(port: Port) -> None:
+    set_up(port)
+    with pytest.raises(PeerError, match="region-unknown"):
+        region(port, FrontendRequest.REM_MEM_REG, 0x5000, USER, 0x1000)
+    assert port.pairs[0].running
+
+
 def test_memory_without_the_rings_in_it_stops_them_by_name(port: Port) -> None:
     set_up(port)
     port.memory(size=4096)  # vring 1 lies beyond
