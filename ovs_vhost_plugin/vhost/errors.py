@@ -38,6 +38,7 @@ class PeerErrorName(StrEnum):
     # Features
     FEATURES_NOT_OFFERED = "features-not-offered"
     FEATURES_WHILE_STARTED = "features-while-started"
+    STATUS_VALUE = "status-value"
     PROTOCOL_FEATURES_NOT_OFFERED = "protocol-features-not-offered"
 
     # Memory table

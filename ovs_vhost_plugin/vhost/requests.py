@@ -37,6 +37,7 @@ def set_features(state: State, payload: bytes, _fds: list[int]) -> Handling:
     """Take the acknowledged features; LOG_ALL may be toggled while rings run ("Migration")."""
     (features,) = spec.U64.unpack(payload)
     excess = features & ~state.offer.features
+    state.features_refused = bool(excess)
     if excess:
         raise PeerError(PeerErrorName.FEATURES_NOT_OFFERED, f"{excess:#x}")
     changed = (features ^ state.features) & ~Feature.LOG_ALL.mask

@@ -10,7 +10,7 @@ of the right shape.
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
-from ovs_vhost_plugin.vhost import requests, spec, state_requests, vring_requests
+from ovs_vhost_plugin.vhost import requests, spec, state_requests, status_requests, vring_requests
 from ovs_vhost_plugin.vhost.effects import Effect, Refused
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.message import Message, close_fds
@@ -83,6 +83,13 @@ TABLE: dict[int, Row] = {
         requests.send_rarp, _U64, needs=ProtocolFeature.RARP, advisory=True
     ),
     FrontendRequest.NET_SET_MTU: Row(requests.net_set_mtu, _U64, needs=ProtocolFeature.MTU),
+    FrontendRequest.RESET_DEVICE: Row(
+        status_requests.reset_device, 0, needs=ProtocolFeature.RESET_DEVICE
+    ),
+    FrontendRequest.SET_STATUS: Row(status_requests.set_status, _U64, needs=ProtocolFeature.STATUS),
+    FrontendRequest.GET_STATUS: Row(
+        status_requests.get_status, 0, needs=ProtocolFeature.STATUS, answers=True
+    ),
     FrontendRequest.GET_MAX_MEM_SLOTS: Row(
         requests.get_max_mem_slots, 0, needs=ProtocolFeature.CONFIGURE_MEM_SLOTS, answers=True
     ),

@@ -124,6 +124,17 @@ class VringAddressFlag(IntFlag):
     LOG = 0x1
 
 
+class DeviceStatus(IntFlag):
+    """Bits of the device status (virtio 2.1 "Device Status Field")."""
+
+    ACKNOWLEDGE = 0x1
+    DRIVER = 0x2
+    DRIVER_OK = 0x4
+    FEATURES_OK = 0x8
+    DEVICE_NEEDS_RESET = 0x40
+    FAILED = 0x80
+
+
 class TransferDirection(IntEnum):
     """vhost-user "Device state transfer parameters": which way a device's state goes."""
 

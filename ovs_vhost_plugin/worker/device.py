@@ -168,6 +168,8 @@ class Device:
         for kind, fault in pair.take_faults():
             index = 2 * pair.index + (kind == "tx")
             self._rings.broke(index)
+            if self._basis.session is not None:
+                self._basis.session.needs_reset = True
             self._observer.error(PeerError(fault.kebab, f"vring {index} stopped"))
         self.update_tap()
 

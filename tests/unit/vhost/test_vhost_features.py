@@ -19,7 +19,8 @@ def test_the_whole_offer_without_mtu():
         *("MAC", "STATUS", "CTRL_VQ", "CTRL_RX", "CTRL_RX_EXTRA", "CTRL_VLAN", "CTRL_MAC_ADDR"),
     }
     assert names(offered.protocol_features, ProtocolFeature) == {
-        *("MQ", "LOG_SHMFD", "RARP", "REPLY_ACK", "DEVICE_STATE", "CONFIGURE_MEM_SLOTS")
+        *("MQ", "LOG_SHMFD", "RARP", "REPLY_ACK", "DEVICE_STATE", "CONFIGURE_MEM_SLOTS"),
+        *("RESET_DEVICE", "STATUS"),
     }
     assert offered.queue_pairs == 4
 

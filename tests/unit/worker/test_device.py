@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost import effects, spec
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import offer
@@ -354,6 +355,37 @@ def test_a_region_that_is_not_there_is_refused_and_all_runs_on(port: Port) -> No
     with pytest.raises(PeerError, match="region-unknown"):
         region(port, FrontendRequest.REM_MEM_REG, 0x5000, USER, 0x1000)
     assert port.pairs[0].running
+
+
+def test_a_reset_stops_all_rings_and_the_next_driver_begins_anew(port: Port) -> None:
+    set_up(port, base=5)
+    port.features(Feature.VERSION_1, Feature.MRG_RXBUF, Feature.LOG_ALL)
+    port.ask(FrontendRequest.RESET_DEVICE)
+    assert not port.pairs[0].running and not port.taps.carrier
+    assert port.holding.held == {}  # a reset is no migration
+    assert port.taps.header_size == 10
+    port.features(Feature.VERSION_1)
+    port.vring(0)  # in the memory that it has
+    assert port.pairs[0].config.rx.next_avail in (0, 3)  # 3: stopped and started by ENABLE
+    assert port.taps.header_size == 12
+    assert port.observed.errors == []
+
+
+def test_a_ring_that_broke_shows_in_the_status_until_the_driver_resets(port: Port) -> None:
+    set_up(port)
+
+    def status() -> int:
+        reply = port.ask(FrontendRequest.GET_STATUS)
+        assert reply is not None
+        return int(spec.U64.unpack(reply.payload)[0])
+
+    port.ask(FrontendRequest.SET_STATUS, spec.U64.pack(0xF))
+    assert status() == 0xF
+    port.pairs[0].faults = [("tx", Fault.HEAD_OUT_OF_RANGE)]
+    port.device.collect_faults(port.pairs[0])  # type: ignore[arg-type]
+    assert status() == 0xF | 0x40
+    port.ask(FrontendRequest.SET_STATUS, spec.U64.pack(0))
+    assert status() == 0
 
 
 def test_memory_without_the_rings_in_it_stops_them_by_name(port: Port) -> None:
