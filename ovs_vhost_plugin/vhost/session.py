@@ -130,6 +130,7 @@ _NOT_FOR_NET = frozenset(
         FrontendRequest.CLOSE_CRYPTO_SESSION,
         FrontendRequest.GPU_SET_SOCKET,
         FrontendRequest.GET_SHARED_OBJECT,
+        FrontendRequest.GET_SHMEM_CONFIG,
     }
 )
 

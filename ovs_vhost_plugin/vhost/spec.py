@@ -116,6 +116,7 @@ class FrontendRequest(IntEnum):
     GET_SHARED_OBJECT = 41
     SET_DEVICE_STATE_FD = 42
     CHECK_DEVICE_STATE = 43
+    GET_SHMEM_CONFIG = 44
 
 
 class VringAddressFlag(IntFlag):
@@ -159,6 +160,8 @@ class BackendRequest(IntEnum):
     SHARED_OBJECT_ADD = 6
     SHARED_OBJECT_REMOVE = 7
     SHARED_OBJECT_LOOKUP = 8
+    SHMEM_MAP = 9
+    SHMEM_UNMAP = 10
 
 
 class ProtocolFeature(IntEnum):

@@ -114,7 +114,7 @@ def test_a_fatal_error_is_never_told(peer):
     assert name_of(peer.addr, need_reply=True) == PeerErrorName.VRING_OUTSIDE_MEMORY
 
 
-@pytest.mark.parametrize("number", [0, 44, 255, 2**32 - 1])
+@pytest.mark.parametrize("number", [0, 45, 255, 2**32 - 1])
 def test_unknown_request(peer, number):
     assert name_of(peer.send, number) == PeerErrorName.REQUEST_UNKNOWN
 
@@ -129,6 +129,7 @@ def test_requests_of_other_devices_are_refused_by_name(peer):
         R.CLOSE_CRYPTO_SESSION,
         R.GPU_SET_SOCKET,
         R.GET_SHARED_OBJECT,
+        R.GET_SHMEM_CONFIG,
     ):
         assert name_of(peer.send, request) == PeerErrorName.REQUEST_NOT_FOR_NET
 
