@@ -26,6 +26,9 @@ REGION_DTYPE = np.dtype([("guest", "<u8"), ("size", "<u8"), ("host", "<u8")])
 
 _ADDRESS_SPACE = 1 << 64
 
+Place = tuple[int, int, int]
+"""Guest address, user address and size: what a region is known by."""
+
 
 class MemoryTable:
     """The mapped regions of one memory table.
@@ -41,43 +44,50 @@ class MemoryTable:
         finally:
             close_fds(fds)
         self._set(dict(zip(regions, views, strict=True)))
+        self._gone: Sequence[Place] = ()
 
     def with_region(self, region: MemoryRegion, fd: int) -> MemoryTable:
         """A table that has `region` too (VHOST_USER_ADD_MEM_REG); takes the fd. Raises PeerError.
 
-        The two share the mappings of what is in both: either may be closed before the other.
+        One that is at the same place already is replaced: QEMU 7.2 sends both requests once for
+        each queue pair. The two tables share mappings; either may be closed before the other.
         """
+        place = _place(region)
         try:
-            if len(self._mapped) >= MAX_MEM_SLOTS:
-                raise PeerError(PeerErrorName.REGIONS_TOO_MANY, str(len(self._mapped) + 1))
-            _check([*self._mapped, region])
+            others = [one for one in self._mapped if _place(one) != place]
+            if len(others) >= MAX_MEM_SLOTS:
+                raise PeerError(PeerErrorName.REGIONS_TOO_MANY, str(len(others) + 1))
+            _check([*others, region])
             view = _map(region, fd)
         finally:
             close_fds([fd])
-        return self._copy({**self._mapped, region: view})
+        mapped = {one: self._mapped[one] for one in others} | {region: view}
+        return self._made(mapped, [gone for gone in self._gone if gone != place])
 
     def without_region(self, region: MemoryRegion) -> MemoryTable:
         """A table that lacks a region (VHOST_USER_REM_MEM_REG). Raises PeerError.
 
         "The memory region to be removed is identified by its guest address, user address and
-        size. The mmap offset is ignored."
+        size. The mmap offset is ignored." One that went before may go again: see `with_region`.
         """
-        key = _place(region)
-        if key not in map(_place, self._mapped):
-            raise PeerError(PeerErrorName.REGION_UNKNOWN, str(region))
-        return self._copy({one: v for one, v in self._mapped.items() if _place(one) != key})
+        place = _place(region)
+        if place not in map(_place, self._mapped):
+            if place not in self._gone:
+                raise PeerError(PeerErrorName.REGION_UNKNOWN, str(region))
+            return self
+        left = {one: view for one, view in self._mapped.items() if _place(one) != place}
+        return self._made(left, [*self._gone, place][-MAX_MEM_SLOTS:])
 
     @classmethod
     def empty(cls) -> MemoryTable:
         """A table to which regions are added one by one."""
-        table = cls.__new__(cls)
-        table._set({})
-        return table
+        return cls._made({}, [])
 
     @classmethod
-    def _copy(cls, mapped: dict[MemoryRegion, mapping.Bytes]) -> MemoryTable:
-        table = cls.empty()
+    def _made(cls, mapped: dict[MemoryRegion, mapping.Bytes], gone: Sequence[Place]) -> MemoryTable:
+        table = cls.__new__(cls)
         table._set(mapped)
+        table._gone = gone
         return table
 
     def _set(self, mapped: dict[MemoryRegion, mapping.Bytes]) -> None:
@@ -115,7 +125,7 @@ class MemoryTable:
         self._set({})
 
 
-def _place(region: MemoryRegion) -> tuple[int, int, int]:
+def _place(region: MemoryRegion) -> Place:
     return region.guest_address, region.user_address, region.size
 
 

@@ -192,8 +192,9 @@ class Device:
         return self._basis.memory or MemoryTable.empty()
 
     def _set_memory(self, table: MemoryTable) -> None:
-        with self._rings.stopped():
-            self._basis.replace_memory(table)
+        if table is not self._basis.memory:
+            with self._rings.stopped():
+                self._basis.replace_memory(table)
 
     def _reconfigure(self, index: int) -> None:
         vring = self._session.vrings[index]

@@ -309,6 +309,27 @@ def test_a_table_that_another_was_made_of_stays_whole(memfd):
     assert mapped_files() == 0
 
 
+def test_a_region_that_comes_or_goes_twice_does_it_once(memfd):
+    # QEMU 7.2 sends ADD_MEM_REG and REM_MEM_REG once for each queue pair.
+    first = grown(memfd, 2)
+    fd = memfd(PAGE)
+    file = os.dup(fd)
+    table = first.with_region(region(guest=PAGE, user=2 * PAGE), fd)
+    first.close()
+    assert mapped_files() == len(table.regions) == 2
+    table.view(2 * PAGE, 1, 1)[:] = 9
+    assert os.pread(file, 1, 0) == b"\x09"  # it is the file that came last
+    os.close(file)
+    gone = table.without_region(region(guest=PAGE, user=2 * PAGE))
+    table.close()
+    assert gone.without_region(region(guest=PAGE, user=2 * PAGE)) is gone
+    assert mapped_files() == len(gone.regions) == 1
+    back = gone.with_region(region(guest=PAGE, user=2 * PAGE), memfd(PAGE))
+    gone.close()
+    assert len(back.regions) == 2
+    back.close()
+
+
 @pytest.mark.parametrize(
     "unknown",
     [

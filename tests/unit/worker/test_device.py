@@ -350,6 +350,17 @@ def test_a_ring_whose_region_is_replaced_goes_on_where_it_was(port: Port) -> Non
     assert port.base(0) == at + 6
 
 
+def test_a_region_that_goes_once_for_each_queue_pair_stops_nothing_the_second_time(
+    port: Port,
+) -> None:
+    set_up(port)
+    region(port, FrontendRequest.ADD_MEM_REG, MEMORY, USER + MEMORY, 0x1000)
+    region(port, FrontendRequest.REM_MEM_REG, MEMORY, USER + MEMORY, 0x1000)
+    config = port.pairs[0].config
+    region(port, FrontendRequest.REM_MEM_REG, MEMORY, USER + MEMORY, 0x1000)
+    assert port.pairs[0].config is config and len(config.regions) == 1
+
+
 def test_a_region_that_is_not_there_is_refused_and_all_runs_on(port: Port) -> None:
     set_up(port)
     with pytest.raises(PeerError, match="region-unknown"):
