@@ -69,10 +69,16 @@ class Offer:
     mtu: int | None
 
 
-def offer(queue_pairs: int, mtu: int | None) -> Offer:
-    """The offer of a port with `queue_pairs` pairs; the MTU bits only for a port that has one."""
+def offer(queue_pairs: int, mtu: int | None, *, device_state: bool = True) -> Offer:
+    """The offer of a port with `queue_pairs` pairs; the MTU bits only for a port that has one.
+
+    A front-end that is offered DEVICE_STATE can only move to another back-end that has it too, so
+    that it can be left out.
+    """
     features = reduce(or_, (bit.mask for bit in _FEATURES))
     protocol_features = reduce(or_, (bit.mask for bit in _PROTOCOL_FEATURES))
+    if not device_state:
+        protocol_features &= ~ProtocolFeature.DEVICE_STATE.mask
     if mtu is not None:
         features |= Feature.MTU.mask
         protocol_features |= ProtocolFeature.MTU.mask

@@ -239,12 +239,10 @@ class Worker:
         for fd in fds:
             os.close(fd)
         match command:
-            case {"op": "configure", "mtu": mtu, "finish_offloads": finish, "hold": hold}:
-                self._spec = replace(self._spec, mtu=mtu, finish_offloads=finish, hold=hold)
-                self._device.set_finish_offloads(finish)
-                self._holding.enabled = hold
-                if not hold:
-                    self._end_hold(Reason.OFF)
+            case {"op": "configure", "mtu": mtu, "finish_offloads": finish, **more}:
+                hold, state = bool(more.get("hold")), bool(more.get("state"))
+                spec = replace(self._spec, mtu=mtu, finish_offloads=finish, hold=hold, state=state)
+                self._configure(spec)
             case {"op": "release", "id": number, "stations": stations}:
                 self._holding.release(number, stations)
             case {"op": "stats", "id": request}:
@@ -253,6 +251,14 @@ class Worker:
                 self._inject([bytes.fromhex(frame) for frame in hex_frames])
             case {"op": "quit"}:
                 self._quit()
+
+    def _configure(self, spec: WorkerSpec) -> None:
+        """Follow what has changed of the spec; a new offer is for the next connection."""
+        self._spec = spec
+        self._device.set_finish_offloads(spec.finish_offloads)
+        self._holding.enabled = spec.hold
+        if not spec.hold:
+            self._end_hold(Reason.OFF)
 
     def _inject(self, injected: list[bytes]) -> None:
         """Write frames into the tap as if the guest had sent them."""
@@ -266,7 +272,7 @@ class Worker:
     # -- what the daemon is told -----------------------------------------------------------------
 
     def _offer(self) -> Offer:
-        return offer(self._spec.queues, self._spec.mtu)
+        return offer(self._spec.queues, self._spec.mtu, device_state=self._spec.state)
 
     def _snapshot(self) -> dict[str, Any]:
         session = self._front_end.session

@@ -133,3 +133,12 @@ def test_a_pipe_that_nobody_serves_and_a_state_cut_short_cost_that_transfer_alon
 def errors(host) -> dict[str, int]:
     text = host.appctl("vhost/stats", PORT, "--format", "json")
     return json.loads(text)["ports"][PORT]["errors"]
+
+
+def test_where_it_is_switched_off_it_is_not_offered(fabric, paths):
+    row = ("Interface", PORT, "external_ids:vhost-user-announce=state=off")
+    fabric.a.switch.vsctl("set", *row)
+    wait_until(lambda: "state False" in fabric.a.log.read_text(), "the worker is told")
+    frontend = SoftGuest(paths[0], CONFIG).connect()
+    assert not frontend.has(ProtocolFeature.DEVICE_STATE)
+    frontend.close()

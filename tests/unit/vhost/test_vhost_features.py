@@ -31,6 +31,12 @@ def test_an_mtu_adds_the_feature_and_the_protocol_feature():
     assert with_mtu.protocol_features ^ without.protocol_features == ProtocolFeature.MTU.mask
 
 
+def test_device_state_can_be_left_out():
+    whole, without = offer(1, None), offer(1, None, device_state=False)
+    assert whole.features == without.features
+    assert whole.protocol_features ^ without.protocol_features == ProtocolFeature.DEVICE_STATE.mask
+
+
 def test_numbers_of_the_specification():
     # A few that nothing else here would notice to be off by one.
     assert Feature.VERSION_1.mask == 1 << 32
