@@ -7,11 +7,12 @@ taken over by it: the daemon believes nothing that comes over a channel before i
 (`reports.py` checks the contents, `Channel` the framing).
 
 daemon → worker, key "op":
-    hello {version} | configure {mtu, finish_offloads, hold} | stats {id} | connected + 1 fd |
-    connect-failed {error} | inject {frames: [hex]} | release {id, stations} | quit
+    hello {version} | configure {mtu, finish_offloads, hold, state} | stats {id} |
+    connected + 1 fd | connect-failed {error} | inject {frames: [hex]} |
+    release {id, stations} | quit
 `version` is the release each side runs, for people to read.
 worker → daemon, key "event":
-    hello {version, pid, spec} | state {state} | rarp {mac, at} | started {base, sent} |
+    hello {version, pid, spec} | state {state} | rarp {mac, at} | started {base, sent, moved_in} |
     connect {path} | stats {id, stats} | addresses {addresses: [{mac, vlan, router, ipv4, ipv6}]} |
     holding {hold, active, stations, counts} | held {id, frames: [base64], left}
 """
@@ -51,7 +52,7 @@ class ChannelBroken(ChannelClosed):
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """All that a worker is told at its start. `mtu`, `finish_offloads`, `hold` may change later.
+    """All that a worker is told at its start; mode, path, queues, uid and gid never change.
 
     name            the port's and the tap's name
     mode            "client": the front-end listens on `path`; "server": the worker does
@@ -59,6 +60,7 @@ class WorkerSpec:
     mtu             offered to the guest (bytes), None: not offered
     finish_offloads the bridge takes no partial checksums and no GSO frames: finish them here
     hold            keep frames for a guest that migrates away, for the daemon to forward
+    state           offer the front-end to move the device's state; from the next connection on
     uid, gid        what the worker changes to before it reads from a peer; 0: no change
     """
 
@@ -71,6 +73,7 @@ class WorkerSpec:
     hold: bool
     uid: int = 0
     gid: int = 0
+    state: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """The spec as a JSON object."""

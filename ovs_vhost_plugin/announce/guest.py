@@ -3,8 +3,9 @@
 
 Never because a front-end connects: QEMU connects long before its guest runs. Rings that begin at
 an index above zero belong to a guest that has used them elsewhere, or before the connection to it
-was lost; that, once the guest runs, is the trigger. Rings that begin at zero belong to a driver
-that has just started: it asks for addresses, and so announces, itself.
+was lost; so do rings whose device state came from another host. That, once the guest runs, is the
+trigger. Other rings that begin at zero belong to a driver that has just started: it asks for
+addresses, and so announces, itself.
 """
 
 from __future__ import annotations
@@ -75,12 +76,15 @@ class Guest:
         """Take what its frames have shown so far."""
         self._learned = stations
 
-    def started(self, base: int, sent: int, now: float) -> Change:
-        """Its rings have begun to run at `base`; it had sent `sent` frames before."""
+    def started(self, base: int, sent: int, now: float, *, moved_in: bool = False) -> Change:
+        """Its rings have begun to run at `base`; it had sent `sent` frames before.
+
+        `moved_in`: its state has come from another host, so that it is known to have moved in.
+        """
         self.sent_at_start = sent
-        self._pending = self._origin(base, now)
+        self._pending = "moved-in" if moved_in else self._origin(base, now)
         self._began = True
-        if not base:
+        if not self._pending:
             self._forget()
         return self._due()
 

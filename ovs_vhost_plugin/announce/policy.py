@@ -45,6 +45,7 @@ class Policy:
     rounds, initial, max, step  as QEMU's announce parameters; times in ms
     guest_silent  ms after which a guest that was to announce itself is announced; None: never
     hold     whether frames for a guest that migrates away are held and forwarded
+    state    whether what a guest is known to use moves with it, as device state
     """
 
     enabled: bool = True
@@ -56,6 +57,7 @@ class Policy:
     step: int = 100
     guest_silent: int | None = None
     hold: bool = True
+    state: bool = True
 
     def delay(self, done: int) -> float | None:
         """Seconds to the next round after `done` rounds, None if there is none.
@@ -132,4 +134,5 @@ _KEYS: Mapping[str, tuple[str, Callable[[str, str, Collection[str]], object]]] =
     "step": ("step", _number(1, 10_000)),
     "guest-silent": ("guest_silent", _number(1, 600_000)),
     "hold": ("hold", _switch),
+    "state": ("state", _switch),
 }

@@ -125,8 +125,9 @@ class Announcing:
                     self._rarp(name, mac, at)
                 case Heard(name, Addresses(stations)):
                     self._guest(name).uses(stations)
-                case Heard(name, Started(base, sent)):
-                    self._changed(name, self._guest(name).started(base, sent, now), now)
+                case Heard(name, Started(base, sent, moved_in)):
+                    change = self._guest(name).started(base, sent, now, moved_in=moved_in)
+                    self._changed(name, change, now)
                 case Heard(name, State() as state):
                     self._announces_itself[name] = _announces_itself(state)
                     self._changed(name, self._guest(name).told(state.status, now), now)

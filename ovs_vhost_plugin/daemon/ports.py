@@ -173,7 +173,7 @@ class Ports:
             case Configure(spec):
                 vlog.info(
                     f"{spec.name}: mtu {spec.mtu}, finish offloads {spec.finish_offloads}, "
-                    f"hold {spec.hold}"
+                    f"hold {spec.hold}, state {spec.state}"
                 )
                 if link := self.link(spec.name):
                     link.configure(spec, now)

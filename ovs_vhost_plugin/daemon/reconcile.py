@@ -81,7 +81,7 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Configure:
-    """Tell a running worker its new `mtu`, `finish_offloads` and `hold`."""
+    """Tell a running worker its new `mtu`, `finish_offloads`, `hold` and `state`."""
 
     spec: WorkerSpec
 
@@ -130,6 +130,7 @@ def worker_spec(port: PortSpec) -> WorkerSpec:
         port.mtu,
         port.finish_offloads,
         port.holds,
+        state=port.announce.state,
     )
 
 
@@ -196,13 +197,13 @@ def _adjust(port: PortSpec, seen: Observed, now: float) -> Action | float | None
         return Quit(port.name, "the port was reconfigured")
     if seen.phase is Phase.STARTING:
         return _deadline(seen, HELLO_TIMEOUT, now) or Kill(port.name, "it said no hello")
-    if (wanted.mtu, wanted.finish_offloads, wanted.hold) != (
-        has.mtu,
-        has.finish_offloads,
-        has.hold,
-    ):
+    if _may_change(wanted) != _may_change(has):
         return Configure(wanted)
     return None
+
+
+def _may_change(spec: WorkerSpec) -> tuple[object, ...]:
+    return spec.mtu, spec.finish_offloads, spec.hold, spec.state
 
 
 def _deadline(seen: Observed, timeout: float, now: float) -> float | None:

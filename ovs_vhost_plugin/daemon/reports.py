@@ -74,13 +74,15 @@ class Rarp:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Rings began to run; `base` above zero: of a guest that moved in.
+    """Rings began to run; `base` above zero: of a guest that has used them before.
 
-    `sent` counts the frames that the worker had taken from guests before.
+    `sent` counts the frames that the worker had taken from guests before. `moved_in`: its
+    front-end has brought its state from another host.
     """
 
     base: int
     sent: int = 0
+    moved_in: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,8 @@ def parse(event: dict[str, Any], now: float) -> Report:
                 raise ReportError("rarp: no MAC or no time")
             return Rarp(bytes.fromhex(mac.replace(":", "")), min(float(at), now))
         case {"event": "started", "base": int() as base}:
-            return Started(base, _count(event.get("sent", 0), 1 << 64))
+            sent = _count(event.get("sent", 0), 1 << 64)
+            return Started(base, sent, event.get("moved_in") is True)
         case {"event": "connect", "path": str() as path}:
             return Connect(path)
         case {"event": "stats", "id": int() as request, "stats": dict() as stats}:

@@ -97,6 +97,7 @@ class WorkerLink:
             "mtu": spec.mtu,
             "finish_offloads": spec.finish_offloads,
             "hold": spec.hold,
+            "state": spec.state,
         }
         if self.send(command, now):
             self.spec = spec

@@ -55,7 +55,7 @@ class Connection:
 
     def __init__(self, sock: socket.socket, timeout: float = 5.0) -> None:
         self._socket = sock
-        self._timeout = timeout
+        self.timeout = timeout
         self._decoder = Decoder(replies=True)
 
     @classmethod
@@ -90,12 +90,12 @@ class Connection:
 
     def send_raw(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Send bytes, right or wrong, with `fds` beside the first of them."""
-        self._socket.settimeout(self._timeout)
+        self._socket.settimeout(self.timeout)
         try:
             sent = socket.send_fds(self._socket, [data], fds)
             self._socket.sendall(data[sent:])
         except TimeoutError:
-            raise ReplyTimeoutError(f"the back-end did not read for {self._timeout} s") from None
+            raise ReplyTimeoutError(f"the back-end did not read for {self.timeout} s") from None
         except (BrokenPipeError, ConnectionResetError) as error:
             raise BackEndClosedError(str(error)) from error
 
@@ -132,7 +132,7 @@ class Connection:
 
     def receive(self) -> Message:
         """The next message of the back-end."""
-        deadline = time.monotonic() + self._timeout
+        deadline = time.monotonic() + self.timeout
         while True:
             try:
                 message = self._decoder.next()
@@ -153,12 +153,12 @@ class Connection:
 
     def _read(self, seconds: float) -> None:
         if seconds <= 0:
-            raise ReplyTimeoutError(f"no reply in {self._timeout} s")
+            raise ReplyTimeoutError(f"no reply in {self.timeout} s")
         self._socket.settimeout(seconds)
         try:
             data, fds, _, _ = socket.recv_fds(self._socket, self._decoder.wanted, MAX_FDS)
         except TimeoutError:
-            raise ReplyTimeoutError(f"no reply in {self._timeout} s") from None
+            raise ReplyTimeoutError(f"no reply in {self.timeout} s") from None
         except ConnectionResetError as error:
             raise BackEndClosedError(str(error)) from error
         if not data:

@@ -8,16 +8,30 @@ repeat or falsify any of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import select
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ovs_vhost_plugin.guest.connection import BackEndError, Connection
+from ovs_vhost_plugin.guest.connection import (
+    BackEndError,
+    Connection,
+    ReplyTimeoutError,
+    RequestRefusedError,
+)
 from ovs_vhost_plugin.guest.dirtylog import DirtyLog
 from ovs_vhost_plugin.guest.eventfd import EventFd
-from ovs_vhost_plugin.guest.memory import GuestMemory
+from ovs_vhost_plugin.guest.memory import GuestMemory, Region
 from ovs_vhost_plugin.guest.virtqueue import SplitQueue
 from ovs_vhost_plugin.vhost import spec
-from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest, ProtocolFeature
+from ovs_vhost_plugin.vhost.spec import (
+    Feature,
+    FrontendRequest,
+    ProtocolFeature,
+    TransferDirection,
+    TransferPhase,
+)
 
 PROTOCOL_FEATURES = (
     ProtocolFeature.MQ.mask
@@ -25,6 +39,8 @@ PROTOCOL_FEATURES = (
     | ProtocolFeature.RARP.mask
     | ProtocolFeature.REPLY_ACK.mask
     | ProtocolFeature.MTU.mask
+    | ProtocolFeature.CONFIGURE_MEM_SLOTS.mask
+    | ProtocolFeature.DEVICE_STATE.mask
 )
 """What this front-end makes use of."""
 
@@ -62,6 +78,7 @@ class FrontEnd:
         self.features = 0
         self.protocol_features = 0
         self.queue_pairs_offered = 1
+        self.memory_slots_offered = spec.MAX_REGIONS
 
     def initialise(self, protocol_features: int = PROTOCOL_FEATURES) -> None:
         """Learn what the back-end offers, settle the protocol's features and own the device."""
@@ -73,6 +90,8 @@ class FrontEnd:
             self.connection.tell(FrontendRequest.SET_PROTOCOL_FEATURES, payload)
         if self.has(ProtocolFeature.MQ):
             self.queue_pairs_offered = self._ask_number(FrontendRequest.GET_QUEUE_NUM)
+        if self.has(ProtocolFeature.CONFIGURE_MEM_SLOTS):
+            self.memory_slots_offered = self._ask_number(FrontendRequest.GET_MAX_MEM_SLOTS)
         self.connection.tell(FrontendRequest.SET_OWNER)
 
     def has(self, feature: ProtocolFeature) -> bool:
@@ -91,13 +110,31 @@ class FrontEnd:
         ack = bool(features & Feature.LOG_ALL.mask)
         self._tell(FrontendRequest.SET_FEATURES, payload, ack=ack)
 
+    def give_memory(self, memory: GuestMemory) -> None:
+        """Give a new back-end the guest's memory: slot by slot where it takes it so, or at once."""
+        if len(memory.regions) > self.memory_slots_offered:
+            raise NotOfferedError(f"{self.memory_slots_offered} memory slots")
+        if not self.has(ProtocolFeature.CONFIGURE_MEM_SLOTS):
+            self.set_memory(memory)
+            return
+        for region, fd in zip(memory.regions, memory.fds, strict=True):
+            self.add_region(region, fd)
+
     def set_memory(self, memory: GuestMemory) -> None:
-        """Give the back-end the guest's memory."""
+        """Give the back-end all of the guest's memory anew (VHOST_USER_SET_MEM_TABLE)."""
         payload = spec.MEMORY_HEADER.pack(len(memory.regions), 0) + b"".join(
             spec.MEMORY_REGION.pack(r.guest_address, r.size, r.user_address, r.file_offset)
             for r in memory.regions
         )
         self._tell(FrontendRequest.SET_MEM_TABLE, payload, memory.fds, ack=True)
+
+    def add_region(self, region: Region, fd: int) -> None:
+        """Give the back-end one more region (VHOST_USER_ADD_MEM_REG)."""
+        self._tell(FrontendRequest.ADD_MEM_REG, _single(region), (fd,), ack=True)
+
+    def remove_region(self, region: Region) -> None:
+        """Take a region from the back-end (VHOST_USER_REM_MEM_REG)."""
+        self._tell(FrontendRequest.REM_MEM_REG, _single(region), ack=True)
 
     def set_mtu(self, mtu: int) -> None:
         """Tell the MTU that the guest sees, where the back-end wants to know it."""
@@ -164,9 +201,56 @@ class FrontEnd:
         if self.has(ProtocolFeature.RARP):
             self.connection.tell(FrontendRequest.SEND_RARP, mac.ljust(8, b"\0"))
 
+    def save_state(self) -> bytes:
+        """The back-end's own state; its vrings are stopped (vhost-user "Migrating back-end state").
+
+        Raises RequestRefusedError where the back-end says that it failed.
+        """
+        reading, writing = os.pipe()
+        try:
+            self._begin_transfer(TransferDirection.SAVE, writing)
+            state = self._read_all(reading)
+        finally:
+            os.close(reading)
+        self._check_state()
+        return state
+
+    def load_state(self, state: bytes) -> None:
+        """Give the back-end the state that another one saved. Raises as `save_state`."""
+        reading, writing = os.pipe()
+        with open(writing, "wb", buffering=0) as pipe:  # noqa: PTH123 (an fd, not a path)
+            self._begin_transfer(TransferDirection.LOAD, reading)
+            with suppress(BrokenPipeError):  # it has read enough; CHECK_DEVICE_STATE tells why
+                pipe.write(state)
+        self._check_state()
+
     def close(self) -> None:
         """Hang up without stopping anything."""
         self.connection.close()
+
+    def _begin_transfer(self, direction: TransferDirection, fd: int) -> None:
+        """Pass the back-end its end of a pipe."""
+        payload = spec.DEVICE_STATE.pack(direction, TransferPhase.STOPPED)
+        try:
+            answer = self._ask_number(FrontendRequest.SET_DEVICE_STATE_FD, payload, [fd])
+        finally:
+            os.close(fd)
+        if answer != spec.DEVICE_STATE_NO_FD:
+            raise RequestRefusedError(f"SET_DEVICE_STATE_FD: {answer:#x}")
+
+    def _check_state(self) -> None:
+        answer = self._ask_number(FrontendRequest.CHECK_DEVICE_STATE)
+        if answer:
+            raise RequestRefusedError(f"CHECK_DEVICE_STATE: {answer}")
+
+    def _read_all(self, fd: int) -> bytes:
+        data = b""
+        while select.select([fd], [], [], self.connection.timeout)[0]:
+            some = os.read(fd, 1 << 16)
+            if not some:
+                return data
+            data += some
+        raise ReplyTimeoutError("the back-end does not end its state")
 
     def _set_logging(self, log_all: int, vrings: Iterable[Vring]) -> None:
         self.set_features(self.features & ~Feature.LOG_ALL.mask | log_all)
@@ -183,6 +267,15 @@ class FrontEnd:
         """Send a request; `ack` where QEMU wants to know how it went and REPLY_ACK is there."""
         self.connection.tell(request, payload, fds, ack and self.has(ProtocolFeature.REPLY_ACK))
 
-    def _ask_number(self, request: FrontendRequest) -> int:
-        number: int = spec.U64.unpack(self.connection.ask(request, size=spec.U64.size))[0]
+    def _ask_number(
+        self, request: FrontendRequest, payload: bytes = b"", fds: Sequence[int] = ()
+    ) -> int:
+        answer = self.connection.ask(request, payload, fds, size=spec.U64.size)
+        number: int = spec.U64.unpack(answer)[0]
         return number
+
+
+def _single(region: Region) -> bytes:
+    return spec.SINGLE_REGION.pack(
+        0, region.guest_address, region.size, region.user_address, region.file_offset
+    )

@@ -3,8 +3,9 @@
 
     begin        the source logs what it writes; everything is copied once
     copy_dirty   again and again, while the rings run: what was written meanwhile
-    switch       the source's rings are stopped, the last pages copied, the two memories compared,
-                 and the rings started at the destination where the source left them
+    switch       the source's rings are stopped, its back-end's state and the last pages copied,
+                 the two memories compared, and the rings started at the destination where the
+                 source left them
     announce     the network is told, in rounds
 
 The caller decides what happens between the steps: this is where traffic flows.
@@ -21,7 +22,7 @@ from ovs_vhost_plugin.guest.dirtylog import DirtyLog
 from ovs_vhost_plugin.guest.frontend import FrontEnd
 from ovs_vhost_plugin.guest.memory import PAGE_SIZE, GuestMemory
 from ovs_vhost_plugin.guest.soft import SoftGuest
-from ovs_vhost_plugin.vhost.spec import Feature
+from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 
 ANNOUNCE_ROUNDS = (0.0, 0.05, 0.15, 0.25, 0.35)
 """Seconds before each round: QEMU's announce-initial 50 ms, then 100 ms longer each time."""
@@ -71,9 +72,12 @@ class Migration:
         bases = guest.stop_rings()
         if bases != [vring.queue.used_index for vring in guest.vrings]:
             raise ChainsLostError(f"avail indices {bases}")
+        state = self.source.save_state() if self._both(ProtocolFeature.DEVICE_STATE) else None
         self._copy(self.log.logged() | guest.memory.written)
         if pages := differing_pages(guest.memory, self.memory):
             raise MemoryDiffersError(f"pages {pages}")
+        if state is not None:
+            self.destination.load_state(state)
         guest.move_to(self.memory)
         guest.run_on(self.destination, bases)
 
@@ -102,6 +106,9 @@ class Migration:
                 self.guest.announce()
             else:
                 self.destination.send_rarp(self.guest.config.mac)
+
+    def _both(self, feature: ProtocolFeature) -> bool:
+        return self.source.has(feature) and self.destination.has(feature)
 
     def _copy(self, pages: Iterable[int]) -> int:
         present = self._pages.intersection(pages)

@@ -152,7 +152,7 @@ class SoftGuest:
             raise NotOfferedError(f"{frontend.queue_pairs_offered} queue pairs")
         self.frontend = frontend
         frontend.set_features(self._features())
-        frontend.set_memory(self.memory)
+        frontend.give_memory(self.memory)
         if self.config.mtu is not None:
             frontend.set_mtu(self.config.mtu)
         # Enabled first, as QEMU does: what a ring that runs disabled transmits is discarded.

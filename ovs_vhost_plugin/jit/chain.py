@@ -44,11 +44,19 @@ _TOP = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 @kernel(int64(REGIONS, uint64), inline=True)
 def find_region(regions: Records, address: Any) -> int:
-    """Index of the region that holds guest `address`, or -1."""
-    for i in range(len(regions)):
-        guest = regions[i]["guest"]
-        if guest <= address and address - guest < regions[i]["size"]:
-            return i
+    """Index of the region that holds guest `address`, or -1; they are sorted by guest address.
+
+    By halves: there may be hundreds of them (CONFIGURE_MEM_SLOTS), and each buffer is looked up.
+    """
+    low, high = 0, len(regions)
+    while low < high:
+        middle = (low + high) >> 1
+        if regions[middle]["guest"] <= address:
+            low = middle + 1
+        else:
+            high = middle
+    if low > 0 and address - regions[low - 1]["guest"] < regions[low - 1]["size"]:
+        return low - 1
     return -1
 
 

@@ -36,6 +36,21 @@ class SetMemoryTable:
 
 
 @dataclass(frozen=True, slots=True)
+class AddMemoryRegion:
+    """One more region, whose fd the device now owns; rings may be running."""
+
+    region: MemoryRegion
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveMemoryRegion:
+    """A region goes; its `mmap_offset` says nothing. Rings may be running."""
+
+    region: MemoryRegion
+
+
+@dataclass(frozen=True, slots=True)
 class SetLog:
     """A new dirty log of `size` bytes at `offset` of `fd`, which the device now owns."""
 
@@ -79,6 +94,25 @@ class SetMtu:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveState:
+    """Write the device's state into the pipe `fd`, which the device now owns."""
+
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadState:
+    """Read the device's state from the pipe `fd`, which the device now owns."""
+
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckState:
+    """Judge the transfer that was begun last, and use what it brought."""
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A request was refused and nothing changed; the connection goes on. To be counted."""
 
@@ -88,10 +122,15 @@ class Refused:
 Effect = (
     SetFeatures
     | SetMemoryTable
+    | AddMemoryRegion
+    | RemoveMemoryRegion
     | SetLog
     | ReconfigureVring
     | StopVring
     | SendRarp
     | SetMtu
+    | SaveState
+    | LoadState
+    | CheckState
     | Refused
 )

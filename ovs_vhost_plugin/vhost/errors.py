@@ -38,6 +38,7 @@ class PeerErrorName(StrEnum):
     # Features
     FEATURES_NOT_OFFERED = "features-not-offered"
     FEATURES_WHILE_STARTED = "features-while-started"
+    STATUS_VALUE = "status-value"
     PROTOCOL_FEATURES_NOT_OFFERED = "protocol-features-not-offered"
 
     # Memory table
@@ -51,6 +52,7 @@ class PeerErrorName(StrEnum):
     REGION_OVERLAP_GUEST = "region-overlap-guest"
     REGION_OVERLAP_USER = "region-overlap-user"
     FILE_SHORTER_THAN_REGION = "file-shorter-than-region"
+    REGION_UNKNOWN = "region-unknown"
     REGION_MAP_FAILED = "region-map-failed"
 
     # Vrings
@@ -81,6 +83,20 @@ class PeerErrorName(StrEnum):
     MTU_TOO_LARGE = "mtu-too-large"
     RARP_MAC_ZERO = "rarp-mac-zero"
     RARP_MAC_MULTICAST = "rarp-mac-multicast"
+
+    # Device state (vhost-user "Migrating back-end state")
+    DEVICE_STATE_DIRECTION = "device-state-direction"
+    DEVICE_STATE_PHASE = "device-state-phase"
+    DEVICE_STATE_WHILE_STARTED = "device-state-while-started"
+    DEVICE_STATE_NOT_A_PIPE = "device-state-not-a-pipe"
+    DEVICE_STATE_NOT_READ = "device-state-not-read"
+    DEVICE_STATE_TOO_LARGE = "device-state-too-large"
+    DEVICE_STATE_TRUNCATED = "device-state-truncated"
+    DEVICE_STATE_DAMAGED = "device-state-damaged"
+    DEVICE_STATE_VERSION = "device-state-version"
+    DEVICE_STATE_STATION = "device-state-station"
+    DEVICE_STATE_UNFINISHED = "device-state-unfinished"
+    DEVICE_STATE_NONE = "device-state-none"
 
 
 class PeerError(Exception):

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest's memory as SET_MEM_TABLE describes it: checked as a whole, then mapped.
+"""The guest's memory as SET_MEM_TABLE or ADD_MEM_REG describe it: checked as a whole, then mapped.
 
 vhost-user "Memory access": every region has a guest address, used in descriptors, and a user
 address, used in SET_VRING_ADDR. Both kinds of address must lead to one place, so no two regions
 may overlap in either.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -16,13 +18,16 @@ from ovs_vhost_plugin.vhost import mapping
 from ovs_vhost_plugin.vhost.effects import MemoryRegion
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.message import close_fds
-from ovs_vhost_plugin.vhost.spec import MAX_REGIONS
+from ovs_vhost_plugin.vhost.spec import MAX_MEM_SLOTS, MAX_REGIONS
 
 # What the compiled data path translates with: guest address, size in bytes, and the address in
 # this process, each a u64.
 REGION_DTYPE = np.dtype([("guest", "<u8"), ("size", "<u8"), ("host", "<u8")])
 
 _ADDRESS_SPACE = 1 << 64
+
+Place = tuple[int, int, int]
+"""Guest address, user address and size: what a region is known by."""
 
 
 class MemoryTable:
@@ -34,22 +39,66 @@ class MemoryTable:
 
     def __init__(self, regions: Sequence[MemoryRegion], fds: Sequence[int]) -> None:
         try:
-            _check(regions, fds)
+            _check_table(regions, fds)
             views = [_map(region, fd) for region, fd in zip(regions, fds, strict=True)]
         finally:
             close_fds(fds)
-        self._regions = tuple(regions)
-        self._views = views
-        rows = [
-            (region.guest_address, region.size, mapping.address(view))
-            for region, view in zip(regions, views, strict=True)
-        ]
+        self._set(dict(zip(regions, views, strict=True)))
+        self._gone: Sequence[Place] = ()
+
+    def with_region(self, region: MemoryRegion, fd: int) -> MemoryTable:
+        """A table that has `region` too (VHOST_USER_ADD_MEM_REG); takes the fd. Raises PeerError.
+
+        One that is at the same place already is replaced: QEMU 7.2 sends both requests once for
+        each queue pair. The two tables share mappings; either may be closed before the other.
+        """
+        place = _place(region)
+        try:
+            others = [one for one in self._mapped if _place(one) != place]
+            if len(others) >= MAX_MEM_SLOTS:
+                raise PeerError(PeerErrorName.REGIONS_TOO_MANY, str(len(others) + 1))
+            _check([*others, region])
+            view = _map(region, fd)
+        finally:
+            close_fds([fd])
+        mapped = {one: self._mapped[one] for one in others} | {region: view}
+        return self._made(mapped, [gone for gone in self._gone if gone != place])
+
+    def without_region(self, region: MemoryRegion) -> MemoryTable:
+        """A table that lacks a region (VHOST_USER_REM_MEM_REG). Raises PeerError.
+
+        "The memory region to be removed is identified by its guest address, user address and
+        size. The mmap offset is ignored." One that went before may go again: see `with_region`.
+        """
+        place = _place(region)
+        if place not in map(_place, self._mapped):
+            if place not in self._gone:
+                raise PeerError(PeerErrorName.REGION_UNKNOWN, str(region))
+            return self
+        left = {one: view for one, view in self._mapped.items() if _place(one) != place}
+        return self._made(left, [*self._gone, place][-MAX_MEM_SLOTS:])
+
+    @classmethod
+    def empty(cls) -> MemoryTable:
+        """A table to which regions are added one by one."""
+        return cls._made({}, [])
+
+    @classmethod
+    def _made(cls, mapped: dict[MemoryRegion, mapping.Bytes], gone: Sequence[Place]) -> MemoryTable:
+        table = cls.__new__(cls)
+        table._set(mapped)
+        table._gone = gone
+        return table
+
+    def _set(self, mapped: dict[MemoryRegion, mapping.Bytes]) -> None:
+        self._mapped = mapped
+        rows = [(r.guest_address, r.size, mapping.address(view)) for r, view in mapped.items()]
         self.regions: NDArray[np.void] = np.array(sorted(rows), dtype=REGION_DTYPE)
 
     @property
     def guest_end(self) -> int:
         """The first guest address behind all regions: what a dirty log has to reach."""
-        return max((region.guest_address + region.size for region in self._regions), default=0)
+        return max((region.guest_address + region.size for region in self._mapped), default=0)
 
     def view(self, user_address: int, length: int, align: int) -> mapping.Bytes:
         """`length` bytes at `user_address` of the front-end, within one region.
@@ -60,25 +109,27 @@ class MemoryTable:
         where = f"{length} bytes at {user_address:#x}"
         if user_address + length > _ADDRESS_SPACE:
             raise PeerError(PeerErrorName.VRING_ADDRESS_WRAPS, where)
-        for index, region in enumerate(self._regions):
+        for region in self._mapped:  # and no view in a local: an error keeps its frames
             start = user_address - region.user_address
             if not 0 <= start < region.size:
                 continue
             if start + length > region.size:
                 raise PeerError(PeerErrorName.VRING_CROSSES_REGION, where)
-            if (mapping.address(self._views[index]) + start) % align:
+            if (mapping.address(self._mapped[region]) + start) % align:
                 raise PeerError(PeerErrorName.VRING_MISALIGNED, f"{where}, not on {align}")
-            return self._views[index][start : start + length]
+            return self._mapped[region][start : start + length]
         raise PeerError(PeerErrorName.VRING_OUTSIDE_MEMORY, where)
 
     def close(self) -> None:
         """Unmap; a region of which the caller still holds a view, when that view goes."""
-        self._regions = ()
-        self._views = []
-        self.regions = np.empty(0, dtype=REGION_DTYPE)
+        self._set({})
 
 
-def _check(regions: Sequence[MemoryRegion], fds: Sequence[int]) -> None:
+def _place(region: MemoryRegion) -> Place:
+    return region.guest_address, region.user_address, region.size
+
+
+def _check_table(regions: Sequence[MemoryRegion], fds: Sequence[int]) -> None:
     """Refuse a table that cannot be right, before anything is mapped."""
     if not regions:
         raise PeerError(PeerErrorName.REGIONS_NONE)
@@ -87,6 +138,10 @@ def _check(regions: Sequence[MemoryRegion], fds: Sequence[int]) -> None:
     if len(regions) != len(fds):
         detail = f"{len(regions)} regions, {len(fds)} fds"
         raise PeerError(PeerErrorName.REGIONS_FDS_DIFFER, detail)
+    _check(regions)
+
+
+def _check(regions: Sequence[MemoryRegion]) -> None:
     for region in regions:
         if region.size == 0:
             raise PeerError(PeerErrorName.REGION_SIZE_ZERO, str(region))

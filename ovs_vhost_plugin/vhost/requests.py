@@ -9,8 +9,10 @@ from collections.abc import Generator
 
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.effects import (
+    AddMemoryRegion,
     Effect,
     MemoryRegion,
+    RemoveMemoryRegion,
     SendRarp,
     SetFeatures,
     SetLog,
@@ -35,6 +37,7 @@ def set_features(state: State, payload: bytes, _fds: list[int]) -> Handling:
     """Take the acknowledged features; LOG_ALL may be toggled while rings run ("Migration")."""
     (features,) = spec.U64.unpack(payload)
     excess = features & ~state.offer.features
+    state.features_refused = bool(excess)
     if excess:
         raise PeerError(PeerErrorName.FEATURES_NOT_OFFERED, f"{excess:#x}")
     changed = (features ^ state.features) & ~Feature.LOG_ALL.mask
@@ -100,6 +103,26 @@ def set_mem_table(_state: State, payload: bytes, fds: list[int]) -> Handling:
     taken = tuple(fds)
     fds.clear()
     yield SetMemoryTable(regions, taken)
+    return None
+
+
+def get_max_mem_slots(_state: State, _payload: bytes, _fds: list[int]) -> Handling:
+    """Answer how many regions there may be at once."""
+    yield from ()
+    return spec.U64.pack(spec.MAX_MEM_SLOTS)
+
+
+def add_mem_reg(_state: State, payload: bytes, fds: list[int]) -> Handling:
+    """Take one more region, in the file whose fd has come with it."""
+    _padding, *fields = spec.SINGLE_REGION.unpack(payload)
+    yield AddMemoryRegion(MemoryRegion(*fields), fds.pop())
+    return None
+
+
+def rem_mem_reg(_state: State, payload: bytes, _fds: list[int]) -> Handling:
+    """Give a region up. An fd that comes along is closed: "existing incorrect implementations"."""
+    _padding, *fields = spec.SINGLE_REGION.unpack(payload)
+    yield RemoveMemoryRegion(MemoryRegion(*fields))
     return None
 
 

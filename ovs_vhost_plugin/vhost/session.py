@@ -10,7 +10,7 @@ of the right shape.
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
-from ovs_vhost_plugin.vhost import requests, spec, vring_requests
+from ovs_vhost_plugin.vhost import requests, spec, state_requests, status_requests, vring_requests
 from ovs_vhost_plugin.vhost.effects import Effect, Refused
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.message import Message, close_fds
@@ -26,6 +26,7 @@ Handler = Callable[[State, bytes, list[int]], Generator[Effect, object, bytes | 
 _NO_FDS = (0, 0)
 _ONE_FD = (1, 1)
 _FD_OR_FLAG = (0, 1)  # the payload's bit 8 says which (vhost-user VHOST_USER_SET_VRING_KICK)
+_UNUSED_FD = (0, 1)  # some front-ends send one (vhost-user VHOST_USER_REM_MEM_REG)
 _REGION_FDS = (0, spec.MAX_REGIONS)  # as many as regions: the handler compares
 
 
@@ -38,7 +39,8 @@ class Row:
     fds: least and most fds beside the message.
     needs: protocol feature that must have been offered: the specification makes these requests
         legal by its presence in the answer to GET_PROTOCOL_FEATURES.
-    answers: the reply is data, so that a refusal cannot be expressed in it.
+    answers: the request has a reply of its own.
+    refusal: what that reply says of a refusal, None where it cannot be expressed in it.
     advisory: nothing depends on the request; refused, it is counted and no more.
     """
 
@@ -47,11 +49,13 @@ class Row:
     fds: tuple[int, int] = _NO_FDS
     needs: ProtocolFeature | None = None
     answers: bool = False
+    refusal: bytes | None = None
     advisory: bool = False
 
 
 _STATE = spec.VRING_STATE.size
 _U64 = spec.U64.size
+_REFUSED = spec.U64.pack(1)  # any number but 0
 
 TABLE: dict[int, Row] = {
     FrontendRequest.GET_FEATURES: Row(requests.get_features, 0, answers=True),
@@ -79,6 +83,43 @@ TABLE: dict[int, Row] = {
         requests.send_rarp, _U64, needs=ProtocolFeature.RARP, advisory=True
     ),
     FrontendRequest.NET_SET_MTU: Row(requests.net_set_mtu, _U64, needs=ProtocolFeature.MTU),
+    FrontendRequest.RESET_DEVICE: Row(
+        status_requests.reset_device, 0, needs=ProtocolFeature.RESET_DEVICE
+    ),
+    FrontendRequest.SET_STATUS: Row(status_requests.set_status, _U64, needs=ProtocolFeature.STATUS),
+    FrontendRequest.GET_STATUS: Row(
+        status_requests.get_status, 0, needs=ProtocolFeature.STATUS, answers=True
+    ),
+    FrontendRequest.GET_MAX_MEM_SLOTS: Row(
+        requests.get_max_mem_slots, 0, needs=ProtocolFeature.CONFIGURE_MEM_SLOTS, answers=True
+    ),
+    FrontendRequest.ADD_MEM_REG: Row(
+        requests.add_mem_reg,
+        spec.SINGLE_REGION.size,
+        _ONE_FD,
+        ProtocolFeature.CONFIGURE_MEM_SLOTS,
+    ),
+    FrontendRequest.REM_MEM_REG: Row(
+        requests.rem_mem_reg,
+        spec.SINGLE_REGION.size,
+        _UNUSED_FD,
+        ProtocolFeature.CONFIGURE_MEM_SLOTS,
+    ),
+    FrontendRequest.SET_DEVICE_STATE_FD: Row(
+        state_requests.set_device_state_fd,
+        spec.DEVICE_STATE.size,
+        _ONE_FD,
+        ProtocolFeature.DEVICE_STATE,
+        answers=True,
+        refusal=spec.U64.pack(spec.DEVICE_STATE_NO_FD | 1),
+    ),
+    FrontendRequest.CHECK_DEVICE_STATE: Row(
+        state_requests.check_device_state,
+        0,
+        needs=ProtocolFeature.DEVICE_STATE,
+        answers=True,
+        refusal=_REFUSED,
+    ),
 }
 
 # Requests of other kinds of device; all others that are not in the table belong to protocol
@@ -89,6 +130,7 @@ _NOT_FOR_NET = frozenset(
         FrontendRequest.CLOSE_CRYPTO_SESSION,
         FrontendRequest.GPU_SET_SOCKET,
         FrontendRequest.GET_SHARED_OBJECT,
+        FrontendRequest.GET_SHMEM_CONFIG,
     }
 )
 
@@ -159,9 +201,11 @@ class Session(State):
     ) -> Generator[Effect, object, bytes | None]:
         """Tell the front-end if it can be told; else the connection cannot go on."""
         row = TABLE.get(message.request)
-        acknowledged = self._wants_acknowledgement(message) and not (row and row.answers)
-        if error.fatal or not (acknowledged or (row and row.advisory)):
+        refusal = None if row is None else row.refusal
+        if self._wants_acknowledgement(message) and not (row and row.answers):
+            refusal = _REFUSED
+        if error.fatal or (refusal is None and not (row and row.advisory)):
             raise error
         # Whoever keeps the error must not keep the frames it passed, with the mappings in them.
         yield Refused(error.with_traceback(None))
-        return spec.U64.pack(1) if acknowledged else None
+        return refusal

@@ -22,6 +22,9 @@ VRING_NO_FD = 0x100
 
 # vhost-user "Memory regions description": region0 ... region7, one fd each.
 MAX_REGIONS = 8
+# VHOST_USER_GET_MAX_MEM_SLOTS: front-ends expose no more than 512, three of which they may use
+# for memory that they do not share.
+MAX_MEM_SLOTS = 509
 # No request carries more fds than SET_MEM_TABLE.
 MAX_FDS = MAX_REGIONS
 # A bound for what is buffered of one message. The largest request there is (a crypto session
@@ -55,7 +58,12 @@ VRING_STATE = Struct("<II")  # index, num
 VRING_ADDR = Struct("<IIQQQQ")  # index, flags, descriptor, used, available, log
 MEMORY_HEADER = Struct("<II")  # number of regions, padding
 MEMORY_REGION = Struct("<QQQQ")  # guest address, size, user address, mmap offset
+SINGLE_REGION = Struct("<QQQQQ")  # padding, then as MEMORY_REGION
 LOG = Struct("<QQ")  # log size, log offset
+DEVICE_STATE = Struct("<II")  # direction, phase
+
+# vhost-user VHOST_USER_SET_DEVICE_STATE_FD: the reply's bits 0-7 are an error, bit 8 says "no fd".
+DEVICE_STATE_NO_FD = 0x100
 
 assert HEADER.size == 12
 assert VRING_ADDR.size == 40
@@ -108,12 +116,37 @@ class FrontendRequest(IntEnum):
     GET_SHARED_OBJECT = 41
     SET_DEVICE_STATE_FD = 42
     CHECK_DEVICE_STATE = 43
+    GET_SHMEM_CONFIG = 44
 
 
 class VringAddressFlag(IntFlag):
     """Flags of SET_VRING_ADDR (vhost-user "Migration": VHOST_VRING_F_LOG)."""
 
     LOG = 0x1
+
+
+class DeviceStatus(IntFlag):
+    """Bits of the device status (virtio 2.1 "Device Status Field")."""
+
+    ACKNOWLEDGE = 0x1
+    DRIVER = 0x2
+    DRIVER_OK = 0x4
+    FEATURES_OK = 0x8
+    DEVICE_NEEDS_RESET = 0x40
+    FAILED = 0x80
+
+
+class TransferDirection(IntEnum):
+    """vhost-user "Device state transfer parameters": which way a device's state goes."""
+
+    SAVE = 0
+    LOAD = 1
+
+
+class TransferPhase(IntEnum):
+    """vhost-user "Device state transfer parameters": the one phase that is specified."""
+
+    STOPPED = 0
 
 
 class BackendRequest(IntEnum):
@@ -127,6 +160,8 @@ class BackendRequest(IntEnum):
     SHARED_OBJECT_ADD = 6
     SHARED_OBJECT_REMOVE = 7
     SHARED_OBJECT_LOOKUP = 8
+    SHMEM_MAP = 9
+    SHMEM_UNMAP = 10
 
 
 class ProtocolFeature(IntEnum):

@@ -35,6 +35,14 @@ class Vring:
         """Whether all is there to process the ring, as enabled or as disabled."""
         return self.started and self.size > 0 and self.addressed
 
+    def reset(self) -> int:
+        """Begin anew, with the fds by which the front-end is called; return the kick fd or -1."""
+        kick_fd = self.kick_fd
+        fresh = Vring(self.index, call_fd=self.call_fd, err_fd=self.err_fd)
+        for name in self.__slots__:
+            setattr(self, name, getattr(fresh, name))
+        return kick_fd
+
     def close(self) -> None:
         """Close the ring's fds."""
         fds = [fd for fd in (self.kick_fd, self.call_fd, self.err_fd) if fd >= 0]
@@ -48,7 +56,10 @@ class State:
     def __init__(self, offer: Offer) -> None:
         self.offer = offer
         self.features = 0
+        self.features_refused = False  # those that were last asked for
         self.protocol_features = 0
+        self.status = 0
+        self.needs_reset = False  # a ring broke, and the driver has not reset the device since
         self.vrings = [Vring(index) for index in range(2 * offer.queue_pairs)]
 
     def negotiated(self, feature: ProtocolFeature) -> bool:

@@ -3,7 +3,8 @@
 
 The loops write an eventfd when they learned something and are heard again after the next look,
 so a guest that makes up addresses causes as many looks as the limiter grants. Besides there is one
-look when something is about to age; a port whose guest has gone quiet is not looked at again.
+look when something is about to age; a port whose guest has gone quiet is not looked at again. What
+came with a guest that moved in counts until it has aged.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 
 from ovs_vhost_plugin.worker.limiter import Limiter
 from ovs_vhost_plugin.worker.queuepair import QueuePair
-from ovs_vhost_plugin.worker.stations import expiry, merge
+from ovs_vhost_plugin.worker.savedstate import Saved
+from ovs_vhost_plugin.worker.stations import Station, expiry, merge, unaged
 
 _LOOKS_PER_SECOND, _LOOKS_AT_ONCE = 1.0, 5
 
@@ -26,6 +28,9 @@ class Addresses:
     def __init__(self, pairs: Sequence[QueuePair], fd: int) -> None:
         self.current: list[dict[str, Any]] = []
         """As the daemon is told: mac, vlan, router, ipv4, ipv6; at most 64 of them."""
+        self.nic: bytes | None = None
+        """The NIC's MAC as the state said that came with the guest; it does not age."""
+        self._inherited: Sequence[Station] = ()
         self._pairs = pairs
         self._fd = fd
         self._looks: Limiter[bool] = Limiter(_LOOKS_PER_SECOND, _LOOKS_AT_ONCE)
@@ -52,8 +57,27 @@ class Addresses:
             waits.append(max(0.0, self._expiry - now))
         return min((wait for wait in waits if wait is not None), default=None)
 
+    def known(self, now: float) -> list[Station]:
+        """What the guest uses: learned here, or come with it."""
+        inherited = unaged(self._inherited, int(1000 * now))
+        return merge([*(pair.stations(int(1000 * now)) for pair in self._pairs), inherited])
+
+    def inherit(self, saved: Saved, now: float) -> None:
+        """Take what came with a guest that moves in; it is told of without delay."""
+        self.nic, self._inherited = saved.nic, saved.stations
+        self._look(now)
+
+    def disinherit(self) -> None:
+        """That guest has gone."""
+        if self._inherited or self.nic:
+            self.nic, self._inherited = None, ()
+            self._looks.offer(True)
+
     def _look(self, now: float) -> None:
-        stations = merge(pair.stations(int(1000 * now)) for pair in self._pairs)
+        stations = self.known(now)
         expires = expiry(stations)
         self._expiry = None if expires is None else expires / 1000
+        if self.nic is not None:
+            own = Station(int.from_bytes(self.nic, "big"), 0, int(1000 * now))
+            stations = merge([[own], stations])
         self.current = [station.to_json() for station in stations]

@@ -79,6 +79,14 @@ class DaemonLink:
         self._watch()
         return True
 
+    def tell_addresses(self) -> None:
+        """Tell what the guest uses if that has changed; it is limited where it is looked for."""
+        addresses = self._addresses()
+        if addresses != self._told_addresses and self.send(
+            {"event": "addresses", "addresses": addresses}
+        ):
+            self._told_addresses = addresses
+
     def run(self, now: float) -> None:
         """Tell what has changed, as far as the limits allow."""
         if self._channel is None:
@@ -89,10 +97,7 @@ class DaemonLink:
         due = self._states.take(now)
         if due is not None and self.send({"event": "state", "state": due}):
             self._told = due
-        addresses = self._addresses()
-        if addresses != self._told_addresses:
-            self._told_addresses = addresses  # limited where they are looked for
-            self.send({"event": "addresses", "addresses": addresses})
+        self.tell_addresses()
         hold = self._holding()
         if hold is not None and hold != self._told_hold:
             self._holds.offer(hold)

@@ -19,6 +19,7 @@ from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.worker.arrivals import Arrivals
 from ovs_vhost_plugin.worker.basis import Basis
+from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.holding import Holding
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 from ovs_vhost_plugin.worker.rings import Rings
@@ -47,12 +48,14 @@ class Device:
         taps: TapQueues,
         observer: Observer,
         holding: Holding,
+        state: DeviceState,
         *,
         finish_offloads: bool,
     ) -> None:
         self.pairs = tuple(pairs)
         self.mtu: int | None = None
         self._observer = observer
+        self._state = state
         self._basis = Basis(finish_offloads=finish_offloads)
         self._arrivals = Arrivals(self.pairs, taps, holding)
         self._rings = Rings(
@@ -72,6 +75,7 @@ class Device:
         """The front-end has gone: stop, and let its memory go."""
         self._rings.forget()
         self._arrivals.holding.front_end_gone()
+        self._state.forget()
         self.expect_no_more()
         self._basis.replace_memory(None)
         self._basis.replace_log(None)
@@ -127,9 +131,11 @@ class Device:
                 with self._rings.stopped():
                     self._set_format()
             case effects.SetMemoryTable(regions, fds):
-                table = MemoryTable(regions, fds)
-                with self._rings.stopped():
-                    self._basis.replace_memory(table)
+                self._set_memory(MemoryTable(regions, fds))
+            case effects.AddMemoryRegion(region, fd):
+                self._set_memory(self._memory.with_region(region, fd))
+            case effects.RemoveMemoryRegion(region):
+                self._set_memory(self._memory.without_region(region))
             case effects.SetLog(size, offset, fd):
                 log = DirtyLog(size, offset, fd)
                 if self._basis.memory is not None:
@@ -142,9 +148,17 @@ class Device:
                 return self._rings.stop_vring(index, self._session.vrings[index].base)
             case effects.SendRarp(mac):
                 self._rings.expect()
+                self._state.rarp(mac)
                 self._observer.rarp(mac)
             case effects.SetMtu(mtu):
                 self.mtu = mtu
+            case effects.SaveState(fd):
+                self._state.save(fd)
+            case effects.LoadState(fd):
+                self._state.load(fd)
+            case effects.CheckState():
+                if self._state.check():
+                    self._rings.expect()
             case effects.Refused(error):
                 self._observer.error(error)
         return None
@@ -154,6 +168,8 @@ class Device:
         for kind, fault in pair.take_faults():
             index = 2 * pair.index + (kind == "tx")
             self._rings.broke(index)
+            if self._basis.session is not None:
+                self._basis.session.needs_reset = True
             self._observer.error(PeerError(fault.kebab, f"vring {index} stopped"))
         self.update_tap()
 
@@ -170,6 +186,15 @@ class Device:
     def _session(self) -> Session:
         assert self._basis.session is not None
         return self._basis.session
+
+    @property
+    def _memory(self) -> MemoryTable:
+        return self._basis.memory or MemoryTable.empty()
+
+    def _set_memory(self, table: MemoryTable) -> None:
+        if table is not self._basis.memory:
+            with self._rings.stopped():
+                self._basis.replace_memory(table)
 
     def _reconfigure(self, index: int) -> None:
         vring = self._session.vrings[index]

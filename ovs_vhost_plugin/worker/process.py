@@ -31,6 +31,7 @@ from ovs_vhost_plugin.worker import privileges
 from ovs_vhost_plugin.worker.addresses import Addresses
 from ovs_vhost_plugin.worker.daemonlink import DaemonLink
 from ovs_vhost_plugin.worker.device import Device
+from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.frontend import FrontEnd
 from ovs_vhost_plugin.worker.hold import Reason
 from ovs_vhost_plugin.worker.holding import Holding
@@ -107,15 +108,22 @@ class Worker:
             time.monotonic,
             enabled=spec.hold,
         )
+        self._state = DeviceState(
+            self._addresses,
+            self._selector,
+            time.monotonic,
+            # At once: the daemon is to know it before the rings start, which is what announces.
+            on_load=lambda: self._daemon.tell_addresses(),
+        )
         self._device = Device(
-            pairs, taps, self, self._holding, finish_offloads=spec.finish_offloads
+            pairs, taps, self, self._holding, self._state, finish_offloads=spec.finish_offloads
         )
         self._expected_until = 0.0
         self._daemon = DaemonLink(
             control_listener,
             self._selector,
             lambda: self._spec,
-            self._state,
+            self._snapshot,
             lambda: self._addresses.current,
             self._holding.report,
             self._command,
@@ -210,7 +218,9 @@ class Worker:
         """Tell the daemon that the guest's rings run: what went wrong before is over."""
         self._last_error = None
         sent = sum(pair.counters["tx_packets"] for pair in self._device.pairs)
-        self._daemon.send({"event": "started", "base": base, "sent": sent})
+        moved_in = self._state.take_arrival()
+        event = {"event": "started", "base": base, "sent": sent, "moved_in": moved_in}
+        self._daemon.send(event)
 
     def error(self, error: PeerError) -> None:
         """Count a peer's mistake; the daemon publishes the last one."""
@@ -229,12 +239,10 @@ class Worker:
         for fd in fds:
             os.close(fd)
         match command:
-            case {"op": "configure", "mtu": mtu, "finish_offloads": finish, "hold": hold}:
-                self._spec = replace(self._spec, mtu=mtu, finish_offloads=finish, hold=hold)
-                self._device.set_finish_offloads(finish)
-                self._holding.enabled = hold
-                if not hold:
-                    self._end_hold(Reason.OFF)
+            case {"op": "configure", "mtu": mtu, "finish_offloads": finish, **more}:
+                hold, state = bool(more.get("hold")), bool(more.get("state"))
+                spec = replace(self._spec, mtu=mtu, finish_offloads=finish, hold=hold, state=state)
+                self._configure(spec)
             case {"op": "release", "id": number, "stations": stations}:
                 self._holding.release(number, stations)
             case {"op": "stats", "id": request}:
@@ -243,6 +251,14 @@ class Worker:
                 self._inject([bytes.fromhex(frame) for frame in hex_frames])
             case {"op": "quit"}:
                 self._quit()
+
+    def _configure(self, spec: WorkerSpec) -> None:
+        """Follow what has changed of the spec; a new offer is for the next connection."""
+        self._spec = spec
+        self._device.set_finish_offloads(spec.finish_offloads)
+        self._holding.enabled = spec.hold
+        if not spec.hold:
+            self._end_hold(Reason.OFF)
 
     def _inject(self, injected: list[bytes]) -> None:
         """Write frames into the tap as if the guest had sent them."""
@@ -256,9 +272,9 @@ class Worker:
     # -- what the daemon is told -----------------------------------------------------------------
 
     def _offer(self) -> Offer:
-        return offer(self._spec.queues, self._spec.mtu)
+        return offer(self._spec.queues, self._spec.mtu, device_state=self._spec.state)
 
-    def _state(self) -> dict[str, Any]:
+    def _snapshot(self) -> dict[str, Any]:
         session = self._front_end.session
         vrings = [] if session is None else [v for v in session.vrings if v.size]
         return {

@@ -35,7 +35,8 @@ class Rings:
         self._arrivals = arrivals
         self._on_start = on_start
         self._on_error = on_error
-        self._next_avail: dict[int, int] = {}  # running vrings
+        self._next_avail: dict[int, int] = {}  # vrings that were started, where they are
+        self._running: set[int] = set()  # those of them whose memory is there
         self._has_run = False  # whether any ring has, in this session
         self._broken: set[int] = set()
 
@@ -72,6 +73,7 @@ class Rings:
         leaves = index % 2 == 0 and self._receives(pair.index) and self._basis.has(Feature.LOG_ALL)
         self._stop_pair(pair)
         base = self._next_avail.pop(index, base)
+        self._running.discard(index)
         self._broken.discard(index)
         if leaves and self._arrivals.holding.enabled:
             self._leave(pair)
@@ -98,6 +100,7 @@ class Rings:
             pair.stop()
             pair.forget()
         self._next_avail.clear()
+        self._running.clear()
         self._broken.clear()
         self._has_run = False
 
@@ -127,7 +130,7 @@ class Rings:
     def _stop_pair(self, pair: QueuePair) -> None:
         pair.stop()
         for kind, index in _vrings_of(pair):
-            if index in self._next_avail:
+            if index in self._running:
                 self._next_avail[index] = pair.next_avail(kind)
 
     def _start_pair(self, pair: QueuePair, without: int = -1) -> list[PeerError]:
@@ -139,7 +142,8 @@ class Rings:
             try:
                 vrings[kind] = None if index == without else self._vring(index)
             except PeerError as error:
-                self._next_avail.pop(index, None)
+                # Front-ends replace memory region by region: where it is stays known.
+                self._running.discard(index)
                 vrings[kind] = None
                 errors.append(error)
         rx, tx = vrings["rx"], vrings["tx"]
@@ -159,6 +163,7 @@ class Rings:
         vring = self._basis.vring(index, self._next_avail.get(index))
         if vring is not None:
             self._next_avail[index] = vring.next_avail
+            self._running.add(index)
         return vring
 
     def _receives(self, pair_index: int) -> bool:
@@ -166,7 +171,7 @@ class Rings:
         session = self._basis.session
         return (
             session is not None
-            and index in self._next_avail
+            and index in self._running
             and index not in self._broken
             and session.vrings[index].enabled
         )

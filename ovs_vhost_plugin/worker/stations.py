@@ -8,7 +8,7 @@ stations of a VLAN claimed belongs to the one that used it last.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -74,6 +74,15 @@ def merge(tables: Iterable[list[Station]]) -> list[Station]:
     newest = sorted(merged.values(), key=lambda one: -one.seen)[:STATIONS]
     _settle(newest)
     return sorted(newest, key=lambda one: (one.mac, one.vlan))
+
+
+def unaged(stations: Iterable[Station], now: int) -> list[Station]:
+    """What of `stations` still counts at `now`, as copies."""
+    return [
+        replace(one, addresses={ip: at for ip, at in one.addresses.items() if now - at <= AGE})
+        for one in stations
+        if now - one.seen <= AGE
+    ]
 
 
 def expiry(stations: Iterable[Station]) -> int | None:

@@ -142,9 +142,10 @@ def test_a_change_of_mtu_or_offloads_reaches_the_running_worker(host) -> None:
         "mtu": 9000,
         "finish_offloads": True,
         "hold": True,
+        "state": True,
     }
     host.switch.vsctl("set", "Open_vSwitch", ".", "other_config:userspace-tso-enable=true")
-    passed_on = {"mtu": 9000, "finish_offloads": False}
+    passed_on = {"mtu": 9000, "finish_offloads": False, "state": True}
     wait_until(lambda: configured() == {**passed_on, "hold": True}, "configure")
     host.switch.vsctl("set", "Interface", "vhu0", "external_ids:vhost-user-announce=hold=off")
     wait_until(lambda: configured() == {**passed_on, "hold": False}, "configure")

@@ -88,6 +88,13 @@ class Receiver:
             assert time.monotonic() < deadline, f"{len(self.numbers)} of {goal} records"
             self.take(0.05)
 
+    def until_last(self):
+        """Take what is under way when the flow has stopped."""
+        deadline = time.monotonic() + 10
+        while self.flow.sent - 1 not in self.numbers:
+            assert time.monotonic() < deadline, f"{self.numbers[-1]} of {self.flow.sent} records"
+            self.take(0.05)
+
     def _say(self, number):
         if number % 10 == 0 and not self.silent:
             frame = bytes.fromhex(CLIENT_MAC.replace(":", "")) + frame_of(500, outward=True)[6:]
@@ -160,9 +167,11 @@ def test_a_guest_moves_whole_and_the_network_finds_it(fabric, paths, announces):
             receiver.silent = False
             receiver.until(ENOUGH)
             flow.stop()
-            receiver.take(0.2)
+            receiver.until_last()
             guest.drain()
-            seen = [frame.data for frame in client.frames() if not frame.outgoing]
+            last = receiver.sent[-1]  # what it has sent passes three switches
+            wait_until(lambda: last in arrived(client), "the guest's last frame at the client")
+            seen = arrived(client)
             rarps = [f for f in uplink.frames() if f.ethertype == ETHERTYPE_RARP and not f.outgoing]
         check_arrivals(receiver, flow)
         # All that the guest said on either side has reached the client, whole and once.
@@ -171,6 +180,11 @@ def test_a_guest_moves_whole_and_the_network_finds_it(fabric, paths, announces):
         check_announcements(fabric, rarps)
     finally:
         guest.close()
+
+
+def arrived(capture):
+    """The frames that came in."""
+    return [frame.data for frame in capture.frames() if not frame.outgoing]
 
 
 def check_indices(guest, bases, receiver):
@@ -246,7 +260,7 @@ def test_a_migration_given_up_leaves_the_guest_where_it_is(fabric, paths):
             migration.cancel()
             receiver.until(ENOUGH)
             flow.stop()
-            receiver.take(0.2)
+            receiver.until_last()
         assert receiver.damaged == 0
         assert receiver.numbers == list(range(receiver.numbers[0], flow.sent))
         fabric.b.wait_status("vhu0", "listening")

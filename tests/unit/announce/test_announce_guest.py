@@ -127,3 +127,12 @@ def test_nobody_is_announced_who_does_not_run(story):
             change = guest.ended(now) if part == "ended" else guest.told(part, now)
         assert guest.running or not change.trigger
         assert not (change.stopped and change.trigger)
+
+
+def test_a_state_from_another_host_says_that_the_guest_moved_in_wherever_its_rings_begin() -> None:
+    guest = Guest()
+    guest.told("connected", 1)
+    guest.uses((OTHER,))
+    assert guest.started(0, 0, 2, moved_in=True).trigger == ""
+    assert guest.told("running", 3).trigger == "moved-in"
+    assert guest.known(3) == (OTHER,)

@@ -74,7 +74,8 @@ def test_any_text_is_a_policy_or_a_named_error(text):
         assert str(wrong).startswith(wrong.name)
 
 
-def test_hold_is_on_or_off():
+def test_hold_and_state_are_on_or_off():
+    assert DEFAULT.state and parse("hold=off").state and not parse("state=off").state
     assert DEFAULT.hold and parse("hold=on").hold and not parse("hold=off rounds=2").hold
     with pytest.raises(PolicyError, match="announce-value-invalid"):
         parse("hold=maybe")

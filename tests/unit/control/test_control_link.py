@@ -96,9 +96,16 @@ def test_what_the_guest_uses_is_kept_until_it_is_told_anew(child: Worker) -> Non
 
 
 def test_configure_reaches_the_worker(child: Worker) -> None:
-    child.link.configure(WorkerSpec("vhu0", "client", "/x", 1, 9000, True, False), NOW)
+    spec = WorkerSpec("vhu0", "client", "/x", 1, 9000, True, False, state=False)
+    child.link.configure(spec, NOW)
     ((said, _),) = child.channel.receive()
-    assert said == {"op": "configure", "mtu": 9000, "finish_offloads": True, "hold": False}
+    assert said == {
+        "op": "configure",
+        "mtu": 9000,
+        "finish_offloads": True,
+        "hold": False,
+        "state": False,
+    }
     assert child.link.spec is not None and child.link.spec.mtu == 9000
 
 

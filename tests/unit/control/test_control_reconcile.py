@@ -68,6 +68,7 @@ def running(spec: WorkerSpec = SPEC, **fields: object) -> Observed:
         (running(replace(SPEC, mtu=9000)), Configure(SPEC)),
         (running(replace(SPEC, finish_offloads=False)), Configure(SPEC)),
         (running(replace(SPEC, hold=False)), Configure(SPEC)),
+        (running(replace(SPEC, state=False)), Configure(SPEC)),
         (
             running(phase=Phase.STARTING, spec=None, since=NOW - HELLO_TIMEOUT),
             Kill("vhu0", "it said no hello"),

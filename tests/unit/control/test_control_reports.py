@@ -38,7 +38,7 @@ EVENTS: dict[str, dict[str, Any]] = {
     "hello": {"event": "hello", "version": "0.1", "pid": 7, "spec": SPEC.to_json()},
     "state": {"event": "state", "state": STATE},
     "rarp": {"event": "rarp", "mac": "52:54:00:00:00:01", "at": 99.5},
-    "started": {"event": "started", "base": 17},
+    "started": {"event": "started", "base": 17, "sent": 5, "moved_in": True},
     "connect": {"event": "connect", "path": "/run/vm.sock"},
     "stats": {
         "event": "stats",
@@ -63,7 +63,7 @@ def test_each_event_is_a_report() -> None:
     assert isinstance(state := parsed["state"], reports.State)
     assert state.vring_sizes == (256, 256) and state.error_text == "header-version: version 3"
     assert parsed["rarp"] == reports.Rarp(bytes.fromhex("525400000001"), 99.5)
-    assert parsed["started"] == reports.Started(17)
+    assert parsed["started"] == reports.Started(17, 5, moved_in=True)
     assert parsed["holding"] == reports.Holding(
         2, True, ("525400000001.0", "525400000001.4095"), {"held": 3, "dropped_full": 1}
     )

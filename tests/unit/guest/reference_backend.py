@@ -20,6 +20,7 @@ class ReferenceBackEnd(ReferenceRings):
         self.error: BaseException | None = None
         self._sock = sock
         self._stop = os.eventfd(0)
+        self._loading = -1
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -123,6 +124,21 @@ class ReferenceBackEnd(ReferenceRings):
                 self.serve(numbers[0] // 2)
             case 19:
                 self.seen.rarps.append(payload[:6])
+            case 42:
+                direction, phase = numbers
+                assert phase == 0 and all(vring.kick < 0 for vring in self.vrings)
+                if direction:
+                    self._loading = fds[0]
+                else:
+                    os.write(fds[0], self.behaviour.state)
+                    os.close(fds[0])
+                return struct.pack("<Q", 1 << 8)
+            case 43:
+                if self._loading >= 0:
+                    with open(self._loading, "rb") as pipe:  # noqa: PTH123
+                        self.seen.state = pipe.read()
+                    self._loading = -1
+                return struct.pack("<Q", request == self.behaviour.refuse)
             case 3 | 16 | 20:
                 pass
             case _:

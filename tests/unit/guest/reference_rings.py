@@ -25,7 +25,7 @@ ALL_FEATURES = (
     | 1 << 30  # PROTOCOL_FEATURES
     | 1 << 32  # VERSION_1
 )
-ALL_PROTOCOL_FEATURES = 0b11111  # MQ, LOG_SHMFD, RARP, REPLY_ACK, MTU
+ALL_PROTOCOL_FEATURES = 0b11111 | 1 << 19  # MQ, LOG_SHMFD, RARP, REPLY_ACK, MTU; DEVICE_STATE
 NEXT, WRITE, INDIRECT = 1, 2, 4
 
 
@@ -53,6 +53,7 @@ class Behaviour:
     queue_pairs: int = 4
     silent_on: int = 0  # a request that gets no answer
     wrong_on: int = 0  # a request whose answer is another's
+    state: bytes = b"state"  # its own, for the next back-end
     refuse: int = 0  # a request that is refused by REPLY_ACK
     hang_up_on: int = 0  # a request after which it is gone
     forget: frozenset[str] = frozenset()  # what it does not log: "payload", "elements", "index"
@@ -77,6 +78,7 @@ class Seen:
     headers: list[bytes] = field(default_factory=list)
     chains: list[list[int]] = field(default_factory=list)  # lengths of readable descriptors
     rarps: list[bytes] = field(default_factory=list)
+    state: bytes = b""  # of another back-end
     kicks: int = 0
     calls: int = 0
 

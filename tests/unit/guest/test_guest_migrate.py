@@ -9,6 +9,7 @@ from guest_lab import Lab
 from reference_backend import ReferenceBackEnd
 from reference_rings import Behaviour
 
+from ovs_vhost_plugin.guest.connection import RequestRefusedError
 from ovs_vhost_plugin.guest.dirtylog import DirtyLog
 from ovs_vhost_plugin.guest.memory import PAGE_SIZE, GuestMemory
 from ovs_vhost_plugin.guest.migrate import (
@@ -153,6 +154,36 @@ def test_chains_taken_and_not_given_back_are_found(lab: Lab) -> None:
     assert guest.receive(5)
     with pytest.raises(ChainsLostError):
         move.switch()
+
+
+def test_the_back_ends_own_state_moves_while_the_rings_are_stopped(lab: Lab) -> None:
+    guest, source = lab.pair(Config(), Behaviour(state=b"what it knows"))
+    move, destination = migration(lab, guest)
+    move.begin()
+    assert 42 not in source.seen.names()
+    move.switch()
+    assert destination.seen.state == b"what it knows"
+    assert source.seen.names()[-2:] == [42, 43]
+    names = destination.seen.names()
+    assert names.index(42) < names.index(43) < names.index(2)  # before SET_FEATURES starts it
+
+
+@pytest.mark.parametrize("who", ["source", "destination"])
+def test_a_state_that_a_back_end_could_not_use_ends_the_migration(lab: Lab, who: str) -> None:
+    refuses = Behaviour(refuse=43)
+    guest, _ = lab.pair(Config(), refuses if who == "source" else None)
+    move, _ = migration(lab, guest, refuses if who == "destination" else None)
+    move.begin()
+    with pytest.raises(RequestRefusedError, match="CHECK_DEVICE_STATE"):
+        move.switch()
+
+
+def test_without_the_protocol_feature_on_both_sides_no_state_is_moved(lab: Lab) -> None:
+    guest, source = lab.pair(Config())
+    move, destination = migration(lab, guest, Behaviour(protocol_features=0b11111))
+    move.begin()
+    move.switch()
+    assert 42 not in source.seen.names() + destination.seen.names()
 
 
 def test_a_silent_guest_is_announced_by_the_back_end(lab: Lab) -> None:

@@ -21,7 +21,7 @@ from ring_reference import (
 )
 
 from ovs_vhost_plugin.jit import layout
-from ovs_vhost_plugin.jit.chain import gather, hold, make_room, release, scatter, walk
+from ovs_vhost_plugin.jit.chain import find_region, gather, hold, make_room, release, scatter, walk
 from ovs_vhost_plugin.jit.faults import Fault
 
 LOW, MIDDLE, HIGH = 0x10000, 0x20000, 0xFFFF_FFFF_FFFF_0000
@@ -214,3 +214,24 @@ def test_scatter_and_gather_meet_in_the_middle(lengths: list[int], data: Any) ->
     back = np.zeros(total, np.uint8)
     gather(queue, 1, back, total)
     assert back.tobytes() == flat
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    starts=st.sets(st.integers(0, 600), max_size=509),
+    long=st.sets(st.integers(0, 600)),
+    address=st.one_of(st.integers(0, 602 * 16), st.sampled_from([2**63, 2**64 - 1])),
+)
+def test_the_region_of_an_address_is_the_one_that_holds_it_among_hundreds(
+    starts: set[int], long: set[int], address: int
+) -> None:
+    rows = [(16 * start, 16 if start in long else 9, 0) for start in sorted(starts)]
+    regions = np.array(rows, layout.REGION)
+    held = [i for i, (guest, size, _) in enumerate(rows) if guest <= address < guest + size]
+    assert find_region(regions, np.uint64(address)) == (held[0] if held else -1)
+
+
+def test_the_last_region_may_end_where_addresses_do() -> None:
+    regions = np.array([(0, 16, 0), (2**64 - 16, 16, 0)], layout.REGION)
+    for address, index in ((15, 0), (16, -1), (2**64 - 17, -1), (2**64 - 16, 1), (2**64 - 1, 1)):
+        assert find_region(regions, np.uint64(address)) == index

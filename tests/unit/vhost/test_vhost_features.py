@@ -19,7 +19,8 @@ def test_the_whole_offer_without_mtu():
         *("MAC", "STATUS", "CTRL_VQ", "CTRL_RX", "CTRL_RX_EXTRA", "CTRL_VLAN", "CTRL_MAC_ADDR"),
     }
     assert names(offered.protocol_features, ProtocolFeature) == {
-        *("MQ", "LOG_SHMFD", "RARP", "REPLY_ACK")
+        *("MQ", "LOG_SHMFD", "RARP", "REPLY_ACK", "DEVICE_STATE", "CONFIGURE_MEM_SLOTS"),
+        *("RESET_DEVICE", "STATUS"),
     }
     assert offered.queue_pairs == 4
 
@@ -28,6 +29,12 @@ def test_an_mtu_adds_the_feature_and_the_protocol_feature():
     without, with_mtu = offer(1, None), offer(1, 9000)
     assert with_mtu.features ^ without.features == Feature.MTU.mask
     assert with_mtu.protocol_features ^ without.protocol_features == ProtocolFeature.MTU.mask
+
+
+def test_device_state_can_be_left_out():
+    whole, without = offer(1, None), offer(1, None, device_state=False)
+    assert whole.features == without.features
+    assert whole.protocol_features ^ without.protocol_features == ProtocolFeature.DEVICE_STATE.mask
 
 
 def test_numbers_of_the_specification():

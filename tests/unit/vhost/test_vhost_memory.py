@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mapping guest memory: hostile inputs 13, 14, 16-23, 32 and 33."""
+"""Mapping guest memory: hostile inputs 13, 14, 16-23, 26, 32 and 33."""
 
 import mmap
 import os
@@ -261,3 +261,105 @@ def test_a_view_keeps_its_memory_mapped(memfd):
     assert mapped_files() == 1
     del view
     assert mapped_files() == 0
+
+
+# -- one region at a time (VHOST_USER_ADD_MEM_REG, VHOST_USER_REM_MEM_REG) -------------------------
+
+
+def grown(memfd, count):
+    """A table of `count` regions that came one by one, each in a file of its own."""
+    table = MemoryTable.empty()
+    for i in reversed(range(count)):
+        bigger = table.with_region(region(guest=i * PAGE, user=2 * i * PAGE), memfd(PAGE))
+        table.close()
+        table = bigger
+    return table
+
+
+def test_hundreds_of_regions_are_sorted_and_one_more_than_the_maximum_is_refused(memfd):
+    table = grown(memfd, 509)
+    assert mapped_files() == 509
+    assert list(table.regions["guest"]) == [i * PAGE for i in range(509)]
+    with pytest.raises(PeerError) as caught:
+        table.with_region(region(guest=600 * PAGE), memfd(PAGE))
+    assert caught.value.name == PeerErrorName.REGIONS_TOO_MANY
+    table.close()
+    assert mapped_files() == 0
+
+
+def test_a_region_that_goes_is_unmapped_and_the_others_stay(memfd):
+    table = grown(memfd, 3)
+    view = table.view(0, 4, 1)
+    view[:] = 7
+    smaller = table.without_region(region(guest=PAGE, user=2 * PAGE, offset=12345))
+    table.close()
+    assert mapped_files() == 2
+    assert list(smaller.regions["guest"]) == [0, 2 * PAGE]
+    assert list(smaller.view(0, 4, 1)) == [7] * 4
+    with pytest.raises(PeerError):
+        smaller.view(2 * PAGE, 1, 1)
+    smaller.close()
+
+
+def test_a_table_that_another_was_made_of_stays_whole(memfd):
+    table = grown(memfd, 1)
+    table.with_region(region(guest=PAGE), memfd(PAGE)).close()
+    table.view(0, 1, 1)
+    table.close()
+    assert mapped_files() == 0
+
+
+def test_a_region_that_comes_or_goes_twice_does_it_once(memfd):
+    # QEMU 7.2 sends ADD_MEM_REG and REM_MEM_REG once for each queue pair.
+    first = grown(memfd, 2)
+    fd = memfd(PAGE)
+    file = os.dup(fd)
+    table = first.with_region(region(guest=PAGE, user=2 * PAGE), fd)
+    first.close()
+    assert mapped_files() == len(table.regions) == 2
+    table.view(2 * PAGE, 1, 1)[:] = 9
+    assert os.pread(file, 1, 0) == b"\x09"  # it is the file that came last
+    os.close(file)
+    gone = table.without_region(region(guest=PAGE, user=2 * PAGE))
+    table.close()
+    assert gone.without_region(region(guest=PAGE, user=2 * PAGE)) is gone
+    assert mapped_files() == len(gone.regions) == 1
+    back = gone.with_region(region(guest=PAGE, user=2 * PAGE), memfd(PAGE))
+    gone.close()
+    assert len(back.regions) == 2
+    back.close()
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        region(guest=3 * PAGE, user=0),
+        region(guest=0, user=PAGE),
+        region(guest=0, user=0, size=PAGE - 1),
+    ],
+)
+def test_a_region_that_is_not_there_cannot_go(memfd, unknown):
+    table = grown(memfd, 2)
+    with pytest.raises(PeerError) as caught:
+        table.without_region(unknown)
+    assert caught.value.name == PeerErrorName.REGION_UNKNOWN
+    table.close()
+
+
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        (region(size=0), PeerErrorName.REGION_SIZE_ZERO),
+        (region(guest=TOP - 1), PeerErrorName.REGION_GUEST_ADDRESS_WRAPS),
+        (region(guest=0), PeerErrorName.REGION_OVERLAP_GUEST),
+        (region(guest=7 * PAGE, user=1), PeerErrorName.REGION_OVERLAP_USER),
+        (region(guest=7 * PAGE, size=2 * PAGE), PeerErrorName.FILE_SHORTER_THAN_REGION),
+    ],
+)
+def test_a_region_that_cannot_be_right_is_not_added(memfd, more, name):
+    table = grown(memfd, 2)
+    with pytest.raises(PeerError) as caught:
+        table.with_region(more, memfd(PAGE))
+    assert caught.value.name == name
+    assert mapped_files() == 2
+    table.close()

@@ -160,6 +160,41 @@ def test_more_fds_than_regions_can_have(peer):
     assert name == PeerErrorName.FDS_UNEXPECTED
 
 
+def single(guest=0, size=4096, user=0, offset=0):
+    return spec.SINGLE_REGION.pack(0, guest, size, user, offset)
+
+
+def test_there_may_be_hundreds_of_memory_slots(peer):
+    assert peer.send(R.GET_MAX_MEM_SLOTS).payload == spec.U64.pack(509)
+
+
+def test_a_region_is_added_with_its_fd_also_while_rings_run(peer, memfd):
+    peer.set_up_vring()
+    fd = memfd(4096)
+    assert peer.send(R.ADD_MEM_REG, single(1, 2, 3, 4), (fd,), need_reply=True).payload == OK
+    assert peer.effects == [effects.AddMemoryRegion(effects.MemoryRegion(1, 2, 3, 4), fd)]
+
+
+def test_a_region_to_add_needs_its_file(peer):
+    assert name_of(peer.send, R.ADD_MEM_REG, single()) == PeerErrorName.FDS_MISSING
+
+
+@pytest.mark.parametrize("fds", [0, 1])
+def test_a_region_goes_and_a_needless_fd_is_closed(peer, memfd, fds):
+    passed = tuple(memfd(1) for _ in range(fds))
+    assert peer.send(R.REM_MEM_REG, single(1, 2, 3, 4), passed, need_reply=True).payload == OK
+    assert peer.effects == [effects.RemoveMemoryRegion(effects.MemoryRegion(1, 2, 3, 4))]
+
+
+def test_a_region_that_is_not_there_is_refused_by_the_device_and_told(peer):
+    def refuse(effect):
+        if not isinstance(effect, effects.Refused):
+            raise PeerError(PeerErrorName.REGION_UNKNOWN)
+
+    peer.execute = refuse
+    assert peer.send(R.REM_MEM_REG, single(), need_reply=True).payload == REFUSED
+
+
 @pytest.mark.parametrize("need_reply", [False, True])
 def test_set_log_base_is_always_answered(peer, memfd, need_reply):
     fd = memfd(1)

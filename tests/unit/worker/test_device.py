@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost import effects, spec
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import offer
@@ -113,6 +114,30 @@ class FakeHolding:
         self.gone += 1
 
 
+class FakeState:
+    """Notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[object] = []
+        self.brought = False
+
+    def rarp(self, mac: bytes) -> None:
+        self.asked.append(mac)
+
+    def save(self, fd: int) -> None:
+        self.asked.append(("save", fd))
+
+    def load(self, fd: int) -> None:
+        self.asked.append(("load", fd))
+
+    def check(self) -> bool:
+        self.asked.append("check")
+        return self.brought
+
+    def forget(self) -> None:
+        self.asked.append("forget")
+
+
 class Observed:
     def __init__(self) -> None:
         self.rarps: list[bytes] = []
@@ -137,11 +162,13 @@ class Port:
         self.taps = FakeTaps()
         self.observed = Observed()
         self.holding = FakeHolding()
+        self.state = FakeState()
         self.device = Device(
             self.pairs,  # type: ignore[arg-type]
             self.taps,  # type: ignore[arg-type]
             self.observed,
             self.holding,  # type: ignore[arg-type]
+            self.state,  # type: ignore[arg-type]
             finish_offloads=False,
         )
         self.session = Session(offer(2, None))
@@ -288,6 +315,90 @@ def test_a_log_that_cannot_hold_the_memory_is_refused_by_name(port: Port) -> Non
     assert port.pairs[0].running
 
 
+def region(port: Port, request: FrontendRequest, guest: int, user: int, size: int) -> None:
+    fds = []
+    if request == FrontendRequest.ADD_MEM_REG:
+        fds = [os.memfd_create("slot")]
+        os.ftruncate(fds[0], size)
+    port.ask(request, spec.SINGLE_REGION.pack(0, guest, size, user, 0), *fds)
+
+
+def test_memory_that_comes_region_by_region_makes_rings_run(port: Port) -> None:
+    port.features(Feature.VERSION_1)
+    region(port, FrontendRequest.ADD_MEM_REG, 0, USER, 0x1000)
+    region(port, FrontendRequest.ADD_MEM_REG, 0x1000, USER + 0x1000, 0x1000)
+    port.vring(0)
+    port.vring(1)
+    assert port.pairs[0].config.rx is not None and port.pairs[0].config.tx is not None
+    assert [int(row["size"]) for row in port.pairs[0].config.regions] == [0x1000, 0x1000]
+    region(port, FrontendRequest.ADD_MEM_REG, 0x9000, 0, 0x2000)
+    assert len(port.pairs[0].config.regions) == 3
+
+
+def test_a_ring_whose_region_is_replaced_goes_on_where_it_was(port: Port) -> None:
+    port.features(Feature.VERSION_1)
+    region(port, FrontendRequest.ADD_MEM_REG, 0, USER, 0x1000)
+    port.vring(0, base=100)
+    at = port.pairs[0].config.rx.next_avail
+    region(port, FrontendRequest.REM_MEM_REG, 0, USER, 0x1000)
+    assert not port.pairs[0].running and not port.device.running
+    assert [str(error.name) for error in port.observed.errors] == ["vring-outside-memory"]
+    region(port, FrontendRequest.ADD_MEM_REG, 0, USER, 0x1000)
+    assert port.pairs[0].config.rx.next_avail == at + 3
+    assert port.observed.bases == [100]  # it has not started anew
+    region(port, FrontendRequest.REM_MEM_REG, 0, USER, 0x1000)
+    assert port.base(0) == at + 6
+
+
+def test_a_region_that_goes_once_for_each_queue_pair_stops_nothing_the_second_time(
+    port: Port,
+) -> None:
+    set_up(port)
+    region(port, FrontendRequest.ADD_MEM_REG, MEMORY, USER + MEMORY, 0x1000)
+    region(port, FrontendRequest.REM_MEM_REG, MEMORY, USER + MEMORY, 0x1000)
+    config = port.pairs[0].config
+    region(port, FrontendRequest.REM_MEM_REG, MEMORY, USER + MEMORY, 0x1000)
+    assert port.pairs[0].config is config and len(config.regions) == 1
+
+
+def test_a_region_that_is_not_there_is_refused_and_all_runs_on(port: Port) -> None:
+    set_up(port)
+    with pytest.raises(PeerError, match="region-unknown"):
+        region(port, FrontendRequest.REM_MEM_REG, 0x5000, USER, 0x1000)
+    assert port.pairs[0].running
+
+
+def test_a_reset_stops_all_rings_and_the_next_driver_begins_anew(port: Port) -> None:
+    set_up(port, base=5)
+    port.features(Feature.VERSION_1, Feature.MRG_RXBUF, Feature.LOG_ALL)
+    port.ask(FrontendRequest.RESET_DEVICE)
+    assert not port.pairs[0].running and not port.taps.carrier
+    assert port.holding.held == {}  # a reset is no migration
+    assert port.taps.header_size == 10
+    port.features(Feature.VERSION_1)
+    port.vring(0)  # in the memory that it has
+    assert port.pairs[0].config.rx.next_avail in (0, 3)  # 3: stopped and started by ENABLE
+    assert port.taps.header_size == 12
+    assert port.observed.errors == []
+
+
+def test_a_ring_that_broke_shows_in_the_status_until_the_driver_resets(port: Port) -> None:
+    set_up(port)
+
+    def status() -> int:
+        reply = port.ask(FrontendRequest.GET_STATUS)
+        assert reply is not None
+        return int(spec.U64.unpack(reply.payload)[0])
+
+    port.ask(FrontendRequest.SET_STATUS, spec.U64.pack(0xF))
+    assert status() == 0xF
+    port.pairs[0].faults = [("tx", Fault.HEAD_OUT_OF_RANGE)]
+    port.device.collect_faults(port.pairs[0])  # type: ignore[arg-type]
+    assert status() == 0xF | 0x40
+    port.ask(FrontendRequest.SET_STATUS, spec.U64.pack(0))
+    assert status() == 0
+
+
 def test_memory_without_the_rings_in_it_stops_them_by_name(port: Port) -> None:
     set_up(port)
     port.memory(size=4096)  # vring 1 lies beyond
@@ -306,7 +417,15 @@ def test_refused_memory_leaves_the_rings_as_they_were(port: Port) -> None:
 
 def test_rarp_is_passed_on_before_any_ring_runs(port: Port) -> None:
     port.device.execute(effects.SendRarp(b"\x52\x54\0\1\2\3"))
-    assert port.observed.rarps == [b"\x52\x54\0\1\2\3"]
+    assert port.observed.rarps == port.state.asked == [b"\x52\x54\0\1\2\3"]
+
+
+def test_the_state_is_moved_on_request_and_forgotten_with_the_front_end(port: Port) -> None:
+    port.device.execute(effects.SaveState(7))
+    port.device.execute(effects.LoadState(8))
+    port.device.execute(effects.CheckState())
+    port.device.detach()
+    assert port.state.asked == [("save", 7), ("load", 8), "check", "forget"]
 
 
 def test_the_bridge_may_change_while_no_front_end_is_there(port: Port) -> None:
@@ -405,6 +524,14 @@ def test_frames_are_let_in_for_a_guest_that_goes_on_at_an_index(port: Port) -> N
     assert port.taps.carrier and port.device.expecting
     port.device.detach()
     assert not port.taps.carrier and not port.device.expecting
+
+
+def test_frames_are_let_in_for_a_guest_whose_state_has_come(port: Port) -> None:
+    port.device.execute(effects.CheckState())
+    assert not port.device.expecting
+    port.state.brought = True
+    port.device.execute(effects.CheckState())
+    assert port.taps.carrier and port.device.expecting
 
 
 def test_a_guest_expected_in_vain_finds_nothing_when_it_comes_late(port: Port) -> None:

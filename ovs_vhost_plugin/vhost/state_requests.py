@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Handlers of the requests that move the back-end's own state ("Migrating back-end state").
+
+The front-end passes a pipe and is told by CHECK_DEVICE_STATE, after all has gone through it,
+whether it could be used. A refusal is said in the reply, so that it costs the migration and not
+the connection: the guest stays, or goes on, where it is. Sections cited are those of vhost-user.
+"""
+
+from collections.abc import Generator
+
+from ovs_vhost_plugin.vhost import spec
+from ovs_vhost_plugin.vhost.effects import CheckState, Effect, LoadState, SaveState
+from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.spec import TransferDirection, TransferPhase
+from ovs_vhost_plugin.vhost.state import State
+
+Handling = Generator[Effect, object, bytes | None]
+
+
+def set_device_state_fd(state: State, payload: bytes, fds: list[int]) -> Handling:
+    """Begin a transfer through the front-end's pipe; this back-end never brings its own channel.
+
+    "Migrating back-end state": in the one phase there is, all rings are stopped.
+    """
+    direction, phase = spec.DEVICE_STATE.unpack(payload)
+    if direction not in (TransferDirection.SAVE, TransferDirection.LOAD):
+        raise PeerError(PeerErrorName.DEVICE_STATE_DIRECTION, str(direction))
+    if phase != TransferPhase.STOPPED:
+        raise PeerError(PeerErrorName.DEVICE_STATE_PHASE, str(phase))
+    if state.started:
+        raise PeerError(PeerErrorName.DEVICE_STATE_WHILE_STARTED)
+    fd = fds.pop()
+    yield SaveState(fd) if direction == TransferDirection.SAVE else LoadState(fd)
+    return spec.U64.pack(spec.DEVICE_STATE_NO_FD)
+
+
+def check_device_state(_state: State, _payload: bytes, _fds: list[int]) -> Handling:
+    """Answer whether the last transfer succeeded."""
+    yield CheckState()
+    return spec.U64.pack(0)
