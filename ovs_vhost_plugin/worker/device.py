@@ -77,7 +77,7 @@ class Device:
     def detach(self) -> None:
         """The front-end has gone: stop, and let its memory go."""
         for pair in self.pairs:
-            pair.stop()
+            self._stop_pair(pair)
             pair.forget()
         self._next_avail.clear()
         self._broken.clear()
@@ -158,10 +158,7 @@ class Device:
 
     def collect_faults(self, pair: QueuePair) -> None:
         """Take note of rings the loop gave up."""
-        for kind, fault in pair.take_faults():
-            index = 2 * pair.index + (kind == "tx")
-            self._broken.add(index)
-            self._observer.error(PeerError(fault.kebab, f"vring {index} stopped"))
+        self._note_faults(pair)
         self.update_tap()
 
     # -- rings ---------------------------------------------------------------------------------
@@ -174,7 +171,7 @@ class Device:
             yield
         finally:
             for pair in pairs:
-                for error in self._start_pair(pair):
+                for error in self._start_pair(pair).values():
                     self._observer.error(error)
 
     def _reconfigure(self, index: int) -> None:
@@ -187,8 +184,12 @@ class Device:
             self._expect()
         pair = self.pairs[index // 2]
         self._stop_pair(pair)
-        for error in self._start_pair(pair):
-            raise error
+        errors = self._start_pair(pair)
+        own = errors.pop(index, None)
+        for error in errors.values():  # the other ring's: not what was asked for
+            self._observer.error(error)
+        if own is not None:
+            raise own
 
     def _stop_vring(self, index: int) -> int:
         """Stop one vring for GET_VRING_BASE: nothing is written for it after this returns."""
@@ -200,7 +201,7 @@ class Device:
         self._broken.discard(index)
         if leaves and self._holding.enabled:
             self._leave(pair)
-        for error in self._start_pair(pair, without=index):
+        for error in self._start_pair(pair, without=index).values():
             self._observer.error(error)
         return base
 
@@ -227,10 +228,18 @@ class Device:
         for kind, index in _vrings_of(pair):
             if index in self._next_avail:
                 self._next_avail[index] = pair.next_avail(kind)
+        # Later they would be taken for those of the session, or the start, that comes next.
+        self._note_faults(pair)
 
-    def _start_pair(self, pair: QueuePair, without: int = -1) -> list[PeerError]:
-        """Start what of `pair` can run; return why a vring cannot."""
-        errors = []
+    def _note_faults(self, pair: QueuePair) -> None:
+        for kind, fault in pair.take_faults():
+            index = 2 * pair.index + (kind == "tx")
+            self._broken.add(index)
+            self._observer.error(PeerError(fault.kebab, f"vring {index} stopped"))
+
+    def _start_pair(self, pair: QueuePair, without: int = -1) -> dict[int, PeerError]:
+        """Start what of `pair` can run; return why a vring cannot, by index."""
+        errors = {}
         fresh = not self._next_avail
         vrings: dict[Kind, VringConfig | None] = {}
         for kind, index in _vrings_of(pair):
@@ -239,7 +248,8 @@ class Device:
             except PeerError as error:
                 self._next_avail.pop(index, None)
                 vrings[kind] = None
-                errors.append(error)
+                # Without the frames it passed, which would keep views of guest memory mapped.
+                errors[index] = error.with_traceback(None)
         rx, tx = vrings["rx"], vrings["tx"]
         if rx is not None and rx.enabled:
             self._welcome(pair)
