@@ -51,3 +51,8 @@ def test_the_question_is_about_the_guests_own_tag():
     mac = bytes.fromhex("525400123456")
     assert flow_to(mac, 0) == "in_port=LOCAL,dl_dst=52:54:00:12:34:56"
     assert flow_to(mac, 10) == "in_port=LOCAL,dl_dst=52:54:00:12:34:56,dl_vlan=10"
+
+
+def test_a_port_number_that_is_none_is_no_reason_to_fail():
+    text = f" -> output port is {'9' * 5000}\nDatapath actions: 2"
+    assert missing(text, 2) == ""
