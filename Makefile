@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo   the main job on private hosts: a guest, a flow, a live migration, a timeline
-# make test   unit, integration and system tests; what cannot run here is skipped with its reason
+# make test   unit, fuzz, integration and system tests; what cannot run here is skipped with its reason
 # make lint   formatting, lint, types, import rules
+# make fuzz   random messages, rings, reports and answers for FUZZ_SECONDS (300)
 # make bench-learn  what learning from a guest's frames costs, as a share of sending them
 # make setup  Debian packages (as root) and the virtual environment, which the others do as needed
 # make clean  removes what the above made in this directory
@@ -13,14 +14,15 @@ SETUP := $(VENV)/.setup
 PACKAGES := ovs_vhost_plugin/lab/packages.py
 DEMO ?=
 TEST ?=
+export FUZZ_SECONDS ?= 300
 
-.PHONY: demo test lint bench-learn setup packages clean
+.PHONY: demo test fuzz lint bench-learn setup packages clean
 
 demo: setup
 	$(BIN)/ovs-vhost demo $(DEMO)
 
 test: setup
-	@status=0; for kind in unit integration system; do \
+	@status=0; for kind in unit fuzz integration system; do \
 		echo "--- $$kind tests"; \
 		$(BIN)/python -m pytest tests/$$kind $(TEST) || status=1; \
 	done; exit $$status
@@ -30,6 +32,9 @@ lint: $(SETUP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: $(SETUP)
+	$(BIN)/python tests/fuzz $(TEST)
 
 bench-learn: $(SETUP)
 	$(BIN)/python -m bench.bench_learn
