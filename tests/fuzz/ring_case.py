@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One case of the ring fuzzer: what a hostile driver does to both rings of a pair, and what must be.
+"""One case of the ring fuzzer: what a hostile driver does to a pair of rings, and what must be.
 
 The kernels run in this thread, burst by burst, on guest memory and private arrays that are guarded
 all around. After each burst the plain walker of the unit tests says what it may have come to: which
@@ -21,7 +21,8 @@ from unittest.mock import patch
 import numpy as np
 from guarded_memory import Guarded, GuardedMemory, guarded_zeros
 from kernel_views import kernel_ring
-from ring_reference import INDIRECT, NEXT, WRITE, Driver, descriptor, reference_walk
+from ring_outcome import Range, outcome
+from ring_reference import INDIRECT, NEXT, WRITE, Driver, descriptor
 
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.faults import FIRST_OF_FRAMES, Fault
@@ -45,7 +46,6 @@ LOG_BYTES = -(-(ODD_END >> 12) // 8) + 1
 _PAGE = 4096
 _ROUNDS = 200_000  # bursts, each of which moves something, that a case can need at most
 
-Range = tuple[int, int]
 Entry = tuple[int, int, int, int]
 
 
@@ -204,7 +204,8 @@ class RingCase:
             return 0
         before = self.memory.snapshot()
         self.regions.log[:] = 0
-        expected, chains = self._expected(kind)
+        indirect = bool(self.flags["indirect"])
+        expected, chains = outcome(self.drivers[kind], ring.state[0], indirect)
         if kind == "tx":
             done = transmit(ring, self.queues["tx"], self.regions, self.net, self.learned)
             self._check_frames(chains)
@@ -222,52 +223,6 @@ class RingCase:
             if kind == "tx" and not full and done < BURST:
                 assert fault in expected, (fault, expected)
         return int(done)
-
-    def _expected(self, kind: str) -> tuple[set[int], list[list[Range]]]:
-        """The faults that the chains offered may come to, and all of those before them.
-
-        Chains that are held when a burst begins are given back in its course, so that an index
-        which is too far ahead at first may not be so when it is looked at.
-        """
-        driver, state = self.drivers[kind], self.rings[kind].state[0]
-        at, known, last = (int(state[n]) for n in ("next_fetch", "avail_idx", "next_avail"))
-        fault, chains = self._walk(kind, at, known)
-        if fault:
-            return {fault}, chains
-        index = driver.get(driver.avail + 2)
-        ahead = (index - last) & 0xFFFF
-        faults: set[int] = set()
-        if ahead > driver.size:
-            faults.add(Fault.AVAIL_GOES_BACK if ahead >= 0x8000 else Fault.AVAIL_JUMPS)
-        elif ahead < (known - last) & 0xFFFF:
-            faults.add(Fault.AVAIL_GOES_BACK)
-        if faults and at == last:
-            return faults, chains
-        if faults:
-            faults |= {0, Fault.AVAIL_GOES_BACK, Fault.AVAIL_JUMPS}
-        if (index - known) & 0xFFFF <= driver.size:
-            fault, more = self._walk(kind, known, index)
-            return faults | {fault}, chains + more
-        return faults, chains
-
-    def _walk(self, kind: str, at: int, end: int) -> tuple[int, list[list[Range]]]:
-        driver = self.drivers[kind]
-        chains: list[list[Range]] = []
-        while at != end:
-            head = driver.get(driver.avail + 4 + 2 * (at % driver.size))
-            found = reference_walk(
-                driver,
-                head,
-                write=kind == "rx",
-                indirect=bool(self.flags["indirect"]),
-                pieces_max=layout.PIECES_MAX,
-                table_max=layout.CHAINS,
-            )
-            if isinstance(found, str):
-                return Fault[found], chains
-            chains.append(found)
-            at = (at + 1) & 0xFFFF
-        return 0, chains
 
     # -- what must be ----------------------------------------------------------------------------
 

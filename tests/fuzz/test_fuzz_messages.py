@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from fuzz_profile import examples
 from fuzz_victim import Victim
 from hypothesis import given
 from hypothesis import strategies as st
-from message_case import (
+from message_steps import (
     KINDS,
     OFFER,
     PAIRS,
@@ -136,7 +137,7 @@ def single(steps: Any) -> Any:
 
 
 STEPS = st.builds(
-    lambda begin, parts: sum([begin, *parts], []),
+    lambda begin, parts: list(chain(begin, *parts)),
     st.sampled_from([good_set_up(0), good_start(), []]),
     st.lists(
         st.one_of(single(MESSAGE), single(MESSAGE), single(GUEST), single(WORLD), BEHAVING),

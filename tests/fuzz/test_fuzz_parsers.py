@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovs_vhost_plugin import render
-from ovs_vhost_plugin.announce import fdb, trace, wire
+from ovs_vhost_plugin.announce import fdb, trace
 from ovs_vhost_plugin.announce.link import LinkLost
 from ovs_vhost_plugin.announce.openflow import Session
 from ovs_vhost_plugin.announce.switchd import Answer, NoAnswer, Question, parse_answer
@@ -39,8 +39,8 @@ NUMBER = (
     | st.sampled_from([-1, 0, 10**308, 10**400, 10**4299, -(10**400), 1e308, -1e308])
 )
 WORDS = [
-    "event", "hello", "state", "rarp", "started", "connect", "stats", "addresses", "holding", "held",
-    "mac", "at", "base", "sent", "path", "id", "stats", "frames", "left", "hold", "active", "counts",
+    "event", "hello", "state", "rarp", "started", "connect", "stats", "addresses", "holding",
+    "held", "mac", "at", "base", "sent", "path", "id", "frames", "left", "hold", "active", "counts",
     "stations", "queue_pairs", "errors", "vlan", "router", "ipv4", "ipv6", "running", "0x1", "AAEC",
     "52:54:00:00:00:01", "10.0.0.2", "fe80::1", "525400000001.0", "\ud800", "\0", "[/]",
 ]  # fmt: skip

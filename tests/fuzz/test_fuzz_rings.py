@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from fuzz_victim import Victim
 from hypothesis import given
 from hypothesis import strategies as st
 from ring_case import HIGH, LOW, NEXT_TO_IT, ODD_END, RINGS, RINGS_SIZE, TABLES
-from ring_reference import INDIRECT, NEXT, WRITE
+from ring_reference import NEXT, WRITE
 
 KIND = st.sampled_from(["rx", "tx"])
 INDEX = st.integers(0, 7) | st.integers(0, 64) | st.integers(0, 0xFFFF)
@@ -172,7 +173,7 @@ INDIRECTLY = st.builds(
     st.sampled_from([0, 0, 0, WRITE, NEXT]),
 )
 STEPS = st.lists(SEND | SEND | RECEIVE | INDIRECTLY | ONE.map(lambda one: [one]), max_size=20).map(
-    lambda parts: sum(parts, [])
+    lambda parts: list(chain.from_iterable(parts))
 )
 SWITCHES = (
     "enabled", "event_idx", "indirect", "log_used", "mergeable", "guest_csum", "csum", "ecn",

@@ -519,7 +519,7 @@ def test_a_ring_that_lost_its_memory_is_no_reason_to_refuse_its_neighbour(port: 
 
 
 def test_a_ring_that_cannot_be_does_not_keep_the_memory_mapped(port: Port) -> None:
-    """Its used ring was found, its descriptors were not; the guest's memory is given back at once."""
+    """Its used ring was found, its descriptors were not; the memory is given back at once."""
     port.features(Feature.VERSION_1)
     port.memory()
     gc.collect()
