@@ -17,7 +17,7 @@ settings.register_profile(
 settings.register_profile("long", settings.get_profile("ci"), derandomize=False, print_blob=True)
 
 _NAME = os.environ.get("FUZZ_PROFILE", "ci")
-_TIMES = {"ci": 1, "long": 5}[_NAME]
+_TIMES = {"ci": 1, "long": 2}[_NAME]
 
 
 def examples(count: int) -> settings:
