@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo   the main job on private hosts: a guest, a flow, a live migration, a timeline
-# make test   unit, integration and system tests; what cannot run here is skipped with its reason
+# make test   unit, fuzz, integration and system tests; what cannot run here is skipped with its reason
 # make lint   formatting, lint, types, import rules
+# make fuzz   random messages, rings, reports and answers for FUZZ_SECONDS (300)
 # make bench-announce      from QMP announce-self to the bridge's MAC table, beside OVS-DPDK
 # make bench-instructions  instructions a packet of the compiled data path
 # make bench-learn         what learning from a guest's frames costs, as a share of sending them
@@ -17,14 +18,16 @@ PACKAGES := ovs_vhost_plugin/lab/packages.py
 DEMO ?=
 TEST ?=
 BENCH ?=
+export FUZZ_SECONDS ?= 300
 
-.PHONY: demo test lint bench-announce bench-instructions bench-learn bench-rings setup packages clean
+.PHONY: demo test fuzz lint setup packages clean
+.PHONY: bench-announce bench-instructions bench-learn bench-rings
 
 demo: setup
 	$(BIN)/ovs-vhost demo $(DEMO)
 
 test: setup
-	@status=0; for kind in unit integration system; do \
+	@status=0; for kind in unit fuzz integration system; do \
 		echo "--- $$kind tests"; \
 		$(BIN)/python -m pytest tests/$$kind $(TEST) || status=1; \
 	done; exit $$status
@@ -34,6 +37,9 @@ lint: $(SETUP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: $(SETUP)
+	$(BIN)/python tests/fuzz $(TEST)
 
 bench-learn: $(SETUP)
 	$(BIN)/python -m bench.bench_learn

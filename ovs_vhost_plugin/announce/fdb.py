@@ -56,7 +56,9 @@ def _parse_line(line: str) -> Entry | None:
 
 def on_port(table: str, ofport: int) -> set[tuple[bytes, int]]:
     """Return the addresses of `table` that sit on `ofport`, each with its VLAN."""
-    lines = re.finditer(rf"^ *{ofport} +(\d+) +([0-9a-f:]{{17}}) ", table, re.MULTILINE)
+    lines = re.finditer(
+        rf"^ *{ofport} +(\d{{1,4}}) +((?:[0-9a-f]{{2}}:){{5}}[0-9a-f]{{2}}) ", table, re.MULTILINE
+    )
     return {(bytes.fromhex(line[2].replace(":", "")), int(line[1])) for line in lines}
 
 

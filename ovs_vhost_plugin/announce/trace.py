@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 
-_OUTPUT = re.compile(r"(?:\boutput:|-> output port is )([0-9]+)\b")
+_OUTPUT = re.compile(r"(?:\boutput:|-> output port is )([0-9]{1,10})\b")
 _ACTIONS = re.compile(r"^Datapath actions: (.*)$", re.MULTILINE)
 _FLOW = re.compile(r"^ *[0-9]+\. ", re.MULTILINE)
 

@@ -143,12 +143,12 @@ def parse(event: dict[str, Any], now: float) -> Report:
         case {"event": "state", "state": dict() as state}:
             return _state(state)
         case {"event": "rarp", "mac": str() as mac, "at": float() | int() as at}:
-            if not _MAC.fullmatch(mac) or not math.isfinite(at):
+            if not _MAC.fullmatch(mac) or not at >= 0:  # also what is no number
                 raise ReportError("rarp: no MAC or no time")
-            return Rarp(bytes.fromhex(mac.replace(":", "")), min(float(at), now))
-        case {"event": "started", "base": int() as base}:
+            return Rarp(bytes.fromhex(mac.replace(":", "")), float(min(at, now)))
+        case {"event": "started", "base": base}:
             sent = _count(event.get("sent", 0), 1 << 64)
-            return Started(base, sent, event.get("moved_in") is True)
+            return Started(_count(base, 1 << 32), sent, event.get("moved_in") is True)
         case {"event": "connect", "path": str() as path}:
             return Connect(path)
         case {"event": "stats", "id": int() as request, "stats": dict() as stats}:
@@ -221,8 +221,10 @@ def _stats(stats: dict[str, Any]) -> dict[str, Any]:
     pairs, addresses = cleaned.get("queue_pairs", []), cleaned.get("addresses", [])
     if not isinstance(pairs, list) or not all(isinstance(pair, dict) for pair in pairs):
         raise ReportError("stats: no queue pairs")
-    if not isinstance(cleaned.get("errors", {}), dict) or not isinstance(addresses, list):
-        raise ReportError("stats: no errors or addresses")
+    if not all(isinstance(cleaned.get(key, {}), dict) for key in ("errors", "hold")):
+        raise ReportError("stats: no errors or hold")
+    if not isinstance(addresses, list):
+        raise ReportError("stats: no addresses")
     _stations(addresses)
     return cleaned
 
@@ -294,4 +296,6 @@ def _plain(value: object, depth: int) -> object:
         return [_plain(v, depth - 1) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         raise ReportError("stats: no number")
+    if isinstance(value, int) and abs(value) >= 1 << 64:
+        raise ReportError("stats: no count")  # Python counts further, but would not print it
     return value

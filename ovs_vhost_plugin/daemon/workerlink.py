@@ -202,7 +202,7 @@ class WorkerLink:
     def _lost(self, why: Exception, now: float) -> None:
         # That it is gone is no reason in itself: its exit status or its log says more.
         if isinstance(why, ChannelBroken | ReportError):
-            self._error = str(why)
+            self._error = reports.printable(str(why))
         self._close_channel()
         if self.phase is not Phase.KILLED:
             self._enter_ending(now)

@@ -20,4 +20,7 @@ def require_eventfd(fd: int) -> None:
     kind = str(Path(f"/proc/self/fd/{fd}").readlink())
     if kind != _EVENTFD:
         raise PeerError(PeerErrorName.VRING_FD_NOT_EVENTFD, kind)
-    os.set_blocking(fd, False)
+    try:
+        os.set_blocking(fd, False)
+    except OSError as error:  # open(2), O_PATH: it names an eventfd, and is none
+        raise PeerError(PeerErrorName.VRING_FD_NOT_EVENTFD, "opened with O_PATH") from error

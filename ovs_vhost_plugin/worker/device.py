@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost import effects
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.eventfd import require_eventfd
@@ -64,6 +65,7 @@ class Device:
             self._arrivals,
             on_start=observer.started,
             on_error=observer.error,
+            on_fault=self._ring_broke,
         )
         self._set_format()
 
@@ -165,12 +167,7 @@ class Device:
 
     def collect_faults(self, pair: QueuePair) -> None:
         """Take note of rings the loop gave up."""
-        for kind, fault in pair.take_faults():
-            index = 2 * pair.index + (kind == "tx")
-            self._rings.broke(index)
-            if self._basis.session is not None:
-                self._basis.session.needs_reset = True
-            self._observer.error(PeerError(fault.kebab, f"vring {index} stopped"))
+        self._rings.note_faults(pair)
         self.update_tap()
 
     def expect_no_more(self) -> None:
@@ -195,6 +192,11 @@ class Device:
         if table is not self._basis.memory:
             with self._rings.stopped():
                 self._basis.replace_memory(table)
+
+    def _ring_broke(self, index: int, fault: Fault) -> None:
+        if self._basis.session is not None:
+            self._basis.session.needs_reset = True
+        self._observer.error(PeerError(fault.kebab, f"vring {index} stopped"))
 
     def _reconfigure(self, index: int) -> None:
         vring = self._session.vrings[index]

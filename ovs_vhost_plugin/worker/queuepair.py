@@ -246,7 +246,9 @@ class QueuePair:
         """A vring as the loop takes it; without entries if there is none."""
         state = self._states[kind]
         if vring is None:
+            stands_at = int(state["next_avail"][0])
             state[:] = 0
+            state["next_avail"] = stands_at  # a broken one is asked for it later
             nothing = np.zeros(0, np.uint16)
             return layout.Vring(
                 np.zeros(0, np.uint64), nothing, nothing, np.zeros(0, np.uint32), state

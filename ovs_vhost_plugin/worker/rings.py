@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.spec import Feature
 from ovs_vhost_plugin.worker.arrivals import Arrivals
@@ -28,6 +29,7 @@ class Rings:
         *,
         on_start: Callable[[int], None],
         on_error: Callable[[PeerError], None],
+        on_fault: Callable[[int, Fault], None],
     ) -> None:
         """`on_start` is told the avail index at which the guest's first ring begins to run."""
         self.pairs = tuple(pairs)
@@ -35,6 +37,7 @@ class Rings:
         self._arrivals = arrivals
         self._on_start = on_start
         self._on_error = on_error
+        self._on_fault = on_fault
         self._next_avail: dict[int, int] = {}  # vrings that were started, where they are
         self._running: set[int] = set()  # those of them whose memory is there
         self._has_run = False  # whether any ring has, in this session
@@ -54,15 +57,19 @@ class Rings:
             yield
         finally:
             for pair in pairs or self.pairs:
-                for error in self._start_pair(pair):
+                for error in self._start_pair(pair).values():
                     self._on_error(error)
 
     def restart(self, index: int) -> None:
         """Run vring `index` as the session has it now. Raises PeerError where it cannot."""
         pair = self.pairs[index // 2]
         self._stop_pair(pair)
-        for error in self._start_pair(pair):
-            raise error
+        errors = self._start_pair(pair)
+        own = errors.pop(index, None)
+        for error in errors.values():  # the other ring's: not what was asked for
+            self._on_error(error)
+        if own is not None:
+            raise own
 
     def stop_vring(self, index: int, base: int) -> int:
         """Stop one vring for GET_VRING_BASE: nothing is written for it after this returns.
@@ -77,13 +84,16 @@ class Rings:
         self._broken.discard(index)
         if leaves and self._arrivals.holding.enabled:
             self._leave(pair)
-        for error in self._start_pair(pair, without=index):
+        for error in self._start_pair(pair, without=index).values():
             self._on_error(error)
         return base
 
-    def broke(self, index: int) -> None:
-        """The loop gave vring `index` up; it stays broken until it is stopped."""
-        self._broken.add(index)
+    def note_faults(self, pair: QueuePair) -> None:
+        """Take note of vrings the loop gave up; each stays broken until it is stopped."""
+        for kind, fault in pair.take_faults():
+            index = 2 * pair.index + (kind == "tx")
+            self._broken.add(index)
+            self._on_fault(index, fault)
 
     def expect(self) -> None:
         """Let frames into the tap for a guest that is about to run: the network may know already.
@@ -97,7 +107,7 @@ class Rings:
     def forget(self) -> None:
         """Stop for good: the front-end has gone."""
         for pair in self.pairs:
-            pair.stop()
+            self._stop_pair(pair)
             pair.forget()
         self._next_avail.clear()
         self._running.clear()
@@ -132,10 +142,12 @@ class Rings:
         for kind, index in _vrings_of(pair):
             if index in self._running:
                 self._next_avail[index] = pair.next_avail(kind)
+        # Later they would be taken for those of the session, or the start, that comes next.
+        self.note_faults(pair)
 
-    def _start_pair(self, pair: QueuePair, without: int = -1) -> list[PeerError]:
-        """Start what of `pair` can run; return why a vring cannot."""
-        errors = []
+    def _start_pair(self, pair: QueuePair, without: int = -1) -> dict[int, PeerError]:
+        """Start what of `pair` can run; return why a vring cannot, by index."""
+        errors = {}
         fresh = not self._next_avail
         vrings: dict[Kind, VringConfig | None] = {}
         for kind, index in _vrings_of(pair):
@@ -145,7 +157,8 @@ class Rings:
                 # Front-ends replace memory region by region: where it is stays known.
                 self._running.discard(index)
                 vrings[kind] = None
-                errors.append(error)
+                # Without the frames it passed, which would keep views of guest memory mapped.
+                errors[index] = error.with_traceback(None)
         rx, tx = vrings["rx"], vrings["tx"]
         if rx is not None and rx.enabled:
             self._arrivals.welcome(pair)

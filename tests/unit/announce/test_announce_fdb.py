@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.announce.fdb import Entry, entries_of, missing
+from ovs_vhost_plugin.announce.fdb import Entry, entries_of, missing, on_port
 
 MAC = bytes.fromhex("525400123456")
 TABLE = """\
@@ -63,3 +63,13 @@ def test_every_entry_of_a_table_is_found(lines):
 def test_any_text_is_read_without_an_exception(pieces):
     for entry in entries_of("".join(pieces), MAC):
         assert entry.mac == MAC
+
+
+def test_the_addresses_on_a_port():
+    assert on_port(TABLE, 1) == {(bytes.fromhex("525400123455"), 0)}
+
+
+@pytest.mark.parametrize("line", ["9" * 5000 + "  52:54:00:12:34:56", "0  a::::::::::::::::"])
+def test_a_garbled_line_is_passed_over(line):
+    """A number that int() does not take, a MAC that bytes.fromhex() does not."""
+    assert on_port(f"    1  {line}    0\n", 1) == set()

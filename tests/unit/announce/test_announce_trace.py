@@ -95,3 +95,8 @@ Datapath actions: drop
 )
 def test_only_a_frame_that_enters_ovns_pipeline_shows_that_the_port_is_active(text, reason):
     assert blocked(text) == reason
+
+
+def test_a_port_number_that_is_none_is_no_reason_to_fail():
+    text = f" -> output port is {'9' * 5000}\nDatapath actions: 2"
+    assert missing(text, 2) == ""

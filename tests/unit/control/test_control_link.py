@@ -185,6 +185,12 @@ def test_a_worker_that_claims_another_port_is_on_its_way_out(adopted: Worker) ->
     assert adopted.link.fault(None) == "worker-channel: it says it is vhu1"
 
 
+def test_the_name_it_claims_is_made_fit_for_log_and_database(adopted: Worker) -> None:
+    adopted.hello(WorkerSpec("\ud800\x1b[2J" + "x" * 9999, "client", "/x", 1, None, False, True))
+    fault = adopted.link.fault(None)
+    assert fault.isascii() and fault.isprintable() and len(fault) < 300
+
+
 def test_fds_from_a_worker_are_refused(child: Worker) -> None:
     before = sorted(path.name for path in Path("/proc/self/fd").iterdir())
     child.channel.send({"event": "started", "base": 0}, [0])

@@ -192,3 +192,16 @@ def test_a_log_too_small_is_counted_and_nothing_else() -> None:
         assert rig.pair.counters["fault_log_too_small"] > 0
         assert rig.pair.take_faults() == []
         assert rig.log is not None and not rig.log.any()
+
+
+def test_a_broken_ring_is_remembered_where_it_stood_while_the_other_goes_on() -> None:
+    with Rig() as rig:
+        rig.start()
+        ping(rig, "tx")
+        rig.tx.offer(rig.tx.size)
+        rig.kick("tx")
+        await_that(lambda: rig.pair.take_faults() == [("tx", Fault.HEAD_OUT_OF_RANGE)])
+        for _ in range(2):
+            rig.start(tx=None)
+            rig.pair.stop()
+            assert rig.pair.next_avail("tx") == 1

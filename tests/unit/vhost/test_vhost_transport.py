@@ -286,3 +286,14 @@ def test_a_kick_fd_that_is_no_eventfd(memfd, tmp_path):
             require_eventfd(fd)
         assert caught.value.name == PeerErrorName.VRING_FD_NOT_EVENTFD
         os.close(fd)
+
+
+def test_a_kick_fd_that_only_names_an_eventfd():
+    """O_PATH: it passes a socket and looks like an eventfd, but neither read nor ioctl takes it."""
+    eventfd = os.eventfd(0)
+    named = os.open(f"/proc/self/fd/{eventfd}", os.O_PATH)
+    with pytest.raises(PeerError) as caught:
+        require_eventfd(named)
+    assert caught.value.name == PeerErrorName.VRING_FD_NOT_EVENTFD
+    os.close(named)
+    os.close(eventfd)

@@ -5,6 +5,7 @@ import gc
 import mmap
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -598,3 +599,63 @@ def test_nothing_is_taken_from_a_ring_where_holding_is_off(port: Port) -> None:
     set_up(port)
     migrate(port)
     assert port.holding.held == {} and not port.taps.carrier
+
+
+def test_a_fault_noticed_as_the_front_end_goes_is_not_the_next_ones(port: Port) -> None:
+    """The ring broke, and before the worker's loop came to it the connection ended."""
+    set_up(port)
+    port.pairs[0].faults = [("tx", Fault.AVAIL_JUMPS)]
+    port.device.detach()
+    port.device.collect_faults(port.pairs[0])
+    assert [error.name for error in port.observed.errors] == ["avail-jumps"]
+    port.session = Session(offer(2, None))
+    port.device.attach(port.session)
+    set_up(port)
+    assert port.pairs[0].config.tx is not None
+
+
+def test_a_fault_noticed_as_the_ring_is_stopped_does_not_keep_it_from_starting(port: Port) -> None:
+    set_up(port)
+    port.pairs[0].faults = [("tx", Fault.AVAIL_JUMPS)]
+    port.base(1)
+    port.device.collect_faults(port.pairs[0])
+    port.vring(1)
+    assert port.pairs[0].config.tx is not None
+
+
+def test_a_broken_ring_stays_broken_whatever_else_changes(port: Port) -> None:
+    set_up(port)
+    port.pairs[0].faults = [("tx", Fault.AVAIL_JUMPS)]
+    port.memory()
+    assert port.pairs[0].config.tx is None and port.pairs[0].config.rx is not None
+
+
+def test_a_ring_that_lost_its_memory_is_no_reason_to_refuse_its_neighbour(port: Port) -> None:
+    """Refused, the neighbour's new kick fd would be closed while its ring runs on it."""
+    port.features(Feature.VERSION_1)
+    port.memory()
+    port.vring(1)
+    port.memory(0x1800)  # vring 1 lies beyond
+    port.observed.errors.clear()
+    port.vring(0)
+    rx = port.pairs[0].config.rx
+    assert rx is not None and rx.kick_fd == port.session.vrings[0].kick_fd
+    assert port.pairs[0].config.tx is None
+    assert {error.name for error in port.observed.errors} == {"vring-outside-memory"}
+
+
+def test_a_ring_that_cannot_be_does_not_keep_the_memory_mapped(port: Port) -> None:
+    """Its used ring was found, its descriptors were not; the memory is given back at once."""
+    port.features(Feature.VERSION_1)
+    port.memory()
+    gc.collect()
+    gc.disable()
+    try:
+        port.vring(1)
+        beyond = spec.VRING_ADDR.pack(1, 0, USER + 2 * MEMORY, USER, USER + 0x400, 0)
+        with suppress(PeerError):
+            port.ask(FrontendRequest.SET_VRING_ADDR, beyond)
+        port.device.detach()
+        assert "memfd:guest" not in Path("/proc/self/maps").read_text()
+    finally:
+        gc.enable()

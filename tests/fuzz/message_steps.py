@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a front-end sends: the fds that may come, and the messages of one that behaves."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from typing import Any
+
+from ovs_vhost_plugin.vhost import spec
+from ovs_vhost_plugin.vhost.features import offer
+from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest
+
+PAIRS = 2
+OFFER = offer(PAIRS, 1500)
+USER, REGION = 0x7F00_0000_0000, 0x40000
+"""Where a front-end that behaves has its memory: guest addresses begin at 0."""
+RING, SIZE, RX_BUFFER, TX_BUFFER = 0x1000, 8, 0x20000, 0x30000
+"""Vring i lies at i * RING: descriptors, at 0x400 the avail ring, at 0x800 the used ring."""
+
+
+def new_file(size: int) -> int:
+    fd = os.memfd_create("fuzz")
+    os.ftruncate(fd, size)
+    return fd
+
+
+def opath(fd: int) -> int:
+    """An fd that only names what `fd` is."""
+    named = os.open(f"/proc/self/fd/{fd}", os.O_PATH)
+    os.close(fd)
+    return named
+
+
+def read_only(size: int) -> int:
+    with tempfile.NamedTemporaryFile() as file:
+        file.truncate(size)
+        return os.open(file.name, os.O_RDONLY)
+
+
+def pipe_end() -> int:
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+# Made anew for each message
+KINDS = {
+    "memory": lambda: new_file(REGION),
+    "short": lambda: new_file(0x1000),
+    "empty": lambda: new_file(0),
+    "huge": lambda: new_file(2**62),
+    "eventfd": lambda: os.eventfd(0),
+    "full": lambda: os.eventfd(0xFFFF_FFFF, os.EFD_SEMAPHORE),
+    "pipe": pipe_end,
+    "socket": lambda: socket.socket().detach(),
+    "directory": lambda: os.open("/", os.O_RDONLY),
+    "read-only": lambda: read_only(REGION),
+    "named-eventfd": lambda: opath(os.eventfd(0)),
+    "named-memory": lambda: opath(new_file(REGION)),
+}
+
+
+def send(request: int, payload: bytes, *kinds: str, need_reply: bool = False) -> Any:
+    return ("send", int(request), need_reply, payload, list(kinds))
+
+
+def good_vring(index: int, base: int) -> list[Any]:
+    at = USER + index * RING
+    return [
+        send(FrontendRequest.SET_VRING_NUM, spec.VRING_STATE.pack(index, SIZE)),
+        send(FrontendRequest.SET_VRING_BASE, spec.VRING_STATE.pack(index, base)),
+        send(
+            FrontendRequest.SET_VRING_ADDR,
+            spec.VRING_ADDR.pack(index, 0, at, at + 0x800, at + 0x400, index * RING + 0x800),
+        ),
+        send(FrontendRequest.SET_VRING_CALL, spec.U64.pack(index), "eventfd"),
+        send(FrontendRequest.SET_VRING_KICK, spec.U64.pack(index), "eventfd"),
+        send(FrontendRequest.SET_VRING_ENABLE, spec.VRING_STATE.pack(index, 1)),
+    ]
+
+
+def good_start() -> list[Any]:
+    protocol, features = OFFER.protocol_features, OFFER.features & ~Feature.LOG_ALL.mask
+    region = spec.MEMORY_REGION.pack(0, REGION, USER, 0)
+    return [
+        send(FrontendRequest.SET_PROTOCOL_FEATURES, spec.U64.pack(protocol)),
+        send(FrontendRequest.SET_FEATURES, spec.U64.pack(features)),
+        send(FrontendRequest.SET_MEM_TABLE, spec.MEMORY_HEADER.pack(1, 0) + region, "memory"),
+    ]
+
+
+def good_set_up(base: int) -> list[Any]:
+    """What a front-end that behaves sends."""
+    return good_start() + good_vring(0, base) + good_vring(1, base)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any messages in any order: errors have names, nothing leaks, the next front-end finds a port."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import pytest
+from fuzz_profile import examples
+from fuzz_victim import Victim
+from hypothesis import given
+from hypothesis import strategies as st
+from message_steps import (
+    KINDS,
+    OFFER,
+    PAIRS,
+    REGION,
+    RING,
+    USER,
+    good_set_up,
+    good_start,
+    good_vring,
+    send,
+)
+
+from ovs_vhost_plugin.vhost import spec
+from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest
+
+R = FrontendRequest
+INDEX = st.integers(0, 2 * PAIRS - 1)
+EDGES = [0, 1, 2, 3, 4, 7, 68, 255, 256, 257, 0x1000, 0xFFFF, 0x10000, 2**31, 2**32 - 1]
+U32 = st.sampled_from(EDGES) | st.integers(0, 2**32 - 1)
+U64 = st.sampled_from([*EDGES, 2**63, 2**64 - 1, 2**64 - 4096]) | st.integers(0, 2**64 - 1)
+PLACE = st.integers(0, REGION // 16).map(lambda n: USER + 16 * n) | U64
+NEED_REPLY = st.booleans()
+
+
+def packed(layout: Any, *fields: Any) -> Any:
+    return st.tuples(*fields).map(lambda values: layout.pack(*values))
+
+
+def regions(count: int) -> Any:
+    usual = st.tuples(
+        st.sampled_from([0, REGION, 2 * REGION]),
+        st.sampled_from([REGION, 0x1000]),
+        st.sampled_from([USER, USER + REGION, USER + 8 * REGION]),
+        st.sampled_from([0, 0, 16, 0x1000]),
+    )
+    fields = usual | usual | st.tuples(U64, U64, U64, U64)
+    rows = st.lists(fields, min_size=count, max_size=count)
+    return rows.map(
+        lambda found: (
+            spec.MEMORY_HEADER.pack(count, 0)
+            + b"".join(spec.MEMORY_REGION.pack(*row) for row in found)
+        )
+    )
+
+
+def message(request: int, payload: Any, kinds: Any = None) -> Any:
+    kinds = st.just([]) if kinds is None else kinds
+    return st.builds(
+        lambda asked, data, fds: send(request, data, *fds, need_reply=asked),
+        NEED_REPLY,
+        payload,
+        kinds,
+    )
+
+
+KIND = st.sampled_from(["memory", "eventfd"]) | st.sampled_from(sorted(KINDS))
+ONE_EVENTFD = st.just(["eventfd"]) | st.lists(KIND, max_size=2)
+VRING_FD = packed(spec.U64, INDEX | st.builds(lambda i: i | 0x100, INDEX) | U64)
+SUBSET = st.integers(0, 2**64 - 1).map(lambda bits: bits & OFFER.features)
+LOGGING = st.sampled_from([OFFER.features, OFFER.features & ~Feature.LOG_ALL.mask])
+MEMORY = st.integers(0, 9).flatmap(
+    lambda count: st.tuples(
+        regions(count),
+        st.just(["memory"] * count) | st.lists(KIND, max_size=9),
+    )
+)
+STATE = packed(spec.VRING_STATE, INDEX, st.sampled_from([0, 1, 8, 64]) | U32)
+MESSAGE = st.one_of(
+    message(R.GET_VRING_BASE, STATE),
+    message(R.SET_VRING_ENABLE, packed(spec.VRING_STATE, INDEX, st.sampled_from([0, 1, 1, 2]))),
+    message(R.SET_VRING_NUM, STATE),
+    message(R.SET_VRING_BASE, STATE),
+    message(
+        R.SET_VRING_ADDR,
+        packed(spec.VRING_ADDR, INDEX, st.sampled_from([0, 1, 2]), PLACE, PLACE, PLACE, U64),
+    ),
+    *(
+        message(kind, VRING_FD, ONE_EVENTFD)
+        for kind in (R.SET_VRING_KICK, R.SET_VRING_CALL, R.SET_VRING_ERR)
+    ),
+    message(R.SET_FEATURES, packed(spec.U64, LOGGING | LOGGING | SUBSET | U64)),
+    message(R.SET_PROTOCOL_FEATURES, packed(spec.U64, st.integers(0, 31) | U64)),
+    message(R.SET_LOG_BASE, packed(spec.LOG, U64, U64), st.lists(KIND, max_size=2)),
+    message(R.SET_LOG_BASE, packed(spec.LOG, st.just(0x1000), st.just(0)), st.just(["memory"])),
+    MEMORY.flatmap(lambda both: message(R.SET_MEM_TABLE, st.just(both[0]), st.just(both[1]))),
+    message(R.SEND_RARP, st.just(b"\x52\x54\0\0\0\1\0\0") | st.binary(min_size=8, max_size=8)),
+    message(R.RESET_OWNER, st.just(b"")),
+    st.builds(
+        lambda request, asked, payload, fds: send(request, payload, *fds, need_reply=asked),
+        st.sampled_from([int(request) for request in R]) | U32,
+        NEED_REPLY,
+        st.just(b"") | packed(spec.U64, U64) | STATE | st.binary(max_size=300),
+        st.lists(KIND, max_size=3),
+    ),
+)
+# Rings as a hostile guest fills them: nobody is to be hurt while they run
+GUEST = st.one_of(
+    st.tuples(st.just("poke"), st.integers(0, 4 * RING - 64), st.binary(max_size=32)),
+    st.builds(
+        lambda index, ahead: ("poke", index * RING + 0x402, ahead.to_bytes(2, "little")),
+        INDEX,
+        st.integers(0, 9) | st.integers(0, 0xFFFF),
+    ),
+    st.tuples(st.just("kick"), INDEX),
+)
+WORLD = st.one_of(
+    st.tuples(st.just("frame"), st.integers(0, PAIRS - 1), st.integers(12, 2000)),
+    st.just(("loop",)),
+    st.just(("hang_up",)),
+    st.tuples(st.just("finish"), st.booleans()),
+    st.just(("expect_no_more",)),
+)
+BEHAVING = st.one_of(
+    st.just(good_start()),
+    st.builds(good_vring, INDEX, st.integers(0, 3)),
+    st.builds(good_set_up, st.integers(0, 9)),
+)
+
+
+def single(steps: Any) -> Any:
+    return steps.map(lambda step: [step])
+
+
+STEPS = st.builds(
+    lambda begin, parts: list(chain(begin, *parts)),
+    st.sampled_from([good_set_up(0), good_start(), []]),
+    st.lists(
+        st.one_of(single(MESSAGE), single(MESSAGE), single(GUEST), single(WORLD), BEHAVING),
+        max_size=25,
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def victim() -> Iterator[Victim]:
+    victim = Victim("message_case")
+    yield victim
+    victim.close()
+
+
+@examples(100)
+@given(steps=STEPS)
+def test_whatever_a_front_end_sends(victim: Victim, steps: list[Any]) -> None:
+    victim.run(steps)

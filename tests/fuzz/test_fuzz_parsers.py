@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What comes as bytes or text: a worker's reports, the switch's answers, the front-end's stream.
+
+Pure Python, which does not crash; here an exception without a name would end a daemon that serves
+all ports, or a worker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from contextlib import suppress
+from typing import Any
+
+from fuzz_profile import examples
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ovs_vhost_plugin import render
+from ovs_vhost_plugin.announce import fdb, trace
+from ovs_vhost_plugin.announce.link import LinkLost
+from ovs_vhost_plugin.announce.openflow import Session
+from ovs_vhost_plugin.announce.switchd import Answer, NoAnswer, Question, parse_answer
+from ovs_vhost_plugin.announce.wire import OpenFlowError, OpenFlowErrorName
+from ovs_vhost_plugin.control import ChannelBroken, ChannelClosed, WorkerSpec, _decode
+from ovs_vhost_plugin.daemon import reports, status
+from ovs_vhost_plugin.daemon.reports import ReportError
+from ovs_vhost_plugin.vhost import spec
+from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.message import Message, close_fds, encode
+from ovs_vhost_plugin.vhost.transport import Connection
+
+NOW = 100.0
+NUMBER = (
+    st.integers(-1, 2**65)
+    | st.floats()
+    | st.sampled_from([-1, 0, 10**308, 10**400, 10**4299, -(10**400), 1e308, -1e308])
+)
+WORDS = [
+    "event", "hello", "state", "rarp", "started", "connect", "stats", "addresses", "holding",
+    "held", "mac", "at", "base", "sent", "path", "id", "frames", "left", "hold", "active", "counts",
+    "stations", "queue_pairs", "errors", "vlan", "router", "ipv4", "ipv6", "running", "0x1", "AAEC",
+    "52:54:00:00:00:01", "10.0.0.2", "fe80::1", "525400000001.0", "\ud800", "\0", "[/]",
+]  # fmt: skip
+TEXT = st.sampled_from(WORDS) | st.text(st.characters(), max_size=12)
+JSON = st.recursive(
+    st.none() | st.booleans() | NUMBER | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+SPEC = WorkerSpec("vhu0", "client", "/run/vm.sock", 2, None, False, True).to_json()
+STATION = {
+    "mac": "52:54:00:00:00:01",
+    "vlan": 7,
+    "router": False,
+    "ipv4": ["10.0.0.2"],
+    "ipv6": ["fe80::1"],
+}
+EVENTS: list[dict[str, Any]] = [
+    {"event": "hello", "version": "0.1", "pid": 7, "spec": SPEC},
+    {
+        "event": "state",
+        "state": {
+            "status": "running",
+            "socket": "/run/vm.sock",
+            "features": "0x40000000",
+            "protocol_features": "0x7",
+            "num_vrings": 2,
+            "vring_sizes": [256, 256],
+            "mtu": None,
+            "error": "header-version",
+            "error_detail": "version 3",
+            "errors": 4,
+        },
+    },
+    {"event": "rarp", "mac": "52:54:00:00:00:01", "at": 99.5},
+    {"event": "started", "base": 17, "sent": 3},
+    {"event": "connect", "path": "/run/vm.sock"},
+    {
+        "event": "stats",
+        "id": 3,
+        "stats": {
+            "status": "running",
+            "hold": {"waiting": 0, "held": 3},
+            "errors": {"header-version": 1},
+            "addresses": [STATION],
+            "queue_pairs": [{"rx_packets": 1, "tx_packets": 2}, {"rx_packets": 7}],
+        },
+    },
+    {"event": "addresses", "addresses": [STATION]},
+    {
+        "event": "holding",
+        "hold": 2,
+        "active": True,
+        "stations": ["525400000001.0"],
+        "counts": {"held": 3},
+    },
+    {"event": "held", "id": 9, "frames": ["AAEC", ""], "left": 3},
+]
+
+
+def changed(value: Any, path: list[int], new: Any) -> Any:
+    """`value` with what `path` leads to replaced by `new`, or more of it."""
+    if not path or not isinstance(value, dict | list) or not value:
+        return new
+    if isinstance(value, dict):
+        key = sorted(value)[path[0] % len(value)]
+        return {**value, key: changed(value[key], path[1:], new)}
+    at = path[0] % len(value)
+    return [*value[:at], changed(value[at], path[1:], new), *value[at + 1 :]]
+
+
+EVENT = st.builds(
+    changed, st.sampled_from(EVENTS), st.lists(st.integers(0, 9), min_size=1, max_size=4), JSON
+)
+
+
+@examples(500)
+@given(event=EVENT)
+def test_what_a_worker_says_is_a_report_that_can_be_shown(event: Any) -> None:
+    """Through the channel's JSON, and on to all that a report is used for."""
+    try:
+        report = reports.parse(_decode(json.dumps(event).encode(), 0), NOW)
+    except (ReportError, ChannelBroken):
+        return
+    match report:
+        case reports.Rarp(mac, at):
+            assert len(mac) == 6 and 0 <= at <= NOW
+        case reports.Stats(_, stats):
+            text = render.stats({"ports": {"vhu0": stats}, "missing": []})
+            assert "\x1b" not in text
+            json.loads(render.as_json(stats), parse_constant=lambda _: 1 / 0)
+        case reports.State():
+            report.has(1)
+            for value in status.of_state(report, "").values():
+                assert value.isascii() and value.isprintable()
+
+
+@examples(150)
+@given(packet=st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_any_packet_of_a_worker(packet: bytes) -> None:
+    with suppress(ChannelClosed, ReportError):
+        reports.parse(_decode(packet, 0), NOW)
+
+
+# -- the switch ----------------------------------------------------------------------------------
+
+HELLO = struct.pack("!BBHIHHI", 4, 0, 16, 1, 1, 8, 1 << 4)
+OPENFLOW = st.builds(
+    lambda version, type_, length, xid, body: (
+        struct.pack("!BBHI", version, type_, min(0xFFFF, max(0, 8 + len(body) + length)), xid)
+        + body
+    ),
+    st.just(4) | st.integers(0, 255),
+    st.sampled_from([0, 1, 2, 3, 10, 21]) | st.integers(0, 255),
+    st.sampled_from([0, 0, 0, 0, -9, -1, 1, 60000]),
+    st.integers(0, 2**32 - 1),
+    st.binary(max_size=40) | st.builds(struct.pack, st.just("!HH"), *[st.integers(0, 20)] * 2),
+)
+
+
+@examples(200)
+@given(pieces=st.lists(OPENFLOW | st.just(HELLO) | st.binary(max_size=20)), cut=st.integers(1, 70))
+def test_any_bytes_of_a_switch(pieces: list[bytes], cut: int) -> None:
+    session, stream = Session(), b"".join(pieces)
+    try:
+        for at in range(0, len(stream), cut):
+            session.feed(stream[at : at + cut])
+            # What it answers is bounded by what it got: an echo, and never more.
+            assert len(session.data_to_send()) <= 16 + at + cut
+            if session.version is not None:
+                session.packet_out(1, bytes(60))
+                session.barrier()
+                session.data_to_send()
+    except OpenFlowError as error:
+        assert error.name in OpenFlowErrorName
+
+
+TABLE = " port  VLAN  MAC                Age\n    1     0  52:54:00:12:34:56   12\n"
+TRACED = "output:NXM_NX_REG0[]\n -> output port is 1\nDatapath actions: push_vlan(vid=1),2\n"
+GARBLED = st.lists(
+    st.sampled_from([TABLE, TRACED, "\n", " ", "    1     0  ", "52:54:00:12:34:56", "static", ":"])
+    | st.sampled_from(["9" * 5000, "-1", "٣", "a::::::::::::::::", " -> output port is ", "drop"])
+    | st.text(max_size=9),
+    max_size=12,
+).map("".join)
+
+
+@examples(150)
+@given(text=GARBLED)
+def test_any_text_of_a_switch(text: str) -> None:
+    for ofport in (1, 65279):
+        fdb.on_port(text, ofport)
+        fdb.missing(fdb.entries_of(text, bytes.fromhex("525400123456")), ofport, 0)
+        trace.missing(text, ofport)
+
+
+@examples(150)
+@given(data=JSON.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=40))
+def test_any_answer_of_the_control_socket(data: bytes) -> None:
+    with suppress(LinkLost):
+        answer = parse_answer(data, 1, Question("fdb/show", ("br0",)))
+        assert answer is None or isinstance(answer, Answer | NoAnswer)
+
+
+# -- the front-end's stream ----------------------------------------------------------------------
+
+GOOD = st.builds(
+    lambda request, flags, payload: encode(Message(request, payload, flags)),
+    st.integers(1, 43),
+    st.sampled_from([1, 9]),
+    st.binary(max_size=40),
+)
+HEADER = st.builds(
+    spec.HEADER.pack,
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0, 1, 3, 5, 9, 0x11]) | st.integers(0, 2**32 - 1),
+    st.sampled_from([0, 8, 4096, 4097, 2**32 - 1]),
+)
+PIECE = st.tuples(st.one_of(GOOD, GOOD, HEADER, st.binary(max_size=30)), st.integers(0, 9))
+
+
+def count_fds() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (names only)
+
+
+@examples(100)
+@given(pieces=st.lists(PIECE, max_size=12), cuts=st.lists(st.integers(1, 30), max_size=8))
+def test_any_stream_with_fds_anywhere(pieces: list[tuple[bytes, int]], cuts: list[int]) -> None:
+    """However it is cut: the same messages up to the first wrong one, and no fd stays open."""
+    before = count_fds()
+    whole = read_all([(data, 0) for data, _ in pieces])
+    stream = b"".join(data for data, _ in pieces)
+    parts: list[tuple[bytes, int]] = []
+    for cut in cuts:
+        parts.append((stream[:cut], 0))
+        stream = stream[cut:]
+    assert read_all([*parts, (stream, 0)]) == whole
+    read_all(pieces)
+    assert count_fds() == before
+
+
+def read_all(pieces: list[tuple[bytes, int]]) -> tuple[list[bytes], str]:
+    """The messages of a stream, and how it ended."""
+    theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection = Connection(ours)
+    messages: list[bytes] = []
+    try:
+        for data, count in pieces:
+            if data:
+                fds = [os.eventfd(0) for _ in range(count)]
+                socket.send_fds(theirs, [data], fds)
+                close_fds(fds)
+            for message in connection.receive():
+                close_fds(message.fds)
+                messages.append(encode(message))
+    except PeerError as error:
+        assert error.name in set(PeerErrorName)
+        return messages, error.name
+    finally:
+        theirs.close()
+        connection.close()
+    return messages, ""

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/hostile-inputs.md stays true: each name of an error is there, each test it names exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.vhost.errors import PeerErrorName
+
+TESTS = Path(__file__).parents[1]
+TABLE = TESTS.parent / "docs" / "hostile-inputs.md"
+ROWS = re.findall(r"^\| (.+) \| (.+) \| (.+) \|$", TABLE.read_text(), re.MULTILINE)
+NAMED = {name for _, names, _ in ROWS for name in re.findall(r"`([a-z0-9-]+)`", names)}
+ELSEWHERE = {"memory-file-truncated", "worker-channel"}
+"""What the daemon calls the end of a worker."""
+
+
+def test_every_error_and_fault_is_in_the_table_and_no_other() -> None:
+    names = {str(name) for name in PeerErrorName} | {fault.kebab for fault in Fault}
+    assert names - NAMED == set()
+    assert NAMED - names == ELSEWHERE
+
+
+@pytest.mark.parametrize("what", [what for what, names, _ in ROWS if names != "name"])
+def test_its_tests_exist(what: str) -> None:
+    (tests,) = (tests for seen, _, tests in ROWS if seen == what)
+    named = re.findall(r"`(\w+\.py)::(\w+)`", tests)
+    assert named
+    for file, function in named:
+        (path,) = TESTS.rglob(file)
+        assert re.search(rf"^def {function}\(", path.read_text(), re.MULTILINE), function
