@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ring work without a tap: bursts of frames between rings and private packets, by our kernels.
+
+A port has the kernel copy payload between guest memory and the tap. A back-end that polls, such
+as DPDK's, copies each packet into memory of its own instead, and these do the same, so that the
+two can be compared. All else is what a port does: `fetch`, `take_header`, `complete`,
+`give_back` and `flush` are its own.
+"""
+
+from __future__ import annotations
+
+from numba import types
+from numpy.typing import NDArray
+
+from ovs_vhost_plugin.jit.atomics import address_of, load_acquire, load_relaxed
+from ovs_vhost_plugin.jit.chain import gather, scatter
+from ovs_vhost_plugin.jit.kernel import kernel
+from ovs_vhost_plugin.jit.layout import (
+    I64,
+    MEMORY,
+    NET_T,
+    PAIR,
+    QUEUE_T,
+    VRING,
+    Memory,
+    Net,
+    Pair,
+    Queue,
+    Vring,
+    int64,
+    void,
+)
+from ovs_vhost_plugin.jit.loop import alive
+from ovs_vhost_plugin.jit.notify import break_ring, flush
+from ovs_vhost_plugin.jit.receive import complete
+from ovs_vhost_plugin.jit.split import fetch, give_back, refuse_kicks
+from ovs_vhost_plugin.jit.syscalls import poll
+from ovs_vhost_plugin.jit.transmit import take_header
+
+BURST = 32
+"""Packets at once: what dpdk-testpmd takes."""
+PACKET_MAX = 2048
+"""Bytes of a packet, with its virtio-net header; an mbuf's room."""
+IDLE, SEND, RECEIVE, LOOPBACK = range(4)
+"""What `serve` does: nothing, take what the guest sends, fill what it receives, both."""
+
+_ANY_LENGTH = 1 << 62
+_IDLE_MS = 1
+PACKETS = types.uint8[:, ::1]
+
+
+@kernel(int64(VRING, QUEUE_T, MEMORY, NET_T, PACKETS, I64))
+def take(
+    ring: Vring,
+    queue: Queue,
+    memory: Memory,
+    net: Net,
+    packets: NDArray,
+    lengths: NDArray,
+) -> int:
+    """Copy frames that the driver sends into `packets`, behind a header's room: how many."""
+    fault = fetch(ring, memory, queue, BURST, _ANY_LENGTH)
+    header = net.state[0]["header_size"]
+    counters = net.counters[0]
+    if queue.state[0]["count"] > 0:
+        refuse_kicks(ring, memory, net)
+    taken = 0
+    while queue.state[0]["count"] > 0:
+        length = queue.chains[queue.state[0]["head"]]["length"]
+        at = take_header(queue, net)
+        if at < 0 or length > PACKET_MAX:
+            counters["tx_dropped_faulty"] += 1
+        else:
+            gather(queue, at, packets[taken][header:], length - header)
+            lengths[taken] = length
+            taken += 1
+            counters["tx_packets"] += 1
+            counters["tx_bytes"] += length - header
+        give_back(ring, queue, 0)
+    flush(ring, memory, net)
+    if fault:
+        break_ring(ring, net, fault)
+    return taken
+
+
+@kernel(int64(VRING, QUEUE_T, MEMORY, NET_T, PACKETS, I64, int64))
+def put(
+    ring: Vring,
+    queue: Queue,
+    memory: Memory,
+    net: Net,
+    packets: NDArray,
+    lengths: NDArray,
+    count: int,
+) -> int:
+    """Copy `count` packets, each with its header, into receive buffers: how many found room."""
+    fault = fetch(ring, memory, queue, count, _ANY_LENGTH)
+    held = queue.state[0]
+    if held["count"] > 0:
+        refuse_kicks(ring, memory, net)
+    done = 0
+    while done < count and held["count"] > 0:
+        room = held["length"]
+        if not net.state[0]["mergeable"]:
+            room = queue.chains[held["head"]]["length"]
+        if room < lengths[done]:
+            break
+        scatter(queue, held["first"], 0, packets[done], 0, lengths[done])
+        complete(ring, queue, memory, net, lengths[done])
+        done += 1
+    flush(ring, memory, net)
+    if fault:
+        break_ring(ring, net, fault)
+    return done
+
+
+@kernel(void(PAIR, I64, PACKETS, I64))
+def serve(pair: Pair, mode: NDArray, packets: NDArray, lengths: NDArray) -> None:
+    """Instead of a port's `run`: do what `mode[0]` says until `pair.stop` is set.
+
+    In RECEIVE it sends `packets` as they are, again and again.
+    """
+    net = pair.net
+    while load_acquire(pair.stop, 0) == 0:
+        now = load_relaxed(mode, 0)
+        if now == IDLE or not alive(pair.rx) or not alive(pair.tx):
+            poll(address_of(pair.poll, 0), 0, _IDLE_MS)
+            continue
+        count = BURST
+        if now != RECEIVE:
+            count = take(pair.tx, pair.tx_queue, pair.memory, net, packets, lengths)
+        if now != SEND and count > 0:
+            done = put(pair.rx, pair.rx_queue, pair.memory, net, packets, lengths, count)
+            if now == LOOPBACK:
+                net.counters[0]["rx_dropped_no_buffers"] += count - done
