@@ -12,7 +12,7 @@ from __future__ import annotations
 from numba import types
 from numpy.typing import NDArray
 
-from ovs_vhost_plugin.jit.atomics import address_of, load_acquire, load_relaxed
+from ovs_vhost_plugin.jit.atomics import address_of, load_acquire, load_relaxed, store_release
 from ovs_vhost_plugin.jit.chain import gather, scatter
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
@@ -118,11 +118,13 @@ def put(
 def serve(pair: Pair, mode: NDArray, packets: NDArray, lengths: NDArray) -> None:
     """Instead of a port's `run`: do what `mode[0]` says until `pair.stop` is set.
 
-    In RECEIVE it sends `packets` as they are, again and again.
+    `mode[1]` follows it, when all that was begun before is done. In RECEIVE it sends `packets` as
+    they are, again and again.
     """
     net = pair.net
     while load_acquire(pair.stop, 0) == 0:
         now = load_relaxed(mode, 0)
+        store_release(mode, 1, now)
         if now == IDLE or not alive(pair.rx) or not alive(pair.tx):
             poll(address_of(pair.poll, 0), 0, _IDLE_MS)
             continue

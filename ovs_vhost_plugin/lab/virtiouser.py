@@ -7,23 +7,19 @@ receives.  It is steered by its own command line; its prompt says that a command
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from ovs_vhost_plugin.lab.namespace import Namespace
-from ovs_vhost_plugin.lab.process import LabError, Process
-
-PROMPT = "testpmd> "
+from ovs_vhost_plugin.lab.process import LabError
+from ovs_vhost_plugin.lab.testpmd import Testpmd
 
 # What rte_eth.h calls RTE_ETH_TX_OFFLOAD_MULTI_SEGS: a frame may lie in several buffers.
 _MULTI_SEGMENT = 0x8000
 _ETHERNET_OVERHEAD = 18
-_START_SECONDS = 20.0
 _serial = itertools.count()
 
 
@@ -65,9 +61,7 @@ class VirtioUser:
         self._socket = socket
         self._server = server
         self._prefix = f"{namespace.name}-{next(_serial)}"
-        self._process: Process | None = None
-        self._input = -1
-        self._read = 0  # characters of the output already answered for
+        self._testpmd: Testpmd | None = None
 
     def __enter__(self) -> VirtioUser:
         try:
@@ -87,8 +81,9 @@ class VirtioUser:
 
     def command(self, text: str) -> str:
         """Give testpmd one command; what it printed, when it is done with it."""
-        os.write(self._input, f"{text}\n".encode())
-        return self._await_prompt(f"testpmd: {text}")
+        if self._testpmd is None:
+            raise LabError("testpmd was not started")
+        return self._testpmd.command(text)
 
     def send(self, lengths: str, bursts: int = 1) -> None:
         """Send `bursts` times 32 of testpmd's own frames.
@@ -112,30 +107,14 @@ class VirtioUser:
 
     def close(self) -> None:
         """End testpmd, in order if it still listens."""
-        process, self._process = self._process, None
-        if process is not None:
-            with contextlib.suppress(BrokenPipeError):
-                os.write(self._input, b"quit\n")
-            try:
-                process.wait(5.0)
-            except LabError:
-                process.kill()
-        if self._input >= 0:
-            os.close(self._input)
-            self._input = -1
-        # What testpmd leaves behind even where nothing of it is shared.
-        shutil.rmtree(Path("/run/dpdk", self._prefix), ignore_errors=True)
+        testpmd, self._testpmd = self._testpmd, None
+        if testpmd is not None:
+            testpmd.close()
 
     def _start(self) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        reader, self._input = os.pipe2(os.O_CLOEXEC)
-        output = self._directory / f"{self._prefix}.out"
-        output.unlink(missing_ok=True)
-        try:
-            self._process = Process(self._namespace.argv(*self._argv()), output, stdin=reader)
-        finally:
-            os.close(reader)
-        self._await_prompt("testpmd starts", _START_SECONDS)
+        argv = self._namespace.argv(*self._argv())
+        self._testpmd = Testpmd(argv, self._directory, self._prefix)
+        self._testpmd.await_start()
 
     def _argv(self) -> list[str]:
         """The command line; line-buffered, because its output goes to a file."""
@@ -164,18 +143,3 @@ class VirtioUser:
             *("--enable-scatter", f"--max-pkt-len={longest}"),
             f"--tx-offloads={_MULTI_SEGMENT:#x}",
         ]
-
-    def _await_prompt(self, what: str, seconds: float = 10.0) -> str:
-        """What was printed up to the next prompt."""
-        process = self._process
-        if process is None:
-            raise LabError("testpmd was not started")
-
-        def printed() -> str | None:
-            text = process.output.read_text(errors="replace")[self._read :]
-            answer, prompt, _ = text.partition(PROMPT)
-            return answer + prompt if prompt else None
-
-        text = process.ready(printed, what, seconds)
-        self._read += len(text)
-        return text.removesuffix(PROMPT)

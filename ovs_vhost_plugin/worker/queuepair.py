@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,10 +68,18 @@ class QueuePair:
     """Queue pair `index` on the tap queue `tap_fd`, which is non-blocking.
 
     `learned_fd` is an eventfd, written when `stations` has something new; -1: nobody waits.
+    `loop` is what the thread runs until `Pair.stop` is set.
     """
 
-    def __init__(self, index: int, tap_fd: int, learned_fd: int = -1) -> None:
+    def __init__(
+        self,
+        index: int,
+        tap_fd: int,
+        learned_fd: int = -1,
+        loop: Callable[[layout.Pair], None] = run,
+    ) -> None:
         self.index = index
+        self._loop = loop
         self.fault_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         """Readable when a ring broke: then `take_faults`."""
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -127,7 +135,7 @@ class QueuePair:
         )
         self._stop[0] = 0
         self._thread = threading.Thread(
-            target=run, args=(pair,), name=f"queue-pair-{self.index}", daemon=True
+            target=self._loop, args=(pair,), name=f"queue-pair-{self.index}", daemon=True
         )
         self._thread.start()
 

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our compiled rings beside DPDK's, under the same front-end, in turns.
+
+    make bench-rings      or: python -m bench.bench_rings [--json] [--only TEXT] ...
+
+For each layout of the rings two pairs of programs are set up: DPDK's virtio-user with DPDK's
+net_vhost, and with our rings (null_port). They are run one after the other, in windows of a
+second, again and again; a ratio is that of two windows next to each other, and the median of all
+is printed. Both back-ends copy each packet between guest memory and memory of their own. The
+front-end counts, and after each window both ends must have counted the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.hugepages import reserved
+from bench.ring_peers import (
+    FORWARD,
+    FRONT_CORE,
+    MEGABYTES,
+    NetVhost,
+    NullPortPeer,
+    Pmd,
+    await_count,
+)
+from ovs_vhost_plugin.lab import packages
+
+# name: entries of each ring, what else the front-end's device is told
+LAYOUTS = {
+    "split 256": (256, ""),
+    "split 1024": (1024, ""),
+}
+LENGTHS = (64, 1518)
+BACK_ENDS = {"dpdk": NetVhost, "ours": NullPortPeer}
+
+_SETTLE = 0.1  # seconds
+_TESTPMD_BURST = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One line: medians of packets a second, and of the ratios of ours to DPDK's."""
+
+    layout: str
+    length: int
+    direction: str
+    dpdk: float
+    ours: float
+    ratio: float
+    lowest: float
+    highest: float
+
+
+class Side:
+    """A front-end and a back-end on one socket."""
+
+    def __init__(self, name: str, layout: str, directory: Path, hugepages: bool) -> None:
+        size, options = LAYOUTS[layout]
+        self._size = size
+        socket = directory / f"{name}.sock"
+        prefix = f"ovh-bench-{os.getpid()}-{name}"
+        with ExitStack() as stack:
+            self.back = BACK_ENDS[name](socket, directory, f"{prefix}-back", hugepages)
+            stack.callback(self.back.close)
+            self.back.await_start()
+            vdev = f"net_virtio_user0,path={socket},queues=1,queue_size={size}{options}"
+            self.front = Pmd(
+                vdev,
+                FRONT_CORE,
+                directory=directory,
+                prefix=f"{prefix}-front",
+                hugepages=hugepages,
+                descriptors=size,
+            )
+            stack.callback(self.front.close)
+            self.front.await_start()
+            self._closing = stack.pop_all()
+
+    def __enter__(self) -> Side:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    def window(self, direction: str, length: int, seconds: float) -> int:
+        """Packets a second in one window; raises RuntimeError if one went astray."""
+        # A loop has half a ring under way, so that no side ever finds the other's ring full.
+        first = self._size // 2 // _TESTPMD_BURST if direction == "loopback" else 0
+        self.back.begin(direction, length)
+        self.front.start(FORWARD[direction][0], length, first)
+        which = "Tx" if direction == "send" else "Rx"
+        time.sleep(_SETTLE)
+        self.front.rate(which)
+        time.sleep(seconds)
+        rate = self.front.rate(which)
+        self._account(direction)
+        return rate
+
+    def _account(self, direction: str) -> None:
+        """Stop; each packet that one end has sent was received at the other."""
+        if direction == "receive":
+            back = self.back.end()
+            await_count("front-end", self.front, back.sent)
+            front = self.front.end()
+            came = front.received
+        else:
+            front = self.front.end()
+            await_count("back-end", self.back, front.sent)
+            back = self.back.end()
+            came = front.received
+        if direction == "loopback":
+            self.front.start("rxonly", 64)
+            await_count("front-end", self.front, back.sent - came)
+            came += self.front.end().received
+        astray = (
+            front.sent - back.received,
+            back.sent - came,
+            back.received - back.sent - back.dropped if direction == "loopback" else 0,
+        )
+        if any(astray):
+            raise RuntimeError(f"{direction}: packets astray {astray}: {front}, {back}, {came}")
+
+
+def measure(layout: str, options: argparse.Namespace, hugepages: bool) -> Iterator[Result]:
+    """All cases of one layout."""
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(TemporaryDirectory(prefix="ovh-bench-")))
+        sides = {
+            name: stack.enter_context(Side(name, layout, directory, hugepages))
+            for name in BACK_ENDS
+        }
+        for length in LENGTHS:
+            for direction in FORWARD:
+                if options.only not in f"{layout} {length} {direction}":
+                    continue
+                pairs = [
+                    [side.window(direction, length, options.seconds) for side in sides.values()]
+                    for _ in range(options.rounds)
+                ]
+                dpdk, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
+                ratios = [ours / dpdk for dpdk, ours in pairs]
+                ratio = statistics.median(ratios)
+                yield Result(
+                    layout, length, direction, dpdk, ours, ratio, min(ratios), max(ratios)
+                )
+
+
+def table(results: list[Result], hugepages: bool) -> Table:
+    """The results for a person."""
+    title = f"millions of packets a second, {'huge' if hugepages else 'small'} pages"
+    shown = Table("rings", "bytes", "guest", "DPDK", "ours", "ratio", "from–to", title=title)
+    for r in results:
+        rates = (f"{r.dpdk / 1e6:.2f}", f"{r.ours / 1e6:.2f}", f"{r.ratio:.2f}")
+        spread = f"{r.lowest:.2f}–{r.highest:.2f}"
+        shown.add_row(r.layout, str(r.length), r.direction + "s", *rates, spread)
+    return shown
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--json", action="store_true", help="print results as JSON")
+    parser.add_argument("--rounds", type=int, default=5, help="windows for each back-end")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a window")
+    parser.add_argument("--only", default="", help='such as "256 64", "1518 loopback"')
+    parser.add_argument("--small-pages", action="store_true", help="no huge pages for either")
+    options = parser.parse_args()
+    words = packages.missing(packages.TEST, root=False)
+    if words or (os.cpu_count() or 1) < 2:
+        print(words or "needs two cores", file=sys.stderr)
+        return 1
+    console = Console(stderr=True)
+    results: list[Result] = []
+    with reserved(0 if options.small_pages else 4 * MEGABYTES << 20) as free:
+        hugepages = free and not options.small_pages
+        for layout in LAYOUTS:
+            if not any(options.only in f"{layout} {n} {d}" for n in LENGTHS for d in FORWARD):
+                continue
+            with console.status(layout):
+                for result in measure(layout, options, hugepages):
+                    results.append(result)
+    if options.json:
+        print(json.dumps([asdict(result) for result in results], indent=2))
+    else:
+        Console().print(table(results, hugepages))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A port without a tap, for bench_rings: our session, device and rings, polling like DPDK's.
+
+    python -m bench.null_port SOCKET
+
+It listens on SOCKET for one front-end. A line on its standard input, "idle", "send 64",
+"receive 64" or "loopback 64", says what to do from then on (with frames of so many bytes, where
+they are its own); it is answered by a line of counters as JSON, read when that has begun. At the
+end of the input it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import socket
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from bench.ring_kernels import BURST, IDLE, LOOPBACK, PACKET_MAX, RECEIVE, SEND, serve
+from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.vhost.errors import PeerError
+from ovs_vhost_plugin.vhost.features import offer
+from ovs_vhost_plugin.worker.device import Device
+from ovs_vhost_plugin.worker.frontend import FrontEnd
+from ovs_vhost_plugin.worker.queuepair import QueuePair
+
+MODES = {"idle": IDLE, "send": SEND, "receive": RECEIVE, "loopback": LOOPBACK}
+_FRAME_BEGINS = bytes.fromhex("ffffffffffff525400000001" "0800")
+
+
+class NullTaps:
+    """What a device wants of its taps, where there are none."""
+
+    carrier = True
+
+    def set_format(self, header_size: int, features: int) -> None: ...
+    def set_carrier(self, up: bool) -> None: ...
+    def set_attached(self, wanted: Sequence[bool]) -> None: ...
+
+
+class NullHolding:
+    """What a device wants of its holds, where nothing is held."""
+
+    enabled = False
+
+    def covers(self, _queue: int) -> bool:
+        return False
+
+    def front_end_gone(self) -> None: ...
+
+
+class Complaints:
+    """Tells of whatever goes wrong; nothing may."""
+
+    def rarp(self, mac: bytes) -> None: ...
+    def started(self, base: int) -> None: ...
+
+    def error(self, error: PeerError) -> None:
+        print(error, file=sys.stderr, flush=True)
+
+
+class NullPort:
+    """The port and its loop."""
+
+    def __init__(self, path: str) -> None:
+        self._mode = np.zeros(2, np.int64)
+        self._packets = np.zeros((BURST, PACKET_MAX), np.uint8)
+        self._lengths = np.zeros(BURST, np.int64)
+        self._pair = QueuePair(0, tap_fd=-1, loop=self._loop)
+        complaints = Complaints()
+        self._device = Device(
+            [self._pair], NullTaps(), complaints, NullHolding(), finish_offloads=False
+        )
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(path)
+        listener.listen()
+        self._selector = selectors.DefaultSelector()
+        self._front_end = FrontEnd(
+            path,
+            listener,
+            self._device,
+            self._selector,
+            make_offer=lambda: offer(queue_pairs=1, mtu=None),
+            on_error=complaints.error,
+            ask_daemon=lambda _path: False,
+        )
+        self._selector.register(sys.stdin, selectors.EVENT_READ, self._command)
+        self._open = True
+
+    def serve(self) -> None:
+        """Serve front-end and standard input until that ends."""
+        while self._open:
+            for key, _ in self._selector.select():
+                key.data(time.monotonic())
+        self._front_end.close(time.monotonic())
+        self._pair.close()
+
+    def _loop(self, pair: layout.Pair) -> None:
+        serve(pair, self._mode, self._packets, self._lengths)
+
+    def _command(self, _now: float) -> None:
+        words = sys.stdin.readline().split()
+        if not words:
+            self._open = False
+            return
+        if words[0] == "receive":
+            self._fill(int(words[1]))
+        self._mode[0] = MODES[words[0]]
+        while self._pair.running and self._mode[1] != self._mode[0]:
+            os.sched_yield()
+        print(json.dumps(self._pair.counters), flush=True)
+
+    def _fill(self, length: int) -> None:
+        """Have all packets be frames of `length` bytes under a header that asks for nothing."""
+        header = self._device.header_size
+        self._packets[:] = 0
+        self._packets[:, header : header + 14] = np.frombuffer(_FRAME_BEGINS, np.uint8)
+        self._lengths[:] = header + length
+
+
+if __name__ == "__main__":
+    NullPort(sys.argv[1]).serve()

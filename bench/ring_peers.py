@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs that bench_rings sets against each other, and one way to steer them all.
+
+A front-end (DPDK's virtio-user) and a back-end are each a busy thread on a core of its own. Every
+one of them counts; a run is over when both have counted the same packets.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ovs_vhost_plugin.lab.process import Process, wait_until
+from ovs_vhost_plugin.lab.testpmd import Testpmd
+
+FRONT_CORE, BACK_CORE = 0, 1
+MEGABYTES = 256
+"""Memory of each testpmd."""
+FORWARD = {"send": ("txonly", "rxonly"), "receive": ("rxonly", "txonly"), "loopback": ("io", "io")}
+"""What testpmd calls what the front-end and the back-end do in each direction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Packets of one run."""
+
+    received: int
+    sent: int
+    dropped: int
+
+
+class BackEnd(Protocol):
+    """What is compared."""
+
+    def await_start(self) -> None:
+        """Await that a front-end can connect."""
+
+    def begin(self, direction: str, length: int) -> None:
+        """Begin a run."""
+
+    def received(self) -> int:
+        """Packets so far in this run."""
+
+    def end(self) -> Counts:
+        """End the run."""
+
+    def close(self) -> None:
+        """End the program."""
+
+
+class Pmd:
+    """A testpmd with the virtual device `vdev`, forwarding on `core`."""
+
+    def __init__(
+        self,
+        vdev: str,
+        core: int,
+        *,
+        directory: Path,
+        prefix: str,
+        hugepages: bool,
+        descriptors: int = 0,
+    ) -> None:
+        other = BACK_CORE if core == FRONT_CORE else FRONT_CORE
+        memory = ("--in-memory", "--single-file-segments") if hugepages else ("--no-huge",)
+        sizes = (f"--rxd={descriptors}", f"--txd={descriptors}") if descriptors else ()
+        argv = [
+            *("stdbuf", "-oL", "dpdk-testpmd", "--lcores", f"0@{other},1@{core}"),
+            *(*memory, "-m", str(MEGABYTES), "--no-pci", "--no-telemetry"),
+            *(f"--file-prefix={prefix}", "--vdev", vdev, "--", "-i", "--nb-cores=1"),
+            *("--no-mlockall", "--total-num-mbufs=8192", "--no-flush-rx", *sizes),
+        ]
+        self._testpmd = Testpmd(argv, directory, prefix)
+        self._before = 0
+
+    def await_start(self) -> None:
+        """Await the prompt: its device is there then."""
+        self._testpmd.await_start()
+
+    def start(self, forward: str, length: int, bursts_first: int = 0) -> None:
+        """Forward as `forward` says; frames of its own have `length` bytes."""
+        self._testpmd.command(f"set fwd {forward}")
+        self._testpmd.command(f"set txpkts {length}")
+        self._before = self._port("RX-packets")
+        first = f" tx_first {bursts_first}" if bursts_first else ""
+        self._testpmd.command(f"start{first}")
+
+    def received(self) -> int:
+        """Packets since it was started."""
+        return self._port("RX-packets") - self._before
+
+    def rate(self, which: str) -> int:
+        """Packets a second since this was last asked; `which` is "Rx" or "Tx"."""
+        return self._port(f"{which}-pps")
+
+    def end(self) -> Counts:
+        """Stop; what it counted since `start`."""
+        text = self._testpmd.command("stop")
+        return Counts(*(_number(name, text) for name in ("RX-packets", "TX-packets", "TX-dropped")))
+
+    def close(self) -> None:
+        """End the program."""
+        self._testpmd.close()
+
+    def _port(self, name: str) -> int:
+        return _number(name, self._testpmd.command("show port stats 0"))
+
+
+class NetVhost(Pmd):
+    """DPDK's net_vhost, which is librte_vhost behind a port."""
+
+    def __init__(self, socket: Path, directory: Path, prefix: str, hugepages: bool) -> None:
+        vdev = f"net_vhost0,iface={socket},queues=1"
+        super().__init__(
+            vdev, BACK_CORE, directory=directory, prefix=prefix, hugepages=hugepages
+        )
+
+    def begin(self, direction: str, length: int) -> None:
+        """Begin a run."""
+        self.start(FORWARD[direction][1], length)
+
+
+class NullPortPeer:
+    """Our own, see null_port."""
+
+    def __init__(self, socket: Path, directory: Path, prefix: str, hugepages: bool) -> None:
+        self._socket = socket
+        reader, self._input = os.pipe2(os.O_CLOEXEC)
+        argv = ["taskset", "-c", str(BACK_CORE), sys.executable, "-m", "bench.null_port"]
+        try:
+            output = directory / f"{prefix}.out"
+            self._process = Process([*argv, str(socket)], output, stdin=reader)
+        finally:
+            os.close(reader)
+        self._answers = 0
+        self._before: dict[str, int] = {}
+
+    def await_start(self) -> None:
+        """Await its socket; the first time it compiles what is not in the cache."""
+        self._process.ready(self._socket.exists, "bench.null_port starts", 180.0)
+
+    def begin(self, direction: str, length: int) -> None:
+        """Begin a run."""
+        self._before = self._command("idle")
+        self._command(f"{direction} {length}")
+
+    def received(self) -> int:
+        """Packets so far in this run."""
+        return self._command(self._doing)["tx_packets"] - self._before["tx_packets"]
+
+    def end(self) -> Counts:
+        """End the run."""
+        now = self._command("idle")
+        delta = {name: now[name] - self._before.get(name, 0) for name in now}
+        return Counts(delta["tx_packets"], delta["rx_packets"], delta["rx_dropped_no_buffers"])
+
+    def close(self) -> None:
+        """End the program."""
+        os.close(self._input)
+        try:
+            self._process.wait(5.0)
+        except Exception:
+            self._process.kill()
+            raise
+
+    def _command(self, line: str) -> dict[str, int]:
+        self._doing = line
+        os.write(self._input, f"{line}\n".encode())
+        self._answers += 1
+
+        def answers() -> list[str] | None:
+            lines = self._process.output.read_text().splitlines(keepends=True)
+            return lines if len(lines) >= self._answers and lines[-1].endswith("\n") else None
+
+        lines = self._process.ready(answers, f"bench.null_port: {line}")
+        counters: dict[str, int] = json.loads(lines[self._answers - 1])
+        return counters
+
+
+def _number(name: str, text: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+)", text)
+    if found is None:
+        raise ValueError(f"no {name} in {text!r}")
+    return int(found[1])
+
+
+def await_count(what: str, peer: BackEnd | Pmd, count: int) -> None:
+    """Await that `peer` has received `count` packets in this run."""
+    wait_until(lambda: peer.received() >= count, f"{what}: {count} packets", 5.0)

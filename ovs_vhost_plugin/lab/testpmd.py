@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A dpdk-testpmd at its prompt: given commands, which end when the prompt is there again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from ovs_vhost_plugin.lab.process import LabError, Process
+
+PROMPT = "testpmd> "
+
+_START_SECONDS = 20.0
+
+
+class Testpmd:
+    """The dpdk-testpmd that `argv` starts, with `prefix` as its --file-prefix.
+
+    Its output is `directory`/`prefix`.out. `argv` must have it line-buffered, as by stdbuf.
+    """
+
+    def __init__(self, argv: Sequence[str], directory: Path, prefix: str) -> None:
+        self._prefix = prefix
+        self._read = 0  # characters of the output already answered for
+        directory.mkdir(parents=True, exist_ok=True)
+        output = directory / f"{prefix}.out"
+        output.unlink(missing_ok=True)
+        reader, self._input = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._process = Process(argv, output, stdin=reader)
+        except BaseException:
+            os.close(self._input)
+            raise
+        finally:
+            os.close(reader)
+
+    def await_start(self) -> None:
+        """Await its first prompt."""
+        self._await_prompt("testpmd starts", _START_SECONDS)
+
+    def command(self, text: str) -> str:
+        """Give one command; what it printed, when it is done with it."""
+        os.write(self._input, f"{text}\n".encode())
+        return self._await_prompt(f"testpmd: {text}")
+
+    def close(self) -> None:
+        """End it, in order if it still listens."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._input, b"quit\n")
+        try:
+            self._process.wait(5.0)
+        except LabError:
+            self._process.kill()
+        os.close(self._input)
+        # What testpmd leaves behind even where nothing of it is shared.
+        shutil.rmtree(Path("/run/dpdk", self._prefix), ignore_errors=True)
+
+    def _await_prompt(self, what: str, seconds: float = 10.0) -> str:
+        """What was printed up to the next prompt."""
+        process = self._process
+
+        def printed() -> str | None:
+            text = process.output.read_text(errors="replace")[self._read :]
+            answer, prompt, _ = text.partition(PROMPT)
+            return answer + prompt if prompt else None
+
+        text = process.ready(printed, what, seconds)
+        self._read += len(text)
+        return text.removesuffix(PROMPT)
