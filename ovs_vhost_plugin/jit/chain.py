@@ -149,7 +149,7 @@ def _follow(
     return -Fault.CHAIN_LOOPS
 
 
-@kernel(int64(VRING, int64, REGIONS, QUEUE_T))
+@kernel(int64(VRING, int64, REGIONS, QUEUE_T), inline=True)
 def walk(ring: Vring, head: int, regions: Records, queue: Queue) -> int:
     """Parse the chain at `head` into iovecs behind the held ones: how many, or -fault.
 
@@ -209,7 +209,7 @@ def release(queue: Queue) -> None:
     state["count"] -= 1
 
 
-@kernel(void(QUEUE_T, int64, int64, U8, int64, int64))
+@kernel(void(QUEUE_T, int64, int64, U8, int64, int64), inline=True)
 def scatter(
     queue: Queue, at: int, skip: int, source: NDArray[np.uint8], index: int, length: int
 ) -> None:
@@ -226,7 +226,7 @@ def scatter(
         at += 1
 
 
-@kernel(void(QUEUE_T, int64, U8, int64))
+@kernel(void(QUEUE_T, int64, U8, int64), inline=True)
 def gather(queue: Queue, at: int, target: NDArray[np.uint8], length: int) -> None:
     """Copy `length` bytes of the iovecs from `at` on into a private array; they hold as many."""
     done = 0

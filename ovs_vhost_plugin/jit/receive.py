@@ -42,7 +42,7 @@ _NUM_BUFFERS = 10  # offset in the header (5.1.6.1)
 _FLAGS = 0
 
 
-@kernel(void(QUEUE_T, MEMORY, NET_T, int64))
+@kernel(void(QUEUE_T, MEMORY, NET_T, int64), inline=True)
 def mark_written(queue: Queue, memory: Memory, net: Net, length: int) -> None:
     """Log `length` bytes written from the oldest held iovec on."""
     if len(memory.log) == 0:
@@ -56,7 +56,7 @@ def mark_written(queue: Queue, memory: Memory, net: Net, length: int) -> None:
         at += 1
 
 
-@kernel(void(VRING, QUEUE_T, MEMORY, NET_T, int64))
+@kernel(void(VRING, QUEUE_T, MEMORY, NET_T, int64), inline=True)
 def complete(ring: Vring, queue: Queue, memory: Memory, net: Net, length: int) -> None:
     """Give back the chains that now hold a header and frame of `length` bytes in all."""
     held = queue.state[0]

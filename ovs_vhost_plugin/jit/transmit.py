@@ -37,7 +37,7 @@ BURST = 64
 _ANY_LENGTH = 1 << 62
 
 
-@kernel(int64(QUEUE_T, NET_T))
+@kernel(int64(QUEUE_T, NET_T), inline=True)
 def take_header(queue: Queue, net: Net) -> int:
     """Copy the oldest chain's header out and point an iovec before the frame at the copy.
 
