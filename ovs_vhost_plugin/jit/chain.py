@@ -142,6 +142,7 @@ def _follow(
             return -Fault.WRONG_DIRECTION
         if length == 0:
             return -Fault.ZERO_LENGTH
+        queue.state[0]["walked"] += length
         at = add_buffer(regions, address, length, queue, at)
         if at < 0 or flags & _F_NEXT == 0:
             return at
@@ -159,6 +160,7 @@ def walk(ring: Vring, head: int, regions: Records, queue: Queue) -> int:
     if head >= size:
         return -Fault.HEAD_OUT_OF_RANGE
     end = queue.state[0]["end"]
+    queue.state[0]["walked"] = 0
     at = _follow(ring.desc, size, head, ring, regions, queue, end, 0)
     entries = queue.state[0]["table"]
     if at >= 0 and entries > 0:
@@ -185,15 +187,12 @@ def make_room(queue: Queue) -> None:
 def hold(queue: Queue, head: int, pieces: int) -> None:
     """Hold the chain that `walk` has just parsed."""
     state = queue.state[0]
-    end = state["end"]
-    length = 0
-    for i in range(end, end + pieces):
-        length += queue.iov[i]["len"]
+    length = state["walked"]
     chain = queue.chains[(state["head"] + state["count"]) & (CHAINS - 1)]
     chain["head"] = head
     chain["pieces"] = pieces
     chain["length"] = length
-    state["end"] = end + pieces
+    state["end"] += pieces
     state["count"] += 1
     state["length"] += length
 

@@ -67,6 +67,7 @@ QUEUE = _record(
     "count",  # of held chains
     "length",  # their bytes in all
     "table",  # entries of the indirect table at hand
+    "walked",  # bytes of the chain at hand
     "full",  # iovecs ran out
 )
 """What of a Queue is held."""
