@@ -36,6 +36,7 @@ from bench.ring_peers import (
     NullPortPeer,
     Pmd,
     await_count,
+    prefer,
 )
 from ovs_vhost_plugin.lab import packages
 
@@ -182,6 +183,7 @@ def main() -> int:
     if words or (os.cpu_count() or 1) < 2:
         print(words or "needs two cores", file=sys.stderr)
         return 1
+    prefer(os.getpid())
     console = Console(stderr=True)
     results: list[Result] = []
     with reserved(0 if options.small_pages else 4 * MEGABYTES << 20) as free:

@@ -37,6 +37,11 @@ class Testpmd:
         finally:
             os.close(reader)
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def await_start(self) -> None:
         """Await its first prompt."""
         self._await_prompt("testpmd starts", _START_SECONDS)
