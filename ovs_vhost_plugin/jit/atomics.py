@@ -184,6 +184,31 @@ def _copy_out(_typing: Any, address: Any, view: Any, index: Any, length: Any) ->
     return types.void(address, view, index, length), generate
 
 
+def _python_prefetch(address: int) -> None:
+    pass
+
+
+def _prefetch(write: int) -> Any:
+    if not JIT:
+        return _python_prefetch
+
+    @intrinsic
+    def prefetch(_typing: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = _raw_pointer(context, builder, signature, args, 0)
+            number = ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+            function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+            keep, data = 3, 1  # in all caches; not instructions
+            options = [ir.Constant(number, value) for value in (write, keep, data)]
+            builder.call(function, [pointer, *options])
+            return context.get_dummy_value()
+
+        return types.void(address), generate
+
+    return prefetch
+
+
 def _python_load_i32_at(address: int) -> int:
     return ctypes.c_int32.from_address(int(address)).value
 
@@ -207,5 +232,9 @@ copy_in = _copy_in if JIT else _python_copy_in
 """(view, index, address, length): bytes at an address into a private array."""
 copy_out = _copy_out if JIT else _python_copy_out
 """(address, view, index, length): bytes of a private array to an address."""
+prefetch = _prefetch(0)
+"""(address): have the processor fetch its cache line; any address will do, none is an error."""
+prefetch_write = _prefetch(1)
+"""(address): the same for a line that will be written."""
 load_i32_at = _load_i32_at if JIT else _python_load_i32_at
 """(address) → the int32 there, which is one of this process's own: errno."""
