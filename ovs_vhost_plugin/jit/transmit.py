@@ -37,6 +37,24 @@ BURST = 64
 _ANY_LENGTH = 1 << 62
 
 
+@kernel(int64(QUEUE_T, NET_T))
+def _take_scattered_header(queue: Queue, net: Net) -> int:
+    """Copy a header out of however many iovecs: where the frame's begin."""
+    size = net.state[0]["header_size"]
+    at: int = queue.state[0]["first"]
+    done = 0
+    while done < size:
+        piece = queue.iov[at]
+        part = min(piece["len"], size - done)
+        copy_in(net.header, done, piece["base"], part)
+        done += part
+        piece["base"] += part
+        piece["len"] -= part
+        if piece["len"] == 0:
+            at += 1
+    return at
+
+
 @kernel(int64(QUEUE_T, NET_T), inline=True)
 def take_header(queue: Queue, net: Net) -> int:
     """Copy the oldest chain's header out and point an iovec before the frame at the copy.
@@ -49,16 +67,14 @@ def take_header(queue: Queue, net: Net) -> int:
     if chain["length"] <= size:
         return -Fault.CHAIN_WITHOUT_FRAME
     at: int = queue.state[0]["first"]
-    done = 0
-    while done < size:
-        piece = queue.iov[at]
-        part = min(piece["len"], size - done)
-        copy_in(net.header, done, piece["base"], part)
-        done += part
-        piece["base"] += part
-        piece["len"] -= part
-        if piece["len"] == 0:
-            at += 1
+    piece = queue.iov[at]
+    if piece["len"] > HEADER_MAX:
+        # As most drivers have it; a copy of fixed length needs no call.
+        copy_in(net.header, 0, piece["base"], HEADER_MAX)
+        piece["base"] += size
+        piece["len"] -= size
+    else:
+        at = _take_scattered_header(queue, net)
     fault = offload.check_header(net.header, chain["length"] - size, net.state)
     if fault:
         return -fault
