@@ -11,16 +11,12 @@ NUMBA_CPU_FEATURES say for which processor the kernels are compiled.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import sys
 from collections.abc import Callable
 
 import numba
 import numpy as np
 from numba import types
-from rich.console import Console
-from rich.table import Table
 
 from bench import singlestep
 from bench.memory_ring import HEADER, MemoryRing, new_net
@@ -130,8 +126,10 @@ def measure(name: str) -> float:
     """Instructions a packet of a case, which must have dealt with each of its packets."""
     case, counter, burst = CASES[name]
     case(SHORT)  # compiles it
+
     def run(bursts: int) -> None:
         net = case(bursts)
         assert net.counters[counter][0] == (1 + bursts) * burst
+
     steps = [singlestep.count(lambda n=bursts: run(n)) for bursts in (SHORT, LONG)]
     return (steps[1] - steps[0]) / (burst * (LONG - SHORT))

@@ -32,6 +32,7 @@ from bench.ring_peers import (
     FORWARD,
     FRONT_CORE,
     MEGABYTES,
+    Counts,
     NetVhost,
     NullPortPeer,
     Pmd,
@@ -54,7 +55,11 @@ _TESTPMD_BURST = 32
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One line: medians of packets a second, and of the ratios of ours to DPDK's."""
+    """One line: medians of packets a second, and of the ratios of ours to DPDK's.
+
+    `dpdk_full` and `ours_full`: of the packets that the front-end had to send, the share that found
+    the ring full. Where it is small the front-end was the limit, and a ratio cannot be above 1.
+    """
 
     layout: str
     length: int
@@ -64,6 +69,8 @@ class Result:
     ratio: float
     lowest: float
     highest: float
+    dpdk_full: float
+    ours_full: float
 
 
 class Side:
@@ -97,8 +104,11 @@ class Side:
     def __exit__(self, *_: object) -> None:
         self._closing.close()
 
-    def window(self, direction: str, length: int, seconds: float) -> int:
-        """Packets a second in one window; raises RuntimeError if one went astray."""
+    def window(self, direction: str, length: int, seconds: float) -> tuple[int, float]:
+        """Packets a second in one window, and the share of the front-end's that found no room.
+
+        Raises RuntimeError if a packet went astray.
+        """
         # A loop has half a ring under way, so that no side ever finds the other's ring full.
         first = self._size // 2 // _TESTPMD_BURST if direction == "loopback" else 0
         self.back.begin(direction, length)
@@ -108,11 +118,11 @@ class Side:
         self.front.rate(which)
         time.sleep(seconds)
         rate = self.front.rate(which)
-        self._account(direction)
-        return rate
+        front = self._account(direction)
+        return rate, front.dropped / max(1, front.sent + front.dropped)
 
-    def _account(self, direction: str) -> None:
-        """Stop; each packet that one end has sent was received at the other."""
+    def _account(self, direction: str) -> Counts:
+        """Stop; each packet that one end has sent was received at the other. The front-end's."""
         if direction == "receive":
             back = self.back.end()
             await_count("front-end", self.front, back.sent)
@@ -134,6 +144,7 @@ class Side:
         )
         if any(astray):
             raise RuntimeError(f"{direction}: packets astray {astray}: {front}, {back}, {came}")
+        return front
 
 
 def measure(layout: str, options: argparse.Namespace, hugepages: bool) -> Iterator[Result]:
@@ -148,26 +159,38 @@ def measure(layout: str, options: argparse.Namespace, hugepages: bool) -> Iterat
             for direction in FORWARD:
                 if options.only not in f"{layout} {length} {direction}":
                     continue
-                pairs = [
+                rounds = [
                     [side.window(direction, length, options.seconds) for side in sides.values()]
                     for _ in range(options.rounds)
                 ]
-                dpdk, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
-                ratios = [ours / dpdk for dpdk, ours in pairs]
-                ratio = statistics.median(ratios)
-                yield Result(
-                    layout, length, direction, dpdk, ours, ratio, min(ratios), max(ratios)
-                )
+                yield summary(layout, length, direction, rounds)
+
+
+def summary(
+    layout: str, length: int, direction: str, rounds: list[list[tuple[int, float]]]
+) -> Result:
+    """Medians of `rounds`, each DPDK's window and ours."""
+    (dpdk, dpdk_full), (ours, ours_full) = (
+        map(statistics.median, zip(*side, strict=True)) for side in zip(*rounds, strict=True)
+    )
+    ratios = [ours / dpdk for (dpdk, _), (ours, _) in rounds]
+    ratio, lowest, highest = statistics.median(ratios), min(ratios), max(ratios)
+    return Result(
+        layout, length, direction, dpdk, ours, ratio, lowest, highest, dpdk_full, ours_full
+    )
 
 
 def table(results: list[Result], hugepages: bool) -> Table:
     """The results for a person."""
     title = f"millions of packets a second, {'huge' if hugepages else 'small'} pages"
-    shown = Table("rings", "bytes", "guest", "DPDK", "ours", "ratio", "from–to", title=title)
+    shown = Table(
+        "rings", "bytes", "guest", "DPDK", "ours", "ratio", "from–to", "ring full", title=title
+    )
     for r in results:
         rates = (f"{r.dpdk / 1e6:.2f}", f"{r.ours / 1e6:.2f}", f"{r.ratio:.2f}")
         spread = f"{r.lowest:.2f}–{r.highest:.2f}"
-        shown.add_row(r.layout, str(r.length), r.direction + "s", *rates, spread)
+        full = f"{r.dpdk_full:.0%}, {r.ours_full:.0%}" if r.direction == "send" else ""
+        shown.add_row(r.layout, str(r.length), r.direction + "s", *rates, spread, full)
     return shown
 
 

@@ -30,7 +30,7 @@ from ovs_vhost_plugin.worker.frontend import FrontEnd
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 
 MODES = {"idle": IDLE, "send": SEND, "receive": RECEIVE, "loopback": LOOPBACK}
-_FRAME_BEGINS = bytes.fromhex("ffffffffffff525400000001" "0800")
+_FRAME_BEGINS = bytes.fromhex("ffffffffffff5254000000010800")
 
 
 class NullTaps:

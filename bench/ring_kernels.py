@@ -12,7 +12,13 @@ from __future__ import annotations
 from numba import types
 from numpy.typing import NDArray
 
-from ovs_vhost_plugin.jit.atomics import address_of, load_acquire, load_relaxed, store_release
+from ovs_vhost_plugin.jit.atomics import (
+    address_of,
+    copy_in,
+    load_acquire,
+    load_relaxed,
+    store_release,
+)
 from ovs_vhost_plugin.jit.chain import gather, scatter
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
@@ -33,7 +39,7 @@ from ovs_vhost_plugin.jit.layout import (
 from ovs_vhost_plugin.jit.loop import alive
 from ovs_vhost_plugin.jit.notify import break_ring, flush
 from ovs_vhost_plugin.jit.receive import complete
-from ovs_vhost_plugin.jit.split import fetch, give_back, refuse_kicks
+from ovs_vhost_plugin.jit.split import ask_for_kicks, fetch, give_back, refuse_kicks
 from ovs_vhost_plugin.jit.syscalls import poll
 from ovs_vhost_plugin.jit.transmit import take_header
 
@@ -41,6 +47,8 @@ BURST = 32
 """Packets at once: what dpdk-testpmd takes."""
 PACKET_MAX = 2048
 """Bytes of a packet, with its virtio-net header; an mbuf's room."""
+FRAME_HEADERS = 14 + 20 + 8
+"""Bytes of Ethernet, IPv4 and UDP headers."""
 IDLE, SEND, RECEIVE, LOOPBACK = range(4)
 """What `serve` does: nothing, take what the guest sends, fill what it receives, both."""
 
@@ -118,19 +126,27 @@ def put(
 def serve(pair: Pair, mode: NDArray, packets: NDArray, lengths: NDArray) -> None:
     """Instead of a port's `run`: do what `mode[0]` says until `pair.stop` is set.
 
-    `mode[1]` follows it, when all that was begun before is done. In RECEIVE it sends `packets` as
-    they are, again and again.
+    `mode[1]` follows it, when all that was begun before is done. In RECEIVE it sends `packets`
+    again and again, with new headers in each, as testpmd writes them in its txonly mode.
     """
     net = pair.net
+    header = net.state[0]["header_size"]
     while load_acquire(pair.stop, 0) == 0:
         now = load_relaxed(mode, 0)
         store_release(mode, 1, now)
         if now == IDLE or not alive(pair.rx) or not alive(pair.tx):
+            # As before a port's sleep: what comes next then refuses them.
+            for ring in (pair.rx, pair.tx):
+                if alive(ring):
+                    ask_for_kicks(ring, pair.memory, net)
             poll(address_of(pair.poll, 0), 0, _IDLE_MS)
             continue
         count = BURST
         if now != RECEIVE:
             count = take(pair.tx, pair.tx_queue, pair.memory, net, packets, lengths)
+        else:
+            for i in range(1, count):
+                copy_in(packets[i], header, address_of(packets[0], header), FRAME_HEADERS)
         if now != SEND and count > 0:
             done = put(pair.rx, pair.rx_queue, pair.memory, net, packets, lengths, count)
             if now == LOOPBACK:

@@ -63,7 +63,7 @@ def look(ring: Vring) -> int:
     return 0
 
 
-@kernel(int64(VRING, MEMORY, QUEUE_T, int64, int64))
+@kernel(int64(VRING, MEMORY, QUEUE_T, int64, int64), inline=True)
 def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -> int:
     """Parse what the driver offers until `chains` chains or `length` bytes are held: 0 or a fault.
 
