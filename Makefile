@@ -3,6 +3,8 @@
 # make test   unit, integration and system tests; what cannot run here is skipped with its reason
 # make lint   formatting, lint, types, import rules
 # make bench-learn  what learning from a guest's frames costs, as a share of sending them
+# make bench-rings         our rings beside DPDK's, under the same front-end: ratios
+# make bench-instructions  instructions a packet of the compiled data path
 # make setup  Debian packages (as root) and the virtual environment, which the others do as needed
 # make clean  removes what the above made in this directory
 
@@ -13,8 +15,9 @@ SETUP := $(VENV)/.setup
 PACKAGES := ovs_vhost_plugin/lab/packages.py
 DEMO ?=
 TEST ?=
+BENCH ?=
 
-.PHONY: demo test lint bench-learn setup packages clean
+.PHONY: demo test lint bench-learn bench-rings bench-instructions setup packages clean
 
 demo: setup
 	$(BIN)/ovs-vhost demo $(DEMO)
@@ -33,6 +36,12 @@ lint: $(SETUP)
 
 bench-learn: $(SETUP)
 	$(BIN)/python -m bench.bench_learn
+
+bench-rings: setup
+	$(BIN)/python -m bench.bench_rings $(BENCH)
+
+bench-instructions: $(SETUP)
+	$(BIN)/python -m bench.bench_instructions $(BENCH)
 
 setup: packages $(SETUP)
 

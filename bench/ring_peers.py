@@ -118,9 +118,7 @@ class NetVhost(Pmd):
 
     def __init__(self, socket: Path, directory: Path, prefix: str, hugepages: bool) -> None:
         vdev = f"net_vhost0,iface={socket},queues=1"
-        super().__init__(
-            vdev, BACK_CORE, directory=directory, prefix=prefix, hugepages=hugepages
-        )
+        super().__init__(vdev, BACK_CORE, directory=directory, prefix=prefix, hugepages=hugepages)
 
     def begin(self, direction: str, length: int) -> None:
         """Begin a run."""
@@ -188,8 +186,8 @@ class NullPortPeer:
 def prefer(pid: int) -> None:
     """Have a process come before others, where that is allowed.
 
-    Both ends have to run at once: a neighbour on the core of one stops the two. Where sessions
-    are scheduled as groups (sched(7), "The autogroup feature"), it is the group's place that counts.
+    Both ends have to run at once: a neighbour on the core of one stops the two. Where sessions are
+    scheduled as groups (sched(7), "The autogroup feature"), it is the group's place that counts.
     """
     with suppress(PermissionError, FileNotFoundError):
         os.setpriority(os.PRIO_PROCESS, pid, -20)
