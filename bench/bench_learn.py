@@ -19,13 +19,12 @@ import time
 from collections.abc import Callable
 
 import numba
-import numpy as np
 
+from bench.memory_ring import HEADER, SIZE, MemoryRing, new_net
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.learn import learn, take_head
 from ovs_vhost_plugin.jit.transmit import BURST, transmit
 
-SIZE, SPACING, HEADER = 256, 128, 12
 BURSTS = 500
 MAC = bytes.fromhex("525400000001")
 
@@ -53,28 +52,14 @@ class Ring:
     """A transmit ring whose driver offers the same frames again and again."""
 
     def __init__(self, frame: Callable[[int], bytes], fd: int) -> None:
-        self.memory = np.zeros(SIZE * SPACING, np.uint8)
-        desc = np.zeros((SIZE, 2), np.uint64)
-        avail = np.zeros(3 + SIZE, np.uint16)
-        for i in range(SIZE):
-            data = bytes(HEADER) + frame(i)
-            self.memory[SPACING * i : SPACING * i + len(data)] = np.frombuffer(data, np.uint8)
-            desc[i] = SPACING * i, len(data)
-            avail[2 + i] = i
-        used = np.zeros(4 + 4 * SIZE, np.uint16)
-        state = np.zeros(1, layout.RING)
-        for name, value in {"size": SIZE, "enabled": 1, "kick_fd": -1, "call_fd": -1}.items():
-            state[name] = value
-        elements = used[2:].view(np.uint32)[: 2 * SIZE]
-        self.ring = layout.Vring(desc.reshape(-1), avail, used, elements, state)
-        self.queue, self.net = layout.new_queue(), layout.new_net()
-        self.net.state["tap_fd"], self.net.state["header_size"] = fd, HEADER
-        region = np.array([(0, len(self.memory), self.memory.ctypes.data)], layout.REGION)
-        self.regions = layout.Memory(layout.region_table(region), np.zeros(0, np.uint8))
+        ring = MemoryRing([frame(i) for i in range(SIZE)])
+        self.ring, self.queue, self.regions = ring.ring, ring.queue, ring.memory
+        self.net = new_net(fd)
         self.learned = layout.new_learned(-1)
         self.frames = layout.new_queue()
         for i in range(SIZE):
-            self.frames.iov[i] = self.memory.ctypes.data + SPACING * i + HEADER, 60
+            self.frames.iov[i] = ring.buffers[i].ctypes.data + HEADER, 60
+        self._keep = ring
 
     def send(self) -> float:
         """Nanoseconds a frame of sending, learning included."""
