@@ -9,7 +9,7 @@ chains it needs, without, exactly one.
 
 from __future__ import annotations
 
-from ovs_vhost_plugin.jit.atomics import address_of, fence
+from ovs_vhost_plugin.jit.atomics import address_of, copy_out, fence
 from ovs_vhost_plugin.jit.chain import gather, scatter
 from ovs_vhost_plugin.jit.dirty import mark
 from ovs_vhost_plugin.jit.faults import Fault
@@ -18,6 +18,7 @@ from ovs_vhost_plugin.jit.layout import (
     BACKLOG_LENGTH,
     CHAINS,
     FRAME_MAX,
+    HEADER_MAX,
     MEMORY,
     NET_T,
     QUEUE_T,
@@ -56,6 +57,17 @@ def mark_written(queue: Queue, memory: Memory, net: Net, length: int) -> None:
         at += 1
 
 
+@kernel(void(QUEUE_T, NET_T, int64, int64, int64), inline=True)
+def _patch_header(queue: Queue, net: Net, offset: int, index: int, length: int) -> None:
+    """Put `length` bytes of `net.patch` into the header of the oldest held chain."""
+    at = queue.state[0]["first"]
+    if queue.iov[at]["len"] >= HEADER_MAX:
+        # With the lengths that callers give, this is no call.
+        copy_out(queue.iov[at]["base"] + offset, net.patch, index, length)
+    else:
+        scatter(queue, at, offset, net.patch, index, length)
+
+
 @kernel(void(VRING, QUEUE_T, MEMORY, NET_T, int64), inline=True)
 def complete(ring: Vring, queue: Queue, memory: Memory, net: Net, length: int) -> None:
     """Give back the chains that now hold a header and frame of `length` bytes in all."""
@@ -70,10 +82,10 @@ def complete(ring: Vring, queue: Queue, memory: Memory, net: Net, length: int) -
         # The tap leaves it out; 1 without mergeable buffers (5.1.6.4.1)
         net.patch[0] = buffers & 0xFF
         net.patch[1] = buffers >> 8
-        scatter(queue, held["first"], _NUM_BUFFERS, net.patch, 0, 2)
+        _patch_header(queue, net, _NUM_BUFFERS, 0, 2)
     if not state["guest_csum"]:
         # 5.1.6.4.1: flags are 0 then; the tap says DATA_VALID whether asked or not
-        scatter(queue, held["first"], _FLAGS, net.patch, 2, 1)
+        _patch_header(queue, net, _FLAGS, 2, 1)
     mark_written(queue, memory, net, length)
     rest = length
     for _ in range(buffers):
