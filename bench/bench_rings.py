@@ -184,7 +184,7 @@ def table(results: list[Result], hugepages: bool) -> Table:
     """The results for a person."""
     title = f"millions of packets a second, {'huge' if hugepages else 'small'} pages"
     shown = Table(title=title)
-    for name in ("rings", "bytes", "guest", "DPDK", "ours", "ratio", "from–to", "ring full"):
+    for name in ("rings", "bytes", "guest", "DPDK", "ours", "ratio", "from–to", "full"):
         shown.add_column(name, no_wrap=True)
     for r in results:
         rates = (f"{r.dpdk / 1e6:.2f}", f"{r.ours / 1e6:.2f}", f"{r.ratio:.2f}")
