@@ -23,6 +23,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -51,6 +52,7 @@ BACK_ENDS = {"dpdk": NetVhost, "ours": NullPortPeer}
 
 _SETTLE = 0.1  # seconds
 _TESTPMD_BURST = 32
+_WIDTH = 100  # of a table that does not go to a terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,8 @@ class Result:
     """One line: medians of packets a second, and of the ratios of ours to DPDK's.
 
     `dpdk_full` and `ours_full`: of the packets that the front-end had to send, the share that found
-    the ring full. Where it is small the front-end was the limit, and a ratio cannot be above 1.
+    the ring full. `in_vain`: of our looks into a ring, the share that found nothing. Where those
+    are small, and this one is not, the front-end was the limit, and no ratio can be above 1.
     """
 
     layout: str
@@ -71,6 +74,15 @@ class Result:
     highest: float
     dpdk_full: float
     ours_full: float
+    in_vain: float
+
+
+class Window(NamedTuple):
+    """One measurement: packets a second; see Result for the shares."""
+
+    rate: int
+    full: float
+    in_vain: float
 
 
 class Side:
@@ -104,11 +116,8 @@ class Side:
     def __exit__(self, *_: object) -> None:
         self._closing.close()
 
-    def window(self, direction: str, length: int, seconds: float) -> tuple[int, float]:
-        """Packets a second in one window, and the share of the front-end's that found no room.
-
-        Raises RuntimeError if a packet went astray.
-        """
+    def window(self, direction: str, length: int, seconds: float) -> Window:
+        """Measure once; raises RuntimeError if a packet went astray."""
         # A loop has half a ring under way, so that no side ever finds the other's ring full.
         first = self._size // 2 // _TESTPMD_BURST if direction == "loopback" else 0
         self.back.begin(direction, length)
@@ -118,11 +127,11 @@ class Side:
         self.front.rate(which)
         time.sleep(seconds)
         rate = self.front.rate(which)
-        front = self._account(direction)
-        return rate, front.dropped / max(1, front.sent + front.dropped)
+        front, back = self._account(direction)
+        return Window(rate, front.dropped / max(1, front.sent + front.dropped), back.in_vain)
 
-    def _account(self, direction: str) -> Counts:
-        """Stop; each packet that one end has sent was received at the other. The front-end's."""
+    def _account(self, direction: str) -> tuple[Counts, Counts]:
+        """Stop; each packet that one end has sent was received at the other: what they counted."""
         if direction == "receive":
             back = self.back.end()
             await_count("front-end", self.front, back.sent)
@@ -144,7 +153,7 @@ class Side:
         )
         if any(astray):
             raise RuntimeError(f"{direction}: packets astray {astray}: {front}, {back}, {came}")
-        return front
+        return front, back
 
 
 def measure(layout: str, options: argparse.Namespace, hugepages: bool) -> Iterator[Result]:
@@ -166,17 +175,25 @@ def measure(layout: str, options: argparse.Namespace, hugepages: bool) -> Iterat
                 yield summary(layout, length, direction, rounds)
 
 
-def summary(
-    layout: str, length: int, direction: str, rounds: list[list[tuple[int, float]]]
-) -> Result:
+def summary(layout: str, length: int, direction: str, rounds: list[list[Window]]) -> Result:
     """Medians of `rounds`, each DPDK's window and ours."""
-    (dpdk, dpdk_full), (ours, ours_full) = (
-        map(statistics.median, zip(*side, strict=True)) for side in zip(*rounds, strict=True)
+    dpdk, ours = (
+        Window(*map(statistics.median, zip(*windows, strict=True)))
+        for windows in zip(*rounds, strict=True)
     )
-    ratios = [ours / dpdk for (dpdk, _), (ours, _) in rounds]
-    ratio, lowest, highest = statistics.median(ratios), min(ratios), max(ratios)
+    ratios = [b.rate / a.rate for a, b in rounds]
     return Result(
-        layout, length, direction, dpdk, ours, ratio, lowest, highest, dpdk_full, ours_full
+        layout=layout,
+        length=length,
+        direction=direction,
+        dpdk=dpdk.rate,
+        ours=ours.rate,
+        ratio=statistics.median(ratios),
+        lowest=min(ratios),
+        highest=max(ratios),
+        dpdk_full=dpdk.full,
+        ours_full=ours.full,
+        in_vain=ours.in_vain,
     )
 
 
@@ -184,13 +201,15 @@ def table(results: list[Result], hugepages: bool) -> Table:
     """The results for a person."""
     title = f"millions of packets a second, {'huge' if hugepages else 'small'} pages"
     shown = Table(title=title)
-    for name in ("rings", "bytes", "guest", "DPDK", "ours", "ratio", "from–to", "full"):
+    for name in ("rings", "bytes", "guest", "DPDK", "ours", "ratio", "from–to", "full", "in vain"):
         shown.add_column(name, no_wrap=True)
     for r in results:
         rates = (f"{r.dpdk / 1e6:.2f}", f"{r.ours / 1e6:.2f}", f"{r.ratio:.2f}")
         spread = f"{r.lowest:.2f}–{r.highest:.2f}"
         full = f"{r.dpdk_full:.0%}, {r.ours_full:.0%}" if r.direction == "send" else ""
-        shown.add_row(r.layout, str(r.length), r.direction + "s", *rates, spread, full)
+        shown.add_row(
+            r.layout, str(r.length), r.direction + "s", *rates, spread, full, f"{r.in_vain:.0%}"
+        )
     return shown
 
 
@@ -220,7 +239,8 @@ def main() -> int:
     if options.json:
         print(json.dumps([asdict(result) for result in results], indent=2))
     else:
-        Console().print(table(results, hugepages))
+        shown = Console(width=None if sys.stdout.isatty() else _WIDTH)
+        shown.print(table(results, hugepages))
     return 0
 
 

@@ -21,7 +21,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.ring_kernels import BURST, IDLE, LOOPBACK, PACKET_MAX, RECEIVE, SEND, serve
+from bench.ring_kernels import (
+    BURST,
+    DONE,
+    IDLE,
+    IN_VAIN,
+    LOOKS,
+    LOOPBACK,
+    PACKET_MAX,
+    RECEIVE,
+    SEND,
+    WANTED,
+    serve,
+)
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import offer
@@ -68,7 +80,7 @@ class NullPort:
     """The port and its loop."""
 
     def __init__(self, path: str) -> None:
-        self._mode = np.zeros(2, np.int64)
+        self._mode = np.zeros(4, np.int64)
         self._packets = np.zeros((BURST, PACKET_MAX), np.uint8)
         self._lengths = np.zeros(BURST, np.int64)
         self._pair = QueuePair(0, tap_fd=-1, loop=self._loop)
@@ -110,10 +122,11 @@ class NullPort:
             return
         if words[0] == "receive":
             self._fill(int(words[1]))
-        self._mode[0] = MODES[words[0]]
-        while self._pair.running and self._mode[1] != self._mode[0]:
+        self._mode[WANTED] = MODES[words[0]]
+        while self._pair.running and self._mode[DONE] != self._mode[WANTED]:
             os.sched_yield()
-        print(json.dumps(self._pair.counters), flush=True)
+        looks = {"looks": int(self._mode[LOOKS]), "in_vain": int(self._mode[IN_VAIN])}
+        print(json.dumps(self._pair.counters | looks), flush=True)
 
     def _fill(self, length: int) -> None:
         """Have all packets be frames of `length` bytes under a header that asks for nothing."""

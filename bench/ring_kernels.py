@@ -51,6 +51,9 @@ FRAME_HEADERS = 14 + 20 + 8
 """Bytes of Ethernet, IPv4 and UDP headers."""
 IDLE, SEND, RECEIVE, LOOPBACK = range(4)
 """What `serve` does: nothing, take what the guest sends, fill what it receives, both."""
+WANTED, DONE, LOOKS, IN_VAIN = range(4)
+"""Places in `mode`: what to do, what is being done, how often a ring was looked at, how often there
+was nothing to be had in it."""
 
 _ANY_LENGTH = 1 << 62
 _IDLE_MS = 1
@@ -124,16 +127,17 @@ def put(
 
 @kernel(void(PAIR, I64, PACKETS, I64))
 def serve(pair: Pair, mode: NDArray, packets: NDArray, lengths: NDArray) -> None:
-    """Instead of a port's `run`: do what `mode[0]` says until `pair.stop` is set.
+    """Instead of a port's `run`: do what `mode[WANTED]` says until `pair.stop` is set.
 
-    `mode[1]` follows it, when all that was begun before is done. In RECEIVE it sends `packets`
-    again and again, with new headers in each, as testpmd writes them in its txonly mode.
+    `mode[DONE]` follows it, when all that was begun before is done; two counts come behind.
+    In RECEIVE it sends `packets` again and again, with new headers in each, as testpmd writes them
+    in its txonly mode.
     """
     net = pair.net
     header = net.state[0]["header_size"]
     while load_acquire(pair.stop, 0) == 0:
-        now = load_relaxed(mode, 0)
-        store_release(mode, 1, now)
+        now = load_relaxed(mode, WANTED)
+        store_release(mode, DONE, now)
         if now == IDLE or not alive(pair.rx) or not alive(pair.tx):
             # As before a port's sleep: what comes next then refuses them.
             for ring in (pair.rx, pair.tx):
@@ -147,7 +151,11 @@ def serve(pair: Pair, mode: NDArray, packets: NDArray, lengths: NDArray) -> None
         else:
             for i in range(1, count):
                 copy_in(packets[i], header, address_of(packets[0], header), FRAME_HEADERS)
+        moved = count
         if now != SEND and count > 0:
-            done = put(pair.rx, pair.rx_queue, pair.memory, net, packets, lengths, count)
+            moved = put(pair.rx, pair.rx_queue, pair.memory, net, packets, lengths, count)
             if now == LOOPBACK:
-                net.counters[0]["rx_dropped_no_buffers"] += count - done
+                net.counters[0]["rx_dropped_no_buffers"] += count - moved
+        mode[LOOKS] += 1
+        if moved == 0:
+            mode[IN_VAIN] += 1

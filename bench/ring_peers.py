@@ -28,11 +28,12 @@ FORWARD = {"send": ("txonly", "rxonly"), "receive": ("rxonly", "txonly"), "loopb
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Packets of one run."""
+    """Packets of one run, and how often a back-end of ours looked for some in vain."""
 
     received: int
     sent: int
     dropped: int
+    in_vain: float = 0.0  # share of all looks
 
 
 class BackEnd(Protocol):
@@ -158,7 +159,9 @@ class NullPortPeer:
         """End the run."""
         now = self._command("idle")
         delta = {name: now[name] - self._before.get(name, 0) for name in now}
-        return Counts(delta["tx_packets"], delta["rx_packets"], delta["rx_dropped_no_buffers"])
+        in_vain = delta["in_vain"] / max(1, delta["looks"])
+        dropped = delta["rx_dropped_no_buffers"]
+        return Counts(delta["tx_packets"], delta["rx_packets"], dropped, in_vain)
 
     def close(self) -> None:
         """End the program."""
