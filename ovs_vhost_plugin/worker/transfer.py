@@ -34,14 +34,17 @@ class Transfer:
         self._error: PeerError | None = None
         try:
             _require_pipe(fd, os.O_RDONLY if self.loads else os.O_WRONLY)
-            self._file = os.memfd_create("device-state", os.MFD_CLOEXEC)
-        except BaseException:
+            event = selectors.EVENT_READ if self.loads else selectors.EVENT_WRITE
+            selector.register(fd, event, lambda _now: self.move())
+        except OSError as error:  # it was opened with O_PATH
+            close_fds([fd])
+            raise PeerError(PeerErrorName.DEVICE_STATE_NOT_A_PIPE, str(error)) from None
+        except PeerError:
             close_fds([fd])
             raise
+        self._file = os.memfd_create("device-state", os.MFD_CLOEXEC)
         os.write(self._file, data or b"")
         os.lseek(self._file, 0, os.SEEK_SET)
-        event = selectors.EVENT_READ if self.loads else selectors.EVENT_WRITE
-        selector.register(fd, event, lambda _now: self.move())
         self.move()
 
     def move(self) -> None:

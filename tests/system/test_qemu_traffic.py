@@ -10,7 +10,7 @@ from qemu_site import GUEST, GUEST_MAC, MIB, PEER, PEER_MAC, PORT, Site, settled
 from ovs_vhost_plugin.lab.capture import Capture
 from ovs_vhost_plugin.lab.host import BRIDGE
 from ovs_vhost_plugin.lab.process import wait_until
-from ovs_vhost_plugin.vhost.spec import Feature
+from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("qemu_programs")]
 
@@ -50,6 +50,9 @@ def test_the_port_says_what_was_negotiated(site, guest):
     rings = (Feature.MRG_RXBUF, Feature.RING_INDIRECT_DESC, Feature.RING_EVENT_IDX)
     for bit in (*offloads, *rings, Feature.VERSION_1, Feature.GUEST_ANNOUNCE):
         assert site.features() & bit.mask, bit.name
+    acknowledged = int(told["protocol-features"], 16)
+    for protocol_bit in (ProtocolFeature.CONFIGURE_MEM_SLOTS, ProtocolFeature.REPLY_ACK):
+        assert acknowledged & protocol_bit.mask, protocol_bit.name
 
 
 def test_arp_works_in_both_directions(site, guest):

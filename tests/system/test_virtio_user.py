@@ -21,6 +21,7 @@ from ovs_vhost_plugin.lab.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.namespace import Namespace, veth
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.lab.virtiouser import VirtioUser, VirtioUserConfig
+from ovs_vhost_plugin.vhost.spec import ProtocolFeature
 
 pytestmark = pytest.mark.system
 
@@ -185,6 +186,9 @@ CONFIGS = {
 def test_frames_pass_whole_both_ways(name, host, peer, plug):
     mode, config = CONFIGS[name]
     user = plug(mode, config)
+    acknowledged = int(host.status("vhu0")["protocol-features"], 16)
+    for bit in (ProtocolFeature.REPLY_ACK, ProtocolFeature.STATUS):
+        assert acknowledged & bit.mask, bit.name
     check_what_testpmd_sends(user, peer)
     check_what_testpmd_gives_back(user, peer)
 

@@ -36,7 +36,7 @@ def regions(count):
 
 
 SUBSET = st.integers(0, 2**64 - 1).map(lambda bits: bits & OFFER.features)
-PROTOCOL_SUBSET = st.integers(0, 31).map(lambda bits: bits & OFFER.protocol_features)
+PROTOCOL_SUBSET = st.integers(0, 2**21).map(lambda bits: bits & OFFER.protocol_features)
 FILE = st.builds(lambda index, none: index | none << 8, INDEX, st.booleans())
 PAYLOADS = st.one_of(
     st.just(b""),
@@ -44,6 +44,8 @@ PAYLOADS = st.one_of(
     packed(spec.VRING_ADDR, INDEX, st.sampled_from([0, 1, 2]), ALIGNED, ALIGNED, ALIGNED, U64),
     packed(spec.U64, SUBSET | PROTOCOL_SUBSET | FILE | U64),
     packed(spec.LOG, U64, U64),
+    packed(spec.SINGLE_REGION, U64, U64, U64, U64, U64),
+    packed(spec.DEVICE_STATE, st.integers(0, 2), st.integers(0, 1)),
     st.integers(0, 9).flatmap(regions),
     st.binary(max_size=300),
 )
@@ -53,7 +55,7 @@ REQUESTS = st.sampled_from(FrontendRequest) | U32
 def close(effect):
     """What a device does with the fds of an effect it has done with."""
     fds = effect.fds if isinstance(effect, effects.SetMemoryTable) else ()
-    fds += (effect.fd,) if isinstance(effect, effects.SetLog) else ()
+    fds += (effect.fd,) if hasattr(effect, "fd") else ()
     for fd in fds:
         os.close(fd)
 
