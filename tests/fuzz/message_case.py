@@ -25,7 +25,9 @@ from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import TABLE, Session
 from ovs_vhost_plugin.vhost.spec import FrontendRequest, ProtocolFeature
+from ovs_vhost_plugin.worker.addresses import Addresses
 from ovs_vhost_plugin.worker.device import Device
+from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.holding import Holding
 from ovs_vhost_plugin.worker.queuepair import PairConfig, QueuePair, is_eventfd
 
@@ -103,11 +105,14 @@ class Port:
             time.monotonic,
             enabled=True,
         )
+        addresses = Addresses(self.pairs, -1)
+        self.state = DeviceState(addresses, self.selector, time.monotonic, lambda: None)
         self.device = Device(
             self.pairs,
             self.taps,  # type: ignore[arg-type]
             self,
             holding,
+            self.state,
             finish_offloads=False,
         )
         self.holding = holding

@@ -39,10 +39,11 @@ def read_only(size: int) -> int:
         return os.open(file.name, os.O_RDONLY)
 
 
-def pipe_end() -> int:
-    reader, writer = os.pipe()
-    os.close(reader)
-    return writer
+def pipe_end(kept: int) -> int:
+    """0: to read from, what a peer closed at once; 1: to write to, what nobody reads."""
+    ends = os.pipe()
+    os.close(ends[1 - kept])
+    return ends[kept]
 
 
 # Made anew for each message
@@ -53,7 +54,8 @@ KINDS = {
     "huge": lambda: new_file(2**62),
     "eventfd": lambda: os.eventfd(0),
     "full": lambda: os.eventfd(0xFFFF_FFFF, os.EFD_SEMAPHORE),
-    "pipe": pipe_end,
+    "pipe": lambda: pipe_end(1),
+    "pipe-out": lambda: pipe_end(0),
     "socket": lambda: socket.socket().detach(),
     "directory": lambda: os.open("/", os.O_RDONLY),
     "read-only": lambda: read_only(REGION),

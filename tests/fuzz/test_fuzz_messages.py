@@ -41,15 +41,18 @@ def packed(layout: Any, *fields: Any) -> Any:
     return st.tuples(*fields).map(lambda values: layout.pack(*values))
 
 
+USUAL_REGION = st.tuples(
+    st.sampled_from([0, REGION, 2 * REGION]),
+    st.sampled_from([REGION, 0x1000]),
+    st.sampled_from([USER, USER + REGION, USER + 8 * REGION]),
+    st.sampled_from([0, 0, 16, 0x1000]),
+)
+FIELDS = USUAL_REGION | USUAL_REGION | st.tuples(U64, U64, U64, U64)
+SINGLE_REGION = st.builds(lambda row: spec.SINGLE_REGION.pack(0, *row), FIELDS)
+
+
 def regions(count: int) -> Any:
-    usual = st.tuples(
-        st.sampled_from([0, REGION, 2 * REGION]),
-        st.sampled_from([REGION, 0x1000]),
-        st.sampled_from([USER, USER + REGION, USER + 8 * REGION]),
-        st.sampled_from([0, 0, 16, 0x1000]),
-    )
-    fields = usual | usual | st.tuples(U64, U64, U64, U64)
-    rows = st.lists(fields, min_size=count, max_size=count)
+    rows = st.lists(FIELDS, min_size=count, max_size=count)
     return rows.map(
         lambda found: (
             spec.MEMORY_HEADER.pack(count, 0)
@@ -94,12 +97,22 @@ MESSAGE = st.one_of(
         for kind in (R.SET_VRING_KICK, R.SET_VRING_CALL, R.SET_VRING_ERR)
     ),
     message(R.SET_FEATURES, packed(spec.U64, LOGGING | LOGGING | SUBSET | U64)),
-    message(R.SET_PROTOCOL_FEATURES, packed(spec.U64, st.integers(0, 31) | U64)),
+    message(R.SET_PROTOCOL_FEATURES, packed(spec.U64, st.just(OFFER.protocol_features) | U64)),
     message(R.SET_LOG_BASE, packed(spec.LOG, U64, U64), st.lists(KIND, max_size=2)),
     message(R.SET_LOG_BASE, packed(spec.LOG, st.just(0x1000), st.just(0)), st.just(["memory"])),
     MEMORY.flatmap(lambda both: message(R.SET_MEM_TABLE, st.just(both[0]), st.just(both[1]))),
     message(R.SEND_RARP, st.just(b"\x52\x54\0\0\0\1\0\0") | st.binary(min_size=8, max_size=8)),
     message(R.RESET_OWNER, st.just(b"")),
+    message(R.RESET_DEVICE, st.just(b"")),
+    message(R.SET_STATUS, packed(spec.U64, st.sampled_from([0, 0xF, 0x80]) | U64)),
+    message(R.ADD_MEM_REG, SINGLE_REGION, st.just(["memory"]) | st.lists(KIND, max_size=2)),
+    message(R.REM_MEM_REG, SINGLE_REGION, st.lists(KIND, max_size=1)),
+    message(
+        R.SET_DEVICE_STATE_FD,
+        packed(spec.DEVICE_STATE, st.sampled_from([0, 1, 1, 2]), st.sampled_from([0, 0, 1])),
+        st.just(["pipe"]) | st.just(["pipe-out"]) | st.lists(KIND, max_size=2),
+    ),
+    message(R.CHECK_DEVICE_STATE, st.just(b"")),
     st.builds(
         lambda request, asked, payload, fds: send(request, payload, *fds, need_reply=asked),
         st.sampled_from([int(request) for request in R]) | U32,
