@@ -4,6 +4,8 @@
 host a ── up0 ═ a ──┐
                     phy0 ── client (eth0, 10.0.0.1)
 host b ── up0 ═ b ──┘
+
+A case of the migration matrix changes what lies between (wiring.py).
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from ovs_vhost_plugin.lab.setup import Setup
 from ovs_vhost_plugin.lab.switch import PrivateSwitch
 
 PHYSICAL = "phy0"
-UPLINK = "up0"
+UPLINK, SECOND_UPLINK = "up0", "up1"
 CLIENT_ADDRESS = "10.0.0.1"
 CLIENT_MAC = "02:00:00:00:00:01"
 
@@ -40,6 +42,9 @@ class Fabric(Setup):
     `daemons=False` makes hosts without our daemon, to compare with.
     """
 
+    client_port = "c"
+    """The physical switch's port that leads to the client."""
+
     def __init__(
         self,
         *,
@@ -53,6 +58,7 @@ class Fabric(Setup):
         self._daemons = daemons
         self._directory = directory
         self._options = daemon_options
+        self._doubled: list[Host] = []
 
     def set_neighbour(self, address: str, mac: str) -> None:
         """Give the client a static ARP entry, so that it need not ask a silent guest."""
@@ -63,10 +69,20 @@ class Fabric(Setup):
         """The OpenFlow number of a host's uplink on its own bridge."""
         return host.wait_ofport(UPLINK)
 
+    def add_second_cable(self, host: Host) -> None:
+        """Connect the host's second uplink, which no bridge of the host's has yet."""
+        if host not in self._doubled:
+            self._connect(host.namespace, SECOND_UPLINK, self._second_cable(host))
+            self._doubled.append(host)
+
     def physical_port(self, host: Host) -> int:
         """The OpenFlow number of the physical switch's port that leads to a host."""
-        self.physical.wait_until("Interface", self._cable(host), "ofport>=1")
-        return int(self.physical.interface(self._cable(host), "ofport"))
+        return self._physical_port(self._cable(host))
+
+    def physical_ports(self, host: Host) -> list[int]:
+        """The same, and that of the host's second cable where it has one."""
+        second = [self._physical_port(self._second_cable(host))] if host in self._doubled else []
+        return [self.physical_port(host), *second]
 
     def _set_up(self) -> None:
         enter = self._closing.enter_context
@@ -78,7 +94,7 @@ class Fabric(Setup):
             PrivateSwitch(wire, self.directory / "p", userspace_tso=self._offloads)
         )
         self.physical.add_bridge(PHYSICAL)
-        self._connect(self.client, "eth0", "c")
+        self._connect(self.client, "eth0", self.client_port)
         self.client.run("ip", "link", "set", "eth0", "address", CLIENT_MAC)
         self.client.address("eth0", f"{CLIENT_ADDRESS}/24")
         self.a, self.b = (self._host(label) for label in ("a", "b"))
@@ -109,9 +125,17 @@ class Fabric(Setup):
                 finish_checksums(place, name)
         self.physical.add_port(PHYSICAL, port)
 
+    def _physical_port(self, name: str) -> int:
+        self.physical.wait_until("Interface", name, "ofport>=1")
+        return int(self.physical.interface(name, "ofport"))
+
     @staticmethod
     def _cable(host: Host) -> str:
         return f"to-{host.directory.name}"
+
+    @staticmethod
+    def _second_cable(host: Host) -> str:
+        return f"to-{host.directory.name}-2"
 
 
 def finish_checksums(namespace: Namespace, device: str) -> None:

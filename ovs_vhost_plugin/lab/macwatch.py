@@ -14,8 +14,9 @@ from types import TracebackType
 
 from ovs.unixctl.client import UnixctlClient
 
+from ovs_vhost_plugin.announce import fdb
 from ovs_vhost_plugin.lab.process import LabError
-from ovs_vhost_plugin.lab.switch import PrivateSwitch, parse_fdb
+from ovs_vhost_plugin.lab.switch import PrivateSwitch
 
 _INTERVAL_SECONDS = 0.002
 
@@ -29,12 +30,13 @@ class Move:
 
 
 class MacWatch:
-    """Follows one MAC in one bridge's table from the start of the context."""
+    """Follows one MAC of a VLAN in one bridge's table from the start of the context."""
 
-    def __init__(self, switch: PrivateSwitch, bridge: str, mac: str) -> None:
+    def __init__(self, switch: PrivateSwitch, bridge: str, mac: str, vlan: int = 0) -> None:
         self.moves: list[Move] = []
         self._bridge = bridge
-        self._mac = mac
+        self._mac = bytes.fromhex(mac.replace(":", ""))
+        self._vlan = vlan
         pid = (switch.directory / "ovs-vswitchd.pid").read_text().strip()
         self._path = str(switch.directory / f"ovs-vswitchd.{pid}.ctl")
         self._stop = threading.Event()
@@ -54,11 +56,12 @@ class MacWatch:
         self._stop.set()
         self._thread.join()
 
-    def learned_at(self, port: int, since: float = 0.0) -> float | None:
-        """When the MAC was first seen on `port` at or after `since`, None if it was not."""
+    def learned_at(self, *ports: int, since: float = 0.0) -> float | None:
+        """When the MAC was first seen on one of `ports` at or after `since`, None if it was not."""
         if self._failure:
             raise LabError(f"watching {self._bridge}: {self._failure}")
-        arrivals = (move.at for move in self.moves if move.port == str(port) and move.at >= since)
+        names = {str(port) for port in ports}
+        arrivals = (move.at for move in self.moves if move.port in names and move.at >= since)
         return next(arrivals, None)
 
     def _follow(self) -> None:
@@ -73,7 +76,8 @@ class MacWatch:
                 if text is None:
                     self._failure = refusal or "ovs-vswitchd is gone"
                     return
-                port = parse_fdb(text).get(self._mac, (None, 0))[0]
+                entries = fdb.entries_of(text, self._mac)
+                port = next((str(e.port) for e in entries if e.vlan == self._vlan), None)
                 if not self.moves or self.moves[-1].port != port:
                     self.moves.append(Move(at, port))
         finally:

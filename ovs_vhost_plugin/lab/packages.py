@@ -42,6 +42,7 @@ GUEST = (
     Program("busybox", "busybox-static"),
     Program("cpio", "cpio"),
     Program("nc.openbsd", "netcat-openbsd"),
+    Program("chrt", "util-linux"),
 )
 TEST = (
     Program("iperf3", "iperf3"),
