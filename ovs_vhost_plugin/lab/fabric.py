@@ -25,6 +25,12 @@ from ovs_vhost_plugin.lab.switch import PrivateSwitch
 
 PHYSICAL = "phy0"
 UPLINK, SECOND_UPLINK = "up0", "up1"
+NO_FLOW_CACHE = "flow-limit=0"
+"""Of the physical switch: it learns from each frame, as switches in hardware do.
+
+With its cache, Open vSwitch goes on for some time as it did before it learned, and when its
+revalidator comes by, a frame of before may move the address back.
+"""
 CLIENT_ADDRESS = "10.0.0.1"
 CLIENT_MAC = "02:00:00:00:00:01"
 
@@ -91,7 +97,12 @@ class Fabric(Setup):
         self.client = enter(Namespace("client"))
         wire = enter(Namespace("wire"))
         self.physical = enter(
-            PrivateSwitch(wire, self.directory / "p", userspace_tso=self._offloads)
+            PrivateSwitch(
+                wire,
+                self.directory / "p",
+                userspace_tso=self._offloads,
+                other_config=[NO_FLOW_CACHE],
+            )
         )
         self.physical.add_bridge(PHYSICAL)
         self._connect(self.client, "eth0", self.client_port)
