@@ -67,6 +67,9 @@ class Departure:
         self.places = {}
         for station in self.stations:
             port = self._place_of(station, text, place, vlans, macs)
+            if port == place.ofport:
+                # Here it is stopped: its last frames, counted late, have moved the entry back.
+                port = before.get(station)
             if port is not None:
                 self.places[station] = port
         self.look_at = self._next_look(now) if self.held and self.stations else None
@@ -115,7 +118,7 @@ class Departure:
         if port == place.ofport:
             if len(self._residents) < MACS:
                 self._residents.add((mac, vlan))
-            return None
+            return port
         if mac not in macs and (mac, vlan) not in self._residents:
             return None
         return port

@@ -32,6 +32,7 @@ class Pipeline(StrEnum):
 class Case:
     """One migration.
 
+    backend    what serves the guest's ports: "ovs-vhost" or "ovs-dpdk", to compare with
     announces  the guest negotiates GUEST_ANNOUNCE; else the back-end gets SEND_RARP
     policy     external_ids:vhost-user-announce of both hosts' ports
     attached   whether external_ids:attached-mac is set on both
@@ -39,6 +40,7 @@ class Case:
     port       columns of both Port rows
     vlan       in which the client is, and so the guest for the physical network; 0: none
     tagged     whether the guest tags its frames itself (a VLAN interface in the guest)
+    caching    the physical switch has a flow cache: it learns late, and may unlearn
     hung       nothing of the guest's kernel that waits for a work queue runs while it moves
     rate       datagrams a second to the guest
     tcp        an iperf3 stream of TCP_BITS a second instead
@@ -48,6 +50,7 @@ class Case:
 
     name: str
     what: str
+    backend: str = "ovs-vhost"
     announces: bool = False
     policy: str = ""
     attached: bool = False
@@ -57,6 +60,7 @@ class Case:
     tagged: bool = False
     uplink: Uplink = Uplink.PLAIN
     pipeline: Pipeline = Pipeline.NORMAL
+    caching: bool = False
     hung: bool = False
     rate: int = 1000
     tcp: bool = False
@@ -93,6 +97,7 @@ CASES = (
     Case("patch", "patch port to a second bridge", uplink=Uplink.PATCH),
     Case("learn", "pipeline of learn()", pipeline=Pipeline.LEARN, whole=False),
     Case("secure", "fail_mode=secure", pipeline=Pipeline.SECURE, whole=False),
+    Case("caching", "a flow cache in the switch between", caching=True),
     Case("fast", "10,000 frames a second", rate=10_000),
     Case("tcp", "TCP, iperf3, 40 Mbit/s", tcp=True),
 )

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ovs_vhost_plugin.lab.capture import Frame
-from ovs_vhost_plugin.lab.host import BRIDGE, Host
+from ovs_vhost_plugin.lab.host import BRIDGE, CONFIRMED
 from ovs_vhost_plugin.lab.movable import Migration
 from ovs_vhost_plugin.timeline import (
     Mark,
@@ -21,7 +20,6 @@ from ovs_vhost_plugin.timeline import (
 
 _ETHERTYPE_ARP = 0x0806
 _ETHERTYPE_RARP = 0x8035
-_TRIGGERS = {"send-rarp": "SEND_RARP received", "moved-in": "guest moved in"}
 
 
 @dataclass
@@ -31,7 +29,8 @@ class Evidence:
     `source` and `destination` are the hosts' names, `taps` what passed the guest's port on either,
     `uplinks` what passed the destination's. `sent_at` says when each frame of the traffic was
     sent, `number` which of them a frame on a tap is, `arrived` which of them the guest itself says
-    it got, in this order; None: it does not say. `announcements` are the destination's daemon's.
+    it got, in this order; None: it does not say. `announcing` is what the destination's back-end
+    says of its first announcement.
     """
 
     moved: Migration
@@ -46,7 +45,7 @@ class Evidence:
     uplinks: list[Frame]
     local_learned: float | None
     physical_learned: float | None
-    announcements: list[dict[str, Any]]
+    announcing: list[Mark]
 
     def report(self, kind: str, announce: str) -> Report:
         """What became of the guest and of its traffic."""
@@ -77,7 +76,7 @@ class Evidence:
             unseen=sum(n not in source and n not in destination for n in lost),
             reordered=overtaken(order[number] for number in arrived),
             delay_ms=max(delays, default=0.0) * 1e3,
-            outage_ms=longest_gap(times) * 1e3,
+            outage_ms=longest_gap([at for at in times if at >= moved.started]) * 1e3,
             downtime_ms=moved.downtime_ms,
             found=bool(after) and list(order)[-1] not in lost,
             learned_ms=self._learned_ms(),
@@ -113,52 +112,35 @@ class Evidence:
         yield from _mark(first_through, "first packet through", destination)
 
     def _announcement_marks(self) -> Iterator[Mark]:
-        first = self._first_of_ours()
-        if first is not None:
-            daemon = f"{self.destination}, daemon"
-            yield Mark(first["received_at"], _TRIGGERS[first["trigger"]], daemon)
-            yield from _mark(first["sent_at"], "packet-out sent", daemon)
+        yield from self.announcing
         yield from _mark(self._guests_own(), "guest announces itself (ARP)", self.destination)
         for ethertype, name in ((_ETHERTYPE_RARP, "RARP"), (_ETHERTYPE_ARP, "ARP")):
-            left = self._first_announcement(self.uplinks, ethertype, outgoing=True)
+            sent = (frame for frame in self.uplinks if frame.outgoing)
+            left = self._first_announcement(sent, ethertype)
             yield from _mark(left, f"{name} leaves the host", f"uplink of {self.destination}")
 
     def _learned_ms(self) -> float | None:
-        """From what asks for the announcement until the destination's bridge has learned it."""
-        first = self._first_of_ours()
-        if first is not None:
-            milliseconds: float | None = first["milliseconds"]
-            return milliseconds
-        own = self._guests_own()
-        if own is None or self.local_learned is None:
-            return None
-        return 1e3 * (self.local_learned - own)
+        """From what asks for the announcement until the destination's bridge has learned it.
 
-    def _first_of_ours(self) -> dict[str, Any] | None:
-        since = self.moved.started
-        ours = (a for a in self.announcements if a["received_at"] >= since)
-        return next((a for a in ours if a["trigger"] in _TRIGGERS), None)
+        Both the watch and the back-end see that somewhat late.
+        """
+        asked = self.announcing[0].at if self.announcing else self._guests_own()
+        confirmed = [mark.at for mark in self.announcing if mark.what == CONFIRMED]
+        learned = [*confirmed, *([] if self.local_learned is None else [self.local_learned])]
+        return 1e3 * (min(learned) - asked) if learned and asked is not None else None
 
     def _guests_own(self) -> float | None:
-        return self._first_announcement(self.taps[1], _ETHERTYPE_ARP, outgoing=False)
+        return self._first_announcement(self.taps[1], _ETHERTYPE_ARP)
 
-    def _first_announcement(
-        self, frames: Iterable[Frame], ethertype: int, *, outgoing: bool
-    ) -> float | None:
+    def _first_announcement(self, frames: Iterable[Frame], ethertype: int) -> float | None:
         found = (
             frame.at
             for frame in frames
-            if frame.outgoing == outgoing
-            and frame.ethertype == ethertype
+            if frame.ethertype == ethertype
             and frame.data[6:12] == self.mac
             and frame.at >= self.moved.started
         )
         return next(found, None)
-
-
-def name_of(host: Host) -> str:
-    """What a report calls a host."""
-    return f"host {host.directory.name}"
 
 
 def merged(frames: Sequence[list[Frame]]) -> list[Frame]:

@@ -18,21 +18,26 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from ovs_vhost_plugin.lab.host import BRIDGE, Host
+from ovs_vhost_plugin.lab.cases import Uplink
+from ovs_vhost_plugin.lab.dpdk import DpdkHost
+from ovs_vhost_plugin.lab.host import Host
 from ovs_vhost_plugin.lab.namespace import Namespace, scratch_directory, veth
 from ovs_vhost_plugin.lab.setup import Setup
 from ovs_vhost_plugin.lab.switch import PrivateSwitch
 
 PHYSICAL = "phy0"
 UPLINK, SECOND_UPLINK = "up0", "up1"
-NO_FLOW_CACHE = "flow-limit=0"
-"""Of the physical switch: it learns from each frame, as switches in hardware do.
+NO_FLOW_CACHE, FLOW_CACHE = "flow-limit=0", "flow-limit=200000"
+"""Of the physical switch. Without the cache it learns from each frame, as switches in hardware do.
 
-With its cache, Open vSwitch goes on for some time as it did before it learned, and when its
+With it (200,000 is Open vSwitch's default) it goes on for some time as it did before it learned, and when its
 revalidator comes by, a frame of before may move the address back.
 """
 CLIENT_ADDRESS = "10.0.0.1"
 CLIENT_MAC = "02:00:00:00:00:01"
+
+HOSTS: dict[str, type[Host]] = {"ovs-vhost": Host, "ovs-dpdk": DpdkHost}
+"""By what serves the guests' ports."""
 
 SIOCETHTOOL = 0x8946  # linux/sockios.h
 ETHTOOL_STXCSUM = 0x17  # linux/ethtool.h
@@ -45,7 +50,8 @@ class Fabric(Setup):
 
     `userspace_tso` switches offloads on in all three switches; without it the cables carry only
     whole frames with finished checksums, which is all that the userspace datapath then takes.
-    `daemons=False` makes hosts without our daemon, to compare with.
+    `backend` says what serves guests' ports: "ovs-vhost", our daemon, or "ovs-dpdk" to compare
+    with; `daemons=False` makes hosts without any.
     """
 
     client_port = "c"
@@ -55,16 +61,20 @@ class Fabric(Setup):
         self,
         *,
         userspace_tso: bool = False,
+        backend: str = "ovs-vhost",
         daemons: bool = True,
         daemon_options: Sequence[str] = (),
         directory: Path | None = None,
     ) -> None:
         super().__init__()
         self._offloads = userspace_tso
-        self._daemons = daemons
+        self._host_type = HOSTS[backend]
+        self._daemons = daemons and backend == "ovs-vhost"
         self._directory = directory
         self._options = daemon_options
         self._doubled: list[Host] = []
+        self.links: dict[Host, Uplink] = {}
+        """How hosts are linked that are not plainly (wiring.py)."""
 
     def set_neighbour(self, address: str, mac: str) -> None:
         """Give the client a static ARP entry, so that it need not ask a silent guest."""
@@ -117,7 +127,7 @@ class Fabric(Setup):
 
     def _host(self, label: str) -> Host:
         host = self._closing.enter_context(
-            Host(
+            self._host_type(
                 label,
                 self.directory / label,
                 userspace_tso=self._offloads,
@@ -126,7 +136,7 @@ class Fabric(Setup):
             )
         )
         self._connect(host.namespace, UPLINK, self._cable(host))
-        host.switch.add_port(BRIDGE, UPLINK)
+        host.add_uplink(UPLINK)
         return host
 
     def _connect(self, namespace: Namespace, device: str, port: str) -> None:

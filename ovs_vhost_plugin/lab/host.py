@@ -8,17 +8,21 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ovs_vhost_plugin.lab.namespace import Namespace
 from ovs_vhost_plugin.lab.process import LabError, Process
 from ovs_vhost_plugin.lab.setup import Setup
 from ovs_vhost_plugin.lab.switch import PrivateSwitch
+from ovs_vhost_plugin.timeline import Mark
 
 BRIDGE = "br0"
+CONFIRMED = "announcement confirmed"
+_TRIGGERS = {"send-rarp": "SEND_RARP received", "moved-in": "guest moved in"}
 
 # The first start on a machine compiles the kernels; later ones load them.
 _DAEMON_START_SECONDS = 180.0
+_WORKER_START_SECONDS = 300.0
 
 
 class Host(Setup):
@@ -26,6 +30,8 @@ class Host(Setup):
 
     `daemon=False` makes one without our daemon; `daemon_options` are added to its command line.
     """
+
+    switch_type: ClassVar[type[PrivateSwitch]] = PrivateSwitch
 
     def __init__(
         self,
@@ -37,9 +43,10 @@ class Host(Setup):
         daemon_options: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.label = label
         self.directory = directory
         self.namespace = Namespace(label)
-        self.switch = PrivateSwitch(self.namespace, directory, userspace_tso=userspace_tso)
+        self.switch = self.switch_type(self.namespace, directory, userspace_tso=userspace_tso)
         self.daemon: Process | None = None
         self._with_daemon = daemon
         self._options = list(daemon_options)
@@ -101,6 +108,10 @@ class Host(Setup):
         """`ovs-appctl -t ovs-vhost COMMAND` on this host's daemon."""
         return self.switch.appctl("ovs-vhost", *command, check=check)
 
+    def add_uplink(self, device: str) -> None:
+        """Put an end of a cable on the bridge, as a port with the device's name."""
+        self.switch.add_port(BRIDGE, device)
+
     def add_client_port(
         self, name: str, path: Path | None = None, *settings: str, tag: int | None = None
     ) -> Path:
@@ -144,6 +155,27 @@ class Host(Setup):
             words = self.log.read_text().splitlines()[-8:] if self.log.exists() else []
             report = "\n".join([f"{name}: not {status}, but {self.status(name)}", *words])
             raise LabError(report) from error
+
+    def capture_device(self, name: str) -> str:
+        """The device on which what passes a port can be captured: its tap."""
+        return name
+
+    def wait_ready(self, name: str) -> None:
+        """Return when the port waits for its guest, with compiled kernels."""
+        self.wait_status(name, "connecting", _WORKER_START_SECONDS)
+
+    def wait_running(self, name: str) -> None:
+        """Return when the port's rings run."""
+        self.wait_status(name, "running")
+
+    def announcing(self, since: float, tag: int = 0) -> list[Mark]:
+        """The first announcement with this tag that was asked for since then, by the daemon."""
+        ours = (a for a in self.announcements() if a["received_at"] >= since and a["vlan"] == tag)
+        first = next(ours, {})
+        trigger = _TRIGGERS.get(first.get("trigger", ""), "announcement asked for")
+        steps = {"received_at": trigger, "sent_at": "packet-out sent", "learned_at": CONFIRMED}
+        where = f"host {self.label}, daemon"
+        return [Mark(first[key], step, where) for key, step in steps.items() if first.get(key)]
 
     def announcements(self) -> list[dict[str, Any]]:
         """The announcements that ended, oldest first; times in CLOCK_MONOTONIC seconds."""

@@ -44,11 +44,15 @@ GUEST = (
     Program("nc.openbsd", "netcat-openbsd"),
     Program("chrt", "util-linux"),
 )
+DPDK_SWITCH = Program(
+    "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk", "openvswitch-switch-dpdk"
+)
 TEST = (
     Program("iperf3", "iperf3"),
     Program("ping", "iputils-ping"),
     Program("tcpdump", "tcpdump"),
     Program("dpdk-testpmd", "dpdk-dev"),
+    DPDK_SWITCH,
 )
 EVERYTHING = (*SWITCH, *GUEST, *TEST)
 

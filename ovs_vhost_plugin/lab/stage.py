@@ -2,8 +2,8 @@
 """A live migration under traffic, from first to last: the demo's stage, and the tests'.
 
 Everything that is reported was observed from outside: the guest's own record of what it received,
-packet captures on the taps, the bridges' MAC tables, the hypervisor's events.  Only the times of
-SEND_RARP and packet-out come from the daemon, as nobody else sees them.
+packet captures at its ports, the bridges' MAC tables, the hypervisor's events.  Only the times of
+SEND_RARP and packet-out come from the back-end, as nobody else sees them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ovs_vhost_plugin.announce.fdb import entries_of
 from ovs_vhost_plugin.lab import image, wiring
 from ovs_vhost_plugin.lab.capture import Capture
 from ovs_vhost_plugin.lab.cases import PLAIN, TCP_BITS, TCP_PACKETS, Case
-from ovs_vhost_plugin.lab.evidence import Evidence, merged, name_of
+from ovs_vhost_plugin.lab.evidence import Evidence, merged
 from ovs_vhost_plugin.lab.fabric import PHYSICAL, Fabric
 from ovs_vhost_plugin.lab.flow import Arrivals, Flow
 from ovs_vhost_plugin.lab.host import BRIDGE, Host
@@ -36,7 +36,6 @@ _BEFORE_SECONDS, _AFTER_SECONDS = 1.0, 1.5
 """What is sent in this time passes before the migration begins and after it has ended."""
 _LONGEST_SECONDS = 20.0
 
-_FIRST_START_SECONDS = 300.0
 _LAST_SECONDS = 2.0
 _SNAP = 128
 
@@ -47,7 +46,8 @@ class Stage(Setup):
     """Two private hosts with a guest on the first.
 
     `kind` is "qemu" or "soft"; with `announces` the guest negotiates GUEST_ANNOUNCE, else the
-    back-end gets SEND_RARP.  `progress` is told what goes on.
+    back-end gets SEND_RARP.  `backend` is "ovs-vhost" or "ovs-dpdk".  `progress` is told what goes
+    on.
     """
 
     here: Host
@@ -55,10 +55,17 @@ class Stage(Setup):
     there: Host
     _sockets: dict[Host, Path]
 
-    def __init__(self, kind: str, *, announces: bool, progress: Progress = lambda _: None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        *,
+        announces: bool,
+        backend: str = "ovs-vhost",
+        progress: Progress = lambda _: None,
+    ) -> None:
         super().__init__()
         self.kind = kind
-        self.fabric = Fabric()
+        self.fabric = Fabric(backend=backend)
         self.guest: Movable = (
             QemuMovable(announces=announces) if kind == "qemu" else SoftMovable(announces=announces)
         )
@@ -96,11 +103,10 @@ class Stage(Setup):
         self.here, self.there = fabric.a, fabric.b
         self._sockets = {host: host.add_client_port(PORT) for host in (fabric.a, fabric.b)}
         for host in (fabric.a, fabric.b):
-            # A worker that looks for its guest has its kernels; a first start compiles them.
-            host.wait_status(PORT, "connecting", _FIRST_START_SECONDS)
+            host.wait_ready(PORT)
         progress("the guest boots")
         guest.boot(self.here, self._sockets[self.here])
-        self.here.wait_status(PORT, "running")
+        self.here.wait_running(PORT)
 
     def _introduce(self, case: Case) -> None:
         """The guest listens, and the network and the client know where it is."""
@@ -120,7 +126,10 @@ class Stage(Setup):
         """Migrate the guest under the case's traffic, watched."""
         enter = closing.enter_context
         fabric, guest, here, there = self.fabric, self.guest, self.here, self.there
-        taps = [enter(Capture(host.namespace, PORT, snap=_SNAP)) for host in (here, there)]
+        taps = [
+            enter(Capture(host.namespace, host.capture_device(PORT), snap=_SNAP))
+            for host in (here, there)
+        ]
         uplinks = [enter(Capture(there.namespace, n, snap=_SNAP)) for n in wiring.uplinks(case)]
         local = enter(MacWatch(there.switch, BRIDGE, guest.mac, case.vlan))
         physical = enter(MacWatch(fabric.physical, PHYSICAL, guest.mac, case.vlan))
@@ -132,8 +141,8 @@ class Stage(Setup):
         tag, since = case.vlan if case.tagged else 0, moved.started
         return Evidence(
             moved=moved,
-            source=name_of(here),
-            destination=name_of(there),
+            source=f"host {here.label}",
+            destination=f"host {there.label}",
             mac=bytes.fromhex(guest.mac.replace(":", "")),
             sent_at=traffic.times(),
             number=traffic.number,
@@ -143,7 +152,7 @@ class Stage(Setup):
             uplinks=merged([capture.frames() for capture in uplinks]),
             local_learned=local.learned_at(there.wait_ofport(PORT), since=since),
             physical_learned=physical.learned_at(*fabric.physical_ports(there), since=since),
-            announcements=[a for a in there.announcements() if a["vlan"] == tag],
+            announcing=there.announcing(since, tag),
         )
 
     def _traffic(self, case: Case) -> Flow | TcpStream:

@@ -19,7 +19,6 @@ from ovs_vhost_plugin.lab.process import LabError, Process
 from ovs_vhost_plugin.lab.setup import Setup
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
-DPDK_VSWITCHD = Path("/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk")
 
 # unix(7): sun_path takes 108 bytes with its terminator; the longest name we add is a worker's.
 _LONGEST_DIRECTORY = 70
@@ -166,7 +165,7 @@ class PrivateSwitch(Setup):
         return parse_fdb(self.appctl("ovs-vswitchd", "fdb/show", bridge))
 
     def _start(self, program: str, *arguments: str) -> Process:
-        name = Path(program).name.removesuffix("-dpdk")
+        name = Path(program).name
         return self.namespace.start(
             [
                 *(program, *arguments, f"--pidfile={self.directory}/{name}.pid"),

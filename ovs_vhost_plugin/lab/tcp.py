@@ -8,7 +8,9 @@ The sender's kernel counts that up by one for each segment that it sends, one se
 from __future__ import annotations
 
 import json
+import math
 import signal
+import time
 from pathlib import Path
 
 from ovs_vhost_plugin.lab.capture import Capture, Frame
@@ -42,6 +44,7 @@ class TcpStream(Setup):
             *("--fq-rate", str(bits), "--window", _WINDOW, "--length", "8K"),
             *("--time", str(_LONGEST_SECONDS)),
         ]
+        self._ended = math.inf
         self._output = directory / "iperf3.json"
 
     def _set_up(self) -> None:
@@ -56,16 +59,21 @@ class TcpStream(Setup):
         return len(self.times())
 
     def times(self) -> dict[int, float]:
-        """When each segment was sent."""
+        """When each segment was sent, until the end was asked for."""
         times: dict[int, float] = {}
         for frame in self._capture.frames():
             number = self.number(frame) if frame.outgoing else None
-            if number is not None and times.setdefault(number, frame.at) != frame.at:
+            if (
+                frame.at < self._ended
+                and number is not None
+                and times.setdefault(number, frame.at) != frame.at
+            ):
                 raise LabError("the stream is too long: its identifications came again")
         return times
 
     def stop(self) -> None:
         """End the stream."""
+        self._ended = time.monotonic()
         self._process.signal(signal.SIGINT)
         self._process.wait(_END_SECONDS)
 

@@ -8,7 +8,7 @@ keys of the guest's port. Every switch then forgets what it had learned.
 from __future__ import annotations
 
 from ovs_vhost_plugin.lab.cases import Case, Pipeline, Uplink
-from ovs_vhost_plugin.lab.fabric import SECOND_UPLINK, UPLINK, Fabric
+from ovs_vhost_plugin.lab.fabric import FLOW_CACHE, NO_FLOW_CACHE, SECOND_UPLINK, UPLINK, Fabric
 from ovs_vhost_plugin.lab.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.lab.switch import PrivateSwitch
@@ -33,9 +33,13 @@ _SECURE_FLOWS = (
 def wire(fabric: Fabric, case: Case, port: str, mac: str) -> None:
     """Make the case's network for the guest `mac` on the hosts' ports `port`."""
     for host in (fabric.a, fabric.b):
-        _link(fabric, host, case.uplink)
+        if fabric.links.get(host, Uplink.PLAIN) is not case.uplink:
+            _link(fabric, host, case.uplink)
+            fabric.links[host] = case.uplink
         _direct(host, case, port, mac)
         _set_port(host.switch, case, port, mac)
+    limit = f"other_config:{FLOW_CACHE if case.caching else NO_FLOW_CACHE}"
+    fabric.physical.vsctl("set", "Open_vSwitch", ".", limit)
     _set_vlan(fabric.physical, fabric.client_port, (f"tag={case.vlan}",) if case.vlan else ())
     if case.tagged:
         fabric.client.run("ip", "address", "replace", f"10.0.{case.vlan}.1/24", "dev", "eth0")
@@ -57,7 +61,7 @@ def _link(fabric: Fabric, host: Host, uplink: Uplink) -> None:
     vsctl("--if-exists", "del-br", OUTER_BRIDGE)
     match uplink:
         case Uplink.PLAIN:
-            host.switch.add_port(BRIDGE, UPLINK)
+            host.add_uplink(UPLINK)
         case Uplink.PATCH:
             host.switch.add_bridge(OUTER_BRIDGE)
             host.switch.add_port(OUTER_BRIDGE, UPLINK)
