@@ -6,6 +6,10 @@ have been taken over by its guest, and a frame that is forwarded does not pass t
 so it may only go to an address that was the guest's, by the word of the bridge, which had it on
 the port, of the database, or of the hypervisor's SEND_RARP. That also keeps copies of flooded
 frames, which were for somebody else, from being sent twice.
+
+Nor shall the switches behind the bridge learn from it that its sender is on this host: they would
+send the guest's answers here, where they are lost. So an IP packet goes on in a frame of the host's
+own, as from a router; its receiver does not mind the source. Other protocols' may, and stay.
 """
 
 from __future__ import annotations
@@ -14,13 +18,15 @@ from collections.abc import Collection, Iterable, Mapping
 
 from ovs_vhost_plugin.announce import fdb
 from ovs_vhost_plugin.announce.model import Location
-from ovs_vhost_plugin.announce.vlan import PortVlan, dress, tag_of, vlan_of
+from ovs_vhost_plugin.announce.vlan import TPID, PortVlan, dress, tag_of, vlan_of
 from ovs_vhost_plugin.announce.wire import LONGEST_FRAME, Output
 
 PACE = ((2.0, 0.005), (4.0, 0.02), (float("inf"), 0.1))
 """Until so many seconds after its begin, the seconds between two looks at the table."""
 MACS = 1024
 """Addresses of a port that are remembered."""
+
+_IP = (b"\x08\x00", b"\x86\xdd")  # EtherTypes of IPv4 and IPv6 (RFC 894, RFC 2464)
 
 Parcel = tuple[bytes, int | Output]
 """A frame, and the port (or NORMAL) to which it goes."""
@@ -80,10 +86,17 @@ class Departure:
         self.look_at = self._next_look(now) if self.held else None
 
     def parcels(
-        self, frames: Iterable[bytes], place: Location, vlans: Mapping[int, PortVlan]
+        self,
+        frames: Iterable[bytes],
+        place: Location,
+        vlans: Mapping[int, PortVlan],
+        own: bytes | None = None,
     ) -> list[Parcel | None]:
-        """Address frames that the worker handed over; None for one that may not be forwarded."""
-        return [self._parcel(frame, place, vlans) for frame in frames]
+        """Address frames that the worker handed over; None for one that may not be forwarded.
+
+        own: the MAC of the host on this bridge, for the source of IP packets.
+        """
+        return [self._parcel(_sent_by(own, frame), place, vlans) for frame in frames]
 
     def _parcel(
         self, frame: bytes, place: Location, vlans: Mapping[int, PortVlan]
@@ -126,3 +139,11 @@ class Departure:
     def _next_look(self, now: float) -> float:
         age = now - self.began
         return now + next(seconds for until, seconds in PACE if age < until)
+
+
+def _sent_by(own: bytes | None, frame: bytes) -> bytes:
+    """The frame with our source, if it carries an IP packet (in one VLAN tag at most)."""
+    at = 16 if frame[12:14] == TPID else 12
+    if own is None or frame[at : at + 2] not in _IP:
+        return frame
+    return frame[:6] + own + frame[12:]

@@ -22,7 +22,7 @@ from ovs_vhost_plugin.announce.limit import TokenBucket
 from ovs_vhost_plugin.announce.parcels import ParcelService
 from ovs_vhost_plugin.announce.switchd import Answer, Question, Switchd
 from ovs_vhost_plugin.daemon.ovsdb import Snapshot
-from ovs_vhost_plugin.daemon.places import location_of
+from ovs_vhost_plugin.daemon.places import location_of, parse_mac
 from ovs_vhost_plugin.daemon.reports import Held, Holding, State
 from ovs_vhost_plugin.daemon.rows import PortSpec
 from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard
@@ -203,7 +203,7 @@ class Forwarding:
         port.released = {n: stations for n, stations in port.released.items() if n > held.id}
         port.release_at = now if held.left else now + PAUSE
         place, vlans = self._place(name)
-        addressed = port.departure.parcels(held.frames, place, vlans)
+        addressed = port.departure.parcels(held.frames, place, vlans, self._own_mac(name))
         parcels = [parcel for parcel in addressed if parcel is not None]
         self.counters["frames-unfit"] += len(addressed) - len(parcels)
         port.queue += parcels
@@ -287,6 +287,11 @@ class Forwarding:
             n: vlan for (bridge, n), vlan in self._snapshot.vlans.items() if bridge == place.bridge
         }
         return place, vlans
+
+    def _own_mac(self, name: str) -> bytes | None:
+        """The host's MAC on the port's bridge: of one of the bridge's internal ports."""
+        assert self._snapshot is not None
+        return parse_mac(min(self._snapshot.own_macs.get(self._bridge(name), ()), default=""))
 
     def _under_way(self) -> set[str]:
         return {self._bridge(name) for name, port in self._ports.items() if port.asked}

@@ -30,8 +30,8 @@ UPLINK, SECOND_UPLINK = "up0", "up1"
 NO_FLOW_CACHE, FLOW_CACHE = "flow-limit=0", "flow-limit=200000"
 """Of the physical switch. Without the cache it learns from each frame, as switches in hardware do.
 
-With it (200,000 is Open vSwitch's default) it goes on for some time as it did before it learned, and when its
-revalidator comes by, a frame of before may move the address back.
+With it (200,000 is Open vSwitch's default) it goes on for some time as it did before it learned,
+and when its revalidator comes by, a frame of before may move the address back.
 """
 CLIENT_ADDRESS = "10.0.0.1"
 CLIENT_MAC = "02:00:00:00:00:01"
