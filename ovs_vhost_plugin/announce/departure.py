@@ -26,6 +26,7 @@ PACE = ((2.0, 0.005), (4.0, 0.02), (float("inf"), 0.1))
 MACS = 1024
 """Addresses of a port that are remembered."""
 
+_LOCAL_EXPERIMENTAL = b"\x88\xb5"  # IEEE 802: EtherType for local experiments
 _IP = (b"\x08\x00", b"\x86\xdd")  # EtherTypes of IPv4 and IPv6 (RFC 894, RFC 2464)
 
 Parcel = tuple[bytes, int | Output]
@@ -43,6 +44,8 @@ class Departure:
         self.look_at: float | None = now
         """When the table is to be read next; None: not before something happens."""
         self.began = now
+        self.resident: tuple[bytes, int] | None = None
+        """An address and its VLAN that the table last had on the port."""
         self._looked = False
         self._residents: set[tuple[bytes, int]] = set()
 
@@ -50,6 +53,7 @@ class Departure:
         """Take the worker's word that it holds frames for `stations`."""
         if not self.held:
             self.held, self.began, self.look_at = True, now, now
+            self.resident = None  # it may have moved since
         if stations and not self.stations:
             self.look_at = now
         self.stations = stations
@@ -66,9 +70,11 @@ class Departure:
 
         macs: addresses that are the guest's for other reasons than that the bridge has them here.
         """
+        residents = fdb.on_port(text, place.ofport)
+        self.resident = min(residents, default=None)
         if not self._looked:
             self._looked = True
-            self._residents |= set(sorted(fdb.on_port(text, place.ofport))[:MACS])
+            self._residents |= set(sorted(residents)[:MACS])
         before = dict(self.places)
         self.places = {}
         for station in self.stations:
@@ -80,6 +86,22 @@ class Departure:
                 self.places[station] = port
         self.look_at = self._next_look(now) if self.held and self.stations else None
         return any(before.get(station) != port for station, port in self.places.items())
+
+    def settling(
+        self, nobody: bytes, place: Location, vlans: Mapping[int, PortVlan]
+    ) -> bytes | None:
+        """A frame that makes the bridge count what its flows have passed so far, None if none does.
+
+        It counts a flow's frames some time after they passed, and learns their source from them
+        only then. A change of its MAC table makes it count at once: so it is to learn `nobody`, an
+        address that is in no use, from a frame to one that it has on the same port, which
+        therefore goes nowhere.
+        """
+        if not self.held or self.resident is None:
+            return None
+        mac, vlan = self.resident
+        frame = mac + nobody + _LOCAL_EXPERIMENTAL + bytes(46)
+        return dress(frame, vlan, vlans.get(place.ofport, PortVlan()))
 
     def no_table(self, now: float) -> None:
         """Take it that the table could not be read."""

@@ -10,6 +10,7 @@ and no more, a table is read at a pace that costs ovs-vswitchd little, a worker 
 batch at a time, and `Departure` decides what may go where.
 """
 
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
@@ -34,6 +35,7 @@ HOLDS_PER_SECOND, HOLDS_AT_ONCE = 0.2, 5
 PAUSE = 0.005
 """Seconds between two batches when the first has left nothing: stragglers come in ones."""
 HISTORY = 256
+_LOCALLY_ADMINISTERED = b"\x02"  # IEEE 802: the second bit of a MAC's first byte
 _LOG_ALL = 1 << 26  # vhost-user "Migration"
 
 Send = Callable[[str, dict[str, Any], float], bool]
@@ -65,6 +67,7 @@ class _Port:
     departure: Departure
     hold: int | None = None
     parcels: ParcelService | None = None
+    settled: bool = False
     released: dict[int, frozenset[str]] = field(default_factory=dict)  # requests not yet answered
     queue: list[Parcel] = field(default_factory=list)  # wait for the batch before them
     release_at: float = 0.0
@@ -140,6 +143,7 @@ class Forwarding:
                 else:
                     self._ports[name].departure.no_table(now)
         for name, port in list(self._ports.items()):
+            self._settle(name, port)
             self._deliver(port, now)
             self._release(name, port, now)
 
@@ -238,6 +242,20 @@ class Forwarding:
             found = ", ".join(f"{s} on port {p}" for s, p in port.departure.places.items())
             vlog.info(f"{name}: forwarding what is held: {found:.200}")
             port.release_at = now
+
+    def _settle(self, name: str, port: _Port) -> None:
+        """Once in a hold: the guest's last frames are not to be counted after it has moved.
+
+        They would move its address back to this port, in a bridge that has learned the new one.
+        """
+        if port.settled or port.parcels is None or not port.parcels.ready:
+            return
+        place, vlans = self._place(name)
+        nobody = _LOCALLY_ADMINISTERED + os.urandom(5)
+        frame = port.departure.settling(nobody, place, vlans)
+        if frame is not None:
+            port.settled = True
+            port.parcels.teach(place.ofport, frame)
 
     def _deliver(self, port: _Port, now: float) -> None:
         if port.parcels is None:
