@@ -38,10 +38,13 @@ class Report:
     """The result of a migration under a flow.
 
     `lost`, `damaged` and `duplicated` count the flow's records at the guest, `reordered` those
-    that came after a later one, and `unseen` those of the lost that came to no port of the guest,
-    on neither host: the network between lost them while it learned. `downtime_ms` is the
+    that came after a later one. Of the lost, `unseen` came to no port of the guest, on neither
+    host: the network between lost them; and `overrun` were dropped at a full port, by a guest that
+    does not take as much as is sent. `found` says whether the flow reached the guest again.
+
+    `downtime_ms` is the
     hypervisor's own figure; `outage_ms` is the longest time without a record at the guest,
-    `delay_ms` the longest that one took; `found` says whether the flow reached the guest again.
+    `delay_ms` the longest that one took.
     `learned_ms` is from what asked for the announcement until the destination's bridge had learned
     it, None if it did not; `received` is when each record came to the guest, in seconds.
     """
@@ -60,6 +63,7 @@ class Report:
     delay_ms: float
     downtime_ms: float
     found: bool
+    overrun: int = 0
     learned_ms: float | None = None
     received: tuple[float, ...] = ()
 
@@ -84,6 +88,7 @@ class Report:
                 "duplicated": self.duplicated,
                 "reordered": self.reordered,
                 "unseen": self.unseen,
+                "overrun": self.overrun,
             },
             "outage_ms": round(self.outage_ms, 3),
             "delay_ms": round(self.delay_ms, 3),

@@ -79,6 +79,10 @@ class DpdkHost(Host):
         """The mirror's output, into which all of the port's frames are sent."""
         return f"{name}-seen"
 
+    def overruns(self, name: str) -> int:
+        """It has no tap."""
+        return 0
+
     def wait_ready(self, name: str) -> None:
         """Return when the port waits for its guest."""
         self.wait_ofport(name)

@@ -20,6 +20,7 @@ from ovs_vhost_plugin.timeline import (
 
 _ETHERTYPE_ARP = 0x0806
 _ETHERTYPE_RARP = 0x8035
+_LAST_RECORDS = 100
 
 
 @dataclass
@@ -29,7 +30,8 @@ class Evidence:
     `source` and `destination` are the hosts' names, `taps` what passed the guest's port on either,
     `uplinks` what passed the destination's. `sent_at` says when each frame of the traffic was
     sent, `number` which of them a frame on a tap is, `arrived` which of them the guest itself says
-    it got, in this order; None: it does not say. `announcing` is what the destination's back-end
+    it got, in this order; None: it does not say. `overruns` were dropped as a tap was full, whose
+    guest does not keep up. `announcing` is what the destination's back-end
     says of its first announcement.
     """
 
@@ -43,6 +45,7 @@ class Evidence:
     damaged: int
     taps: tuple[list[Frame], list[Frame]]
     uplinks: list[Frame]
+    overruns: int
     local_learned: float | None
     physical_learned: float | None
     announcing: list[Mark]
@@ -74,11 +77,12 @@ class Evidence:
             damaged=self.damaged,
             duplicated=len(duplicates(arrived)),
             unseen=sum(n not in source and n not in destination for n in lost),
+            overrun=self.overruns,
             reordered=overtaken(order[number] for number in arrived),
             delay_ms=max(delays, default=0.0) * 1e3,
             outage_ms=longest_gap([at for at in times if at >= moved.started]) * 1e3,
             downtime_ms=moved.downtime_ms,
-            found=bool(after) and list(order)[-1] not in lost,
+            found=bool(after) and not lost.issuperset(list(order)[-_LAST_RECORDS:]),
             learned_ms=self._learned_ms(),
             received=tuple(times),
         )

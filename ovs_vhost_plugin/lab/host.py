@@ -160,6 +160,11 @@ class Host(Setup):
         """The device on which what passes a port can be captured: its tap."""
         return name
 
+    def overruns(self, name: str) -> int:
+        """How many frames the kernel has dropped as the port's tap was full: its guest is slow."""
+        shown = json.loads(self.namespace.run("ip", "-json", "-stats", "link", "show", "dev", name))
+        return int(shown[0]["stats64"]["tx"]["dropped"])
+
     def wait_ready(self, name: str) -> None:
         """Return when the port waits for its guest, with compiled kernels."""
         self.wait_status(name, "connecting", _WORKER_START_SECONDS)
@@ -176,6 +181,12 @@ class Host(Setup):
         steps = {"received_at": trigger, "sent_at": "packet-out sent", "learned_at": CONFIRMED}
         where = f"host {self.label}, daemon"
         return [Mark(first[key], step, where) for key, step in steps.items() if first.get(key)]
+
+    def stats(self, name: str) -> dict[str, Any]:
+        """A port's statistics, as the daemon tells them."""
+        answer = json.loads(self.appctl("vhost/stats", name, "--format", "json"))
+        stats: dict[str, Any] = answer["ports"][name]
+        return stats
 
     def announcements(self) -> list[dict[str, Any]]:
         """The announcements that ended, oldest first; times in CLOCK_MONOTONIC seconds."""

@@ -36,7 +36,8 @@ _BEFORE_SECONDS, _AFTER_SECONDS = 1.0, 1.5
 """What is sent in this time passes before the migration begins and after it has ended."""
 _LONGEST_SECONDS = 20.0
 
-_LAST_SECONDS = 2.0
+_PAUSE = 0.5
+"""Seconds in which a guest that reads reads something."""
 _SNAP = 128
 
 Progress = Callable[[str], None]
@@ -133,6 +134,7 @@ class Stage(Setup):
         uplinks = [enter(Capture(there.namespace, n, snap=_SNAP)) for n in wiring.uplinks(case)]
         local = enter(MacWatch(there.switch, BRIDGE, guest.mac, case.vlan))
         physical = enter(MacWatch(fabric.physical, PHYSICAL, guest.mac, case.vlan))
+        before = self._overruns()
         traffic = self._traffic(case)
         enter(traffic)
         moved = self._move(case, traffic)
@@ -150,6 +152,7 @@ class Stage(Setup):
             damaged=0 if arrivals is None else arrivals.damaged,
             taps=(taps[0].frames(), taps[1].frames()),
             uplinks=merged([capture.frames() for capture in uplinks]),
+            overruns=self._overruns() - before,
             local_learned=local.learned_at(there.wait_ofport(PORT), since=since),
             physical_learned=physical.learned_at(*fabric.physical_ports(there), since=since),
             announcing=there.announcing(since, tag),
@@ -178,20 +181,71 @@ class Stage(Setup):
         return moved
 
     def _arrivals(self, flow: Flow) -> Arrivals:
-        """What the guest received, when all of the flow is there or has had its time."""
-        with contextlib.suppress(LabError):
-            wait_until(
-                lambda: self.guest.received_size() >= flow.sent * flow.size,
-                "all records",
-                _LAST_SECONDS,
-                0.05,
-            )
+        """What the guest received, when it has all of the flow or gets no more."""
+        sizes = [-1]
+
+        def ended() -> bool:
+            sizes.append(self.guest.received_size())
+            return sizes[-1] in (flow.sent * flow.size, sizes[-2])
+
+        wait_until(ended, "the guest to have read what it received", _LONGEST_SECONDS, _PAUSE)
         return Arrivals.parse(flow.flow, self.guest.received())
+
+    def _overruns(self) -> int:
+        return sum(host.overruns(PORT) for host in (self.here, self.there))
 
     def _linux(self) -> QemuMovable:
         if not isinstance(self.guest, QemuMovable):
             raise LabError("this case needs a guest in QEMU")
         return self.guest
+
+
+class Stages(Setup):
+    """Stages for any case, each made when it is first needed and kept for the next cases.
+
+    One on which something failed is not used again.
+    """
+
+    def __init__(self, progress: Progress = lambda _: None) -> None:
+        super().__init__()
+        self._progress = progress
+        self._stages: dict[tuple[str, bool], Stage] = {}
+
+    def _set_up(self) -> None:
+        self._closing.callback(self._take_down)
+
+    def source(self, case: Case) -> Host:
+        """The host from which the case's guest will migrate."""
+        return self._stage(case).here
+
+    def play(self, case: Case) -> Report:
+        """Migrate the case's guest on the case's network."""
+        stage = self._stage(case)
+        try:
+            return stage.migrate(case)
+        except BaseException:
+            self._stages.pop(_key(case)).__exit__()
+            raise
+
+    def _stage(self, case: Case) -> Stage:
+        key = _key(case)
+        if key not in self._stages:
+            stage = Stage(
+                "qemu", announces=case.announces, backend=case.backend, progress=self._progress
+            )
+            self._stages[key] = stage.__enter__()
+        return self._stages[key]
+
+    def _take_down(self) -> None:
+        with contextlib.ExitStack() as closing:
+            for stage in self._stages.values():
+                closing.push(stage)
+            self._stages = {}
+
+
+def _key(case: Case) -> tuple[str, bool]:
+    """What of a case is settled when the guest boots."""
+    return case.backend, case.announces
 
 
 def _let_pass(traffic: Flow | TcpStream, packets: int) -> None:
