@@ -3,6 +3,7 @@
 # make test   unit, integration and system tests; what cannot run here is skipped with its reason
 # make lint   formatting, lint, types, import rules
 # make bench-learn  what learning from a guest's frames costs, as a share of sending them
+# make migration-report  QEMU guests migrate in every case of the matrix: docs/migration-report.md
 # make setup  Debian packages (as root) and the virtual environment, which the others do as needed
 # make clean  removes what the above made in this directory
 
@@ -13,8 +14,9 @@ SETUP := $(VENV)/.setup
 PACKAGES := ovs_vhost_plugin/lab/packages.py
 DEMO ?=
 TEST ?=
+REPORT ?=
 
-.PHONY: demo test lint bench-learn setup packages clean
+.PHONY: demo test lint bench-learn migration-report setup packages clean
 
 demo: setup
 	$(BIN)/ovs-vhost demo $(DEMO)
@@ -33,6 +35,10 @@ lint: $(SETUP)
 
 bench-learn: $(SETUP)
 	$(BIN)/python -m bench.bench_learn
+
+migration-report: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[report]'
+	$(BIN)/python -m bench.migration_report $(REPORT)
 
 setup: packages $(SETUP)
 

@@ -38,9 +38,10 @@ class Report:
     """The result of a migration under a flow.
 
     `lost`, `damaged` and `duplicated` count the flow's records at the guest, `reordered` those
-    that came after a later one. Of the lost, `unseen` came to no port of the guest, on neither
-    host: the network between lost them; and `overrun` were dropped at a full port, by a guest that
-    does not take as much as is sent. `found` says whether the flow reached the guest again.
+    that came after a later one. Of the lost, the network between lost `unseen`: they came to no
+    port of the guest, or were forwarded by the source and did not come to the destination's; and
+    `overrun` were dropped at a full port, by a guest that does not take as much as is sent. `found`
+    says whether the flow reached the guest again.
 
     `downtime_ms` is the
     hypervisor's own figure; `outage_ms` is the longest time without a record at the guest,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ovs_vhost_plugin.lab.capture import Frame
+from ovs_vhost_plugin.lab.capture import Capture, Frame
 from ovs_vhost_plugin.lab.host import BRIDGE, CONFIRMED
 from ovs_vhost_plugin.lab.movable import Migration
 from ovs_vhost_plugin.timeline import (
@@ -28,7 +28,7 @@ class Evidence:
     """The evidence of one migration, not yet interpreted.
 
     `source` and `destination` are the hosts' names, `taps` what passed the guest's port on either,
-    `uplinks` what passed the destination's. `sent_at` says when each frame of the traffic was
+    `uplinks` what passed their uplinks. `sent_at` says when each frame of the traffic was
     sent, `number` which of them a frame on a tap is, `arrived` which of them the guest itself says
     it got, in this order; None: it does not say. `overruns` were dropped as a tap was full, whose
     guest does not keep up. `announcing` is what the destination's back-end
@@ -44,7 +44,7 @@ class Evidence:
     arrived: list[int] | None
     damaged: int
     taps: tuple[list[Frame], list[Frame]]
-    uplinks: list[Frame]
+    uplinks: tuple[list[Frame], list[Frame]]
     overruns: int
     local_learned: float | None
     physical_learned: float | None
@@ -54,6 +54,7 @@ class Evidence:
         """What became of the guest and of its traffic."""
         moved = self.moved
         source, destination = (self._passed(frames) for frames in self.taps)
+        left = self._passed(self.uplinks[0])
         arrived = self._came_by(source, destination) if self.arrived is None else self.arrived
         delivered = deliveries(
             arrived,
@@ -76,7 +77,7 @@ class Evidence:
             lost=len(lost),
             damaged=self.damaged,
             duplicated=len(duplicates(arrived)),
-            unseen=sum(n not in source and n not in destination for n in lost),
+            unseen=sum(n not in destination and (n in left or n not in source) for n in lost),
             overrun=self.overruns,
             reordered=overtaken(order[number] for number in arrived),
             delay_ms=max(delays, default=0.0) * 1e3,
@@ -88,7 +89,7 @@ class Evidence:
         )
 
     def _passed(self, frames: list[Frame]) -> dict[int, float]:
-        """When each frame of the traffic passed a tap on its way to the guest."""
+        """When each frame of the traffic was sent into a device, on its way to the guest."""
         passed: dict[int, float] = {}
         for frame in frames:
             number = self.number(frame) if frame.outgoing else None
@@ -119,7 +120,7 @@ class Evidence:
         yield from self.announcing
         yield from _mark(self._guests_own(), "guest announces itself (ARP)", self.destination)
         for ethertype, name in ((_ETHERTYPE_RARP, "RARP"), (_ETHERTYPE_ARP, "ARP")):
-            sent = (frame for frame in self.uplinks if frame.outgoing)
+            sent = (frame for frame in self.uplinks[1] if frame.outgoing)
             left = self._first_announcement(sent, ethertype)
             yield from _mark(left, f"{name} leaves the host", f"uplink of {self.destination}")
 
@@ -147,9 +148,10 @@ class Evidence:
         return next(found, None)
 
 
-def merged(frames: Sequence[list[Frame]]) -> list[Frame]:
+def merged(captures: Sequence[Capture]) -> list[Frame]:
     """The frames of several captures in the order of their times."""
-    return sorted((frame for each in frames for frame in each), key=lambda frame: frame.at)
+    frames = (frame for capture in captures for frame in capture.frames())
+    return sorted(frames, key=lambda frame: frame.at)
 
 
 def _mark(at: float | None, what: str, where: str) -> Iterator[Mark]:

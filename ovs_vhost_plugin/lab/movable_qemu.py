@@ -21,6 +21,7 @@ from ovs_vhost_plugin.lab.tcp import IPERF_PORT
 MAC = "52:54:00:00:00:01"
 
 _RECOVERY_PORT = 7099
+_FETCH_SECONDS = 60.0
 # sched(7): as a thread of higher real-time priority wants the processor all the time, no normal
 # one gets it; interrupts and their softirqs do, and so do what the test itself needs in the guest.
 _HANG = (
@@ -128,6 +129,19 @@ class QemuMovable:
     def received(self) -> bytes:
         """The receiver's file."""
         return self._listening().fetch(self._running())
+
+    def received_by_network(self, client: Namespace) -> bytes:
+        """The same, sent to the client: its console is slow."""
+        with client.socket(sockets.AF_INET, sockets.SOCK_STREAM) as server:
+            server.bind((self._client, 0))
+            server.listen(1)
+            server.settimeout(_FETCH_SECONDS)
+            port = server.getsockname()[1]
+            self._listening().send(self._running(), self._client, port)
+            connection, _ = server.accept()
+            with connection, connection.makefile("rb") as stream:
+                connection.settimeout(_FETCH_SECONDS)
+                return stream.read()
 
     def close(self) -> None:
         """End both QEMUs."""
