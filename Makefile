@@ -3,6 +3,7 @@
 # make test   unit, integration and system tests; what cannot run here is skipped with its reason
 # make lint   formatting, lint, types, import rules
 # make bench-learn  what learning from a guest's frames costs, as a share of sending them
+# make bench-announce  from QMP announce-self to the bridge's MAC table, beside OVS-DPDK
 # make setup  Debian packages (as root) and the virtual environment, which the others do as needed
 # make clean  removes what the above made in this directory
 
@@ -14,7 +15,7 @@ PACKAGES := ovs_vhost_plugin/lab/packages.py
 DEMO ?=
 TEST ?=
 
-.PHONY: demo test lint bench-learn setup packages clean
+.PHONY: demo test lint bench-learn bench-announce setup packages clean
 
 demo: setup
 	$(BIN)/ovs-vhost demo $(DEMO)
@@ -33,6 +34,9 @@ lint: $(SETUP)
 
 bench-learn: $(SETUP)
 	$(BIN)/python -m bench.bench_learn
+
+bench-announce: setup
+	$(BIN)/python -m bench.bench_announce
 
 setup: packages $(SETUP)
 

@@ -5,9 +5,9 @@
 
 The same guest on our back-end and on OVS-DPDK. It is silent and does not know GUEST_ANNOUNCE, so
 QEMU sends SEND_RARP. Each time another port first takes its MAC away, by a frame to an address that
-no flow knows yet. The bridge's flow cache stays warm: the last announcement is still in it, and a
-flow to the guest runs all along. Frames of the guest's own would spoil the measurement: for them
-the revalidator, woken by the theft, gives the MAC back before anything is announced.
+no flow knows yet; the theft wakes the switch's revalidator, so what follows waits until that is at
+rest. The flow cache stays warm: the last announcement is still in it, and a flow to the guest runs
+all along. Frames of the guest's own would have the revalidator give the MAC back unannounced.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import math
 import socket
 import statistics
 import time
+from bisect import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,7 @@ PORT, UDP_PORT = "vhu0", 7000
 MAC, ADDRESS = "52:54:00:00:00:01", "10.0.0.2"
 FLOW_RATE = 100  # frames a second
 INTERVAL = 0.11  # seconds: a worker passes on ten SEND_RARPs a second
+REST = 0.05  # seconds for the revalidator, which comes by again after half a second
 POLL = 0.0002  # seconds between two looks at the MAC table
 MOST_THEFTS = 5
 BATCH = 200  # announcements, of which the daemon remembers 256
@@ -125,6 +127,7 @@ class Course:
 
     def _announce(self) -> None:
         self._steal()
+        time.sleep(REST)
         self._asked_at.append(time.monotonic())
         self._guest.announce_self(rounds=1)
         self._wait(self._here, 10.0)
@@ -147,15 +150,23 @@ class Course:
 
     def _take(self, measured: Times) -> None:
         """Add the times of the last batch."""
-        pairs = zip(self._asked_at, self._learned_at, strict=True)
-        measured.learned += [(learned - asked) * 1e3 for asked, learned in pairs]
+        batch = list(zip(self._asked_at, self._learned_at, strict=True))
+        measured.learned += [(learned - asked) * 1e3 for asked, learned in batch]
         if self._host.daemon is not None:
-            told = self._host.announcements()[-len(self._asked_at) :]
+            last = self._asked_at[-1]
+            wait_until(lambda: self._told()[-1]["received_at"] >= last, "the daemon's last word")
+            # One that the daemon saw undone by the next theft is not told of on its own.
+            told = {bisect(self._asked_at, one["received_at"]): one for one in self._told()}
             for name, key in STEPS.items():
-                pairs = zip(self._asked_at, (one[key] for one in told), strict=True)
-                steps = measured.steps.setdefault(name, [])
-                steps += [(at - asked) * 1e3 for asked, at in pairs]
+                measured.steps.setdefault(name, []).extend(
+                    (told[number][key] - asked) * 1e3
+                    for number, asked in enumerate(self._asked_at, 1)
+                    if number in told and told[number][key] is not None
+                )
         self._asked_at, self._learned_at = [], []
+
+    def _told(self) -> list[dict[str, Any]]:
+        return self._host.announcements()
 
 
 def measure(backend: str, times: int, screen: Console) -> Times:
