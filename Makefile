@@ -3,6 +3,7 @@
 # make test   unit, integration and system tests; what cannot run here is skipped with its reason
 # make lint   formatting, lint, types, import rules
 # make bench-learn  what learning from a guest's frames costs, as a share of sending them
+# make bench-announce  from QMP announce-self to the bridge's MAC table, beside OVS-DPDK
 # make migration-report  QEMU guests migrate in every case of the matrix: docs/migration-report.md
 # make setup  Debian packages (as root) and the virtual environment, which the others do as needed
 # make clean  removes what the above made in this directory
@@ -16,7 +17,7 @@ DEMO ?=
 TEST ?=
 REPORT ?=
 
-.PHONY: demo test lint bench-learn migration-report setup packages clean
+.PHONY: demo test lint bench-learn bench-announce migration-report setup packages clean
 
 demo: setup
 	$(BIN)/ovs-vhost demo $(DEMO)
@@ -35,6 +36,9 @@ lint: $(SETUP)
 
 bench-learn: $(SETUP)
 	$(BIN)/python -m bench.bench_learn
+
+bench-announce: setup
+	$(BIN)/python -m bench.bench_announce
 
 migration-report: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[report]'

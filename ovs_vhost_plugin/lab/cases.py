@@ -100,6 +100,8 @@ CASES = (
     Case("caching", "a flow cache in the switch between", caching=True),
     Case("fast", "10,000 frames a second", rate=10_000),
     Case("tcp", "TCP, iperf3, 40 Mbit/s", tcp=True),
+    Case("dpdk-rarp", "OVS-DPDK, SEND_RARP", backend="ovs-dpdk", whole=False),
+    Case("dpdk-guest", "OVS-DPDK, GUEST_ANNOUNCE", backend="ovs-dpdk", announces=True, whole=False),
 )
 
 

@@ -176,7 +176,7 @@ class Host(Setup):
     def announcing(self, since: float, tag: int = 0) -> list[Mark]:
         """The first announcement with this tag that was asked for since then, by the daemon."""
         ours = (a for a in self.announcements() if a["received_at"] >= since and a["vlan"] == tag)
-        first = next(ours, {})
+        first = min(ours, key=lambda a: float(a["received_at"]), default={})
         trigger = _TRIGGERS.get(first.get("trigger", ""), "announcement asked for")
         steps = {"received_at": trigger, "sent_at": "packet-out sent", "learned_at": CONFIRMED}
         where = f"host {self.label}, daemon"

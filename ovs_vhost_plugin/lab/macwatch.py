@@ -29,19 +29,40 @@ class Move:
     port: str | None
 
 
+class MacTable:
+    """A bridge's MAC table, asked over a kept connection.  Raises LabError without an answer."""
+
+    def __init__(self, switch: PrivateSwitch, bridge: str) -> None:
+        self._bridge = bridge
+        pid = (switch.directory / "ovs-vswitchd.pid").read_text().strip()
+        path = str(switch.directory / f"ovs-vswitchd.{pid}.ctl")
+        error, self._client = UnixctlClient.create(path)
+        if error:
+            raise LabError(f"no connection to {path}: error {error}")
+
+    def port_of(self, mac: str, vlan: int = 0) -> str | None:
+        """On which port the bridge has the MAC now, as it shows it; None for none."""
+        _, refusal, text = self._client.transact("fdb/show", [self._bridge])
+        if text is None:
+            raise LabError(f"asking {self._bridge}: {refusal or 'ovs-vswitchd is gone'}")
+        entries = fdb.entries_of(text, bytes.fromhex(mac.replace(":", "")))
+        return next((str(entry.port) for entry in entries if entry.vlan == vlan), None)
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._client.close()
+
+
 class MacWatch:
     """Follows one MAC of a VLAN in one bridge's table from the start of the context."""
 
     def __init__(self, switch: PrivateSwitch, bridge: str, mac: str, vlan: int = 0) -> None:
         self.moves: list[Move] = []
-        self._bridge = bridge
-        self._mac = bytes.fromhex(mac.replace(":", ""))
-        self._vlan = vlan
-        pid = (switch.directory / "ovs-vswitchd.pid").read_text().strip()
-        self._path = str(switch.directory / f"ovs-vswitchd.{pid}.ctl")
+        self._table = MacTable(switch, bridge)
+        self._mac, self._vlan = mac, vlan
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="macwatch", daemon=True)
-        self._failure: str | None = None
+        self._failure: LabError | None = None
 
     def __enter__(self) -> MacWatch:
         self._thread.start()
@@ -55,30 +76,22 @@ class MacWatch:
     ) -> None:
         self._stop.set()
         self._thread.join()
+        self._table.close()
 
     def learned_at(self, *ports: int, since: float = 0.0) -> float | None:
         """When the MAC was first seen on one of `ports` at or after `since`, None if it was not."""
         if self._failure:
-            raise LabError(f"watching {self._bridge}: {self._failure}")
+            raise self._failure
         names = {str(port) for port in ports}
         arrivals = (move.at for move in self.moves if move.port in names and move.at >= since)
         return next(arrivals, None)
 
     def _follow(self) -> None:
-        error, client = UnixctlClient.create(self._path)
-        if error:
-            self._failure = f"no connection to {self._path}: error {error}"
-            return
         try:
             while not self._stop.wait(_INTERVAL_SECONDS):
-                _, refusal, text = client.transact("fdb/show", [self._bridge])
+                port = self._table.port_of(self._mac, self._vlan)
                 at = time.monotonic()
-                if text is None:
-                    self._failure = refusal or "ovs-vswitchd is gone"
-                    return
-                entries = fdb.entries_of(text, self._mac)
-                port = next((str(e.port) for e in entries if e.vlan == self._vlan), None)
                 if not self.moves or self.moves[-1].port != port:
                     self.moves.append(Move(at, port))
-        finally:
-            client.close()
+        except LabError as failure:
+            self._failure = failure

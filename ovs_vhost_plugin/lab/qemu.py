@@ -222,9 +222,9 @@ class QemuGuest(Setup):
         self.start_migration(destination, **parameters)
         return self.finish_migration(destination, seconds)
 
-    def announce_self(self) -> None:
+    def announce_self(self, rounds: int = 5) -> None:
         """Have QEMU announce the NIC again (SEND_RARP, or GUEST_ANNOUNCE where negotiated)."""
-        self.qmp.command("announce-self", initial=50, max=550, rounds=5, step=100)
+        self.qmp.command("announce-self", initial=50, max=550, rounds=rounds, step=100)
 
     @property
     def incoming_uri(self) -> str:

@@ -60,8 +60,12 @@ class DaemonLink:
         return self._channel is not None
 
     def rarp(self, mac: bytes, at: float) -> None:
-        """Pass SEND_RARP on; of a flood, the latest."""
+        """Pass SEND_RARP on; of a flood, the latest.
+
+        At once: what the front-end sends after it starts the rings, which takes its time.
+        """
         self._rarps.offer({"event": "rarp", "mac": mac.hex(":"), "at": at})
+        self._pass_rarp(at)
 
     def send(self, event: dict[str, Any], fds: Sequence[int] = ()) -> bool:
         """Send one event now; False when no daemon is there for it."""
@@ -95,9 +99,7 @@ class DaemonLink:
         hold = self._holds.take(now)
         if hold is not None and self.send(hold):
             self._told_hold = hold
-        rarp = self._rarps.take(now)
-        if rarp is not None:
-            self.send(rarp)
+        self._pass_rarp(now)
 
     def due(self, now: float) -> float | None:
         """Seconds until `run` has something to tell."""
@@ -106,6 +108,11 @@ class DaemonLink:
         limiters = (self._states, self._rarps, self._holds)
         waits = [w for w in (limiter.due(now) for limiter in limiters) if w is not None]
         return min(waits, default=None)
+
+    def _pass_rarp(self, now: float) -> None:
+        rarp = self._rarps.take(now)
+        if rarp is not None:
+            self.send(rarp)
 
     def _accept(self, now: float) -> None:
         try:

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the daemon is told of SEND_RARP, and when."""
+
+import selectors
+import socket
+
+import pytest
+
+from ovs_vhost_plugin.control import Channel, WorkerSpec
+from ovs_vhost_plugin.worker.daemonlink import DaemonLink
+
+BURST = 20  # SEND_RARPs that are passed on at once
+
+
+@pytest.fixture
+def link(tmp_path):
+    """A worker's link, and the daemon's end of it past the greeting."""
+    spec = WorkerSpec("vhu0", "client", "/vm.sock", 1, None, finish_offloads=False, hold=True)
+    path = str(tmp_path / "control")
+    with (
+        selectors.DefaultSelector() as selector,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock,
+    ):
+        listener.bind(path)
+        listener.listen()
+        made = DaemonLink(
+            listener, selector, lambda: spec, dict, list, lambda: None, lambda command, fds: None
+        )
+        sock.connect(path)
+        for key, _ in selector.select(5.0):
+            key.data(0.0)
+        sock.setblocking(False)
+        daemon = Channel(sock, max_fds=0)
+        daemon.receive()
+        yield made, daemon
+
+
+def macs(daemon):
+    return [event["mac"] for event, _ in daemon.receive() if event["event"] == "rarp"]
+
+
+def test_a_rarp_does_not_wait_for_what_else_the_front_end_says(link):
+    worker, daemon = link
+    worker.rarp(b"\x52\x54\0\0\0\1", at=100.0)
+    assert macs(daemon) == ["52:54:00:00:00:01"]
+
+
+def test_of_a_flood_the_latest_is_told_in_its_time(link):
+    worker, daemon = link
+    for number in range(BURST + 5):
+        worker.rarp(bytes([0x52, 0x54, 0, 0, 0, number]), at=100.0)
+    assert len(macs(daemon)) == BURST
+    due = worker.due(100.0)
+    assert due is not None
+    worker.run(100.001 + due)
+    assert macs(daemon) == [f"52:54:00:00:00:{BURST + 4:02x}"]
+    worker.run(200.0)
+    assert macs(daemon) == []
