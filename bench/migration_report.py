@@ -3,8 +3,9 @@
 
     make migration-report       or: python -m bench.migration_report [--runs N] [CASE ...]
 
-Writes docs/migration-report.md and docs/migration-report.svg. Of several runs of a case it shows
-the median and, where they differ, the range.
+Writes docs/migration-report.md and docs/migration-report.svg, and, when all cases were played, the
+excerpt in README.md. Of several runs of a case it shows the median and, where they differ, the
+range.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.migration_plot import plot
+from bench.migration_plot import SHOWN, plot
 from ovs_vhost_plugin.lab import namespace, packages
 from ovs_vhost_plugin.lab.cases import CASES, Case, named
 from ovs_vhost_plugin.lab.process import LabError
@@ -27,6 +28,7 @@ from ovs_vhost_plugin.lab.stage import Stages
 from ovs_vhost_plugin.timeline import Report
 
 DOCS = Path(__file__).parents[1] / "docs"
+README = DOCS.parent / "README.md"
 RUNS = 3
 
 INTRODUCTION = """\
@@ -67,7 +69,8 @@ class Played:
         """The cells of the case's line."""
         reports = self.reports
         sent, lost = (sum(r.sent for r in reports), sum(r.lost for r in reports))
-        elsewhere = sum(r.unseen + r.overrun for r in reports)
+        # A port that is full drops other frames, too.
+        elsewhere = sum(min(r.lost, r.unseen + r.overrun) for r in reports)
         found = all(r.found for r in reports)
         return [
             self.case.name,
@@ -96,21 +99,30 @@ HEAD = (
     *("case", "what", "sent", "lost", "of these, elsewhere"),
     *("downtime", "outage", "delay", "back", "learned"),
 )
+TEXT = ("case", "what")
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns."""
-    lines = [HEAD, *rows]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(HEAD))]
+EXCERPT = (
+    *SHOWN,
+    *("fast", "tcp", "dpdk-rarp", "dpdk-guest"),
+)
+EXCERPT_COLUMNS = ("what", "sent", "lost", "of these, elsewhere", "downtime", "outage", "delay")
+BEGIN, END = "<!-- by make migration-report -->\n", "<!-- end -->"
+
+
+def table(results: Sequence[Played], columns: Sequence[str] = HEAD) -> str:
+    """A Markdown table with aligned columns, numbers to the right."""
+    chosen = [HEAD.index(column) for column in columns]
+    lines = [[line[n] for n in chosen] for line in (HEAD, *(result.row() for result in results))]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    texts = [column in TEXT for column in columns]
 
     def line(cells: Sequence[str]) -> str:
-        text, numbers = cells[:2], cells[2:]
-        padded = [c.ljust(w) for c, w in zip(text, widths[:2], strict=True)]
-        padded += [c.rjust(w) for c, w in zip(numbers, widths[2:], strict=True)]
-        return "| " + " | ".join(padded) + " |"
+        each = zip(cells, widths, texts, strict=True)
+        return "| " + " | ".join(c.ljust(w) if text else c.rjust(w) for c, w, text in each) + " |"
 
-    rule = ["-" * w for w in widths[:2]] + ["-" * (w - 1) + ":" for w in widths[2:]]
-    return "\n".join([line(HEAD), line(rule), *(line(row) for row in rows)]) + "\n"
+    rule = ["-" * w if text else "-" * (w - 1) + ":" for w, text in zip(widths, texts, strict=True)]
+    return "\n".join(map(line, (lines[0], rule, *lines[1:]))) + "\n"
 
 
 def play(cases: Sequence[Case], runs: int, screen: Console) -> list[Played]:
@@ -158,10 +170,15 @@ def main(argv: Sequence[str]) -> int:
 def write(results: Sequence[Played], runs: int, directory: Path) -> None:
     """Write the page and the plot."""
     times = "" if runs == 1 else f", {runs} times each"
-    text = INTRODUCTION.format(runs=times) + table([result.row() for result in results]) + PLOT
+    text = INTRODUCTION.format(runs=times) + table(results) + PLOT
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "migration-report.md").write_text(text)
     plot([(r.case, r.reports[0]) for r in results], directory / "migration-report.svg")
+    if directory == DOCS and len(results) == len(CASES):
+        excerpt = [result for result in results if result.case.name in EXCERPT]
+        before, _, rest = README.read_text().partition(BEGIN)
+        _, _, after = rest.partition(END)
+        README.write_text(f"{before}{BEGIN}{table(excerpt, EXCERPT_COLUMNS)}{END}{after}")
 
 
 if __name__ == "__main__":
