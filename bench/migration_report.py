@@ -39,10 +39,18 @@ hosts on one machine while a client sends to them{runs}. The guest only listens;
 1,000 datagrams a second where nothing else is said. The physical switch between the hosts is an
 Open vSwitch without flow cache, which learns from every frame as hardware does.
 
+- A guest that hangs has a thread of real-time priority that wants its only processor all the time.
+  Interrupts are served, so frames still arrive; but none of the kernel's work queues runs, and
+  virtio_net announces itself from one.
+- TCP is iperf3's, paced to 40 Mbit/s with a window of 64 KiB. Frames are told apart by their IPv4
+  identification, so that one that is lost counts though TCP sends it again.
+- OVS-DPDK runs on the same hosts without hugepages, and sleeps when there is nothing to poll.
+
+The columns; times are in milliseconds, of several runs the median, and the range:
+
 - lost: datagrams (for TCP: frames) that were sent and never received, in all runs. Of these,
   elsewhere: on the cables and in the switch between, where sockets ran full, or not taken by a
-  guest that was too slow. Neither is due to the migration.
-- Times are in milliseconds; of several runs the median, and the range.
+  guest that was too slow, whose full port's drops are counted. The rest was lost by the hosts.
 - downtime: QEMU's own figure. The next three are beyond it:
 - outage: the longest time without a frame received. delay: the longest that one took. back: from
   the stop until the rate was back, that is nine tenths of it over 100 ms.
