@@ -7,6 +7,7 @@
 # make bench-instructions  instructions a packet of the compiled data path
 # make bench-learn         what learning from a guest's frames costs, as a share of sending them
 # make bench-rings         our rings beside DPDK's, under the same front-end: ratios
+# make migration-report  QEMU guests migrate in every case of the matrix: docs/migration-report.md
 # make setup  Debian packages (as root) and the virtual environment, which the others do as needed
 # make clean  removes what the above made in this directory
 
@@ -18,9 +19,10 @@ PACKAGES := ovs_vhost_plugin/lab/packages.py
 DEMO ?=
 TEST ?=
 BENCH ?=
+REPORT ?=
 export FUZZ_SECONDS ?= 300
 
-.PHONY: demo test fuzz lint setup packages clean
+.PHONY: demo test fuzz lint migration-report setup packages clean
 .PHONY: bench-announce bench-instructions bench-learn bench-rings
 
 demo: setup
@@ -52,6 +54,10 @@ bench-rings: setup
 
 bench-instructions: $(SETUP)
 	$(BIN)/python -m bench.bench_instructions $(BENCH)
+
+migration-report: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[report]'
+	$(BIN)/python -m bench.migration_report $(REPORT)
 
 setup: packages $(SETUP)
 

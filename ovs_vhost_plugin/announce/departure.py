@@ -6,6 +6,10 @@ have been taken over by its guest, and a frame that is forwarded does not pass t
 so it may only go to an address that was the guest's, by the word of the bridge, which had it on
 the port, of the database, or of the hypervisor's SEND_RARP. That also keeps copies of flooded
 frames, which were for somebody else, from being sent twice.
+
+Nor shall the switches behind the bridge learn from it that its sender is on this host: they would
+send the guest's answers here, where they are lost. So an IP packet goes on in a frame of the host's
+own, as from a router; its receiver does not mind the source. Other protocols' may, and stay.
 """
 
 from __future__ import annotations
@@ -14,13 +18,16 @@ from collections.abc import Collection, Iterable, Mapping
 
 from ovs_vhost_plugin.announce import fdb
 from ovs_vhost_plugin.announce.model import Location
-from ovs_vhost_plugin.announce.vlan import PortVlan, dress, tag_of, vlan_of
+from ovs_vhost_plugin.announce.vlan import TPID, PortVlan, dress, tag_of, vlan_of
 from ovs_vhost_plugin.announce.wire import LONGEST_FRAME, Output
 
 PACE = ((2.0, 0.005), (4.0, 0.02), (float("inf"), 0.1))
 """Until so many seconds after its begin, the seconds between two looks at the table."""
 MACS = 1024
 """Addresses of a port that are remembered."""
+
+_LOCAL_EXPERIMENTAL = b"\x88\xb5"  # IEEE 802: EtherType for local experiments
+_IP = (b"\x08\x00", b"\x86\xdd")  # EtherTypes of IPv4 and IPv6 (RFC 894, RFC 2464)
 
 Parcel = tuple[bytes, int | Output]
 """A frame, and the port (or NORMAL) to which it goes."""
@@ -37,6 +44,8 @@ class Departure:
         self.look_at: float | None = now
         """When the table is to be read next; None: not before something happens."""
         self.began = now
+        self.resident: tuple[bytes, int] | None = None
+        """An address and its VLAN that the table last had on the port."""
         self._looked = False
         self._residents: set[tuple[bytes, int]] = set()
 
@@ -44,6 +53,7 @@ class Departure:
         """Take the worker's word that it holds frames for `stations`."""
         if not self.held:
             self.held, self.began, self.look_at = True, now, now
+            self.resident = None  # it may have moved since
         if stations and not self.stations:
             self.look_at = now
         self.stations = stations
@@ -60,27 +70,55 @@ class Departure:
 
         macs: addresses that are the guest's for other reasons than that the bridge has them here.
         """
+        residents = fdb.on_port(text, place.ofport)
+        self.resident = min(residents, default=None)
         if not self._looked:
             self._looked = True
-            self._residents |= set(sorted(fdb.on_port(text, place.ofport))[:MACS])
+            self._residents |= set(sorted(residents)[:MACS])
         before = dict(self.places)
         self.places = {}
         for station in self.stations:
             port = self._place_of(station, text, place, vlans, macs)
+            if port == place.ofport:
+                # Here it is stopped: its last frames, counted late, have moved the entry back.
+                port = before.get(station)
             if port is not None:
                 self.places[station] = port
         self.look_at = self._next_look(now) if self.held and self.stations else None
         return any(before.get(station) != port for station, port in self.places.items())
+
+    def settling(
+        self, nobody: bytes, place: Location, vlans: Mapping[int, PortVlan]
+    ) -> bytes | None:
+        """A frame that makes the bridge count what its flows have passed so far, None if none does.
+
+        It counts a flow's frames some time after they passed, and learns their source from them
+        only then. A change of its MAC table makes it count at once: so it is to learn `nobody`, an
+        address that is in no use, from a frame to one that it has on the same port, which
+        therefore goes nowhere.
+        """
+        if not self.held or self.resident is None:
+            return None
+        mac, vlan = self.resident
+        frame = mac + nobody + _LOCAL_EXPERIMENTAL + bytes(46)
+        return dress(frame, vlan, vlans.get(place.ofport, PortVlan()))
 
     def no_table(self, now: float) -> None:
         """Take it that the table could not be read."""
         self.look_at = self._next_look(now) if self.held else None
 
     def parcels(
-        self, frames: Iterable[bytes], place: Location, vlans: Mapping[int, PortVlan]
+        self,
+        frames: Iterable[bytes],
+        place: Location,
+        vlans: Mapping[int, PortVlan],
+        own: bytes | None = None,
     ) -> list[Parcel | None]:
-        """Address frames that the worker handed over; None for one that may not be forwarded."""
-        return [self._parcel(frame, place, vlans) for frame in frames]
+        """Address frames that the worker handed over; None for one that may not be forwarded.
+
+        own: the MAC of the host on this bridge, for the source of IP packets.
+        """
+        return [self._parcel(_sent_by(own, frame), place, vlans) for frame in frames]
 
     def _parcel(
         self, frame: bytes, place: Location, vlans: Mapping[int, PortVlan]
@@ -115,7 +153,7 @@ class Departure:
         if port == place.ofport:
             if len(self._residents) < MACS:
                 self._residents.add((mac, vlan))
-            return None
+            return port
         if mac not in macs and (mac, vlan) not in self._residents:
             return None
         return port
@@ -123,3 +161,11 @@ class Departure:
     def _next_look(self, now: float) -> float:
         age = now - self.began
         return now + next(seconds for until, seconds in PACE if age < until)
+
+
+def _sent_by(own: bytes | None, frame: bytes) -> bytes:
+    """The frame with our source, if it carries an IP packet (in one VLAN tag at most)."""
+    at = 16 if frame[12:14] == TPID else 12
+    if own is None or frame[at : at + 2] not in _IP:
+        return frame
+    return frame[:6] + own + frame[12:]

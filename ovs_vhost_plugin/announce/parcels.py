@@ -10,7 +10,7 @@ from ovs_vhost_plugin.announce.channel import ANSWER_TIMEOUT
 from ovs_vhost_plugin.announce.departure import Parcel
 from ovs_vhost_plugin.announce.link import Link, LinkLost, Poller
 from ovs_vhost_plugin.announce.openflow import Barrier, ErrorReply, Negotiated, Session
-from ovs_vhost_plugin.announce.wire import OpenFlowError
+from ovs_vhost_plugin.announce.wire import OpenFlowError, Output
 
 
 @dataclass(slots=True)
@@ -47,6 +47,10 @@ class ParcelService:
         self._batch = Batch(len(parcels))
         self._barrier = self._session.barrier()
         self._deadline = now + ANSWER_TIMEOUT
+
+    def teach(self, in_port: int, frame: bytes) -> None:
+        """Have the bridge learn from a frame as if it had come in by `in_port`; when `ready`."""
+        self._session.packet_out(in_port, frame, Output.NORMAL)
 
     def run(self, now: float) -> Batch | None:
         """Connect, send, receive; return the batch if it is done."""

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 _ADDRESSES = 12
 _ETHERNET = 14
-_TPID = b"\x81\x00"  # IEEE 802.1Q
+TPID = b"\x81\x00"  # IEEE 802.1Q
 _VID = 0xFFF
 
 
@@ -40,7 +40,7 @@ class PortVlan:
 
 def tag_of(frame: bytes) -> int:
     """The VLAN ID that a frame says itself, 0 without one."""
-    tagged = frame[_ADDRESSES:_ETHERNET] == _TPID and len(frame) >= _ETHERNET + 4
+    tagged = frame[_ADDRESSES:_ETHERNET] == TPID and len(frame) >= _ETHERNET + 4
     return int.from_bytes(frame[14:16], "big") & _VID if tagged else 0
 
 
@@ -75,7 +75,7 @@ def dress(frame: bytes, vlan: int, port: PortVlan) -> bytes | None:
         case _:
             tagged = vlan != 0
     priority, rest = 0, frame[_ADDRESSES:]
-    if rest[:2] == _TPID and len(frame) >= _ETHERNET + 4:
+    if rest[:2] == TPID and len(frame) >= _ETHERNET + 4:
         priority, rest = int.from_bytes(rest[2:4], "big") & ~_VID, rest[4:]
-    head = _TPID + (priority | vlan).to_bytes(2, "big") if tagged else b""
+    head = TPID + (priority | vlan).to_bytes(2, "big") if tagged else b""
     return frame[:_ADDRESSES] + head + rest

@@ -10,6 +10,7 @@ and no more, a table is read at a pace that costs ovs-vswitchd little, a worker 
 batch at a time, and `Departure` decides what may go where.
 """
 
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
@@ -22,7 +23,7 @@ from ovs_vhost_plugin.announce.limit import TokenBucket
 from ovs_vhost_plugin.announce.parcels import ParcelService
 from ovs_vhost_plugin.announce.switchd import Answer, Question, Switchd
 from ovs_vhost_plugin.daemon.ovsdb import Snapshot
-from ovs_vhost_plugin.daemon.places import location_of
+from ovs_vhost_plugin.daemon.places import location_of, parse_mac
 from ovs_vhost_plugin.daemon.reports import Held, Holding, State
 from ovs_vhost_plugin.daemon.rows import PortSpec
 from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard
@@ -34,6 +35,7 @@ HOLDS_PER_SECOND, HOLDS_AT_ONCE = 0.2, 5
 PAUSE = 0.005
 """Seconds between two batches when the first has left nothing: stragglers come in ones."""
 HISTORY = 256
+_LOCALLY_ADMINISTERED = b"\x02"  # IEEE 802: the second bit of a MAC's first byte
 _LOG_ALL = 1 << 26  # vhost-user "Migration"
 
 Send = Callable[[str, dict[str, Any], float], bool]
@@ -65,6 +67,7 @@ class _Port:
     departure: Departure
     hold: int | None = None
     parcels: ParcelService | None = None
+    settled: bool = False
     released: dict[int, frozenset[str]] = field(default_factory=dict)  # requests not yet answered
     queue: list[Parcel] = field(default_factory=list)  # wait for the batch before them
     release_at: float = 0.0
@@ -140,6 +143,7 @@ class Forwarding:
                 else:
                     self._ports[name].departure.no_table(now)
         for name, port in list(self._ports.items()):
+            self._settle(name, port)
             self._deliver(port, now)
             self._release(name, port, now)
 
@@ -203,7 +207,7 @@ class Forwarding:
         port.released = {n: stations for n, stations in port.released.items() if n > held.id}
         port.release_at = now if held.left else now + PAUSE
         place, vlans = self._place(name)
-        addressed = port.departure.parcels(held.frames, place, vlans)
+        addressed = port.departure.parcels(held.frames, place, vlans, self._own_mac(name))
         parcels = [parcel for parcel in addressed if parcel is not None]
         self.counters["frames-unfit"] += len(addressed) - len(parcels)
         port.queue += parcels
@@ -238,6 +242,20 @@ class Forwarding:
             found = ", ".join(f"{s} on port {p}" for s, p in port.departure.places.items())
             vlog.info(f"{name}: forwarding what is held: {found:.200}")
             port.release_at = now
+
+    def _settle(self, name: str, port: _Port) -> None:
+        """Once in a hold: the guest's last frames are not to be counted after it has moved.
+
+        They would move its address back to this port, in a bridge that has learned the new one.
+        """
+        if port.settled or port.parcels is None or not port.parcels.ready:
+            return
+        place, vlans = self._place(name)
+        nobody = _LOCALLY_ADMINISTERED + os.urandom(5)
+        frame = port.departure.settling(nobody, place, vlans)
+        if frame is not None:
+            port.settled = True
+            port.parcels.teach(place.ofport, frame)
 
     def _deliver(self, port: _Port, now: float) -> None:
         if port.parcels is None:
@@ -287,6 +305,11 @@ class Forwarding:
             n: vlan for (bridge, n), vlan in self._snapshot.vlans.items() if bridge == place.bridge
         }
         return place, vlans
+
+    def _own_mac(self, name: str) -> bytes | None:
+        """The host's MAC on the port's bridge: of one of the bridge's internal ports."""
+        assert self._snapshot is not None
+        return parse_mac(min(self._snapshot.own_macs.get(self._bridge(name), ()), default=""))
 
     def _under_way(self) -> set[str]:
         return {self._bridge(name) for name, port in self._ports.items() if port.asked}

@@ -24,7 +24,19 @@ SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 SO_TIMESTAMPNS = 35
 _TIMESPEC = struct.Struct("qq")
 _STATISTICS = struct.Struct("II")  # struct tpacket_stats
-_BUFFER = 64 << 20
+_BUFFER = 128 << 20
+
+
+TCP, UDP = 6, 17  # IANA, Protocol Numbers
+
+
+@dataclass(frozen=True)
+class TcpSegment:
+    """A TCP segment: its IPv4 identification, source port and bytes of payload."""
+
+    identification: int
+    source: int
+    payload: int
 
 
 @dataclass(frozen=True)
@@ -41,18 +53,35 @@ class Frame:
 
     @property
     def ethertype(self) -> int:
-        """The type field of the Ethernet header."""
-        return int.from_bytes(self.data[12:14], "big")
+        """The type field of the Ethernet header, or of the 802.1Q tag in it."""
+        return int.from_bytes(self.data[self._network - 2 : self._network], "big")
 
     def udp_payload(self, port: int) -> bytes | None:
         """The payload of an IPv4 UDP datagram to `port` (options and fragments aside)."""
-        udp = 14 + 20
-        if self.ethertype != 0x0800 or self.data[14:15] != b"\x45" or self.data[23:24] != b"\x11":
+        datagram = self._datagram(UDP, port)
+        return datagram and datagram[8 : int.from_bytes(datagram[4:6], "big")]
+
+    def tcp_segment(self, port: int) -> TcpSegment | None:
+        """An IPv4 TCP segment to `port` that has payload (options of IPv4 and fragments aside)."""
+        datagram = self._datagram(TCP, port)
+        if not datagram:
             return None
-        if int.from_bytes(self.data[udp + 2 : udp + 4], "big") != port:
+        total, identification = struct.unpack_from("!HH", self.data, self._network + 2)
+        payload = total - 20 - 4 * (datagram[12] >> 4)
+        source = int.from_bytes(datagram[:2], "big")
+        return TcpSegment(identification, source, payload) if payload > 0 else None
+
+    @property
+    def _network(self) -> int:
+        """Where the payload of the Ethernet frame begins."""
+        return 18 if self.data[12:14] == b"\x81\x00" else 14
+
+    def _datagram(self, protocol: int, port: int) -> bytes | None:
+        """What an IPv4 packet of `protocol` to `port` carries."""
+        packet = self.data[self._network :]
+        if self.ethertype != 0x0800 or packet[:1] != b"\x45" or packet[9:10] != bytes([protocol]):
             return None
-        length = int.from_bytes(self.data[udp + 4 : udp + 6], "big")
-        return self.data[udp + 8 : udp + length]
+        return packet[20:] if int.from_bytes(packet[22:24], "big") == port else None
 
 
 class Capture:

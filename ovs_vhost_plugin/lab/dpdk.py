@@ -79,6 +79,10 @@ class DpdkHost(Host):
         """The mirror's output, into which all of the port's frames are sent."""
         return f"{name}-seen"
 
+    def overruns(self, name: str) -> int:
+        """It has no tap."""
+        return 0
+
     def wait_ready(self, name: str) -> None:
         """Return when the port waits for its guest."""
         self.wait_ofport(name)
@@ -87,7 +91,7 @@ class DpdkHost(Host):
         """Return when the port's rings run."""
         self.switch.wait_until("Interface", name, "link_state=up", seconds=20.0)
 
-    def announcing(self, since: float) -> list[Mark]:
+    def announcing(self, since: float, tag: int = 0) -> list[Mark]:
         """The first SEND_RARP since then, by the switch's log, to the millisecond."""
         offset = time.monotonic() - time.time()
         log = (self.directory / "ovs-vswitchd.log").read_text()

@@ -4,6 +4,8 @@
 host a ── up0 ═ a ──┐
                     phy0 ── client (eth0, 10.0.0.1)
 host b ── up0 ═ b ──┘
+
+A case of the migration matrix changes what lies between (wiring.py).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+from ovs_vhost_plugin.lab.cases import Uplink
 from ovs_vhost_plugin.lab.dpdk import DpdkHost
 from ovs_vhost_plugin.lab.host import Host
 from ovs_vhost_plugin.lab.namespace import Namespace, scratch_directory, veth
@@ -23,7 +26,13 @@ from ovs_vhost_plugin.lab.setup import Setup
 from ovs_vhost_plugin.lab.switch import PrivateSwitch
 
 PHYSICAL = "phy0"
-UPLINK = "up0"
+UPLINK, SECOND_UPLINK = "up0", "up1"
+NO_FLOW_CACHE, FLOW_CACHE = "flow-limit=0", "flow-limit=200000"
+"""Of the physical switch. Without the cache it learns from each frame, as switches in hardware do.
+
+With it (200,000 is Open vSwitch's default) it goes on for some time as it did before it learned,
+and when its revalidator comes by, a frame of before may move the address back.
+"""
 CLIENT_ADDRESS = "10.0.0.1"
 CLIENT_MAC = "02:00:00:00:00:01"
 
@@ -45,6 +54,9 @@ class Fabric(Setup):
     with; `daemons=False` makes hosts without any.
     """
 
+    client_port = "c"
+    """The physical switch's port that leads to the client."""
+
     def __init__(
         self,
         *,
@@ -60,6 +72,9 @@ class Fabric(Setup):
         self._daemons = daemons and backend == "ovs-vhost"
         self._directory = directory
         self._options = daemon_options
+        self._doubled: list[Host] = []
+        self.links: dict[Host, Uplink] = {}
+        """How hosts are linked that are not plainly (wiring.py)."""
 
     def set_neighbour(self, address: str, mac: str) -> None:
         """Give the client a static ARP entry, so that it need not ask a silent guest."""
@@ -70,10 +85,20 @@ class Fabric(Setup):
         """The OpenFlow number of a host's uplink on its own bridge."""
         return host.wait_ofport(UPLINK)
 
+    def add_second_cable(self, host: Host) -> None:
+        """Connect the host's second uplink, which no bridge of the host's has yet."""
+        if host not in self._doubled:
+            self._connect(host.namespace, SECOND_UPLINK, self._second_cable(host))
+            self._doubled.append(host)
+
     def physical_port(self, host: Host) -> int:
         """The OpenFlow number of the physical switch's port that leads to a host."""
-        self.physical.wait_until("Interface", self._cable(host), "ofport>=1")
-        return int(self.physical.interface(self._cable(host), "ofport"))
+        return self._physical_port(self._cable(host))
+
+    def physical_ports(self, host: Host) -> list[int]:
+        """The same, and that of the host's second cable where it has one."""
+        second = [self._physical_port(self._second_cable(host))] if host in self._doubled else []
+        return [self.physical_port(host), *second]
 
     def _set_up(self) -> None:
         enter = self._closing.enter_context
@@ -82,10 +107,15 @@ class Fabric(Setup):
         self.client = enter(Namespace("client"))
         wire = enter(Namespace("wire"))
         self.physical = enter(
-            PrivateSwitch(wire, self.directory / "p", userspace_tso=self._offloads)
+            PrivateSwitch(
+                wire,
+                self.directory / "p",
+                userspace_tso=self._offloads,
+                other_config=[NO_FLOW_CACHE],
+            )
         )
         self.physical.add_bridge(PHYSICAL)
-        self._connect(self.client, "eth0", "c")
+        self._connect(self.client, "eth0", self.client_port)
         self.client.run("ip", "link", "set", "eth0", "address", CLIENT_MAC)
         self.client.address("eth0", f"{CLIENT_ADDRESS}/24")
         self.a, self.b = (self._host(label) for label in ("a", "b"))
@@ -116,9 +146,17 @@ class Fabric(Setup):
                 finish_checksums(place, name)
         self.physical.add_port(PHYSICAL, port)
 
+    def _physical_port(self, name: str) -> int:
+        self.physical.wait_until("Interface", name, "ofport>=1")
+        return int(self.physical.interface(name, "ofport"))
+
     @staticmethod
     def _cable(host: Host) -> str:
         return f"to-{host.directory.name}"
+
+    @staticmethod
+    def _second_cable(host: Host) -> str:
+        return f"to-{host.directory.name}-2"
 
 
 def finish_checksums(namespace: Namespace, device: str) -> None:

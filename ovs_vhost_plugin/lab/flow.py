@@ -15,14 +15,15 @@ import socket
 import threading
 import time
 import zlib
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from types import TracebackType
 
+from ovs_vhost_plugin.lab.capture import Frame
 from ovs_vhost_plugin.lab.namespace import Namespace
 from ovs_vhost_plugin.lab.process import LabError
 from ovs_vhost_plugin.lab.qemu import QemuGuest
+from ovs_vhost_plugin.timeline import duplicates
 
 RECORD_SIZE = 64
 _LONGEST_BURST = 64
@@ -67,7 +68,7 @@ class Arrivals:
 
     def duplicates(self) -> list[int]:
         """Records that came more than once."""
-        return sorted(number for number, count in Counter(self.numbers).items() if count > 1)
+        return duplicates(self.numbers)
 
 
 class Flow:
@@ -118,6 +119,15 @@ class Flow:
     def sent(self) -> int:
         """How many records have been sent."""
         return len(self.sent_at)
+
+    def times(self) -> dict[int, float]:
+        """When each record was sent."""
+        return dict(enumerate(self.sent_at))
+
+    def number(self, frame: Frame) -> int | None:
+        """The number of the record in a captured frame, None without one."""
+        payload = frame.udp_payload(self._destination[1])
+        return None if payload is None else number_of(self.flow, payload, self.size)
 
     def stop(self) -> None:
         """Send no more; answers are still taken by `collect`."""
@@ -189,18 +199,29 @@ class GuestReceiver:
 
     def __init__(self, guest: QemuGuest, port: int, *, echo: bool = False) -> None:
         self._file = PurePosixPath(f"/tmp/flow-{port}")
+        # netcat hears one sender only: a flow from another needs another netcat.
+        guest.run(f"[ ! -e {self._file} ] || {{ kill $(cat {self._file}.pid); rm {self._file}; }}")
         if echo:
             # One pipe, from netcat's output to its own input; `<>` opens it without a partner.
             guest.run(f"mkfifo {self._file}")
-            guest.run(f"nc.openbsd -u -l {port} <>{self._file} >&0 2>/dev/null &")
+            netcat = f"nc.openbsd -u -l {port} <>{self._file} >&0 2>/dev/null"
+            guest.run(f"{netcat} & echo $! >{self._file}.pid")
         else:
-            guest.run(f"nc.openbsd -u -l {port} >{self._file} 2>&1 &")
+            guest.run(f"nc.openbsd -u -l {port} >{self._file} 2>&1 & echo $! >{self._file}.pid")
         guest.run(f"until grep -q ':{port:04X} ' /proc/net/udp; do usleep 10000; done")
+
+    def size(self, guest: QemuGuest) -> int:
+        """How many bytes have arrived so far."""
+        return int(guest.run(f"wc -c <{self._file}"))
 
     def fetch(self, guest: QemuGuest) -> bytes:
         """All that has arrived so far, over the console."""
         text = guest.run(f"gzip -c {self._file} | base64", seconds=60)
         return gzip.decompress(base64.b64decode(text))
+
+    def send(self, guest: QemuGuest, address: str, port: int) -> None:
+        """Begin to send all that has arrived so far over TCP."""
+        guest.run(f"nc.openbsd -N {address} {port} <{self._file} >/dev/null 2>&1 &")
 
 
 def _checksum(flow: int, number: int) -> str:

@@ -17,6 +17,8 @@ from ovs_vhost_plugin.lab.switch import PrivateSwitch
 from ovs_vhost_plugin.timeline import Mark
 
 BRIDGE = "br0"
+CONFIRMED = "announcement confirmed"
+_TRIGGERS = {"send-rarp": "SEND_RARP received", "moved-in": "guest moved in"}
 
 # The first start on a machine compiles the kernels; later ones load them.
 _DAEMON_START_SECONDS = 180.0
@@ -158,6 +160,11 @@ class Host(Setup):
         """The device on which what passes a port can be captured: its tap."""
         return name
 
+    def overruns(self, name: str) -> int:
+        """How many frames the kernel has dropped as the port's tap was full: its guest is slow."""
+        shown = json.loads(self.namespace.run("ip", "-json", "-stats", "link", "show", "dev", name))
+        return int(shown[0]["stats64"]["tx"]["dropped"])
+
     def wait_ready(self, name: str) -> None:
         """Return when the port waits for its guest, with compiled kernels."""
         self.wait_status(name, "connecting", _WORKER_START_SECONDS)
@@ -166,13 +173,20 @@ class Host(Setup):
         """Return when the port's rings run."""
         self.wait_status(name, "running")
 
-    def announcing(self, since: float) -> list[Mark]:
-        """The first announcement that was asked for since then, as the daemon tells it."""
-        ours = (a for a in self.announcements() if a["received_at"] >= since)
-        first = next(ours, {})
-        steps = {"received_at": "SEND_RARP received", "sent_at": "packet-out sent"}
+    def announcing(self, since: float, tag: int = 0) -> list[Mark]:
+        """The first announcement with this tag that was asked for since then, by the daemon."""
+        ours = (a for a in self.announcements() if a["received_at"] >= since and a["vlan"] == tag)
+        first = min(ours, key=lambda a: float(a["received_at"]), default={})
+        trigger = _TRIGGERS.get(first.get("trigger", ""), "announcement asked for")
+        steps = {"received_at": trigger, "sent_at": "packet-out sent", "learned_at": CONFIRMED}
         where = f"host {self.label}, daemon"
         return [Mark(first[key], step, where) for key, step in steps.items() if first.get(key)]
+
+    def stats(self, name: str) -> dict[str, Any]:
+        """A port's statistics, as the daemon tells them."""
+        answer = json.loads(self.appctl("vhost/stats", name, "--format", "json"))
+        stats: dict[str, Any] = answer["ports"][name]
+        return stats
 
     def announcements(self) -> list[dict[str, Any]]:
         """The announcements that ended, oldest first; times in CLOCK_MONOTONIC seconds."""

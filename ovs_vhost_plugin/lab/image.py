@@ -36,12 +36,18 @@ MODULES = (
     "failover",
     "net_failover",
     "virtio_net",
+    "llc",
+    "stp",
+    "mrp",
+    "garp",
+    "8021q",
 )
 
 INIT = Path(__file__).with_name("init.sh")
 BUSYBOX = Path("/bin/busybox")
-# A receiver of UDP, which busybox lacks, and a traffic generator; each only where installed.
-_PROGRAMS = ("nc.openbsd", "iperf3")
+# What busybox lacks: a receiver of UDP, a traffic generator, a way to set a thread's scheduling.
+# Each only where installed.
+_PROGRAMS = ("nc.openbsd", "iperf3", "chrt")
 
 
 @dataclass(frozen=True)

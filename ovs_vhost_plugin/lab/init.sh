@@ -10,8 +10,8 @@ for module in /modules/*; do insmod "$module"; done
 
 argument() { tr ' ' '\n' </proc/cmdline | sed -n "s/^lab\.$1=//p"; }
 
-# A burst must wait in a socket, not be lost to the default buffer.
-echo 4194304 >/proc/sys/net/core/rmem_default
+# What comes faster than an emulated processor reads it must wait in a socket, not be lost there.
+echo 33554432 >/proc/sys/net/core/rmem_default
 ip link set lo up
 if [ -e /sys/class/net/eth0 ]; then
     # With IPv6 the kernel speaks on its own (neighbour discovery, MLD): a silent guest has none.

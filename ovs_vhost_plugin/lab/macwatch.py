@@ -14,8 +14,9 @@ from types import TracebackType
 
 from ovs.unixctl.client import UnixctlClient
 
+from ovs_vhost_plugin.announce import fdb
 from ovs_vhost_plugin.lab.process import LabError
-from ovs_vhost_plugin.lab.switch import PrivateSwitch, parse_fdb
+from ovs_vhost_plugin.lab.switch import PrivateSwitch
 
 _INTERVAL_SECONDS = 0.002
 
@@ -39,12 +40,13 @@ class MacTable:
         if error:
             raise LabError(f"no connection to {path}: error {error}")
 
-    def port_of(self, mac: str) -> str | None:
+    def port_of(self, mac: str, vlan: int = 0) -> str | None:
         """On which port the bridge has the MAC now, as it shows it; None for none."""
         _, refusal, text = self._client.transact("fdb/show", [self._bridge])
         if text is None:
             raise LabError(f"asking {self._bridge}: {refusal or 'ovs-vswitchd is gone'}")
-        return parse_fdb(text).get(mac, (None, 0))[0]
+        entries = fdb.entries_of(text, bytes.fromhex(mac.replace(":", "")))
+        return next((str(entry.port) for entry in entries if entry.vlan == vlan), None)
 
     def close(self) -> None:
         """Drop the connection."""
@@ -52,12 +54,12 @@ class MacTable:
 
 
 class MacWatch:
-    """Follows one MAC in one bridge's table from the start of the context."""
+    """Follows one MAC of a VLAN in one bridge's table from the start of the context."""
 
-    def __init__(self, switch: PrivateSwitch, bridge: str, mac: str) -> None:
+    def __init__(self, switch: PrivateSwitch, bridge: str, mac: str, vlan: int = 0) -> None:
         self.moves: list[Move] = []
         self._table = MacTable(switch, bridge)
-        self._mac = mac
+        self._mac, self._vlan = mac, vlan
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="macwatch", daemon=True)
         self._failure: LabError | None = None
@@ -76,17 +78,18 @@ class MacWatch:
         self._thread.join()
         self._table.close()
 
-    def learned_at(self, port: int, since: float = 0.0) -> float | None:
-        """When the MAC was first seen on `port` at or after `since`, None if it was not."""
+    def learned_at(self, *ports: int, since: float = 0.0) -> float | None:
+        """When the MAC was first seen on one of `ports` at or after `since`, None if it was not."""
         if self._failure:
             raise self._failure
-        arrivals = (move.at for move in self.moves if move.port == str(port) and move.at >= since)
+        names = {str(port) for port in ports}
+        arrivals = (move.at for move in self.moves if move.port in names and move.at >= since)
         return next(arrivals, None)
 
     def _follow(self) -> None:
         try:
             while not self._stop.wait(_INTERVAL_SECONDS):
-                port = self._table.port_of(self._mac)
+                port = self._table.port_of(self._mac, self._vlan)
                 at = time.monotonic()
                 if not self.moves or self.moves[-1].port != port:
                     self.moves.append(Move(at, port))

@@ -26,7 +26,7 @@ class Migration:
 
 
 class Movable(Protocol):
-    """A guest with one NIC that listens on vhost-user sockets, and can live-migrate once."""
+    """A guest with one NIC that listens on vhost-user sockets, and can live-migrate."""
 
     @property
     def mac(self) -> str:
@@ -40,7 +40,7 @@ class Movable(Protocol):
         """Start on `host`; returns when the guest takes traffic."""
 
     def listen(self, port: int) -> None:
-        """Begin to keep what comes to a UDP port."""
+        """Begin to keep what comes to a UDP port, anew."""
 
     def speak(self) -> None:
         """Send one broadcast frame, so that the network knows where the guest is."""
@@ -50,6 +50,9 @@ class Movable(Protocol):
 
     def migrate(self) -> Migration:
         """Move, and return when the guest runs at the destination."""
+
+    def received_size(self) -> int:
+        """How many bytes `received` would have."""
 
     def received(self) -> bytes:
         """What came to the UDP port, payload after payload."""

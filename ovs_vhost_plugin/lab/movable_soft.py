@@ -60,6 +60,7 @@ class SoftMovable:
     def listen(self, port: int) -> None:
         """Keep what comes to a UDP port."""
         self._port = port
+        self._payloads = []
 
     def speak(self) -> None:
         """A gratuitous ARP."""
@@ -79,6 +80,10 @@ class SoftMovable:
         if moved is None:
             raise LabError("the software guest has ended")
         return moved
+
+    def received_size(self) -> int:
+        """The payloads' bytes so far."""
+        return len(self.received())
 
     def received(self) -> bytes:
         """The payloads so far."""

@@ -42,6 +42,7 @@ GUEST = (
     Program("busybox", "busybox-static"),
     Program("cpio", "cpio"),
     Program("nc.openbsd", "netcat-openbsd"),
+    Program("chrt", "util-linux"),
 )
 DPDK_SWITCH = Program(
     "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk", "openvswitch-switch-dpdk"

@@ -188,6 +188,8 @@ class QemuGuest(Setup):
     def start_migration(self, destination: QemuGuest, **parameters: Any) -> None:
         """Begin a live migration; `parameters` are QEMU's (`downtime_limit=300` ms, …)."""
         for qmp in (self.qmp, destination.qmp):
+            # A guest that has come here by a migration has told of that one's end, too.
+            qmp.drain().clear()
             events = [{"capability": "events", "state": True}]
             qmp.command("migrate-set-capabilities", capabilities=events)
         self.qmp.drain().clear()  # those of a migration that brought the guest here

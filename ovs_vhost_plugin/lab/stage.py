@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A live migration under a flow, from first to last: the demo's stage, and the tests'.
+"""A live migration under traffic, from first to last: the demo's stage, and the tests'.
 
 Everything that is reported was observed from outside: the guest's own record of what it received,
 packet captures at its ports, the bridges' MAC tables, the hypervisor's events.  Only the times of
@@ -9,34 +9,37 @@ SEND_RARP and packet-out come from the back-end, as nobody else sees them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from pathlib import Path
 
-from ovs_vhost_plugin.lab import image
-from ovs_vhost_plugin.lab.capture import Capture, Frame
-from ovs_vhost_plugin.lab.fabric import PHYSICAL, UPLINK, Fabric
-from ovs_vhost_plugin.lab.flow import Arrivals, Flow, number_of
-from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.announce.fdb import entries_of
+from ovs_vhost_plugin.lab import image, wiring
+from ovs_vhost_plugin.lab.capture import Capture
+from ovs_vhost_plugin.lab.cases import PLAIN, TCP_BITS, TCP_PACKETS, Case
+from ovs_vhost_plugin.lab.evidence import Evidence, merged
+from ovs_vhost_plugin.lab.fabric import PHYSICAL, Fabric
+from ovs_vhost_plugin.lab.flow import Arrivals, Flow
+from ovs_vhost_plugin.lab.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.macwatch import MacWatch
 from ovs_vhost_plugin.lab.movable import Migration, Movable
 from ovs_vhost_plugin.lab.movable_qemu import QemuMovable
 from ovs_vhost_plugin.lab.movable_soft import SoftMovable
 from ovs_vhost_plugin.lab.process import LabError, wait_until
 from ovs_vhost_plugin.lab.setup import Setup
-from ovs_vhost_plugin.timeline import Mark, Report, deliveries, longest_gap, overtaken
+from ovs_vhost_plugin.lab.tcp import TcpStream
+from ovs_vhost_plugin.timeline import Report
 
 PORT = "vhu0"
 UDP_PORT = 7000
-RATE = 1000
-"""Packets a second."""
 
-_BEFORE = 1000
-_AFTER = 1500
-"""Packets sent before the migration begins and after it has ended."""
+_BEFORE_SECONDS, _AFTER_SECONDS = 1.0, 1.5
+"""What is sent in this time passes before the migration begins and after it has ended."""
+_LONGEST_SECONDS = 20.0
 
-_LAST_SECONDS = 2.0
-_ETHERTYPE_ARP = 0x0806
-_ETHERTYPE_RARP = 0x8035
+_PAUSE = 0.5
+"""Seconds in which a guest that reads reads something."""
+_SNAP = 128
+_MOST_FOR_CONSOLE = 1 << 20
 
 Progress = Callable[[str], None]
 
@@ -48,6 +51,11 @@ class Stage(Setup):
     back-end gets SEND_RARP.  `backend` is "ovs-vhost" or "ovs-dpdk".  `progress` is told what goes
     on.
     """
+
+    here: Host
+    """Where the guest is; it goes `there` next."""
+    there: Host
+    _sockets: dict[Host, Path]
 
     def __init__(
         self,
@@ -66,51 +74,25 @@ class Stage(Setup):
         self._announces = announces
         self._progress = progress
 
-    def migrate(self) -> Report:
-        """Migrate the guest under the flow and say what became of both."""
-        fabric, guest = self.fabric, self.guest
+    def __exit__(self, *exception: object) -> None:
+        self._progress("taking it all down")
+        super().__exit__(*exception)
+
+    def migrate(self, case: Case = PLAIN) -> Report:
+        """Migrate the guest to the other host under traffic and say what became of both.
+
+        Again and again, there and back, where the guest can; a case gets its own network first.
+        """
+        if case is not PLAIN:
+            self._progress("the network of the case")
+            wiring.wire(self.fabric, case, PORT, self.guest.mac)
+            self._linux().use_vlan(case.vlan if case.tagged else 0)
+        self._introduce(case)
+        self.guest.prepare(self.there, self._sockets[self.there])
         with contextlib.ExitStack() as closing:
-            enter = closing.enter_context
-            taps = [
-                enter(Capture(host.namespace, host.capture_device(PORT), snap=256))
-                for host in (fabric.a, fabric.b)
-            ]
-            uplink = enter(Capture(fabric.b.namespace, UPLINK, snap=256))
-            local = enter(MacWatch(fabric.b.switch, BRIDGE, guest.mac))
-            physical = enter(MacWatch(fabric.physical, PHYSICAL, guest.mac))
-            flow = enter(Flow(fabric.client, (guest.address, UDP_PORT), rate=RATE))
-            self._progress(f"{RATE} packets a second flow to the guest")
-            _let_pass(flow, _BEFORE)
-            self._progress("the guest migrates, live")
-            moved = guest.migrate()
-            self._progress("the network finds it")
-            _let_pass(flow, _AFTER)
-            flow.stop()
-            self._progress("asking the guest what it received")
-            since = moved.started
-            seen = _Seen(
-                moved=moved,
-                mac=bytes.fromhex(guest.mac.replace(":", "")),
-                flow=flow,
-                arrivals=self._arrivals(flow),
-                taps=(taps[0].frames(), taps[1].frames()),
-                uplink=uplink.frames(),
-                local_learned=local.learned_at(fabric.b.wait_ofport(PORT), since),
-                physical_learned=physical.learned_at(fabric.physical_port(fabric.b), since),
-                announcing=fabric.b.announcing(since),
-            )
-        return seen.report(self.kind, "guest" if self._announces else "rarp")
-
-    def _arrivals(self, flow: Flow) -> Arrivals:
-        """What the guest received, when the flow's last record is there or has had its time."""
-
-        def so_far() -> Arrivals:
-            return Arrivals.parse(flow.flow, self.guest.received())
-
-        with contextlib.suppress(LabError):
-            last = flow.sent - 1
-            wait_until(lambda: last in so_far().numbers, "the last record", _LAST_SECONDS, 0.05)
-        return so_far()
+            evidence = self._observe(case, closing)
+        self.here, self.there = self.there, self.here
+        return evidence.report(self.kind, "guest" if self._announces else "rarp")
 
     def _set_up(self) -> None:
         fabric, guest, progress = self.fabric, self.guest, self._progress
@@ -120,115 +102,162 @@ class Stage(Setup):
         progress("two hosts, a switch between them (the first start compiles the data path)")
         self._closing.enter_context(fabric)
         self._closing.callback(guest.close)
-        fabric.set_neighbour(guest.address, guest.mac)
-        sockets = [host.add_client_port(PORT) for host in (fabric.a, fabric.b)]
+        self.here, self.there = fabric.a, fabric.b
+        self._sockets = {host: host.add_client_port(PORT) for host in (fabric.a, fabric.b)}
         for host in (fabric.a, fabric.b):
             host.wait_ready(PORT)
         progress("the guest boots")
-        guest.boot(fabric.a, sockets[0])
-        fabric.a.wait_running(PORT)
+        guest.boot(self.here, self._sockets[self.here])
+        self.here.wait_running(PORT)
+
+    def _introduce(self, case: Case) -> None:
+        """The guest listens, and the network and the client know where it is."""
+        guest, fabric = self.guest, self.fabric
+        fabric.set_neighbour(guest.address, guest.mac)
         guest.listen(UDP_PORT)
         guest.speak()
-        wait_until(
-            lambda: guest.mac in fabric.physical.fdb(PHYSICAL), "the network learns the guest's MAC"
-        )
-        guest.prepare(fabric.b, sockets[1])
-        self._closing.callback(progress, "taking it all down")
+        mac, ports = bytes.fromhex(guest.mac.replace(":", "")), fabric.physical_ports(self.here)
 
+        def known() -> bool:
+            table = fabric.physical.appctl("ovs-vswitchd", "fdb/show", PHYSICAL)
+            return any(e.vlan == case.vlan and e.port in ports for e in entries_of(table, mac))
 
-@dataclass
-class _Seen:
-    """The evidence of one migration, not yet interpreted."""
+        wait_until(known, "the network learns the guest's MAC")
 
-    moved: Migration
-    mac: bytes
-    flow: Flow
-    arrivals: Arrivals
-    taps: tuple[list[Frame], list[Frame]]
-    uplink: list[Frame]
-    local_learned: float | None
-    physical_learned: float | None
-    announcing: list[Mark]
-
-    def report(self, kind: str, announce: str) -> Report:
-        moved, arrivals = self.moved, self.arrivals
-        source, destination = (self._passed(frames) for frames in self.taps)
-        delivered = deliveries(
-            arrivals.numbers,
-            source,
-            destination,
-            stopped=moved.source_stopped,
-            resumed=moved.destination_resumed,
-        )
-        times = sorted(delivered.values())
-        delays = (at - self.flow.sent_at[number] for number, at in delivered.items())
-        after = [at for at in times if at >= moved.destination_resumed]
-        lost = arrivals.lost(self.flow.sent)
-        return Report(
-            guest=kind,
-            announce=announce,
-            stopped=moved.source_stopped,
-            marks=tuple(self._marks(after[0] if after else None)),
-            sent=self.flow.sent,
-            lost=len(lost),
-            damaged=arrivals.damaged,
-            duplicated=len(arrivals.duplicates()),
-            unseen=sum(n not in source and n not in destination for n in lost),
-            reordered=overtaken(arrivals.numbers),
-            delay_ms=max(delays, default=0.0) * 1e3,
-            outage_ms=longest_gap(times) * 1e3,
-            downtime_ms=moved.downtime_ms,
-            found=bool(after) and self.flow.sent - 1 not in lost,
+    def _observe(self, case: Case, closing: contextlib.ExitStack) -> Evidence:
+        """Migrate the guest under the case's traffic, watched."""
+        enter = closing.enter_context
+        fabric, guest, here, there = self.fabric, self.guest, self.here, self.there
+        taps = [
+            enter(Capture(host.namespace, host.capture_device(PORT), snap=_SNAP))
+            for host in (here, there)
+        ]
+        uplinks = [
+            [enter(Capture(host.namespace, name, snap=_SNAP)) for name in wiring.uplinks(case)]
+            for host in (here, there)
+        ]
+        local = enter(MacWatch(there.switch, BRIDGE, guest.mac, case.vlan))
+        physical = enter(MacWatch(fabric.physical, PHYSICAL, guest.mac, case.vlan))
+        before = self._overruns()
+        traffic = self._traffic(case)
+        enter(traffic)
+        moved = self._move(case, traffic)
+        self._progress("asking the guest what it received")
+        arrivals = self._arrivals(traffic) if isinstance(traffic, Flow) else None
+        tag, since = case.vlan if case.tagged else 0, moved.started
+        return Evidence(
+            moved=moved,
+            source=f"host {here.label}",
+            destination=f"host {there.label}",
+            mac=bytes.fromhex(guest.mac.replace(":", "")),
+            sent_at=traffic.times(),
+            number=traffic.number,
+            arrived=None if arrivals is None else arrivals.numbers,
+            damaged=0 if arrivals is None else arrivals.damaged,
+            taps=(taps[0].frames(), taps[1].frames()),
+            uplinks=(merged(uplinks[0]), merged(uplinks[1])),
+            overruns=self._overruns() - before,
+            local_learned=local.learned_at(there.wait_ofport(PORT), since=since),
+            physical_learned=physical.learned_at(*fabric.physical_ports(there), since=since),
+            announcing=there.announcing(since, tag),
         )
 
-    def _passed(self, frames: list[Frame]) -> dict[int, float]:
-        """When each record passed a tap on its way to the guest."""
-        passed: dict[int, float] = {}
-        for frame in frames:
-            payload = frame.udp_payload(UDP_PORT) if frame.outgoing else None
-            number = None if payload is None else number_of(self.flow.flow, payload)
-            if number is not None:
-                passed.setdefault(number, frame.at)
-        return passed
+    def _traffic(self, case: Case) -> Flow | TcpStream:
+        client, address = self.fabric.client, self.guest.address
+        if not case.tcp:
+            self._progress(f"{case.rate} packets a second flow to the guest")
+            return Flow(client, (address, UDP_PORT), rate=case.rate)
+        self._progress("a TCP stream flows to the guest")
+        self._linux().serve_tcp()
+        return TcpStream(client, "eth0", address, self.fabric.directory, TCP_BITS)
 
-    def _marks(self, first_through: float | None) -> Iterator[Mark]:
-        moved = self.moved
-        yield Mark(moved.started, "migration starts", "host a")
-        yield Mark(moved.source_stopped, "guest stopped", "host a")
-        yield Mark(moved.destination_resumed, "guest runs", "host b")
-        yield Mark(moved.completed, "migration completed", "host a")
-        yield from self._announcement_marks()
-        learned = "guest's MAC learned"
-        yield from _mark(self.local_learned, learned, f"{BRIDGE} of host b")
-        yield from _mark(self.physical_learned, learned, "physical switch")
-        yield from _mark(first_through, "first packet through", "host b")
+    def _move(self, case: Case, traffic: Flow | TcpStream) -> Migration:
+        """Migrate after a while of traffic, and let it flow for a while."""
+        packets = TCP_PACKETS if case.tcp else case.rate
+        _let_pass(traffic, round(packets * _BEFORE_SECONDS))
+        self._progress("the guest migrates, live")
+        hangs = self._linux().hung(self.fabric.client) if case.hung else contextlib.nullcontext()
+        with hangs:
+            moved = self.guest.migrate()
+            self._progress("the network finds it")
+            _let_pass(traffic, round(packets * _AFTER_SECONDS))
+            traffic.stop()
+        return moved
 
-    def _announcement_marks(self) -> Iterator[Mark]:
-        yield from self.announcing
-        own = self._first_announcement(self.taps[1], _ETHERTYPE_ARP)
-        yield from _mark(own, "guest announces itself (ARP)", "host b")
-        for ethertype, name in ((_ETHERTYPE_RARP, "RARP"), (_ETHERTYPE_ARP, "ARP")):
-            sent = (frame for frame in self.uplink if frame.outgoing)
-            left = self._first_announcement(sent, ethertype)
-            yield from _mark(left, f"{name} leaves the host", f"{UPLINK} of host b")
+    def _arrivals(self, flow: Flow) -> Arrivals:
+        """What the guest received, when it has all of the flow or gets no more."""
+        size = -1
 
-    def _first_announcement(self, frames: Iterable[Frame], ethertype: int) -> float | None:
-        found = (
-            frame.at
-            for frame in frames
-            if frame.ethertype == ethertype
-            and frame.data[6:12] == self.mac
-            and frame.at >= self.moved.started
-        )
-        return next(found, None)
+        def ended() -> bool:
+            nonlocal size
+            before, size = size, self.guest.received_size()
+            return size in (before, flow.sent * flow.size)
+
+        wait_until(ended, "the guest to have read what it received", _LONGEST_SECONDS, _PAUSE)
+        if size > _MOST_FOR_CONSOLE:
+            data = self._linux().received_by_network(self.fabric.client)
+        else:
+            data = self.guest.received()
+        return Arrivals.parse(flow.flow, data)
+
+    def _overruns(self) -> int:
+        return sum(host.overruns(PORT) for host in (self.here, self.there))
+
+    def _linux(self) -> QemuMovable:
+        if not isinstance(self.guest, QemuMovable):
+            raise LabError("this case needs a guest in QEMU")
+        return self.guest
 
 
-def _mark(at: float | None, what: str, where: str) -> Iterator[Mark]:
-    if at is not None:
-        yield Mark(at, what, where)
+class Stages(Setup):
+    """Stages for any case, each made when it is first needed and kept for the next cases.
+
+    One on which something failed is not used again.
+    """
+
+    def __init__(self, progress: Progress = lambda _: None) -> None:
+        super().__init__()
+        self._progress = progress
+        self._stages: dict[tuple[str, bool], Stage] = {}
+
+    def _set_up(self) -> None:
+        self._closing.callback(self._take_down)
+
+    def source(self, case: Case) -> Host:
+        """The host from which the case's guest will migrate."""
+        return self._stage(case).here
+
+    def play(self, case: Case) -> Report:
+        """Migrate the case's guest on the case's network."""
+        stage = self._stage(case)
+        try:
+            return stage.migrate(case)
+        except BaseException:
+            self._stages.pop(_key(case)).__exit__()
+            raise
+
+    def _stage(self, case: Case) -> Stage:
+        key = _key(case)
+        if key not in self._stages:
+            stage = Stage(
+                "qemu", announces=case.announces, backend=case.backend, progress=self._progress
+            )
+            self._stages[key] = stage.__enter__()
+        return self._stages[key]
+
+    def _take_down(self) -> None:
+        with contextlib.ExitStack() as closing:
+            for stage in self._stages.values():
+                closing.push(stage)
+            self._stages = {}
 
 
-def _let_pass(flow: Flow, packets: int) -> None:
-    """Return when the flow has sent that many more."""
-    goal = flow.sent + packets
-    wait_until(lambda: flow.sent >= goal, f"{packets} packets more", 10 * packets / RATE)
+def _key(case: Case) -> tuple[str, bool]:
+    """What of a case is settled when the guest boots."""
+    return case.backend, case.announces
+
+
+def _let_pass(traffic: Flow | TcpStream, packets: int) -> None:
+    """Return when that many more have been sent."""
+    goal = traffic.sent + packets
+    wait_until(lambda: traffic.sent >= goal, f"{packets} packets more", _LONGEST_SECONDS, 0.05)

@@ -151,6 +151,37 @@ def test_an_access_ports_frames_follow_as_the_switch_itself_would_send_them(
         assert tap_frames(br.taps["peer"], 1) == forwarded
 
 
+def test_a_guests_last_frames_are_counted_before_it_is_learned_elsewhere(switch):
+    """They had a flow of their own, and would move it back when that is looked at."""
+    with bridge(switch) as br:
+        here, there = ((str(br.ofport(name)), 0) for name in ("guest", "peer"))
+        br.taps["peer"].send(rarp(CLIENT))
+        wait_until(lambda: br.place_of(CLIENT) == there, "the client is learned")
+        for number in range(2):  # the first makes the flow
+            br.taps["guest"].send(CLIENT + GUEST + frame(number)[12:])
+            wait_until(lambda: br.taps["peer"].frames(), "the guest's frame")
+        assert br.place_of(GUEST) == here
+        departure = Departure(0.0)
+        departure.hold((), 0.0)
+        departure.table(table_of(switch, br.name), br.location(), {}, (), 0.0)
+        nobody = bytes.fromhex("02000000feed")
+        settling = departure.settling(nobody, br.location(), {})
+
+        service = ParcelService(br.location().mgmt_path)
+        turn(service, lambda _: service.ready or None)
+        service.teach(br.ofport("guest"), settling)
+        service.run(time.monotonic())
+        wait_until(lambda: br.place_of(nobody) == here, "the frame of nobody")
+        service.close()
+        assert all(f[6:12] != nobody for f in br.taps["peer"].frames())
+
+        br.taps["peer"].send(rarp(GUEST))
+        wait_until(lambda: br.place_of(GUEST) == there, "learned there")
+        for _ in range(2):
+            switch.appctl("ovs-vswitchd", "revalidator/wait")
+            assert br.place_of(GUEST) == there
+
+
 def test_a_connection_that_ends_says_so(switch):
     with bridge(switch) as br:
         service = ParcelService(br.location().mgmt_path)

@@ -62,10 +62,29 @@ def test_the_hypervisors_word_does_where_the_bridge_had_forgotten():
     assert departed("", line(1), macs=(GUEST,)).places == {STATION: 1}
 
 
-def test_a_guest_that_is_back_is_not_sent_away():
+def test_a_table_that_goes_back_to_this_port_counts_frames_of_before():
     departure = departed(line(3), line(1))
-    departure.table(HEAD + line(3), PLACE, PLAIN, (), 2.0)
+    assert not departure.table(HEAD + line(3), PLACE, PLAIN, (), 2.0)
+    assert departure.places == {STATION: 1}
+    departure.table(HEAD + line(2), PLACE, PLAIN, (), 2.1)
+    assert departure.places == {STATION: 2}
+    departure.table(HEAD, PLACE, PLAIN, (), 2.2)
     assert departure.places == {}
+
+
+@pytest.mark.parametrize("tag", [None, 7])
+@pytest.mark.parametrize("kind", [b"\x08\x00", b"\x86\xdd", b"\x08\x06", b"\x88\x63"])
+def test_an_ip_packet_is_sent_as_the_hosts_and_nothing_else(tag, kind):
+    own, sent = (
+        bytes.fromhex("0a0000000009"),
+        frame(tag=tag).replace(b"\x08\x00data", kind + b"data"),
+    )
+    stations = (f"{GUEST.hex()}.{tag or 0}",)
+    here = line(3, vlan=tag or 0)
+    departure = departed(here, line(1, vlan=tag or 0), stations=stations)
+    ((forwarded, _),) = departure.parcels([sent], PLACE, PLAIN, own)
+    ip = kind in (b"\x08\x00", b"\x86\xdd")
+    assert forwarded == (GUEST + own + sent[12:] if ip else sent)
 
 
 def test_group_and_crippled_frames_never_go():

@@ -64,6 +64,7 @@ class FakeParcels:
     def __init__(self, path: str) -> None:
         self.path, self.ready, self.closed = path, True, False
         self.sent: list[Any] = []
+        self.taught: list[tuple[int, bytes]] = []
         self.answer: Batch | None = None
         FakeParcels.made.append(self)
 
@@ -71,6 +72,10 @@ class FakeParcels:
         assert self.ready
         self.sent.append(list(parcels))
         self.ready = False
+
+    def teach(self, in_port: int, frame: bytes) -> None:
+        assert self.ready
+        self.taught.append((in_port, frame))
 
     def run(self, now: float) -> Batch | None:
         answer, self.answer = self.answer, None
@@ -97,6 +102,7 @@ class World:
         self.now = 100.0
         self.told: list[dict[str, Any]] = []
         self.mac: bytes | None = None
+        self.own = ""
         self.forwarding = Forwarding(self._send, lambda _: () if self.mac is None else (self.mac,))
         self.locate()
 
@@ -104,7 +110,8 @@ class World:
         port = replace(PORT, name="vhu0", bridge="br0", ofport=HERE, tag=None, **changes)
         vlans = {("br0", HERE): PortVlan(), ("br0", THERE): PortVlan(), ("br1", THERE): PortVlan()}
         switch = Switch("/run/ovs", "", False, frozenset())
-        self.forwarding.locate(Snapshot(switch, {"vhu0": port}, vlans=vlans))
+        own = {"br0": {self.own}} if self.own else {}
+        self.forwarding.locate(Snapshot(switch, {"vhu0": port}, own_macs=own, vlans=vlans))
 
     def hear(self, *reports: Any, after: float = 0.0) -> None:
         self.now += after
@@ -177,6 +184,40 @@ def test_a_guest_is_followed_batch_after_batch(world: World) -> None:
     world.hear(after=PAUSE)
     assert len(world.told) == 3
     assert world.forwarding.counters["frames-forwarded"] == 3
+
+
+def test_the_bridge_counts_once_in_a_hold_by_an_address_of_nobodys(world: World) -> None:
+    sources = set()
+    for hold in (1, 2):
+        world.hear(state(LOG_ALL))
+        world.table(table(HERE))
+        world.holding(STATION, hold=hold)
+        assert world.parcels.taught == [], "the guest may be elsewhere by now"
+        world.table(table(HERE))
+        world.holding(STATION, hold=hold, after=0.1)
+        world.table(table(HERE))
+        ((in_port, frame),) = world.parcels.taught
+        assert in_port == HERE and frame[:6] == GUEST
+        assert frame[6] & 3 == 2, "locally administered, one station's"
+        sources.add(frame[6:12])
+        world.hear(Holding(hold, False, (), {}))
+    assert len(sources) == 2
+
+
+@pytest.mark.parametrize("text", ["", table(THERE)])
+def test_a_guest_that_the_bridge_has_not_here_needs_no_counting(world: World, text: str) -> None:
+    world.holding(STATION)
+    world.table(text)
+    assert world.parcels.taught == []
+
+
+def test_an_ip_packet_is_forwarded_as_the_bridges_own(world: World) -> None:
+    world.own = "0a:00:00:00:00:09"
+    world.locate()
+    found(world)
+    world.hear(Held(1, (frame(1),), False))
+    sent = GUEST + bytes.fromhex("0a0000000009") + frame(1)[12:]
+    assert world.parcels.sent == [[(sent, THERE)]]
 
 
 def test_the_table_is_asked_for_once_at_a_time_and_nothing_spins_meanwhile(world: World) -> None:

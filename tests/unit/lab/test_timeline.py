@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from dataclasses import replace
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,8 +40,9 @@ def test_rows_are_in_order_and_count_from_the_stop():
 def test_json_has_all_that_the_table_has():
     data = json.loads(json.dumps(report(Mark(100.001, "learned", "b")).as_dict()))
     assert data["timeline"] == [{"ms": 1.0, "event": "learned", "where": "b"}]
-    packets = {"sent": 10, "lost": 2, "damaged": 0, "duplicated": 1, "reordered": 4, "unseen": 1}
-    assert data["packets"] == packets
+    packets = {"sent": 10, "lost": 2, "damaged": 0, "duplicated": 1, "reordered": 4}
+    assert data["packets"] == {**packets, "unseen": 1, "overrun": 0}
+    assert data["learned_ms"] is None
     assert data["delay_ms"] == 15.0
     assert (data["outage_ms"], data["downtime_ms"], data["found"]) == (12.346, 4.0, True)
     assert (data["guest"], data["announce"]) == ("qemu", "rarp")
@@ -63,6 +66,19 @@ def test_a_record_that_passed_no_tap_is_no_delivery():
 
 def test_a_record_that_did_not_arrive_is_no_delivery():
     assert deliveries([], {1: 0.5}, {2: 2.5}, stopped=1.0, resumed=2.0) == {}
+
+
+@pytest.mark.parametrize("pause", [0.1, 0.3])
+def test_the_rate_is_back_when_as_much_comes_as_before(pause):
+    before = [99.0 + n / 100 for n in range(100)]
+    after = [100.0 + pause + n / 100 for n in range(100)]
+    received = replace(report(), received=(*before, 100.05, *after))
+    assert received.recovery_ms() == pytest.approx(1e3 * pause - 4.0)
+
+
+def test_a_trickle_is_no_recovery():
+    received = [99.0 + n / 100 for n in range(100)] + [100.5 + n / 10 for n in range(30)]
+    assert replace(report(), received=tuple(received)).recovery_ms() is None
 
 
 def test_what_comes_after_a_later_one_was_overtaken():
