@@ -84,7 +84,7 @@ class PackedDriver:
     def put_descriptor(
         self, position: int, address: int, length: int, buffer_id: int, flags: int
     ) -> None:
-        data = struct.pack("<QIHH", address, length, buffer_id & 0xFFFF, flags)
+        data = packed_descriptor(address, length, flags, buffer_id)
         self.memory.write(self.desc + 16 * (position % self.size), data)
 
     def descriptor(self, position: int) -> tuple[int, int, int, int]:
@@ -137,3 +137,7 @@ class PackedDriver:
             "avail": self.memory.view(self.avail, 4),
             "used": self.memory.view(self.used, 4),
         }
+
+
+def packed_descriptor(address: int, length: int, flags: int = 0, buffer_id: int = 0) -> bytes:
+    return struct.pack("<QIHH", address, length, buffer_id & 0xFFFF, flags)

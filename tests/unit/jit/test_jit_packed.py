@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_views import kernel_memory, kernel_ring
-from packed_reference import AVAIL, USED, PackedDriver
-from ring_reference import INDIRECT, NEXT, WRITE, GuestMemory, descriptor
+from packed_reference import AVAIL, USED, PackedDriver, packed_descriptor
+from ring_reference import INDIRECT, NEXT, WRITE, GuestMemory
 
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.faults import Fault
@@ -221,7 +221,7 @@ def test_all_of_an_indirect_table_is_the_chain_whatever_its_flags_say() -> None:
     """2.8.7: of the flags only WRITE counts, and the table's descriptors have no next."""
     bench = Bench(indirect=1)
     entries = [(BUFFERS + 100 * i, 10 + i, flags) for i, flags in enumerate((0, NEXT, INDIRECT, 9))]
-    table = b"".join(descriptor(address, n, flags, 77) for address, n, flags in entries)
+    table = b"".join(packed_descriptor(address, n, flags, 77) for address, n, flags in entries)
     bench.driver.memory.write(TABLE, table)
     raw(bench, (TABLE, len(table), 3, INDIRECT | WRITE))
     assert bench.fetch() == 0
