@@ -3,7 +3,7 @@
 
 Read as in `chain.py`: each word once, only the copy is used, and every walk has a budget. The
 buffer id is that of the last descriptor. An indirect table has no links either (2.8.7): all of its
-descriptors are the chain, and of their flags only F_WRITE counts.
+descriptors are the chain, and of their flags only F_WRITE counts, in a receive ring.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def _take_indirect(
     for i in range(entries):
         buffer = load_relaxed(queue.table, 2 * i)
         word = load_relaxed(queue.table, 2 * i + 1)
-        flags = int64(word >> _FLAGS_AT)
+        # DPDK's driver says F_WRITE of the header it sends (virtio-user, 22.11); reading is no harm
+        flags = int64(word >> _FLAGS_AT) if writes else 0
         at = take_buffer(regions, queue, at, buffer, int64(word & _LENGTH), flags, writes)
         if at < 0:
             return at

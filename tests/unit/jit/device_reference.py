@@ -178,7 +178,8 @@ class PackedDevice:
             table = self.driver.memory.read(address, length)
         except KeyError:
             return "INDIRECT_OUTSIDE_MEMORY"
-        for buffer, size, _, bits in struct.iter_unpack("<QIHH", table):
+        for buffer, size, _, raw in struct.iter_unpack("<QIHH", table):
+            bits = raw if self.settings.writes else 0  # DPDK's driver has F_WRITE on its header
             if problem := self._buffer(found, buffer, size, bits):
                 return problem
         return None

@@ -188,6 +188,13 @@ def test_a_table_behind_other_descriptors_is_refused() -> None:
     assert bench.fetch() == Fault.INDIRECT_WITH_NEXT
 
 
+def test_a_readable_buffer_in_a_table_of_a_receive_ring_is_refused() -> None:
+    bench = Bench(indirect=1, writes=1)
+    bench.driver.memory.write(TABLE, packed_descriptor(*BUFFER))
+    raw(bench, (TABLE, 16, 0, INDIRECT))
+    assert bench.fetch() == Fault.WRONG_DIRECTION
+
+
 def test_a_table_that_was_not_negotiated_is_refused() -> None:
     bench = Bench()
     raw(bench, (TABLE, 16, 0, INDIRECT))
@@ -218,9 +225,13 @@ def test_flags_that_no_driver_writes_are_a_wrong_wrap_counter(position: int) -> 
 
 
 def test_all_of_an_indirect_table_is_the_chain_whatever_its_flags_say() -> None:
-    """2.8.7: of the flags only WRITE counts, and the table's descriptors have no next."""
+    """2.8.7: of the flags only WRITE counts, and the table's descriptors have no next.
+
+    Nor does it where nothing is written: DPDK's driver says it of the header that it sends.
+    """
     bench = Bench(indirect=1)
-    entries = [(BUFFERS + 100 * i, 10 + i, flags) for i, flags in enumerate((0, NEXT, INDIRECT, 9))]
+    flags = (WRITE, NEXT, INDIRECT, 9)
+    entries = [(BUFFERS + 100 * i, 10 + i, bits) for i, bits in enumerate(flags)]
     table = b"".join(packed_descriptor(address, n, flags, 77) for address, n, flags in entries)
     bench.driver.memory.write(TABLE, table)
     raw(bench, (TABLE, len(table), 3, INDIRECT | WRITE))
