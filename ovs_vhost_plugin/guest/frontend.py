@@ -105,7 +105,7 @@ class FrontEnd:
             self._tell(FrontendRequest.NET_SET_MTU, spec.U64.pack(mtu), ack=True)
 
     def start_vring(self, vring: Vring, base: int) -> None:
-        """Start a vring at `base`, its queue's or what `stop_vring` said (vhost-user "Ring states")."""
+        """Start a vring at `base`: its queue's, or what `stop_vring` said ("Ring states")."""
         tell, index = self.connection.tell, vring.index
         tell(FrontendRequest.SET_VRING_NUM, spec.VRING_STATE.pack(index, vring.queue.size))
         tell(FrontendRequest.SET_VRING_BASE, spec.VRING_STATE.pack(index, base))

@@ -187,9 +187,7 @@ class PackedQueue:
         full_barrier()
         return bool(self._chains) and self._is_used(self._seen)
 
-    def _take(
-        self, position: int, chains: dict[int, _Chain]
-    ) -> list[tuple[int, _Chain, int]]:
+    def _take(self, position: int, chains: dict[int, _Chain]) -> list[tuple[int, _Chain, int]]:
         """Take out of `chains` those that the used descriptor at `position` gives back."""
         at = 16 * (position % self.size)
         _, written, buffer_id, _ = PACKED_DESCRIPTOR.unpack_from(self._desc, at)

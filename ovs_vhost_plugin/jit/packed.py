@@ -26,7 +26,6 @@ from ovs_vhost_plugin.jit.atomics import (
 )
 from ovs_vhost_plugin.jit.chain import F_WRITE, hold, make_room, release
 from ovs_vhost_plugin.jit.dirty import mark, mark_used
-from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
     CHAINS,
@@ -66,7 +65,8 @@ def _modulo(ring: Vring, distance: int) -> int:
 def _room(ring: Vring) -> int:
     """How many descriptors the driver may have beyond those that we hold."""
     state = ring.state[0]
-    return state["size"] - _modulo(ring, state["next_fetch"] - state["next_avail"])
+    size: int = state["size"]
+    return size - _modulo(ring, state["next_fetch"] - state["next_avail"])
 
 
 @kernel(uint64(VRING), inline=True)
