@@ -7,57 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_views import kernel_memory, kernel_ring
-from packed_reference import AVAIL, USED, PackedDriver, packed_descriptor
-from ring_reference import INDIRECT, NEXT, WRITE, GuestMemory
+from packed_bench import BUFFER, LOW, Bench
+from packed_reference import AVAIL, USED
+from ring_reference import WRITE
 
-from ovs_vhost_plugin.jit import layout
-from ovs_vhost_plugin.jit.faults import Fault
-from ovs_vhost_plugin.jit.packed import (
-    ask_for_kicks,
-    fetch,
-    give_back,
-    publish,
-    refuse_kicks,
-    stands_at_base,
-    wants_call,
-)
-
-LOW = 0x10000
-BUFFERS = LOW + 0x8000
-TABLE = LOW + 0xC000
-ALL = 1 << 40
-BUFFER = (BUFFERS, 10)
-
-
-class Bench:
-    """A driver and the device's ring on the same memory."""
-
-    def __init__(
-        self, size: int = 8, first: int = 0, log_bytes: int = 0, base: int = LOW, **state: int
-    ) -> None:
-        memory = GuestMemory((LOW, 0x20000))
-        self.driver = PackedDriver(memory, size, base, first, bool(state.get("in_order")))
-        self.ring = kernel_ring(self.driver, packed=1, **state)
-        self.memory = kernel_memory(memory, log_bytes)
-        self.queue, self.net = layout.new_queue(), layout.new_net()
-
-    def fetch(self, chains: int = 64, length: int = ALL) -> int:
-        return int(fetch(self.ring, self.memory, self.queue, chains, length))
-
-    def give_back(self, count: int = 1, written: int = 0) -> None:
-        for _ in range(count):
-            give_back(self.ring, self.queue, written)
-
-    def publish(self) -> bool:
-        return bool(publish(self.ring, self.memory, self.net))
-
-    @property
-    def held(self) -> list[int]:
-        """Buffer ids of the chains that are held, oldest first."""
-        state = self.queue.state[0]
-        places = (int(state["head"]) + i for i in range(int(state["count"])))
-        return [int(self.queue.chains[at % layout.CHAINS]["head"]) for at in places]
+from ovs_vhost_plugin.jit.packed import ask_for_kicks, refuse_kicks, stands_at_base, wants_call
 
 
 @settings(deadline=None)
@@ -141,105 +95,6 @@ def test_a_full_ring_is_not_read_beyond_what_is_held() -> None:
     assert bench.fetch() == 0
     assert bench.held == [0, 1, 2, 3]
     assert not ask_for_kicks(bench.ring, bench.memory, bench.net)
-
-
-def raw(bench: Bench, *entries: tuple[int, int, int, int], at: int = 0) -> None:
-    """Write descriptors (address, length, id, flags beside the wrap counter's) from `at` on."""
-    for position, (address, length, buffer_id, flags) in enumerate(entries, at):
-        flags |= bench.driver.available(position)
-        bench.driver.put_descriptor(position, address, length, buffer_id, flags)
-
-
-FAULTS = {
-    Fault.ID_OUT_OF_RANGE: [(*BUFFER, 8, 0)],
-    Fault.NEXT_NOT_AVAILABLE: [(*BUFFER, 0, NEXT)],
-    Fault.WRONG_DIRECTION: [(*BUFFER, 0, WRITE)],
-    Fault.ZERO_LENGTH: [(BUFFERS, 0, 0, 0)],
-    Fault.ADDRESS_WRAPS: [(2**64 - 8, 9, 0, 0)],
-    Fault.ADDRESS_OUTSIDE_MEMORY: [(LOW + 0x1FFFF, 2, 0, 0)],
-    Fault.INDIRECT_WITH_NEXT: [(TABLE, 16, 0, INDIRECT | NEXT)],
-    Fault.INDIRECT_EMPTY: [(TABLE, 0, 0, INDIRECT)],
-    Fault.INDIRECT_LENGTH: [(TABLE, 24, 0, INDIRECT)],
-    Fault.INDIRECT_TOO_LARGE: [(LOW, 16 * layout.CHAINS + 16, 0, INDIRECT)],
-    Fault.INDIRECT_OUTSIDE_MEMORY: [(LOW + 0x1FFF8, 16, 0, INDIRECT)],
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.kebab)
-def test_names_the_fault_and_keeps_what_was_good(fault: Fault) -> None:
-    bench = Bench(indirect=1)
-    raw(bench, (*BUFFER, 5, 0), *FAULTS[fault])
-    assert bench.fetch() == fault
-    assert bench.held == [5]
-
-
-def test_a_chain_ends_where_descriptors_are_held() -> None:
-    """The driver has made one that the device holds available again: the chain would not end."""
-    bench = Bench()
-    raw(bench, (*BUFFER, 0, 0))
-    assert bench.fetch() == 0
-    raw(bench, *[(*BUFFER, 1, NEXT)] * 8, at=1)
-    assert bench.fetch() == Fault.CHAIN_LOOPS
-
-
-def test_a_table_behind_other_descriptors_is_refused() -> None:
-    bench = Bench(indirect=1)
-    raw(bench, (*BUFFER, 0, NEXT), (TABLE, 16, 0, INDIRECT))
-    assert bench.fetch() == Fault.INDIRECT_WITH_NEXT
-
-
-def test_a_readable_buffer_in_a_table_of_a_receive_ring_is_refused() -> None:
-    bench = Bench(indirect=1, writes=1)
-    bench.driver.memory.write(TABLE, packed_descriptor(*BUFFER))
-    raw(bench, (TABLE, 16, 0, INDIRECT))
-    assert bench.fetch() == Fault.WRONG_DIRECTION
-
-
-def test_a_table_that_was_not_negotiated_is_refused() -> None:
-    bench = Bench()
-    raw(bench, (TABLE, 16, 0, INDIRECT))
-    assert bench.fetch() == Fault.INDIRECT_NOT_NEGOTIATED
-
-
-def test_readable_after_writable() -> None:
-    bench = Bench(writes=1)
-    raw(bench, (*BUFFER, 0, WRITE | NEXT), (*BUFFER, 0, 0))
-    assert bench.fetch() == Fault.READABLE_AFTER_WRITABLE
-
-
-def test_a_chain_of_more_pieces_than_readv_takes() -> None:
-    bench = Bench(1030)
-    bench.driver.offer(
-        bench.driver.chain(0, [(LOW + 0x10000, 1)] * (layout.PIECES_MAX + 1), write=False)
-    )
-    assert bench.fetch() == Fault.CHAIN_TOO_LONG
-
-
-@pytest.mark.parametrize("position", [0, 5, 8, 13])
-def test_flags_that_no_driver_writes_are_a_wrong_wrap_counter(position: int) -> None:
-    bench = Bench(first=position)
-    flags = AVAIL | USED if position < 8 else 0
-    bench.driver.put_descriptor(position, *BUFFER, 0, flags)
-    assert ask_for_kicks(bench.ring, bench.memory, bench.net)
-    assert bench.fetch() == Fault.WRAP_COUNTER_WRONG
-
-
-def test_all_of_an_indirect_table_is_the_chain_whatever_its_flags_say() -> None:
-    """2.8.7: of the flags only WRITE counts, and the table's descriptors have no next.
-
-    Nor does it where nothing is written: DPDK's driver says it of the header that it sends.
-    """
-    bench = Bench(indirect=1)
-    flags = (WRITE, NEXT, INDIRECT, 9)
-    entries = [(BUFFERS + 100 * i, 10 + i, bits) for i, bits in enumerate(flags)]
-    table = b"".join(packed_descriptor(address, n, flags, 77) for address, n, flags in entries)
-    bench.driver.memory.write(TABLE, table)
-    raw(bench, (TABLE, len(table), 3, INDIRECT | WRITE))
-    assert bench.fetch() == 0
-    assert bench.held == [3]
-    pieces = bench.queue.iov[1:5]
-    host = bench.driver.memory.host
-    assert [(p["base"], p["len"]) for p in pieces] == [(host(a), n) for a, n, _ in entries]
 
 
 @settings(deadline=None)
