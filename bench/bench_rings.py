@@ -46,6 +46,8 @@ from ovs_vhost_plugin.lab import packages
 LAYOUTS = {
     "split 256": (256, ""),
     "split 1024": (1024, ""),
+    "packed 256": (256, ",packed_vq=1,in_order=1,mrg_rxbuf=0"),
+    "packed 1024": (1024, ",packed_vq=1,in_order=1,mrg_rxbuf=0"),
 }
 LENGTHS = (64, 1518)
 BACK_ENDS = {"dpdk": NetVhost, "ours": NullPortPeer}

@@ -39,7 +39,7 @@ from ovs_vhost_plugin.jit.layout import (
 from ovs_vhost_plugin.jit.loop import alive
 from ovs_vhost_plugin.jit.notify import break_ring, flush
 from ovs_vhost_plugin.jit.receive import complete
-from ovs_vhost_plugin.jit.split import ask_for_kicks, fetch, give_back, refuse_kicks
+from ovs_vhost_plugin.jit.ring import ask_for_kicks, fetch, give_back, refuse_kicks
 from ovs_vhost_plugin.jit.syscalls import poll
 from ovs_vhost_plugin.jit.transmit import take_header
 

@@ -18,13 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ovs_vhost_plugin.guest.memory import PAGE_SIZE
-from ovs_vhost_plugin.guest.virtqueue import (
-    Buffer,
-    DeviceBrokenError,
-    RingFullError,
-    SplitQueue,
-    Used,
-)
+from ovs_vhost_plugin.guest.packedqueue import Virtqueue
+from ovs_vhost_plugin.guest.virtqueue import Buffer, DeviceBrokenError, RingFullError, Used
 
 HEADER = struct.Struct("<BBHHHHH")  # 5.1.6, struct virtio_net_hdr
 F_NEEDS_CSUM, F_DATA_VALID = 1, 2  # 5.1.6, flags
@@ -89,7 +84,7 @@ class TransmitQueue:
     """Frames to the device (5.1.6.2)."""
 
     def __init__(
-        self, queue: SplitQueue, header_size: int, indirect: bool = False, slot_size: int = 2048
+        self, queue: Virtqueue, header_size: int, indirect: bool = False, slot_size: int = 2048
     ) -> None:
         """Own as many slots of memory as the ring has descriptors; no descriptor is longer."""
         self.queue = queue
@@ -134,7 +129,7 @@ class ReceiveQueue:
 
     def __init__(
         self,
-        queue: SplitQueue,
+        queue: Virtqueue,
         header_size: int,
         mergeable: bool,
         pieces: Sequence[int],

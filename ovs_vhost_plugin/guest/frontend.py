@@ -23,7 +23,7 @@ from ovs_vhost_plugin.guest.connection import (
 from ovs_vhost_plugin.guest.dirtylog import DirtyLog
 from ovs_vhost_plugin.guest.eventfd import EventFd
 from ovs_vhost_plugin.guest.memory import GuestMemory, Region
-from ovs_vhost_plugin.guest.virtqueue import SplitQueue
+from ovs_vhost_plugin.guest.packedqueue import Virtqueue
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.spec import (
     Feature,
@@ -54,7 +54,7 @@ class Vring:
     """A virtqueue under its number in the protocol, with its two eventfds."""
 
     index: int
-    queue: SplitQueue
+    queue: Virtqueue
     kick: EventFd = field(default_factory=EventFd)
     call: EventFd = field(default_factory=EventFd)
 
@@ -142,7 +142,7 @@ class FrontEnd:
             self._tell(FrontendRequest.NET_SET_MTU, spec.U64.pack(mtu), ack=True)
 
     def start_vring(self, vring: Vring, base: int) -> None:
-        """Start a vring at avail index `base` (vhost-user "Ring states")."""
+        """Start a vring at `base`: its queue's, or what `stop_vring` said ("Ring states")."""
         tell, index = self.connection.tell, vring.index
         tell(FrontendRequest.SET_VRING_NUM, spec.VRING_STATE.pack(index, vring.queue.size))
         tell(FrontendRequest.SET_VRING_BASE, spec.VRING_STATE.pack(index, base))
@@ -153,7 +153,8 @@ class FrontEnd:
     def set_vring_address(self, vring: Vring) -> None:
         """Tell where a vring is, and whether its used ring is to be logged (LOG_ALL is on).
 
-        The ring's addresses are the front-end's, the one for the log is the guest's.
+        The ring's addresses are the front-end's, the one for the log is the guest's. Of a packed
+        ring it is the device event area's, as QEMU has it.
         """
         queue = vring.queue
         log = bool(self.features & Feature.LOG_ALL.mask)
@@ -174,7 +175,7 @@ class FrontEnd:
             self.connection.tell(FrontendRequest.SET_VRING_ENABLE, payload)
 
     def stop_vring(self, index: int) -> int:
-        """Stop a vring: after the reply it is the front-end's; the avail index to go on at."""
+        """Stop a vring: after the reply it is the front-end's; the base to go on at."""
         request = FrontendRequest.GET_VRING_BASE
         payload = spec.VRING_STATE.pack(index, 0)
         reply = self.connection.ask(request, payload, size=spec.VRING_STATE.size)

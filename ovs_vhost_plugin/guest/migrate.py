@@ -70,8 +70,8 @@ class Migration:
         """
         guest = self.guest
         bases = guest.stop_rings()
-        if bases != [vring.queue.used_index for vring in guest.vrings]:
-            raise ChainsLostError(f"avail indices {bases}")
+        if bases != [vring.queue.base for vring in guest.vrings]:
+            raise ChainsLostError(f"bases {bases}")
         state = self.source.save_state() if self._both(ProtocolFeature.DEVICE_STATE) else None
         self._copy(self.log.logged() | guest.memory.written)
         if pages := differing_pages(guest.memory, self.memory):

@@ -25,6 +25,7 @@ from ovs_vhost_plugin.guest.driver import (
 from ovs_vhost_plugin.guest.eventfd import wait_for
 from ovs_vhost_plugin.guest.frontend import FrontEnd, NotOfferedError, Vring
 from ovs_vhost_plugin.guest.memory import PAGE_SIZE, GuestMemory
+from ovs_vhost_plugin.guest.packedqueue import PackedQueue, Virtqueue
 from ovs_vhost_plugin.guest.responder import Responder
 from ovs_vhost_plugin.guest.virtqueue import INDIRECT_ENTRIES, RingFullError, SplitQueue
 from ovs_vhost_plugin.vhost.spec import Feature
@@ -65,7 +66,7 @@ class Config:
     receive_pieces: Sequence[int] | None = None
     """Lengths of a receive buffer's descriptors; by default what a usual driver takes."""
     first_index: int = 0
-    """Where the rings' indices begin."""
+    """Where the rings' indices begin; packed rings take it modulo twice their size."""
     timeout: float = 5.0
     """Seconds after which a back-end counts as hung."""
     memory: GuestMemory | None = None
@@ -133,7 +134,7 @@ class SoftGuest:
         if self.frontend is not None:
             self.frontend.close()
         self.frontend = self.connect()
-        self.run_on(self.frontend, [vring.queue.used_index for vring in self.vrings])
+        self.run_on(self.frontend, [vring.queue.base for vring in self.vrings])
 
     def connect(self) -> FrontEnd:
         """A new session with a back-end at this guest's path, not yet running."""
@@ -174,7 +175,7 @@ class SoftGuest:
             vring.queue.move_to(memory)
 
     def stop_rings(self) -> list[int]:
-        """Stop all vrings; the avail index at which each is to go on."""
+        """Stop all vrings; the base at which each is to go on."""
         return [self._running().stop_vring(vring.index) for vring in self.vrings]
 
     def stop(self) -> None:
@@ -286,20 +287,20 @@ class SoftGuest:
 
     def _make_pair(self, index: int) -> Pair:
         config = self.config
-        queues = [
-            SplitQueue(
-                self.memory,
-                config.size,
-                event_index=config.has(Feature.RING_EVENT_IDX),
-                first_index=config.first_index,
-            )
-            for _ in range(2)
-        ]
+        queues = [self._make_queue() for _ in range(2)]
         rx = ReceiveQueue(
             queues[0], config.header_size, config.has(Feature.MRG_RXBUF), config.buffer_pieces()
         )
         tx = TransmitQueue(queues[1], config.header_size, indirect=config.indirect)
         return Pair(rx, tx, Vring(2 * index, queues[0]), Vring(2 * index + 1, queues[1]))
+
+    def _make_queue(self) -> Virtqueue:
+        config = self.config
+        events, first = config.has(Feature.RING_EVENT_IDX), config.first_index
+        if config.has(Feature.RING_PACKED):
+            in_order = config.has(Feature.IN_ORDER)
+            return PackedQueue(self.memory, config.size, events, first, in_order)
+        return SplitQueue(self.memory, config.size, events, first)
 
 
 def _memory_needed(config: Config) -> int:

@@ -125,6 +125,11 @@ class SplitQueue:
         return self._used[1]
 
     @property
+    def base(self) -> int:
+        """Where a device goes on that has given back what it took, as SET_VRING_BASE says it."""
+        return self.used_index
+
+    @property
     def outstanding(self) -> int:
         """Chains that the device has."""
         return len(self._chains)

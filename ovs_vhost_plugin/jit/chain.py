@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A descriptor chain becomes a list of host iovecs: checked once, then only the copy is used.
 
+Here are the chains of a split ring, and what those of a packed ring (`packed.py`) share with them.
+
 The driver may change a descriptor at any time, so each word is read once, and an indirect table
 is copied before it is looked at. Every walk is bounded: by the entries of the table, which ends
 loops, and by the iovecs that one readv or writev takes. Nothing is kept of a chain that fails.
@@ -33,8 +35,9 @@ from ovs_vhost_plugin.jit.layout import (
     void,
 )
 
-# virtio 1.2, 2.7.5: the second word of struct virtq_desc is len (32), flags (16), next (16)
-_F_NEXT, _F_WRITE, _F_INDIRECT = 1, 2, 4
+F_NEXT, F_WRITE, F_INDIRECT = 1, 2, 4
+"""Flags of a descriptor (virtio 1.2, 2.7.5 and 2.8.13)."""
+# 2.7.5: the second word of struct virtq_desc is len (32), flags (16), next (16)
 _LENGTH = np.uint64(0xFFFFFFFF)
 _FLAGS_AT, _FLAGS, _NEXT_AT = np.uint64(32), np.uint64(0xFFFF), np.uint64(48)
 _DESCRIPTOR = 16
@@ -128,6 +131,21 @@ def take_table(regions: Records, address: Any, length: int, queue: Queue, at: in
     return length // _DESCRIPTOR
 
 
+@kernel(int64(REGIONS, QUEUE_T, int64, uint64, int64, int64, int64), inline=True)
+def take_buffer(
+    regions: Records, queue: Queue, at: int, address: Any, length: int, flags: int, writes: int
+) -> int:
+    """Put a direct descriptor's buffer into iovecs from `at` on: the next free one or -fault."""
+    if (flags & F_WRITE != 0) != (writes != 0):
+        if writes and at > queue.state[0]["end"]:
+            return -Fault.READABLE_AFTER_WRITABLE
+        return -Fault.WRONG_DIRECTION
+    if length == 0:
+        return -Fault.ZERO_LENGTH
+    queue.state[0]["walked"] += length
+    return add_buffer(regions, address, length, queue, at, writes)
+
+
 @kernel(int64(U64, int64, int64, VRING, REGIONS, QUEUE_T, int64, int64), inline=True)
 def _follow(
     table: NDArray[np.uint64],
@@ -152,26 +170,19 @@ def _follow(
         word = load_relaxed(table, 2 * index + 1)
         length = int64(word & _LENGTH)
         flags = int64(word >> _FLAGS_AT & _FLAGS)
-        if flags & _F_INDIRECT:
+        if flags & F_INDIRECT:
             if nested:
                 return -Fault.INDIRECT_NESTED
             if not ring.state[0]["indirect"]:
                 return -Fault.INDIRECT_NOT_NEGOTIATED
-            if flags & _F_NEXT:
+            if flags & F_NEXT:
                 return -Fault.INDIRECT_WITH_NEXT
             # 2.7.5.3.2: normal descriptors may come before it; its own F_WRITE says nothing.
             count = take_table(regions, address, length, queue, at)
             queue.state[0]["table"] = count
             return at if count > 0 else count
-        if (flags & _F_WRITE != 0) != (writes != 0):
-            if writes and at > queue.state[0]["end"]:
-                return -Fault.READABLE_AFTER_WRITABLE
-            return -Fault.WRONG_DIRECTION
-        if length == 0:
-            return -Fault.ZERO_LENGTH
-        queue.state[0]["walked"] += length
-        at = add_buffer(regions, address, length, queue, at, writes)
-        if at < 0 or flags & _F_NEXT == 0:
+        at = take_buffer(regions, queue, at, address, length, flags, writes)
+        if at < 0 or flags & F_NEXT == 0:
             return at
         index = int64(word >> _NEXT_AT)
     return -Fault.CHAIN_LOOPS

@@ -17,6 +17,12 @@ class Fault(IntEnum):
     AVAIL_GOES_BACK = 2
     HEAD_OUT_OF_RANGE = 3
 
+    # Descriptor ring of a packed ring (2.8.1, 2.8.6, 2.8.13)
+    WRAP_COUNTER_WRONG = 4  # flags of a descriptor that was used already, where none was
+    ID_OUT_OF_RANGE = 5
+    NEXT_NOT_AVAILABLE = 6  # a chain runs into descriptors that the driver has not made available
+    BASE_STALE = 7  # the ring has gone on from where its front-end says that it stands
+
     # Descriptor chain (2.7.4, 2.7.5)
     NEXT_OUT_OF_RANGE = 8
     CHAIN_LOOPS = 9  # more descriptors than the table has entries
@@ -32,7 +38,7 @@ class Fault(IntEnum):
     # Indirect table (2.7.5.3)
     INDIRECT_NOT_NEGOTIATED = 20
     INDIRECT_NESTED = 21
-    INDIRECT_WITH_NEXT = 22
+    INDIRECT_WITH_NEXT = 22  # in a packed ring (2.8.7) also behind other descriptors
     INDIRECT_EMPTY = 23
     INDIRECT_LENGTH = 24  # no multiple of a descriptor's 16 bytes
     INDIRECT_TOO_LARGE = 25

@@ -41,11 +41,16 @@ RING = _record(
     "enabled",
     "event_idx",
     "indirect",  # RING_INDIRECT_DESC negotiated
+    "packed",  # RING_PACKED negotiated: indices are then positions, see packed.py
+    "in_order",
     "next_avail",  # index of the oldest chain not yet given back
     "next_fetch",  # index of the next chain to parse; chains in between are parsed and held
     "avail_idx",  # the driver's index as last read
     "next_used",
     "published",  # used idx as the driver sees it
+    "unpublished",  # packed: chains given back since then, and of the one that is written last
+    "used_id",
+    "used_length",
     "called",  # used idx at the last decision whether to call
     "called_valid",
     "kicks_on",
@@ -54,11 +59,17 @@ RING = _record(
     "err_fd",
     "log_used",
     "fault",  # not 0: the ring is broken
-    unsigned=("log_guest",),
+    unsigned=(
+        "log_guest",  # guest address of the used ring; packed: of the device event area
+        "log_desc",  # packed: guest address of the descriptor ring
+    ),
 )
 
-CHAIN = _record("head", "pieces", "length")
-"""A parsed chain: its head, how many iovecs it has, bytes in all."""
+CHAIN = _record("head", "pieces", "length", "slots")
+"""A parsed chain: its head, how many iovecs it has, bytes in all.
+
+In a packed ring `head` is its buffer id, and `slots` how many descriptors of the ring it takes.
+"""
 
 QUEUE = _record(
     "first",  # held iovecs are [first, end)
@@ -68,6 +79,8 @@ QUEUE = _record(
     "length",  # their bytes in all
     "table",  # entries of the indirect table at hand
     "walked",  # bytes of the chain at hand
+    "id",  # of the packed chain at hand
+    "slots",
     "full",  # iovecs ran out
 )
 """What of a Queue is held."""
@@ -167,9 +180,9 @@ class Vring(NamedTuple):
     """A vring: views of its parts in guest memory, and its state."""
 
     desc: NDArray[np.uint64]  # two words a descriptor
-    avail: NDArray[np.uint16]
-    used: NDArray[np.uint16]
-    elements: NDArray[np.uint32]  # the used ring's elements: id, len
+    avail: NDArray[np.uint16]  # packed: the driver event area
+    used: NDArray[np.uint16]  # packed: the device event area
+    elements: NDArray[np.uint32]  # the used ring's elements: id, len; packed: empty
     state: Records  # (1,) RING
 
 

@@ -25,7 +25,7 @@ from ovs_vhost_plugin.jit.layout import (
 )
 from ovs_vhost_plugin.jit.notify import break_ring
 from ovs_vhost_plugin.jit.receive import receive
-from ovs_vhost_plugin.jit.split import ask_for_kicks
+from ovs_vhost_plugin.jit.ring import ask_for_kicks
 from ovs_vhost_plugin.jit.syscalls import (
     EAGAIN,
     POLLIN,

@@ -14,7 +14,7 @@ from ovs_vhost_plugin.jit.layout import (
     int64,
     void,
 )
-from ovs_vhost_plugin.jit.split import publish, wants_call
+from ovs_vhost_plugin.jit.ring import publish, wants_call
 from ovs_vhost_plugin.jit.syscalls import write_event
 
 

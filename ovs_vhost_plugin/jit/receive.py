@@ -32,7 +32,7 @@ from ovs_vhost_plugin.jit.layout import (
     void,
 )
 from ovs_vhost_plugin.jit.notify import break_ring, flush
-from ovs_vhost_plugin.jit.split import fetch, give_back, refuse_kicks
+from ovs_vhost_plugin.jit.ring import fetch, give_back, refuse_kicks
 from ovs_vhost_plugin.jit.syscalls import EAGAIN, EFAULT, EINTR, milliseconds, readv
 
 BURST = 64

@@ -29,7 +29,7 @@ from ovs_vhost_plugin.jit.layout import (
 )
 from ovs_vhost_plugin.jit.learn import learn, take_head
 from ovs_vhost_plugin.jit.notify import break_ring, flush
-from ovs_vhost_plugin.jit.split import fetch, give_back, refuse_kicks
+from ovs_vhost_plugin.jit.ring import fetch, give_back, refuse_kicks
 from ovs_vhost_plugin.jit.syscalls import EAGAIN, EFAULT, EINTR, EIO, coarse_milliseconds, writev
 
 BURST = 64

@@ -28,7 +28,8 @@ class VirtioUserConfig:
     """What the front-end is like.
 
     `mtu` above 1500 needs `mergeable`: its receive buffers hold 2 KiB each.
-    `vectorized` takes DPDK's other driver for split rings, which wants `mergeable` off.
+    `vectorized` takes DPDK's other drivers, which want `mergeable` off, and for packed rings
+    `in_order`. Its frames then lie in one descriptor each.
     """
 
     mac: str
@@ -36,6 +37,8 @@ class VirtioUserConfig:
     queue_size: int = 256
     mergeable: bool = True
     vectorized: bool = False
+    packed: bool = False
+    in_order: bool = True
     mtu: int = 1500
 
 
@@ -123,6 +126,7 @@ class VirtioUser:
             *(f"net_virtio_user0,path={self._socket}", f"mac={config.mac}"),
             *(f"queues={config.queues}", f"queue_size={config.queue_size}"),
             *(f"mrg_rxbuf={config.mergeable:d}", f"vectorized={config.vectorized:d}"),
+            *(f"packed_vq={config.packed:d}", f"in_order={config.in_order:d}"),
             f"server={self._server:d}",
         ]
         descriptors, queues = str(config.queue_size), str(config.queues)

@@ -19,6 +19,8 @@ _FEATURES = (
     Feature.ANY_LAYOUT,  # the header may share a descriptor with the frame: chains are byte streams
     Feature.RING_INDIRECT_DESC,  # the chain walk follows one level of indirection
     Feature.RING_EVENT_IDX,  # kicks and calls only where the other side asked for one
+    Feature.RING_PACKED,  # one ring that both sides write; without it, split rings
+    Feature.IN_ORDER,  # chains go back in the order in which they came, as they do anyway
     # vhost's own two bits
     Feature.LOG_ALL,  # live migration: every write to guest memory marks the dirty log
     Feature.PROTOCOL_FEATURES,  # the protocol features below

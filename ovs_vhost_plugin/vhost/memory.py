@@ -120,6 +120,13 @@ class MemoryTable:
             return self._mapped[region][start : start + length]
         raise PeerError(PeerErrorName.VRING_OUTSIDE_MEMORY, where)
 
+    def guest_address(self, user_address: int) -> int:
+        """The guest's address of the byte at `user_address`. Raises PeerError."""
+        for region in self._mapped:
+            if 0 <= user_address - region.user_address < region.size:
+                return user_address - region.user_address + region.guest_address
+        raise PeerError(PeerErrorName.VRING_OUTSIDE_MEMORY, f"{user_address:#x}")
+
     def close(self) -> None:
         """Unmap; a region of which the caller still holds a view, when that view goes."""
         self._set({})

@@ -31,7 +31,8 @@ MAX_FDS = MAX_REGIONS
 # with its keys) stays below 2 KiB, the largest this back-end takes (8 regions) is 264 bytes.
 MAX_PAYLOAD = 4096
 
-# virtio 2.6 "Split Virtqueues": a power of two, at most 32768.
+# virtio 2.7 "Split Virtqueues": a power of two, at most 32768; 2.8 "Packed Virtqueues": any number
+# up to that.
 MAX_VRING_SIZE = 32768
 # virtio 2.7 "Split Virtqueues", alignment of the three parts.
 DESC_ALIGN = 16
@@ -43,6 +44,9 @@ def used_bytes(vring_size: int) -> int:
     """Bytes of a used ring: flags and idx, the entries, avail_event (virtio 2.7.8)."""
     return 6 + 8 * vring_size
 
+
+# virtio 2.8.10.1: bytes and alignment of each event area of a packed ring.
+EVENT_AREA = 4
 
 # vhost-user "Migration": one bit of the dirty log for each page of this size.
 LOG_PAGE = 0x1000

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ovs_vhost_plugin.vhost.features import Offer
 from ovs_vhost_plugin.vhost.message import close_fds
-from ovs_vhost_plugin.vhost.spec import ProtocolFeature
+from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 
 
 @dataclass(slots=True)
@@ -65,6 +65,11 @@ class State:
     def negotiated(self, feature: ProtocolFeature) -> bool:
         """Whether the front-end has acknowledged `feature`."""
         return bool(self.protocol_features & feature.mask)
+
+    @property
+    def packed(self) -> bool:
+        """Whether the rings are packed ones."""
+        return bool(self.features & Feature.RING_PACKED.mask)
 
     @property
     def started(self) -> bool:

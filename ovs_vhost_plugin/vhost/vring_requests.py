@@ -18,14 +18,14 @@ Handling = Generator[Effect, object, bytes | None]
 
 
 def set_num(state: State, payload: bytes, _fds: list[int]) -> Handling:
-    """Set the ring's size (virtio 2.7: a power of two, at most 32768)."""
+    """Set the ring's size: at most 32768 (virtio 2.8), and a power of two if split (2.7)."""
     index, size = spec.VRING_STATE.unpack(payload)
     vring = _stopped_vring(state, index)
     if size == 0:
         raise PeerError(PeerErrorName.VRING_SIZE_ZERO, f"vring {index}")
     if size > spec.MAX_VRING_SIZE:
         raise PeerError(PeerErrorName.VRING_SIZE_TOO_LARGE, f"vring {index}: {size}")
-    if size & (size - 1):
+    if size & (size - 1) and not state.packed:
         raise PeerError(PeerErrorName.VRING_SIZE_NOT_POWER_OF_TWO, f"vring {index}: {size}")
     yield from _change(vring, size=size)
     return None
@@ -61,10 +61,13 @@ def set_addr(state: State, payload: bytes, _fds: list[int]) -> Handling:
 
 
 def set_base(state: State, payload: bytes, _fds: list[int]) -> Handling:
-    """Set the next avail index: for a split ring a free-running 16-bit number."""
+    """Set the next avail index: for a split ring a free-running 16-bit number.
+
+    What it says of a packed ring depends on the ring's size (`packed_base.py`).
+    """
     index, base = spec.VRING_STATE.unpack(payload)
     vring = _stopped_vring(state, index)
-    if base > 0xFFFF:
+    if base > 0xFFFF and not state.packed:
         raise PeerError(PeerErrorName.VRING_BASE_RANGE, f"vring {index}: {base:#x}")
     yield from _change(vring, base=base)
     return None

@@ -9,11 +9,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ovs_vhost_plugin.vhost import packed_base
+from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.log import DirtyLog
 from ovs_vhost_plugin.vhost.memory import MemoryTable
 from ovs_vhost_plugin.vhost.session import Session
-from ovs_vhost_plugin.vhost.spec import Feature, VringAddressFlag, used_bytes
-from ovs_vhost_plugin.worker.queuepair import PairConfig, VringConfig
+from ovs_vhost_plugin.vhost.spec import EVENT_AREA, Feature, VringAddressFlag, used_bytes
+from ovs_vhost_plugin.vhost.state import Vring
+from ovs_vhost_plugin.worker.queuepair import Bytes, PairConfig, VringConfig
 
 _DESC_BYTES = 16  # virtio 1.2, 2.7.5
 _AVAIL_BYTES = 6  # flags, idx, used_event (2.7.6), beside 2 an entry
@@ -64,20 +67,69 @@ class Basis:
         vring = self.session.vrings[index]
         if not vring.ready():
             return None
-        view = self.memory.view
-        used = view(vring.used_user, used_bytes(vring.size), 4)
-        return VringConfig(
-            size=vring.size,
-            desc=view(vring.desc_user, _DESC_BYTES * vring.size, 16),
-            avail=view(vring.avail_user, _AVAIL_BYTES + 2 * vring.size, 2),
+        make = self._packed if self.has(Feature.RING_PACKED) else self._split
+        return make(vring, self.memory, next_avail)
+
+    def base(self, index: int, next_avail: int) -> int:
+        """What GET_VRING_BASE answers for vring `index` that stands at `next_avail`."""
+        if self.session is None or not self.has(Feature.RING_PACKED):
+            return next_avail
+        return packed_base.encode(next_avail, self.session.vrings[index].size)
+
+    def moved_in(self, vring: Vring) -> bool:
+        """Whether its front-end says that a vring has run before."""
+        packed = self.has(Feature.RING_PACKED)
+        return vring.base not in (0, *(packed_base.BEGINNINGS if packed else ()))
+
+    def _split(self, vring: Vring, memory: MemoryTable, next_avail: int | None) -> VringConfig:
+        if vring.size & (vring.size - 1):  # it was set while packed rings were negotiated
+            raise PeerError(PeerErrorName.VRING_SIZE_NOT_POWER_OF_TWO, f"{vring.size}")
+        used = memory.view(vring.used_user, used_bytes(vring.size), 4)
+        return self._config(
+            vring,
+            desc=memory.view(vring.desc_user, _DESC_BYTES * vring.size, 16),
+            avail=memory.view(vring.avail_user, _AVAIL_BYTES + 2 * vring.size, 2),
             used=used,
             next_avail=_first_avail(vring.base, used) if next_avail is None else next_avail,
+        )
+
+    def _packed(self, vring: Vring, memory: MemoryTable, next_avail: int | None) -> VringConfig:
+        """A packed ring starts where its front-end says, which alone can know (virtio 1.2, 2.8)."""
+        if next_avail is None:
+            next_avail = packed_base.decode(vring.base, vring.size)
+        return self._config(
+            vring,
+            desc=memory.view(vring.desc_user, _DESC_BYTES * vring.size, 16),
+            avail=memory.view(vring.avail_user, EVENT_AREA, EVENT_AREA),
+            used=memory.view(vring.used_user, EVENT_AREA, EVENT_AREA),
+            next_avail=next_avail,
+            # vhost-user's log address is the device event area's
+            log_desc=memory.guest_address(vring.desc_user),
+        )
+
+    def _config(
+        self,
+        vring: Vring,
+        *,
+        desc: Bytes,
+        avail: Bytes,
+        used: Bytes,
+        next_avail: int,
+        log_desc: int = 0,
+    ) -> VringConfig:
+        return VringConfig(
+            size=vring.size,
+            desc=desc,
+            avail=avail,
+            used=used,
+            next_avail=next_avail,
             kick_fd=vring.kick_fd,
             call_fd=vring.call_fd,
             err_fd=vring.err_fd,
             enabled=vring.enabled,
             log_used=bool(vring.flags & VringAddressFlag.LOG),
             log_guest=vring.log_guest,
+            log_desc=log_desc,
         )
 
     def pair(self, rx: VringConfig | None, tx: VringConfig | None) -> PairConfig:
@@ -101,4 +153,6 @@ def _first_avail(base: int, used: NDArray[np.uint8]) -> int:
     A front-end whose back-end died was not told a base. QEMU then takes the used index, as a
     split ring gives chains back in order; DPDK's virtio-user says 0 and leaves that to us.
     """
+    if base > 0xFFFF:  # it was set while packed rings were negotiated
+        raise PeerError(PeerErrorName.VRING_BASE_RANGE, f"{base:#x}")
     return base or int.from_bytes(used[2:4].tobytes(), "little")  # virtio 1.2, 2.7.8: idx

@@ -203,7 +203,7 @@ class Device:
         for fd in (vring.kick_fd, vring.call_fd, vring.err_fd):
             if fd >= 0:
                 require_eventfd(fd)
-        if vring.base and index % 2 == 0:
+        if index % 2 == 0 and self._basis.moved_in(vring):
             self._rings.expect()
         self._rings.restart(index)
 

@@ -22,6 +22,7 @@ from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.learn import look_again, tell
 from ovs_vhost_plugin.jit.loop import run
+from ovs_vhost_plugin.jit.packed import stands_at_base
 from ovs_vhost_plugin.jit.syscalls import read_event
 from ovs_vhost_plugin.vhost.spec import Feature
 from ovs_vhost_plugin.worker.stations import Station, read
@@ -40,15 +41,16 @@ class VringConfig:
 
     size: int
     desc: Bytes  # 16 bytes an entry, aligned to 16
-    avail: Bytes  # 6 + 2 bytes an entry, aligned to 2
-    used: Bytes  # 6 + 8 bytes an entry, aligned to 4
-    next_avail: int
+    avail: Bytes  # 6 + 2 bytes an entry, aligned to 2; packed: driver event area, 4 and 4
+    used: Bytes  # 6 + 8 bytes an entry, aligned to 4; packed: device event area, 4 and 4
+    next_avail: int  # packed: a position, see vhost/packed_base.py
     kick_fd: int = -1  # an eventfd; -1: the driver does not kick, so the ring is looked at every ms
     call_fd: int = -1  # an eventfd; -1: the driver polls
     err_fd: int = -1
     enabled: bool = True
     log_used: bool = False
-    log_guest: int = 0  # guest address of the used ring in the dirty log
+    log_guest: int = 0  # guest address of `used` in the dirty log
+    log_desc: int = 0  # packed: of `desc`
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,10 @@ class QueuePair:
         os.close(self.fault_fd)
 
     def next_avail(self, kind: Kind) -> int:
-        """Where a stopped vring goes on: the avail index of the first chain not given back."""
+        """Where a stopped vring goes on: the index of the first chain not given back.
+
+        Of a packed one it is a position.
+        """
         return int(self._states[kind]["next_avail"][0])
 
     def take_waiting(self) -> list[bytes]:
@@ -253,14 +258,17 @@ class QueuePair:
             return layout.Vring(
                 np.zeros(0, np.uint64), nothing, nothing, np.zeros(0, np.uint32), state
             )
+        packed = _has(config, Feature.RING_PACKED)
         used = vring.used.view(np.uint16)
-        next_used = int(used[1])
+        next_used = vring.next_avail if packed else int(used[1])
         values = {
             "size": vring.size,
             "writes": kind == "rx",
             "enabled": vring.enabled,
             "event_idx": _has(config, Feature.RING_EVENT_IDX),
             "indirect": _has(config, Feature.RING_INDIRECT_DESC),
+            "packed": packed,
+            "in_order": _has(config, Feature.IN_ORDER),
             "next_avail": vring.next_avail,
             "next_fetch": vring.next_avail,
             "avail_idx": vring.next_avail,
@@ -272,18 +280,23 @@ class QueuePair:
             "log_used": vring.log_used and config.log is not None,
             # One that wraps around is as far outside of any log.
             "log_guest": min(vring.log_guest, 2**64 - 2**20),
+            "log_desc": vring.log_desc,
         }
         state[:] = 0
         for name, value in values.items():
             state[name] = value
         self._check_eventfds(state)
-        return layout.Vring(
+        elements = vring.used[4 : 4 if packed else 4 + 8 * vring.size]
+        made = layout.Vring(
             desc=vring.desc[: 16 * vring.size].view(np.uint64),
             avail=vring.avail.view(np.uint16),
             used=used,
-            elements=vring.used[4 : 4 + 8 * vring.size].view(np.uint32),
+            elements=elements.view(np.uint32),
             state=state,
         )
+        if packed and not stands_at_base(made):
+            self._break(state, Fault.BASE_STALE)
+        return made
 
     def _check_eventfds(self, state: layout.Records) -> None:
         """Break a ring whose fds could block the loop for ever, or never be done."""
@@ -295,11 +308,15 @@ class QueuePair:
             fd = int(state[name][0])
             if fd >= 0 and not is_eventfd(fd):
                 state[name] = -1
-                state["fault"] = fault
-                self._net.faults[fault] += 1
-                os.eventfd_write(self.fault_fd, 1)
+                self._break(state, fault)
             elif fd >= 0 and name != "kick_fd":
                 os.set_blocking(fd, False)
+
+    def _break(self, state: layout.Records, fault: Fault) -> None:
+        """Have a ring not begin."""
+        state["fault"] = fault
+        self._net.faults[fault] += 1
+        os.eventfd_write(self.fault_fd, 1)
 
     def _unblock(self) -> None:
         """Let go a loop that a peer holds in a write, by an eventfd counted up to its limit.

@@ -74,12 +74,13 @@ class Rings:
     def stop_vring(self, index: int, base: int) -> int:
         """Stop one vring for GET_VRING_BASE: nothing is written for it after this returns.
 
-        Returns the next avail index; `base` if it never ran.
+        Returns its base to go on at; `base` if it never ran.
         """
         pair = self.pairs[index // 2]
         leaves = index % 2 == 0 and self._receives(pair.index) and self._basis.has(Feature.LOG_ALL)
         self._stop_pair(pair)
-        base = self._next_avail.pop(index, base)
+        if index in self._next_avail:
+            base = self._basis.base(index, self._next_avail.pop(index))
         self._running.discard(index)
         self._broken.discard(index)
         if leaves and self._arrivals.holding.enabled:

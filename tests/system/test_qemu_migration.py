@@ -18,6 +18,7 @@ from ovs_vhost_plugin.lab.flow import Arrivals, Flow, GuestReceiver
 from ovs_vhost_plugin.lab.host import BRIDGE
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.lab.qemu import GuestConfig, QemuGuest, VhostUser
+from ovs_vhost_plugin.vhost.spec import Feature
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("qemu_programs")]
 
@@ -120,13 +121,19 @@ class TcpLoad:
         return match[0]
 
 
-@pytest.mark.parametrize("queues", [1, 2])
-def test_memory_is_whole_after_a_migration_under_load(fabric, queues):
+@pytest.mark.parametrize(
+    ("queues", "device"),
+    [(1, {}), (2, {}), (1, {"packed": "on"})],
+    ids=["1-queue", "2-queues", "packed"],
+)
+def test_memory_is_whole_after_a_migration_under_load(fabric, queues, device):
     with (
-        qemu(fabric.a, queues=queues) as here,
-        qemu(fabric.b, incoming=True, queues=queues) as there,
+        qemu(fabric.a, queues=queues, **device) as here,
+        qemu(fabric.b, incoming=True, queues=queues, **device) as there,
     ):
         fabric.a.wait_status(PORT, "running")
+        packed = int(fabric.a.status(PORT)["features"], 16) & Feature.RING_PACKED.mask
+        assert bool(packed) == ("packed" in device)
         # Pages that nobody touches while it migrates must be whole as well.
         here.run("head -c 8388608 /dev/urandom >/tmp/still", seconds=60)
         still = here.run("sha256sum /tmp/still")

@@ -118,6 +118,7 @@ def test_removing_the_port_removes_all_that_was_published(site, guest):
 # Each is a guest of its own: QEMU's properties of the NIC, and the features it must (not) have.
 MODERN = Feature.VERSION_1
 MERGE, INDIRECT, EVENTS = Feature.MRG_RXBUF, Feature.RING_INDIRECT_DESC, Feature.RING_EVENT_IDX
+PACKED = Feature.RING_PACKED
 VARIANTS = {
     "legacy-10-byte-header": (
         {"disable-modern": "on", "disable-legacy": "off", "mrg_rxbuf": "off"},
@@ -147,7 +148,13 @@ VARIANTS = {
             "event_idx": "off",
         },
         {MODERN, INDIRECT},
-        {MERGE, EVENTS, Feature.GUEST_TSO4, Feature.GUEST_CSUM, Feature.CSUM},
+        {MERGE, EVENTS, PACKED, Feature.GUEST_TSO4, Feature.GUEST_CSUM, Feature.CSUM},
+    ),
+    "packed": ({"packed": "on"}, {MODERN, MERGE, INDIRECT, EVENTS, PACKED}, set()),
+    "packed-plain": (
+        {"packed": "on", "mrg_rxbuf": "off", "indirect_desc": "off", "event_idx": "off"},
+        {MODERN, PACKED},
+        {MERGE, INDIRECT, EVENTS},
     ),
 }
 

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.system
 
 SIZES = (60, 1514, 64, 590, 4100, 9014, 20_000, 100)
 PLAIN = FEATURES & ~Feature.RING_EVENT_IDX.mask
+PACKED = FEATURES | Feature.RING_PACKED.mask
 RINGS_APART = 1 << 30
 
 
@@ -85,8 +86,13 @@ def traffic(port, guest, rounds=3):
         Config(size=1024, receive_pieces=[100, 28], first_index=700),
         Config(indirect=True, first_index=65_530),
         Config(features=0, receive_pieces=[10, *[4096] * 5], size=64),
+        Config(features=PACKED, size=300, first_index=290),
+        Config(features=PACKED | Feature.IN_ORDER.mask, indirect=True, receive_pieces=[1000, 500]),
     ],
-    ids=["event-index", "flags", "large-rings", "indirect-wrapping", "legacy"],
+    ids=[
+        *("event-index", "flags", "large-rings", "indirect-wrapping", "legacy"),
+        *("packed-wrapping", "packed-in-order"),
+    ],
 )
 def test_every_page_that_changed_has_its_bit(port, watch, config):
     guest = port.guest(config)

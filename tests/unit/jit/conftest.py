@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from pair_rig import PACKED, Rig
 
 from ovs_vhost_plugin.jit import layout
 
@@ -28,3 +29,9 @@ def net() -> Iterator[layout.Net]:
         net.state[name] = value
     yield net
     os.close(fd)
+
+
+@pytest.fixture(params=[0, PACKED], ids=["split", "packed"])
+def both_layouts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test with split rings, then with packed ones."""
+    monkeypatch.setattr(Rig, "extra_features", request.param)

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import numpy as np
+from packed_reference import PackedDriver
 from ring_reference import Driver, GuestMemory
 
 from ovs_vhost_plugin.jit import layout
 
 
-def kernel_ring(driver: Driver, **state: int) -> layout.Vring:
+def kernel_ring(driver: Driver | PackedDriver, **state: int) -> layout.Vring:
     """`driver`'s ring, before the first chain, as a kernel takes it."""
     views = driver.views()
     record = np.zeros(1, layout.RING)
@@ -31,6 +32,7 @@ def kernel_ring(driver: Driver, **state: int) -> layout.Vring:
         desc=views["desc"].view(np.uint64),
         avail=views["avail"].view(np.uint16),
         used=views["used"].view(np.uint16),
+        # (views end where the ring does: a packed one has no elements)
         elements=views["used"][4 : 4 + 8 * driver.size].view(np.uint32),
         state=record,
     )

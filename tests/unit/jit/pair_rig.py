@@ -15,8 +15,10 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from packed_reference import AVAIL, USED, PackedDriver
 from ring_reference import Driver, Eventfds, GuestMemory
 
+from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost.spec import Feature
 from ovs_vhost_plugin.worker.queuepair import PairConfig, QueuePair, VringConfig
 
@@ -31,6 +33,7 @@ OFFLOADS = (
 )  # fmt: skip
 EVENT_IDX = Feature.RING_EVENT_IDX.mask
 INDIRECT = Feature.RING_INDIRECT_DESC.mask
+PACKED = Feature.RING_PACKED.mask
 ALL = MODERN | EVENT_IDX | INDIRECT | OFFLOADS
 EMPTY = bytes(12)
 """A virtio-net header that asks for nothing."""
@@ -54,6 +57,9 @@ def await_that(condition: Callable[[], Any], what: str = "condition") -> Any:
 class Rig:
     """Both rings of a pair; `wire` is what the bridge sees."""
 
+    extra_features = 0
+    """Negotiated by every rig; see `both_layouts`."""
+
     def __init__(
         self,
         *,
@@ -65,8 +71,10 @@ class Rig:
         log_bytes: int | None = None,
     ) -> None:
         self.memory = GuestMemory((RX_RING, 0x30000), (TX_RING, 0x30000), (RX_BUFFERS, 0x200000))
-        self.rx = Driver(self.memory, size, RX_RING, first)
-        self.tx = Driver(self.memory, size, TX_RING, first)
+        features |= self.extra_features
+        driver = PackedDriver if features & PACKED else Driver
+        self.rx: Any = driver(self.memory, size, RX_RING, first)
+        self.tx: Any = driver(self.memory, size, TX_RING, first)
         self.rx_fds, self.tx_fds = Eventfds(), Eventfds()
         self.tap, self.wire = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.wire.settimeout(PATIENCE)
@@ -98,8 +106,19 @@ class Rig:
             "err_fd": fds.err,
             "log_used": self.log is not None,
             "log_guest": driver.used,
+            "log_desc": driver.desc,
         }
         return VringConfig(**(driver.views() | values | changes))
+
+    def spoil(self, kind: str) -> Fault:
+        """Offer what breaks a ring of either layout: the fault."""
+        driver = self.rx if kind == "rx" else self.tx
+        if isinstance(driver, Driver):
+            driver.offer(99)
+            return Fault.HEAD_OUT_OF_RANGE
+        used = AVAIL | USED if driver.wrap(driver.next_avail) else 0
+        driver.put_descriptor(driver.next_avail, 0, 0, 0, used)
+        return Fault.WRAP_COUNTER_WRONG
 
     def start(self, **changes: Any) -> None:
         self.pair.start(self.config(**changes))

@@ -178,7 +178,7 @@ def reference_walk(
         steps += 1
         address, length, flags, after = struct.unpack_from("<QIHH", table, 16 * index)
         if flags & INDIRECT:
-            problem = _indirect_problem(flags, length, nested, indirect, table_max)
+            problem = indirect_problem(flags, length, nested, indirect, table_max)
             if problem:
                 return problem
             try:
@@ -207,7 +207,7 @@ def reference_walk(
         index = after
 
 
-def _indirect_problem(
+def indirect_problem(
     flags: int, length: int, nested: bool, negotiated: bool, table_max: int
 ) -> str | None:
     if nested:

@@ -9,6 +9,8 @@ from pair_rig import ALL, EMPTY, MRG_RXBUF, Rig, await_that, frame
 
 from ovs_vhost_plugin.vhost.spec import Feature
 
+pytestmark = pytest.mark.usefixtures("both_layouts")
+
 
 def received(rig: Rig, count: int) -> list[bytes]:
     got: list[bytes] = []

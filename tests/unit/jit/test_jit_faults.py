@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from pair_rig import EMPTY, RX_BUFFERS, TX_BUFFERS, Rig, await_that
+from packed_reference import AVAIL, USED
+from pair_rig import ALL, EMPTY, PACKED, RX_BUFFERS, TX_BUFFERS, Rig, await_that
 from ring_reference import INDIRECT, NEXT, WRITE, descriptor
 
 from ovs_vhost_plugin.jit.faults import Fault
@@ -44,12 +45,24 @@ def net_header(
     rig.transmit(raw + ETHERTYPE_LOCAL + bytes(186))
 
 
+def flags(rig: Rig, buffer_id: int, flags: int) -> None:
+    """A descriptor of a packed ring."""
+    rig.tx.put_descriptor(0, *BUFFER, buffer_id, flags)
+
+
+PACKED_TRIGGERS: dict[Fault, Callable[[Rig], None]] = {
+    Fault.WRAP_COUNTER_WRONG: lambda rig: flags(rig, 0, AVAIL | USED),
+    Fault.ID_OUT_OF_RANGE: lambda rig: flags(rig, rig.tx.size, AVAIL),
+    Fault.NEXT_NOT_AVAILABLE: lambda rig: flags(rig, 0, AVAIL | NEXT),
+}
+
+
 def long_chain(rig: Rig) -> None:
     rig.tx.chain(0, [(TX_BUFFERS, 1)] * (PIECES_MAX + 1), write=False)
     rig.tx.offer(0)
 
 
-TRIGGERS: dict[Fault, Callable[[Rig], None]] = {
+TRIGGERS = PACKED_TRIGGERS | {
     Fault.AVAIL_JUMPS: lambda rig: rig.tx.put(rig.tx.avail + 2, rig.tx.size + 1),
     Fault.AVAIL_GOES_BACK: lambda rig: rig.tx.put(rig.tx.avail + 2, -1),
     Fault.HEAD_OUT_OF_RANGE: lambda rig: rig.tx.offer(rig.tx.size),
@@ -89,6 +102,7 @@ TESTED_BELOW = {
     Fault.CALL_NOT_EVENTFD,
     Fault.KICK_FAILED,
     Fault.LOG_TOO_SMALL,
+    Fault.BASE_STALE,
 }
 
 
@@ -117,6 +131,13 @@ def rig_for(fault: Fault) -> Rig:
     if fault in lacks:
         rig.features &= ~lacks[fault].mask
     return rig
+
+
+@pytest.fixture(autouse=True)
+def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed rings for their own faults."""
+    if "fault" in request.fixturenames and request.getfixturevalue("fault") in PACKED_TRIGGERS:
+        monkeypatch.setattr(Rig, "extra_features", PACKED)
 
 
 @pytest.mark.parametrize("fault", TRIGGERS, ids=lambda fault: fault.kebab)
@@ -205,3 +226,18 @@ def test_a_broken_ring_is_remembered_where_it_stood_while_the_other_goes_on() ->
             rig.start(tx=None)
             rig.pair.stop()
             assert rig.pair.next_avail("tx") == 1
+
+
+def test_a_packed_ring_that_has_gone_on_from_its_base_does_not_begin() -> None:
+    """As after its back-end was lost: its front-end knows no better base than the one before."""
+    with Rig(features=ALL | PACKED) as rig:
+        rig.offer_buffers(4, 2000)
+        rig.start()
+        ping(rig, "rx")
+        rig.pair.stop()
+        rig.start(rx=rig.vring("rx", next_avail=0))
+        assert rig.pair.take_faults() == [("rx", Fault.BASE_STALE)]
+        ping(rig, "tx")
+        rig.wire.send(EMPTY + bytes(100))
+        rig.idle()
+        assert rig.rx.collect() == []

@@ -21,7 +21,7 @@ from pair_rig import (
     frame,
 )
 
-from ovs_vhost_plugin.jit.faults import Fault
+pytestmark = pytest.mark.usefixtures("both_layouts")
 
 
 @pytest.mark.parametrize("pieces", [None, [12, 100], [1, 11, 60, 40], [5, 5, 5, 97], [20, 92]])
@@ -179,11 +179,11 @@ def test_a_broken_ring_leaves_the_other_one_running() -> None:
     with Rig() as rig:
         rig.offer_buffers(4, 2000)
         rig.start()
-        rig.tx.offer(99)
+        fault = rig.spoil("tx")
         rig.kick("tx")
-        await_that(lambda: rig.pair.counters.get("fault_head_out_of_range"))
+        await_that(lambda: rig.pair.counters.get(f"fault_{fault.name.lower()}"))
         assert os.eventfd_read(rig.tx_fds.err) == 1
-        assert rig.pair.take_faults() == [("tx", Fault.HEAD_OUT_OF_RANGE)]
+        assert rig.pair.take_faults() == [("tx", fault)]
         assert rig.pair.take_faults() == []
         rig.wire.send(EMPTY + frame(100))
         rig.called("rx")
@@ -200,10 +200,10 @@ def test_frames_offered_before_the_fault_still_leave() -> None:
     with Rig() as rig:
         rig.start()
         rig.transmit(EMPTY + frame(100))
-        rig.tx.offer(99)
+        fault = rig.spoil("tx")
         rig.kick("tx")
         assert rig.wire.recv(2000) == EMPTY + frame(100)
-        await_that(lambda: rig.pair.take_faults() == [("tx", Fault.HEAD_OUT_OF_RANGE)])
+        await_that(lambda: rig.pair.take_faults() == [("tx", fault)])
         assert rig.tx.collect() == [(0, 0)]
 
 

@@ -16,7 +16,18 @@ import pytest
 from ovs_vhost_plugin.jit.kernel import JIT
 
 HERE = Path(__file__).parent
-TESTS = ("chain", "split", "dirty", "offload", "finish", "faults", "learn")
+TESTS = (
+    "chain",
+    "split",
+    "packed",
+    "packed_chain",
+    "rings",
+    "dirty",
+    "offload",
+    "finish",
+    "faults",
+    "learn",
+)
 
 
 @pytest.mark.skipif(not JIT, reason="this is the process without the JIT")

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import socket
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pair_rig import ALL, EMPTY, MRG_RXBUF, RX_BUFFERS, Rig, frame
+
+pytestmark = pytest.mark.usefixtures("both_layouts")
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))

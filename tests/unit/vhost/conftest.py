@@ -14,6 +14,8 @@ from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import FrontendRequest, ProtocolFeature
 
+# What a front-end acknowledges while it migrates, and what it does not for split rings
+_LATER = spec.Feature.LOG_ALL.mask | spec.Feature.RING_PACKED.mask
 Execute = Callable[[Effect], object]
 
 
@@ -100,7 +102,7 @@ def bare() -> Iterator[FrontEnd]:
 def peer(bare: FrontEnd) -> FrontEnd:
     """A front-end that has acknowledged all that was offered, but LOG_ALL."""
     bare.u64(FrontendRequest.SET_PROTOCOL_FEATURES, bare.session.offer.protocol_features)
-    bare.u64(FrontendRequest.SET_FEATURES, bare.session.offer.features & ~spec.Feature.LOG_ALL.mask)
+    bare.u64(FrontendRequest.SET_FEATURES, bare.session.offer.features & ~_LATER)
     assert bare.session.negotiated(ProtocolFeature.REPLY_ACK)
     return bare
 

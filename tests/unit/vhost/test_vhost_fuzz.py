@@ -125,8 +125,9 @@ class AnyFrontEnd(RuleBasedStateMachine):
     def state_is_possible(self):
         held = 0
         for vring in getattr(self, "session", Session(OFFER)).vrings:
-            assert vring.size in {0, *(1 << bit for bit in range(16))}
-            assert 0 <= vring.base <= 0xFFFF
+            # A packed ring's own size and base may be left in a session that is split again.
+            assert 0 <= vring.size <= 32768
+            assert 0 <= vring.base <= 0xFFFFFFFF
             assert vring.flags in {0, 1}
             assert vring.desc_user % 16 == vring.avail_user % 2 == vring.used_user % 4 == 0
             held += sum(fd >= 0 for fd in (vring.kick_fd, vring.call_fd, vring.err_fd))

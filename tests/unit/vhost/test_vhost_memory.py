@@ -244,6 +244,17 @@ def test_alignment_counts_where_the_ring_is_mapped(memfd):
     table.close()
 
 
+def test_a_user_address_has_a_guest_address(memfd):
+    regions = [region(guest=9 * PAGE), region(guest=PAGE, size=2 * PAGE, user=PAGE)]
+    made = MemoryTable(regions, [memfd(PAGE), memfd(2 * PAGE)])
+    assert made.guest_address(0x7000_0000) == 9 * PAGE
+    assert made.guest_address(3 * PAGE - 1) == 3 * PAGE - 1
+    with pytest.raises(PeerError) as caught:
+        made.guest_address(3 * PAGE)
+    assert caught.value.name == PeerErrorName.VRING_OUTSIDE_MEMORY
+    made.close()
+
+
 def test_close_unmaps(memfd):
     table = MemoryTable([region()], [memfd(PAGE)])
     assert mapped_files() == 1

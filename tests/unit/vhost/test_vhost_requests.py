@@ -40,7 +40,7 @@ def test_set_features_is_kept_and_handed_on(bare):
 
 
 def test_features_that_were_not_offered(bare):
-    excess = Feature.RING_PACKED.mask
+    excess = Feature.RING_RESET.mask
     assert name_of(bare.u64, R.SET_FEATURES, excess) == PeerErrorName.FEATURES_NOT_OFFERED
     assert bare.session.features == 0
 

@@ -95,6 +95,17 @@ def test_bases_of_a_split_ring(peer, base):
     assert peer.session.vrings[0].base == base
 
 
+@pytest.mark.parametrize("size", [1, 3, 32767, 32768])
+@pytest.mark.parametrize("base", [0x8000, 0x80018001, 2**32 - 1])
+def test_sizes_and_bases_of_a_packed_ring(peer, size, base):
+    """What the base says depends on the size, so the device looks at it when the ring starts."""
+    peer.send(R.SET_FEATURES, spec.U64.pack(spec.Feature.RING_PACKED.mask))
+    peer.state(R.SET_VRING_NUM, 3, size)
+    peer.state(R.SET_VRING_BASE, 3, base)
+    vring = peer.session.vrings[3]
+    assert (vring.size, vring.base) == (size, base)
+
+
 @pytest.mark.parametrize("base", [0x10000, 0x80000000, 2**32 - 1])
 def test_base_beyond_sixteen_bits(peer, base):
     assert name_of(peer.state, R.SET_VRING_BASE, 0, base) == PeerErrorName.VRING_BASE_RANGE

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a packed ring goes on, as SET_VRING_BASE and GET_VRING_BASE carry it.
+
+vhost-user "A vring descriptor index for packed virtqueues": bits 0-14 are the next descriptor to
+be made available, bit 15 is its wrap counter (virtio 1.2, 2.8.1), bits 16-31 are the same of the
+next used one. A stopped ring has given back what it took, so both halves say the same; DPDK, as
+either side, leaves the upper one 0.
+
+Elsewhere it is a *position*: it counts modulo twice the ring's size, and the wrap counter is 1 in
+the lower half. So a ring begins at position 0, as a split one does at index 0.
+"""
+
+from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+
+_WRAP = 0x8000
+_HALF = 0xFFFF
+BEGINNINGS = (_WRAP, _WRAP | _WRAP << 16)
+"""Bases of a ring that has never run."""
+
+
+def encode(position: int, size: int) -> int:
+    """The base of a ring of `size` descriptors that stands at `position`."""
+    half = position | _WRAP if position < size else position - size
+    return half | half << 16
+
+
+def decode(base: int, size: int) -> int:
+    """The position that `base` says. Raises PeerError."""
+    avail, used = base & _HALF, base >> 16
+    slot = avail & ~_WRAP
+    if slot >= size:
+        raise PeerError(PeerErrorName.VRING_BASE_RANGE, f"descriptor {slot} of {size}")
+    if used not in (0, avail):
+        detail = f"avail {avail:#x}, used {used:#x}"
+        raise PeerError(PeerErrorName.VRING_BASE_IN_FLIGHT, detail)
+    return slot if avail & _WRAP else slot + size

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a queue pair is given for split and for packed rings."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from ovs_vhost_plugin.vhost import packed_base, spec
+from ovs_vhost_plugin.vhost.effects import MemoryRegion
+from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.features import offer
+from ovs_vhost_plugin.vhost.memory import MemoryTable
+from ovs_vhost_plugin.vhost.message import Message
+from ovs_vhost_plugin.vhost.session import Session
+from ovs_vhost_plugin.vhost.spec import Feature
+from ovs_vhost_plugin.vhost.state import Vring
+from ovs_vhost_plugin.worker.basis import Basis
+
+USER, GUEST, SIZE = 0x7F0000000000, 0x40000, 1 << 16
+PACKED = Feature.RING_PACKED.mask
+
+
+@pytest.fixture
+def basis() -> Iterator[Basis]:
+    fd = os.memfd_create("guest")
+    os.ftruncate(fd, SIZE)
+    made = Basis(finish_offloads=False)
+    made.session = Session(offer(1, None))
+    made.memory = MemoryTable([MemoryRegion(GUEST, SIZE, USER, 0)], [fd])
+    yield made
+    made.replace_memory(None)
+
+
+def ready(basis: Basis, features: int, size: int, base: int, avail: int = 0x4000) -> Vring:
+    """Vring 0 as its front-end has set it up."""
+    assert basis.session is not None
+    for _ in basis.session.receive(set_features(features)):
+        pass
+    vring = basis.session.vrings[0]
+    vring.size, vring.base, vring.addressed, vring.started = size, base, True, True
+    vring.desc_user, vring.avail_user, vring.used_user = USER, USER + avail, USER + 0x8000
+    return vring
+
+
+def set_features(features: int) -> Message:
+    return Message(spec.FrontendRequest.SET_FEATURES, spec.U64.pack(features))
+
+
+def test_a_packed_ring_of_any_size_has_small_event_areas(basis: Basis) -> None:
+    ready(basis, PACKED, 100, 0x8005)
+    vring = basis.vring(0, None)
+    assert vring is not None
+    assert (len(vring.desc), len(vring.avail), len(vring.used)) == (1600, 4, 4)
+    assert vring.next_avail == 5
+    assert vring.log_desc == GUEST
+    assert basis.base(0, vring.next_avail) == 0x8005_8005
+    assert basis.base(0, 105) == 0x0005_0005
+
+
+def test_a_running_packed_ring_goes_on_where_it_was(basis: Basis) -> None:
+    ready(basis, PACKED, 100, 0x8005)
+    vring = basis.vring(0, 150)
+    assert vring is not None and vring.next_avail == 150
+
+
+def test_a_split_ring_answers_the_index_itself(basis: Basis) -> None:
+    ready(basis, 0, 128, 77)
+    vring = basis.vring(0, None)
+    assert vring is not None and vring.next_avail == 77
+    assert basis.base(0, 65535) == 65535
+
+
+@pytest.mark.parametrize(
+    ("features", "size", "base", "name"),
+    [
+        (PACKED, 100, 0x8064, PeerErrorName.VRING_BASE_RANGE),
+        (PACKED, 100, 0x8001_8002, PeerErrorName.VRING_BASE_IN_FLIGHT),
+        # Set while packed rings were negotiated, which they are no more.
+        (0, 100, 0, PeerErrorName.VRING_SIZE_NOT_POWER_OF_TWO),
+        (0, 128, 0x8000_8000, PeerErrorName.VRING_BASE_RANGE),
+    ],
+)
+def test_sizes_and_bases_that_do_not_fit(
+    basis: Basis, features: int, size: int, base: int, name: str
+) -> None:
+    ready(basis, features, size, base)
+    with pytest.raises(PeerError) as caught:
+        basis.vring(0, None)
+    assert caught.value.name == name
+
+
+def test_event_areas_are_aligned(basis: Basis) -> None:
+    ready(basis, PACKED, 100, 0x8000, avail=0x4002)
+    with pytest.raises(PeerError) as caught:
+        basis.vring(0, None)
+    assert caught.value.name == PeerErrorName.VRING_MISALIGNED
+
+
+@pytest.mark.parametrize(
+    ("features", "base", "moved"),
+    [
+        (0, 0, False),
+        (0, 1, True),
+        (PACKED, 0, False),  # not set yet
+        *((PACKED, base, False) for base in packed_base.BEGINNINGS),
+        (PACKED, 0x8001_8001, True),
+    ],
+)
+def test_a_base_says_whether_the_guest_moved_in(
+    basis: Basis, features: int, base: int, moved: bool
+) -> None:
+    assert basis.moved_in(ready(basis, features, 128, base)) == moved
