@@ -8,7 +8,9 @@ may overlap in either.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -30,6 +32,14 @@ Place = tuple[int, int, int]
 """Guest address, user address and size: what a region is known by."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Mapped:
+    """A region's bytes, and which file they are of (its device and inode)."""
+
+    view: mapping.Bytes
+    file: tuple[int, int]
+
+
 class MemoryTable:
     """The mapped regions of one memory table.
 
@@ -40,28 +50,31 @@ class MemoryTable:
     def __init__(self, regions: Sequence[MemoryRegion], fds: Sequence[int]) -> None:
         try:
             _check_table(regions, fds)
-            views = [_map(region, fd) for region, fd in zip(regions, fds, strict=True)]
+            mapped = {r: _map(r, fd) for r, fd in zip(regions, fds, strict=True)}
         finally:
             close_fds(fds)
-        self._set(dict(zip(regions, views, strict=True)))
+        self._set(mapped)
         self._gone: Sequence[Place] = ()
 
     def with_region(self, region: MemoryRegion, fd: int) -> MemoryTable:
         """A table that has `region` too (VHOST_USER_ADD_MEM_REG); takes the fd. Raises PeerError.
 
-        One that is at the same place already is replaced: QEMU 7.2 sends both requests once for
-        each queue pair. The two tables share mappings; either may be closed before the other.
+        One that is at the same place already is replaced, and if it is of the same file this table
+        is returned: QEMU 7.2 sends both requests once for each queue pair. Two tables share
+        mappings; either may be closed before the other.
         """
         place = _place(region)
         try:
+            if region in self._mapped and self._mapped[region].file == _file(fd):
+                return self
             others = [one for one in self._mapped if _place(one) != place]
             if len(others) >= MAX_MEM_SLOTS:
                 raise PeerError(PeerErrorName.REGIONS_TOO_MANY, str(len(others) + 1))
             _check([*others, region])
-            view = _map(region, fd)
+            added = {region: _map(region, fd)}
         finally:
             close_fds([fd])
-        mapped = {one: self._mapped[one] for one in others} | {region: view}
+        mapped = {one: self._mapped[one] for one in others} | added
         return self._made(mapped, [gone for gone in self._gone if gone != place])
 
     def without_region(self, region: MemoryRegion) -> MemoryTable:
@@ -75,7 +88,7 @@ class MemoryTable:
             if place not in self._gone:
                 raise PeerError(PeerErrorName.REGION_UNKNOWN, str(region))
             return self
-        left = {one: view for one, view in self._mapped.items() if _place(one) != place}
+        left = {one: m for one, m in self._mapped.items() if _place(one) != place}
         return self._made(left, [*self._gone, place][-MAX_MEM_SLOTS:])
 
     @classmethod
@@ -84,15 +97,15 @@ class MemoryTable:
         return cls._made({}, [])
 
     @classmethod
-    def _made(cls, mapped: dict[MemoryRegion, mapping.Bytes], gone: Sequence[Place]) -> MemoryTable:
+    def _made(cls, mapped: dict[MemoryRegion, _Mapped], gone: Sequence[Place]) -> MemoryTable:
         table = cls.__new__(cls)
         table._set(mapped)
         table._gone = gone
         return table
 
-    def _set(self, mapped: dict[MemoryRegion, mapping.Bytes]) -> None:
+    def _set(self, mapped: dict[MemoryRegion, _Mapped]) -> None:
         self._mapped = mapped
-        rows = [(r.guest_address, r.size, mapping.address(view)) for r, view in mapped.items()]
+        rows = [(r.guest_address, r.size, mapping.address(m.view)) for r, m in mapped.items()]
         self.regions: NDArray[np.void] = np.array(sorted(rows), dtype=REGION_DTYPE)
 
     @property
@@ -115,9 +128,9 @@ class MemoryTable:
                 continue
             if start + length > region.size:
                 raise PeerError(PeerErrorName.VRING_CROSSES_REGION, where)
-            if (mapping.address(self._mapped[region]) + start) % align:
+            if (mapping.address(self._mapped[region].view) + start) % align:
                 raise PeerError(PeerErrorName.VRING_MISALIGNED, f"{where}, not on {align}")
-            return self._mapped[region][start : start + length]
+            return self._mapped[region].view[start : start + length]
         raise PeerError(PeerErrorName.VRING_OUTSIDE_MEMORY, where)
 
     def guest_address(self, user_address: int) -> int:
@@ -172,9 +185,14 @@ def _check_overlap(
             raise PeerError(name, f"{lower} and {upper}")
 
 
-def _map(region: MemoryRegion, fd: int) -> mapping.Bytes:
+def _file(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _map(region: MemoryRegion, fd: int) -> _Mapped:
     try:
-        return mapping.map_shared(fd, region.mmap_offset, region.size)
+        return _Mapped(mapping.map_shared(fd, region.mmap_offset, region.size), _file(fd))
     except mapping.TooShortError as error:
         raise PeerError(PeerErrorName.FILE_SHORTER_THAN_REGION, str(error)) from error
     except OSError as error:

@@ -331,6 +331,11 @@ def test_a_region_that_comes_or_goes_twice_does_it_once(memfd):
     table.view(2 * PAGE, 1, 1)[:] = 9
     assert os.pread(file, 1, 0) == b"\x09"  # it is the file that came last
     os.close(file)
+    fd = memfd(PAGE)
+    again = table.with_region(region(guest=PAGE, user=2 * PAGE), os.dup(fd))
+    table.close()
+    table = again.with_region(region(guest=PAGE, user=2 * PAGE), fd)
+    assert table is again  # the same file: no ring need stop for it
     gone = table.without_region(region(guest=PAGE, user=2 * PAGE))
     table.close()
     assert gone.without_region(region(guest=PAGE, user=2 * PAGE)) is gone

@@ -351,6 +351,19 @@ def test_a_ring_whose_region_is_replaced_goes_on_where_it_was(port: Port) -> Non
     assert port.base(0) == at + 6
 
 
+def test_a_region_that_comes_once_for_each_queue_pair_stops_nothing_the_second_time(
+    port: Port,
+) -> None:
+    set_up(port)
+    fd = os.memfd_create("slot")
+    os.ftruncate(fd, 0x1000)
+    payload = spec.SINGLE_REGION.pack(0, MEMORY, 0x1000, USER + MEMORY, 0)
+    port.ask(FrontendRequest.ADD_MEM_REG, payload, os.dup(fd))
+    config = port.pairs[0].config
+    port.ask(FrontendRequest.ADD_MEM_REG, payload, fd)
+    assert port.pairs[0].config is config and len(config.regions) == 2
+
+
 def test_a_region_that_goes_once_for_each_queue_pair_stops_nothing_the_second_time(
     port: Port,
 ) -> None:
