@@ -50,7 +50,8 @@ The columns; times are in milliseconds, of several runs the median, and the rang
 
 - lost: datagrams (for TCP: frames) that were sent and never received, in all runs. Of these,
   elsewhere: on the cables and in the switch between, where sockets ran full, or not taken by a
-  guest that was too slow, whose full port's drops are counted. The rest was lost by the hosts.
+  guest that was too slow, whose full port's drops are counted. The rest was lost by the hosts; so
+  was all of it where nothing is held.
 - downtime: QEMU's own figure. The next three are beyond it:
 - outage: the longest time without a frame received. delay: the longest that one took. back: from
   the stop until the rate was back, that is nine tenths of it over 100 ms.
@@ -85,7 +86,7 @@ class Played:
             self.case.what,
             f"{sent:,}",
             f"{lost:,}",
-            f"{elsewhere:,}",
+            f"{elsewhere:,}" if self.case.whole else "-",
             self._spread(lambda r: r.downtime_ms),
             self._spread(lambda r: r.outage_ms - r.downtime_ms) if found else "not found",
             self._spread(lambda r: r.delay_ms - r.downtime_ms) if found else "-",
