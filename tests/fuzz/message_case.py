@@ -24,7 +24,7 @@ from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import TABLE, Session
-from ovs_vhost_plugin.vhost.spec import FrontendRequest, ProtocolFeature
+from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest, ProtocolFeature
 from ovs_vhost_plugin.worker.addresses import Addresses
 from ovs_vhost_plugin.worker.device import Device
 from ovs_vhost_plugin.worker.devicestate import DeviceState
@@ -156,7 +156,7 @@ class Port:
         self._check_reply(message, reply)
         if request == FrontendRequest.GET_VRING_BASE:
             index, base = spec.VRING_STATE.unpack(reply.payload if reply else b"")
-            assert base <= 0xFFFF and self.running(index) is None
+            assert base < 1 << 32 and self.running(index) is None
 
     def _keep(self, fd: int) -> None:
         if self.memory >= 0:
@@ -215,12 +215,13 @@ class Port:
 
     def check(self) -> None:
         for vring in self.session.vrings:
-            assert vring.size in {0, *(1 << bit for bit in range(16))}
-            assert 0 <= vring.base <= 0xFFFF
+            packed = self.session.features & Feature.RING_PACKED.mask
+            assert 0 <= vring.size <= 1 << 15 and 0 <= vring.base < 1 << 32
             config = self.running(vring.index)
             if config is None:
                 continue
             assert vring.ready(), f"vring {vring.index} runs, and is not ready"
+            assert packed or (vring.size & vring.size - 1 == 0 and vring.base <= 0xFFFF)
             for name in ("size", "kick_fd", "call_fd", "err_fd", "enabled"):
                 assert getattr(config, name) == getattr(vring, name), name
             for fd in (config.kick_fd, config.call_fd, config.err_fd):

@@ -14,6 +14,8 @@ from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest
 
 PAIRS = 2
 OFFER = offer(PAIRS, 1500)
+NOT_USED = Feature.LOG_ALL.mask | Feature.RING_PACKED.mask
+"""Features that a front-end that behaves leaves: its rings are split."""
 USER, REGION = 0x7F00_0000_0000, 0x40000
 """Where a front-end that behaves has its memory: guest addresses begin at 0."""
 RING, SIZE, RX_BUFFER, TX_BUFFER = 0x1000, 8, 0x20000, 0x30000
@@ -84,7 +86,7 @@ def good_vring(index: int, base: int) -> list[Any]:
 
 
 def good_start() -> list[Any]:
-    protocol, features = OFFER.protocol_features, OFFER.features & ~Feature.LOG_ALL.mask
+    protocol, features = OFFER.protocol_features, OFFER.features & ~NOT_USED
     region = spec.MEMORY_REGION.pack(0, REGION, USER, 0)
     return [
         send(FrontendRequest.SET_PROTOCOL_FEATURES, spec.U64.pack(protocol)),

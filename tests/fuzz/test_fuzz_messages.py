@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from message_steps import (
     KINDS,
+    NOT_USED,
     OFFER,
     PAIRS,
     REGION,
@@ -75,7 +76,8 @@ KIND = st.sampled_from(["memory", "eventfd"]) | st.sampled_from(sorted(KINDS))
 ONE_EVENTFD = st.just(["eventfd"]) | st.lists(KIND, max_size=2)
 VRING_FD = packed(spec.U64, INDEX | st.builds(lambda i: i | 0x100, INDEX) | U64)
 SUBSET = st.integers(0, 2**64 - 1).map(lambda bits: bits & OFFER.features)
-LOGGING = st.sampled_from([OFFER.features, OFFER.features & ~Feature.LOG_ALL.mask])
+USED = OFFER.features & ~NOT_USED
+LOGGING = st.sampled_from([OFFER.features, USED, USED | Feature.LOG_ALL.mask])
 MEMORY = st.integers(0, 9).flatmap(
     lambda count: st.tuples(
         regions(count),
