@@ -37,7 +37,9 @@ from bench.ring_kernels import (
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import offer
+from ovs_vhost_plugin.worker.addresses import Addresses
 from ovs_vhost_plugin.worker.device import Device
+from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.frontend import FrontEnd
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 
@@ -85,13 +87,16 @@ class NullPort:
         self._lengths = np.zeros(BURST, np.int64)
         self._pair = QueuePair(0, tap_fd=-1, loop=self._loop)
         complaints = Complaints()
+        self._selector = selectors.DefaultSelector()
+        state = DeviceState(
+            Addresses([self._pair], -1), self._selector, time.monotonic, lambda: None
+        )
         self._device = Device(
-            [self._pair], NullTaps(), complaints, NullHolding(), finish_offloads=False
+            [self._pair], NullTaps(), complaints, NullHolding(), state, finish_offloads=False
         )
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(path)
         listener.listen()
-        self._selector = selectors.DefaultSelector()
         self._front_end = FrontEnd(
             path,
             listener,
