@@ -76,8 +76,8 @@ class _Port:
     def may_release(self) -> bool:
         """Whether the worker is to be asked for the next batch.
 
-        After the one before has arrived, or when there is more to ask for than there was: the worker
-        goes by the last request, so that one is never to wait for frames that may not come.
+        After the one before has arrived, or when there is more to ask for than there was. The
+        worker goes by the last request: none is to wait for another's frames, which may not come.
         """
         stations = self.departure.places.keys()
         if not stations or self.parcels is None or not self.parcels.ready or self.queue:
