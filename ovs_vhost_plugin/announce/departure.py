@@ -105,7 +105,8 @@ class Departure:
 
     def no_table(self, now: float) -> None:
         """Take it that the table could not be read."""
-        self.look_at = self._next_look(now) if self.held else None
+        # Before the guest leaves is the only time when the bridge can say what was the guest's.
+        self.look_at = self._next_look(now) if self.held or not self._looked else None
 
     def parcels(
         self,

@@ -60,8 +60,6 @@ class ParcelService:
         if not self._link.connected:
             return None
         try:
-            if self._waits and now >= self._deadline:
-                raise LinkLost("no answer")
             self._link.send(self._session.data_to_send())
             while data := self._link.receive():
                 for event in self._session.feed(data):
@@ -74,6 +72,9 @@ class ParcelService:
                             done, self._batch = self._batch, None
                             return done
                 self._link.send(self._session.data_to_send())
+            # After a look at what is there: who comes late himself is not to blame the switch.
+            if self._waits and now >= self._deadline:
+                raise LinkLost("no answer")
         except (LinkLost, OpenFlowError) as error:
             self._link.lose(str(error), now)
             lost, self._batch = self._batch, None

@@ -75,11 +75,15 @@ class Switchd:
             self._notice_end()
         try:
             while self._questions:
-                if self._questions[0].deadline <= now:
-                    raise LinkLost(self._link.error if not self._link.connected else "no answer")
-                if not self._link.connected and not self._link.connect(now):
+                late = self._questions[0].deadline <= now
+                if not self._link.connected and (late or not self._link.connect(now)):
+                    if late:
+                        raise LinkLost(self._link.error)
                     return answers
+                # An answer that is there counts, however late this comes to read it.
                 answer = self._exchange(self._questions[0].question)
+                if answer is None and late:
+                    raise LinkLost("no answer")
                 if answer is None:
                     return answers
                 self._link.settle()

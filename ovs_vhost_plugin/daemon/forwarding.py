@@ -76,13 +76,14 @@ class _Port:
     def may_release(self) -> bool:
         """Whether the worker is to be asked for the next batch.
 
-        After the one before has arrived, or when there is more to ask for than there was.
+        After the one before has arrived, or when there is more to ask for than there was. The
+        worker goes by the last request: none is to wait for another's frames, which may not come.
         """
         stations = self.departure.places.keys()
         if not stations or self.parcels is None or not self.parcels.ready or self.queue:
             return False
         asked = max(self.released, default=None)
-        return asked is None or (len(self.released) < 2 and self.released[asked] != stations)
+        return asked is None or self.released[asked] != stations
 
 
 class Forwarding:

@@ -18,16 +18,24 @@ from ovs_vhost_plugin.jit.ring import publish, wants_call
 from ovs_vhost_plugin.jit.syscalls import write_event
 
 
+@kernel(void(VRING, NET_T))
+def call(ring: Vring, net: Net) -> None:
+    """Wake the driver, if there is an eventfd for that."""
+    if ring.state[0]["call_fd"] < 0:
+        return
+    # An eventfd too full to count this call has one to deliver anyway.
+    write_event(ring.state[0]["call_fd"], net.scratch)
+    if ring.state[0]["writes"]:
+        net.counters[0]["rx_calls"] += 1
+    else:
+        net.counters[0]["tx_calls"] += 1
+
+
 @kernel(void(VRING, MEMORY, NET_T))
 def flush(ring: Vring, memory: Memory, net: Net) -> None:
     """Publish used chains and call the driver."""
-    if publish(ring, memory, net) and wants_call(ring) and ring.state[0]["call_fd"] >= 0:
-        # An eventfd too full to count this call has one to deliver anyway.
-        write_event(ring.state[0]["call_fd"], net.scratch)
-        if ring.state[0]["writes"]:
-            net.counters[0]["rx_calls"] += 1
-        else:
-            net.counters[0]["tx_calls"] += 1
+    if publish(ring, memory, net) and wants_call(ring):
+        call(ring, net)
 
 
 @kernel(void(VRING, NET_T, int64))

@@ -32,15 +32,12 @@ from ovs_vhost_plugin.worker.addresses import Addresses
 from ovs_vhost_plugin.worker.daemonlink import DaemonLink
 from ovs_vhost_plugin.worker.device import Device
 from ovs_vhost_plugin.worker.devicestate import DeviceState
+from ovs_vhost_plugin.worker.expectation import Expectation
 from ovs_vhost_plugin.worker.frontend import FrontEnd
 from ovs_vhost_plugin.worker.hold import Reason
 from ovs_vhost_plugin.worker.holding import Holding
 from ovs_vhost_plugin.worker.queuepair import PairConfig, QueuePair
 from ovs_vhost_plugin.worker.tapqueues import TapQueues
-
-_EXPECT_SECONDS = 2.0
-"""How long frames are kept for a guest that was announced and does not run: QEMU starts the rings
-within milliseconds, and its last announcement comes after 0.8 s."""
 
 
 def warm() -> None:
@@ -118,7 +115,7 @@ class Worker:
         self._device = Device(
             pairs, taps, self, self._holding, self._state, finish_offloads=spec.finish_offloads
         )
-        self._expected_until = 0.0
+        self._expectation = Expectation()
         self._daemon = DaemonLink(
             control_listener,
             self._selector,
@@ -157,7 +154,7 @@ class Worker:
                 self._addresses.due(now),
                 self._daemon.due(now),
                 self._holding.due(now),
-                self._expected_until - now if self._device.expecting else None,
+                self._expectation.due(now),
             )
             timeout = min((w for w in waits if w is not None), default=None)
             for key, _ in self._selector.select(timeout):
@@ -174,9 +171,7 @@ class Worker:
         """End what has lasted too long: a hold, and the expectation of a guest."""
         if self._holding.expired(now):
             self._end_hold(Reason.EXPIRED)
-        if not self._device.expecting:
-            self._expected_until = now + _EXPECT_SECONDS
-        elif now >= self._expected_until:
+        if self._expectation.overdue(now, expecting=self._device.expecting):
             self._device.expect_no_more()
 
     def _end_hold(self, reason: Reason) -> None:

@@ -57,6 +57,17 @@ def test_an_address_that_was_never_here_is_not_the_guests():
     assert departure.parcels([frame(STRANGER), frame()], PLACE, PLAIN) == [None, (frame(), 1)]
 
 
+def test_a_bridge_that_did_not_say_what_was_here_is_asked_again():
+    departure = Departure(0.0)
+    departure.no_table(1.0)
+    assert departure.look_at == pytest.approx(1.0 + PACE[0][1])
+    departure.table(HEAD + line(3), PLACE, PLAIN, (), 1.1)
+    assert departure.look_at is None
+    departure.hold((STATION,), 2.0)
+    departure.table(HEAD + line(1), PLACE, PLAIN, (), 2.0)
+    assert departure.places == {STATION: 1}
+
+
 def test_the_hypervisors_word_does_where_the_bridge_had_forgotten():
     assert departed("", line(1)).places == {}
     assert departed("", line(1), macs=(GUEST,)).places == {STATION: 1}

@@ -112,6 +112,14 @@ def test_without_vswitchd_the_question_times_out_with_the_reason(tmp_path, notes
     assert reader.run(ANSWER_TIMEOUT) == [NoAnswer(fdb("br0"), "No such file or directory")]
 
 
+def test_an_answer_that_is_there_counts_however_late_it_is_read(reader, peer):
+    reader.ask(fdb("br0"), 0.0)
+    reader.run(0.0)
+    peer.accept()
+    peer.send(answer(question(peer)["id"], "one"))
+    assert reader.run(2 * ANSWER_TIMEOUT) == [Answer(fdb("br0"), "one")]
+
+
 def test_a_silent_vswitchd_times_out_and_its_late_answer_is_not_taken_for_another(reader, peer):
     reader.ask(fdb("br0"), 0.0)
     reader.run(0.0)

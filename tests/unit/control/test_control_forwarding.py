@@ -281,6 +281,22 @@ def test_what_the_worker_was_asked_for_before_is_not_lost_when_there_is_more(wor
     ]
 
 
+def test_addresses_that_are_found_one_by_one_are_all_asked_for(world: World) -> None:
+    nested = [bytes((0x52, 0x54, 0, 0, 1, n)) for n in range(3)]
+    world.mac = None
+    stations = [mac.hex() + ".0" for mac in nested]
+    lines = [table(HERE, mac).partition("\n")[2] for mac in nested]
+    world.hear(state(LOG_ALL))
+    world.table(" port\n" + "".join(lines))
+    world.holding(*stations)
+    for n, mac in enumerate(nested):
+        lines[n] = table(THERE, mac).partition("\n")[2]
+        world.table(" port\n" + "".join(lines))
+        assert set(world.told[-1]["stations"]) == set(stations[: n + 1])
+        world.hear(after=0.1)
+    assert [command["id"] for command in world.told] == [1, 2, 3]
+
+
 def test_frames_wait_while_the_bridge_is_away(world: World) -> None:
     found(world)
     world.parcels.ready = False

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
 
@@ -14,6 +15,7 @@ from pair_rig import (
     EVENT_IDX,
     MODERN,
     MRG_RXBUF,
+    PATIENCE,
     RX_BUFFERS,
     TX_BUFFERS,
     Rig,
@@ -123,6 +125,23 @@ def test_a_driver_that_asked_for_no_calls_gets_none() -> None:
         with pytest.raises(BlockingIOError):
             os.eventfd_read(rig.tx_fds.call)
         assert rig.pair.counters["tx_calls"] == 0
+
+
+def test_a_ring_that_goes_on_calls_the_eventfd_that_it_has_now() -> None:
+    """With all buffers given back, nothing would come later of which the driver could be told."""
+    with Rig() as rig:
+        rig.offer_buffers(2, 2000)
+        rig.start()
+        for seed in range(2):
+            rig.wire.send(EMPTY + frame(100, seed))
+        await_that(lambda: rig.pair.counters["rx_packets"] == 2)
+        rig.pair.stop()
+        there = os.eventfd(0, os.EFD_NONBLOCK)
+        rig.start(rx=rig.vring("rx", call_fd=there, next_avail=rig.pair.next_avail("rx")))
+        assert select.select([there], [], [], PATIENCE)[0]
+        rig.pair.stop()
+        os.close(there)
+        assert len(rig.received()) == 2
 
 
 def test_disabled_rings_discard_and_take_nothing() -> None:
