@@ -215,7 +215,7 @@ def check_arrivals(receiver, flow):
     assert len(numbers) == len(set(numbers))
     highest = list(itertools.accumulate(numbers, max))
     late = [number for number, before in zip(numbers, highest, strict=True) if number < before]
-    assert late and late == sorted(late)
+    assert late == sorted(late)
     ordered = sorted(numbers)
     gaps = [(last, first) for last, first in itertools.pairwise(ordered) if first > last + 1]
     assert len(gaps) <= 1, gaps
