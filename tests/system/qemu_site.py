@@ -108,8 +108,11 @@ class Site(Setup):
         return int(record.split()[0])
 
     def ping(self, size: int, *, count: int = 3) -> None:
-        """Ping the guest with `size` bytes of payload, which ping compares with what it sent."""
-        flags = ("-n", "-M", "do", "-s", str(size), "-c", str(count), "-i", "0.01", "-W", "2")
+        """Ping the guest with `size` bytes of payload, which ping compares with what it sent.
+
+        Until `count` answers are there: an emulated guest may take too long for one.
+        """
+        flags = ("-n", "-M", "do", "-s", str(size), "-c", str(count), "-i", "0.01", "-w", "5")
         output = self.peer.run("ping", *flags, GUEST)
         assert f"{count} received" in output and "wrong data" not in output, output
 

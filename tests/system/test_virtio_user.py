@@ -159,6 +159,8 @@ def plug(host):
             user = VirtioUser(host.namespace, directory, path, config, server=mode == "client")
             stack.enter_context(user)
             host.wait_status("vhu0", "running")
+            # The kernel takes a moment to let frames into a tap whose link has come up.
+            host.switch.wait_until("Interface", "vhu0", "link_state=up")
             return user
 
         yield make
