@@ -12,16 +12,15 @@ same datapath: each host's `br0` has it.  OVN's programs run unchanged.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from ovs_vhost_plugin.lab import process
 from ovs_vhost_plugin.lab.fabric import CLIENT_ADDRESS, CLIENT_MAC, finish_checksums
 from ovs_vhost_plugin.lab.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.namespace import Namespace, veth
 from ovs_vhost_plugin.lab.process import Process
+from ovs_vhost_plugin.lab.setup import Setup
 
 INTEGRATION = "br-int"
 SWITCH = "net0"
@@ -30,34 +29,18 @@ CLIENT = "client"
 _SCHEMAS = Path("/usr/share/ovn")
 
 
-class Ovn:
+class Ovn(Setup):
     """OVN in `directory`, which makes the hosts its chassis, named as their directories are.
 
     There is one logical switch, `net0`.
     """
 
     def __init__(self, directory: Path, hosts: Sequence[Host]) -> None:
+        super().__init__()
         self.directory = directory
         self._hosts = hosts
         self._central = Namespace("ovn")
         self._env = {variable: str(directory) for variable in ("OVS_RUNDIR", "OVN_RUNDIR")}
-        self._closing = contextlib.ExitStack()
-
-    def __enter__(self) -> Ovn:
-        try:
-            self._build()
-        except BaseException:
-            self._closing.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._closing.close()
 
     def nbctl(self, *command: str) -> str:
         """`ovn-nbctl COMMAND`; returns when every chassis has its flows (`--wait=hv`)."""
@@ -103,7 +86,7 @@ class Ovn:
         """The row of a chassis, as other rows refer to it."""
         return self.sbctl("get", "Chassis", name, "_uuid")
 
-    def _build(self) -> None:
+    def _set_up(self) -> None:
         self.directory.mkdir()
         self._closing.enter_context(self._central)
         for name, database in (("nb", "OVN_Northbound"), ("sb", "OVN_Southbound")):

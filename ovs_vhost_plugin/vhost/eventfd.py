@@ -10,6 +10,11 @@ from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 _EVENTFD = "anon_inode:[eventfd]"
 
 
+def is_eventfd(fd: int) -> bool:
+    """Whether `fd` is an eventfd."""
+    return _kind(fd) == _EVENTFD
+
+
 def require_eventfd(fd: int) -> None:
     """Make `fd`, which a peer passed, non-blocking; raise PeerError if it is no eventfd.
 
@@ -17,10 +22,13 @@ def require_eventfd(fd: int) -> None:
     peer itself may not write to. Pipes, which the specification allows elsewhere, are not used
     on Linux. The peer shares the flag and could clear it again.
     """
-    kind = str(Path(f"/proc/self/fd/{fd}").readlink())
-    if kind != _EVENTFD:
-        raise PeerError(PeerErrorName.VRING_FD_NOT_EVENTFD, kind)
+    if not is_eventfd(fd):
+        raise PeerError(PeerErrorName.VRING_FD_NOT_EVENTFD, _kind(fd))
     try:
         os.set_blocking(fd, False)
     except OSError as error:  # open(2), O_PATH: it names an eventfd, and is none
         raise PeerError(PeerErrorName.VRING_FD_NOT_EVENTFD, "opened with O_PATH") from error
+
+
+def _kind(fd: int) -> str:
+    return str(Path(f"/proc/self/fd/{fd}").readlink())

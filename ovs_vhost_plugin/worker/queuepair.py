@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +23,7 @@ from ovs_vhost_plugin.jit.learn import look_again, tell
 from ovs_vhost_plugin.jit.loop import run
 from ovs_vhost_plugin.jit.packed import stands_at_base
 from ovs_vhost_plugin.jit.syscalls import read_event
+from ovs_vhost_plugin.vhost.eventfd import is_eventfd
 from ovs_vhost_plugin.vhost.spec import Feature
 from ovs_vhost_plugin.worker.stations import Station, read
 
@@ -332,8 +332,3 @@ class QueuePair:
 
 def _has(config: PairConfig, bit: Feature) -> int:
     return config.features >> bit & 1
-
-
-def is_eventfd(fd: int) -> bool:
-    """Whether `fd` is an eventfd."""
-    return str(Path(f"/proc/self/fd/{fd}").readlink()) == "anon_inode:[eventfd]"

@@ -22,6 +22,7 @@ from message_steps import KINDS, OFFER, PAIRS, RING, RX_BUFFER, TX_BUFFER, good_
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.eventfd import is_eventfd
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import TABLE, Session
 from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest, ProtocolFeature
@@ -29,7 +30,7 @@ from ovs_vhost_plugin.worker.addresses import Addresses
 from ovs_vhost_plugin.worker.device import Device
 from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.holding import Holding
-from ovs_vhost_plugin.worker.queuepair import PairConfig, QueuePair, is_eventfd
+from ovs_vhost_plugin.worker.queuepair import PairConfig, QueuePair
 
 FRAME = bytes(12) + bytes(range(100))
 _NAMES = set(PeerErrorName) | {fault.kebab for fault in Fault}

@@ -6,7 +6,6 @@ before the migration, and to the new one alone after it. Until a RARP comes from
 OVN drops there what the guest sends and what is for it.
 """
 
-import contextlib
 import json
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from ovs_vhost_plugin.lab.movable_qemu import QemuMovable
 from ovs_vhost_plugin.lab.movable_soft import SoftMovable
 from ovs_vhost_plugin.lab.ovn import INTEGRATION, Ovn
 from ovs_vhost_plugin.lab.process import wait_until
+from ovs_vhost_plugin.lab.setup import Setup
 
 pytestmark = pytest.mark.system
 
@@ -33,25 +33,14 @@ ETHERTYPE_ARP, ETHERTYPE_RARP = 0x0806, 0x8035
 ROUNDS = 5  # QEMU's, and the software guest's
 
 
-class Site:
+class Site(Setup):
     """Chassis a and b, a client on a, and a guest that runs on a and may move to b."""
 
     def __init__(self, guest: Movable) -> None:
+        super().__init__()
         self.guest = guest
-        self._closing = contextlib.ExitStack()
 
-    def __enter__(self) -> "Site":
-        try:
-            self._build()
-        except BaseException:
-            self._closing.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.close()
-
-    def _build(self) -> None:
+    def _set_up(self) -> None:
         enter, guest = self._closing.enter_context, self.guest
         fabric = enter(Fabric())
         self.a, self.b = fabric.a, fabric.b
