@@ -191,8 +191,9 @@ def prefer(pid: int) -> None:
 
     Both ends have to run at once: a neighbour on the core of one stops the two. Where sessions are
     scheduled as groups (sched(7), "The autogroup feature"), it is the group's place that counts.
+    Kernels and containers differ in what they allow and in how they refuse it.
     """
-    with suppress(PermissionError, FileNotFoundError):
+    with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, -20)
         Path(f"/proc/{pid}/autogroup").write_text("-20")
 
