@@ -113,6 +113,17 @@ class CheckState:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenBackendChannel:
+    """The socket `fd`, which the device now owns, is for the back-end's own requests.
+
+    acknowledged: they may ask for an acknowledgement (REPLY_ACK).
+    """
+
+    fd: int
+    acknowledged: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A request was refused and nothing changed; the connection goes on. To be counted."""
 
@@ -132,5 +143,6 @@ Effect = (
     | SaveState
     | LoadState
     | CheckState
+    | OpenBackendChannel
     | Refused
 )

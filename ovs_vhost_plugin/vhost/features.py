@@ -54,6 +54,7 @@ _PROTOCOL_FEATURES = (
     ProtocolFeature.LOG_SHMFD,  # without it a front-end refuses to migrate
     ProtocolFeature.RARP,  # SEND_RARP, for guests without GUEST_ANNOUNCE
     ProtocolFeature.REPLY_ACK,  # a refusal can be told instead of closing the connection
+    ProtocolFeature.BACKEND_REQ,  # a channel on which this back-end asks and the front-end answers
     ProtocolFeature.RESET_DEVICE,  # the guest's driver resets the NIC, the front-end stays
     ProtocolFeature.STATUS,  # whether features were accepted, whether a ring broke
     ProtocolFeature.CONFIGURE_MEM_SLOTS,  # hundreds of regions, added and removed one by one

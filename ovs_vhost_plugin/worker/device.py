@@ -19,6 +19,7 @@ from ovs_vhost_plugin.vhost.memory import MemoryTable
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.worker.arrivals import Arrivals
+from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.basis import Basis
 from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.holding import Holding
@@ -50,6 +51,7 @@ class Device:
         observer: Observer,
         holding: Holding,
         state: DeviceState,
+        channel: BackEndChannel,
         *,
         finish_offloads: bool,
     ) -> None:
@@ -57,6 +59,7 @@ class Device:
         self.mtu: int | None = None
         self._observer = observer
         self._state = state
+        self._channel = channel
         self._basis = Basis(finish_offloads=finish_offloads)
         self._arrivals = Arrivals(self.pairs, taps, holding)
         self._rings = Rings(
@@ -78,6 +81,7 @@ class Device:
         self._rings.forget()
         self._arrivals.holding.front_end_gone()
         self._state.forget()
+        self._channel.close()
         self.expect_no_more()
         self._basis.replace_memory(None)
         self._basis.replace_log(None)
@@ -161,6 +165,8 @@ class Device:
             case effects.CheckState():
                 if self._state.check():
                     self._rings.expect()
+            case effects.OpenBackendChannel(fd, acknowledged):
+                self._channel.open(fd, acknowledged=acknowledged)
             case effects.Refused(error):
                 self._observer.error(error)
         return None

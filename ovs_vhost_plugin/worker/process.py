@@ -29,6 +29,7 @@ from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import Offer, offer
 from ovs_vhost_plugin.worker import privileges
 from ovs_vhost_plugin.worker.addresses import Addresses
+from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.daemonlink import DaemonLink
 from ovs_vhost_plugin.worker.device import Device
 from ovs_vhost_plugin.worker.devicestate import DeviceState
@@ -113,7 +114,13 @@ class Worker:
             on_load=lambda: self._daemon.tell_addresses(),
         )
         self._device = Device(
-            pairs, taps, self, self._holding, self._state, finish_offloads=spec.finish_offloads
+            pairs,
+            taps,
+            self,
+            self._holding,
+            self._state,
+            BackEndChannel(self._selector, self.error),
+            finish_offloads=spec.finish_offloads,
         )
         self._expectation = Expectation()
         self._daemon = DaemonLink(

@@ -27,6 +27,7 @@ from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import TABLE, Session
 from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest, ProtocolFeature
 from ovs_vhost_plugin.worker.addresses import Addresses
+from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.device import Device
 from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.holding import Holding
@@ -114,6 +115,7 @@ class Port:
             self,
             holding,
             self.state,
+            BackEndChannel(self.selector, self.error),
             finish_offloads=False,
         )
         self.holding = holding

@@ -106,6 +106,12 @@ MESSAGE = st.one_of(
     message(R.SEND_RARP, st.just(b"\x52\x54\0\0\0\1\0\0") | st.binary(min_size=8, max_size=8)),
     message(R.RESET_OWNER, st.just(b"")),
     message(R.RESET_DEVICE, st.just(b"")),
+    message(
+        R.SET_BACKEND_REQ_FD,
+        st.just(b""),
+        st.sampled_from([["channel"], ["channel-answers"], ["channel-babbles"], ["alone"]])
+        | st.lists(KIND, max_size=2),
+    ),
     message(R.SET_STATUS, packed(spec.U64, st.sampled_from([0, 0xF, 0x80]) | U64)),
     message(R.ADD_MEM_REG, SINGLE_REGION, st.just(["memory"]) | st.lists(KIND, max_size=2)),
     message(R.REM_MEM_REG, SINGLE_REGION, st.lists(KIND, max_size=1)),

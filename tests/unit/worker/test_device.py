@@ -4,6 +4,8 @@
 import gc
 import mmap
 import os
+import selectors
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +20,7 @@ from ovs_vhost_plugin.vhost.features import offer
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest
+from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.device import Device
 
 MEMORY = 1 << 20
@@ -164,12 +167,15 @@ class Port:
         self.observed = Observed()
         self.holding = FakeHolding()
         self.state = FakeState()
+        self.selector = selectors.DefaultSelector()
+        self.channel = BackEndChannel(self.selector, self.observed.error)
         self.device = Device(
             self.pairs,  # type: ignore[arg-type]
             self.taps,  # type: ignore[arg-type]
             self.observed,
             self.holding,  # type: ignore[arg-type]
             self.state,  # type: ignore[arg-type]
+            self.channel,
             finish_offloads=False,
         )
         self.session = Session(offer(2, None))
@@ -212,6 +218,8 @@ def port() -> Iterator[Port]:
     port = Port()
     yield port
     port.device.detach()
+    assert not port.selector.get_map()
+    port.selector.close()
 
 
 def set_up(port: Port, base: int = 0) -> None:
@@ -672,3 +680,12 @@ def test_a_ring_that_cannot_be_does_not_keep_the_memory_mapped(port: Port) -> No
         assert "memfd:guest" not in Path("/proc/self/maps").read_text()
     finally:
         gc.enable()
+
+
+def test_the_front_end_takes_its_back_end_channel_with_it(port: Port) -> None:
+    ours, theirs = socket.socketpair()
+    port.ask(FrontendRequest.SET_BACKEND_REQ_FD, b"", theirs.detach())
+    assert port.channel.is_open
+    port.device.detach()
+    assert not port.channel.is_open and ours.recv(1) == b""
+    ours.close()
