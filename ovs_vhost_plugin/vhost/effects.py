@@ -124,6 +124,11 @@ class OpenBackendChannel:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigChanged:
+    """The configuration space is another now, and not because the front-end wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A request was refused and nothing changed; the connection goes on. To be counted."""
 
@@ -144,5 +149,6 @@ Effect = (
     | LoadState
     | CheckState
     | OpenBackendChannel
+    | ConfigChanged
     | Refused
 )

@@ -91,6 +91,12 @@ class PeerErrorName(StrEnum):
     RARP_MAC_ZERO = "rarp-mac-zero"
     RARP_MAC_MULTICAST = "rarp-mac-multicast"
 
+    # Configuration space (vhost-user "Virtio device config space")
+    CONFIG_RANGE = "config-range"
+    CONFIG_FLAGS = "config-flags"
+    CONFIG_READ_ONLY = "config-read-only"
+    CONFIG_VALUE = "config-value"
+
     # Device state (vhost-user "Migrating back-end state")
     DEVICE_STATE_DIRECTION = "device-state-direction"
     DEVICE_STATE_PHASE = "device-state-phase"

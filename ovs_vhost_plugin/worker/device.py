@@ -18,6 +18,7 @@ from ovs_vhost_plugin.vhost.log import DirtyLog
 from ovs_vhost_plugin.vhost.memory import MemoryTable
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
+from ovs_vhost_plugin.vhost.spec import BackendRequest, ProtocolFeature
 from ovs_vhost_plugin.worker.arrivals import Arrivals
 from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.basis import Basis
@@ -167,9 +168,17 @@ class Device:
                     self._rings.expect()
             case effects.OpenBackendChannel(fd, acknowledged):
                 self._channel.open(fd, acknowledged=acknowledged)
+            case effects.ConfigChanged():
+                self._tell_config_changed()
             case effects.Refused(error):
                 self._observer.error(error)
         return None
+
+    def follow_port(self, *, link_up: bool, mtu: int | None) -> None:
+        """The bridge's port is up or down now, or has another MTU; tell who wants to know."""
+        session = self._basis.session
+        if session is not None and session.follow_port(link_up=link_up, mtu=mtu):
+            self._tell_config_changed()
 
     def collect_faults(self, pair: QueuePair) -> None:
         """Take note of rings the loop gave up."""
@@ -193,6 +202,10 @@ class Device:
     @property
     def _memory(self) -> MemoryTable:
         return self._basis.memory or MemoryTable.empty()
+
+    def _tell_config_changed(self) -> None:
+        if self._session.negotiated(ProtocolFeature.CONFIG):
+            self._channel.ask(BackendRequest.CONFIG_CHANGE_MSG)
 
     def _set_memory(self, table: MemoryTable) -> None:
         if table is not self._basis.memory:
