@@ -137,7 +137,7 @@ class QueuePair:
         )
         self._stop[0] = 0
         self._thread = threading.Thread(
-            target=self._loop, args=(pair,), name=f"queue-pair-{self.index}", daemon=True
+            target=self._run, args=(pair,), name=f"queue-pair-{self.index}", daemon=True
         )
         self._thread.start()
 
@@ -297,6 +297,15 @@ class QueuePair:
         if packed and not stands_at_base(made):
             self._break(state, Fault.BASE_STALE)
         return made
+
+    def _run(self, pair: layout.Pair) -> None:
+        """The thread: tell the front-end of rings that do not begin, and run the loop."""
+        for ring in (pair.rx, pair.tx):
+            err_fd = int(ring.state["err_fd"][0])
+            if ring.state["fault"][0] and err_fd >= 0:
+                with suppress(BlockingIOError):  # full: it has one to deliver anyway
+                    os.eventfd_write(err_fd, 1)
+        self._loop(pair)
 
     def _check_eventfds(self, state: layout.Records) -> None:
         """Break a ring whose fds could block the loop for ever, or never be done."""
