@@ -19,6 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ovs_vhost_plugin.dirs import StateDir
+from ovs_vhost_plugin.named import NamedError
 
 _TUN = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
@@ -50,12 +51,8 @@ class TapErrorName(StrEnum):
     FAILED = "tap-failed"
 
 
-class TapError(Exception):
+class TapError(NamedError):
     """A tap could not be made or opened; the text says what to do."""
-
-    def __init__(self, name: TapErrorName, text: str) -> None:
-        super().__init__(f"{name}: {text}")
-        self.name = name
 
 
 class Taps:

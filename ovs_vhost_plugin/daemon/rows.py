@@ -16,6 +16,7 @@ from ovs_vhost_plugin.announce.addresses import AddressError, Station
 from ovs_vhost_plugin.announce.policy import Policy, PolicyError
 from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.dirs import SUN_PATH_MAX
+from ovs_vhost_plugin.named import NamedError
 
 PATH_KEY = "vhost-server-path"
 MODE_KEY = "vhost-user-mode"
@@ -59,12 +60,8 @@ class RowErrorName(StrEnum):
     MTU_OUT_OF_RANGE = "mtu-out-of-range"
 
 
-class RowError(Exception):
+class RowError(NamedError):
     """A row that makes no port: the name is for programs, the text says what to do."""
-
-    def __init__(self, name: RowErrorName, text: str) -> None:
-        super().__init__(f"{name}: {text}")
-        self.name = name
 
 
 @dataclass(frozen=True, slots=True)
