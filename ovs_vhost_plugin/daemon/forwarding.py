@@ -23,9 +23,9 @@ from ovs_vhost_plugin.announce.limit import TokenBucket
 from ovs_vhost_plugin.announce.parcels import ParcelService
 from ovs_vhost_plugin.announce.switchd import Answer, Question, Switchd
 from ovs_vhost_plugin.daemon.ovsdb import Snapshot
-from ovs_vhost_plugin.daemon.places import location_of, parse_mac
+from ovs_vhost_plugin.daemon.places import location_of
 from ovs_vhost_plugin.daemon.reports import Held, Holding, State
-from ovs_vhost_plugin.daemon.rows import PortSpec
+from ovs_vhost_plugin.daemon.rows import PortSpec, parse_mac
 from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard
 
 vlog = ovs.vlog.Vlog("vhost_forward")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ovs_vhost_plugin.control import WorkerSpec
-from ovs_vhost_plugin.daemon.rows import PortSpec
+from ovs_vhost_plugin.daemon.rows import PortSpec, parse_mac
 
 HELLO_TIMEOUT = 10.0
 """Seconds for a worker to say hello, from its birth or from the connection to it."""
@@ -86,7 +86,7 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Configure:
-    """Tell a running worker its new `mtu`, `finish_offloads`, `hold` and `state`."""
+    """Tell a running worker its new `mtu`, `finish_offloads` and what else may change."""
 
     spec: WorkerSpec
 
@@ -136,7 +136,17 @@ def worker_spec(port: PortSpec) -> WorkerSpec:
         port.finish_offloads,
         port.holds,
         state=port.announce.state,
+        # Told only to those whose front-ends may ask: the others have nothing to do with a change.
+        config=port.config,
+        mac=_nic_mac(port) if port.config else "",
+        link_up=port.link_up or not port.config,
     )
+
+
+def _nic_mac(port: PortSpec) -> str:
+    """The guest's MAC where automation gave one that a NIC can have, in hexadecimal digits."""
+    mac = parse_mac(port.attached_mac)
+    return mac.hex() if mac is not None and any(mac) and not mac[0] & 1 else ""
 
 
 def reconcile(
@@ -214,7 +224,8 @@ def _adjust(port: PortSpec, seen: Observed, now: float) -> Action | float | None
 
 
 def _may_change(spec: WorkerSpec) -> tuple[object, ...]:
-    return spec.mtu, spec.finish_offloads, spec.hold, spec.state
+    nic = spec.config, spec.mac, spec.link_up
+    return spec.mtu, spec.finish_offloads, spec.hold, spec.state, nic
 
 
 def _deadline(seen: Observed, timeout: float, now: float) -> float | None:

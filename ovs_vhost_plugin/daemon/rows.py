@@ -11,6 +11,8 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any
 
+import netaddr
+
 from ovs_vhost_plugin.announce import addresses, policy
 from ovs_vhost_plugin.announce.addresses import AddressError, Station
 from ovs_vhost_plugin.announce.policy import Policy, PolicyError
@@ -23,6 +25,7 @@ MODE_KEY = "vhost-user-mode"
 QUEUES_KEY = "vhost-user-queues"
 ANNOUNCE_KEY = "vhost-user-announce"
 ADDRESSES_KEY = "vhost-user-addresses"
+CONFIG_KEY = "vhost-user-config"
 DPDK_TYPE_KEY = "vhost-user-dpdk-type"
 """Where a row that was taken over keeps the type it had."""
 
@@ -97,6 +100,8 @@ class PortSpec:
     slip     what is wrong with a key that the port works without, as name and text; "" for nothing
     learns   the bridge begins as a learning switch, and not with an empty pipeline
     ovn      ovn-controller has bound the port and made its flows
+    config   front-ends are offered the NIC's configuration space
+    link_up  nobody has taken the port down
     """
 
     name: str
@@ -117,6 +122,8 @@ class PortSpec:
     slip: str = ""
     learns: bool = True
     ovn: bool = False
+    config: bool = False
+    link_up: bool = True
 
     @property
     def holds(self) -> bool:
@@ -188,7 +195,17 @@ def parse(
         slip=slip,
         learns=list(bridge.fail_mode) != ["secure"],
         ovn=keys.get("ovn-installed") == "true",
+        config=_true(keys.get(CONFIG_KEY)),
+        link_up=list(interface.admin_state) != ["down"],
     )
+
+
+def parse_mac(text: str) -> bytes | None:
+    """Six bytes of any usual spelling, None if it is none."""
+    if not netaddr.valid_mac(text):
+        return None
+    packed: bytes = netaddr.EUI(text, version=48).packed
+    return packed
 
 
 def adoption_keys(interface: Any) -> dict[str, str | None]:

@@ -71,6 +71,9 @@ def running(spec: WorkerSpec = SPEC, **fields: object) -> Observed:
         (running(replace(SPEC, finish_offloads=False)), Configure(SPEC)),
         (running(replace(SPEC, hold=False)), Configure(SPEC)),
         (running(replace(SPEC, state=False)), Configure(SPEC)),
+        (running(replace(SPEC, config=True)), Configure(SPEC)),
+        (running(replace(SPEC, mac="525400000001")), Configure(SPEC)),
+        (running(replace(SPEC, link_up=False)), Configure(SPEC)),
         (
             running(phase=Phase.STARTING, spec=None, since=NOW - HELLO_TIMEOUT),
             Kill("vhu0", "it said no hello"),
@@ -274,3 +277,15 @@ def test_plans_converge_from_any_state(specs, states, deaf, failures) -> None:
     for name, port in desired.items():
         seen = world.observed[name]
         assert seen.tap and seen.phase is Phase.RUNNING and seen.spec == worker_spec(port)
+
+
+def test_only_a_worker_that_offers_the_configuration_is_told_of_mac_and_link() -> None:
+    changes = {"attached_mac": "52:54:00:00:00:01", "link_up": False}
+    assert worker_spec(replace(PORT, **changes)) == SPEC  # type: ignore[arg-type]
+    told = worker_spec(replace(PORT, config=True, **changes))  # type: ignore[arg-type]
+    assert (told.mac, told.link_up) == ("525400000001", False)
+
+
+@pytest.mark.parametrize("mac", ["", "nonsense", "00:00:00:00:00:00", "01:00:5e:00:00:01"])
+def test_a_mac_that_no_nic_has_is_not_told(mac: str) -> None:
+    assert worker_spec(replace(PORT, config=True, attached_mac=mac)).mac == ""

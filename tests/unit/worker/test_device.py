@@ -4,6 +4,8 @@
 import gc
 import mmap
 import os
+import selectors
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,10 +16,11 @@ import pytest
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost import effects, spec
 from ovs_vhost_plugin.vhost.errors import PeerError
-from ovs_vhost_plugin.vhost.features import offer
-from ovs_vhost_plugin.vhost.message import Message
+from ovs_vhost_plugin.vhost.features import Nic, offer
+from ovs_vhost_plugin.vhost.message import Message, encode
 from ovs_vhost_plugin.vhost.session import Session
-from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest
+from ovs_vhost_plugin.vhost.spec import BackendRequest, Feature, FrontendRequest
+from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.device import Device
 
 MEMORY = 1 << 20
@@ -166,12 +169,15 @@ class Port:
         self.observed = Observed()
         self.holding = FakeHolding()
         self.state = FakeState()
+        self.selector = selectors.DefaultSelector()
+        self.channel = BackEndChannel(self.selector, self.observed.error)
         self.device = Device(
             self.pairs,  # type: ignore[arg-type]
             self.taps,  # type: ignore[arg-type]
             self.observed,
             self.holding,  # type: ignore[arg-type]
             self.state,  # type: ignore[arg-type]
+            self.channel,
             finish_offloads=False,
         )
         self.session = Session(offer(2, None))
@@ -218,6 +224,8 @@ def port() -> Iterator[Port]:
     port = Port()
     yield port
     port.device.detach()
+    assert not port.selector.get_map()
+    port.selector.close()
 
 
 def set_up(port: Port, base: int = 0) -> None:
@@ -735,3 +743,40 @@ def test_a_ring_that_cannot_be_does_not_keep_the_memory_mapped(port: Port) -> No
         assert "memfd:guest" not in Path("/proc/self/maps").read_text()
     finally:
         gc.enable()
+
+
+def test_the_front_end_takes_its_back_end_channel_with_it(port: Port) -> None:
+    ours, theirs = socket.socketpair()
+    port.ask(FrontendRequest.SET_BACKEND_REQ_FD, b"", theirs.detach())
+    assert port.channel.is_open
+    port.device.detach()
+    assert not port.channel.is_open and ours.recv(1) == b""
+    ours.close()
+
+
+def test_a_front_end_that_asks_for_the_configuration_is_told_of_changes(port: Port) -> None:
+    port.device.detach()
+    port.session = Session(offer(2, 1500, nic=Nic()))
+    port.device.attach(port.session)
+    ours, theirs = socket.socketpair()
+    ours.settimeout(5)
+    port.ask(FrontendRequest.SET_BACKEND_REQ_FD, b"", theirs.detach())
+    port.device.follow_port(link_up=False, mtu=1500)  # CONFIG was not negotiated yet
+    protocol = port.session.offer.protocol_features
+    port.ask(FrontendRequest.SET_PROTOCOL_FEATURES, spec.U64.pack(protocol))
+    port.features(Feature.MTU)
+    changed = encode(Message(BackendRequest.CONFIG_CHANGE_MSG))
+    for link_up, mtu, tells in (
+        (True, 1500, True),
+        (True, 1500, False),
+        (True, 1000, False),  # the driver has the old one
+    ):
+        port.device.follow_port(link_up=link_up, mtu=mtu)
+        if tells:
+            assert ours.recv(100) == changed
+    port.ask(FrontendRequest.RESET_DEVICE)  # the next driver has the new one
+    assert ours.recv(100) == changed
+    port.device.detach()
+    port.device.follow_port(link_up=False, mtu=None)
+    assert ours.recv(1) == b""
+    ours.close()
