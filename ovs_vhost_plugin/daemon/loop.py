@@ -17,6 +17,7 @@ from ovs_vhost_plugin.daemon.forwarding import Forwarding
 from ovs_vhost_plugin.daemon.ovsdb import Database, Snapshot, Standing
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reconcile import reconcile
+from ovs_vhost_plugin.daemon.reopening import Reopening
 from ovs_vhost_plugin.daemon.rows import PortSpec
 from ovs_vhost_plugin.daemon.workers import Event
 
@@ -35,6 +36,7 @@ class Loop:
         ports: Ports,
         announcing: Announcing,
         forwarding: Forwarding,
+        reopening: Reopening,
         *,
         adopt_dpdk_types: bool,
     ) -> None:
@@ -42,6 +44,7 @@ class Loop:
         self.ports = ports
         self.announcing = announcing
         self.forwarding = forwarding
+        self.reopening = reopening
         self.snapshot: Snapshot | None = None
         self._adopt_dpdk_types = adopt_dpdk_types
         self._serving = False
@@ -79,6 +82,7 @@ class Loop:
         self._announce(events, now)
         if self._serving and self.snapshot is not None:
             self._act(self.snapshot, now)
+            self.reopening.run(self.snapshot, now)
             self._publish(self.snapshot, now)
         self._check_cleanup(now)
         return events
@@ -87,6 +91,7 @@ class Loop:
         """Leave database, switch and workers, which go on."""
         self.announcing.close()
         self.forwarding.close()
+        self.reopening.close()
         self.ports.workers.close()
         self.database.close()
 
@@ -96,6 +101,7 @@ class Loop:
         self.ports.workers.wait(poller, now)
         self.announcing.wait(poller)
         self.forwarding.wait(poller)
+        self.reopening.wait(poller, now)
         for at in (self._wake_at, self._cleanup_until):
             if at is not None:
                 poller.timer_wait(math.ceil((at - now) * 1000))
@@ -142,7 +148,7 @@ class Loop:
             return
         wrong = snapshot.errors.keys() if self._cleanup_until is None else ()
         slots = self.ports.workers.spawn_slots
-        plan = reconcile(self.desired, wrong, self.ports.observe(), slots, now)
+        plan = reconcile(self.desired, wrong, self.ports.observe(snapshot.keys, now), slots, now)
         for action in plan.actions:
             self.ports.execute(action, now)
         self._wake_at = now if plan.actions else plan.wake_at

@@ -5,7 +5,7 @@ import contextlib
 import os
 import socket
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ovs_vhost_plugin.daemon import status
 from ovs_vhost_plugin.daemon.listener import ListenError, listen_front_end, unlink_front_end
 from ovs_vhost_plugin.daemon.options import Options, worker_ids
 from ovs_vhost_plugin.daemon.reconcile import (
+    RELEASE_TIMEOUT,
     Action,
     Backoff,
     Configure,
@@ -42,12 +43,14 @@ class Ports:
     faults   what went wrong last with a port, as name and text: an obstacle until its worker runs,
              a worker's crash until a front-end is connected again
     counters how often each named fault has come up, over all ports
+    unheard  ports whose tap was found or made, and not yet seen to be open in the switch
     """
 
     def __init__(self, workers: Workers, taps: Taps, state: StateDir, options: Options) -> None:
         self.workers = workers
         self.faults: dict[str, str] = {}
         self.counters: Counter[str] = Counter()
+        self.unheard: set[str] = set()
         self._taps = taps
         self._state = state
         self._options = options
@@ -55,6 +58,7 @@ class Ports:
         self._crashed: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}
         self._tap_seen: dict[str, bool] = {}
+        self._gone_since: dict[str, float] = {}
         self._told: dict[str, State] = {}  # what was logged last
 
     def __len__(self) -> int:
@@ -63,12 +67,14 @@ class Ports:
     def adopt(self, now: float) -> None:
         """Take over what an earlier daemon left."""
         self._known |= self._state.ports()
+        self.unheard |= self._known
         self.workers.adopt(now)
 
     def let_go(self) -> None:
         """Forget all without touching any: they are another daemon's now."""
         self.workers.forget_all()
         self._known.clear()
+        self.unheard.clear()
         self._backoffs.clear()
         self._told.clear()
         self.faults.clear()
@@ -147,19 +153,28 @@ class Ports:
 
     # -- what there is ---------------------------------------------------------------------------
 
-    def observe(self) -> dict[str, Observed]:
-        """What there is of each port."""
-        return {name: self._observe(name) for name in self._known}
+    def observe(self, rows: Collection[str], now: float) -> dict[str, Observed]:
+        """What there is of each port. `rows` names all Interface rows."""
+        return {name: self._observe(name, name not in rows, now) for name in self._known}
 
-    def _observe(self, name: str) -> Observed:
+    def _observe(self, name: str, gone: bool, now: float) -> Observed:
         if name not in self._tap_seen:
             self._tap_seen[name] = self._taps.owned(name) is not None
         tap = self._tap_seen[name]
         link = self.link(name)
         if link is None:
             retry_at = self._backoffs.get(name, Backoff()).retry_at
-            return Observed(tap=tap, retry_at=retry_at)
+            return Observed(
+                tap=tap, retry_at=retry_at, released_by=self._released_by(name, gone, now)
+            )
         return Observed(tap, link.phase, link.spec, link.since)
+
+    def _released_by(self, name: str, gone: bool, now: float) -> float:
+        if not gone:
+            self._gone_since.pop(name, None)
+        elif self._taps.heard(name):
+            return self._gone_since.setdefault(name, now) + RELEASE_TIMEOUT
+        return now
 
     # -- what to do ------------------------------------------------------------------------------
 
@@ -190,6 +205,7 @@ class Ports:
 
     def _create_tap(self, name: str, now: float) -> None:
         self._known.add(name)
+        self.unheard.add(name)
         self._tap_seen.pop(name, None)
         try:
             self._taps.create(name)
@@ -233,6 +249,8 @@ class Ports:
             vlog.warn(f"{name}: tap not removed: {error}")
         self._state.forget(name)
         self._known.discard(name)
+        self.unheard.discard(name)
+        self._gone_since.pop(name, None)
         self._tap_seen.pop(name, None)
         self._backoffs.pop(name, None)
         self.faults.pop(name, None)

@@ -18,6 +18,7 @@ from ovs_vhost_plugin.announce.addresses import AddressError, Station
 from ovs_vhost_plugin.announce.policy import Policy, PolicyError
 from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.dirs import SUN_PATH_MAX
+from ovs_vhost_plugin.named import NamedError
 
 PATH_KEY = "vhost-server-path"
 MODE_KEY = "vhost-user-mode"
@@ -62,12 +63,8 @@ class RowErrorName(StrEnum):
     MTU_OUT_OF_RANGE = "mtu-out-of-range"
 
 
-class RowError(Exception):
+class RowError(NamedError):
     """A row that makes no port: the name is for programs, the text says what to do."""
-
-    def __init__(self, name: RowErrorName, text: str) -> None:
-        super().__init__(f"{name}: {text}")
-        self.name = name
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +93,7 @@ class PortSpec:
     mtu      bytes, None when not requested
     tag      VLAN of frames that the guest sends untagged, None: no VLAN
     vlan_mode, trunks  as in the Port row
+    userspace  the bridge is ovs-vswitchd's own, not the kernel's
     finish_offloads  the bridge takes no unfinished checksums and no GSO frames
     announce   how the guest is announced
     addresses  what automation says that the guest uses
@@ -115,6 +113,7 @@ class PortSpec:
     mtu: int | None
     tag: int | None
     trunks: tuple[int, ...]
+    userspace: bool
     finish_offloads: bool
     attached_mac: str
     vlan_mode: str = ""
@@ -173,6 +172,7 @@ def parse(
     """
     name = _name(interface.name)
     keys = interface.external_ids
+    userspace = bridge.datapath_type == "netdev"
     mode = _mode(keys.get(MODE_KEY, "client"))
     path = _path(mode, interface.options.get(PATH_KEY), name, switch)
     announce, given, slip = _announce(keys, formats)
@@ -187,7 +187,8 @@ def parse(
         tag=_tag(port),
         vlan_mode=next(iter(port.vlan_mode), ""),
         trunks=tuple(sorted(port.trunks)),
-        finish_offloads=bridge.datapath_type == "netdev" and not switch.takes_offloads,
+        userspace=userspace,
+        finish_offloads=userspace and not switch.takes_offloads,
         announce=announce,
         addresses=given,
         attached_mac=keys.get("attached-mac", ""),

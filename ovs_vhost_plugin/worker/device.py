@@ -120,7 +120,8 @@ class Device:
     def answer(self, message: Message) -> Message | None:
         """Have the session handle `message`, execute its effects; the reply, if there is one.
 
-        Raises the PeerError that costs the front-end its connection.
+        Without a reply, rings that it changed stand still until `settle`. Raises the PeerError
+        that costs the front-end its connection.
         """
         conversation = self._session.receive(message)
         try:
@@ -134,7 +135,13 @@ class Device:
                     effect = conversation.send(result)
         except StopIteration as stop:
             reply: Message | None = stop.value
-            return reply
+        if reply is not None:
+            self.settle()  # what is acknowledged has taken effect
+        return reply
+
+    def settle(self) -> None:
+        """Let rings go on that messages have changed: there is no further one now."""
+        self._rings.settle()
 
     def execute(self, effect: effects.Effect) -> object:
         """Carry out `effect`; the answer goes back into the session. Raises PeerError."""

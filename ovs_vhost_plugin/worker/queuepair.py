@@ -7,6 +7,7 @@ nothing else writes them; what is only counted may be read at any time.
 
 from __future__ import annotations
 
+import _thread
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -95,12 +96,12 @@ class QueuePair:
         self._states = {"rx": np.zeros(1, layout.RING), "tx": np.zeros(1, layout.RING)}
         self._faults: list[tuple[Kind, Fault]] = []
         self._told: set[Kind] = set()  # whose fault is in there, or was
-        self._thread: threading.Thread | None = None
+        self._ended: threading.Event | None = None  # set when the thread has left the loop
 
     @property
     def running(self) -> bool:
         """Whether the loop may touch guest memory, log and tap."""
-        return self._thread is not None
+        return self._ended is not None
 
     @property
     def counters(self) -> dict[str, int]:
@@ -136,22 +137,32 @@ class QueuePair:
             stop=self._stop,
         )
         self._stop[0] = 0
-        self._thread = threading.Thread(
-            target=self._run, args=(pair,), name=f"queue-pair-{self.index}", daemon=True
-        )
-        self._thread.start()
+        self._ended = threading.Event()
+        # Not threading.Thread, whose start() waits until the processor has come to the new thread:
+        # for milliseconds on a busy host, in which a guest that has moved stands still.
+        _thread.start_new_thread(self._run, (pair, self._ended))
 
     def stop(self) -> None:
         """End the loop: after this nothing writes to guest memory, log or tap."""
-        thread, self._thread = self._thread, None
-        if thread is None:
+        ended, self._ended = self._ended, None
+        if ended is None:
             return
         self._stop[0] = 1
         os.eventfd_write(self._wake_fd, 1)
-        thread.join(_JOIN_PATIENCE)
-        while thread.is_alive():
+        while not ended.wait(_JOIN_PATIENCE):
             self._unblock()
-            thread.join(_JOIN_PATIENCE)
+
+    def _run(self, pair: layout.Pair, ended: threading.Event) -> None:
+        """The thread: tell the front-end of rings that do not begin, and run the loop."""
+        try:
+            for ring in (pair.rx, pair.tx):
+                err_fd = int(ring.state["err_fd"][0])
+                if ring.state["fault"][0] and err_fd >= 0:
+                    with suppress(BlockingIOError):  # full: it has one to deliver anyway
+                        os.eventfd_write(err_fd, 1)
+            self._loop(pair)
+        finally:
+            ended.set()
 
     def close(self) -> None:
         """Stop for good."""
@@ -297,15 +308,6 @@ class QueuePair:
         if packed and not stands_at_base(made):
             self._break(state, Fault.BASE_STALE)
         return made
-
-    def _run(self, pair: layout.Pair) -> None:
-        """The thread: tell the front-end of rings that do not begin, and run the loop."""
-        for ring in (pair.rx, pair.tx):
-            err_fd = int(ring.state["err_fd"][0])
-            if ring.state["fault"][0] and err_fd >= 0:
-                with suppress(BlockingIOError):  # full: it has one to deliver anyway
-                    os.eventfd_write(err_fd, 1)
-        self._loop(pair)
 
     def _check_eventfds(self, state: layout.Records) -> None:
         """Break a ring whose fds could block the loop for ever, or never be done."""

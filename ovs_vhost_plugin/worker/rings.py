@@ -2,7 +2,8 @@
 """Starts and stops the rings: each goes on at the index it had reached, whatever changes meanwhile.
 
 Everything that rings depend on changes only while they are stopped: the queue pairs are joined,
-the change is made, and the rings go on.
+the change is made, and the rings go on. A front-end sets a ring up in five messages, one after the
+other: a pair stops at the first of those that are there, and goes on after the last (`settle`).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Rings:
         self._running: set[int] = set()  # those of them whose memory is there
         self._has_run = False  # whether any ring has, in this session
         self._broken: set[int] = set()
+        self._unsettled: set[int] = set()  # pairs that `settle` is to start
 
     @property
     def running(self) -> bool:
@@ -61,15 +63,30 @@ class Rings:
                     self._on_error(error)
 
     def restart(self, index: int) -> None:
-        """Run vring `index` as the session has it now. Raises PeerError where it cannot."""
+        """Have `settle` run vring `index` as the session has it now.
+
+        What ran of its pair is stopped at once: the session closes fds that were replaced. Raises
+        PeerError where the vring cannot run; the other one of the pair then goes on all the same.
+        """
         pair = self.pairs[index // 2]
+        if not self._matters(index):
+            return
         self._stop_pair(pair)
-        errors = self._start_pair(pair)
-        own = errors.pop(index, None)
-        for error in errors.values():  # the other ring's: not what was asked for
-            self._on_error(error)
-        if own is not None:
-            raise own
+        self._unsettled.add(pair.index)
+        if index not in self._broken:
+            try:
+                self._basis.vring(index, self._next_avail.get(index))
+            except PeerError as error:
+                raise _bare(error) from None
+
+    def settle(self) -> None:
+        """Start what `restart` was asked for: no more messages are there, or one wants its answer.
+
+        An error is the front-end's other ring's, or was told to it before.
+        """
+        for number in sorted(self._unsettled):
+            for error in self._start_pair(self.pairs[number]).values():
+                self._on_error(error)
 
     def stop_vring(self, index: int, base: int) -> int:
         """Stop one vring for GET_VRING_BASE: nothing is written for it after this returns.
@@ -110,6 +127,7 @@ class Rings:
         for pair in self.pairs:
             self._stop_pair(pair)
             pair.forget()
+        self._unsettled.clear()
         self._next_avail.clear()
         self._running.clear()
         self._broken.clear()
@@ -149,6 +167,7 @@ class Rings:
     def _start_pair(self, pair: QueuePair, without: int = -1) -> dict[int, PeerError]:
         """Start what of `pair` can run; return why a vring cannot, by index."""
         errors = {}
+        self._unsettled.discard(pair.index)
         fresh = not self._next_avail
         vrings: dict[Kind, VringConfig | None] = {}
         for kind, index in _vrings_of(pair):
@@ -158,8 +177,7 @@ class Rings:
                 # Front-ends replace memory region by region: where it is stays known.
                 self._running.discard(index)
                 vrings[kind] = None
-                # Without the frames it passed, which would keep views of guest memory mapped.
-                errors[index] = error.with_traceback(None)
+                errors[index] = _bare(error)
         rx, tx = vrings["rx"], vrings["tx"]
         if rx is not None and rx.enabled:
             self._arrivals.welcome(pair)
@@ -180,6 +198,11 @@ class Rings:
             self._running.add(index)
         return vring
 
+    def _matters(self, index: int) -> bool:
+        """Whether a vring runs or can run now: what is only being set up disturbs nobody."""
+        session = self._basis.session
+        return index in self._next_avail or (session is not None and session.vrings[index].ready())
+
     def _receives(self, pair_index: int) -> bool:
         index = 2 * pair_index
         session = self._basis.session
@@ -189,6 +212,11 @@ class Rings:
             and index not in self._broken
             and session.vrings[index].enabled
         )
+
+
+def _bare(error: PeerError) -> PeerError:
+    """Without the frames it passed, which would keep views of guest memory mapped."""
+    return error.with_traceback(None)
 
 
 def _vrings_of(pair: QueuePair) -> tuple[tuple[Kind, int], tuple[Kind, int]]:

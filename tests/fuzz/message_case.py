@@ -145,6 +145,8 @@ class Port:
     # -- steps -----------------------------------------------------------------------------------
 
     def do(self, step: tuple[Any, ...]) -> None:
+        if step[0] != "send":
+            self.device.settle()  # messages that follow one another are there together
         getattr(self, f"_do_{step[0]}")(*step[1:])
 
     def _do_send(self, request: int, need_reply: bool, payload: bytes, kinds: list[str]) -> None:
@@ -248,6 +250,7 @@ class Port:
         for step in good_set_up(0):
             self.do(step)
             self.check()
+        self.device.settle()
         drain(self.taps.wires[0])
         for index, buffer, flags in ((0, RX_BUFFER, 2), (1, TX_BUFFER, 0)):
             ring = index * RING

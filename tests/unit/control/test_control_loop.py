@@ -14,6 +14,7 @@ from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options, worker_ids
 from ovs_vhost_plugin.daemon.ovsdb import Snapshot, Standing
 from ovs_vhost_plugin.daemon.ports import Ports
+from ovs_vhost_plugin.daemon.reconcile import RELEASE_TIMEOUT
 from ovs_vhost_plugin.daemon.rows import RowError, RowErrorName, Switch
 from ovs_vhost_plugin.daemon.workers import Ended
 from ovs_vhost_plugin.dirs import StateDir
@@ -57,6 +58,7 @@ class FakeDatabase:
 class FakeTaps:
     def __init__(self) -> None:
         self.made: set[str] = set()
+        self.open: set[str] = set()  # in the switch
         self.foreign: set[str] = set()
 
     def owned(self, name: str) -> int | None:
@@ -73,6 +75,9 @@ class FakeTaps:
 
     def remove(self, name: str) -> None:
         self.made.discard(name)
+
+    def heard(self, name: str) -> bool:
+        return name in self.open
 
 
 class FakeWorkers:
@@ -134,6 +139,14 @@ class FakeForwarding:
         pass
 
 
+class FakeReopening:
+    def run(self, snapshot: Snapshot, now: float) -> None:
+        pass
+
+    def wait(self, poller: Any, now: float) -> None:
+        pass
+
+
 class World:
     def __init__(self, directory: Path, *, adopt: bool = False) -> None:
         self.database, self.taps, self.workers = FakeDatabase(), FakeTaps(), FakeWorkers()
@@ -145,6 +158,7 @@ class World:
             ports,
             self.announcing,  # type: ignore[arg-type]
             self.forwarding,  # type: ignore[arg-type]
+            FakeReopening(),  # type: ignore[arg-type]
             adopt_dpdk_types=adopt,
         )
 
@@ -351,3 +365,36 @@ def test_exit_without_cleaning_leaves_all(world: World) -> None:
 def test_whom_workers_run_as(monkeypatch, euid: int, user: Owner | None, ids: tuple) -> None:
     monkeypatch.setattr("os.geteuid", lambda: euid)
     assert worker_ids(replace(OPTIONS, worker_user=user), 7) == ids
+
+
+def test_a_tap_stays_while_the_switch_has_it_open(world: World) -> None:
+    world.rows(ports={"vhu0": PORT})
+    world.loop.turn(NOW)
+    world.taps.open.add("vhu0")
+    world.database.rows = replace(world.database.rows, ports={}, keys={})
+    world.loop.turn(NOW + 1)
+    assert world.taps.made == {"vhu0"}
+    # The row was there again before the daemon knew: the switch finds the tap it has opened.
+    world.rows(ports={"vhu0": PORT})
+    world.loop.turn(NOW + 9)
+    world.database.rows = replace(world.database.rows, ports={}, keys={})
+    world.workers.links.clear()
+    world.loop.turn(NOW + 10)
+    assert world.taps.made == {"vhu0"}
+    world.taps.open.clear()
+    world.loop.turn(NOW + 10.1)
+    assert not world.taps.made
+
+
+def test_a_tap_does_not_stay_for_ever_nor_for_a_row_that_is_only_not_ours(world: World) -> None:
+    world.rows(ports={"vhu0": PORT, "vhu1": replace(PORT, name="vhu1")})
+    for _ in range(2):
+        world.loop.turn(NOW)
+    world.workers.links.clear()
+    world.taps.open |= {"vhu0", "vhu1"}
+    keys = {"vhu1": world.database.rows.keys["vhu1"]}
+    world.database.rows = replace(world.database.rows, ports={}, keys=keys)
+    world.loop.turn(NOW + 1)
+    assert world.taps.made == {"vhu0"}
+    world.loop.turn(NOW + 1 + RELEASE_TIMEOUT)
+    assert not world.taps.made

@@ -11,6 +11,7 @@ from ovs_vhost_plugin.control import WorkerSpec
 from ovs_vhost_plugin.daemon.reconcile import (
     HELLO_TIMEOUT,
     QUIT_TIMEOUT,
+    RELEASE_POLL,
     Action,
     Backoff,
     Configure,
@@ -37,6 +38,7 @@ PORT = PortSpec(
     mtu=None,
     tag=None,
     trunks=(),
+    userspace=True,
     finish_offloads=True,
     attached_mac="",
 )
@@ -109,8 +111,12 @@ def test_what_is_waited_for(seen: Observed, wake_at: float | None) -> None:
 def test_a_port_that_is_gone_is_taken_down() -> None:
     assert plan(None, running())[0] == [Quit("vhu0", "the port was removed")]
     assert plan(None, Observed(tap=True))[0] == [Remove("vhu0")]
-    # Nothing to wait for that is not wanted any more.
+    # Nothing to wait for that is not wanted any more,
     assert plan(None, Observed(retry_at=NOW + 9))[0] == [Remove("vhu0")]
+    # but for a switch that has the tap open.
+    assert plan(None, Observed(tap=True, released_by=NOW + 1)) == ([], NOW + RELEASE_POLL)
+    assert plan(None, Observed(tap=True, released_by=NOW))[0] == [Remove("vhu0")]
+    assert plan(PORT, Observed(tap=True, released_by=NOW + 1))[0] == [Spawn(SPEC)]
 
 
 @pytest.mark.parametrize("seen", [None, Observed(tap=True), running(), running(tap=False)])

@@ -88,6 +88,7 @@ def test_a_client_port() -> None:
         mtu=9000,
         tag=10,
         trunks=(20, 30),
+        userspace=True,
         finish_offloads=True,
         announce=Policy(enabled=False),
         attached_mac="52:54:00:00:00:01",

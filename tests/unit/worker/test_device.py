@@ -37,6 +37,7 @@ class FakePair:
         self.config: Any = None
         self.faults: list[Any] = []
         self.forgotten = 0
+        self.starts = 0
         self.waiting: list[bytes] = []
         self.given: list[bytes] = []
         self._next = {"rx": 0, "tx": 0}
@@ -48,6 +49,7 @@ class FakePair:
     def start(self, config: Any) -> None:
         assert self.config is None
         self.config = config
+        self.starts += 1
 
     def take_waiting(self) -> list[bytes]:
         waiting, self.waiting = self.waiting, []
@@ -182,9 +184,13 @@ class Port:
         )
         self.session = Session(offer(2, None))
         self.device.attach(self.session)
+        self.more = False  # whether each message is there before the one before it was handled
 
     def ask(self, request: FrontendRequest, payload: bytes = b"", *fds: int) -> Message | None:
-        return self.device.answer(Message(request, payload, spec.VERSION, fds))
+        reply = self.device.answer(Message(request, payload, spec.VERSION, fds))
+        if not self.more:
+            self.device.settle()
+        return reply
 
     def memory(self, size: int = MEMORY, used_index: int = 0) -> None:
         fd = os.memfd_create("guest")
@@ -248,6 +254,63 @@ def test_a_disabled_ring_gets_no_frames(port: Port) -> None:
     port.vring(0, enabled=False)
     assert port.pairs[0].config.rx is not None
     assert not port.taps.carrier
+
+
+def test_rings_set_up_by_messages_that_are_all_there_start_once(port: Port) -> None:
+    port.more = True
+    set_up(port, base=9)
+    assert port.pairs[0].starts == 0 and port.observed.bases == []
+    port.device.settle()
+    assert port.pairs[0].starts == 1 and port.observed.bases == [9]
+    assert port.pairs[0].config.rx.next_avail == port.pairs[0].config.tx.next_avail == 9
+    port.device.settle()
+    assert port.pairs[0].starts == 1
+
+
+def test_a_change_of_running_rings_stops_them_at_once(port: Port) -> None:
+    set_up(port)
+    port.more = True
+    for _ in range(2):
+        port.ask(FrontendRequest.SET_VRING_CALL, spec.U64.pack(0), os.eventfd(0))
+        assert not port.pairs[0].running
+    at = port.pairs[0].next_avail("rx")
+    port.device.settle()
+    assert port.pairs[0].config.rx.next_avail == at
+    assert port.pairs[0].config.rx.call_fd == port.session.vrings[0].call_fd
+
+
+def test_what_is_acknowledged_has_taken_effect(port: Port) -> None:
+    set_up(port)
+    port.more = True
+    port.session.protocol_features = spec.ProtocolFeature.REPLY_ACK.mask
+    disable = spec.VRING_STATE.pack(0, 0)
+    flags = spec.VERSION | spec.NEED_REPLY
+    reply = port.device.answer(Message(FrontendRequest.SET_VRING_ENABLE, disable, flags, ()))
+    assert reply is not None and reply.payload == spec.U64.pack(0)
+    assert not port.pairs[0].config.rx.enabled
+
+
+def test_a_front_end_that_goes_in_the_middle_of_it_leaves_nothing_to_start(port: Port) -> None:
+    port.more = True
+    set_up(port)
+    port.device.detach()
+    port.device.settle()
+    assert port.pairs[0].starts == 0
+
+
+def test_a_ring_that_is_only_being_set_up_leaves_its_neighbour_running(port: Port) -> None:
+    port.features(Feature.VERSION_1)
+    port.memory()
+    port.vring(0)
+    starts = port.pairs[0].starts
+    at = USER + 0x1000
+    port.ask(FrontendRequest.SET_VRING_NUM, spec.VRING_STATE.pack(1, SIZE))
+    port.ask(FrontendRequest.SET_VRING_BASE, spec.VRING_STATE.pack(1, 5))
+    where = spec.VRING_ADDR.pack(1, 0, at, at + 0x800, at + 0x400, 0)
+    port.ask(FrontendRequest.SET_VRING_ADDR, where)
+    assert port.pairs[0].starts == starts
+    port.ask(FrontendRequest.SET_VRING_KICK, spec.U64.pack(1), os.eventfd(0))
+    assert port.pairs[0].config.tx.next_avail == 5
 
 
 def test_what_waits_in_the_tap_is_discarded_before_the_guest_receives_and_not_later(
