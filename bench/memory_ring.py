@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit.journal import WORDS
 
 SIZE = 256
 HEADER = 12
@@ -41,7 +42,8 @@ class MemoryRing:
         for name, value in fixed.items():
             state[name] = value
         elements = used[2:].view(np.uint32)[: 2 * SIZE]
-        self.ring = layout.Vring(desc.reshape(-1), avail, used, elements, state)
+        journal = np.zeros(WORDS, np.int64)
+        self.ring = layout.Vring(desc.reshape(-1), avail, used, elements, state, journal)
         self.queue = layout.new_queue()
         region = np.array([(0, self.buffers.nbytes, self.buffers.ctypes.data)], layout.REGION)
         self.memory = layout.Memory(layout.region_table(region), np.zeros(0, np.uint8))
