@@ -12,7 +12,7 @@ from pathlib import Path
 import ovs.vlog
 
 from ovs_vhost_plugin.control import WorkerSpec
-from ovs_vhost_plugin.daemon import status
+from ovs_vhost_plugin.daemon import journals, status
 from ovs_vhost_plugin.daemon.listener import ListenError, listen_front_end, unlink_front_end
 from ovs_vhost_plugin.daemon.options import Options, worker_ids
 from ovs_vhost_plugin.daemon.reconcile import (
@@ -226,7 +226,9 @@ class Ports:
                 front_end = self._listener(spec)
                 if front_end is not None:
                     stack.enter_context(front_end)
-                self.workers.spawn(spec, front_end, queues, now)
+                journal = journals.renew(self._state.journal(spec.name), 2 * spec.queues)
+                stack.callback(os.close, journal)
+                self.workers.spawn(spec, front_end, journal, queues, now)
         except (TapError, ListenError) as error:
             self.fail(spec.name, str(error), now)
         except OSError as error:
@@ -251,6 +253,7 @@ class Ports:
         self._known.discard(name)
         self.unheard.discard(name)
         self._gone_since.pop(name, None)
+        journals.tidy(self._state, self._known)
         self._tap_seen.pop(name, None)
         self._backoffs.pop(name, None)
         self.faults.pop(name, None)

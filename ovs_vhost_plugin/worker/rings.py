@@ -16,7 +16,8 @@ from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.spec import Feature
 from ovs_vhost_plugin.worker.arrivals import Arrivals
 from ovs_vhost_plugin.worker.basis import Basis
-from ovs_vhost_plugin.worker.queuepair import Kind, QueuePair, VringConfig
+from ovs_vhost_plugin.worker.queuepair import QueuePair
+from ovs_vhost_plugin.worker.vringconfig import Kind, VringConfig
 
 
 class Rings:
@@ -96,6 +97,7 @@ class Rings:
         pair = self.pairs[index // 2]
         leaves = index % 2 == 0 and self._receives(pair.index) and self._basis.has(Feature.LOG_ALL)
         self._stop_pair(pair)
+        pair.forget_place("tx" if index % 2 else "rx")
         if index in self._next_avail:
             base = self._basis.base(index, self._next_avail.pop(index))
         self._running.discard(index)
@@ -184,9 +186,10 @@ class Rings:
         self.update_tap()  # before the loop reads: it takes a detached queue for a broken one
         if rx is not None or tx is not None:
             self._has_run = True
-            pair.start(self._basis.pair(rx, tx))
+            config = pair.resumed(self._basis.pair(rx, tx))
+            pair.start(config)
             if fresh:
-                self._on_start(max(v.next_avail for v in (rx, tx) if v is not None))
+                self._on_start(max(v.next_avail for v in (config.rx, config.tx) if v is not None))
         return errors
 
     def _vring(self, index: int) -> VringConfig | None:

@@ -177,7 +177,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "import json, os\n"
         "from pathlib import Path\n"
         "def warm(): pass\n"
-        "def run(spec, control, listener, taps):\n"
+        "def run(spec, control, listener, taps, journal):\n"
         "    told = {'name': spec.name, 'listener': listener is not None, 'taps': len(taps),\n"
         "            'comm': Path('/proc/self/comm').read_text(), 'sid': os.getsid(0)}\n"
         "    os.write(taps[0], json.dumps(told).encode())\n"

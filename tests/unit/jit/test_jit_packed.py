@@ -11,7 +11,8 @@ from packed_bench import BUFFER, LOW, Bench
 from packed_reference import AVAIL, USED
 from ring_reference import WRITE
 
-from ovs_vhost_plugin.jit.packed import ask_for_kicks, refuse_kicks, stands_at_base, wants_call
+from ovs_vhost_plugin.jit.packed import ask_for_kicks, refuse_kicks, wants_call
+from ovs_vhost_plugin.jit.resume import stands_at_base
 
 
 @settings(deadline=None)
