@@ -36,7 +36,7 @@ assert MOST_ENTRIES >= CHAINS
 
 _COUNT_AT = 32
 _ID_AT, _WRITTEN_AT = 16, 32
-_HALF = 0xFFFF
+_HALF, _LENGTH = 0xFFFF, 0xFFFFFFFF
 
 
 @kernel(int64(int64, int64), inline=True)
@@ -78,4 +78,4 @@ def id_of(shown: int) -> int:
 @kernel(int64(int64), inline=True)
 def written_of(shown: int) -> int:
     """Bytes written into its chain."""
-    return shown >> _WRITTEN_AT
+    return shown >> _WRITTEN_AT & _LENGTH

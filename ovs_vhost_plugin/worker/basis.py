@@ -19,7 +19,7 @@ from ovs_vhost_plugin.vhost.memory import MemoryTable
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import EVENT_AREA, Feature, VringAddressFlag, used_bytes
 from ovs_vhost_plugin.vhost.state import Vring
-from ovs_vhost_plugin.worker.journal import IDENTITY_BYTES
+from ovs_vhost_plugin.worker import journal
 from ovs_vhost_plugin.worker.vringconfig import Bytes, PairConfig, VringConfig
 
 _DESC_BYTES = 16  # virtio 1.2, 2.7.5
@@ -94,8 +94,9 @@ class Basis:
         """
         parts = (vring.desc_user, vring.avail_user, vring.used_user)
         places = [memory.file_place(part) for part in parts]
-        known = (vring.index, vring.size, self.features & ~Feature.LOG_ALL.mask, places)
-        return hashlib.blake2b(repr(known).encode(), digest_size=IDENTITY_BYTES).digest()
+        features = self.features & ~Feature.LOG_ALL.mask
+        known = (journal.FORMAT, vring.index, vring.size, features, places)
+        return hashlib.blake2b(repr(known).encode(), digest_size=journal.IDENTITY_BYTES).digest()
 
     def _split(self, vring: Vring, memory: MemoryTable, next_avail: int | None) -> VringConfig:
         if vring.size & (vring.size - 1):  # it was set while packed rings were negotiated
