@@ -204,6 +204,21 @@ def test_the_bridge_counts_once_in_a_hold_by_an_address_of_nobodys(world: World)
     assert len(sources) == 2
 
 
+def test_a_guest_that_is_sighted_elsewhere_has_its_first_frames_counted(world: World) -> None:
+    world.holding(STATION)
+    world.table(table(HERE))
+    assert len(world.parcels.taught) == 1
+    world.hear(Holding(1, True, (STATION,), {}, sighted=1))
+    for taught in (1, 2):
+        world.table(table(HERE))
+        assert len(world.parcels.taught) == taught
+        world.hear()
+    assert world.asked() == [], "the bridge has its time"
+    world.hear(after=0.01)
+    world.table(table(THERE))
+    assert world.told[-1]["op"] == "release"
+
+
 @pytest.mark.parametrize("text", ["", table(THERE)])
 def test_a_guest_that_the_bridge_has_not_here_needs_no_counting(world: World, text: str) -> None:
     world.holding(STATION)
