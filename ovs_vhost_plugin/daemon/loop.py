@@ -76,6 +76,7 @@ class Loop:
         events = self.ports.workers.run(now)
         self._look(now)
         self.ports.take(events, self.desired, now)
+        self.ports.room.run(now)
         self._announce(events, now)
         if self._serving and self.snapshot is not None:
             self._act(self.snapshot, now)
@@ -96,7 +97,7 @@ class Loop:
         self.ports.workers.wait(poller, now)
         self.announcing.wait(poller)
         self.forwarding.wait(poller)
-        for at in (self._wake_at, self._cleanup_until):
+        for at in (self._wake_at, self._cleanup_until, self.ports.room.wake_at()):
             if at is not None:
                 poller.timer_wait(math.ceil((at - now) * 1000))
 
