@@ -35,6 +35,9 @@ HELD_BATCH_FRAMES, HELD_BATCH_BYTES = 256, 48 * 1024
 """Most frames, and most bytes of them, that one "held" hands over; a single frame may be longer.
 In base64, with its JSON, either fits in a packet."""
 
+JOURNAL_BYTES = 16 * 1024
+"""Of a port's journal file for each vring (`worker/journal.py`); two vrings are a queue pair."""
+
 MAX_BACKLOG = 64
 """Most packets kept for a peer that does not read; beyond it the channel is closed."""
 

@@ -73,13 +73,21 @@ class Loop:
         return self._exiting
 
     def turn(self, now: float) -> list[Event]:
-        """Everything that can be done at once. Returns what the workers reported."""
+        """Everything that can be done at once. Returns what the workers reported.
+
+        First what frames wait for: to hear what changed in the database takes its milliseconds,
+        and it changes, by our own doing, when a guest moves.
+        """
         self._wake_at = None
-        self.database.run(now)
         events = self.ports.workers.run(now)
-        self._look(now)
-        self.ports.take(events, self.desired, now)
         self._announce(events, now)
+        self.database.run(now)
+        before = self.snapshot
+        self._look(now)
+        if self.snapshot is not before:
+            self._announce([], now)
+        self.ports.take(events, self.desired, now)
+        self.ports.room.run(now)
         if self._serving and self.snapshot is not None:
             self._act(self.snapshot, now)
             self.reopening.run(self.snapshot, now)
@@ -102,7 +110,7 @@ class Loop:
         self.announcing.wait(poller)
         self.forwarding.wait(poller)
         self.reopening.wait(poller, now)
-        for at in (self._wake_at, self._cleanup_until):
+        for at in (self._wake_at, self._cleanup_until, self.ports.room.wake_at()):
             if at is not None:
                 poller.timer_wait(math.ceil((at - now) * 1000))
 

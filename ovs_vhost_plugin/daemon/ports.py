@@ -12,7 +12,7 @@ from pathlib import Path
 import ovs.vlog
 
 from ovs_vhost_plugin.control import WorkerSpec
-from ovs_vhost_plugin.daemon import status
+from ovs_vhost_plugin.daemon import journals, status
 from ovs_vhost_plugin.daemon.listener import ListenError, listen_front_end, unlink_front_end
 from ovs_vhost_plugin.daemon.options import Options, worker_ids
 from ovs_vhost_plugin.daemon.reconcile import (
@@ -28,6 +28,7 @@ from ovs_vhost_plugin.daemon.reconcile import (
     Spawn,
 )
 from ovs_vhost_plugin.daemon.reports import Connect, Hello, State
+from ovs_vhost_plugin.daemon.room import Room
 from ovs_vhost_plugin.daemon.rows import PortSpec
 from ovs_vhost_plugin.daemon.workerlink import WorkerLink
 from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard, Workers
@@ -48,6 +49,7 @@ class Ports:
 
     def __init__(self, workers: Workers, taps: Taps, state: StateDir, options: Options) -> None:
         self.workers = workers
+        self.room = Room(taps)
         self.faults: dict[str, str] = {}
         self.counters: Counter[str] = Counter()
         self.unheard: set[str] = set()
@@ -73,6 +75,7 @@ class Ports:
     def let_go(self) -> None:
         """Forget all without touching any: they are another daemon's now."""
         self.workers.forget_all()
+        self.room = Room(self._taps)
         self._known.clear()
         self.unheard.clear()
         self._backoffs.clear()
@@ -96,10 +99,15 @@ class Ports:
             match event:
                 case Heard(name, Connect(path)):
                     self._connect(name, path, desired.get(name), now)
-                case Heard(name, Hello()) if name not in self._crashed:
-                    self.faults.pop(name, None)
+                case Heard(name, Hello(_, spec)):
+                    self.room.found(name, spec.queues)
+                    if name not in self._crashed:
+                        self.faults.pop(name, None)
                 case Heard(name, State() as state):
                     self._state_told(name, state)
+                    link = self.link(name)
+                    if link is not None and link.spec is not None:
+                        self.room.told(name, state, link.spec.queues, now)
                 case Ended(name, fault, lived):
                     self._ended(name, fault, lived, now)
 
@@ -129,6 +137,7 @@ class Ports:
     def _ended(self, name: str, fault: str, lived: float, now: float) -> None:
         self._tap_seen.pop(name, None)
         self._told.pop(name, None)
+        self.room.gone(name)
         unlink_front_end(self._state, name)
         if fault:
             self.fail(name, fault, now, lived=lived, crash=True)
@@ -226,7 +235,9 @@ class Ports:
                 front_end = self._listener(spec)
                 if front_end is not None:
                     stack.enter_context(front_end)
-                self.workers.spawn(spec, front_end, queues, now)
+                journal = journals.renew(self._state.journal(spec.name), 2 * spec.queues)
+                stack.callback(os.close, journal)
+                self.workers.spawn(spec, front_end, journal, queues, now)
         except (TapError, ListenError) as error:
             self.fail(spec.name, str(error), now)
         except OSError as error:
@@ -251,6 +262,7 @@ class Ports:
         self._known.discard(name)
         self.unheard.discard(name)
         self._gone_since.pop(name, None)
+        journals.tidy(self._state, self._known)
         self._tap_seen.pop(name, None)
         self._backoffs.pop(name, None)
         self.faults.pop(name, None)

@@ -3,7 +3,7 @@
 
 The virtio-net header is copied out, checked, and the copy goes to the tap in its stead, followed
 by the guest's own buffers. Where the bridge cannot take what the header leaves undone, the frame
-is copied whole and finished first.
+is copied whole and finished first; one of USO always.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ovs_vhost_plugin.jit.layout import (
 )
 from ovs_vhost_plugin.jit.learn import learn, take_head
 from ovs_vhost_plugin.jit.notify import break_ring, flush
-from ovs_vhost_plugin.jit.ring import fetch, give_back, refuse_kicks
+from ovs_vhost_plugin.jit.ring import fetch, give_back, promise, refuse_kicks, retract
 from ovs_vhost_plugin.jit.syscalls import EAGAIN, EFAULT, EINTR, EIO, coarse_milliseconds, writev
 
 BURST = 64
@@ -149,7 +149,7 @@ def send(queue: Queue, net: Net, learned: Learned, now: int) -> int:
             return 0
         state["taken"] = at
     first = state["taken"]
-    if state["finish_offloads"] and offload.leaves_work(net.header):
+    if offload.leaves_work(net.header) and (state["finish_offloads"] or offload.is_uso(net.header)):
         result = write_finished(queue, net, length)
         end = first + 1  # the private copy
     else:
@@ -187,9 +187,12 @@ def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learn
     done = 0
     while queue.state[0]["count"] > 0:
         if ring.state[0]["enabled"]:
+            promise(ring, queue)
             result = send(queue, net, learned, now)
             if result == -EAGAIN:
                 state["tap_full"] = 1
+                if state["headers"] == 0 or state["position"] == 0:  # no segment of it has gone
+                    retract(ring)
                 break
             if result == -EFAULT:
                 fault = int64(Fault.MEMORY_GONE)

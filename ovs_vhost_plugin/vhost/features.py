@@ -30,9 +30,12 @@ _FEATURES = (
     Feature.GUEST_CSUM,  # host to guest, partial checksum
     Feature.HOST_TSO4,
     Feature.HOST_TSO6,
+    Feature.HOST_USO,
     Feature.HOST_ECN,
     Feature.GUEST_TSO4,
     Feature.GUEST_TSO6,
+    Feature.GUEST_USO4,  # a kernel before 6.2 never makes use of these two
+    Feature.GUEST_USO6,
     Feature.GUEST_ECN,
     # Of no consequence for a back-end, which sees neither configuration space nor control queue;
     # but a front-end offers the guest only what the back-end offers too.

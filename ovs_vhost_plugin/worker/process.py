@@ -27,7 +27,7 @@ from ovs_vhost_plugin.control import WorkerSpec
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import Nic, Offer, offer
-from ovs_vhost_plugin.worker import privileges
+from ovs_vhost_plugin.worker import journal, privileges
 from ovs_vhost_plugin.worker.addresses import Addresses
 from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.daemonlink import DaemonLink
@@ -38,8 +38,9 @@ from ovs_vhost_plugin.worker.frontend import FrontEnd
 from ovs_vhost_plugin.worker.hold import Reason
 from ovs_vhost_plugin.worker.holding import Holding
 from ovs_vhost_plugin.worker.inband import InBand
-from ovs_vhost_plugin.worker.queuepair import PairConfig, QueuePair
+from ovs_vhost_plugin.worker.queuepair import QueuePair
 from ovs_vhost_plugin.worker.tapqueues import TapQueues
+from ovs_vhost_plugin.worker.vringconfig import PairConfig
 
 # Further fields of a worker's spec that the daemon may change
 _MAY_CHANGE = ("hold", "state", "config", "mac", "link_up")
@@ -67,13 +68,15 @@ def run(
     control_listener: socket.socket,
     vhost_listener: socket.socket | None,
     tap_fds: list[int],
+    journal_fd: int,
 ) -> int:
     """Be the worker of `spec` until told to quit; return the exit status.
 
     tap_fds: one open queue of the port's tap for each queue pair.
+    journal_fd: the file of the rings' journals, which nobody else writes.
     """
     privileges.drop(spec.uid, spec.gid)
-    worker = Worker(spec, control_listener, vhost_listener, tap_fds)
+    worker = Worker(spec, control_listener, vhost_listener, tap_fds, journal_fd)
     try:
         worker.serve()
     finally:
@@ -90,6 +93,7 @@ class Worker:
         control_listener: socket.socket,
         vhost_listener: socket.socket | None,
         tap_fds: list[int],
+        journal_fd: int,
     ) -> None:
         self._spec = spec
         self._selector = selectors.DefaultSelector()
@@ -101,7 +105,12 @@ class Worker:
         taps.set_attached([False] * len(tap_fds))
         self._tap_fd = tap_fds[0]
         learned_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        pairs = [QueuePair(index, fd, learned_fd) for index, fd in enumerate(tap_fds)]
+        journals = journal.open_file(journal_fd, 2 * len(tap_fds))
+        os.close(journal_fd)
+        pairs = [
+            QueuePair(index, fd, learned_fd, journals=journals[2 * index : 2 * index + 2])
+            for index, fd in enumerate(tap_fds)
+        ]
         self._addresses = Addresses(pairs, learned_fd)
         self._holding = Holding(
             taps,

@@ -16,7 +16,8 @@ from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.spec import Feature
 from ovs_vhost_plugin.worker.arrivals import Arrivals
 from ovs_vhost_plugin.worker.basis import Basis
-from ovs_vhost_plugin.worker.queuepair import Kind, QueuePair, VringConfig
+from ovs_vhost_plugin.worker.queuepair import QueuePair
+from ovs_vhost_plugin.worker.vringconfig import Kind, VringConfig
 
 
 class Rings:
@@ -72,6 +73,8 @@ class Rings:
         if not self._matters(index):
             return
         self._stop_pair(pair)
+        if index % 2 == 0 and index in self._running and not self._receives(pair.index):
+            self._hand_over(pair)  # it was switched off
         self._unsettled.add(pair.index)
         if index not in self._broken:
             try:
@@ -96,6 +99,7 @@ class Rings:
         pair = self.pairs[index // 2]
         leaves = index % 2 == 0 and self._receives(pair.index) and self._basis.has(Feature.LOG_ALL)
         self._stop_pair(pair)
+        pair.forget_place("tx" if index % 2 else "rx")
         if index in self._next_avail:
             base = self._basis.base(index, self._next_avail.pop(index))
         self._running.discard(index)
@@ -140,19 +144,26 @@ class Rings:
     def _leave(self, pair: QueuePair) -> None:
         """The guest migrates, ring by ring: keep what came to this one's queue, in order.
 
-        While another pair receives, it is that one's: a queue that is detached loses what is in
-        it. Queue 0 stays attached, and is left as it is. With the last pair the hold begins.
+        While another pair receives, it is that one's. With the last pair the hold begins.
         """
         holding = self._arrivals.holding
+        if self.running:
+            self._hand_over(pair)
+            return
+        holding.begin(pair.index, pair.take_waiting())
+        if pair.index > 0:
+            with self.stopped(self.pairs[0]):  # its transmit ring may go on
+                holding.begin(0, self.pairs[0].take_waiting())
+
+    def _hand_over(self, pair: QueuePair) -> None:
+        """Give another pair that receives what came to this one's queue, in order.
+
+        A queue that is detached loses what is in it. Queue 0 stays attached, and is left as it is.
+        """
         other = next((p for p in self.pairs if self._receives(p.index)), None)
-        if other is None:
-            holding.begin(pair.index, pair.take_waiting())
-            if pair.index > 0:
-                with self.stopped(self.pairs[0]):  # its transmit ring may go on
-                    holding.begin(0, self.pairs[0].take_waiting())
-        elif pair.index > 0:
+        if other is not None and pair.index > 0:
             with self.stopped(other):
-                frames = holding.drain(pair.index, pair.take_waiting())
+                frames = self._arrivals.holding.drain(pair.index, pair.take_waiting())
                 self.update_tap()
                 other.give(frames)
 
@@ -184,9 +195,10 @@ class Rings:
         self.update_tap()  # before the loop reads: it takes a detached queue for a broken one
         if rx is not None or tx is not None:
             self._has_run = True
-            pair.start(self._basis.pair(rx, tx))
+            config = pair.resumed(self._basis.pair(rx, tx))
+            pair.start(config)
             if fresh:
-                self._on_start(max(v.next_avail for v in (rx, tx) if v is not None))
+                self._on_start(max(v.next_avail for v in (config.rx, config.tx) if v is not None))
         return errors
 
     def _vring(self, index: int) -> VringConfig | None:

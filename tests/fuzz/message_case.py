@@ -32,7 +32,8 @@ from ovs_vhost_plugin.worker.device import Device
 from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.holding import Holding
 from ovs_vhost_plugin.worker.inband import InBand
-from ovs_vhost_plugin.worker.queuepair import PairConfig, QueuePair
+from ovs_vhost_plugin.worker.queuepair import QueuePair
+from ovs_vhost_plugin.worker.vringconfig import PairConfig
 
 FRAME = bytes(12) + bytes(range(100))
 _NAMES = set(PeerErrorName) | {fault.kebab for fault in Fault}

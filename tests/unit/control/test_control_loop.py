@@ -79,6 +79,12 @@ class FakeTaps:
     def heard(self, name: str) -> bool:
         return name in self.open
 
+    def queue_length(self, name: str) -> int | None:
+        return 1000 if name in self.made else None
+
+    def set_queue_length(self, name: str, frames: int) -> None:
+        pass
+
 
 class FakeWorkers:
     def __init__(self) -> None:
@@ -99,7 +105,7 @@ class FakeWorkers:
         self.forgotten += 1
         self.links.clear()
 
-    def spawn(self, spec: Any, front_end: Any, queues: Any, now: float) -> None:
+    def spawn(self, spec: Any, front_end: Any, _journal: int, queues: Any, now: float) -> None:
         self.links[spec.name] = SimpleNamespace(
             spec=spec, phase=None, since=now, state=None, child=True
         )
@@ -273,7 +279,7 @@ def test_what_the_last_daemon_published_stays_until_its_worker_speaks(world: Wor
     before = {"vhost-user-status": "running", "vhost-user-announced": "x learned"}
     world.rows(ports={"vhu0": PORT}, keys=before)
     world.taps.made.add("vhu0")
-    world.workers.spawn(SimpleNamespace(name="vhu0"), None, [], NOW)
+    world.workers.spawn(SimpleNamespace(name="vhu0"), None, -1, [], NOW)
     world.workers.links["vhu0"].child = False
     world.loop.turn(NOW)
     assert world.keys() == before

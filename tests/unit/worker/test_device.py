@@ -8,6 +8,7 @@ import selectors
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ class FakePair:
         self.starts = 0
         self.waiting: list[bytes] = []
         self.given: list[bytes] = []
+        self.stands_at: int | None = None
+        self.handed_over: list[str] = []
         self._next = {"rx": 0, "tx": 0}
 
     @property
@@ -50,6 +53,20 @@ class FakePair:
         assert self.config is None
         self.config = config
         self.starts += 1
+
+    def resumed(self, config: Any) -> Any:
+        if self.stands_at is None:
+            return config
+        vrings = {kind: getattr(config, kind) for kind in ("rx", "tx")}
+        news = {
+            kind: replace(vring, next_avail=self.stands_at)
+            for kind, vring in vrings.items()
+            if vring is not None and vring.resumes
+        }
+        return replace(config, **news)
+
+    def forget_place(self, kind: str) -> None:
+        self.handed_over.append(kind)
 
     def take_waiting(self) -> list[bytes]:
         waiting, self.waiting = self.waiting, []
@@ -407,6 +424,23 @@ def test_memory_that_comes_region_by_region_makes_rings_run(port: Port) -> None:
     assert [int(row["size"]) for row in port.pairs[0].config.regions] == [0x1000, 0x1000]
     region(port, FrontendRequest.ADD_MEM_REG, 0x9000, 0, 0x2000)
     assert len(port.pairs[0].config.regions) == 3
+
+
+def test_a_ring_resumes_where_the_journal_says_and_the_daemon_is_told_so(port: Port) -> None:
+    port.features(Feature.VERSION_1)
+    region(port, FrontendRequest.ADD_MEM_REG, 0, USER, 0x1000)
+    port.pairs[0].stands_at = 777
+    port.vring(0)
+    at = port.pairs[0].config.rx.next_avail
+    assert at == 777 + 3  # enabled after it was started
+    assert port.observed.bases == [777]
+    # Once it runs here nobody knows better.
+    region(port, FrontendRequest.REM_MEM_REG, 0, USER, 0x1000)
+    region(port, FrontendRequest.ADD_MEM_REG, 0, USER, 0x1000)
+    assert port.pairs[0].config.rx.next_avail == at + 3
+    assert port.pairs[0].handed_over == []
+    assert port.base(0) == at + 6
+    assert port.pairs[0].handed_over == ["rx"]
 
 
 def test_a_ring_whose_region_is_replaced_goes_on_where_it_was(port: Port) -> None:
