@@ -58,6 +58,7 @@ _PROTOCOL_FEATURES = (
     ProtocolFeature.RARP,  # SEND_RARP, for guests without GUEST_ANNOUNCE
     ProtocolFeature.REPLY_ACK,  # a refusal can be told instead of closing the connection
     ProtocolFeature.BACKEND_REQ,  # a channel on which this back-end asks and the front-end answers
+    ProtocolFeature.INBAND_NOTIFICATIONS,  # messages where a front-end gave no eventfd
     ProtocolFeature.RESET_DEVICE,  # the guest's driver resets the NIC, the front-end stays
     ProtocolFeature.STATUS,  # whether features were accepted, whether a ring broke
     ProtocolFeature.CONFIGURE_MEM_SLOTS,  # hundreds of regions, added and removed one by one
