@@ -121,7 +121,7 @@ def give_back(ring: Vring, queue: Queue, written: int) -> None:
     """As `ring.give_back`."""
     state = ring.state[0]
     held = queue.state[0]
-    chain = queue.chains[held["head"]]
+    chain = queue.chains[uint64(held["head"])]
     at = state["next_used"]
     if state["unpublished"] == 0 or _writes_one(ring):
         state["used_id"] = chain["head"]

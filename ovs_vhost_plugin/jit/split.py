@@ -34,6 +34,7 @@ from ovs_vhost_plugin.jit.layout import (
     Vring,
     boolean,
     int64,
+    uint64,
     void,
 )
 
@@ -98,7 +99,7 @@ def give_back(ring: Vring, queue: Queue, written: int) -> None:
     state = ring.state[0]
     held = queue.state[0]
     slot = state["next_used"] & (state["size"] - 1)
-    store_relaxed(ring.elements, 2 * slot, queue.chains[held["head"]]["head"])
+    store_relaxed(ring.elements, 2 * slot, queue.chains[uint64(held["head"])]["head"])
     store_relaxed(ring.elements, 2 * slot + 1, written)
     state["next_used"] = (state["next_used"] + 1) & 0xFFFF
     state["next_avail"] = (state["next_avail"] + 1) & 0xFFFF
