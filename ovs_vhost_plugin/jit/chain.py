@@ -268,13 +268,13 @@ def scatter(
         at += 1
 
 
-@kernel(void(QUEUE_T, int64, U8, int64), inline=True)
-def gather(queue: Queue, at: int, target: NDArray[np.uint8], length: int) -> None:
+@kernel(void(QUEUE_T, int64, U8, int64, int64), inline=True)
+def gather(queue: Queue, at: int, target: NDArray[np.uint8], index: int, length: int) -> None:
     """Copy `length` bytes of the iovecs from `at` on into a private array; they hold as many."""
-    done = 0
-    while done < length:
+    while length > 0:
         piece = queue.iov[uint64(at)]
-        part = min(length - done, piece["len"])
-        copy_in(target, done, piece["base"], part)
-        done += part
+        part = min(length, piece["len"])
+        copy_in(target, index, piece["base"], part)
+        index += part
+        length -= part
         at += 1

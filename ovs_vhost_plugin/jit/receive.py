@@ -122,7 +122,7 @@ def spill(queue: Queue, memory: Memory, net: Net, length: int) -> None:
     if not net.state[0]["mergeable"]:
         net.counters[0]["rx_dropped_too_long"] += 1
         return
-    gather(queue, held["first"], net.pending, held["length"])
+    gather(queue, held["first"], net.pending, 0, held["length"])
     net.state[0]["pending"] = length
     net.state[0]["pending_until"] = milliseconds(net.scratch) + PATIENCE
 

@@ -104,7 +104,7 @@ def write_finished(queue: Queue, net: Net, length: int) -> int:
     state = net.state[0]
     at = state["taken"]
     if state["headers"] == 0:
-        gather(queue, at, net.frame, length)
+        gather(queue, at, net.frame, 0, length)
         if offload.is_gso(net.header):
             headers = offload.all_headers(net.header, net.frame, length)
             if headers < 0:
