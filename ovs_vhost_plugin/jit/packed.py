@@ -85,10 +85,8 @@ def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -
     state = ring.state[0]
     held = queue.state[0]
     held["full"] = 0
-    while held["count"] < chains and held["length"] < length:
-        room = _room(ring)
-        if room == 0:
-            return 0
+    room = _room(ring)
+    while room > 0 and held["count"] < chains and held["length"] < length:
         word = _next_word(ring)
         available = look(ring, state["next_fetch"], word)
         if available <= 0:
@@ -106,6 +104,7 @@ def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -
         queue.chains[(held["head"] + held["count"]) & (CHAINS - 1)]["slots"] = held["slots"]
         hold(queue, held["id"], pieces)
         state["next_fetch"] = advance(ring, state["next_fetch"], held["slots"])
+        room -= held["slots"]
     return 0
 
 
