@@ -26,7 +26,7 @@ from rich.table import Table
 
 from bench import singlestep
 from bench.memory_ring import HEADER, SIZE, Kind, MemoryRing, new_net
-from bench.ring_kernels import BURST, PACKET_MAX, put, take
+from bench.ring_kernels import BURST, PACKET_MAX, new_packets, put, take
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.receive import receive
 from ovs_vhost_plugin.jit.transmit import BURST as PORT_BURST
@@ -86,7 +86,7 @@ def _offered(kind: Kind, frames: Sequence[bytes] | None = None) -> MemoryRing:
 
 
 def _private(length: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros((BURST, PACKET_MAX), np.uint8), np.full(BURST, HEADER + length)
+    return new_packets(), np.full(BURST, HEADER + length)
 
 
 def ring_take(kind: Kind, bursts: int) -> layout.Net:

@@ -62,8 +62,9 @@ class Result:
     """One line: medians of packets a second, and of the ratios of ours to DPDK's.
 
     `dpdk_full` and `ours_full`: of the packets that the front-end had to send, the share that found
-    the ring full. `in_vain`: of our looks into a ring, the share that found nothing. Where those
-    are small, and this one is not, the front-end was the limit, and no ratio can be above 1.
+    the ring full. `in_vain`: of our looks into a ring, the share that found nothing; such a look
+    takes a small part of the time that a burst does. Where those are small, and nearly all looks
+    were in vain, the front-end was the limit, and no ratio can be much above 1.
     """
 
     layout: str
@@ -127,10 +128,13 @@ class Side:
         which = "Tx" if direction == "send" else "Rx"
         time.sleep(_SETTLE)
         self.front.rate(which)
+        looks, in_vain = self.back.looks()
         time.sleep(seconds)
+        more_looks, more_in_vain = self.back.looks()
         rate = self.front.rate(which)
-        front, back = self._account(direction)
-        return Window(rate, front.dropped / max(1, front.sent + front.dropped), back.in_vain)
+        front, _ = self._account(direction)
+        full = front.dropped / max(1, front.sent + front.dropped)
+        return Window(rate, full, (more_in_vain - in_vain) / max(1, more_looks - looks))
 
     def _account(self, direction: str) -> tuple[Counts, Counts]:
         """Stop; each packet that one end has sent was received at the other: what they counted."""

@@ -24,14 +24,16 @@ import numpy as np
 from bench.ring_kernels import (
     BURST,
     DONE,
+    FIRST,
     IDLE,
     IN_VAIN,
     LOOKS,
     LOOPBACK,
-    PACKET_MAX,
     RECEIVE,
     SEND,
+    SPACING,
     WANTED,
+    new_packets,
     serve,
 )
 from ovs_vhost_plugin.jit import layout
@@ -83,7 +85,7 @@ class NullPort:
 
     def __init__(self, path: str) -> None:
         self._mode = np.zeros(4, np.int64)
-        self._packets = np.zeros((BURST, PACKET_MAX), np.uint8)
+        self._packets = new_packets()
         self._lengths = np.zeros(BURST, np.int64)
         self._pair = QueuePair(0, tap_fd=-1, loop=self._loop)
         complaints = Complaints()
@@ -136,8 +138,10 @@ class NullPort:
     def _fill(self, length: int) -> None:
         """Have all packets be frames of `length` bytes under a header that asks for nothing."""
         header = self._device.header_size
+        begin = FIRST + header
         self._packets[:] = 0
-        self._packets[:, header : header + 14] = np.frombuffer(_FRAME_BEGINS, np.uint8)
+        packets = self._packets.reshape(BURST, SPACING)
+        packets[:, begin : begin + 14] = np.frombuffer(_FRAME_BEGINS, np.uint8)
         self._lengths[:] = header + length
 
 

@@ -6,6 +6,9 @@ Here are the chains of a split ring, and what those of a packed ring (`packed.py
 The driver may change a descriptor at any time, so each word is read once, and an indirect table
 is copied before it is looked at. Every walk is bounded: by the entries of the table, which ends
 loops, and by the iovecs that one readv or writev takes. Nothing is kept of a chain that fails.
+
+Places of iovecs and chains are made unsigned where they are used for each packet: numba would
+otherwise have each access look for Python's negative indices.
 """
 
 from __future__ import annotations
@@ -98,9 +101,10 @@ def add_buffer(
         part = min(length, int64(regions[i]["size"] - (address - regions[i]["guest"])))
         host = int64(regions[i]["host"]) + offset
         _expect_buffer(host, writes)
-        queue.iov[at]["base"] = host
-        queue.iov[at]["len"] = part
-        queue.guest[at] = address
+        place = uint64(at)
+        queue.iov[place]["base"] = host
+        queue.iov[place]["len"] = part
+        queue.guest[place] = address
         at += 1
         length -= part
         if length == 0:
@@ -239,7 +243,7 @@ def hold(queue: Queue, head: int, pieces: int) -> None:
 def release(queue: Queue) -> None:
     """Let the oldest chain go."""
     state = queue.state[0]
-    chain = queue.chains[state["head"]]
+    chain = queue.chains[uint64(state["head"])]
     state["first"] += chain["pieces"]
     state["length"] -= chain["length"]
     state["head"] = (state["head"] + 1) & (CHAINS - 1)
@@ -251,24 +255,26 @@ def scatter(
     queue: Queue, at: int, skip: int, source: NDArray[np.uint8], index: int, length: int
 ) -> None:
     """Copy private bytes to the iovecs from `at` on, `skip` bytes in; they have the room."""
-    while skip >= queue.iov[at]["len"]:
-        skip -= queue.iov[at]["len"]
+    while skip >= queue.iov[uint64(at)]["len"]:
+        skip -= queue.iov[uint64(at)]["len"]
         at += 1
     while length > 0:
-        part = min(length, queue.iov[at]["len"] - skip)
-        copy_out(queue.iov[at]["base"] + skip, source, index, part)
+        piece = queue.iov[uint64(at)]
+        part = min(length, piece["len"] - skip)
+        copy_out(piece["base"] + skip, source, index, part)
         index += part
         length -= part
         skip = 0
         at += 1
 
 
-@kernel(void(QUEUE_T, int64, U8, int64), inline=True)
-def gather(queue: Queue, at: int, target: NDArray[np.uint8], length: int) -> None:
+@kernel(void(QUEUE_T, int64, U8, int64, int64), inline=True)
+def gather(queue: Queue, at: int, target: NDArray[np.uint8], index: int, length: int) -> None:
     """Copy `length` bytes of the iovecs from `at` on into a private array; they hold as many."""
-    done = 0
-    while done < length:
-        part = min(length - done, queue.iov[at]["len"])
-        copy_in(target, done, queue.iov[at]["base"], part)
-        done += part
+    while length > 0:
+        piece = queue.iov[uint64(at)]
+        part = min(length, piece["len"])
+        copy_in(target, index, piece["base"], part)
+        index += part
+        length -= part
         at += 1

@@ -30,6 +30,7 @@ from ovs_vhost_plugin.jit.layout import (
     Vring,
     boolean,
     int64,
+    uint64,
     void,
 )
 from ovs_vhost_plugin.jit.notify import break_ring, flush
@@ -62,9 +63,10 @@ def mark_written(queue: Queue, memory: Memory, net: Net, length: int) -> None:
 def _patch_header(queue: Queue, net: Net, offset: int, index: int, length: int) -> None:
     """Put `length` bytes of `net.patch` into the header of the oldest held chain."""
     at = queue.state[0]["first"]
-    if queue.iov[at]["len"] >= HEADER_MAX:
+    piece = queue.iov[uint64(at)]
+    if piece["len"] >= HEADER_MAX:
         # With the lengths that callers give, this is no call.
-        copy_out(queue.iov[at]["base"] + offset, net.patch, index, length)
+        copy_out(piece["base"] + offset, net.patch, index, length)
     else:
         scatter(queue, at, offset, net.patch, index, length)
 
@@ -90,7 +92,7 @@ def complete(ring: Vring, queue: Queue, memory: Memory, net: Net, length: int) -
     mark_written(queue, memory, net, length)
     rest = length
     for _ in range(buffers):
-        written = min(rest, queue.chains[held["head"]]["length"])
+        written = min(rest, queue.chains[uint64(held["head"])]["length"])
         give_back(ring, queue, written)
         rest -= written
     net.counters[0]["rx_packets"] += 1
@@ -121,7 +123,7 @@ def spill(queue: Queue, memory: Memory, net: Net, length: int) -> None:
     if not net.state[0]["mergeable"]:
         net.counters[0]["rx_dropped_too_long"] += 1
         return
-    gather(queue, held["first"], net.pending, held["length"])
+    gather(queue, held["first"], net.pending, 0, held["length"])
     net.state[0]["pending"] = length
     net.state[0]["pending_until"] = milliseconds(net.scratch) + PATIENCE
 

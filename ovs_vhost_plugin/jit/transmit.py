@@ -26,6 +26,7 @@ from ovs_vhost_plugin.jit.layout import (
     Queue,
     Vring,
     int64,
+    uint64,
 )
 from ovs_vhost_plugin.jit.learn import learn, take_head
 from ovs_vhost_plugin.jit.notify import break_ring, flush
@@ -63,11 +64,11 @@ def take_header(queue: Queue, net: Net) -> int:
     where the frame's own iovecs begin, or -fault.
     """
     size = net.state[0]["header_size"]
-    chain = queue.chains[queue.state[0]["head"]]
+    chain = queue.chains[uint64(queue.state[0]["head"])]
     if chain["length"] <= size:
         return -Fault.CHAIN_WITHOUT_FRAME
     at: int = queue.state[0]["first"]
-    piece = queue.iov[at]
+    piece = queue.iov[uint64(at)]
     if piece["len"] > HEADER_MAX:
         # As most drivers have it; a copy of fixed length needs no call.
         copy_in(net.header, 0, piece["base"], HEADER_MAX)
@@ -78,8 +79,9 @@ def take_header(queue: Queue, net: Net) -> int:
     fault = offload.check_header(net.header, chain["length"] - size, net.state)
     if fault:
         return -fault
-    queue.iov[at - 1]["base"] = address_of(net.header, 0)
-    queue.iov[at - 1]["len"] = size
+    before = queue.iov[uint64(at - 1)]
+    before["base"] = address_of(net.header, 0)
+    before["len"] = size
     return at
 
 
@@ -102,7 +104,7 @@ def write_finished(queue: Queue, net: Net, length: int) -> int:
     state = net.state[0]
     at = state["taken"]
     if state["headers"] == 0:
-        gather(queue, at, net.frame, length)
+        gather(queue, at, net.frame, 0, length)
         if offload.is_gso(net.header):
             headers = offload.all_headers(net.header, net.frame, length)
             if headers < 0:
@@ -139,7 +141,7 @@ def send(queue: Queue, net: Net, learned: Learned, now: int) -> int:
     """
     state = net.state[0]
     counters = net.counters[0]
-    chain = queue.chains[queue.state[0]["head"]]
+    chain = queue.chains[uint64(queue.state[0]["head"])]
     length = chain["length"] - state["header_size"]
     if state["taken"] == 0:
         at = take_header(queue, net)

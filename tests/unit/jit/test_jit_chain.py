@@ -212,7 +212,7 @@ def test_scatter_and_gather_meet_in_the_middle(lengths: list[int], data: Any) ->
     flat = b"".join(driver.memory.read(*buffer) for buffer in buffers)
     assert flat == bytes(skip) + content.tobytes()
     back = np.zeros(total, np.uint8)
-    gather(queue, 1, back, total)
+    gather(queue, 1, back, 0, total)
     assert back.tobytes() == flat
 
 
