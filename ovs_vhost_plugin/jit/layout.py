@@ -56,6 +56,7 @@ RING = _record(
     "call_fd",
     "err_fd",
     "log_used",
+    "resumed",  # taken over: whether its driver was called for all that came back, nobody knows
     "fault",  # not 0: the ring is broken
     unsigned=(
         "log_guest",  # guest address of the used ring; packed: of the device event area

@@ -144,7 +144,7 @@ def call_again(ring: Vring, net: Net) -> None:
     its guest is to be called (a NIC without MSI-X). If all buffers were given back in between,
     nothing would ever follow to call for. A call too many does no harm (virtio 1.2, 2.7.7.1).
     """
-    if alive(ring) and ring.state[0]["next_avail"] != 0:
+    if alive(ring) and (ring.state[0]["next_avail"] != 0 or ring.state[0]["resumed"]):
         call(ring, net)
 
 

@@ -96,8 +96,7 @@ class QueuePair:
     def resumed(self, config: PairConfig) -> PairConfig:
         """`config` with each ring that resumes at where the journal says, if it speaks of this one.
 
-        What was promised in it is given back first, and the driver called: whether it was before
-        nobody knows. Only while stopped.
+        What was promised in it is given back first. Only while stopped.
         """
         rx = self._resumed("rx", config.rx, config)
         return replace(config, rx=rx, tx=self._resumed("tx", config.tx, config))
@@ -256,8 +255,7 @@ class QueuePair:
         if at < 0:
             journal.end(words)
             return vring
-        self._call(vring.call_fd)
-        return replace(vring, next_avail=at)
+        return replace(vring, next_avail=at, resumed=True)
 
     def _vring(self, kind: Kind, vring: VringConfig | None, config: PairConfig) -> layout.Vring:
         """A vring as the loop takes it; without entries if there is none."""
@@ -284,14 +282,6 @@ class QueuePair:
                 self._break(state, fault)
             elif fd >= 0 and name != "kick_fd":
                 os.set_blocking(fd, False)
-
-    @staticmethod
-    def _call(fd: int) -> None:
-        """Wake a driver, if that is how."""
-        if fd >= 0 and is_eventfd(fd):
-            os.set_blocking(fd, False)
-            with suppress(BlockingIOError):  # one too full has one to deliver anyway
-                os.eventfd_write(fd, 1)
 
     def _break(self, state: layout.Records, fault: Fault) -> None:
         """Have a ring not begin."""

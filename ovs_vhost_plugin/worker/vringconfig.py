@@ -35,6 +35,7 @@ class VringConfig:
     log_desc: int = 0  # packed: of `desc`
     identity: bytes = b""  # which ring it is (16 bytes); empty: cannot be told
     resumes: bool = False  # `next_avail` is only what its front-end says
+    resumed: bool = False  # it is what the journal says
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ def views(
         # One that wraps around is as far outside of any log.
         "log_guest": min(vring.log_guest, 2**64 - 2**20),
         "log_desc": vring.log_desc,
+        "resumed": vring.resumed,
     }
     state[:] = 0
     for name, value in values.items():

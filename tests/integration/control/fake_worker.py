@@ -42,6 +42,7 @@ def run(
         os.setgroups([])
         os.setresgid(spec.gid, spec.gid, spec.gid)
         os.setresuid(spec.uid, spec.uid, spec.uid)
+    os.close(journal_fd)
     return FakeWorker(spec, control_listener, vhost_listener, tap_fds).serve()
 
 
