@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Instructions a packet of the compiled data path, on rings in memory.
+"""Instructions a packet of the compiled data path, on rings in memory of each layout.
 
     make bench-instructions     or: python -m bench.bench_instructions [--json]
 
-Each case runs bursts of packets; counted is a long run less a short one, divided by the packets
-in between, so that neither start-up nor the counting itself is in it. NUMBA_CPU_NAME and
+Each case runs a burst of packets after a first one; what counting none takes is subtracted, so that
+neither start-up nor the counting itself is in it. NUMBA_CPU_NAME and
 NUMBA_CPU_FEATURES say for which processor the kernels are compiled: tests hold the counts for
 x86-64-v2 against instructions.json.
 """
@@ -16,7 +16,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numba
 import numpy as np
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import singlestep
-from bench.memory_ring import HEADER, MemoryRing, new_net
+from bench.memory_ring import HEADER, SIZE, Kind, MemoryRing, new_net
 from bench.ring_kernels import BURST, PACKET_MAX, put, take
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.receive import receive
@@ -33,7 +33,6 @@ from ovs_vhost_plugin.jit.transmit import BURST as PORT_BURST
 from ovs_vhost_plugin.jit.transmit import transmit
 
 FRAME = b"\xff" * 6 + b"\x52\x54\0\0\0\1" + b"\x08\0\x45" + bytes(45)
-SHORT, LONG = 1, 2  # bursts
 _F_SETPIPE_SZ = 1031  # linux/fcntl.h
 _PIPE_BYTES = 1 << 20  # what any user may have; a packet takes a page
 _MARKER = int(singlestep.MARKER)
@@ -44,115 +43,139 @@ _compiled = numba.njit(nogil=True, _nrt=False)  # as the kernels: no reference c
 
 @_compiled
 def _takes(ring, queue, memory, net, packets, lengths, bursts):
-    for i in range(1 + bursts):
-        if i == 1:
-            _raise(_MARKER)
-        ring.avail[1] += BURST
+    take(ring, queue, memory, net, packets, lengths)
+    _raise(_MARKER)
+    for _ in range(bursts):
         take(ring, queue, memory, net, packets, lengths)
     _raise(_MARKER)
 
 
 @_compiled
 def _puts(ring, queue, memory, net, packets, lengths, bursts):
-    for i in range(1 + bursts):
-        if i == 1:
-            _raise(_MARKER)
-        ring.avail[1] += BURST
+    put(ring, queue, memory, net, packets, lengths, BURST)
+    _raise(_MARKER)
+    for _ in range(bursts):
         put(ring, queue, memory, net, packets, lengths, BURST)
     _raise(_MARKER)
 
 
 @_compiled
 def _transmits(ring, queue, memory, net, learned, bursts):
-    for i in range(1 + bursts):
-        if i == 1:
-            _raise(_MARKER)
-        ring.avail[1] += PORT_BURST
+    transmit(ring, queue, memory, net, learned)
+    _raise(_MARKER)
+    for _ in range(bursts):
         transmit(ring, queue, memory, net, learned)
     _raise(_MARKER)
 
 
 @_compiled
 def _receives(ring, queue, memory, net, bursts):
-    ring.avail[1] += len(ring.avail) - 3
-    for i in range(1 + bursts):
-        if i == 1:
-            _raise(_MARKER)
+    receive(ring, queue, memory, net)
+    _raise(_MARKER)
+    for _ in range(bursts):
         receive(ring, queue, memory, net)
-        ring.avail[1] += PORT_BURST
     _raise(_MARKER)
 
 
-def _private() -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros((BURST, PACKET_MAX), np.uint8), np.full(BURST, HEADER + len(FRAME))
+def _offered(kind: Kind, frames: Sequence[bytes] | None = None) -> MemoryRing:
+    """A ring whose driver has offered all there is."""
+    ring = MemoryRing(frames, kind)
+    if not kind.packed:
+        ring.ring.avail[1] = SIZE
+    return ring
 
 
-def ring_take(bursts: int) -> layout.Net:
+def _private(length: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros((BURST, PACKET_MAX), np.uint8), np.full(BURST, HEADER + length)
+
+
+def ring_take(kind: Kind, bursts: int) -> layout.Net:
     """Frames of a transmit ring copied into private packets."""
-    ring, net = MemoryRing([FRAME]), new_net(-1)
-    _takes(ring.ring, ring.queue, ring.memory, net, *_private(), bursts)
+    ring, net = _offered(kind, [FRAME]), new_net(-1)
+    _takes(ring.ring, ring.queue, ring.memory, net, *_private(0), bursts)
     return net
 
 
-def ring_put(bursts: int) -> layout.Net:
+def ring_put(kind: Kind, bursts: int) -> layout.Net:
     """Private packets copied into buffers of a receive ring."""
-    ring, net = MemoryRing(), new_net(-1)
-    _puts(ring.ring, ring.queue, ring.memory, net, *_private(), bursts)
+    ring, net = _offered(kind), new_net(-1)
+    _puts(ring.ring, ring.queue, ring.memory, net, *_private(len(FRAME)), bursts)
     return net
 
 
-def port_transmit(bursts: int) -> layout.Net:
+def ring_merge(kind: Kind, bursts: int) -> layout.Net:
+    """Private packets, each copied into two buffers of a receive ring."""
+    ring, net = _offered(kind), new_net(-1)
+    _puts(ring.ring, ring.queue, ring.memory, net, *_private(PACKET_MAX - HEADER), bursts)
+    return net
+
+
+def port_transmit(kind: Kind, bursts: int) -> layout.Net:
     """All that a port does to send, with learning; the system call counts as one."""
     fd = os.open(os.devnull, os.O_WRONLY)
-    ring, net = MemoryRing([FRAME]), new_net(fd)
+    ring, net = _offered(kind, [FRAME]), new_net(fd)
     _transmits(ring.ring, ring.queue, ring.memory, net, layout.new_learned(-1), bursts)
     return net
 
 
-def port_receive(bursts: int) -> layout.Net:
+def port_receive(kind: Kind, bursts: int) -> layout.Net:
     """All that a port does to receive; the system call counts as one."""
     reader, writer = os.pipe2(os.O_DIRECT | os.O_NONBLOCK)  # each write is a packet: pipe(2)
     fcntl.fcntl(writer, _F_SETPIPE_SZ, _PIPE_BYTES)
-    ring, net = MemoryRing(), new_net(reader)
+    ring, net = _offered(kind), new_net(reader)
     for _ in range((1 + bursts) * PORT_BURST):
         os.write(writer, bytes(HEADER) + FRAME)
     _receives(ring.ring, ring.queue, ring.memory, net, bursts)
     return net
 
 
-CASES: dict[str, tuple[Callable[[int], layout.Net], str, int]] = {
+KINDS = {
+    "split": Kind(),
+    "split, indirect": Kind(indirect=True),
+    "packed": Kind(packed=True),
+    "packed, in order": Kind(packed=True, in_order=True),
+    "packed, indirect": Kind(packed=True, indirect=True),
+}
+WORK: dict[str, tuple[Callable[[Kind, int], layout.Net], str, int]] = {
     "take": (ring_take, "tx_packets", BURST),
     "put": (ring_put, "rx_packets", BURST),
+    "merge": (ring_merge, "rx_packets", BURST // 2),
     "transmit": (port_transmit, "tx_packets", PORT_BURST),
     "receive": (port_receive, "rx_packets", PORT_BURST),
 }
 
 
-def measure(name: str) -> float:
-    """Instructions a packet of a case, which must have dealt with each of its packets."""
-    case, counter, burst = CASES[name]
-    signal.signal(singlestep.MARKER, signal.SIG_IGN)
-    case(SHORT)  # compiles it
+def measure(work: str, kind: Kind) -> float:
+    """Instructions a packet of some work, which must have dealt with each of its packets."""
+    function, counter, burst = WORK[work]
 
     def steps(bursts: int) -> int:
         def run() -> None:
-            net = case(bursts)
+            net = function(kind, bursts)
             assert net.counters[counter][0] == (1 + bursts) * burst
 
         return singlestep.count(run)
 
-    return (steps(LONG) - steps(SHORT)) / (burst * (LONG - SHORT))
+    return (steps(1) - steps(0)) / burst
 
 
 def main(options: list[str]) -> None:
-    counts = {name: measure(name) for name in CASES}
+    signal.signal(singlestep.MARKER, signal.SIG_IGN)
+    for function, _, _ in WORK.values():
+        function(Kind(), 0)  # compiles it
+    counts = {
+        name: {work: round(measure(work, kind), 1) for work in WORK} for name, kind in KINDS.items()
+    }
     if "--json" in options:
-        print(json.dumps(counts))
+        print(json.dumps(counts, indent=2))
         return
-    table = Table("instructions a packet", "", "what it does")
-    for name, (case, _, _) in CASES.items():
-        table.add_row(name, f"{counts[name]:.0f}", (case.__doc__ or "").strip())
-    Console().print(table)
+    table = Table("instructions a packet", *WORK)
+    for name, row in counts.items():
+        table.add_row(name, *(f"{count:.0f}" for count in row.values()))
+    console = Console()
+    console.print(table)
+    for work, (function, _, _) in WORK.items():
+        console.print(f"{work}: {(function.__doc__ or '').strip()}")
 
 
 if __name__ == "__main__":

@@ -1,50 +1,94 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A ring in this process's own memory, whose driver offers the same buffers again and again."""
+"""A ring in this process's own memory, of any layout, whose driver is a few numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit.journal import WORDS
 
 SIZE = 256
 HEADER = 12
 MERGEABLE_BUFFER = 1526
 """Bytes of a receive buffer: header and frame without a VLAN tag, as Linux and QEMU have them."""
 
+_FIRST_PIECE = HEADER + 42
+"""Bytes of the first of an indirect chain's two buffers, up to a UDP header's."""
+_TABLE = 2 * 16
+# flags of a descriptor: virtio 1.2, 2.7.5 and 2.8.13
+_NEXT, _WRITE, _INDIRECT, _AVAIL = 1, 2, 4, 1 << 7
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the driver negotiated."""
+
+    packed: bool = False
+    in_order: bool = False
+    indirect: bool = False
+
+    def descriptor(self, address: int, length: int, flags: int, link: int = 0) -> tuple[int, int]:
+        """Its two words; `link` is the next descriptor, of a packed ring the buffer id."""
+        flags_at, link_at = (48, 32) if self.packed else (32, 48)
+        return address, length | flags << flags_at | link << link_at
+
 
 class MemoryRing:
-    """A split ring of SIZE descriptors and its queue; chain i is descriptor i, one buffer.
+    """A ring of SIZE descriptors and its queue; chain i is descriptor i.
 
-    A transmit ring's buffers hold a header and the `frames` in turn. To offer n chains a kernel
-    adds n to `ring.avail[1]`.
+    A chain is one buffer, or an indirect table of two. A transmit ring's buffers hold a header and
+    the `frames` in turn. In a packed ring all chains are offered, once. To offer n chains of a
+    split one, add n to `ring.avail[1]`: it may be done again and again.
     """
 
-    def __init__(self, frames: Sequence[bytes] | None = None) -> None:
+    def __init__(self, frames: Sequence[bytes] | None = None, kind: Kind | None = None) -> None:
+        kind = kind or Kind()
         writes = frames is None
         buffers = [bytes(HEADER) + frame for frame in frames or [bytes(MERGEABLE_BUFFER)]]
         spacing = max(map(len, buffers)) + 63 & ~63
-        self.buffers = np.zeros((SIZE, spacing), np.uint8)
+        guest = np.zeros(SIZE * (spacing + _TABLE), np.uint8)
+        self.buffers = guest[: SIZE * spacing].reshape(SIZE, spacing)
+        tables = guest[SIZE * spacing :].view(np.uint64).reshape(SIZE, 2, 2)
         desc = np.zeros((SIZE, 2), np.uint64)
-        avail = np.zeros(3 + SIZE, np.uint16)
+        both = _WRITE if writes else 0
+        offered = _AVAIL if kind.packed else 0
         for i in range(SIZE):
             data = buffers[i % len(buffers)]
             self.buffers[i, : len(data)] = np.frombuffer(data, np.uint8)
-            # virtio 1.2, 2.7.5: addr; then len, flags (2: device-writable), next
-            desc[i] = spacing * i, len(data) | (2 << 32 if writes else 0)
-            avail[2 + i] = i
-        used = np.zeros(4 + 4 * SIZE, np.uint16)
-        state = np.zeros(1, layout.RING)
-        fixed = {"size": SIZE, "enabled": 1, "writes": writes, "kick_fd": -1, "call_fd": -1}
-        for name, value in fixed.items():
-            state[name] = value
-        elements = used[2:].view(np.uint32)[: 2 * SIZE]
-        self.ring = layout.Vring(desc.reshape(-1), avail, used, elements, state)
+            address, length, flags = spacing * i, len(data), both
+            if kind.indirect:
+                chained = both if kind.packed else both | _NEXT
+                tables[i, 0] = kind.descriptor(address, _FIRST_PIECE, chained, link=1)
+                rest = address + _FIRST_PIECE, length - _FIRST_PIECE
+                tables[i, 1] = kind.descriptor(*rest, both)
+                address, length, flags = SIZE * spacing + _TABLE * i, _TABLE, _INDIRECT
+            link = i if kind.packed else 0
+            desc[i] = kind.descriptor(address, length, flags | offered, link)
+        self.ring = _vring(kind, desc, writes=writes)
         self.queue = layout.new_queue()
-        region = np.array([(0, self.buffers.nbytes, self.buffers.ctypes.data)], layout.REGION)
+        region = np.array([(0, guest.nbytes, guest.ctypes.data)], layout.REGION)
         self.memory = layout.Memory(layout.region_table(region), np.zeros(0, np.uint8))
+
+
+def _vring(kind: Kind, desc: np.ndarray, *, writes: bool) -> layout.Vring:
+    state = np.zeros(1, layout.RING)
+    fixed = {"size": SIZE, "enabled": 1, "writes": writes, "kick_fd": -1, "call_fd": -1}
+    features = {"packed": kind.packed, "in_order": kind.in_order, "indirect": kind.indirect}
+    for name, value in (fixed | features).items():
+        state[name] = value
+    journal = np.zeros(WORDS, np.int64)
+    if kind.packed:  # event areas that ask for nothing
+        avail, used = np.zeros(2, np.uint16), np.zeros(2, np.uint16)
+        return layout.Vring(desc.reshape(-1), avail, used, np.zeros(0, np.uint32), state, journal)
+    avail = np.zeros(3 + SIZE, np.uint16)
+    avail[2 : 2 + SIZE] = np.arange(SIZE)
+    used = np.zeros(4 + 4 * SIZE, np.uint16)
+    elements = used[2:].view(np.uint32)[: 2 * SIZE]
+    return layout.Vring(desc.reshape(-1), avail, used, elements, state, journal)
 
 
 def new_net(fd: int) -> layout.Net:
