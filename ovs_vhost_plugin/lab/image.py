@@ -45,9 +45,9 @@ MODULES = (
 
 INIT = Path(__file__).with_name("init.sh")
 BUSYBOX = Path("/bin/busybox")
-# What busybox lacks: a receiver of UDP, a traffic generator, a way to set a thread's scheduling.
-# Each only where installed.
-_PROGRAMS = ("nc.openbsd", "iperf3", "chrt")
+# What busybox lacks: a receiver of UDP, a traffic generator, ways to set a thread's scheduling and
+# the NIC's queues. Each only where installed.
+_PROGRAMS = ("nc.openbsd", "iperf3", "chrt", "ethtool")
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ DPDK_SWITCH = Program(
 )
 TEST = (
     Program("iperf3", "iperf3"),
+    Program("ethtool", "ethtool"),
     Program("ping", "iputils-ping"),
     Program("tcpdump", "tcpdump"),
     Program("dpdk-testpmd", "dpdk-dev"),

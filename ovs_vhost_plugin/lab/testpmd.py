@@ -13,7 +13,7 @@ from ovs_vhost_plugin.lab.process import LabError, Process
 
 PROMPT = "testpmd> "
 
-_START_SECONDS = 20.0
+_START_SECONDS = 60.0
 
 
 class Testpmd:

@@ -35,6 +35,7 @@ OWN = ("status", "ctrl_vq", "ctrl_rx", "ctrl_rx_extra", "ctrl_vlan", "ctrl_mac_a
 OFF = {"none": (), **{name: (name,) for name in FEATURES}, "all": (*FEATURES, *OWN)}
 ALL = sum(bit.mask for bit in FEATURES.values())
 SIZE = 1 << 19
+BOOT_SECONDS = 240  # with all its NICs, on a machine that has other things to do
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def nics(request, qemu_programs):
         assert first.port == PORT
         device = first.device
         guest = site.qemu(paths[first], device=device, extra=extra, memory_mib=512)
-        stack.enter_context(guest)
+        stack.callback(guest.stop)
+        guest.start(BOOT_SECONDS)
         for nic in others:
             nic.configure(site, guest)
         yield site, guest, made

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """QEMU guests pass traffic through the bridge, with each way to lay out rings and buffers."""
 
+import socket
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("qemu_programs")]
 
 JUMBO = 9000
+FLOWS = 20
 PING_SIZES = (56, 57, 1000, 1471, 1472)
 
 
@@ -215,5 +217,33 @@ def test_several_queue_pairs_share_the_traffic(site):
             for pair in (0, 1):
                 counters = site.counters(pair)
                 assert counters["tx_packets"] > 20 and counters["rx_packets"] > 20, pair
+    finally:
+        site.host.delete_port(PORT)
+
+
+def test_the_guest_switches_queue_pairs_on_and_off(site):
+    """`ethtool -L`: what comes is spread over the pairs that are on, and none is lost."""
+
+    def received():
+        return [pair["rx_packets"] for pair in site.stats()["queue_pairs"]]
+
+    path = site.host.add_client_port(PORT, None, "external_ids:vhost-user-queues=4")
+    try:
+        with site.qemu(path, queues=4) as running:
+            site.host.wait_status(PORT, "running")
+            for step, pairs in enumerate((4, 1, 3, 2)):
+                running.run(f"ethtool -L eth0 combined {pairs}")
+                before = received()
+                for _ in range(FLOWS):
+                    with site.peer.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                        for _ in range(5):
+                            sock.sendto(b"for nobody", (GUEST, 9))
+                total = sum(before) + 5 * FLOWS
+                wait_until(lambda total=total: sum(received()) >= total, "all datagrams")
+                site.udp(running, 7000 + step, size=1024, count=25)
+                used = [n for n, (a, b) in enumerate(zip(before, received(), strict=True)) if b > a]
+                assert max(used) < pairs
+                assert len(used) > 1 or pairs == 1
+            assert not site.stats()["errors"]
     finally:
         site.host.delete_port(PORT)
