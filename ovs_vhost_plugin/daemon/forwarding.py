@@ -75,12 +75,12 @@ class _Port:
     def may_release(self) -> bool:
         """Whether the worker is to be asked for the next batch.
 
-        While the one before is on its way to its port, and no third one; or when there is more to
-        ask for than there was. The worker goes by the last request: none is to wait for another's
-        frames, which may not come.
+        After the one before has arrived, which gives switches behind the bridge time to take it; or
+        when there is more to ask for than there was. The worker goes by the last request: none is
+        to wait for another's frames, which may not come.
         """
         stations = self.departure.places.keys()
-        if not stations or self.parcels is None or not self.parcels.reached or self.queue:
+        if not stations or self.parcels is None or not self.parcels.ready or self.queue:
             return False
         asked = max(self.released, default=None)
         return asked is None or self.released[asked] != stations
@@ -276,7 +276,7 @@ class Forwarding:
             self.counters["frames-refused"] += batch.refused
 
     def _release(self, name: str, port: _Port, now: float) -> None:
-        """Ask the worker for the next batch when it may be."""
+        """Ask the worker for the next batch, once the one before has arrived."""
         if not port.may_release() or now < port.release_at:
             return
         stations = port.departure.places.keys()

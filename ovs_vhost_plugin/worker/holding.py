@@ -26,6 +26,10 @@ from ovs_vhost_plugin.worker.tapqueues import LONGEST_FRAME, LONGEST_QUEUE, TapQ
 
 _BURST = 64  # frames read before the worker's other sockets have their turn
 _FIRST_BATCH = 16  # frames: the one that has waited longest is not to wait for many to be packed
+_BATCH = 128
+"""Frames of the others: a packet socket, by which a switch may read them, holds twice as many."""
+
+assert _BATCH <= HELD_BATCH_FRAMES
 
 Send = Callable[[dict[str, Any]], bool]
 
@@ -178,7 +182,7 @@ class Holding:
             return
         self._release = None
         batch = self.buffer.take(release.stations, self._batch, HELD_BATCH_BYTES)
-        self._batch = HELD_BATCH_FRAMES
+        self._batch = _BATCH
         event = {
             "event": "held",
             "id": release.id,
