@@ -3,6 +3,7 @@
 # make test   unit, fuzz, integration and system tests; what cannot run here is skipped with its reason
 # make lint   formatting, lint, types, import rules
 # make fuzz   random messages, rings, reports and answers for FUZZ_SECONDS (300)
+# make grid   DPDK's virtio-user in each way that it can be run: 488, of which make test has some 25
 # make bench-announce      from QMP announce-self to the bridge's MAC table, beside OVS-DPDK
 # make bench-instructions  instructions a packet of the compiled data path
 # make bench-learn         what learning from a guest's frames costs, as a share of sending them
@@ -22,7 +23,7 @@ BENCH ?=
 REPORT ?=
 export FUZZ_SECONDS ?= 300
 
-.PHONY: demo test fuzz lint migration-report setup packages clean
+.PHONY: demo test fuzz grid lint migration-report setup packages clean
 .PHONY: bench-announce bench-instructions bench-learn bench-rings
 
 demo: setup
@@ -42,6 +43,9 @@ lint: $(SETUP)
 
 fuzz: $(SETUP)
 	$(BIN)/python tests/fuzz $(TEST)
+
+grid: setup
+	GRID=whole $(BIN)/python -m pytest -v tests/system/virtio/test_virtio_user_grid.py $(TEST)
 
 bench-learn: $(SETUP)
 	$(BIN)/python -m bench.bench_learn

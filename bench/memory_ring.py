@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit.journal import WORDS
 
 SIZE = 256
 HEADER = 12
@@ -79,14 +80,15 @@ def _vring(kind: Kind, desc: np.ndarray, *, writes: bool) -> layout.Vring:
     features = {"packed": kind.packed, "in_order": kind.in_order, "indirect": kind.indirect}
     for name, value in (fixed | features).items():
         state[name] = value
+    journal = np.zeros(WORDS, np.int64)
     if kind.packed:  # event areas that ask for nothing
         avail, used = np.zeros(2, np.uint16), np.zeros(2, np.uint16)
-        return layout.Vring(desc.reshape(-1), avail, used, np.zeros(0, np.uint32), state)
+        return layout.Vring(desc.reshape(-1), avail, used, np.zeros(0, np.uint32), state, journal)
     avail = np.zeros(3 + SIZE, np.uint16)
     avail[2 : 2 + SIZE] = np.arange(SIZE)
     used = np.zeros(4 + 4 * SIZE, np.uint16)
     elements = used[2:].view(np.uint32)[: 2 * SIZE]
-    return layout.Vring(desc.reshape(-1), avail, used, elements, state)
+    return layout.Vring(desc.reshape(-1), avail, used, elements, state, journal)
 
 
 def new_net(fd: int) -> layout.Net:

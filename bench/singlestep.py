@@ -21,8 +21,10 @@ _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c
 _libc.ptrace.restype = ctypes.c_long
 
 
-def count(function: Callable[[], None]) -> int:
+def count(function: Callable[[], None], after_each: Callable[[], None] | None = None) -> int:
     """Instructions that `function` executes between two MARKERs that it raises.
+
+    `after_each` is called in this process after every one of them, while the child stands still.
 
     It runs in a fork of this process, which must have one thread. Raises RuntimeError if it ends
     otherwise than by returning after exactly two markers.
@@ -31,7 +33,7 @@ def count(function: Callable[[], None]) -> int:
     if child == 0:
         _run_traced(function)
     try:
-        return _step_between_markers(child)
+        return _step_between_markers(child, after_each)
     except BaseException:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -48,7 +50,7 @@ def _run_traced(function: Callable[[], None]) -> None:
         os._exit(status)
 
 
-def _step_between_markers(child: int) -> int:
+def _step_between_markers(child: int, after_each: Callable[[], None] | None) -> int:
     _await_marker(child)
     steps = 0
     while True:
@@ -62,6 +64,8 @@ def _step_between_markers(child: int) -> int:
         if number != signal.SIGTRAP:
             raise RuntimeError(f"the traced function got {signal.Signals(number).name}")
         steps += 1
+        if after_each is not None:
+            after_each()
     _ptrace(_CONT, child)
     _, status = os.waitpid(child, 0)
     if not os.WIFEXITED(status) or os.WEXITSTATUS(status):

@@ -7,8 +7,8 @@ taken over by it: the daemon believes nothing that comes over a channel before i
 (`reports.py` checks the contents, `Channel` the framing).
 
 daemon → worker, key "op":
-    hello {version} | configure {mtu, finish_offloads, hold, state} | stats {id} |
-    connected + 1 fd | connect-failed {error} | inject {frames: [hex]} |
+    hello {version} | configure {mtu, finish_offloads, hold, state, config, mac, link_up} |
+    stats {id} | connected + 1 fd | connect-failed {error} | inject {frames: [hex]} |
     release {id, stations} | quit
 `version` is the release each side runs, for people to read.
 worker → daemon, key "event":
@@ -34,6 +34,9 @@ MAX_PACKET = 128 * 1024
 HELD_BATCH_FRAMES, HELD_BATCH_BYTES = 256, 48 * 1024
 """Most frames, and most bytes of them, that one "held" hands over; a single frame may be longer.
 In base64, with its JSON, either fits in a packet."""
+
+JOURNAL_BYTES = 16 * 1024
+"""Of a port's journal file for each vring (`worker/journal.py`); two vrings are a queue pair."""
 
 MAX_BACKLOG = 64
 """Most packets kept for a peer that does not read; beyond it the channel is closed."""
@@ -61,6 +64,9 @@ class WorkerSpec:
     finish_offloads the bridge takes no partial checksums and no GSO frames: finish them here
     hold            keep frames for a guest that migrates away, for the daemon to forward
     state           offer the front-end to move the device's state; from the next connection on
+    config          offer the NIC's configuration space; from the next connection on
+    mac             what it says of the MAC, in hexadecimal digits; "": not known
+    link_up         what it says of the link
     uid, gid        what the worker changes to before it reads from a peer; 0: no change
     """
 
@@ -74,6 +80,9 @@ class WorkerSpec:
     uid: int = 0
     gid: int = 0
     state: bool = True
+    config: bool = False
+    mac: str = ""
+    link_up: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """The spec as a JSON object."""

@@ -57,7 +57,9 @@ class StateDir:
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
             raise ValueError(f"{path} is not a directory of this user's own")
         path.chmod(0o700)
-        return cls(path)
+        made = cls(path)
+        made.journals.mkdir(mode=0o700, exist_ok=True)
+        return made
 
     def control(self, port: str) -> Path:
         """The worker's control socket."""
@@ -78,6 +80,15 @@ class StateDir:
     def listener(self, port: str) -> Path:
         """The record of the socket made for the front-end in server mode."""
         return self.path / f"{port}.sock"
+
+    def journal(self, port: str) -> Path:
+        """Where the worker's rings stand; it outlives the worker, and for a while the port."""
+        return self.journals / port
+
+    @property
+    def journals(self) -> Path:
+        """The directory of the journals, each named as its port."""
+        return self.path / "journals"
 
     def ports(self) -> set[str]:
         """Names of the ports of which something is left."""

@@ -2,8 +2,9 @@
 """Persistent multi-queue taps, one a port.
 
 Persistent, because OVS keeps its receive socket on the interface it opened: a tap that went away
-and came back would receive and never send again, while OVSDB shows nothing wrong. Whoever owns a
-name first keeps it: a netdev that we did not make is never touched.
+and came back would receive and never send again, while OVSDB shows nothing wrong; where that
+cannot be helped, `daemon/reopening.py` has the switch open the new one. Whoever owns a name first
+keeps it: a netdev that we did not make is never touched.
 Source: linux/if_tun.h, Documentation/networking/tuntap.rst, netdevice(7).
 """
 
@@ -18,6 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ovs_vhost_plugin.dirs import StateDir
+from ovs_vhost_plugin.named import NamedError
 
 _TUN = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
@@ -33,9 +35,14 @@ _FLAGS = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR | _IFF_MULTI_QUEUE | _IFF_NO_CARR
 
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
+_SIOCGIFTXQLEN = 0x8942
+_SIOCSIFTXQLEN = 0x8943
 _IFF_UP = 0x1
+_IFF_PROMISC = 0x100
+_IFF_ALLMULTI = 0x200
 
 _IFREQ = struct.Struct("=16sH22x")  # name, flags (short, seen here as unsigned)
+_IFREQ_NUMBER = struct.Struct("=16si20x")  # name, a number
 assert _IFREQ.size == 40
 
 
@@ -47,12 +54,8 @@ class TapErrorName(StrEnum):
     FAILED = "tap-failed"
 
 
-class TapError(Exception):
+class TapError(NamedError):
     """A tap could not be made or opened; the text says what to do."""
-
-    def __init__(self, name: TapErrorName, text: str) -> None:
-        super().__init__(f"{name}: {text}")
-        self.name = name
 
 
 class Taps:
@@ -109,6 +112,18 @@ class Taps:
             raise
         return fds
 
+    def queue_length(self, name: str) -> int | None:
+        """How many frames each queue of our tap keeps; None without one."""
+        if self.owned(name) is None:
+            return None
+        answer = _ask(_SIOCGIFTXQLEN, name, 0)
+        return None if answer is None else int(_IFREQ_NUMBER.unpack(answer)[1])
+
+    def set_queue_length(self, name: str, frames: int) -> None:
+        """Change how many frames each queue of our tap keeps, if it is there."""
+        if self.owned(name) is not None:
+            _ask(_SIOCSIFTXQLEN, name, frames)
+
     def remove(self, name: str) -> None:
         """Remove our tap; it goes when the last of its queues is closed. Others' stay."""
         if self.owned(name) is not None:
@@ -119,6 +134,20 @@ class Taps:
                 finally:
                     os.close(fd)
         self._state.tap(name).unlink(missing_ok=True)
+
+    def heard(self, name: str) -> bool:
+        """Whether a userspace bridge has opened this very tap: it sets those promiscuous."""
+        try:
+            return bool(_flags(name) & _IFF_PROMISC)
+        except OSError:
+            return False
+
+    def nudge(self, name: str) -> None:
+        """Make a link event without an effect, at which ovs-vswitchd looks at all its ports."""
+        with _named_errors(name):
+            flags = _flags(name)
+            for now in (flags ^ _IFF_ALLMULTI, flags):
+                _set_flags(name, now)
 
     def _record(self, name: str, index: int) -> None:
         path = self._state.tap(name)
@@ -164,11 +193,31 @@ def _disable_ipv6(name: str) -> None:
 
 
 def _set_up(name: str) -> None:
+    flags = _flags(name)
+    if not flags & _IFF_UP:
+        _set_flags(name, flags | _IFF_UP)
+
+
+def _flags(name: str) -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, _IFREQ.pack(name.encode(), 0))
-        flags = _IFREQ.unpack(answer)[1]
-        if not flags & _IFF_UP:
-            fcntl.ioctl(sock, _SIOCSIFFLAGS, _IFREQ.pack(name.encode(), flags | _IFF_UP))
+    return int(_IFREQ.unpack(answer)[1])
+
+
+def _set_flags(name: str, flags: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, _IFREQ.pack(name.encode(), flags))
+
+
+def _ask(request: int, name: str, number: int) -> bytes | None:
+    """An ioctl on a device that may go meanwhile: then None."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            return fcntl.ioctl(sock, request, _IFREQ_NUMBER.pack(name.encode(), number))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            return None
 
 
 def _foreign(name: str) -> TapError:

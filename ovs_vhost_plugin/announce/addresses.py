@@ -17,6 +17,7 @@ from enum import StrEnum
 
 from ovs_vhost_plugin.announce.frames import FrameError, check_mac
 from ovs_vhost_plugin.announce.model import Location
+from ovs_vhost_plugin.named import NamedError
 
 MAX_STATIONS = 32  # of one port; what comes first is kept: the NIC's own MAC before all others
 MAX_IPS = 8  # of one station and family
@@ -51,13 +52,8 @@ class AddressErrorName(StrEnum):
     TOO_MANY = "addresses-too-many"
 
 
-class AddressError(ValueError):
+class AddressError(NamedError):
     """What was given is no list of stations; the text says what to do."""
-
-    def __init__(self, name: AddressErrorName, text: str) -> None:
-        super().__init__(f"{name}: {text}")
-        self.name = name
-        self.text = text
 
 
 def parse(text: str) -> tuple[Station, ...]:

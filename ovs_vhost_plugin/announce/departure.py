@@ -23,6 +23,8 @@ from ovs_vhost_plugin.announce.wire import LONGEST_FRAME, Output
 
 PACE = ((2.0, 0.005), (4.0, 0.02), (float("inf"), 0.1))
 """Until so many seconds after its begin, the seconds between two looks at the table."""
+SETTLINGS = 8
+"""Times in a hold that the bridge is made to count; that costs it a look at all its flows."""
 MACS = 1024
 """Addresses of a port that are remembered."""
 
@@ -47,15 +49,25 @@ class Departure:
         self.resident: tuple[bytes, int] | None = None
         """An address and its VLAN that the table last had on the port."""
         self._looked = False
+        self._sighted = 0
+        self._looks = 0  # to be taken at once, since the last sighting
+        self._unsettled = True  # the bridge is to count
+        self._settlings = 0
         self._residents: set[tuple[bytes, int]] = set()
 
-    def hold(self, stations: tuple[str, ...], now: float) -> None:
-        """Take the worker's word that it holds frames for `stations`."""
+    def hold(self, stations: tuple[str, ...], now: float, sighted: int = 0) -> None:
+        """Take the worker's word that it holds frames for `stations`.
+
+        sighted: how many frames it got from one of them, which so is somewhere else. The bridge
+        that brought them has learned that, or has not looked at them: they met a cached flow.
+        """
         if not self.held:
             self.held, self.began, self.look_at = True, now, now
             self.resident = None  # it may have moved since
         if stations and not self.stations:
             self.look_at = now
+        if sighted > self._sighted:
+            self._sighted, self._looks, self.look_at = sighted, 2, now
         self.stations = stations
 
     def table(
@@ -76,16 +88,32 @@ class Departure:
             self._looked = True
             self._residents |= set(sorted(residents)[:MACS])
         before = dict(self.places)
-        self.places = {}
+        self.places, stays = {}, False
         for station in self.stations:
             port = self._place_of(station, text, place, vlans, macs)
             if port == place.ofport:
                 # Here it is stopped: its last frames, counted late, have moved the entry back.
                 port = before.get(station)
+                stays = stays or port is None
             if port is not None:
                 self.places[station] = port
         self.look_at = self._next_look(now) if self.held and self.stations else None
+        self._look_again(now, stays=stays)
         return any(before.get(station) != port for station, port in self.places.items())
+
+    def _look_again(self, now: float, *, stays: bool) -> None:
+        """After a sighting: look once more, as this table may be of before; then have it count.
+
+        stays: whether an address is still here, by this table.
+        """
+        if not stays or not self._looks:
+            self._looks = 0
+            return
+        self._looks -= 1
+        if self._looks:
+            self.look_at = now
+        else:
+            self._unsettled = True
 
     def settling(
         self, nobody: bytes, place: Location, vlans: Mapping[int, PortVlan]
@@ -95,13 +123,19 @@ class Departure:
         It counts a flow's frames some time after they passed, and learns their source from them
         only then. A change of its MAC table makes it count at once: so it is to learn `nobody`, an
         address that is in no use, from a frame to one that it has on the same port, which
-        therefore goes nowhere.
+        therefore goes nowhere. That is due when a hold begins, and when the guest was sighted
+        elsewhere and the table does not show it.
         """
-        if not self.held or self.resident is None:
+        due = self._unsettled and self._settlings < SETTLINGS
+        if not due or not self.held or self.resident is None:
             return None
         mac, vlan = self.resident
         frame = mac + nobody + _LOCAL_EXPERIMENTAL + bytes(46)
-        return dress(frame, vlan, vlans.get(place.ofport, PortVlan()))
+        dressed = dress(frame, vlan, vlans.get(place.ofport, PortVlan()))
+        if dressed is not None:
+            self._unsettled = False
+            self._settlings += 1
+        return dressed
 
     def no_table(self, now: float) -> None:
         """Take it that the table could not be read."""

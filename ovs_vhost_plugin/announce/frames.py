@@ -6,6 +6,8 @@ from __future__ import annotations
 import struct
 from enum import StrEnum
 
+from ovs_vhost_plugin.named import NamedError
+
 ETH_ALEN = 6
 ETH_ZLEN = 60  # the shortest Ethernet frame without FCS (IEEE 802.3, 4.2.3.3)
 ETH_P_RARP = 0x8035
@@ -44,12 +46,8 @@ class FrameErrorName(StrEnum):
     MAC_MULTICAST = "mac-multicast"
 
 
-class FrameError(ValueError):
+class FrameError(NamedError):
     """What was to be announced is no guest's address."""
-
-    def __init__(self, name: FrameErrorName) -> None:
-        super().__init__(name.value)
-        self.name = name
 
 
 def check_mac(mac: bytes) -> None:

@@ -36,9 +36,14 @@ class ParcelService:
         self._deadline = 0.0
 
     @property
+    def reached(self) -> bool:
+        """Whether the bridge takes batches, one after the other."""
+        return self._link.connected and self._session.version is not None
+
+    @property
     def ready(self) -> bool:
         """Whether a batch can be sent now."""
-        return self._link.connected and self._session.version is not None and self._batch is None
+        return self.reached and self._batch is None
 
     def send(self, parcels: Sequence[Parcel], now: float) -> None:
         """Queue a batch for the next `run`; only when `ready`."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ovs_vhost_plugin.announce.wire import Output
+from ovs_vhost_plugin.named import NamedError
 
 BUILT_IN = ("rarp", "garp", "na")
 """Frames made here: reverse ARP, gratuitous ARP, unsolicited neighbour advertisement."""
@@ -26,13 +27,8 @@ class PolicyErrorName(StrEnum):
     FRAMES_UNKNOWN = "announce-frames-unknown"
 
 
-class PolicyError(ValueError):
+class PolicyError(NamedError):
     """What was given is no policy; the text says what to do."""
-
-    def __init__(self, name: PolicyErrorName, text: str) -> None:
-        super().__init__(f"{name}: {text}")
-        self.name = name
-        self.text = text
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
+from ovs_vhost_plugin.named import NamedError
+
 HEADER = struct.Struct("!BBHI")  # version, type, length, xid (7.1.1)
 _HELLO_ELEMENT = struct.Struct("!HH")  # type, length without padding (7.5.1)
 _ERROR = struct.Struct("!HH")  # type, code (7.5.4)
@@ -85,13 +87,8 @@ class OpenFlowErrorName(StrEnum):
     FRAME_LENGTH = "frame-length"
 
 
-class OpenFlowError(Exception):
+class OpenFlowError(NamedError):
     """The conversation cannot go on (or, for the last four names, not with this call)."""
-
-    def __init__(self, name: OpenFlowErrorName, detail: str = "") -> None:
-        super().__init__(f"{name.value}: {detail}" if detail else name.value)
-        self.name = name
-        self.detail = detail
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 """The daemon: rows of the database made into taps and workers, and kept so.
 
 options ──► main ──► loop ──► ovsdb, reconcile ──► ports ──► workers, tap
-                      ├─────► announcing ──► announce
+                      ├─────► announcing, forwarding ──► announce
+                      ├─────► reopening (taps that the switch does not hear)
                       └─────► commands (unixctl)
 """
 

@@ -21,9 +21,8 @@ from ovs_vhost_plugin.announce.model import Result
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.ovsdb import Standing
-from ovs_vhost_plugin.daemon.places import parse_mac
 from ovs_vhost_plugin.daemon.reports import Stats
-from ovs_vhost_plugin.daemon.rows import PortSpec
+from ovs_vhost_plugin.daemon.rows import PortSpec, parse_mac
 from ovs_vhost_plugin.daemon.workers import Event, Heard
 from ovs_vhost_plugin.dirs import PROGRAM
 

@@ -23,9 +23,9 @@ from ovs_vhost_plugin.announce.limit import TokenBucket
 from ovs_vhost_plugin.announce.parcels import ParcelService
 from ovs_vhost_plugin.announce.switchd import Answer, Question, Switchd
 from ovs_vhost_plugin.daemon.ovsdb import Snapshot
-from ovs_vhost_plugin.daemon.places import location_of, parse_mac
+from ovs_vhost_plugin.daemon.places import location_of
 from ovs_vhost_plugin.daemon.reports import Held, Holding, State
-from ovs_vhost_plugin.daemon.rows import PortSpec
+from ovs_vhost_plugin.daemon.rows import PortSpec, parse_mac
 from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard
 
 vlog = ovs.vlog.Vlog("vhost_forward")
@@ -67,7 +67,6 @@ class _Port:
     departure: Departure
     hold: int | None = None
     parcels: ParcelService | None = None
-    settled: bool = False
     released: dict[int, frozenset[str]] = field(default_factory=dict)  # requests not yet answered
     queue: list[Parcel] = field(default_factory=list)  # wait for the batch before them
     release_at: float = 0.0
@@ -76,11 +75,12 @@ class _Port:
     def may_release(self) -> bool:
         """Whether the worker is to be asked for the next batch.
 
-        After the one before has arrived, or when there is more to ask for than there was. The
-        worker goes by the last request: none is to wait for another's frames, which may not come.
+        While the one before is on its way to its port, and no third one; or when there is more to
+        ask for than there was. The worker goes by the last request: none is to wait for another's
+        frames, which may not come.
         """
         stations = self.departure.places.keys()
-        if not stations or self.parcels is None or not self.parcels.ready or self.queue:
+        if not stations or self.parcels is None or not self.parcels.reached or self.queue:
             return False
         asked = max(self.released, default=None)
         return asked is None or self.released[asked] != stations
@@ -197,7 +197,7 @@ class Forwarding:
                 port = self._ports[name] = _Port(Departure(now))
             port.hold = holding.hold
             port.parcels = ParcelService(location_of(self._spec(name), self._rundir).mgmt_path)
-        port.departure.hold(holding.stations, now)
+        port.departure.hold(holding.stations, now, holding.sighted)
 
     def _held(self, name: str, held: Held, now: float) -> None:
         """Forward a batch that was asked for; anything else means nothing."""
@@ -245,17 +245,17 @@ class Forwarding:
             port.release_at = now
 
     def _settle(self, name: str, port: _Port) -> None:
-        """Once in a hold: the guest's last frames are not to be counted after it has moved.
+        """Have the bridge count: the guest's last frames before it has moved, its first after.
 
-        They would move its address back to this port, in a bridge that has learned the new one.
+        The last, counted later, would move its address back to this port, in a bridge that has
+        learned the new one.
         """
-        if port.settled or port.parcels is None or not port.parcels.ready:
+        if port.parcels is None or not port.parcels.ready:
             return
         place, vlans = self._place(name)
         nobody = _LOCALLY_ADMINISTERED + os.urandom(5)
         frame = port.departure.settling(nobody, place, vlans)
         if frame is not None:
-            port.settled = True
             port.parcels.teach(place.ofport, frame)
 
     def _deliver(self, port: _Port, now: float) -> None:
@@ -276,7 +276,7 @@ class Forwarding:
             self.counters["frames-refused"] += batch.refused
 
     def _release(self, name: str, port: _Port, now: float) -> None:
-        """Ask the worker for the next batch, once the one before has arrived."""
+        """Ask the worker for the next batch when it may be."""
         if not port.may_release() or now < port.release_at:
             return
         stations = port.departure.places.keys()

@@ -16,6 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ovs_vhost_plugin.dirs import StateDir
+from ovs_vhost_plugin.named import NamedError
 
 _BACKLOG = 8
 
@@ -28,12 +29,8 @@ class ListenErrorName(StrEnum):
     FAILED = "socket-failed"
 
 
-class ListenError(Exception):
+class ListenError(NamedError):
     """A socket could not be made; the text says what to do."""
-
-    def __init__(self, name: ListenErrorName, text: str) -> None:
-        super().__init__(f"{name}: {text}")
-        self.name = name
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from ovs_vhost_plugin.daemon.forwarding import Forwarding
 from ovs_vhost_plugin.daemon.ovsdb import Database, Snapshot, Standing
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reconcile import reconcile
+from ovs_vhost_plugin.daemon.reopening import Reopening
 from ovs_vhost_plugin.daemon.rows import PortSpec
 from ovs_vhost_plugin.daemon.workers import Event
 
@@ -35,6 +36,7 @@ class Loop:
         ports: Ports,
         announcing: Announcing,
         forwarding: Forwarding,
+        reopening: Reopening,
         *,
         adopt_dpdk_types: bool,
     ) -> None:
@@ -42,6 +44,7 @@ class Loop:
         self.ports = ports
         self.announcing = announcing
         self.forwarding = forwarding
+        self.reopening = reopening
         self.snapshot: Snapshot | None = None
         self._adopt_dpdk_types = adopt_dpdk_types
         self._serving = False
@@ -70,15 +73,24 @@ class Loop:
         return self._exiting
 
     def turn(self, now: float) -> list[Event]:
-        """Everything that can be done at once. Returns what the workers reported."""
+        """Everything that can be done at once. Returns what the workers reported.
+
+        First what frames wait for: to hear what changed in the database takes its milliseconds,
+        and it changes, by our own doing, when a guest moves.
+        """
         self._wake_at = None
-        self.database.run(now)
         events = self.ports.workers.run(now)
-        self._look(now)
-        self.ports.take(events, self.desired, now)
         self._announce(events, now)
+        self.database.run(now)
+        before = self.snapshot
+        self._look(now)
+        if self.snapshot is not before:
+            self._announce([], now)
+        self.ports.take(events, self.desired, now)
+        self.ports.room.run(now)
         if self._serving and self.snapshot is not None:
             self._act(self.snapshot, now)
+            self.reopening.run(self.snapshot, now)
             self._publish(self.snapshot, now)
         self._check_cleanup(now)
         return events
@@ -87,6 +99,7 @@ class Loop:
         """Leave database, switch and workers, which go on."""
         self.announcing.close()
         self.forwarding.close()
+        self.reopening.close()
         self.ports.workers.close()
         self.database.close()
 
@@ -96,7 +109,8 @@ class Loop:
         self.ports.workers.wait(poller, now)
         self.announcing.wait(poller)
         self.forwarding.wait(poller)
-        for at in (self._wake_at, self._cleanup_until):
+        self.reopening.wait(poller, now)
+        for at in (self._wake_at, self._cleanup_until, self.ports.room.wake_at()):
             if at is not None:
                 poller.timer_wait(math.ceil((at - now) * 1000))
 
@@ -142,7 +156,7 @@ class Loop:
             return
         wrong = snapshot.errors.keys() if self._cleanup_until is None else ()
         slots = self.ports.workers.spawn_slots
-        plan = reconcile(self.desired, wrong, self.ports.observe(), slots, now)
+        plan = reconcile(self.desired, wrong, self.ports.observe(snapshot.keys, now), slots, now)
         for action in plan.actions:
             self.ports.execute(action, now)
         self._wake_at = now if plan.actions else plan.wake_at

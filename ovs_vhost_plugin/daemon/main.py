@@ -23,6 +23,7 @@ from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.ovsdb import Database
 from ovs_vhost_plugin.daemon.ports import Ports
+from ovs_vhost_plugin.daemon.reopening import Reopening
 from ovs_vhost_plugin.daemon.workers import Workers
 from ovs_vhost_plugin.dirs import StateDir
 from ovs_vhost_plugin.tap import Taps
@@ -64,10 +65,13 @@ def main(argv: Sequence[str] | None = None, worker_module: str = WORKER_MODULE) 
 def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: str) -> Loop:
     made = formats.installed()
     database = Database(chosen.database, rundir, os.cpu_count() or 1, formats=made.keys())
-    ports = Ports(workers, Taps(state), state, chosen)
+    taps = Taps(state)
+    ports = Ports(workers, taps, state, chosen)
     announcing = Announcing(workers.tell, made)
     forwarding = Forwarding(workers.tell, announcing.macs)
-    return Loop(database, ports, announcing, forwarding, adopt_dpdk_types=chosen.adopt_dpdk_types)
+    reopening = Reopening(taps, ports.unheard)
+    parts = (database, ports, announcing, forwarding, reopening)
+    return Loop(*parts, adopt_dpdk_types=chosen.adopt_dpdk_types)
 
 
 def _run(loop: Loop, commands: Commands, unixctl: ovs.unixctl.server.UnixctlServer) -> None:

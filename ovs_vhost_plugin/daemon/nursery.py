@@ -30,7 +30,7 @@ from ovs_vhost_plugin.control import Channel, ChannelClosed, WorkerSpec
 from ovs_vhost_plugin.daemon import pidfile
 from ovs_vhost_plugin.dirs import StateDir
 
-_MAX_FDS = 160  # 2 listeners and the queues of a tap; the kernel takes 253 (SCM_MAX_FD)
+_MAX_FDS = 160  # 2 listeners, a journal and the queues of a tap; the kernel takes 253 (SCM_MAX_FD)
 _MAX_LOG = 1 << 20  # bytes a worker may write to its log, or to any file
 _LAST_WORDS = 300  # characters of an error's text that go to the daemon
 
@@ -39,9 +39,10 @@ def start(worker_module: str, state: StateDir) -> tuple[int, Channel]:
     """Fork the nursery; return its pid and the daemon's end of the channel.
 
     The caller has one thread. `worker_module` has `warm()` and `run(spec, control_listener,
-    vhost_listener, tap_fds) -> int`.
+    vhost_listener, tap_fds, journal_fd) -> int`.
 
-    daemon → nursery: {"spec", "listener": bool} + fds control listener[, vhost listener], queues
+    daemon → nursery: {"spec", "listener": bool} + fds control listener[, vhost listener],
+        journal, queues
     nursery → daemon: {"event": "ready"} | "born" {name, pid} | "stillborn" {name, error} |
         "exited" {pid, status} | "broken" {error}
     """
@@ -159,7 +160,8 @@ def _be_worker(worker: ModuleType, state: StateDir, request: dict[str, Any], fds
     faulthandler.enable(2)
     control, *rest = fds
     listener = socket.socket(fileno=rest.pop(0)) if request["listener"] else None
-    status: int = worker.run(spec, socket.socket(fileno=control), listener, rest)
+    journal, *queues = rest
+    status: int = worker.run(spec, socket.socket(fileno=control), listener, queues, journal)
     return status
 
 

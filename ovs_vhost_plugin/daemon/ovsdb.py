@@ -68,6 +68,7 @@ _COLUMNS: dict[str, dict[str, dict[str, Any]]] = {
         "mtu_request": _set_of("integer", 1),
         "ofport": _set_of("integer", 1),
         "mac_in_use": _set_of("string", 1),
+        "admin_state": _set_of("string", 1),
     },
 }
 _SCHEMA = {

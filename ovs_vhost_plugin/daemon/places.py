@@ -3,11 +3,9 @@
 
 from collections.abc import Collection, Mapping
 
-import netaddr
-
 from ovs_vhost_plugin.announce.model import Location
 from ovs_vhost_plugin.daemon.ovsdb import Snapshot
-from ovs_vhost_plugin.daemon.rows import PortSpec
+from ovs_vhost_plugin.daemon.rows import PortSpec, parse_mac
 
 
 def location_of(port: PortSpec, rundir: str) -> Location:
@@ -21,14 +19,6 @@ def location_of(port: PortSpec, rundir: str) -> Location:
         trunks=port.trunks,
         ovn=port.ovn,
     )
-
-
-def parse_mac(text: str) -> bytes | None:
-    """Six bytes of any usual spelling, None if it is none."""
-    if not netaddr.valid_mac(text):
-        return None
-    packed: bytes = netaddr.EUI(text, version=48).packed
-    return packed
 
 
 def mac_of_row(port: PortSpec) -> bytes | None:

@@ -5,17 +5,18 @@ import contextlib
 import os
 import socket
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import ovs.vlog
 
 from ovs_vhost_plugin.control import WorkerSpec
-from ovs_vhost_plugin.daemon import status
+from ovs_vhost_plugin.daemon import journals, status
 from ovs_vhost_plugin.daemon.listener import ListenError, listen_front_end, unlink_front_end
 from ovs_vhost_plugin.daemon.options import Options, worker_ids
 from ovs_vhost_plugin.daemon.reconcile import (
+    RELEASE_TIMEOUT,
     Action,
     Backoff,
     Configure,
@@ -27,6 +28,7 @@ from ovs_vhost_plugin.daemon.reconcile import (
     Spawn,
 )
 from ovs_vhost_plugin.daemon.reports import Connect, Hello, State
+from ovs_vhost_plugin.daemon.room import Room
 from ovs_vhost_plugin.daemon.rows import PortSpec
 from ovs_vhost_plugin.daemon.workerlink import WorkerLink
 from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard, Workers
@@ -42,12 +44,15 @@ class Ports:
     faults   what went wrong last with a port, as name and text: an obstacle until its worker runs,
              a worker's crash until a front-end is connected again
     counters how often each named fault has come up, over all ports
+    unheard  ports whose tap was found or made, and not yet seen to be open in the switch
     """
 
     def __init__(self, workers: Workers, taps: Taps, state: StateDir, options: Options) -> None:
         self.workers = workers
+        self.room = Room(taps)
         self.faults: dict[str, str] = {}
         self.counters: Counter[str] = Counter()
+        self.unheard: set[str] = set()
         self._taps = taps
         self._state = state
         self._options = options
@@ -55,6 +60,7 @@ class Ports:
         self._crashed: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}
         self._tap_seen: dict[str, bool] = {}
+        self._gone_since: dict[str, float] = {}
         self._told: dict[str, State] = {}  # what was logged last
 
     def __len__(self) -> int:
@@ -63,12 +69,15 @@ class Ports:
     def adopt(self, now: float) -> None:
         """Take over what an earlier daemon left."""
         self._known |= self._state.ports()
+        self.unheard |= self._known
         self.workers.adopt(now)
 
     def let_go(self) -> None:
         """Forget all without touching any: they are another daemon's now."""
         self.workers.forget_all()
+        self.room = Room(self._taps)
         self._known.clear()
+        self.unheard.clear()
         self._backoffs.clear()
         self._told.clear()
         self.faults.clear()
@@ -90,10 +99,15 @@ class Ports:
             match event:
                 case Heard(name, Connect(path)):
                     self._connect(name, path, desired.get(name), now)
-                case Heard(name, Hello()) if name not in self._crashed:
-                    self.faults.pop(name, None)
+                case Heard(name, Hello(_, spec)):
+                    self.room.found(name, spec.queues)
+                    if name not in self._crashed:
+                        self.faults.pop(name, None)
                 case Heard(name, State() as state):
                     self._state_told(name, state)
+                    link = self.link(name)
+                    if link is not None and link.spec is not None:
+                        self.room.told(name, state, link.spec.queues, now)
                 case Ended(name, fault, lived):
                     self._ended(name, fault, lived, now)
 
@@ -123,6 +137,7 @@ class Ports:
     def _ended(self, name: str, fault: str, lived: float, now: float) -> None:
         self._tap_seen.pop(name, None)
         self._told.pop(name, None)
+        self.room.gone(name)
         unlink_front_end(self._state, name)
         if fault:
             self.fail(name, fault, now, lived=lived, crash=True)
@@ -147,19 +162,28 @@ class Ports:
 
     # -- what there is ---------------------------------------------------------------------------
 
-    def observe(self) -> dict[str, Observed]:
-        """What there is of each port."""
-        return {name: self._observe(name) for name in self._known}
+    def observe(self, rows: Collection[str], now: float) -> dict[str, Observed]:
+        """What there is of each port. `rows` names all Interface rows."""
+        return {name: self._observe(name, name not in rows, now) for name in self._known}
 
-    def _observe(self, name: str) -> Observed:
+    def _observe(self, name: str, gone: bool, now: float) -> Observed:
         if name not in self._tap_seen:
             self._tap_seen[name] = self._taps.owned(name) is not None
         tap = self._tap_seen[name]
         link = self.link(name)
         if link is None:
             retry_at = self._backoffs.get(name, Backoff()).retry_at
-            return Observed(tap=tap, retry_at=retry_at)
+            return Observed(
+                tap=tap, retry_at=retry_at, released_by=self._released_by(name, gone, now)
+            )
         return Observed(tap, link.phase, link.spec, link.since)
+
+    def _released_by(self, name: str, gone: bool, now: float) -> float:
+        if not gone:
+            self._gone_since.pop(name, None)
+        elif self._taps.heard(name):
+            return self._gone_since.setdefault(name, now) + RELEASE_TIMEOUT
+        return now
 
     # -- what to do ------------------------------------------------------------------------------
 
@@ -190,6 +214,7 @@ class Ports:
 
     def _create_tap(self, name: str, now: float) -> None:
         self._known.add(name)
+        self.unheard.add(name)
         self._tap_seen.pop(name, None)
         try:
             self._taps.create(name)
@@ -210,7 +235,9 @@ class Ports:
                 front_end = self._listener(spec)
                 if front_end is not None:
                     stack.enter_context(front_end)
-                self.workers.spawn(spec, front_end, queues, now)
+                journal = journals.renew(self._state.journal(spec.name), 2 * spec.queues)
+                stack.callback(os.close, journal)
+                self.workers.spawn(spec, front_end, journal, queues, now)
         except (TapError, ListenError) as error:
             self.fail(spec.name, str(error), now)
         except OSError as error:
@@ -233,6 +260,9 @@ class Ports:
             vlog.warn(f"{name}: tap not removed: {error}")
         self._state.forget(name)
         self._known.discard(name)
+        self.unheard.discard(name)
+        self._gone_since.pop(name, None)
+        journals.tidy(self._state, self._known)
         self._tap_seen.pop(name, None)
         self._backoffs.pop(name, None)
         self.faults.pop(name, None)

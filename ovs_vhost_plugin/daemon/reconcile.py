@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ovs_vhost_plugin.control import WorkerSpec
-from ovs_vhost_plugin.daemon.rows import PortSpec
+from ovs_vhost_plugin.daemon.rows import PortSpec, parse_mac
 
 HELLO_TIMEOUT = 10.0
 """Seconds for a worker to say hello, from its birth or from the connection to it."""
@@ -21,6 +21,9 @@ QUIT_TIMEOUT = 2.0
 
 FIRST_DELAY, LAST_DELAY = 0.1, 10.0
 """Seconds until a failure is tried again: doubling from the first to the last."""
+
+RELEASE_TIMEOUT, RELEASE_POLL = 2.0, 0.02
+"""Seconds that a tap may stay for a switch that has it open, and between two looks."""
 
 GOOD_AFTER = 30.0
 """A worker that lived this long (seconds) did not fail at once: its delay starts anew."""
@@ -55,7 +58,8 @@ class Phase(Enum):
 class Observed:
     """What there is of a port. No `phase`: no worker. `since` is when the phase began.
 
-    `spec` is None while it is not known what an adopted worker serves.
+    spec           None while it is not known what an adopted worker serves
+    released_by    until when the switch may keep the tap open of a port whose row is gone
     """
 
     tap: bool = False
@@ -63,6 +67,7 @@ class Observed:
     spec: WorkerSpec | None = None
     since: float = 0.0
     retry_at: float = 0.0
+    released_by: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,7 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Configure:
-    """Tell a running worker its new `mtu`, `finish_offloads`, `hold` and `state`."""
+    """Tell a running worker its new `mtu`, `finish_offloads` and what else may change."""
 
     spec: WorkerSpec
 
@@ -131,7 +136,17 @@ def worker_spec(port: PortSpec) -> WorkerSpec:
         port.finish_offloads,
         port.holds,
         state=port.announce.state,
+        # Told only to those whose front-ends may ask: the others have nothing to do with a change.
+        config=port.config,
+        mac=_nic_mac(port) if port.config else "",
+        link_up=port.link_up or not port.config,
     )
+
+
+def _nic_mac(port: PortSpec) -> str:
+    """The guest's MAC where automation gave one that a NIC can have, in hexadecimal digits."""
+    mac = parse_mac(port.attached_mac)
+    return mac.hex() if mac is not None and any(mac) and not mac[0] & 1 else ""
 
 
 def reconcile(
@@ -173,7 +188,7 @@ def _step(
     if seen.phase is Phase.ENDING:
         return _deadline(seen, QUIT_TIMEOUT, now) or Kill(name, "it did not end")
     if port is None:
-        return None if wrong else _take_down(name, seen)
+        return None if wrong else _take_down(name, seen, now)
     if seen.phase is Phase.STARTING and seen.spec is None:
         return _deadline(seen, HELLO_TIMEOUT, now) or Kill(name, "it said no hello")
     if seen.phase is not None:
@@ -183,8 +198,14 @@ def _step(
     return Spawn(worker_spec(port)) if seen.tap else CreateTap(name)
 
 
-def _take_down(name: str, seen: Observed) -> Action:
-    return Remove(name) if seen.phase is None else Quit(name, "the port was removed")
+def _take_down(name: str, seen: Observed, now: float) -> Action | float:
+    if seen.phase is not None:
+        return Quit(name, "the port was removed")
+    if now < seen.released_by:
+        # The switch is late, or it has the tap open again: then a row that has not come here yet
+        # adds the port anew, and is to find this tap and not the next one.
+        return min(now + RELEASE_POLL, seen.released_by)
+    return Remove(name)
 
 
 def _adjust(port: PortSpec, seen: Observed, now: float) -> Action | float | None:
@@ -203,7 +224,8 @@ def _adjust(port: PortSpec, seen: Observed, now: float) -> Action | float | None
 
 
 def _may_change(spec: WorkerSpec) -> tuple[object, ...]:
-    return spec.mtu, spec.finish_offloads, spec.hold, spec.state
+    nic = spec.config, spec.mac, spec.link_up
+    return spec.mtu, spec.finish_offloads, spec.hold, spec.state, nic
 
 
 def _deadline(seen: Observed, timeout: float, now: float) -> float | None:

@@ -112,12 +112,14 @@ class Holding:
     """The hold number `hold`: whom frames are held for, or, once it is over, what became of them.
 
     stations  "MAC.VLAN ID" as frames say it, bounded
+    sighted   frames that came to the port from one of them: it is elsewhere now, and says so
     """
 
     hold: int
     active: bool
     stations: tuple[str, ...]
     counts: dict[str, int]
+    sighted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,8 @@ def _holding(hold: int, active: bool, rest: dict[str, Any]) -> Holding:
     if not isinstance(counts, dict) or len(counts) > _COUNTS_MAX:
         raise ReportError("holding: no counts")
     checked = {printable(str(k), 40): _count(n, 1 << 53) for k, n in counts.items()}
-    return Holding(hold, active, tuple(stations), checked)
+    sighted = _count(rest.get("sighted", 0), 1 << 53)  # a worker of before does not say
+    return Holding(hold, active, tuple(stations), checked, sighted)
 
 
 def _frames(encoded: list[object]) -> tuple[bytes, ...]:

@@ -11,17 +11,21 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any
 
+import netaddr
+
 from ovs_vhost_plugin.announce import addresses, policy
 from ovs_vhost_plugin.announce.addresses import AddressError, Station
 from ovs_vhost_plugin.announce.policy import Policy, PolicyError
 from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.dirs import SUN_PATH_MAX
+from ovs_vhost_plugin.named import NamedError
 
 PATH_KEY = "vhost-server-path"
 MODE_KEY = "vhost-user-mode"
 QUEUES_KEY = "vhost-user-queues"
 ANNOUNCE_KEY = "vhost-user-announce"
 ADDRESSES_KEY = "vhost-user-addresses"
+CONFIG_KEY = "vhost-user-config"
 DPDK_TYPE_KEY = "vhost-user-dpdk-type"
 """Where a row that was taken over keeps the type it had."""
 
@@ -59,12 +63,8 @@ class RowErrorName(StrEnum):
     MTU_OUT_OF_RANGE = "mtu-out-of-range"
 
 
-class RowError(Exception):
+class RowError(NamedError):
     """A row that makes no port: the name is for programs, the text says what to do."""
-
-    def __init__(self, name: RowErrorName, text: str) -> None:
-        super().__init__(f"{name}: {text}")
-        self.name = name
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +93,15 @@ class PortSpec:
     mtu      bytes, None when not requested
     tag      VLAN of frames that the guest sends untagged, None: no VLAN
     vlan_mode, trunks  as in the Port row
+    userspace  the bridge is ovs-vswitchd's own, not the kernel's
     finish_offloads  the bridge takes no unfinished checksums and no GSO frames
     announce   how the guest is announced
     addresses  what automation says that the guest uses
     slip     what is wrong with a key that the port works without, as name and text; "" for nothing
     learns   the bridge begins as a learning switch, and not with an empty pipeline
     ovn      ovn-controller has bound the port and made its flows
+    config   front-ends are offered the NIC's configuration space
+    link_up  nobody has taken the port down
     """
 
     name: str
@@ -110,6 +113,7 @@ class PortSpec:
     mtu: int | None
     tag: int | None
     trunks: tuple[int, ...]
+    userspace: bool
     finish_offloads: bool
     attached_mac: str
     vlan_mode: str = ""
@@ -118,6 +122,8 @@ class PortSpec:
     slip: str = ""
     learns: bool = True
     ovn: bool = False
+    config: bool = False
+    link_up: bool = True
 
     @property
     def holds(self) -> bool:
@@ -166,6 +172,7 @@ def parse(
     """
     name = _name(interface.name)
     keys = interface.external_ids
+    userspace = bridge.datapath_type == "netdev"
     mode = _mode(keys.get(MODE_KEY, "client"))
     path = _path(mode, interface.options.get(PATH_KEY), name, switch)
     announce, given, slip = _announce(keys, formats)
@@ -180,14 +187,25 @@ def parse(
         tag=_tag(port),
         vlan_mode=next(iter(port.vlan_mode), ""),
         trunks=tuple(sorted(port.trunks)),
-        finish_offloads=bridge.datapath_type == "netdev" and not switch.takes_offloads,
+        userspace=userspace,
+        finish_offloads=userspace and not switch.takes_offloads,
         announce=announce,
         addresses=given,
         attached_mac=keys.get("attached-mac", ""),
         slip=slip,
         learns=list(bridge.fail_mode) != ["secure"],
         ovn=keys.get("ovn-installed") == "true",
+        config=_true(keys.get(CONFIG_KEY)),
+        link_up=list(interface.admin_state) != ["down"],
     )
+
+
+def parse_mac(text: str) -> bytes | None:
+    """Six bytes of any usual spelling, None if it is none."""
+    if not netaddr.valid_mac(text):
+        return None
+    packed: bytes = netaddr.EUI(text, version=48).packed
+    return packed
 
 
 def adoption_keys(interface: Any) -> dict[str, str | None]:

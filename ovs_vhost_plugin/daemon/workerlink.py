@@ -98,6 +98,9 @@ class WorkerLink:
             "finish_offloads": spec.finish_offloads,
             "hold": spec.hold,
             "state": spec.state,
+            "config": spec.config,
+            "mac": spec.mac,
+            "link_up": spec.link_up,
         }
         if self.send(command, now):
             self.spec = spec

@@ -137,10 +137,11 @@ class Workers:
         self,
         spec: WorkerSpec,
         front_end: socket.socket | None,
+        journal: int,
         queues: Sequence[int],
         now: float,
     ) -> None:
-        """Ask the nursery for a worker; sockets and queues stay the caller's to close.
+        """Ask the nursery for a worker; sockets, journal and queues stay the caller's to close.
 
         Without effect when the nursery turns out to be dead: there is no link then.
         """
@@ -152,7 +153,7 @@ class Workers:
             # Into the queue of a socket that listens already: the worker answers once it runs.
             channel = _connect(os.fspath(path))
             try:
-                self._nursery.send(request, [*listeners, *queues])
+                self._nursery.send(request, [*listeners, journal, *queues])
             except ChannelClosed as closed:
                 channel.close()
                 self._state.forget(spec.name)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from ovs_vhost_plugin.guest.channel import BackEndChannel
 from ovs_vhost_plugin.guest.connection import (
     BackEndError,
     Connection,
@@ -41,6 +42,8 @@ PROTOCOL_FEATURES = (
     | ProtocolFeature.MTU.mask
     | ProtocolFeature.CONFIGURE_MEM_SLOTS.mask
     | ProtocolFeature.DEVICE_STATE.mask
+    | ProtocolFeature.BACKEND_REQ.mask
+    | ProtocolFeature.CONFIG.mask
 )
 """What this front-end makes use of."""
 
@@ -79,6 +82,7 @@ class FrontEnd:
         self.protocol_features = 0
         self.queue_pairs_offered = 1
         self.memory_slots_offered = spec.MAX_REGIONS
+        self.channel: BackEndChannel | None = None
 
     def initialise(self, protocol_features: int = PROTOCOL_FEATURES) -> None:
         """Learn what the back-end offers, settle the protocol's features and own the device."""
@@ -92,11 +96,29 @@ class FrontEnd:
             self.queue_pairs_offered = self._ask_number(FrontendRequest.GET_QUEUE_NUM)
         if self.has(ProtocolFeature.CONFIGURE_MEM_SLOTS):
             self.memory_slots_offered = self._ask_number(FrontendRequest.GET_MAX_MEM_SLOTS)
+        if self.has(ProtocolFeature.BACKEND_REQ):
+            self.open_channel()
         self.connection.tell(FrontendRequest.SET_OWNER)
 
     def has(self, feature: ProtocolFeature) -> bool:
         """Whether both sides have a feature of the protocol."""
         return bool(self.protocol_features & feature.mask)
+
+    def open_channel(self) -> None:
+        """Give the back-end a socket for requests of its own (VHOST_USER_SET_BACKEND_REQ_FD)."""
+        if self.channel is not None:
+            self.channel.close()
+        self.channel = BackEndChannel(self.connection.timeout)
+        with self.channel.far_end() as fd:
+            self._tell(FrontendRequest.SET_BACKEND_REQ_FD, b"", (fd,), ack=True)
+
+    def get_config(self, offset: int, size: int) -> bytes:
+        """A part of the NIC's configuration space, as the back-end has it; empty: refused."""
+        payload = spec.CONFIG.pack(offset, size, spec.ConfigFlag.WRITABLE) + bytes(size)
+        answer = self.connection.ask(FrontendRequest.GET_CONFIG, payload)
+        if answer and answer[: spec.CONFIG.size] != payload[: spec.CONFIG.size]:
+            raise BackEndError(f"another part of the configuration space: {answer.hex()}")
+        return answer[spec.CONFIG.size :]
 
     def set_features(self, features: int) -> None:
         """Tell the back-end what the guest acknowledged (and LOG_ALL, the front-end's own).
@@ -228,6 +250,8 @@ class FrontEnd:
     def close(self) -> None:
         """Hang up without stopping anything."""
         self.connection.close()
+        if self.channel is not None:
+            self.channel.close()
 
     def _begin_transfer(self, direction: TransferDirection, fd: int) -> None:
         """Pass the back-end its end of a pipe."""

@@ -48,9 +48,7 @@ RING = _record(
     "avail_idx",  # the driver's index as last read
     "next_used",
     "published",  # used idx as the driver sees it
-    "unpublished",  # packed: chains given back since then, and of the one that is written last
-    "used_id",
-    "used_length",
+    "unpublished",  # packed: chains given back since then
     "called",  # used idx at the last decision whether to call
     "called_valid",
     "kicks_on",
@@ -184,6 +182,7 @@ class Vring(NamedTuple):
     used: NDArray[np.uint16]  # packed: the device event area
     elements: NDArray[np.uint32]  # the used ring's elements: id, len; packed: empty
     state: Records  # (1,) RING
+    journal: NDArray[np.int64]  # what outlives this process, see journal.py
 
 
 class Memory(NamedTuple):
@@ -262,7 +261,7 @@ uint64: Any = types.uint64
 boolean = types.boolean
 void = types.void
 REGIONS = _records(REGION)
-VRING = _group(Vring, U64, U16, U16, U32, _records(RING))
+VRING = _group(Vring, U64, U16, U16, U32, _records(RING), I64)
 MEMORY = _group(Memory, REGIONS, U8)
 QUEUE_T = _group(Queue, _records(IOVEC), U64, _records(CHAIN), U64, _records(QUEUE))
 NET_RECORDS = _records(NET)

@@ -10,7 +10,8 @@ slot is the position modulo the size, and in the lower half the wrap counter is 
 A descriptor's second word (id, length, flags) is read with acquire, and written with release, in
 one piece. Of the used descriptors of a burst the first is written last: until then the driver,
 which looks at no other before it, sees none (2.8.22). In order (2.8.8) it is the only one written
-in a transmit ring.
+in a transmit ring. Until they are published they are entries of the journal and not in the ring:
+there they would take the place of descriptors that have to be read again if we are killed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,18 @@ from ovs_vhost_plugin.jit.atomics import (
 )
 from ovs_vhost_plugin.jit.chain import F_WRITE, hold, make_room, release
 from ovs_vhost_plugin.jit.dirty import mark, mark_used
+from ovs_vhost_plugin.jit.journal import (
+    ENTRIES,
+    PROMISED,
+    PUBLISHED,
+    SAID,
+    SAID_BEFORE,
+    entry,
+    id_of,
+    position_of,
+    promise_of,
+    written_of,
+)
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
     CHAINS,
@@ -61,7 +74,7 @@ _AHEAD = 8
 
 
 @kernel(int64(VRING, int64), inline=True)
-def _modulo(ring: Vring, distance: int) -> int:
+def modulo(ring: Vring, distance: int) -> int:
     """A distance of two positions that may have wrapped around."""
     return distance if distance >= 0 else distance + 2 * ring.state[0]["size"]
 
@@ -71,7 +84,7 @@ def _room(ring: Vring) -> int:
     """How many descriptors the driver may have beyond those that we hold."""
     state = ring.state[0]
     size: int = state["size"]
-    return size - _modulo(ring, state["next_fetch"] - state["next_avail"])
+    return size - modulo(ring, state["next_fetch"] - state["next_avail"])
 
 
 @kernel(uint64(VRING), inline=True)
@@ -108,37 +121,55 @@ def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -
     return 0
 
 
-@kernel(int64(VRING, int64, int64, int64), inline=True)
-def _used_word(ring: Vring, position: int, buffer_id: int, written: int) -> int:
+@kernel(int64(VRING, int64, int64), inline=True)
+def _used_word(ring: Vring, position: int, shown: int) -> int:
     """The second word of a used descriptor: both flags say the wrap counter (2.8.13)."""
     flags = (F_AVAIL | F_USED) - _SIGN if position < ring.state[0]["size"] else 0
     if ring.state[0]["writes"]:
         flags |= F_WRITE
-    return written | buffer_id << _ID_AT | flags << _FLAGS_AT
+    return written_of(shown) | id_of(shown) << _ID_AT | flags << _FLAGS_AT
 
 
 @kernel(boolean(VRING), inline=True)
-def _writes_one(ring: Vring) -> bool:
+def writes_one(ring: Vring) -> bool:
     """Whether a burst is given back by its last buffer id alone (2.8.8): no lengths are lost."""
     return bool(ring.state[0]["in_order"] and not ring.state[0]["writes"])
 
 
 @kernel(void(VRING, QUEUE_T, int64), inline=True)
-def give_back(ring: Vring, queue: Queue, written: int) -> None:
-    """As `ring.give_back`."""
+def _note(ring: Vring, queue: Queue, written: int) -> None:
+    """Make the oldest held chain the journal's next entry."""
     state = ring.state[0]
-    held = queue.state[0]
-    chain = queue.chains[uint64(held["head"])]
-    at = state["next_used"]
-    if state["unpublished"] == 0 or _writes_one(ring):
-        state["used_id"] = chain["head"]
-        state["used_length"] = written
-    else:
-        word = _used_word(ring, at, chain["head"], written)
-        store_relaxed(ring.desc, 2 * slot_of(ring, at) + 1, word)
+    at = state["published"] if writes_one(ring) else state["next_used"]
+    buffer_id = queue.chains[uint64(queue.state[0]["head"])]["head"]
+    ring.journal[uint64(ENTRIES + state["unpublished"])] = entry(at, buffer_id, written)
+
+
+@kernel(void(VRING, QUEUE_T), inline=True)
+def promise(ring: Vring, queue: Queue) -> None:
+    """As `ring.promise`."""
+    state = ring.state[0]
+    _note(ring, queue, 0)
+    end = advance(ring, state["next_used"], queue.chains[uint64(queue.state[0]["head"])]["slots"])
+    store_release(ring.journal, PROMISED, promise_of(end, state["unpublished"] + 1))
+
+
+@kernel(void(VRING), inline=True)
+def retract(ring: Vring) -> None:
+    """As `ring.retract`."""
+    state = ring.state[0]
+    store_release(ring.journal, PROMISED, promise_of(state["next_used"], state["unpublished"]))
+
+
+@kernel(void(VRING, QUEUE_T, int64), inline=True)
+def give_back(ring: Vring, queue: Queue, written: int) -> None:
+    """As `ring.give_back`. Of one burst at most MOST_ENTRIES chains."""
+    state = ring.state[0]
+    slots = queue.chains[uint64(queue.state[0]["head"])]["slots"]
+    _note(ring, queue, written)
     state["unpublished"] += 1
-    state["next_used"] = advance(ring, at, chain["slots"])
-    state["next_avail"] = advance(ring, state["next_avail"], chain["slots"])
+    state["next_used"] = advance(ring, state["next_used"], slots)
+    state["next_avail"] = advance(ring, state["next_avail"], slots)
     release(queue)
 
 
@@ -155,15 +186,25 @@ def _mark_descriptors(ring: Vring, memory: Memory, net: Net, position: int, coun
 
 @kernel(boolean(VRING, MEMORY, NET_T))
 def publish(ring: Vring, memory: Memory, net: Net) -> bool:
-    """As `ring.publish`; logged before it shows the others, and after it."""
+    """As `ring.publish`; logged before it shows the others, and after it.
+
+    What the journal promises from here on, whoever comes next can write once more.
+    """
     state = ring.state[0]
-    first = state["published"]
-    if state["unpublished"] == 0:
+    first, count = state["published"], state["unpublished"]
+    if count == 0:
         return False
-    if state["log_used"] and state["unpublished"] > 1 and not _writes_one(ring):
-        _mark_descriptors(ring, memory, net, first, _modulo(ring, state["next_used"] - first))
-    word = _used_word(ring, first, state["used_id"], state["used_length"])
+    retract(ring)
+    last = count if writes_one(ring) else 1
+    for i in range(last, count):
+        shown = ring.journal[uint64(ENTRIES + i)]
+        at = position_of(shown)
+        store_relaxed(ring.desc, 2 * slot_of(ring, at) + 1, _used_word(ring, at, shown))
+    if state["log_used"] and last < count:
+        _mark_descriptors(ring, memory, net, first, modulo(ring, state["next_used"] - first))
+    word = _used_word(ring, first, ring.journal[ENTRIES + last - 1])
     store_release(ring.desc, 2 * slot_of(ring, first) + 1, word)
+    store_release(ring.journal, PUBLISHED, state["next_used"])
     state["published"] = state["next_used"]
     state["unpublished"] = 0
     if state["log_used"]:
@@ -191,11 +232,16 @@ def wants_call(ring: Vring) -> bool:
 
 @kernel(void(VRING, MEMORY, NET_T, int64))
 def _say(ring: Vring, memory: Memory, net: Net, flags: int) -> None:
-    """Write the device event area: the event is the next descriptor to be fetched."""
+    """Write the device event area: the event is the next descriptor to be fetched.
+
+    Also where the driver does not look at it (2.8.14): a ring that was made anew does not have it,
+    by which whoever takes a ring over tells the two apart.
+    """
     at = ring.state[0]["next_fetch"]
-    if flags == _DESC:
-        wrap = _WRAP if at < ring.state[0]["size"] else 0
-        store_relaxed(ring.used, 0, slot_of(ring, at) | wrap)
+    event = slot_of(ring, at) | (_WRAP if at < ring.state[0]["size"] else 0)
+    ring.journal[SAID_BEFORE] = ring.journal[SAID]
+    store_release(ring.journal, SAID, event | flags << 16)
+    store_release(ring.used, 0, event)
     store_release(ring.used, 1, flags)
     mark_used(ring, memory, net, 0, _EVENT_AREA)
 
@@ -220,19 +266,3 @@ def refuse_kicks(ring: Vring, memory: Memory, net: Net) -> None:
     if ring.state[0]["kicks_on"]:
         ring.state[0]["kicks_on"] = 0
         _say(ring, memory, net, _DISABLE)
-
-
-@kernel(boolean(VRING))
-def stands_at_base(ring: Vring) -> bool:
-    """Whether no descriptor ahead of a ring's base is used already, in its round.
-
-    Where the ring has gone on since its front-end learned the base, as one that lost its back-end
-    has, there are such descriptors, unless the driver has made them available again by now.
-    """
-    state = ring.state[0]
-    for i in range(state["size"]):
-        position = advance(ring, state["next_avail"], i)
-        word = load_relaxed(ring.desc, 2 * slot_of(ring, position) + 1)
-        if look(ring, position, word) < 0:
-            return False
-    return True

@@ -13,6 +13,7 @@ from ovs_vhost_plugin.jit.atomics import address_of, copy_out, fence
 from ovs_vhost_plugin.jit.chain import gather, scatter
 from ovs_vhost_plugin.jit.dirty import mark
 from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.journal import MOST_ENTRIES
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
     BACKLOG_LENGTH,
@@ -174,7 +175,7 @@ def receive(ring: Vring, queue: Queue, memory: Memory, net: Net) -> int:
     chains = CHAINS if state["mergeable"] else 1
     fault = 0
     done = 0
-    while done < BURST:
+    while done < BURST and ring.state[0]["unpublished"] <= MOST_ENTRIES - CHAINS:
         if not state["pending"] and state["backlog_at"] < state["backlog_end"]:
             take_backlog(net)
         wanted = state["pending"] if state["pending"] else state["header_size"] + FRAME_MAX

@@ -34,6 +34,28 @@ def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -
     return split.fetch(ring, memory, queue, chains, length)
 
 
+@kernel(void(VRING, QUEUE_T), inline=True)
+def promise(ring: Vring, queue: Queue) -> None:
+    """Note that the oldest held chain is about to have its effect, which it may have only once.
+
+    If we are killed from here on the next worker gives it back unsent: a network loses frames, but
+    a second one, which may come much later, it is not expected to make.
+    """
+    if ring.state[0]["packed"]:
+        packed.promise(ring, queue)
+    else:
+        split.promise(ring)
+
+
+@kernel(void(VRING), inline=True)
+def retract(ring: Vring) -> None:
+    """Note that it had none so far."""
+    if ring.state[0]["packed"]:
+        packed.retract(ring)
+    else:
+        split.retract(ring)
+
+
 @kernel(void(VRING, QUEUE_T, int64), inline=True)
 def give_back(ring: Vring, queue: Queue, written: int) -> None:
     """Give the oldest held chain back, `written` bytes in it; not yet visible."""

@@ -23,6 +23,7 @@ from ovs_vhost_plugin.jit.atomics import (
 from ovs_vhost_plugin.jit.chain import hold, make_room, release, walk
 from ovs_vhost_plugin.jit.dirty import mark_used
 from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.journal import PROMISED
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
     MEMORY,
@@ -96,6 +97,18 @@ def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -
         hold(queue, head, pieces)
         state["next_fetch"] = (state["next_fetch"] + 1) & 0xFFFF
     return 0
+
+
+@kernel(void(VRING), inline=True)
+def promise(ring: Vring) -> None:
+    """As `ring.promise`: the used ring has as many elements as chains were given back."""
+    store_release(ring.journal, PROMISED, (ring.state[0]["next_used"] + 1) & 0xFFFF)
+
+
+@kernel(void(VRING), inline=True)
+def retract(ring: Vring) -> None:
+    """As `ring.retract`."""
+    store_release(ring.journal, PROMISED, ring.state[0]["next_used"])
 
 
 @kernel(void(VRING, QUEUE_T, int64), inline=True)

@@ -30,7 +30,7 @@ from ovs_vhost_plugin.jit.layout import (
 )
 from ovs_vhost_plugin.jit.learn import learn, take_head
 from ovs_vhost_plugin.jit.notify import break_ring, flush
-from ovs_vhost_plugin.jit.ring import fetch, give_back, refuse_kicks
+from ovs_vhost_plugin.jit.ring import fetch, give_back, promise, refuse_kicks, retract
 from ovs_vhost_plugin.jit.syscalls import EAGAIN, EFAULT, EINTR, EIO, coarse_milliseconds, writev
 
 BURST = 64
@@ -189,9 +189,12 @@ def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learn
     done = 0
     while queue.state[0]["count"] > 0:
         if ring.state[0]["enabled"]:
+            promise(ring, queue)
             result = send(queue, net, learned, now)
             if result == -EAGAIN:
                 state["tap_full"] = 1
+                if state["headers"] == 0 or state["position"] == 0:  # no segment of it has gone
+                    retract(ring)
                 break
             if result == -EFAULT:
                 fault = int64(Fault.MEMORY_GONE)

@@ -42,9 +42,9 @@ class Testpmd:
         """Its process id."""
         return self._process.pid
 
-    def await_start(self) -> None:
-        """Await its first prompt."""
-        self._await_prompt("testpmd starts", _START_SECONDS)
+    def await_start(self) -> str:
+        """Await its first prompt; what it printed until then."""
+        return self._await_prompt("testpmd starts", _START_SECONDS)
 
     def command(self, text: str) -> str:
         """Give one command; what it printed, when it is done with it."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 from ovs_vhost_plugin.lab.namespace import Namespace
 from ovs_vhost_plugin.lab.process import LabError
@@ -20,6 +22,13 @@ from ovs_vhost_plugin.lab.testpmd import Testpmd
 # What rte_eth.h calls RTE_ETH_TX_OFFLOAD_MULTI_SEGS: a frame may lie in several buffers.
 _MULTI_SEGMENT = 0x8000
 _ETHERNET_OVERHEAD = 18
+BURST = 16
+"""Frames that testpmd sends at once, and drops where its ring is too short for them.
+
+In order its driver uses no tables: a ring of 64 takes 16 frames of three pieces and a header.
+"""
+_SPARE_BUFFERS = 8192  # of what receive rings take
+_BUFFER = 4608  # bytes of each: without huge pages it takes a page, and what goes with it
 _serial = itertools.count()
 
 
@@ -65,6 +74,7 @@ class VirtioUser:
         self._server = server
         self._prefix = f"{namespace.name}-{next(_serial)}"
         self._testpmd: Testpmd | None = None
+        self._log = ""
 
     def __enter__(self) -> VirtioUser:
         try:
@@ -82,6 +92,10 @@ class VirtioUser:
     ) -> None:
         self.close()
 
+    def drivers(self, direction: Literal["Rx", "Tx"]) -> set[str]:
+        """DPDK's names of the functions that it has chosen to receive or to transmit with."""
+        return set(re.findall(rf"virtio: using (.+) {direction} path", self._log))
+
     def command(self, text: str) -> str:
         """Give testpmd one command; what it printed, when it is done with it."""
         if self._testpmd is None:
@@ -89,11 +103,12 @@ class VirtioUser:
         return self._testpmd.command(text)
 
     def send(self, lengths: str, bursts: int = 1) -> None:
-        """Send `bursts` times 32 of testpmd's own frames.
+        """Send `bursts` times BURST of testpmd's own frames, shared by the queues.
 
         They are UDP from 198.18.0.1 to 198.18.0.2; `lengths` are those of each one's descriptors:
         "1514", or "64,256,512".
         """
+        self.command(f"set burst {BURST // self.config.queues}")
         self.command("set fwd rxonly")
         self.command(f"set txpkts {lengths}")
         self.command(f"start tx_first {bursts}")
@@ -101,6 +116,7 @@ class VirtioUser:
 
     def forward(self, mode: str) -> None:
         """Give back what is received until `stop`: "io" as it is, "macswap", "5tswap"."""
+        self.command("set burst 32")
         self.command(f"set fwd {mode}")
         self.command("start")
 
@@ -117,7 +133,7 @@ class VirtioUser:
     def _start(self) -> None:
         argv = self._namespace.argv(*self._argv())
         self._testpmd = Testpmd(argv, self._directory, self._prefix)
-        self._testpmd.await_start()
+        self._log = self._testpmd.await_start()
 
     def _argv(self) -> list[str]:
         """The command line; line-buffered, because its output goes to a file."""
@@ -130,13 +146,19 @@ class VirtioUser:
             f"server={self._server:d}",
         ]
         descriptors, queues = str(config.queue_size), str(config.queues)
+        buffers = config.queues * config.queue_size + _SPARE_BUFFERS
+        mebibytes = 160 + (buffers * _BUFFER >> 20)
         return [
             *("stdbuf", "-oL", "dpdk-testpmd"),
             # The busy thread gets a core that its main thread does not run on.
             *("--lcores", "0@1,1@0" if (os.cpu_count() or 1) > 1 else "0@0,1@0"),
-            *("--no-huge", "-m", "192", "--no-pci", "--no-telemetry"),
+            *("--no-huge", "-m", str(mebibytes), "--no-pci", "--no-telemetry"),
             *(f"--file-prefix={self._prefix}", "--vdev", ",".join(device)),
-            *("--", "-i", "--nb-cores=1", "--no-mlockall", "--total-num-mbufs=8192"),
+            "--log-level=pmd.net.virtio.init:info",  # which drivers it takes
+            # AVX-512, without which a packed ring is not vectorized
+            *(["--force-max-simd-bitwidth=512"] if config.vectorized else []),
+            *("--", "-i", "--nb-cores=1", "--no-mlockall"),
+            f"--total-num-mbufs={buffers}",
             *(f"--rxq={queues}", f"--txq={queues}", f"--rxd={descriptors}", f"--txd={descriptors}"),
             *(self._large() if config.mtu > 1500 else ()),
         ]

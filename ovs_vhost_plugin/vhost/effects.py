@@ -113,6 +113,22 @@ class CheckState:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenBackendChannel:
+    """The socket `fd`, which the device now owns, is for the back-end's own requests.
+
+    acknowledged: they may ask for an acknowledgement (REPLY_ACK).
+    """
+
+    fd: int
+    acknowledged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigChanged:
+    """The configuration space is another now, and not because the front-end wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A request was refused and nothing changed; the connection goes on. To be counted."""
 
@@ -132,5 +148,7 @@ Effect = (
     | SaveState
     | LoadState
     | CheckState
+    | OpenBackendChannel
+    | ConfigChanged
     | Refused
 )

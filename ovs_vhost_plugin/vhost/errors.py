@@ -35,6 +35,12 @@ class PeerErrorName(StrEnum):
     REPLIES_NOT_READ = "replies-not-read"
     SECOND_FRONT_END = "second-front-end"
 
+    # The back-end channel (vhost-user "Back-end communication")
+    BACKEND_FD_NOT_SOCKET = "backend-fd-not-socket"
+    BACKEND_NOT_READ = "backend-not-read"
+    BACKEND_NOT_ANSWERED = "backend-not-answered"
+    BACKEND_REPLY_UNEXPECTED = "backend-reply-unexpected"
+
     # Features
     FEATURES_NOT_OFFERED = "features-not-offered"
     FEATURES_WHILE_STARTED = "features-while-started"
@@ -84,6 +90,12 @@ class PeerErrorName(StrEnum):
     MTU_TOO_LARGE = "mtu-too-large"
     RARP_MAC_ZERO = "rarp-mac-zero"
     RARP_MAC_MULTICAST = "rarp-mac-multicast"
+
+    # Configuration space (vhost-user "Virtio device config space")
+    CONFIG_RANGE = "config-range"
+    CONFIG_FLAGS = "config-flags"
+    CONFIG_READ_ONLY = "config-read-only"
+    CONFIG_VALUE = "config-value"
 
     # Device state (vhost-user "Migrating back-end state")
     DEVICE_STATE_DIRECTION = "device-state-direction"

@@ -54,28 +54,45 @@ _PROTOCOL_FEATURES = (
     ProtocolFeature.LOG_SHMFD,  # without it a front-end refuses to migrate
     ProtocolFeature.RARP,  # SEND_RARP, for guests without GUEST_ANNOUNCE
     ProtocolFeature.REPLY_ACK,  # a refusal can be told instead of closing the connection
+    ProtocolFeature.BACKEND_REQ,  # a channel on which this back-end asks and the front-end answers
     ProtocolFeature.RESET_DEVICE,  # the guest's driver resets the NIC, the front-end stays
     ProtocolFeature.STATUS,  # whether features were accepted, whether a ring broke
     ProtocolFeature.CONFIGURE_MEM_SLOTS,  # hundreds of regions, added and removed one by one
     ProtocolFeature.DEVICE_STATE,  # what the guest is known to use moves with it
+    # Not CONFIG, unless asked for: QEMU keeps a NIC's configuration itself, and warns of it.
 )
 
 
 @dataclass(frozen=True, slots=True)
+class Nic:
+    """What only a front-end that asks for the NIC's configuration is told: MAC (6 bytes), link."""
+
+    mac: bytes | None = None
+    link_up: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Offer:
-    """What one port offers its front-end: two bit masks, queue pairs, MTU in bytes or None."""
+    """What one port offers its front-end: two bit masks, queue pairs, MTU in bytes or None.
+
+    nic: what its configuration space says besides; None: that is not offered.
+    """
 
     features: int
     protocol_features: int
     queue_pairs: int
     mtu: int | None
+    nic: Nic | None = None
 
 
-def offer(queue_pairs: int, mtu: int | None, *, device_state: bool = True) -> Offer:
+def offer(
+    queue_pairs: int, mtu: int | None, *, device_state: bool = True, nic: Nic | None = None
+) -> Offer:
     """The offer of a port with `queue_pairs` pairs; the MTU bits only for a port that has one.
 
     A front-end that is offered DEVICE_STATE can only move to another back-end that has it too, so
-    that it can be left out.
+    that it can be left out. With `nic` the NIC's configuration space is offered; a guest that is
+    offered no MAC makes one up (virtio 1.2, 5.1.5).
     """
     features = reduce(or_, (bit.mask for bit in _FEATURES))
     protocol_features = reduce(or_, (bit.mask for bit in _PROTOCOL_FEATURES))
@@ -84,4 +101,8 @@ def offer(queue_pairs: int, mtu: int | None, *, device_state: bool = True) -> Of
     if mtu is not None:
         features |= Feature.MTU.mask
         protocol_features |= ProtocolFeature.MTU.mask
-    return Offer(features, protocol_features, queue_pairs, mtu)
+    if nic is not None:
+        protocol_features |= ProtocolFeature.CONFIG.mask
+        if nic.mac is None:
+            features &= ~Feature.MAC.mask
+    return Offer(features, protocol_features, queue_pairs, mtu, nic)

@@ -140,6 +140,14 @@ class MemoryTable:
                 return user_address - region.user_address + region.guest_address
         raise PeerError(PeerErrorName.VRING_OUTSIDE_MEMORY, f"{user_address:#x}")
 
+    def file_place(self, user_address: int) -> tuple[int, int, int]:
+        """The device and inode of the file that has `user_address`, and where. Raises PeerError."""
+        for region, mapped in self._mapped.items():
+            if 0 <= user_address - region.user_address < region.size:
+                offset = user_address - region.user_address + region.mmap_offset
+                return (*mapped.file, offset)
+        raise PeerError(PeerErrorName.VRING_OUTSIDE_MEMORY, f"{user_address:#x}")
+
     def close(self) -> None:
         """Unmap; a region of which the caller still holds a view, when that view goes."""
         self._set({})

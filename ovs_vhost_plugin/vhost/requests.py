@@ -8,6 +8,7 @@ nothing. Sections cited are those of vhost-user, "Front-end message types".
 from collections.abc import Generator
 
 from ovs_vhost_plugin.vhost import spec
+from ovs_vhost_plugin.vhost.config_requests import settle_mtu
 from ovs_vhost_plugin.vhost.effects import (
     AddMemoryRegion,
     Effect,
@@ -46,6 +47,7 @@ def set_features(state: State, payload: bytes, _fds: list[int]) -> Handling:
     state.features = features
     try:
         yield SetFeatures(features)
+        yield from settle_mtu(state)
         if not features & Feature.PROTOCOL_FEATURES.mask:
             # "Ring states": then the back-end must enable all rings immediately.
             yield from enable_all(state, True)

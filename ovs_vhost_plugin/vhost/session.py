@@ -10,7 +10,15 @@ of the right shape.
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
-from ovs_vhost_plugin.vhost import requests, spec, state_requests, status_requests, vring_requests
+from ovs_vhost_plugin.vhost import (
+    backend_requests,
+    config_requests,
+    requests,
+    spec,
+    state_requests,
+    status_requests,
+    vring_requests,
+)
 from ovs_vhost_plugin.vhost.effects import Effect, Refused
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.message import Message, close_fds
@@ -83,6 +91,13 @@ TABLE: dict[int, Row] = {
         requests.send_rarp, _U64, needs=ProtocolFeature.RARP, advisory=True
     ),
     FrontendRequest.NET_SET_MTU: Row(requests.net_set_mtu, _U64, needs=ProtocolFeature.MTU),
+    FrontendRequest.GET_CONFIG: Row(
+        config_requests.get_config, None, needs=ProtocolFeature.CONFIG, answers=True, refusal=b""
+    ),
+    FrontendRequest.SET_CONFIG: Row(config_requests.set_config, None, needs=ProtocolFeature.CONFIG),
+    FrontendRequest.SET_BACKEND_REQ_FD: Row(
+        backend_requests.set_backend_req_fd, 0, _ONE_FD, ProtocolFeature.BACKEND_REQ
+    ),
     FrontendRequest.RESET_DEVICE: Row(
         status_requests.reset_device, 0, needs=ProtocolFeature.RESET_DEVICE
     ),

@@ -65,6 +65,7 @@ MEMORY_REGION = Struct("<QQQQ")  # guest address, size, user address, mmap offse
 SINGLE_REGION = Struct("<QQQQQ")  # padding, then as MEMORY_REGION
 LOG = Struct("<QQ")  # log size, log offset
 DEVICE_STATE = Struct("<II")  # direction, phase
+CONFIG = Struct("<III")  # offset, size, flags; then `size` bytes
 
 # vhost-user VHOST_USER_SET_DEVICE_STATE_FD: the reply's bits 0-7 are an error, bit 8 says "no fd".
 DEVICE_STATE_NO_FD = 0x100
@@ -138,6 +139,13 @@ class DeviceStatus(IntFlag):
     FEATURES_OK = 0x8
     DEVICE_NEEDS_RESET = 0x40
     FAILED = 0x80
+
+
+class ConfigFlag(IntEnum):
+    """vhost-user "Virtio device config space": who writes."""
+
+    WRITABLE = 0
+    MIGRATION = 1
 
 
 class TransferDirection(IntEnum):

@@ -3,8 +3,9 @@
 
 from dataclasses import dataclass
 
-from ovs_vhost_plugin.vhost.features import Offer
+from ovs_vhost_plugin.vhost.features import Nic, Offer
 from ovs_vhost_plugin.vhost.message import close_fds
+from ovs_vhost_plugin.vhost.net_config import NetConfig
 from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 
 
@@ -60,11 +61,33 @@ class State:
         self.protocol_features = 0
         self.status = 0
         self.needs_reset = False  # a ring broke, and the driver has not reset the device since
+        nic = offer.nic or Nic()
+        self.link_up = nic.link_up
+        self.mac = nic.mac or bytes(6)
+        self.port_mtu = offer.mtu or 0
+        self.guest_mtu: int | None = None  # what the guest's driver goes by, once it does
         self.vrings = [Vring(index) for index in range(2 * offer.queue_pairs)]
 
     def negotiated(self, feature: ProtocolFeature) -> bool:
         """Whether the front-end has acknowledged `feature`."""
         return bool(self.protocol_features & feature.mask)
+
+    @property
+    def net_config(self) -> NetConfig:
+        """The NIC's configuration space as it is now."""
+        mtu = self.port_mtu if self.guest_mtu is None else self.guest_mtu
+        return NetConfig(self.mac, self.link_up, self.offer.queue_pairs, mtu)
+
+    def follow_port(self, *, link_up: bool, mtu: int | None) -> bool:
+        """The port is another now; whether the configuration space is too.
+
+        An MTU that was not offered has no field there.
+        """
+        before = self.net_config
+        self.link_up = link_up
+        if mtu is not None and self.offer.mtu is not None:
+            self.port_mtu = mtu
+        return self.net_config != before
 
     @property
     def packed(self) -> bool:

@@ -9,6 +9,7 @@ FEATURES_OK is missing after features were refused, DEVICE_NEEDS_RESET is there 
 from collections.abc import Generator
 
 from ovs_vhost_plugin.vhost import spec
+from ovs_vhost_plugin.vhost.config_requests import settle_mtu
 from ovs_vhost_plugin.vhost.effects import Effect, SetFeatures, StopVring
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.message import close_fds
@@ -65,4 +66,5 @@ def reset_device(state: State, _payload: bytes, _fds: list[int]) -> Handling:
     state.features = state.status = 0
     state.features_refused = state.needs_reset = False
     yield SetFeatures(0)
+    yield from settle_mtu(state)
     return None

@@ -21,6 +21,8 @@ _FD_SIZE = array.array("i").itemsize
 # for replies not read, some thousand of them.
 _MESSAGES_AT_ONCE = 32
 _SEND_BUFFER = 64 * 1024
+# MSG_DONTWAIT too: the peer shares O_NONBLOCK of a socket that it has passed, and could clear it.
+_SEND = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
 
 
 class ConnectionClosed(Exception):  # noqa: N818 (an event, not an error)
@@ -65,7 +67,7 @@ class Connection:
         space = socket.CMSG_SPACE(_SCM_MAX_FD * _FD_SIZE)
         try:
             data, ancillary, flags, _ = self._sock.recvmsg(
-                self._decoder.wanted, space, socket.MSG_CMSG_CLOEXEC
+                self._decoder.wanted, space, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
             )
         except BlockingIOError:
             return False
@@ -96,7 +98,7 @@ class Connection:
         while self._unsent:
             data, fds = self._unsent.popleft()
             try:
-                sent = self._sock.sendmsg([data], _ancillary(fds), socket.MSG_NOSIGNAL)
+                sent = self._sock.sendmsg([data], _ancillary(fds), _SEND)
             except BlockingIOError:
                 self._unsent.appendleft((data, fds))
                 return

@@ -6,6 +6,9 @@ It changes only while the rings are stopped; who changes it sees to that (`rings
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +19,8 @@ from ovs_vhost_plugin.vhost.memory import MemoryTable
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import EVENT_AREA, Feature, VringAddressFlag, used_bytes
 from ovs_vhost_plugin.vhost.state import Vring
-from ovs_vhost_plugin.worker.queuepair import Bytes, PairConfig, VringConfig
+from ovs_vhost_plugin.worker import journal
+from ovs_vhost_plugin.worker.vringconfig import Bytes, PairConfig, VringConfig
 
 _DESC_BYTES = 16  # virtio 1.2, 2.7.5
 _AVAIL_BYTES = 6  # flags, idx, used_event (2.7.6), beside 2 an entry
@@ -68,7 +72,9 @@ class Basis:
         if not vring.ready():
             return None
         make = self._packed if self.has(Feature.RING_PACKED) else self._split
-        return make(vring, self.memory, next_avail)
+        config = make(vring, self.memory, next_avail)
+        identity = self._identity(vring, self.memory)
+        return replace(config, identity=identity, resumes=next_avail is None)
 
     def base(self, index: int, next_avail: int) -> int:
         """What GET_VRING_BASE answers for vring `index` that stands at `next_avail`."""
@@ -80,6 +86,17 @@ class Basis:
         """Whether its front-end says that a vring has run before."""
         packed = self.has(Feature.RING_PACKED)
         return vring.base not in (0, *(packed_base.BEGINNINGS if packed else ()))
+
+    def _identity(self, vring: Vring, memory: MemoryTable) -> bytes:
+        """What a ring is known by, whoever serves it: where in which files it is, and its form.
+
+        A front-end keeps its memory's files as long as its guest lives.
+        """
+        parts = (vring.desc_user, vring.avail_user, vring.used_user)
+        places = [memory.file_place(part) for part in parts]
+        features = self.features & ~Feature.LOG_ALL.mask
+        known = (journal.FORMAT, vring.index, vring.size, features, places)
+        return hashlib.blake2b(repr(known).encode(), digest_size=journal.IDENTITY_BYTES).digest()
 
     def _split(self, vring: Vring, memory: MemoryTable, next_avail: int | None) -> VringConfig:
         if vring.size & (vring.size - 1):  # it was set while packed rings were negotiated

@@ -18,7 +18,9 @@ from ovs_vhost_plugin.vhost.log import DirtyLog
 from ovs_vhost_plugin.vhost.memory import MemoryTable
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
+from ovs_vhost_plugin.vhost.spec import BackendRequest, ProtocolFeature
 from ovs_vhost_plugin.worker.arrivals import Arrivals
+from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.basis import Basis
 from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.holding import Holding
@@ -50,6 +52,7 @@ class Device:
         observer: Observer,
         holding: Holding,
         state: DeviceState,
+        channel: BackEndChannel,
         *,
         finish_offloads: bool,
     ) -> None:
@@ -57,6 +60,7 @@ class Device:
         self.mtu: int | None = None
         self._observer = observer
         self._state = state
+        self._channel = channel
         self._basis = Basis(finish_offloads=finish_offloads)
         self._arrivals = Arrivals(self.pairs, taps, holding)
         self._rings = Rings(
@@ -78,6 +82,7 @@ class Device:
         self._rings.forget()
         self._arrivals.holding.front_end_gone()
         self._state.forget()
+        self._channel.close()
         self.expect_no_more()
         self._basis.replace_memory(None)
         self._basis.replace_log(None)
@@ -110,7 +115,8 @@ class Device:
     def answer(self, message: Message) -> Message | None:
         """Have the session handle `message`, execute its effects; the reply, if there is one.
 
-        Raises the PeerError that costs the front-end its connection.
+        Without a reply, rings that it changed stand still until `settle`. Raises the PeerError
+        that costs the front-end its connection.
         """
         conversation = self._session.receive(message)
         try:
@@ -124,7 +130,13 @@ class Device:
                     effect = conversation.send(result)
         except StopIteration as stop:
             reply: Message | None = stop.value
-            return reply
+        if reply is not None:
+            self.settle()  # what is acknowledged has taken effect
+        return reply
+
+    def settle(self) -> None:
+        """Let rings go on that messages have changed: there is no further one now."""
+        self._rings.settle()
 
     def execute(self, effect: effects.Effect) -> object:
         """Carry out `effect`; the answer goes back into the session. Raises PeerError."""
@@ -161,9 +173,19 @@ class Device:
             case effects.CheckState():
                 if self._state.check():
                     self._rings.expect()
+            case effects.OpenBackendChannel(fd, acknowledged):
+                self._channel.open(fd, acknowledged=acknowledged)
+            case effects.ConfigChanged():
+                self._tell_config_changed()
             case effects.Refused(error):
                 self._observer.error(error)
         return None
+
+    def follow_port(self, *, link_up: bool, mtu: int | None) -> None:
+        """The bridge's port is up or down now, or has another MTU; tell who wants to know."""
+        session = self._basis.session
+        if session is not None and session.follow_port(link_up=link_up, mtu=mtu):
+            self._tell_config_changed()
 
     def collect_faults(self, pair: QueuePair) -> None:
         """Take note of rings the loop gave up."""
@@ -187,6 +209,10 @@ class Device:
     @property
     def _memory(self) -> MemoryTable:
         return self._basis.memory or MemoryTable.empty()
+
+    def _tell_config_changed(self) -> None:
+        if self._session.negotiated(ProtocolFeature.CONFIG):
+            self._channel.ask(BackendRequest.CONFIG_CHANGE_MSG)
 
     def _set_memory(self, table: MemoryTable) -> None:
         if table is not self._basis.memory:

@@ -129,6 +129,7 @@ class FrontEnd:
                 reply = self._device.answer(message)
                 if reply is not None:
                     connection.send(reply)
+            self._device.settle()
             events = selectors.EVENT_READ
             if connection.wants_write:
                 events |= selectors.EVENT_WRITE

@@ -57,9 +57,20 @@ def station_of(frame: bytes) -> str | None:
     """
     if len(frame) < _ETHERNET or frame[0] & 1:
         return None
+    return _station(frame[:6], frame)
+
+
+def sender_of(frame: bytes) -> str | None:
+    """Whom a frame to a group is from, in the same words; None for another, or a short one."""
+    if len(frame) < _ETHERNET or not frame[0] & 1:
+        return None
+    return _station(frame[6:12], frame)
+
+
+def _station(mac: bytes, frame: bytes) -> str:
     tagged = frame[12:14] == _VLAN and len(frame) >= _ETHERNET + 4
     vlan = int.from_bytes(frame[14:16], "big") & 0xFFF if tagged else 0
-    return f"{frame[:6].hex()}.{vlan}"
+    return f"{mac.hex()}.{vlan}"
 
 
 class HoldBuffer:
@@ -68,6 +79,8 @@ class HoldBuffer:
     def __init__(self, frames: int = FRAMES, size: int = BYTES) -> None:
         self.counts: Counter[str] = Counter()
         self.stations: list[str] = []  # of this hold, in order of appearance
+        self.sighted = 0
+        """How many frames to a group came from one of them: from elsewhere, where it is now."""
         self.size = 0  # bytes
         self._frames = frames
         self._most = size
@@ -82,6 +95,8 @@ class HoldBuffer:
         station = station_of(frame)
         if station is not None and station not in self.stations and len(self.stations) < STATIONS:
             self.stations.append(station)
+        if station is None and sender_of(frame) in self.stations:
+            self.sighted += 1
         self.counts["held"] += 1
         self._held[self._next] = Held(queue, station, frame)
         self._next += 1
@@ -131,6 +146,7 @@ class HoldBuffer:
         self.drop(reason, len(self._held) - groups)
         self._held.clear()
         self.stations = []
+        self.sighted = 0
         self.size = 0
 
     def _remove(self, number: int) -> Held:

@@ -25,6 +25,7 @@ from ovs_vhost_plugin.worker.hold import QUIET, SECONDS, HoldBuffer, Reason
 from ovs_vhost_plugin.worker.tapqueues import LONGEST_FRAME, LONGEST_QUEUE, TapQueues
 
 _BURST = 64  # frames read before the worker's other sockets have their turn
+_FIRST_BATCH = 16  # frames: the one that has waited longest is not to wait for many to be packed
 
 Send = Callable[[dict[str, Any]], bool]
 
@@ -63,6 +64,7 @@ class Holding:
         self._same_guest = False  # whether the front-end that stopped the rings is still there
         self._release: _Release | None = None
         self._before: dict[str, int] = {}  # the counts when the hold began
+        self._batch = _FIRST_BATCH
 
     @property
     def active(self) -> bool:
@@ -83,6 +85,7 @@ class Holding:
             self._number += 1
             self._until = self._end_at = self._clock() + SECONDS
             self._before = dict(self.buffer.counts)
+            self._batch = _FIRST_BATCH
         self._same_guest = True
         self._queues.add(queue)
         for record in waiting:
@@ -159,6 +162,7 @@ class Holding:
             "hold": self._number,
             "active": self.active,
             "stations": list(self.buffer.stations),
+            "sighted": self.buffer.sighted,
             "counts": {key: count for key, count in counts.items() if count},
         }
 
@@ -173,7 +177,8 @@ class Holding:
         if release is None or not self.buffer.waiting(release.stations):
             return
         self._release = None
-        batch = self.buffer.take(release.stations, HELD_BATCH_FRAMES, HELD_BATCH_BYTES)
+        batch = self.buffer.take(release.stations, self._batch, HELD_BATCH_BYTES)
+        self._batch = HELD_BATCH_FRAMES
         event = {
             "event": "held",
             "id": release.id,

@@ -26,9 +26,10 @@ from ovs_vhost_plugin.announce import frames
 from ovs_vhost_plugin.control import WorkerSpec
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.vhost.errors import PeerError
-from ovs_vhost_plugin.vhost.features import Offer, offer
-from ovs_vhost_plugin.worker import privileges
+from ovs_vhost_plugin.vhost.features import Nic, Offer, offer
+from ovs_vhost_plugin.worker import journal, privileges
 from ovs_vhost_plugin.worker.addresses import Addresses
+from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.daemonlink import DaemonLink
 from ovs_vhost_plugin.worker.device import Device
 from ovs_vhost_plugin.worker.devicestate import DeviceState
@@ -36,8 +37,12 @@ from ovs_vhost_plugin.worker.expectation import Expectation
 from ovs_vhost_plugin.worker.frontend import FrontEnd
 from ovs_vhost_plugin.worker.hold import Reason
 from ovs_vhost_plugin.worker.holding import Holding
-from ovs_vhost_plugin.worker.queuepair import PairConfig, QueuePair
+from ovs_vhost_plugin.worker.queuepair import QueuePair
 from ovs_vhost_plugin.worker.tapqueues import TapQueues
+from ovs_vhost_plugin.worker.vringconfig import PairConfig
+
+# Further fields of a worker's spec that the daemon may change
+_MAY_CHANGE = ("hold", "state", "config", "mac", "link_up")
 
 
 def warm() -> None:
@@ -62,13 +67,15 @@ def run(
     control_listener: socket.socket,
     vhost_listener: socket.socket | None,
     tap_fds: list[int],
+    journal_fd: int,
 ) -> int:
     """Be the worker of `spec` until told to quit; return the exit status.
 
     tap_fds: one open queue of the port's tap for each queue pair.
+    journal_fd: the file of the rings' journals, which nobody else writes.
     """
     privileges.drop(spec.uid, spec.gid)
-    worker = Worker(spec, control_listener, vhost_listener, tap_fds)
+    worker = Worker(spec, control_listener, vhost_listener, tap_fds, journal_fd)
     try:
         worker.serve()
     finally:
@@ -85,6 +92,7 @@ class Worker:
         control_listener: socket.socket,
         vhost_listener: socket.socket | None,
         tap_fds: list[int],
+        journal_fd: int,
     ) -> None:
         self._spec = spec
         self._selector = selectors.DefaultSelector()
@@ -96,7 +104,12 @@ class Worker:
         taps.set_attached([False] * len(tap_fds))
         self._tap_fd = tap_fds[0]
         learned_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        pairs = [QueuePair(index, fd, learned_fd) for index, fd in enumerate(tap_fds)]
+        journals = journal.open_file(journal_fd, 2 * len(tap_fds))
+        os.close(journal_fd)
+        pairs = [
+            QueuePair(index, fd, learned_fd, journals=journals[2 * index : 2 * index + 2])
+            for index, fd in enumerate(tap_fds)
+        ]
         self._addresses = Addresses(pairs, learned_fd)
         self._holding = Holding(
             taps,
@@ -113,7 +126,13 @@ class Worker:
             on_load=lambda: self._daemon.tell_addresses(),
         )
         self._device = Device(
-            pairs, taps, self, self._holding, self._state, finish_offloads=spec.finish_offloads
+            pairs,
+            taps,
+            self,
+            self._holding,
+            self._state,
+            BackEndChannel(self._selector, self.error),
+            finish_offloads=spec.finish_offloads,
         )
         self._expectation = Expectation()
         self._daemon = DaemonLink(
@@ -235,8 +254,8 @@ class Worker:
             os.close(fd)
         match command:
             case {"op": "configure", "mtu": mtu, "finish_offloads": finish, **more}:
-                hold, state = bool(more.get("hold")), bool(more.get("state"))
-                spec = replace(self._spec, mtu=mtu, finish_offloads=finish, hold=hold, state=state)
+                known = {name: more[name] for name in _MAY_CHANGE if name in more}
+                spec = replace(self._spec, mtu=mtu, finish_offloads=finish, **known)
                 self._configure(spec)
             case {"op": "release", "id": number, "stations": stations}:
                 self._holding.release(number, stations)
@@ -251,6 +270,7 @@ class Worker:
         """Follow what has changed of the spec; a new offer is for the next connection."""
         self._spec = spec
         self._device.set_finish_offloads(spec.finish_offloads)
+        self._device.follow_port(link_up=spec.link_up, mtu=spec.mtu)
         self._holding.enabled = spec.hold
         if not spec.hold:
             self._end_hold(Reason.OFF)
@@ -267,7 +287,10 @@ class Worker:
     # -- what the daemon is told -----------------------------------------------------------------
 
     def _offer(self) -> Offer:
-        return offer(self._spec.queues, self._spec.mtu, device_state=self._spec.state)
+        spec = self._spec
+        mac = bytes.fromhex(spec.mac) or None
+        nic = Nic(mac, spec.link_up) if spec.config else None
+        return offer(spec.queues, spec.mtu, device_state=spec.state, nic=nic)
 
     def _snapshot(self) -> dict[str, Any]:
         session = self._front_end.session

@@ -7,70 +7,45 @@ nothing else writes them; what is only counted may be read at any time.
 
 from __future__ import annotations
 
+import _thread
 import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.learn import look_again, tell
 from ovs_vhost_plugin.jit.loop import run
-from ovs_vhost_plugin.jit.packed import stands_at_base
+from ovs_vhost_plugin.jit.resume import resume, stands_at_base
 from ovs_vhost_plugin.jit.syscalls import read_event
 from ovs_vhost_plugin.vhost.eventfd import is_eventfd
 from ovs_vhost_plugin.vhost.spec import Feature
+from ovs_vhost_plugin.worker import journal
 from ovs_vhost_plugin.worker.stations import Station, read
-
-Kind = Literal["rx", "tx"]
-Bytes = NDArray[np.uint8]
+from ovs_vhost_plugin.worker.vringconfig import (
+    Kind,
+    PairConfig,
+    VringConfig,
+    Words,
+    no_views,
+    views,
+)
 
 # gso_type (virtio 1.2, 5.1.6.1) of each feature that lets the driver use it
 _GSO_TYPES = {Feature.HOST_TSO4: 1, Feature.HOST_TSO6: 4, Feature.HOST_USO: 5}
 _JOIN_PATIENCE = 0.1  # seconds
 
 
-@dataclass(frozen=True, slots=True)
-class VringConfig:
-    """A vring to run: where it is, where it goes on, and whom to wake. fds stay the caller's."""
-
-    size: int
-    desc: Bytes  # 16 bytes an entry, aligned to 16
-    avail: Bytes  # 6 + 2 bytes an entry, aligned to 2; packed: driver event area, 4 and 4
-    used: Bytes  # 6 + 8 bytes an entry, aligned to 4; packed: device event area, 4 and 4
-    next_avail: int  # packed: a position, see vhost/packed_base.py
-    kick_fd: int = -1  # an eventfd; -1: the driver does not kick, so the ring is looked at every ms
-    call_fd: int = -1  # an eventfd; -1: the driver polls
-    err_fd: int = -1
-    enabled: bool = True
-    log_used: bool = False
-    log_guest: int = 0  # guest address of `used` in the dirty log
-    log_desc: int = 0  # packed: of `desc`
-
-
-@dataclass(frozen=True, slots=True)
-class PairConfig:
-    """All that a queue pair depends on while it runs."""
-
-    rx: VringConfig | None  # the guest receives: vring 2i
-    tx: VringConfig | None  # the guest transmits: vring 2i + 1
-    regions: NDArray[Any]  # fields guest, size, host
-    log: Bytes | None  # dirty log; None: nothing is logged
-    header_size: int  # of the virtio-net header, here and on the tap: 10 or 12
-    features: int  # negotiated
-    finish_offloads: bool  # whether checksums and segments are finished before the tap
-
-
 class QueuePair:
     """Queue pair `index` on the tap queue `tap_fd`, which is non-blocking.
 
     `learned_fd` is an eventfd, written when `stations` has something new; -1: nobody waits.
-    `loop` is what the thread runs until `Pair.stop` is set.
+    `loop` is what the thread runs until `Pair.stop` is set. `journals` are those of the two rings,
+    in words that outlive this process; None: in some that do not.
     """
 
     def __init__(
@@ -79,6 +54,7 @@ class QueuePair:
         tap_fd: int,
         learned_fd: int = -1,
         loop: Callable[[layout.Pair], None] = run,
+        journals: Sequence[Words] | None = None,
     ) -> None:
         self.index = index
         self._loop = loop
@@ -93,14 +69,16 @@ class QueuePair:
         self._learned = layout.new_learned(learned_fd)
         self._queues = {"rx": layout.new_queue(), "tx": layout.new_queue()}
         self._states = {"rx": np.zeros(1, layout.RING), "tx": np.zeros(1, layout.RING)}
+        rx, tx = journals or (journal.fresh(), journal.fresh())
+        self._journals: dict[Kind, Words] = {"rx": rx, "tx": tx}
         self._faults: list[tuple[Kind, Fault]] = []
         self._told: set[Kind] = set()  # whose fault is in there, or was
-        self._thread: threading.Thread | None = None
+        self._ended: threading.Event | None = None  # set when the thread has left the loop
 
     @property
     def running(self) -> bool:
         """Whether the loop may touch guest memory, log and tap."""
-        return self._thread is not None
+        return self._ended is not None
 
     @property
     def counters(self) -> dict[str, int]:
@@ -115,6 +93,15 @@ class QueuePair:
             | {name: count for name, count in faults.items() if count}
         )
 
+    def resumed(self, config: PairConfig) -> PairConfig:
+        """`config` with each ring that resumes at where the journal says, if it speaks of this one.
+
+        What was promised in it is given back first, and the driver called: whether it was before
+        nobody knows. Only while stopped.
+        """
+        rx = self._resumed("rx", config.rx, config)
+        return replace(config, rx=rx, tx=self._resumed("tx", config.tx, config))
+
     def start(self, config: PairConfig) -> None:
         """Run the loop in a thread of its own; stops first what runs."""
         self.stop()
@@ -126,32 +113,33 @@ class QueuePair:
             tx=self._vring("tx", config.tx, config),
             rx_queue=self._queues["rx"],
             tx_queue=self._queues["tx"],
-            memory=layout.Memory(
-                regions=layout.region_table(config.regions),
-                log=np.zeros(0, np.uint8) if config.log is None else config.log,
-            ),
+            memory=config.memory,
             net=self._net,
             learned=self._learned,
             poll=np.zeros(4, layout.POLLFD),
             stop=self._stop,
         )
         self._stop[0] = 0
-        self._thread = threading.Thread(
-            target=self._loop, args=(pair,), name=f"queue-pair-{self.index}", daemon=True
-        )
-        self._thread.start()
+        self._ended = threading.Event()
+        # Not threading.Thread, whose start() waits until the processor has come to the new thread:
+        # for milliseconds on a busy host, in which a guest that has moved stands still.
+        _thread.start_new_thread(self._run, (pair, self._ended))
 
     def stop(self) -> None:
         """End the loop: after this nothing writes to guest memory, log or tap."""
-        thread, self._thread = self._thread, None
-        if thread is None:
+        ended, self._ended = self._ended, None
+        if ended is None:
             return
         self._stop[0] = 1
         os.eventfd_write(self._wake_fd, 1)
-        thread.join(_JOIN_PATIENCE)
-        while thread.is_alive():
+        while not ended.wait(_JOIN_PATIENCE):
             self._unblock()
-            thread.join(_JOIN_PATIENCE)
+
+    def _run(self, pair: layout.Pair, ended: threading.Event) -> None:
+        try:
+            self._loop(pair)
+        finally:
+            ended.set()
 
     def close(self) -> None:
         """Stop for good."""
@@ -165,6 +153,10 @@ class QueuePair:
         Of a packed one it is a position.
         """
         return int(self._states[kind]["next_avail"][0])
+
+    def forget_place(self, kind: Kind) -> None:
+        """Whoever starts a stopped vring next is told where: the journal is not to know better."""
+        journal.end(self._journals[kind])
 
     def take_waiting(self) -> list[bytes]:
         """Take what was read for the guest and not delivered, oldest first, each with its header.
@@ -236,66 +228,41 @@ class QueuePair:
         if state["header_size"][0] != config.header_size:
             state["pending"] = 0
         state["header_size"] = config.header_size
-        state["mergeable"] = _has(config, Feature.MRG_RXBUF)
-        state["guest_csum"] = _has(config, Feature.GUEST_CSUM)
-        state["csum"] = _has(config, Feature.CSUM)
-        state["ecn"] = _has(config, Feature.HOST_ECN)
-        state["gso_types"] = sum(1 << n for bit, n in _GSO_TYPES.items() if _has(config, bit))
+        state["mergeable"] = config.has(Feature.MRG_RXBUF)
+        state["guest_csum"] = config.has(Feature.GUEST_CSUM)
+        state["csum"] = config.has(Feature.CSUM)
+        state["ecn"] = config.has(Feature.HOST_ECN)
+        state["gso_types"] = sum(1 << n for bit, n in _GSO_TYPES.items() if config.has(bit))
         state["finish_offloads"] = config.finish_offloads
         for name in ("taken", "headers", "position", "tap_full", "tap_lost"):
             state[name] = 0
         for queue in self._queues.values():
             layout.empty(queue)
 
+    def _resumed(
+        self, kind: Kind, vring: VringConfig | None, config: PairConfig
+    ) -> VringConfig | None:
+        words = self._journals[kind]
+        if vring is None or not vring.resumes or not journal.names(words, vring.identity):
+            return vring
+        ring = views(kind, vring, config, self._states[kind], words)
+        at = resume(ring, config.memory, self._net)
+        if at < 0:
+            journal.end(words)
+            return vring
+        self._call(vring.call_fd)
+        return replace(vring, next_avail=at)
+
     def _vring(self, kind: Kind, vring: VringConfig | None, config: PairConfig) -> layout.Vring:
         """A vring as the loop takes it; without entries if there is none."""
-        state = self._states[kind]
+        state, words = self._states[kind], self._journals[kind]
         if vring is None:
-            stands_at = int(state["next_avail"][0])
-            state[:] = 0
-            state["next_avail"] = stands_at  # a broken one is asked for it later
-            nothing = np.zeros(0, np.uint16)
-            return layout.Vring(
-                np.zeros(0, np.uint64), nothing, nothing, np.zeros(0, np.uint32), state
-            )
-        packed = _has(config, Feature.RING_PACKED)
-        used = vring.used.view(np.uint16)
-        next_used = vring.next_avail if packed else int(used[1])
-        values = {
-            "size": vring.size,
-            "writes": kind == "rx",
-            "enabled": vring.enabled,
-            "event_idx": _has(config, Feature.RING_EVENT_IDX),
-            "indirect": _has(config, Feature.RING_INDIRECT_DESC),
-            "packed": packed,
-            "in_order": _has(config, Feature.IN_ORDER),
-            "next_avail": vring.next_avail,
-            "next_fetch": vring.next_avail,
-            "avail_idx": vring.next_avail,
-            "next_used": next_used,
-            "published": next_used,
-            "kick_fd": vring.kick_fd,
-            "call_fd": vring.call_fd,
-            "err_fd": vring.err_fd,
-            "log_used": vring.log_used and config.log is not None,
-            # One that wraps around is as far outside of any log.
-            "log_guest": min(vring.log_guest, 2**64 - 2**20),
-            "log_desc": vring.log_desc,
-        }
-        state[:] = 0
-        for name, value in values.items():
-            state[name] = value
+            return no_views(state, words)
+        made = views(kind, vring, config, state, words)
         self._check_eventfds(state)
-        elements = vring.used[4 : 4 if packed else 4 + 8 * vring.size]
-        made = layout.Vring(
-            desc=vring.desc[: 16 * vring.size].view(np.uint64),
-            avail=vring.avail.view(np.uint16),
-            used=used,
-            elements=elements.view(np.uint32),
-            state=state,
-        )
-        if packed and not stands_at_base(made):
+        if state["packed"][0] and not stands_at_base(made):
             self._break(state, Fault.BASE_STALE)
+        journal.begin(made, vring.identity)
         return made
 
     def _check_eventfds(self, state: layout.Records) -> None:
@@ -311,6 +278,14 @@ class QueuePair:
                 self._break(state, fault)
             elif fd >= 0 and name != "kick_fd":
                 os.set_blocking(fd, False)
+
+    @staticmethod
+    def _call(fd: int) -> None:
+        """Wake a driver, if that is how."""
+        if fd >= 0 and is_eventfd(fd):
+            os.set_blocking(fd, False)
+            with suppress(BlockingIOError):  # one too full has one to deliver anyway
+                os.eventfd_write(fd, 1)
 
     def _break(self, state: layout.Records, fault: Fault) -> None:
         """Have a ring not begin."""
@@ -328,7 +303,3 @@ class QueuePair:
             for name in ("call_fd", "err_fd"):
                 if state[name][0] >= 0:
                     read_event(int(state[name][0]), scratch)
-
-
-def _has(config: PairConfig, bit: Feature) -> int:
-    return config.features >> bit & 1

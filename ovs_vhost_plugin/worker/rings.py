@@ -2,7 +2,8 @@
 """Starts and stops the rings: each goes on at the index it had reached, whatever changes meanwhile.
 
 Everything that rings depend on changes only while they are stopped: the queue pairs are joined,
-the change is made, and the rings go on.
+the change is made, and the rings go on. A front-end sets a ring up in five messages, one after the
+other: a pair stops at the first of those that are there, and goes on after the last (`settle`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.spec import Feature
 from ovs_vhost_plugin.worker.arrivals import Arrivals
 from ovs_vhost_plugin.worker.basis import Basis
-from ovs_vhost_plugin.worker.queuepair import Kind, QueuePair, VringConfig
+from ovs_vhost_plugin.worker.queuepair import QueuePair
+from ovs_vhost_plugin.worker.vringconfig import Kind, VringConfig
 
 
 class Rings:
@@ -42,6 +44,7 @@ class Rings:
         self._running: set[int] = set()  # those of them whose memory is there
         self._has_run = False  # whether any ring has, in this session
         self._broken: set[int] = set()
+        self._unsettled: set[int] = set()  # pairs that `settle` is to start
 
     @property
     def running(self) -> bool:
@@ -61,15 +64,30 @@ class Rings:
                     self._on_error(error)
 
     def restart(self, index: int) -> None:
-        """Run vring `index` as the session has it now. Raises PeerError where it cannot."""
+        """Have `settle` run vring `index` as the session has it now.
+
+        What ran of its pair is stopped at once: the session closes fds that were replaced. Raises
+        PeerError where the vring cannot run; the other one of the pair then goes on all the same.
+        """
         pair = self.pairs[index // 2]
+        if not self._matters(index):
+            return
         self._stop_pair(pair)
-        errors = self._start_pair(pair)
-        own = errors.pop(index, None)
-        for error in errors.values():  # the other ring's: not what was asked for
-            self._on_error(error)
-        if own is not None:
-            raise own
+        self._unsettled.add(pair.index)
+        if index not in self._broken:
+            try:
+                self._basis.vring(index, self._next_avail.get(index))
+            except PeerError as error:
+                raise _bare(error) from None
+
+    def settle(self) -> None:
+        """Start what `restart` was asked for: no more messages are there, or one wants its answer.
+
+        An error is the front-end's other ring's, or was told to it before.
+        """
+        for number in sorted(self._unsettled):
+            for error in self._start_pair(self.pairs[number]).values():
+                self._on_error(error)
 
     def stop_vring(self, index: int, base: int) -> int:
         """Stop one vring for GET_VRING_BASE: nothing is written for it after this returns.
@@ -79,6 +97,7 @@ class Rings:
         pair = self.pairs[index // 2]
         leaves = index % 2 == 0 and self._receives(pair.index) and self._basis.has(Feature.LOG_ALL)
         self._stop_pair(pair)
+        pair.forget_place("tx" if index % 2 else "rx")
         if index in self._next_avail:
             base = self._basis.base(index, self._next_avail.pop(index))
         self._running.discard(index)
@@ -110,6 +129,7 @@ class Rings:
         for pair in self.pairs:
             self._stop_pair(pair)
             pair.forget()
+        self._unsettled.clear()
         self._next_avail.clear()
         self._running.clear()
         self._broken.clear()
@@ -149,6 +169,7 @@ class Rings:
     def _start_pair(self, pair: QueuePair, without: int = -1) -> dict[int, PeerError]:
         """Start what of `pair` can run; return why a vring cannot, by index."""
         errors = {}
+        self._unsettled.discard(pair.index)
         fresh = not self._next_avail
         vrings: dict[Kind, VringConfig | None] = {}
         for kind, index in _vrings_of(pair):
@@ -158,17 +179,17 @@ class Rings:
                 # Front-ends replace memory region by region: where it is stays known.
                 self._running.discard(index)
                 vrings[kind] = None
-                # Without the frames it passed, which would keep views of guest memory mapped.
-                errors[index] = error.with_traceback(None)
+                errors[index] = _bare(error)
         rx, tx = vrings["rx"], vrings["tx"]
         if rx is not None and rx.enabled:
             self._arrivals.welcome(pair)
         self.update_tap()  # before the loop reads: it takes a detached queue for a broken one
         if rx is not None or tx is not None:
             self._has_run = True
-            pair.start(self._basis.pair(rx, tx))
+            config = pair.resumed(self._basis.pair(rx, tx))
+            pair.start(config)
             if fresh:
-                self._on_start(max(v.next_avail for v in (rx, tx) if v is not None))
+                self._on_start(max(v.next_avail for v in (config.rx, config.tx) if v is not None))
         return errors
 
     def _vring(self, index: int) -> VringConfig | None:
@@ -180,6 +201,11 @@ class Rings:
             self._running.add(index)
         return vring
 
+    def _matters(self, index: int) -> bool:
+        """Whether a vring runs or can run now: what is only being set up disturbs nobody."""
+        session = self._basis.session
+        return index in self._next_avail or (session is not None and session.vrings[index].ready())
+
     def _receives(self, pair_index: int) -> bool:
         index = 2 * pair_index
         session = self._basis.session
@@ -189,6 +215,11 @@ class Rings:
             and index not in self._broken
             and session.vrings[index].enabled
         )
+
+
+def _bare(error: PeerError) -> PeerError:
+    """Without the frames it passed, which would keep views of guest memory mapped."""
+    return error.with_traceback(None)
 
 
 def _vrings_of(pair: QueuePair) -> tuple[tuple[Kind, int], tuple[Kind, int]]:

@@ -30,7 +30,7 @@ _OFFLOADS = (
     (Feature.GUEST_ECN, 0x08),
 )
 _TUN_F_CSUM = 0x01
-LONGEST_QUEUE = 1000  # frames: a tap's txqueuelen
+LONGEST_QUEUE = 16384  # frames: the most that a tap's queue keeps (daemon/room.py)
 LONGEST_FRAME = 1 << 17  # bytes, with room
 
 

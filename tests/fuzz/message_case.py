@@ -27,10 +27,12 @@ from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import TABLE, Session
 from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest, ProtocolFeature
 from ovs_vhost_plugin.worker.addresses import Addresses
+from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.device import Device
 from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.holding import Holding
-from ovs_vhost_plugin.worker.queuepair import PairConfig, QueuePair
+from ovs_vhost_plugin.worker.queuepair import QueuePair
+from ovs_vhost_plugin.worker.vringconfig import PairConfig
 
 FRAME = bytes(12) + bytes(range(100))
 _NAMES = set(PeerErrorName) | {fault.kebab for fault in Fault}
@@ -114,6 +116,7 @@ class Port:
             self,
             holding,
             self.state,
+            BackEndChannel(self.selector, self.error),
             finish_offloads=False,
         )
         self.holding = holding
@@ -192,6 +195,9 @@ class Port:
         for key, _ in self.selector.select(0):
             key.data(time.monotonic())
 
+    def _do_port(self, link_up: bool, mtu: int) -> None:
+        self.device.follow_port(link_up=link_up, mtu=mtu)
+
     def _do_finish(self, finish: bool) -> None:
         self.device.set_finish_offloads(finish)
 
@@ -208,7 +214,9 @@ class Port:
         assert (reply is not None) == (asked or always)
         if reply is not None:
             assert (reply.request, reply.flags, reply.fds) == (message.request, 0x5, ())
-            assert len(reply.payload) == 8
+            refused = message.request == FrontendRequest.GET_CONFIG and not reply.payload
+            read = message.request == FrontendRequest.GET_CONFIG and len(message.payload)
+            assert refused or len(reply.payload) == (read or 8)
 
     def running(self, index: int) -> Any:
         config = self.pairs[index // 2].config

@@ -9,11 +9,11 @@ import tempfile
 from typing import Any
 
 from ovs_vhost_plugin.vhost import spec
-from ovs_vhost_plugin.vhost.features import offer
+from ovs_vhost_plugin.vhost.features import Nic, offer
 from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest
 
 PAIRS = 2
-OFFER = offer(PAIRS, 1500)
+OFFER = offer(PAIRS, 1500, nic=Nic())
 NOT_USED = Feature.LOG_ALL.mask | Feature.RING_PACKED.mask
 """Features that a front-end that behaves leaves: its rings are split."""
 USER, REGION = 0x7F00_0000_0000, 0x40000
@@ -48,6 +48,16 @@ def pipe_end(kept: int) -> int:
     return ends[kept]
 
 
+def channel(said: bytes) -> int:
+    """A socket for the back-end's requests whose other end said something and is gone."""
+    ours, theirs = socket.socketpair()
+    ours.send(said)
+    ours.close()
+    return theirs.detach()
+
+
+ANSWER = spec.HEADER.pack(2, spec.VERSION | spec.REPLY, 8) + bytes(8)
+"""To a CONFIG_CHANGE_MSG, whether or not there was one."""
 # Made anew for each message
 KINDS = {
     "memory": lambda: new_file(REGION),
@@ -59,6 +69,10 @@ KINDS = {
     "pipe": lambda: pipe_end(1),
     "pipe-out": lambda: pipe_end(0),
     "socket": lambda: socket.socket().detach(),
+    "alone": lambda: socket.socket(socket.AF_UNIX).detach(),
+    "channel": lambda: channel(b""),
+    "channel-answers": lambda: channel(ANSWER),
+    "channel-babbles": lambda: channel(b"\1" * 40),
     "directory": lambda: os.open("/", os.O_RDONLY),
     "read-only": lambda: read_only(REGION),
     "named-eventfd": lambda: opath(os.eventfd(0)),

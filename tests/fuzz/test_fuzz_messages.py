@@ -85,6 +85,17 @@ MEMORY = st.integers(0, 9).flatmap(
     )
 )
 STATE = packed(spec.VRING_STATE, INDEX, st.sampled_from([0, 1, 8, 64]) | U32)
+CONFIG_FIELDS = (
+    st.integers(0, 26) | U32,
+    st.binary(min_size=1, max_size=26),
+    st.sampled_from([0, 0, 1, 1, 2]),
+)
+
+
+def config_payload(offset: int, data: bytes, flags: int) -> bytes:
+    return spec.CONFIG.pack(offset, len(data), flags) + data
+
+
 MESSAGE = st.one_of(
     message(R.GET_VRING_BASE, STATE),
     message(R.SET_VRING_ENABLE, packed(spec.VRING_STATE, INDEX, st.sampled_from([0, 1, 1, 2]))),
@@ -106,6 +117,16 @@ MESSAGE = st.one_of(
     message(R.SEND_RARP, st.just(b"\x52\x54\0\0\0\1\0\0") | st.binary(min_size=8, max_size=8)),
     message(R.RESET_OWNER, st.just(b"")),
     message(R.RESET_DEVICE, st.just(b"")),
+    message(
+        R.SET_BACKEND_REQ_FD,
+        st.just(b""),
+        st.sampled_from([["channel"], ["channel-answers"], ["channel-babbles"], ["alone"]])
+        | st.lists(KIND, max_size=2),
+    ),
+    *(
+        message(kind, st.builds(config_payload, *CONFIG_FIELDS))
+        for kind in (R.GET_CONFIG, R.SET_CONFIG)
+    ),
     message(R.SET_STATUS, packed(spec.U64, st.sampled_from([0, 0xF, 0x80]) | U64)),
     message(R.ADD_MEM_REG, SINGLE_REGION, st.just(["memory"]) | st.lists(KIND, max_size=2)),
     message(R.REM_MEM_REG, SINGLE_REGION, st.lists(KIND, max_size=1)),
@@ -138,6 +159,7 @@ WORLD = st.one_of(
     st.just(("loop",)),
     st.just(("hang_up",)),
     st.tuples(st.just("finish"), st.booleans()),
+    st.tuples(st.just("port"), st.booleans(), st.sampled_from([68, 1500, 9000])),
     st.just(("expect_no_more",)),
 )
 BEHAVING = st.one_of(

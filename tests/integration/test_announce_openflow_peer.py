@@ -121,7 +121,7 @@ def test_a_bridge_that_speaks_none_of_our_versions(switch, connect):
         with pytest.raises(OpenFlowError) as error:
             connect(br).events(session, 1)
         assert error.value.name == "no-common-version"
-        assert "4" in error.value.detail
+        assert "4" in error.value.text
 
 
 def test_the_bridges_own_word_for_a_wrong_version_is_read(switch, connect):

@@ -1,28 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What may go away and come back under a running guest, and what a neighbour may do to it."""
 
-import contextlib
-import itertools
 import json
 import os
 import signal
 import socket
 import struct
-from pathlib import Path
 
 import pytest
-from qemu_site import GUEST, MIB, PORT, Site
+from qemu_life import alive, echoed, left, resumed, successor, unanswered
+from qemu_site import MIB, PORT, Site
 
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
-from ovs_vhost_plugin.lab import process
 from ovs_vhost_plugin.lab.capture import Capture
-from ovs_vhost_plugin.lab.flow import Flow, GuestReceiver
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost import spec
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("qemu_programs")]
-
-UDP_PORTS = itertools.count(7100)  # one for each flow
 
 NEIGHBOUR = "vhu1"
 NEIGHBOUR_MAC = bytes.fromhex("525400000077")
@@ -40,32 +34,6 @@ def guest(site):
     with site.qemu(site.host.add_client_port(PORT)) as running:
         site.host.wait_status(PORT, "running")
         yield running
-
-
-@contextlib.contextmanager
-def echoed(site, guest):
-    """A flow of records that the guest sends back; whatever comes back is whole."""
-    port = next(UDP_PORTS)
-    GuestReceiver(guest, port, echo=True)
-    with Flow(site.peer, (GUEST, port), rate=200, flow=port) as flow:
-        resumed(flow)
-        yield flow
-        flow.stop()
-        assert flow.damaged_answers == 0
-
-
-def resumed(flow, more=50):
-    """Return when so many records that are yet to be sent were answered."""
-    goal = flow.sent + more
-    wait_until(lambda: flow.answers and flow.answers[-1][1] >= goal, "answers", 30)
-
-
-def unanswered(flow):
-    """Records that were sent and never answered, once the last one was."""
-    resumed(flow)
-    flow.stop()
-    flow.collect(1.0)
-    return sorted(set(range(flow.sent)) - {number for _, number in flow.answers})
 
 
 def test_the_guest_reboots(site, guest):
@@ -88,21 +56,6 @@ def test_a_killed_worker_is_replaced_and_traffic_resumes(site, guest):
     site.host.wait_status(PORT, "running")
     assert "error" not in site.host.status(PORT)
     site.tcp(guest, MIB)
-
-
-def successor(site, pid, port=PORT):
-    """Whether a worker other than `pid` serves the port."""
-    with contextlib.suppress(FileNotFoundError, IndexError):
-        return site.worker(port) != pid
-    return False
-
-
-def alive(pid):
-    """Whether a process is more than an entry that nobody has read."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def faults(site):
@@ -158,14 +111,6 @@ def test_the_database_restarts_under_traffic(site, guest):
     site.host.wait_status("vhu9", "listening")
     site.host.delete_port("vhu9")
     wait_until(lambda: not left(site, "vhu9"), "the port's end")
-
-
-def left(site, name):
-    """What is left of a port: processes, records, sockets, tap."""
-    directory = site.host.directory
-    found = [*(directory / "ovs-vhost").glob(f"{name}.*"), *directory.glob(name)]
-    links = process.run(site.host.namespace.argv("ip", "-brief", "link")).stdout
-    return found + [line for line in links.splitlines() if line.startswith(name)]
 
 
 def test_a_port_that_is_removed_and_added_again_serves_the_same_guest(site, guest):

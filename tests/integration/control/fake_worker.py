@@ -34,6 +34,7 @@ def run(
     control_listener: socket.socket,
     vhost_listener: socket.socket | None,
     tap_fds: list[int],
+    journal_fd: int,
 ) -> int:
     if spec.name.startswith("raise"):
         raise RuntimeError("this worker was told to fail")

@@ -48,16 +48,16 @@ def datagram(flow, size, *, outward=False):
 class SoftPort:
     """A port in server mode; guests connect to its worker one after the other."""
 
-    def __init__(self, host, *, queues=1):
+    def __init__(self, host, *, queues=1, settings=()):
         self.host = host
         self.name = next(_names)
-        self._queues = queues
+        self._settings = (f"external_ids:vhost-user-queues={queues}", *settings)
         self._closing = ExitStack()
 
     def __enter__(self):
         with ExitStack() as stack:
             host, name = self.host, self.name
-            self.path = host.add_server_port(name, f"external_ids:vhost-user-queues={self._queues}")
+            self.path = host.add_server_port(name, *self._settings)
             stack.callback(host.delete_port, name)
             host.wait_status(name, "listening", 60)
             host.namespace.run("ip", "link", "set", name, "mtu", str(LARGEST))

@@ -136,11 +136,24 @@ def check_running(port, config):
     return guest
 
 
-def test_a_front_end_that_says_a_base_long_past_gets_its_ring_refused_by_name(port):
-    """As QEMU does that lost its back-end: a packed ring does not tell it where it stands."""
+def test_a_driver_that_does_not_know_its_ring_has_it_go_on_where_it_stood(port):
+    """As QEMU: it learns where a packed ring stands by GET_VRING_BASE, and nobody answered that."""
     guest = port.guest(Config(features=PACKED, size=64))
     old = [vring.queue.base for vring in guest.vrings]
     check_outward(port, guest, [100] * 10)
+    guest.frontend.close()
+    guest.frontend = guest.connect()
+    guest.run_on(guest.frontend, old)
+    check_outward(port, guest, SOME)
+    check_inward(port, guest, SOME)
+    assert port.errors() == {}
+
+
+def test_a_front_end_that_was_told_its_base_and_says_an_older_one_gets_its_ring_refused(port):
+    guest = port.guest(Config(features=PACKED, size=64))
+    old = [vring.queue.base for vring in guest.vrings]
+    check_outward(port, guest, [100] * 10)
+    guest.stop_rings()
     guest.frontend.close()
     guest.frontend = guest.connect()
     guest.run_on(guest.frontend, old)

@@ -3,7 +3,7 @@
 
 import pytest
 
-from ovs_vhost_plugin.announce.departure import PACE, Departure
+from ovs_vhost_plugin.announce.departure import PACE, SETTLINGS, Departure
 from ovs_vhost_plugin.announce.model import Location
 from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.announce.wire import Output
@@ -125,6 +125,46 @@ def test_of_a_bond_the_switch_chooses_the_member():
     vlans = {3: PortVlan(), 1: PortVlan(bond=True)}
     departure = departed(line(3), line(1), vlans=vlans)
     assert departure.parcels([frame()], PLACE, vlans) == [(frame(), Output.NORMAL)]
+
+
+def settles(departure):
+    return departure.settling(b"\x02" * 6, PLACE, PLAIN) is not None
+
+
+def test_a_sighting_is_a_reason_to_look_now_and_again_and_then_to_have_the_bridge_count():
+    departure = departed(line(3), line(3))
+    assert settles(departure) and not settles(departure)
+    departure.hold((STATION,), 2.0, sighted=1)
+    assert departure.look_at == 2.0
+    departure.table(HEAD + line(3), PLACE, PLAIN, (), 2.001)
+    assert departure.look_at == 2.001, "this table may have been asked for before"
+    assert not settles(departure)
+    departure.table(HEAD + line(3), PLACE, PLAIN, (), 2.002)
+    assert departure.look_at > 2.002
+    assert settles(departure) and not settles(departure)
+    departure.hold((STATION,), 2.5, sighted=1)
+    assert departure.look_at < 2.5, "nothing new"
+
+
+def test_a_sighting_that_the_table_explains_settles_nothing():
+    departure = departed(line(3), line(3))
+    assert settles(departure)
+    for sighted in (1, 2):
+        departure.hold((STATION,), 2.0, sighted)
+        departure.table(HEAD + line(1), PLACE, PLAIN, (), 2.0)
+        departure.table(HEAD + line(1) + line(3, STRANGER), PLACE, PLAIN, (), 2.1)
+    assert not settles(departure)
+
+
+def test_the_bridge_is_made_to_count_only_so_often():
+    departure = departed(line(3), line(3))
+    counted = 0
+    for sighted in range(1, 3 * SETTLINGS):
+        counted += settles(departure)
+        departure.hold((STATION,), 2.0, sighted)
+        for _ in range(2):
+            departure.table(HEAD + line(3), PLACE, PLAIN, (), 2.0)
+    assert counted == SETTLINGS
 
 
 def test_the_table_is_read_while_there_is_something_to_forward_and_ever_more_rarely():

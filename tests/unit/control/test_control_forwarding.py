@@ -62,7 +62,7 @@ class FakeParcels:
     made: list[FakeParcels]
 
     def __init__(self, path: str) -> None:
-        self.path, self.ready, self.closed = path, True, False
+        self.path, self.ready, self.reached, self.closed = path, True, True, False
         self.sent: list[Any] = []
         self.taught: list[tuple[int, bytes]] = []
         self.answer: Batch | None = None
@@ -173,11 +173,12 @@ def test_a_guest_is_followed_batch_after_batch(world: World) -> None:
     assert world.parcels.path == "/run/ovs/br0.mgmt"
     world.hear(Held(1, (frame(1), frame(2)), True))
     assert world.parcels.sent == [[(frame(1), THERE), (frame(2), THERE)]]
-    assert len(world.told) == 1  # not before these have arrived
-    world.parcels.answer = Batch(2)
-    world.hear()
     assert world.told[1:] == [{"op": "release", "id": 2, "stations": [STATION]}]
     world.hear(Held(2, (frame(3),), False))
+    assert len(world.parcels.sent) == 1 and len(world.told) == 2  # not before these have arrived
+    world.parcels.answer = Batch(2)
+    world.hear()
+    assert world.parcels.sent[1:] == [[(frame(3), THERE)]]
     world.parcels.answer = Batch(1)
     world.hear()
     assert len(world.told) == 2  # stragglers come in ones: not at once
@@ -202,6 +203,21 @@ def test_the_bridge_counts_once_in_a_hold_by_an_address_of_nobodys(world: World)
         sources.add(frame[6:12])
         world.hear(Holding(hold, False, (), {}))
     assert len(sources) == 2
+
+
+def test_a_guest_that_is_sighted_elsewhere_has_its_first_frames_counted(world: World) -> None:
+    world.holding(STATION)
+    world.table(table(HERE))
+    assert len(world.parcels.taught) == 1
+    world.hear(Holding(1, True, (STATION,), {}, sighted=1))
+    for taught in (1, 2):
+        world.table(table(HERE))
+        assert len(world.parcels.taught) == taught
+        world.hear()
+    assert world.asked() == [], "the bridge has its time"
+    world.hear(after=0.01)
+    world.table(table(THERE))
+    assert world.told[-1]["op"] == "release"
 
 
 @pytest.mark.parametrize("text", ["", table(THERE)])
@@ -299,10 +315,10 @@ def test_addresses_that_are_found_one_by_one_are_all_asked_for(world: World) -> 
 
 def test_frames_wait_while_the_bridge_is_away(world: World) -> None:
     found(world)
-    world.parcels.ready = False
+    world.parcels.ready = world.parcels.reached = False
     world.hear(Held(1, (frame(1),), False))
     assert world.parcels.sent == []
-    world.parcels.ready = True
+    world.parcels.ready = world.parcels.reached = True
     world.hear()
     assert world.parcels.sent == [[(frame(1), THERE)]]
     world.parcels.answer = Batch(1, lost="gone")

@@ -105,6 +105,9 @@ def test_configure_reaches_the_worker(child: Worker) -> None:
         "finish_offloads": True,
         "hold": False,
         "state": False,
+        "config": False,
+        "mac": "",
+        "link_up": True,
     }
     assert child.link.spec is not None and child.link.spec.mtu == 9000
 

@@ -14,6 +14,7 @@ from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options, worker_ids
 from ovs_vhost_plugin.daemon.ovsdb import Snapshot, Standing
 from ovs_vhost_plugin.daemon.ports import Ports
+from ovs_vhost_plugin.daemon.reconcile import RELEASE_TIMEOUT
 from ovs_vhost_plugin.daemon.rows import RowError, RowErrorName, Switch
 from ovs_vhost_plugin.daemon.workers import Ended
 from ovs_vhost_plugin.dirs import StateDir
@@ -57,6 +58,7 @@ class FakeDatabase:
 class FakeTaps:
     def __init__(self) -> None:
         self.made: set[str] = set()
+        self.open: set[str] = set()  # in the switch
         self.foreign: set[str] = set()
 
     def owned(self, name: str) -> int | None:
@@ -73,6 +75,15 @@ class FakeTaps:
 
     def remove(self, name: str) -> None:
         self.made.discard(name)
+
+    def heard(self, name: str) -> bool:
+        return name in self.open
+
+    def queue_length(self, name: str) -> int | None:
+        return 1000 if name in self.made else None
+
+    def set_queue_length(self, name: str, frames: int) -> None:
+        pass
 
 
 class FakeWorkers:
@@ -94,7 +105,7 @@ class FakeWorkers:
         self.forgotten += 1
         self.links.clear()
 
-    def spawn(self, spec: Any, front_end: Any, queues: Any, now: float) -> None:
+    def spawn(self, spec: Any, front_end: Any, _journal: int, queues: Any, now: float) -> None:
         self.links[spec.name] = SimpleNamespace(
             spec=spec, phase=None, since=now, state=None, child=True
         )
@@ -134,6 +145,14 @@ class FakeForwarding:
         pass
 
 
+class FakeReopening:
+    def run(self, snapshot: Snapshot, now: float) -> None:
+        pass
+
+    def wait(self, poller: Any, now: float) -> None:
+        pass
+
+
 class World:
     def __init__(self, directory: Path, *, adopt: bool = False) -> None:
         self.database, self.taps, self.workers = FakeDatabase(), FakeTaps(), FakeWorkers()
@@ -145,6 +164,7 @@ class World:
             ports,
             self.announcing,  # type: ignore[arg-type]
             self.forwarding,  # type: ignore[arg-type]
+            FakeReopening(),  # type: ignore[arg-type]
             adopt_dpdk_types=adopt,
         )
 
@@ -259,7 +279,7 @@ def test_what_the_last_daemon_published_stays_until_its_worker_speaks(world: Wor
     before = {"vhost-user-status": "running", "vhost-user-announced": "x learned"}
     world.rows(ports={"vhu0": PORT}, keys=before)
     world.taps.made.add("vhu0")
-    world.workers.spawn(SimpleNamespace(name="vhu0"), None, [], NOW)
+    world.workers.spawn(SimpleNamespace(name="vhu0"), None, -1, [], NOW)
     world.workers.links["vhu0"].child = False
     world.loop.turn(NOW)
     assert world.keys() == before
@@ -351,3 +371,36 @@ def test_exit_without_cleaning_leaves_all(world: World) -> None:
 def test_whom_workers_run_as(monkeypatch, euid: int, user: Owner | None, ids: tuple) -> None:
     monkeypatch.setattr("os.geteuid", lambda: euid)
     assert worker_ids(replace(OPTIONS, worker_user=user), 7) == ids
+
+
+def test_a_tap_stays_while_the_switch_has_it_open(world: World) -> None:
+    world.rows(ports={"vhu0": PORT})
+    world.loop.turn(NOW)
+    world.taps.open.add("vhu0")
+    world.database.rows = replace(world.database.rows, ports={}, keys={})
+    world.loop.turn(NOW + 1)
+    assert world.taps.made == {"vhu0"}
+    # The row was there again before the daemon knew: the switch finds the tap it has opened.
+    world.rows(ports={"vhu0": PORT})
+    world.loop.turn(NOW + 9)
+    world.database.rows = replace(world.database.rows, ports={}, keys={})
+    world.workers.links.clear()
+    world.loop.turn(NOW + 10)
+    assert world.taps.made == {"vhu0"}
+    world.taps.open.clear()
+    world.loop.turn(NOW + 10.1)
+    assert not world.taps.made
+
+
+def test_a_tap_does_not_stay_for_ever_nor_for_a_row_that_is_only_not_ours(world: World) -> None:
+    world.rows(ports={"vhu0": PORT, "vhu1": replace(PORT, name="vhu1")})
+    for _ in range(2):
+        world.loop.turn(NOW)
+    world.workers.links.clear()
+    world.taps.open |= {"vhu0", "vhu1"}
+    keys = {"vhu1": world.database.rows.keys["vhu1"]}
+    world.database.rows = replace(world.database.rows, ports={}, keys=keys)
+    world.loop.turn(NOW + 1)
+    assert world.taps.made == {"vhu0"}
+    world.loop.turn(NOW + 1 + RELEASE_TIMEOUT)
+    assert not world.taps.made

@@ -32,7 +32,7 @@ class Row(SimpleNamespace):
 
 def interface(name: str, **columns: Any) -> Row:
     defaults = {"type": "", "options": {}, "external_ids": {}, "mtu_request": [], "ofport": []}
-    return Row(name=name, **{**defaults, "mac_in_use": [], **columns})
+    return Row(name=name, **{**defaults, "mac_in_use": [], "admin_state": [], **columns})
 
 
 def tables(*interfaces: Row, iface_types: tuple[str, ...] = ("system",)) -> dict[str, Any]:

@@ -177,9 +177,10 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "import json, os\n"
         "from pathlib import Path\n"
         "def warm(): pass\n"
-        "def run(spec, control, listener, taps):\n"
+        "def run(spec, control, listener, taps, journal):\n"
         "    told = {'name': spec.name, 'listener': listener is not None, 'taps': len(taps),\n"
-        "            'comm': Path('/proc/self/comm').read_text(), 'sid': os.getsid(0)}\n"
+        "            'comm': Path('/proc/self/comm').read_text(), 'sid': os.getsid(0),\n"
+        "            'journal': os.readlink(f'/proc/self/fd/{journal}')}\n"
         "    os.write(taps[0], json.dumps(told).encode())\n"
         "    if spec.name == 'fails': raise RuntimeError('as told')\n"
         "    return 3\n"
@@ -198,8 +199,10 @@ def test_a_worker_is_born_and_its_end_told(
     reader, writer = os.pipe()
     with listen_control(Path("control")) as control:
         spec = WorkerSpec(name, "client", "/x", 1, None, False, True)
-        family.ask(spec, control.fileno(), writer)
-    os.close(writer)
+        journal = os.memfd_create("journal")
+        family.ask(spec, control.fileno(), journal, writer)
+    for fd in (journal, writer):
+        os.close(fd)
 
     born = family.hear()
     told = json.loads(os.read(reader, 1000))
@@ -209,6 +212,7 @@ def test_a_worker_is_born_and_its_end_told(
 
     pid = born["pid"]
     assert born == {"event": "born", "name": name, "pid": pid}
+    assert told.pop("journal").startswith("/memfd:journal")
     assert told == {"name": name, "listener": False, "taps": 1, "comm": f"{name}\n", "sid": pid}
     assert family.hear() == {"event": "exited", "pid": pid, "status": status}
     assert state.pid(name).read_text().split()[0] == str(pid)

@@ -11,6 +11,7 @@ from ovs_vhost_plugin.control import WorkerSpec
 from ovs_vhost_plugin.daemon.reconcile import (
     HELLO_TIMEOUT,
     QUIT_TIMEOUT,
+    RELEASE_POLL,
     Action,
     Backoff,
     Configure,
@@ -37,6 +38,7 @@ PORT = PortSpec(
     mtu=None,
     tag=None,
     trunks=(),
+    userspace=True,
     finish_offloads=True,
     attached_mac="",
 )
@@ -69,6 +71,9 @@ def running(spec: WorkerSpec = SPEC, **fields: object) -> Observed:
         (running(replace(SPEC, finish_offloads=False)), Configure(SPEC)),
         (running(replace(SPEC, hold=False)), Configure(SPEC)),
         (running(replace(SPEC, state=False)), Configure(SPEC)),
+        (running(replace(SPEC, config=True)), Configure(SPEC)),
+        (running(replace(SPEC, mac="525400000001")), Configure(SPEC)),
+        (running(replace(SPEC, link_up=False)), Configure(SPEC)),
         (
             running(phase=Phase.STARTING, spec=None, since=NOW - HELLO_TIMEOUT),
             Kill("vhu0", "it said no hello"),
@@ -106,8 +111,12 @@ def test_what_is_waited_for(seen: Observed, wake_at: float | None) -> None:
 def test_a_port_that_is_gone_is_taken_down() -> None:
     assert plan(None, running())[0] == [Quit("vhu0", "the port was removed")]
     assert plan(None, Observed(tap=True))[0] == [Remove("vhu0")]
-    # Nothing to wait for that is not wanted any more.
+    # Nothing to wait for that is not wanted any more,
     assert plan(None, Observed(retry_at=NOW + 9))[0] == [Remove("vhu0")]
+    # but for a switch that has the tap open.
+    assert plan(None, Observed(tap=True, released_by=NOW + 1)) == ([], NOW + RELEASE_POLL)
+    assert plan(None, Observed(tap=True, released_by=NOW))[0] == [Remove("vhu0")]
+    assert plan(PORT, Observed(tap=True, released_by=NOW + 1))[0] == [Spawn(SPEC)]
 
 
 @pytest.mark.parametrize("seen", [None, Observed(tap=True), running(), running(tap=False)])
@@ -268,3 +277,15 @@ def test_plans_converge_from_any_state(specs, states, deaf, failures) -> None:
     for name, port in desired.items():
         seen = world.observed[name]
         assert seen.tap and seen.phase is Phase.RUNNING and seen.spec == worker_spec(port)
+
+
+def test_only_a_worker_that_offers_the_configuration_is_told_of_mac_and_link() -> None:
+    changes = {"attached_mac": "52:54:00:00:00:01", "link_up": False}
+    assert worker_spec(replace(PORT, **changes)) == SPEC  # type: ignore[arg-type]
+    told = worker_spec(replace(PORT, config=True, **changes))  # type: ignore[arg-type]
+    assert (told.mac, told.link_up) == ("525400000001", False)
+
+
+@pytest.mark.parametrize("mac", ["", "nonsense", "00:00:00:00:00:00", "01:00:5e:00:00:01"])
+def test_a_mac_that_no_nic_has_is_not_told(mac: str) -> None:
+    assert worker_spec(replace(PORT, config=True, attached_mac=mac)).mac == ""

@@ -27,6 +27,7 @@ def interface(name: str = "vhu0", **columns: Any) -> Any:
             "external_ids": {},
             "mtu_request": [],
             "ofport": [3],
+            "admin_state": [],
             **columns,
         }
     )
@@ -87,6 +88,7 @@ def test_a_client_port() -> None:
         mtu=9000,
         tag=10,
         trunks=(20, 30),
+        userspace=True,
         finish_offloads=True,
         announce=Policy(enabled=False),
         attached_mac="52:54:00:00:00:01",
@@ -328,3 +330,13 @@ def test_which_ports_are_ovns(keys: dict[str, str], ovn: bool) -> None:
 )
 def test_what_a_port_does_with_vlans(columns: dict[str, Any], vlan: PortVlan) -> None:
     assert rows.parse_vlan(port(**columns)) == vlan
+
+
+def test_the_configuration_is_offered_where_that_is_asked_for() -> None:
+    assert not parse(interface()).config
+    assert parse(interface(external_ids={"vhost-user-config": "true"})).config
+
+
+@pytest.mark.parametrize(("state", "up"), [([], True), (["up"], True), (["down"], False)])
+def test_a_port_is_down_when_somebody_took_it_down(state: list[str], up: bool) -> None:
+    assert parse(interface(admin_state=state)).link_up == up

@@ -203,8 +203,6 @@ class PackedDevice:
         chain = self.held.pop(0)
         self.done.append((self.next_used, chain, written))
         self.next_used = self.driver.advance(self.next_used, chain.slots)
-        if len(self.done) > 1 and not self._one_for_all:
-            self._write(*self.done[-1])
 
     @property
     def _one_for_all(self) -> bool:
@@ -222,6 +220,8 @@ class PackedDevice:
         if done:
             _, chain, written = done[-1 if self._one_for_all else 0]
             self._write(done[0][0], chain, written)
+        for rest in () if self._one_for_all else done[1:]:
+            self._write(*rest)
         return bool(done)
 
     def wants_call(self) -> bool:
@@ -237,18 +237,21 @@ class PackedDevice:
         return old is None or position % around in {(old + i) % around for i in passed}
 
     def ask_for_kicks(self) -> bool:
-        driver, at = self.driver, self.next_fetch
         if not self.kicks_on:
-            if self.settings.event_idx:
-                driver.put(driver.used, at % driver.size | (32768 if driver.wrap(at) else 0))
-            driver.put(driver.used + 2, 2 if self.settings.event_idx else 0)
+            self._say(2 if self.settings.event_idx else 0)
         self.kicks_on = True
-        return self._room() > 0 and self._look(at) != "nothing"
+        return self._room() > 0 and self._look(self.next_fetch) != "nothing"
 
     def refuse_kicks(self) -> None:
         if self.kicks_on:
-            self.driver.put(self.driver.used + 2, 1)
+            self._say(1)
         self.kicks_on = False
+
+    def _say(self, flags: int) -> None:
+        """The event is always the next descriptor to be fetched, looked at or not."""
+        driver, at = self.driver, self.next_fetch
+        driver.put(driver.used, at % driver.size | (32768 if driver.wrap(at) else 0))
+        driver.put(driver.used + 2, flags)
 
 
 def held_bytes(held: list[Held]) -> int:

@@ -8,6 +8,7 @@ from packed_reference import PackedDriver
 from ring_reference import Driver, GuestMemory
 
 from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit.journal import WORDS
 
 
 def kernel_ring(driver: Driver | PackedDriver, **state: int) -> layout.Vring:
@@ -35,6 +36,7 @@ def kernel_ring(driver: Driver | PackedDriver, **state: int) -> layout.Vring:
         # (views end where the ring does: a packed one has no elements)
         elements=views["used"][4 : 4 + 8 * driver.size].view(np.uint32),
         state=record,
+        journal=np.zeros(WORDS, np.int64),
     )
 
 

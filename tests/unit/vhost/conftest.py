@@ -9,7 +9,7 @@ import pytest
 
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.effects import Effect
-from ovs_vhost_plugin.vhost.features import offer
+from ovs_vhost_plugin.vhost.features import Nic, offer
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import FrontendRequest, ProtocolFeature
@@ -93,7 +93,7 @@ class FrontEnd:
 @pytest.fixture
 def bare() -> Iterator[FrontEnd]:
     """A front-end that has negotiated nothing yet, with a port of two queue pairs, MTU 1500."""
-    session = Session(offer(queue_pairs=2, mtu=1500))
+    session = Session(offer(queue_pairs=2, mtu=1500, nic=Nic(bytes.fromhex("525400000001"))))
     yield FrontEnd(session)
     session.close()
 

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from ovs_vhost_plugin.vhost.features import offer
+from ovs_vhost_plugin.vhost.features import Nic, offer
 from ovs_vhost_plugin.vhost.session import TABLE
-from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest, ProtocolFeature
+from ovs_vhost_plugin.vhost.spec import BackendRequest, Feature, FrontendRequest, ProtocolFeature
 
 TOP = Path(__file__).parents[3]
-OFFER = offer(queue_pairs=1, mtu=1500)
+OFFER = offer(queue_pairs=1, mtu=1500, nic=Nic(mac=bytes.fromhex("525400000001")))
+WORKER = (path.read_text() for path in (TOP / "ovs_vhost_plugin/worker").glob("*.py"))
+SENT = set(re.findall(r"BackendRequest\.(\w+)", "".join(WORKER)))
 
 
 def table(title):
@@ -26,7 +28,12 @@ def table(title):
 
 ALL = [
     row
-    for t in ("Protocol features", "Messages from the front-end", "Features")
+    for t in (
+        "Protocol features",
+        "Messages from the front-end",
+        "Messages to the front-end",
+        "Features",
+    )
     for row in table(t)
 ]
 
@@ -36,6 +43,7 @@ ALL = [
     [
         ("Protocol features", ProtocolFeature, lambda bit: OFFER.protocol_features & bit.mask),
         ("Messages from the front-end", FrontendRequest, lambda request: request in TABLE),
+        ("Messages to the front-end", BackendRequest, lambda request: request.name in SENT),
         ("Features", Feature, lambda bit: OFFER.features & bit.mask),
     ],
 )

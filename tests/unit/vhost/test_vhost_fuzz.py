@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from ovs_vhost_plugin.vhost import effects, spec
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.features import offer
+from ovs_vhost_plugin.vhost.features import Nic, offer
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import FrontendRequest
@@ -22,7 +22,7 @@ U32 = st.sampled_from(EDGES) | st.integers(0, 2**32 - 1)
 U64 = st.sampled_from([*EDGES, 2**63, 2**64 - 1, 2**64 - 4096]) | st.integers(0, 2**64 - 1)
 INDEX = st.integers(0, 2 * PAIRS)
 ALIGNED = st.integers(0, 2**20).map(lambda n: n * 16)
-OFFER = offer(PAIRS, 1500)
+OFFER = offer(PAIRS, 1500, nic=Nic())
 
 
 def packed(layout, *fields):
@@ -46,6 +46,7 @@ PAYLOADS = st.one_of(
     packed(spec.LOG, U64, U64),
     packed(spec.SINGLE_REGION, U64, U64, U64, U64, U64),
     packed(spec.DEVICE_STATE, st.integers(0, 2), st.integers(0, 1)),
+    packed(spec.CONFIG, st.integers(0, 9), st.just(0), st.integers(0, 1)),
     st.integers(0, 9).flatmap(regions),
     st.binary(max_size=300),
 )

@@ -111,3 +111,52 @@ def test_a_base_says_whether_the_guest_moved_in(
     basis: Basis, features: int, base: int, moved: bool
 ) -> None:
     assert basis.moved_in(ready(basis, features, 128, base)) == moved
+
+
+def identity(basis: Basis, features: int = PACKED, **changes: int) -> bytes:
+    vring = ready(basis, features, 64, 0x8000)
+    for name, value in changes.items():
+        setattr(vring, name, value)
+    made = basis.vring(0, None)
+    assert made is not None
+    vring.started = False  # features may change
+    return made.identity
+
+
+def test_a_ring_is_known_again_by_where_it_is_and_what_it_is_like(basis: Basis) -> None:
+    known = identity(basis)
+    assert identity(basis, PACKED | Feature.LOG_ALL.mask) == known
+    others = [
+        identity(basis, PACKED | Feature.IN_ORDER.mask),
+        identity(basis, size=32),
+        identity(basis, desc_user=USER + 0x2000),
+        identity(basis, used_user=USER + 0x9000),
+    ]
+    assert known not in others and len(set(others)) == len(others)
+
+
+def test_a_ring_is_known_again_in_the_same_file_only(basis: Basis) -> None:
+    files = [os.memfd_create(name) for name in ("same", "other")]
+    tables = []
+    for fd, user, offset in (
+        (files[0], USER, 0),
+        (files[0], USER + 0x10000, 0),  # a front-end that maps it elsewhere
+        (files[0], USER, SIZE),
+        (files[1], USER, 0),
+    ):
+        os.ftruncate(fd, 2 * SIZE)
+        basis.replace_memory(MemoryTable([MemoryRegion(GUEST, SIZE, user, offset)], [os.dup(fd)]))
+        moved = user - USER
+        places = {"desc_user": USER, "avail_user": USER + 0x4000, "used_user": USER + 0x8000}
+        tables.append(identity(basis, **{name: at + moved for name, at in places.items()}))
+    assert tables[0] == tables[1]
+    assert len(set(tables)) == 3
+    for fd in files:
+        os.close(fd)
+
+
+def test_only_a_ring_that_starts_may_resume_elsewhere(basis: Basis) -> None:
+    ready(basis, PACKED, 100, 0x8005)
+    fresh, running = basis.vring(0, None), basis.vring(0, 150)
+    assert fresh is not None and running is not None
+    assert (fresh.resumes, running.resumes) == (True, False)

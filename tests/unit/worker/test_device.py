@@ -4,8 +4,11 @@
 import gc
 import mmap
 import os
+import selectors
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,11 @@ import pytest
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost import effects, spec
 from ovs_vhost_plugin.vhost.errors import PeerError
-from ovs_vhost_plugin.vhost.features import offer
-from ovs_vhost_plugin.vhost.message import Message
+from ovs_vhost_plugin.vhost.features import Nic, offer
+from ovs_vhost_plugin.vhost.message import Message, encode
 from ovs_vhost_plugin.vhost.session import Session
-from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest
+from ovs_vhost_plugin.vhost.spec import BackendRequest, Feature, FrontendRequest
+from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.device import Device
 
 MEMORY = 1 << 20
@@ -33,8 +37,11 @@ class FakePair:
         self.config: Any = None
         self.faults: list[Any] = []
         self.forgotten = 0
+        self.starts = 0
         self.waiting: list[bytes] = []
         self.given: list[bytes] = []
+        self.stands_at: int | None = None
+        self.handed_over: list[str] = []
         self._next = {"rx": 0, "tx": 0}
 
     @property
@@ -44,6 +51,21 @@ class FakePair:
     def start(self, config: Any) -> None:
         assert self.config is None
         self.config = config
+        self.starts += 1
+
+    def resumed(self, config: Any) -> Any:
+        if self.stands_at is None:
+            return config
+        vrings = {kind: getattr(config, kind) for kind in ("rx", "tx")}
+        news = {
+            kind: replace(vring, next_avail=self.stands_at)
+            for kind, vring in vrings.items()
+            if vring is not None and vring.resumes
+        }
+        return replace(config, **news)
+
+    def forget_place(self, kind: str) -> None:
+        self.handed_over.append(kind)
 
     def take_waiting(self) -> list[bytes]:
         waiting, self.waiting = self.waiting, []
@@ -164,19 +186,26 @@ class Port:
         self.observed = Observed()
         self.holding = FakeHolding()
         self.state = FakeState()
+        self.selector = selectors.DefaultSelector()
+        self.channel = BackEndChannel(self.selector, self.observed.error)
         self.device = Device(
             self.pairs,  # type: ignore[arg-type]
             self.taps,  # type: ignore[arg-type]
             self.observed,
             self.holding,  # type: ignore[arg-type]
             self.state,  # type: ignore[arg-type]
+            self.channel,
             finish_offloads=False,
         )
         self.session = Session(offer(2, None))
         self.device.attach(self.session)
+        self.more = False  # whether each message is there before the one before it was handled
 
     def ask(self, request: FrontendRequest, payload: bytes = b"", *fds: int) -> Message | None:
-        return self.device.answer(Message(request, payload, spec.VERSION, fds))
+        reply = self.device.answer(Message(request, payload, spec.VERSION, fds))
+        if not self.more:
+            self.device.settle()
+        return reply
 
     def memory(self, size: int = MEMORY, used_index: int = 0) -> None:
         fd = os.memfd_create("guest")
@@ -212,6 +241,8 @@ def port() -> Iterator[Port]:
     port = Port()
     yield port
     port.device.detach()
+    assert not port.selector.get_map()
+    port.selector.close()
 
 
 def set_up(port: Port, base: int = 0) -> None:
@@ -238,6 +269,63 @@ def test_a_disabled_ring_gets_no_frames(port: Port) -> None:
     port.vring(0, enabled=False)
     assert port.pairs[0].config.rx is not None
     assert not port.taps.carrier
+
+
+def test_rings_set_up_by_messages_that_are_all_there_start_once(port: Port) -> None:
+    port.more = True
+    set_up(port, base=9)
+    assert port.pairs[0].starts == 0 and port.observed.bases == []
+    port.device.settle()
+    assert port.pairs[0].starts == 1 and port.observed.bases == [9]
+    assert port.pairs[0].config.rx.next_avail == port.pairs[0].config.tx.next_avail == 9
+    port.device.settle()
+    assert port.pairs[0].starts == 1
+
+
+def test_a_change_of_running_rings_stops_them_at_once(port: Port) -> None:
+    set_up(port)
+    port.more = True
+    for _ in range(2):
+        port.ask(FrontendRequest.SET_VRING_CALL, spec.U64.pack(0), os.eventfd(0))
+        assert not port.pairs[0].running
+    at = port.pairs[0].next_avail("rx")
+    port.device.settle()
+    assert port.pairs[0].config.rx.next_avail == at
+    assert port.pairs[0].config.rx.call_fd == port.session.vrings[0].call_fd
+
+
+def test_what_is_acknowledged_has_taken_effect(port: Port) -> None:
+    set_up(port)
+    port.more = True
+    port.session.protocol_features = spec.ProtocolFeature.REPLY_ACK.mask
+    disable = spec.VRING_STATE.pack(0, 0)
+    flags = spec.VERSION | spec.NEED_REPLY
+    reply = port.device.answer(Message(FrontendRequest.SET_VRING_ENABLE, disable, flags, ()))
+    assert reply is not None and reply.payload == spec.U64.pack(0)
+    assert not port.pairs[0].config.rx.enabled
+
+
+def test_a_front_end_that_goes_in_the_middle_of_it_leaves_nothing_to_start(port: Port) -> None:
+    port.more = True
+    set_up(port)
+    port.device.detach()
+    port.device.settle()
+    assert port.pairs[0].starts == 0
+
+
+def test_a_ring_that_is_only_being_set_up_leaves_its_neighbour_running(port: Port) -> None:
+    port.features(Feature.VERSION_1)
+    port.memory()
+    port.vring(0)
+    starts = port.pairs[0].starts
+    at = USER + 0x1000
+    port.ask(FrontendRequest.SET_VRING_NUM, spec.VRING_STATE.pack(1, SIZE))
+    port.ask(FrontendRequest.SET_VRING_BASE, spec.VRING_STATE.pack(1, 5))
+    where = spec.VRING_ADDR.pack(1, 0, at, at + 0x800, at + 0x400, 0)
+    port.ask(FrontendRequest.SET_VRING_ADDR, where)
+    assert port.pairs[0].starts == starts
+    port.ask(FrontendRequest.SET_VRING_KICK, spec.U64.pack(1), os.eventfd(0))
+    assert port.pairs[0].config.tx.next_avail == 5
 
 
 def test_what_waits_in_the_tap_is_discarded_before_the_guest_receives_and_not_later(
@@ -334,6 +422,23 @@ def test_memory_that_comes_region_by_region_makes_rings_run(port: Port) -> None:
     assert [int(row["size"]) for row in port.pairs[0].config.regions] == [0x1000, 0x1000]
     region(port, FrontendRequest.ADD_MEM_REG, 0x9000, 0, 0x2000)
     assert len(port.pairs[0].config.regions) == 3
+
+
+def test_a_ring_resumes_where_the_journal_says_and_the_daemon_is_told_so(port: Port) -> None:
+    port.features(Feature.VERSION_1)
+    region(port, FrontendRequest.ADD_MEM_REG, 0, USER, 0x1000)
+    port.pairs[0].stands_at = 777
+    port.vring(0)
+    at = port.pairs[0].config.rx.next_avail
+    assert at == 777 + 3  # enabled after it was started
+    assert port.observed.bases == [777]
+    # Once it runs here nobody knows better.
+    region(port, FrontendRequest.REM_MEM_REG, 0, USER, 0x1000)
+    region(port, FrontendRequest.ADD_MEM_REG, 0, USER, 0x1000)
+    assert port.pairs[0].config.rx.next_avail == at + 3
+    assert port.pairs[0].handed_over == []
+    assert port.base(0) == at + 6
+    assert port.pairs[0].handed_over == ["rx"]
 
 
 def test_a_ring_whose_region_is_replaced_goes_on_where_it_was(port: Port) -> None:
@@ -672,3 +777,40 @@ def test_a_ring_that_cannot_be_does_not_keep_the_memory_mapped(port: Port) -> No
         assert "memfd:guest" not in Path("/proc/self/maps").read_text()
     finally:
         gc.enable()
+
+
+def test_the_front_end_takes_its_back_end_channel_with_it(port: Port) -> None:
+    ours, theirs = socket.socketpair()
+    port.ask(FrontendRequest.SET_BACKEND_REQ_FD, b"", theirs.detach())
+    assert port.channel.is_open
+    port.device.detach()
+    assert not port.channel.is_open and ours.recv(1) == b""
+    ours.close()
+
+
+def test_a_front_end_that_asks_for_the_configuration_is_told_of_changes(port: Port) -> None:
+    port.device.detach()
+    port.session = Session(offer(2, 1500, nic=Nic()))
+    port.device.attach(port.session)
+    ours, theirs = socket.socketpair()
+    ours.settimeout(5)
+    port.ask(FrontendRequest.SET_BACKEND_REQ_FD, b"", theirs.detach())
+    port.device.follow_port(link_up=False, mtu=1500)  # CONFIG was not negotiated yet
+    protocol = port.session.offer.protocol_features
+    port.ask(FrontendRequest.SET_PROTOCOL_FEATURES, spec.U64.pack(protocol))
+    port.features(Feature.MTU)
+    changed = encode(Message(BackendRequest.CONFIG_CHANGE_MSG))
+    for link_up, mtu, tells in (
+        (True, 1500, True),
+        (True, 1500, False),
+        (True, 1000, False),  # the driver has the old one
+    ):
+        port.device.follow_port(link_up=link_up, mtu=mtu)
+        if tells:
+            assert ours.recv(100) == changed
+    port.ask(FrontendRequest.RESET_DEVICE)  # the next driver has the new one
+    assert ours.recv(100) == changed
+    port.device.detach()
+    port.device.follow_port(link_up=False, mtu=None)
+    assert ours.recv(1) == b""
+    ours.close()

@@ -101,6 +101,27 @@ def test_what_waited_in_the_pair_comes_first_and_what_comes_later_follows(rig: R
     assert rig.batches() == [(9, frames(5), 0)]
 
 
+def test_a_guest_that_announces_itself_elsewhere_is_sighted(rig: Rig) -> None:
+    everybody = b"\xff" * 6
+
+    def come_from(mac: bytes, tag: bytes = b"") -> int:
+        rig.wires[0].send(HEADER + everybody + mac + tag + b"\x80\x35" + bytes(46))
+        rig.turn()
+        return int((rig.holding.report() or {})["sighted"])
+
+    rig.holding.begin(0, [])
+    assert come_from(GUEST) == 0, "nobody has sent to it yet"
+    rig.arrive(1)
+    assert come_from(b"\x52\x54\0\0\0\x09") == 0
+    assert come_from(GUEST, tag=b"\x81\x00\x00\x07") == 0
+    assert come_from(GUEST) == 1
+    rig.arrive(2)
+    assert come_from(GUEST) == 2
+    rig.holding.end(Reason.EXPIRED)
+    rig.holding.begin(0, [])
+    assert (rig.holding.report() or {})["sighted"] == 0
+
+
 def test_only_whom_the_daemon_names_and_never_a_group(rig: Rig) -> None:
     rig.holding.begin(0, [])
     rig.arrive(1, to=b"\xff" * 6)
@@ -114,11 +135,12 @@ def test_much_goes_in_batches(rig: Rig) -> None:
     rig.holding.begin(0, [])
     for first in range(0, HELD_BATCH_FRAMES + 60, 4):
         rig.arrive(*range(first, first + 4))
-    rig.holding.release(1, [STATION])
-    rig.holding.release(2, [STATION])
-    (_, first_batch, left), (_, second_batch, none_left) = rig.batches()
-    assert len(first_batch) == HELD_BATCH_FRAMES and left == len(second_batch) and none_left == 0
-    assert first_batch + second_batch == frames(*range(len(first_batch) + left))
+    for number in (1, 2, 3):
+        rig.holding.release(number, [STATION])
+    (_, first, _), (_, second, left), (_, third, none_left) = rig.batches()
+    assert 0 < len(first) < HELD_BATCH_FRAMES, "the longest waiting goes first, soon"
+    assert len(second) == HELD_BATCH_FRAMES and left == len(third) and none_left == 0
+    assert [*first, *second, *third] == frames(*range(HELD_BATCH_FRAMES + 60))
 
 
 def test_a_guest_that_comes_back_gets_each_queues_frames(rig: Rig) -> None:

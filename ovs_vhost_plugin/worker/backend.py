@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's end of the back-end channel: requests out, answers in, nothing waits.
+
+Whatever goes wrong on it costs the front-end this channel and no more: its rings run on, and it
+may send another socket.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+from collections.abc import Callable
+
+from ovs_vhost_plugin.vhost.backend_channel import OnAnswer, Requests
+from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.spec import BackendRequest
+from ovs_vhost_plugin.vhost.transport import Connection, ConnectionClosed
+
+
+class BackEndChannel:
+    """At most one channel, the one that was opened last. `on_error` is told why one was lost."""
+
+    def __init__(
+        self, selector: selectors.BaseSelector, on_error: Callable[[PeerError], None]
+    ) -> None:
+        self._selector = selector
+        self._on_error = on_error
+        self._connection: Connection | None = None
+        self._requests = Requests(acknowledged=False)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the front-end can be asked."""
+        return self._connection is not None
+
+    def open(self, fd: int, *, acknowledged: bool) -> None:
+        """Use the socket `fd`, which it takes; `acknowledged`: REPLY_ACK was negotiated.
+
+        Raises PeerError if that is no unix stream socket; a channel there was stays then.
+        """
+        connection = Connection(_socket(fd), replies=True)
+        self.close()
+        self._connection = connection
+        self._requests = Requests(acknowledged=acknowledged)
+        self._selector.register(connection, selectors.EVENT_READ, self._serve)
+
+    def ask(
+        self, request: BackendRequest, payload: bytes = b"", on_answer: OnAnswer | None = None
+    ) -> bool:
+        """Send a request; False: there is no channel, or not any more.
+
+        With REPLY_ACK `on_answer` is called with the front-end's answer, 0 for success; never if
+        the channel goes before.
+        """
+        connection = self._connection
+        if connection is None:
+            return False
+        try:
+            connection.send(self._requests.ask(request, payload, on_answer))
+            self._watch(connection)
+        except ConnectionClosed:
+            self.close()
+        except PeerError as error:
+            if error.name == PeerErrorName.REPLIES_NOT_READ:
+                error = PeerError(PeerErrorName.BACKEND_NOT_READ, error.detail)
+            self._fail(error)
+        return self.is_open
+
+    def close(self) -> None:
+        """Let the channel go, and what was asked on it."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._selector.unregister(connection)
+            connection.close()
+
+    def _serve(self, _now: float) -> None:
+        connection = self._connection
+        assert connection is not None
+        try:
+            connection.flush()
+            for message in connection.receive():
+                self._requests.answer(message)
+                if self._connection is not connection:
+                    return  # what was done with the answer has closed the channel
+            self._watch(connection)
+        except ConnectionClosed:
+            self.close()
+        except PeerError as error:
+            self._fail(error)
+
+    def _fail(self, error: PeerError) -> None:
+        self.close()
+        self._on_error(error)
+
+    def _watch(self, connection: Connection) -> None:
+        write = selectors.EVENT_WRITE if connection.wants_write else 0
+        self._selector.modify(connection, selectors.EVENT_READ | write, self._serve)
+
+
+def _socket(fd: int) -> socket.socket:
+    """The socket of `fd`, which it takes. Raises PeerError where it is none of the right kind."""
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        os.close(fd)
+        raise PeerError(PeerErrorName.BACKEND_FD_NOT_SOCKET, str(error.strerror)) from None
+    if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
+        sock.close()
+        detail = f"family {int(sock.family)}, type {int(sock.type)}"
+        raise PeerError(PeerErrorName.BACKEND_FD_NOT_SOCKET, detail)
+    try:
+        sock.getpeername()
+    except OSError as error:  # nobody is at its other end, or it listens
+        sock.close()
+        raise PeerError(PeerErrorName.BACKEND_FD_NOT_SOCKET, str(error.strerror)) from None
+    return sock

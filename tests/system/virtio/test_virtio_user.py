@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DPDK's virtio-user on our ports, across a real bridge; what arrives is compared, not counted."""
+
+import os
+import signal
+
+import pytest
+from virtio_grid import MAC
+from virtio_site import (
+    SECONDS,
+    check_what_testpmd_gives_back,
+    check_what_testpmd_sends,
+)
+
+from ovs_vhost_plugin.lab.process import wait_until
+from ovs_vhost_plugin.lab.virtiouser import VirtioUserConfig
+from ovs_vhost_plugin.vhost.spec import ProtocolFeature
+
+pytestmark = pytest.mark.system
+
+
+@pytest.mark.parametrize("mode", ["client", "server"])
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_jumbo_frames_pass_whole_both_ways(packed, mode, peer, plug):
+    made = plug(mode, VirtioUserConfig(MAC, queue_size=512, packed=packed, mtu=9000))
+    acknowledged = int(made.told()["protocol-features"], 16)
+    for bit in (ProtocolFeature.REPLY_ACK, ProtocolFeature.STATUS):
+        assert acknowledged & bit.mask, bit.name
+    check_what_testpmd_sends(made, peer)
+    check_what_testpmd_gives_back(made, peer, 160)
+    assert made.stats()["errors"] == {}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_virtio_user_as_server_takes_the_worker_that_comes_after_a_killed_one(packed, peer, plug):
+    """Its packed rings begin anew, as it does not know either where they stood."""
+    made = plug("client", VirtioUserConfig(MAC, queue_size=256, packed=packed))
+    check_what_testpmd_gives_back(made, peer, 160)
+    killed = made.record.read_text().split()[0]
+    os.kill(int(killed), signal.SIGKILL)
+    wait_until(
+        lambda: made.record.exists() and made.record.read_text().split()[:1] not in ([], [killed]),
+        "another",
+    )
+    wait_until(lambda: made.stats().get("status") == "running", "the rings run again", SECONDS)
+    check_what_testpmd_gives_back(made, peer, 160)
+    check_what_testpmd_sends(made, peer)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The journals as files: a new one for each worker, with what the one before said."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ovs_vhost_plugin.control import JOURNAL_BYTES
+from ovs_vhost_plugin.daemon import journals
+from ovs_vhost_plugin.dirs import StateDir
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StateDir:
+    return StateDir.create(tmp_path)
+
+
+def test_the_next_worker_gets_a_copy_that_the_one_before_cannot_change(state: StateDir) -> None:
+    path = state.journal("vhu.0")
+    first = journals.renew(path, 4)
+    assert os.fstat(first).st_size == 4 * JOURNAL_BYTES
+    os.pwrite(first, b"here", JOURNAL_BYTES)
+    second = journals.renew(path, 4)
+    os.pwrite(first, b"late", JOURNAL_BYTES)
+    os.ftruncate(first, 0)
+    assert os.pread(second, 4, JOURNAL_BYTES) == b"here"
+    assert os.fstat(second).st_blocks * 512 < JOURNAL_BYTES  # what is zero takes no memory
+    third = journals.renew(path, 4)
+    assert os.pread(third, 4, JOURNAL_BYTES) == b"here"
+    for fd in (first, second, third):
+        os.close(fd)
+    assert [path.name for path in state.journals.iterdir()] == ["vhu.0"]
+
+
+def test_a_journal_cut_short_by_the_worker_before_is_whole_for_the_next(state: StateDir) -> None:
+    path = state.journal("vhu0")
+    fd = journals.renew(path, 2)
+    os.ftruncate(fd, 100)
+    os.close(fd)
+    fd = journals.renew(path, 2)
+    assert os.fstat(fd).st_size == 2 * JOURNAL_BYTES
+    os.close(fd)
+
+
+def test_journals_of_ports_that_are_gone_are_kept_within_bounds(state: StateDir) -> None:
+    for i in range(100):
+        os.close(journals.renew(state.journal(f"gone{i}"), 2))
+        os.utime(state.journal(f"gone{i}"), (i, i))
+    os.close(journals.renew(state.journal("vhu0"), 2))
+    os.utime(state.journal("vhu0"), (0, 0))
+    journals.tidy(state, {"vhu0"})
+    left = {path.name for path in state.journals.iterdir()}
+    assert left == {"vhu0"} | {f"gone{i}" for i in range(36, 100)}
