@@ -45,6 +45,14 @@ class BackEndChannel:
             self._decoder.feed(data)
         return message
 
+    def take(self) -> list[Message]:
+        """The requests that are there, each answered."""
+        messages = []
+        while (message := self.receive(0)) is not None:
+            self.answer(message)
+            messages.append(message)
+        return messages
+
     def answer(self, message: Message, result: int = 0) -> None:
         """Say how a request went, where that was asked for; 0: well."""
         if message.need_reply:

@@ -61,11 +61,6 @@ class Vring:
     kick: EventFd = field(default_factory=EventFd)
     call: EventFd = field(default_factory=EventFd)
 
-    def publish(self) -> None:
-        """Show the device what the driver added, and kick it if it wants that."""
-        if self.queue.publish():
-            self.kick.signal()
-
     def close(self) -> None:
         """Close the eventfds."""
         self.kick.close()
@@ -103,6 +98,11 @@ class FrontEnd:
     def has(self, feature: ProtocolFeature) -> bool:
         """Whether both sides have a feature of the protocol."""
         return bool(self.protocol_features & feature.mask)
+
+    @property
+    def inband(self) -> BackEndChannel | None:
+        """Where calls come as messages, if they do."""
+        return self.channel if self.has(ProtocolFeature.INBAND_NOTIFICATIONS) else None
 
     def open_channel(self) -> None:
         """Give the back-end a socket for requests of its own (VHOST_USER_SET_BACKEND_REQ_FD)."""
@@ -169,8 +169,18 @@ class FrontEnd:
         tell(FrontendRequest.SET_VRING_NUM, spec.VRING_STATE.pack(index, vring.queue.size))
         tell(FrontendRequest.SET_VRING_BASE, spec.VRING_STATE.pack(index, base))
         self.set_vring_address(vring)
+        if self.has(ProtocolFeature.INBAND_NOTIFICATIONS):
+            return  # the first kick starts it
         tell(FrontendRequest.SET_VRING_CALL, spec.U64.pack(index), [vring.call.fileno()])
         tell(FrontendRequest.SET_VRING_KICK, spec.U64.pack(index), [vring.kick.fileno()])
+
+    def kick(self, vring: Vring) -> None:
+        """Wake the back-end, by a message where both sides have those."""
+        if self.has(ProtocolFeature.INBAND_NOTIFICATIONS):
+            payload = spec.VRING_STATE.pack(vring.index, 0)
+            self.connection.tell(FrontendRequest.VRING_KICK, payload, ack=True)
+        else:
+            vring.kick.signal()
 
     def set_vring_address(self, vring: Vring) -> None:
         """Tell where a vring is, and whether its used ring is to be logged (LOG_ALL is on).

@@ -23,12 +23,12 @@ from ovs_vhost_plugin.guest.driver import (
     TransmitQueue,
 )
 from ovs_vhost_plugin.guest.eventfd import wait_for
-from ovs_vhost_plugin.guest.frontend import FrontEnd, NotOfferedError, Vring
+from ovs_vhost_plugin.guest.frontend import PROTOCOL_FEATURES, FrontEnd, NotOfferedError, Vring
 from ovs_vhost_plugin.guest.memory import PAGE_SIZE, GuestMemory
 from ovs_vhost_plugin.guest.packedqueue import PackedQueue, Virtqueue
 from ovs_vhost_plugin.guest.responder import Responder
 from ovs_vhost_plugin.guest.virtqueue import INDIRECT_ENTRIES, RingFullError, SplitQueue
-from ovs_vhost_plugin.vhost.spec import Feature
+from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 
 FEATURES = (
     Feature.VERSION_1.mask
@@ -67,6 +67,8 @@ class Config:
     """Lengths of a receive buffer's descriptors; by default what a usual driver takes."""
     first_index: int = 0
     """Where the rings' indices begin; packed rings take it modulo twice their size."""
+    inband: bool = False
+    """Kick and be called by messages, where the back-end has those."""
     timeout: float = 5.0
     """Seconds after which a back-end counts as hung."""
     memory: GuestMemory | None = None
@@ -144,7 +146,8 @@ class SoftGuest:
         else:
             connection = Connection.connect(self.path, timeout)
         frontend = FrontEnd(connection)
-        frontend.initialise()
+        inband = ProtocolFeature.INBAND_NOTIFICATIONS.mask if self.config.inband else 0
+        frontend.initialise(PROTOCOL_FEATURES | inband)
         return frontend
 
     def run_on(self, frontend: FrontEnd, bases: Sequence[int]) -> None:
@@ -165,7 +168,7 @@ class SoftGuest:
             pair.rx.fill()
             pair.tx.queue.publish()
         for vring in self.vrings:
-            vring.kick.signal()  # a device may wait for it, and buffers may be there already
+            frontend.kick(vring)  # a device may wait for it, and buffers may be there already
 
     def move_to(self, memory: GuestMemory) -> None:
         """Go on in other memory with the same content; the rings must be stopped."""
@@ -213,7 +216,12 @@ class SoftGuest:
             self._await_room(vring)
             tx.reap()
             tx.add(frame, header, pieces)
-        vring.publish()
+        self.publish(vring)
+
+    def publish(self, vring: Vring) -> None:
+        """Show the device what the driver added, and kick it if it wants that."""
+        if vring.queue.publish():
+            self._running().kick(vring)
 
     def announce(self) -> None:
         """Say where the guest is, as its driver does where it acknowledged GUEST_ANNOUNCE."""
@@ -247,7 +255,7 @@ class SoftGuest:
         for index, pair in enumerate(self.pairs):
             frames += [(index, received) for received in pair.rx.receive()]
             if pair.rx.fill():
-                pair.rx_vring.kick.signal()
+                self._running().kick(pair.rx_vring)
         for queue, received in frames:
             answer = self._responder.answer(received.frame) if self._responder else None
             if answer is not None:
@@ -256,16 +264,19 @@ class SoftGuest:
 
     def _await_used(self, vrings: Sequence[Vring], timeout: float) -> bool:
         """Wait until the device has used a chain of one of `vrings`, or has hung up."""
-        connection = self._running().connection
+        connection, inband = self._running().connection, self._running().inband
 
         def used() -> bool:
             connection.check()
+            if inband is not None:
+                inband.take()
             for vring in vrings:
                 vring.call.take()
             late = [vring.queue.want_calls(True) for vring in vrings]
             return any(late)
 
         fds = [connection.fileno(), *(vring.call.fileno() for vring in vrings)]
+        fds += [] if inband is None else [inband.fileno()]
         try:
             return wait_for(used, fds, timeout)
         finally:

@@ -87,6 +87,15 @@ def is_gso(header: Bytes) -> bool:
     return bool(header[_GSO_TYPE] != 0)
 
 
+@kernel(boolean(U8))
+def is_uso(header: Bytes) -> bool:
+    """Whether it is one of UDP that becomes several datagrams.
+
+    No tap of Linux before 6.2 takes it, nor does Open vSwitch's userspace datapath.
+    """
+    return bool(header[_GSO_TYPE] == _GSO_UDP_L4)
+
+
 @kernel(int64(U8))
 def gso_size(header: Bytes) -> int:
     """Payload bytes of a segment."""
@@ -124,8 +133,8 @@ def check_header(header: Bytes, length: int, net: Records) -> int:
         for at in range(_GSO_TYPE, _CSUM_START):
             header[at] = 0
         return 0
-    if gso_type >= _GSO_TYPES:
-        return Fault.GSO_UNKNOWN
+    if gso_type >= _GSO_TYPES or (gso_type == _GSO_UDP_L4 and header[_GSO_TYPE] & _GSO_ECN):
+        return Fault.GSO_UNKNOWN  # ECN is of TCP (5.1.6.2)
     if net[0]["gso_types"] >> gso_type & 1 == 0:
         return Fault.GSO_NOT_NEGOTIATED
     if header[_GSO_TYPE] & _GSO_ECN and not net[0]["ecn"]:

@@ -3,7 +3,7 @@
 
 The virtio-net header is copied out, checked, and the copy goes to the tap in its stead, followed
 by the guest's own buffers. Where the bridge cannot take what the header leaves undone, the frame
-is copied whole and finished first.
+is copied whole and finished first; one of USO always.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def send(queue: Queue, net: Net, learned: Learned, now: int) -> int:
             return 0
         state["taken"] = at
     first = state["taken"]
-    if state["finish_offloads"] and offload.leaves_work(net.header):
+    if offload.leaves_work(net.header) and (state["finish_offloads"] or offload.is_uso(net.header)):
         result = write_finished(queue, net, length)
         end = first + 1  # the private copy
     else:

@@ -80,6 +80,13 @@ class StopVring:
 
 
 @dataclass(frozen=True, slots=True)
+class KickVring:
+    """The front-end kicks vring `index` by a message: signal its kick fd, which is our own."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class SendRarp:
     """Announce `mac` (6 bytes, a unicast address) in the network."""
 
@@ -143,6 +150,7 @@ Effect = (
     | SetLog
     | ReconfigureVring
     | StopVring
+    | KickVring
     | SendRarp
     | SetMtu
     | SaveState

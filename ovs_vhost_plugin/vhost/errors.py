@@ -46,6 +46,7 @@ class PeerErrorName(StrEnum):
     FEATURES_WHILE_STARTED = "features-while-started"
     STATUS_VALUE = "status-value"
     PROTOCOL_FEATURES_NOT_OFFERED = "protocol-features-not-offered"
+    INBAND_WITHOUT_CHANNEL = "inband-without-channel"
 
     # Memory table
     REGIONS_NONE = "regions-none"

@@ -10,6 +10,11 @@ from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 _EVENTFD = "anon_inode:[eventfd]"
 
 
+def new_eventfd() -> int:
+    """An eventfd of our own, which does not block."""
+    return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+
 def is_eventfd(fd: int) -> bool:
     """Whether `fd` is an eventfd."""
     return _kind(fd) == _EVENTFD

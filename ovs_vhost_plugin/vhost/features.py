@@ -30,9 +30,12 @@ _FEATURES = (
     Feature.GUEST_CSUM,  # host to guest, partial checksum
     Feature.HOST_TSO4,
     Feature.HOST_TSO6,
+    Feature.HOST_USO,
     Feature.HOST_ECN,
     Feature.GUEST_TSO4,
     Feature.GUEST_TSO6,
+    Feature.GUEST_USO4,  # a kernel before 6.2 never makes use of these two
+    Feature.GUEST_USO6,
     Feature.GUEST_ECN,
     # Of no consequence for a back-end, which sees neither configuration space nor control queue;
     # but a front-end offers the guest only what the back-end offers too.
@@ -55,6 +58,7 @@ _PROTOCOL_FEATURES = (
     ProtocolFeature.RARP,  # SEND_RARP, for guests without GUEST_ANNOUNCE
     ProtocolFeature.REPLY_ACK,  # a refusal can be told instead of closing the connection
     ProtocolFeature.BACKEND_REQ,  # a channel on which this back-end asks and the front-end answers
+    ProtocolFeature.INBAND_NOTIFICATIONS,  # messages where a front-end gave no eventfd
     ProtocolFeature.RESET_DEVICE,  # the guest's driver resets the NIC, the front-end stays
     ProtocolFeature.STATUS,  # whether features were accepted, whether a ring broke
     ProtocolFeature.CONFIGURE_MEM_SLOTS,  # hundreds of regions, added and removed one by one

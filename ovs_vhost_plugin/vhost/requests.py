@@ -69,6 +69,11 @@ def set_protocol_features(state: State, payload: bytes, _fds: list[int]) -> Hand
     excess = features & ~state.offer.protocol_features
     if excess:
         raise PeerError(PeerErrorName.PROTOCOL_FEATURES_NOT_OFFERED, f"{excess:#x}")
+    inband = ProtocolFeature.INBAND_NOTIFICATIONS.mask
+    channel = ProtocolFeature.BACKEND_REQ.mask | ProtocolFeature.REPLY_ACK.mask
+    if features & inband and features & channel != channel:
+        # "In-band notifications": "the back-end should close the connection as a response".
+        raise PeerError(PeerErrorName.INBAND_WITHOUT_CHANNEL, f"{features:#x}", fatal=True)
     yield from ()
     state.protocol_features = features
     return None

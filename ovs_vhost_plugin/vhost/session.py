@@ -84,6 +84,9 @@ TABLE: dict[int, Row] = {
     FrontendRequest.SET_VRING_CALL: Row(vring_requests.set_call, _U64, _FD_OR_FLAG),
     FrontendRequest.SET_VRING_ERR: Row(vring_requests.set_err, _U64, _FD_OR_FLAG),
     FrontendRequest.SET_VRING_ENABLE: Row(vring_requests.set_enable, _STATE),
+    FrontendRequest.VRING_KICK: Row(
+        vring_requests.kick, _STATE, needs=ProtocolFeature.INBAND_NOTIFICATIONS
+    ),
     FrontendRequest.GET_QUEUE_NUM: Row(
         requests.get_queue_num, 0, needs=ProtocolFeature.MQ, answers=True
     ),

@@ -15,6 +15,9 @@ class Vring:
 
     started/stopped and enabled/disabled are independent (vhost-user "Ring states"). The session
     owns the fds; -1 stands for none, and a started vring without a kick fd is to be polled.
+
+    *_told: the front-end has sent SET_VRING_KICK, _CALL or _ERR, with an fd or without. An fd that
+    it did not send is our own, for messages (vhost-user "In-band notifications").
     """
 
     index: int
@@ -29,6 +32,9 @@ class Vring:
     kick_fd: int = -1
     call_fd: int = -1
     err_fd: int = -1
+    kick_told: bool = False
+    call_told: bool = False
+    err_told: bool = False
     started: bool = False
     enabled: bool = False
 
@@ -36,10 +42,31 @@ class Vring:
         """Whether all is there to process the ring, as enabled or as disabled."""
         return self.started and self.size > 0 and self.addressed
 
+    @property
+    def inband_kick(self) -> bool:
+        """Whether VRING_KICK is to wake the ring."""
+        return self.kick_fd >= 0 and not self.kick_told
+
+    @property
+    def inband_call(self) -> bool:
+        """Whether calls go out as messages."""
+        return self.call_fd >= 0 and not self.call_told
+
+    @property
+    def inband_err(self) -> bool:
+        """Whether an error goes out as a message."""
+        return self.err_fd >= 0 and not self.err_told
+
     def reset(self) -> int:
         """Begin anew, with the fds by which the front-end is called; return the kick fd or -1."""
         kick_fd = self.kick_fd
-        fresh = Vring(self.index, call_fd=self.call_fd, err_fd=self.err_fd)
+        fresh = Vring(
+            self.index,
+            call_fd=self.call_fd,
+            err_fd=self.err_fd,
+            call_told=self.call_told,
+            err_told=self.err_told,
+        )
         for name in self.__slots__:
             setattr(self, name, getattr(fresh, name))
         return kick_fd

@@ -8,10 +8,11 @@ the device cannot run the ring like that. Sections cited are those of vhost-user
 from collections.abc import Generator
 
 from ovs_vhost_plugin.vhost import spec
-from ovs_vhost_plugin.vhost.effects import Effect, ReconfigureVring, StopVring
+from ovs_vhost_plugin.vhost.effects import Effect, KickVring, ReconfigureVring, StopVring
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.eventfd import new_eventfd
 from ovs_vhost_plugin.vhost.message import close_fds
-from ovs_vhost_plugin.vhost.spec import VringAddressFlag
+from ovs_vhost_plugin.vhost.spec import ProtocolFeature, VringAddressFlag
 from ovs_vhost_plugin.vhost.state import State, Vring
 
 Handling = Generator[Effect, object, bytes | None]
@@ -89,6 +90,7 @@ def get_base(state: State, payload: bytes, _fds: list[int]) -> Handling:
     if vring.kick_fd >= 0:
         kick_fd, vring.kick_fd = vring.kick_fd, -1
         close_fds([kick_fd])
+    vring.kick_told = False
     return spec.VRING_STATE.pack(index, vring.base)
 
 
@@ -99,21 +101,42 @@ def set_kick(state: State, payload: bytes, fds: list[int]) -> Handling:
     before; a ring without buffers costs nothing.
     """
     vring, fd = _vring_fd(state, payload, fds)
-    yield from _change(vring, kick_fd=fd, started=True)
+    own = _own_eventfds(state, vring)
+    yield from _change(vring, kick_fd=fd, kick_told=True, started=True, **own)
+    return None
+
+
+def kick(state: State, payload: bytes, _fds: list[int]) -> Handling:
+    """Wake the ring in band (VHOST_USER_VRING_KICK), and start it if it is not.
+
+    An eventfd that SET_VRING_KICK gave "will be preferred over the message".
+    """
+    index, reserved = spec.VRING_STATE.unpack(payload)
+    if not state.negotiated(ProtocolFeature.INBAND_NOTIFICATIONS):
+        detail = "VRING_KICK needs INBAND_NOTIFICATIONS"
+        raise PeerError(PeerErrorName.PROTOCOL_FEATURE_MISSING, detail)
+    if reserved:
+        raise PeerError(PeerErrorName.VRING_RESERVED_BITS, f"vring {index}: {reserved:#x}")
+    vring = _vring(state, index)
+    if not vring.started:
+        own = _own_eventfds(state, vring)
+        yield from _change(vring, kick_fd=new_eventfd(), started=True, **own)
+    if vring.inband_kick:
+        yield KickVring(index)
     return None
 
 
 def set_call(state: State, payload: bytes, fds: list[int]) -> Handling:
     """Set the call fd, or none; QEMU changes it on a running ring to mask interrupts."""
     vring, fd = _vring_fd(state, payload, fds)
-    yield from _change(vring, call_fd=fd)
+    yield from _change(vring, call_fd=fd, call_told=True)
     return None
 
 
 def set_err(state: State, payload: bytes, fds: list[int]) -> Handling:
     """Set the fd that tells the front-end of a broken ring, or none."""
     vring, fd = _vring_fd(state, payload, fds)
-    yield from _change(vring, err_fd=fd)
+    yield from _change(vring, err_fd=fd, err_told=True)
     return None
 
 
@@ -165,6 +188,20 @@ def _vring_fd(state: State, payload: bytes, fds: list[int]) -> tuple[Vring, int]
     if not fds:
         raise PeerError(PeerErrorName.FDS_MISSING, f"vring {vring.index}")
     return vring, fds.pop()
+
+
+def _own_eventfds(state: State, vring: Vring) -> dict[str, int]:
+    """Eventfds of our own for a ring that begins, for what the front-end wants as messages.
+
+    It "isn't necessary" then to send SET_VRING_CALL and SET_VRING_ERR; one that did is taken at its
+    word, also where it said that it polls.
+    """
+    if not state.negotiated(ProtocolFeature.INBAND_NOTIFICATIONS):
+        return {}
+    own = {"call_fd": vring.call_told, "err_fd": vring.err_told}
+    return {
+        name: new_eventfd() for name, told in own.items() if not told and getattr(vring, name) < 0
+    }
 
 
 def _change(vring: Vring, **changes: int) -> Generator[Effect, object, None]:

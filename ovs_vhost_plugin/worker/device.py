@@ -7,6 +7,7 @@ frames are the guest's.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.basis import Basis
 from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.holding import Holding
+from ovs_vhost_plugin.worker.inband import InBand
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 from ovs_vhost_plugin.worker.rings import Rings
 from ovs_vhost_plugin.worker.tapqueues import TapQueues
@@ -53,6 +55,7 @@ class Device:
         holding: Holding,
         state: DeviceState,
         channel: BackEndChannel,
+        inband: InBand,
         *,
         finish_offloads: bool,
     ) -> None:
@@ -61,6 +64,7 @@ class Device:
         self._observer = observer
         self._state = state
         self._channel = channel
+        self._inband = inband
         self._basis = Basis(finish_offloads=finish_offloads)
         self._arrivals = Arrivals(self.pairs, taps, holding)
         self._rings = Rings(
@@ -83,6 +87,7 @@ class Device:
         self._arrivals.holding.front_end_gone()
         self._state.forget()
         self._channel.close()
+        self._inband.forget()
         self.expect_no_more()
         self._basis.replace_memory(None)
         self._basis.replace_log(None)
@@ -160,6 +165,8 @@ class Device:
                 self._reconfigure(index)
             case effects.StopVring(index):
                 return self._rings.stop_vring(index, self._session.vrings[index].base)
+            case effects.KickVring(index):
+                os.eventfd_write(self._session.vrings[index].kick_fd, 1)
             case effects.SendRarp(mac):
                 self._rings.expect()
                 self._state.rarp(mac)
@@ -175,6 +182,7 @@ class Device:
                     self._rings.expect()
             case effects.OpenBackendChannel(fd, acknowledged):
                 self._channel.open(fd, acknowledged=acknowledged)
+                self._inband.channel_opened()
             case effects.ConfigChanged():
                 self._tell_config_changed()
             case effects.Refused(error):
@@ -232,6 +240,7 @@ class Device:
         if index % 2 == 0 and self._basis.moved_in(vring):
             self._rings.expect()
         self._rings.restart(index)
+        self._inband.follow(vring)
 
     def _set_format(self) -> None:
         self._arrivals.set_format(self._basis.header_size, self._basis.features)

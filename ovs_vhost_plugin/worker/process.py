@@ -37,6 +37,7 @@ from ovs_vhost_plugin.worker.expectation import Expectation
 from ovs_vhost_plugin.worker.frontend import FrontEnd
 from ovs_vhost_plugin.worker.hold import Reason
 from ovs_vhost_plugin.worker.holding import Holding
+from ovs_vhost_plugin.worker.inband import InBand
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 from ovs_vhost_plugin.worker.tapqueues import TapQueues
 from ovs_vhost_plugin.worker.vringconfig import PairConfig
@@ -125,13 +126,15 @@ class Worker:
             # At once: the daemon is to know it before the rings start, which is what announces.
             on_load=lambda: self._daemon.tell_addresses(),
         )
+        channel = BackEndChannel(self._selector, self.error)
         self._device = Device(
             pairs,
             taps,
             self,
             self._holding,
             self._state,
-            BackEndChannel(self._selector, self.error),
+            channel,
+            InBand(self._selector, channel),
             finish_offloads=spec.finish_offloads,
         )
         self._expectation = Expectation()

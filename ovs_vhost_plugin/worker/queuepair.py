@@ -136,7 +136,13 @@ class QueuePair:
             self._unblock()
 
     def _run(self, pair: layout.Pair, ended: threading.Event) -> None:
+        """The thread: tell the front-end of rings that do not begin, and run the loop."""
         try:
+            for ring in (pair.rx, pair.tx):
+                err_fd = int(ring.state["err_fd"][0])
+                if ring.state["fault"][0] and err_fd >= 0:
+                    with suppress(BlockingIOError):  # full: it has one to deliver anyway
+                        os.eventfd_write(err_fd, 1)
             self._loop(pair)
         finally:
             ended.set()

@@ -73,6 +73,8 @@ class Rings:
         if not self._matters(index):
             return
         self._stop_pair(pair)
+        if index % 2 == 0 and index in self._running and not self._receives(pair.index):
+            self._hand_over(pair)  # it was switched off
         self._unsettled.add(pair.index)
         if index not in self._broken:
             try:
@@ -142,19 +144,26 @@ class Rings:
     def _leave(self, pair: QueuePair) -> None:
         """The guest migrates, ring by ring: keep what came to this one's queue, in order.
 
-        While another pair receives, it is that one's: a queue that is detached loses what is in
-        it. Queue 0 stays attached, and is left as it is. With the last pair the hold begins.
+        While another pair receives, it is that one's. With the last pair the hold begins.
         """
         holding = self._arrivals.holding
+        if self.running:
+            self._hand_over(pair)
+            return
+        holding.begin(pair.index, pair.take_waiting())
+        if pair.index > 0:
+            with self.stopped(self.pairs[0]):  # its transmit ring may go on
+                holding.begin(0, self.pairs[0].take_waiting())
+
+    def _hand_over(self, pair: QueuePair) -> None:
+        """Give another pair that receives what came to this one's queue, in order.
+
+        A queue that is detached loses what is in it. Queue 0 stays attached, and is left as it is.
+        """
         other = next((p for p in self.pairs if self._receives(p.index)), None)
-        if other is None:
-            holding.begin(pair.index, pair.take_waiting())
-            if pair.index > 0:
-                with self.stopped(self.pairs[0]):  # its transmit ring may go on
-                    holding.begin(0, self.pairs[0].take_waiting())
-        elif pair.index > 0:
+        if other is not None and pair.index > 0:
             with self.stopped(other):
-                frames = holding.drain(pair.index, pair.take_waiting())
+                frames = self._arrivals.holding.drain(pair.index, pair.take_waiting())
                 self.update_tap()
                 other.give(frames)
 

@@ -7,6 +7,7 @@ Source: linux/if_tun.h, Documentation/networking/tuntap.rst.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -28,8 +29,11 @@ _OFFLOADS = (
     (Feature.GUEST_TSO4, 0x02),
     (Feature.GUEST_TSO6, 0x04),
     (Feature.GUEST_ECN, 0x08),
+    (Feature.GUEST_USO4, 0x20),
+    (Feature.GUEST_USO6, 0x40),
 )
 _TUN_F_CSUM = 0x01
+_TUN_F_USO = 0x60  # Linux 6.2; both or none
 LONGEST_QUEUE = 16384  # frames: the most that a tap's queue keeps (daemon/room.py)
 LONGEST_FRAME = 1 << 17  # bytes, with room
 
@@ -37,6 +41,8 @@ LONGEST_FRAME = 1 << 17  # bytes, with room
 def offload_flags(features: int) -> int:
     """TUNSETOFFLOAD flags for the acked virtio-net `features`."""
     flags = sum(flag for bit, flag in _OFFLOADS if features & bit.mask)
+    if flags & _TUN_F_USO != _TUN_F_USO:
+        flags &= ~_TUN_F_USO
     # The kernel refuses segmentation without checksum offload, as virtio 1.2, 5.1.3.1 does.
     return flags if flags & _TUN_F_CSUM else 0
 
@@ -55,7 +61,14 @@ class TapQueues:
         """Set the virtio-net header's size and the offloads of frames read and written."""
         fcntl.ioctl(self.fds[0], _TUNSETVNETHDRSZ, struct.pack("=i", header_size))
         self.header_size = header_size
-        fcntl.ioctl(self.fds[0], _TUNSETOFFLOAD, offload_flags(features))
+        flags = offload_flags(features)
+        try:
+            fcntl.ioctl(self.fds[0], _TUNSETOFFLOAD, flags)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not flags & _TUN_F_USO:
+                raise
+            # A kernel that does not know USO segments before the tap.
+            fcntl.ioctl(self.fds[0], _TUNSETOFFLOAD, flags & ~_TUN_F_USO)
 
     def set_carrier(self, up: bool) -> None:
         """Tell the switch whether the guest can receive; idempotent."""

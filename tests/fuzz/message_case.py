@@ -31,6 +31,7 @@ from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.device import Device
 from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.holding import Holding
+from ovs_vhost_plugin.worker.inband import InBand
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 from ovs_vhost_plugin.worker.vringconfig import PairConfig
 
@@ -110,13 +111,15 @@ class Port:
         )
         addresses = Addresses(self.pairs, -1)
         self.state = DeviceState(addresses, self.selector, time.monotonic, lambda: None)
+        channel = BackEndChannel(self.selector, self.error)
         self.device = Device(
             self.pairs,
             self.taps,  # type: ignore[arg-type]
             self,
             holding,
             self.state,
-            BackEndChannel(self.selector, self.error),
+            channel,
+            InBand(self.selector, channel),
             finish_offloads=False,
         )
         self.holding = holding

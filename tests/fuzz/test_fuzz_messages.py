@@ -100,6 +100,7 @@ MESSAGE = st.one_of(
     message(R.GET_VRING_BASE, STATE),
     message(R.SET_VRING_ENABLE, packed(spec.VRING_STATE, INDEX, st.sampled_from([0, 1, 1, 2]))),
     message(R.SET_VRING_NUM, STATE),
+    message(R.VRING_KICK, packed(spec.VRING_STATE, INDEX, st.sampled_from([0, 0, 1]))),
     message(R.SET_VRING_BASE, STATE),
     message(
         R.SET_VRING_ADDR,

@@ -12,7 +12,7 @@ import re
 import shutil
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -72,7 +72,15 @@ class Site(Setup):
         entry = (GUEST, "lladdr", GUEST_MAC, "dev", "eth0", "nud", "permanent")
         self.peer.run("ip", "neigh", "replace", *entry)
 
-    def qemu(self, path: Path, *, listen: bool = True, queues: int = 1, **config: object):
+    def qemu(
+        self,
+        path: Path,
+        *,
+        listen: bool = True,
+        queues: int = 1,
+        extra: Sequence[str] = (),
+        **config: object,
+    ):
         """A guest, not started, with the peer's MAC known to it and `config` of GuestConfig."""
         self._guests += 1
         settings = {
@@ -87,6 +95,7 @@ class Site(Setup):
             image.build(),
             VhostUser(path, listen=listen, queues=queues),
             GuestConfig(**settings),
+            extra=extra,
         )
 
     def stats(self, port: str = PORT) -> dict:
@@ -98,40 +107,52 @@ class Site(Setup):
         """A queue pair's counters."""
         return self.stats(port)["queue_pairs"][pair]
 
-    def features(self) -> int:
+    def features(self, port: str = PORT) -> int:
         """What the guest has acknowledged."""
-        return int(self.host.status(PORT)["features"], 16)
+        return int(self.host.status(port)["features"], 16)
 
     def worker(self, port: str = PORT) -> int:
         """The pid of a port's worker."""
         record = (self.host.directory / "ovs-vhost" / f"{port}.pid").read_text()
         return int(record.split()[0])
 
-    def ping(self, size: int, *, count: int = 3) -> None:
+    def ping(self, size: int, *, count: int = 3, guest: str = GUEST) -> None:
         """Ping the guest with `size` bytes of payload, which ping compares with what it sent.
 
         Until `count` answers are there: an emulated guest may take too long for one.
         """
         flags = ("-n", "-M", "do", "-s", str(size), "-c", str(count), "-i", "0.01", "-w", "5")
-        output = self.peer.run("ping", *flags, GUEST)
+        output = self.peer.run("ping", *flags, guest)
         received = re.search(r"(\d+) received", output)
         assert received and int(received[1]) >= count and "wrong data" not in output, output
 
-    def udp(self, guest: QemuGuest, port: int, *, size: int, count: int = 200) -> None:
+    def udp(
+        self, guest: QemuGuest, port: int, *, size: int, count: int = 200, to: str = GUEST
+    ) -> None:
         """Numbered datagrams of `size` bytes to the guest, which sends each back: all whole.
 
         `size` divides 16384, the most that the guest's netcat sends back at once.
         """
         GuestReceiver(guest, port, echo=True)
-        with Flow(self.peer, (GUEST, port), rate=500, size=size, flow=port) as flow:
+        with Flow(self.peer, (to, port), rate=500, size=size, flow=port) as flow:
             wait_until(lambda: flow.sent >= count, f"{count} datagrams")
             flow.stop()
             wait_until(lambda: flow.collect(0.02) or len(flow.answers) >= flow.sent, "the answers")
         assert flow.damaged_answers == 0
         assert sorted(number for _, number in flow.answers) == list(range(flow.sent))
 
-    def tcp(self, guest: QemuGuest, size: int, *, guest_listens: bool = False) -> None:
-        """`size` random bytes each way at once over one TCP connection; compared by SHA-256."""
+    def tcp(
+        self,
+        guest: QemuGuest,
+        size: int,
+        *,
+        guest_listens: bool = False,
+        peer: str = PEER,
+    ) -> None:
+        """`size` random bytes each way at once over one TCP connection; compared by SHA-256.
+
+        `peer` is the address to which a guest that does not listen connects.
+        """
         guest.run(f"rm -f /tmp/in; head -c {size} /dev/urandom >/tmp/out", seconds=60)
         mine = random.Random(size).randbytes(size)
         sock = self.peer.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -146,9 +167,9 @@ class Site(Setup):
                 connected = sock
             else:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                sock.bind((PEER, _TCP_PORT))
+                sock.bind((peer, _TCP_PORT))
                 sock.listen(1)
-                connect = f"nc.openbsd -v -N {PEER} {_TCP_PORT}"
+                connect = f"nc.openbsd -v -N {peer} {_TCP_PORT}"
                 guest.run(f"{connect} </tmp/out >/tmp/in 2>/tmp/error & echo $! >/tmp/nc")
                 connected = closing.enter_context(self._accept(sock, guest))
             theirs = _duplex(connected, mine)

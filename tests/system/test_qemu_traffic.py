@@ -118,7 +118,6 @@ def test_removing_the_port_removes_all_that_was_published(site, guest):
 # Each is a guest of its own: QEMU's properties of the NIC, and the features it must (not) have.
 MODERN = Feature.VERSION_1
 MERGE, INDIRECT, EVENTS = Feature.MRG_RXBUF, Feature.RING_INDIRECT_DESC, Feature.RING_EVENT_IDX
-PACKED = Feature.RING_PACKED
 VARIANTS = {
     "legacy-10-byte-header": (
         {"disable-modern": "on", "disable-legacy": "off", "mrg_rxbuf": "off"},
@@ -135,25 +134,6 @@ VARIANTS = {
             "rx_queue_size": "512",
         },
         {MODERN},
-        {MERGE, INDIRECT, EVENTS},
-    ),
-    "small-buffers": (
-        {
-            "mrg_rxbuf": "off",
-            "guest_tso4": "off",
-            "guest_tso6": "off",
-            "guest_ecn": "off",
-            "guest_csum": "off",
-            "csum": "off",
-            "event_idx": "off",
-        },
-        {MODERN, INDIRECT},
-        {MERGE, EVENTS, PACKED, Feature.GUEST_TSO4, Feature.GUEST_CSUM, Feature.CSUM},
-    ),
-    "packed": ({"packed": "on"}, {MODERN, MERGE, INDIRECT, EVENTS, PACKED}, set()),
-    "packed-plain": (
-        {"packed": "on", "mrg_rxbuf": "off", "indirect_desc": "off", "event_idx": "off"},
-        {MODERN, PACKED},
         {MERGE, INDIRECT, EVENTS},
     ),
 }

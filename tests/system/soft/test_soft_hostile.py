@@ -9,6 +9,7 @@ from soft_ports import check_inward, check_outward, frame_of
 from ovs_vhost_plugin.guest.driver import (
     F_NEEDS_CSUM,
     GSO_TCPV4,
+    GSO_UDP_L4,
     NetHeader,
 )
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.system
 SIZE = 8
 RX, TX = 0, 1
 TOP = 2**64 - 1
-OFFLOADS = Feature.CSUM.mask | Feature.HOST_TSO4.mask
+OFFLOADS = Feature.CSUM.mask | Feature.HOST_TSO4.mask | Feature.HOST_USO.mask
 CONFIG = Config(size=SIZE, features=FEATURES | OFFLOADS)
 
 
@@ -245,10 +246,11 @@ FRAMES = {
     "frame-too-short": (SHORT, 13),
     "frame-too-long": (SHORT, 65_600),
     "csum-outside-frame": (NetHeader(F_NEEDS_CSUM, csum_start=90, csum_offset=16), 100),
-    "gso-not-negotiated": (NetHeader(F_NEEDS_CSUM, gso_type=5, gso_size=100), 2000),
+    "gso-not-negotiated": (NetHeader(F_NEEDS_CSUM, gso_type=4, gso_size=100), 2000),
     "gso-unknown": (NetHeader(F_NEEDS_CSUM, gso_type=0x7F, gso_size=100), 2000),
     "gso-without-csum": (NetHeader(gso_type=GSO_TCPV4, gso_size=100), 2000),
     "gso-size": (NetHeader(F_NEEDS_CSUM, GSO_TCPV4, 54, 0, 34, 16), 2000),
+    "gso-headers": (NetHeader(F_NEEDS_CSUM, GSO_UDP_L4, 42, 100, 34, 6), 2000),
     "header-length-beyond-frame": (NetHeader(F_NEEDS_CSUM, GSO_TCPV4, 2001, 100, 34, 16), 2000),
 }
 

@@ -31,6 +31,15 @@ def test_jumbo_frames_pass_whole_both_ways(packed, mode, peer, plug):
     assert made.stats()["errors"] == {}
 
 
+def test_as_many_queue_pairs_as_virtio_user_has(peer, plug):
+    made = plug("server", VirtioUserConfig(MAC, queues=8))
+    check_what_testpmd_sends(made, peer)
+    check_what_testpmd_gives_back(made, peer, 320)
+    pairs = made.stats()["queue_pairs"]
+    assert len(pairs) == 8
+    assert all(pair["rx_packets"] > 10 and pair["tx_packets"] > 10 for pair in pairs)
+
+
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 def test_virtio_user_as_server_takes_the_worker_that_comes_after_a_killed_one(packed, peer, plug):
     """Its packed rings begin anew, as it does not know either where they stood."""

@@ -225,7 +225,7 @@ def test_one_kick_for_many_frames_and_no_call_that_nobody_wants(
     kicks, calls = back_end.seen.kicks, back_end.seen.calls
     for number in range(50):
         guest.pairs[0].tx.add(frame_of(60, number))
-    guest.pairs[0].tx_vring.publish()
+    guest.publish(guest.pairs[0].tx_vring)
     guest.frontend.connection.ask(1)
     assert (back_end.seen.kicks - kicks, back_end.seen.calls - calls) == (1, 0)
     assert len(guest.receive(0)) == 50

@@ -238,6 +238,7 @@ def test_a_packed_ring_that_has_gone_on_from_its_base_does_not_begin() -> None:
         rig.start(rx=rig.vring("rx", next_avail=0))
         assert rig.pair.take_faults() == [("rx", Fault.BASE_STALE)]
         ping(rig, "tx")
+        assert os.eventfd_read(rig.rx_fds.err) == 1
         rig.wire.send(EMPTY + bytes(100))
         rig.idle()
         assert rig.rx.collect() == []

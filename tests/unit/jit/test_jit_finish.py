@@ -28,6 +28,18 @@ def test_offloads_pass_to_a_tap_that_takes_them() -> None:
 
 
 @pytest.mark.parametrize("version", [4, 6])
+def test_uso_is_finished_also_for_a_tap_that_takes_the_others(version: int) -> None:
+    with Rig() as rig:
+        rig.start()
+        rig.transmit(offered(Packet(version, "udp", PAYLOAD), 1000))
+        rig.kick("tx")
+        got = [rig.wire.recv(70000) for _ in range(20)]
+        assert all(segment[:12] == bytes(12) for segment in got)
+        parts = [bytes(verified(segment[12:]).data.data) for segment in got]
+        assert b"".join(parts) == PAYLOAD
+
+
+@pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_checksums_are_finished(version: int, protocol: str) -> None:
     with Rig(finish_offloads=True) as rig:

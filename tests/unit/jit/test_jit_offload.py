@@ -253,6 +253,10 @@ RULES = [
     (header(1, TCPV4, 8, 34, 16, 54), 3000, 0),
     (header(1, TCPV4, 0xFFFF, 34, 16, 54), 3000, Fault.GSO_SIZE),
     (header(1, 3, 1448, 34, 16, 54), 3000, Fault.GSO_NOT_NEGOTIATED),
+    (header(1, UDP_L4, 1448, 34, 6, 42), 3000, 0),
+    (header(1, UDP_L4 | 0x80, 1448, 34, 6, 42), 3000, Fault.GSO_UNKNOWN),
+    (header(1, UDP_L4, 7, 34, 6, 42), 3000, Fault.GSO_SIZE),
+    (header(1, UDP_L4, 1448, 34, 6, 3001), 3000, Fault.HEADER_LENGTH_BEYOND_FRAME),
     (header(1, 6, 1448, 34, 16, 54), 3000, Fault.GSO_UNKNOWN),
     (header(1, 0x7F, 1448, 34, 16, 54), 3000, Fault.GSO_UNKNOWN),
 ]

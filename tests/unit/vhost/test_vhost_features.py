@@ -15,13 +15,13 @@ def test_the_whole_offer_without_mtu():
         *("VERSION_1", "ANY_LAYOUT", "RING_INDIRECT_DESC", "RING_EVENT_IDX"),
         *("RING_PACKED", "IN_ORDER"),
         *("LOG_ALL", "PROTOCOL_FEATURES", "MRG_RXBUF", "MQ", "GUEST_ANNOUNCE"),
-        *("CSUM", "HOST_TSO4", "HOST_TSO6", "HOST_ECN"),
-        *("GUEST_CSUM", "GUEST_TSO4", "GUEST_TSO6", "GUEST_ECN"),
+        *("CSUM", "HOST_TSO4", "HOST_TSO6", "HOST_ECN", "HOST_USO"),
+        *("GUEST_CSUM", "GUEST_TSO4", "GUEST_TSO6", "GUEST_ECN", "GUEST_USO4", "GUEST_USO6"),
         *("MAC", "STATUS", "CTRL_VQ", "CTRL_RX", "CTRL_RX_EXTRA", "CTRL_VLAN", "CTRL_MAC_ADDR"),
     }
     assert names(offered.protocol_features, ProtocolFeature) == {
         *("MQ", "LOG_SHMFD", "RARP", "REPLY_ACK", "DEVICE_STATE", "CONFIGURE_MEM_SLOTS"),
-        *("RESET_DEVICE", "STATUS", "BACKEND_REQ"),
+        *("RESET_DEVICE", "STATUS", "BACKEND_REQ", "INBAND_NOTIFICATIONS"),
     }
     assert offered.queue_pairs == 4
 

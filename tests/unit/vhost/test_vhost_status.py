@@ -7,7 +7,7 @@ import pytest
 
 from ovs_vhost_plugin.vhost import effects, spec
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.spec import DeviceStatus, Feature, FrontendRequest
+from ovs_vhost_plugin.vhost.spec import DeviceStatus, Feature, FrontendRequest, ProtocolFeature
 from ovs_vhost_plugin.vhost.state import Vring
 
 R = FrontendRequest
@@ -53,6 +53,8 @@ def test_the_driver_can_neither_set_nor_clear_needs_reset(peer):
 
 
 def test_a_reset_stops_what_runs_and_keeps_what_is_the_front_ends(peer):
+    inband = ProtocolFeature.INBAND_NOTIFICATIONS.mask
+    peer.u64(R.SET_PROTOCOL_FEATURES, peer.session.protocol_features & ~inband)
     peer.set_up_vring(0)
     peer.set_up_vring(3)
     peer.state(R.SET_VRING_ENABLE, 0, 1)
@@ -67,7 +69,7 @@ def test_a_reset_stops_what_runs_and_keeps_what_is_the_front_ends(peer):
     assert peer.effects == [effects.StopVring(0), effects.StopVring(3), effects.SetFeatures(0)]
     # The rings stop as what they are: with the header that they began with.
     assert seen == [negotiated, negotiated, 0]
-    assert peer.session.vrings[0] == Vring(0, call_fd=call)
+    assert peer.session.vrings[0] == Vring(0, call_fd=call, call_told=True)
     assert peer.session.vrings[3] == Vring(3)
     assert peer.session.protocol_features == protocol_features
     assert status(peer) == 0

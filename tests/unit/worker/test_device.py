@@ -23,6 +23,7 @@ from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import BackendRequest, Feature, FrontendRequest
 from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.device import Device
+from ovs_vhost_plugin.worker.inband import InBand
 
 MEMORY = 1 << 20
 USER = 0x7F0000000000
@@ -195,6 +196,7 @@ class Port:
             self.holding,  # type: ignore[arg-type]
             self.state,  # type: ignore[arg-type]
             self.channel,
+            InBand(self.selector, self.channel),
             finish_offloads=False,
         )
         self.session = Session(offer(2, None))
