@@ -59,7 +59,7 @@ def count_of(promise: int) -> int:
 
 @kernel(int64(int64, int64, int64), inline=True)
 def entry(position: int, buffer_id: int, written: int) -> int:
-    """A used descriptor that is yet to be shown at `position`; `written` is below 2**31."""
+    """A used descriptor that is yet to be shown at `position`."""
     return position | buffer_id << _ID_AT | written << _WRITTEN_AT
 
 

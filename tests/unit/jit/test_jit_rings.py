@@ -183,7 +183,7 @@ ANY = st.tuples(
     st.sampled_from([0, 1, 16, 2**32 - 1]), st.sampled_from([0, 0, WRITE, INDIRECT]),
 )  # fmt: skip
 SHAPE = st.lists(GOOD, min_size=1, max_size=4)
-WRITTEN = st.integers(0, 2**31 - 1)  # at most a frame; more a journal's entry does not hold
+WRITTEN = st.integers(0, 2**31 - 1)  # of more, plain Python makes no int64 of an entry
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("pass_one"), SHAPE, WRITTEN),
