@@ -44,6 +44,7 @@ from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.device import Device
 from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.frontend import FrontEnd
+from ovs_vhost_plugin.worker.inband import InBand
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 
 MODES = {"idle": IDLE, "send": SEND, "receive": RECEIVE, "loopback": LOOPBACK}
@@ -102,6 +103,7 @@ class NullPort:
             NullHolding(),
             state,
             channel,
+            InBand(self._selector, channel),
             finish_offloads=False,
         )
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
