@@ -40,9 +40,11 @@ from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import offer
 from ovs_vhost_plugin.worker.addresses import Addresses
+from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.device import Device
 from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.frontend import FrontEnd
+from ovs_vhost_plugin.worker.inband import InBand
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 
 MODES = {"idle": IDLE, "send": SEND, "receive": RECEIVE, "loopback": LOOPBACK}
@@ -93,8 +95,16 @@ class NullPort:
         state = DeviceState(
             Addresses([self._pair], -1), self._selector, time.monotonic, lambda: None
         )
+        channel = BackEndChannel(self._selector, complaints.error)
         self._device = Device(
-            [self._pair], NullTaps(), complaints, NullHolding(), state, finish_offloads=False
+            [self._pair],
+            NullTaps(),
+            complaints,
+            NullHolding(),
+            state,
+            channel,
+            InBand(self._selector, channel),
+            finish_offloads=False,
         )
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(path)

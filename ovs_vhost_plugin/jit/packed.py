@@ -142,7 +142,7 @@ def _note(ring: Vring, queue: Queue, written: int) -> None:
     state = ring.state[0]
     at = state["published"] if writes_one(ring) else state["next_used"]
     buffer_id = queue.chains[uint64(queue.state[0]["head"])]["head"]
-    ring.journal[ENTRIES + state["unpublished"]] = entry(at, buffer_id, written)
+    ring.journal[uint64(ENTRIES + state["unpublished"])] = entry(at, buffer_id, written)
 
 
 @kernel(void(VRING, QUEUE_T), inline=True)
@@ -197,7 +197,7 @@ def publish(ring: Vring, memory: Memory, net: Net) -> bool:
     retract(ring)
     last = count if writes_one(ring) else 1
     for i in range(last, count):
-        shown = ring.journal[ENTRIES + i]
+        shown = ring.journal[uint64(ENTRIES + i)]
         at = position_of(shown)
         store_relaxed(ring.desc, 2 * slot_of(ring, at) + 1, _used_word(ring, at, shown))
     if state["log_used"] and last < count:
