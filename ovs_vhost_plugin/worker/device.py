@@ -7,7 +7,7 @@ frames are the guest's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ovs_vhost_plugin.jit.faults import Fault
@@ -18,10 +18,12 @@ from ovs_vhost_plugin.vhost.log import DirtyLog
 from ovs_vhost_plugin.vhost.memory import MemoryTable
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
+from ovs_vhost_plugin.vhost.userfault import Userfault
 from ovs_vhost_plugin.worker.arrivals import Arrivals
 from ovs_vhost_plugin.worker.basis import Basis
 from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.holding import Holding
+from ovs_vhost_plugin.worker.postcopy import Postcopy
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 from ovs_vhost_plugin.worker.rings import Rings
 from ovs_vhost_plugin.worker.tapqueues import TapQueues
@@ -52,12 +54,14 @@ class Device:
         state: DeviceState,
         *,
         finish_offloads: bool,
+        make_userfault: Callable[[], Userfault] | None = None,
     ) -> None:
         self.pairs = tuple(pairs)
         self.mtu: int | None = None
         self._observer = observer
         self._state = state
         self._basis = Basis(finish_offloads=finish_offloads)
+        self._postcopy = Postcopy(make_userfault, self.pairs, self._basis)
         self._arrivals = Arrivals(self.pairs, taps, holding)
         self._rings = Rings(
             pairs,
@@ -75,7 +79,9 @@ class Device:
 
     def detach(self) -> None:
         """The front-end has gone: stop, and let its memory go."""
+        self._postcopy.leave()
         self._rings.forget()
+        self._postcopy.forget()
         self._arrivals.holding.front_end_gone()
         self._state.forget()
         self.expect_no_more()
@@ -133,9 +139,9 @@ class Device:
                 with self._rings.stopped():
                     self._set_format()
             case effects.SetMemoryTable(regions, fds):
-                self._set_memory(MemoryTable(regions, fds))
+                return self._set_memory(MemoryTable(regions, fds)).bases(regions)
             case effects.AddMemoryRegion(region, fd):
-                self._set_memory(self._memory.with_region(region, fd))
+                return self._set_memory(self._memory.with_region(region, fd)).bases([region])
             case effects.RemoveMemoryRegion(region):
                 self._set_memory(self._memory.without_region(region))
             case effects.SetLog(size, offset, fd):
@@ -161,6 +167,15 @@ class Device:
             case effects.CheckState():
                 if self._state.check():
                     self._rings.expect()
+            case effects.AdvisePostcopy():
+                return self._postcopy.advise()
+            case effects.ListenPostcopy():
+                self._postcopy.listen()
+            case effects.AcknowledgeBases():
+                with self._rings.stopped():
+                    pass  # those that are ready start
+            case effects.EndPostcopy():
+                self._postcopy.end()
             case effects.Refused(error):
                 self._observer.error(error)
         return None
@@ -188,10 +203,12 @@ class Device:
     def _memory(self) -> MemoryTable:
         return self._basis.memory or MemoryTable.empty()
 
-    def _set_memory(self, table: MemoryTable) -> None:
+    def _set_memory(self, table: MemoryTable) -> MemoryTable:
         if table is not self._basis.memory:
+            self._postcopy.catch(table)
             with self._rings.stopped():
                 self._basis.replace_memory(table)
+        return table
 
     def _ring_broke(self, index: int, fault: Fault) -> None:
         if self._basis.session is not None:

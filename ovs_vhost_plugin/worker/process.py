@@ -25,8 +25,10 @@ from ovs_vhost_plugin import process
 from ovs_vhost_plugin.announce import frames
 from ovs_vhost_plugin.control import WorkerSpec
 from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.vhost import userfault
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import Offer, offer
+from ovs_vhost_plugin.vhost.userfault import Userfault
 from ovs_vhost_plugin.worker import privileges
 from ovs_vhost_plugin.worker.addresses import Addresses
 from ovs_vhost_plugin.worker.daemonlink import DaemonLink
@@ -67,8 +69,9 @@ def run(
 
     tap_fds: one open queue of the port's tap for each queue pair.
     """
+    userfaultfd = userfault.open_device()  # while root's may be opened
     privileges.drop(spec.uid, spec.gid)
-    worker = Worker(spec, control_listener, vhost_listener, tap_fds)
+    worker = Worker(spec, control_listener, vhost_listener, tap_fds, userfaultfd)
     try:
         worker.serve()
     finally:
@@ -85,8 +88,11 @@ class Worker:
         control_listener: socket.socket,
         vhost_listener: socket.socket | None,
         tap_fds: list[int],
+        userfaultfd: int | None,
     ) -> None:
+        """`userfaultfd`: `userfault.open_device()`; without it postcopy is not offered."""
         self._spec = spec
+        self._postcopy = userfaultfd is not None
         self._selector = selectors.DefaultSelector()
         self._errors: Counter[str] = Counter()
         self._last_error: PeerError | None = None
@@ -113,7 +119,13 @@ class Worker:
             on_load=lambda: self._daemon.tell_addresses(),
         )
         self._device = Device(
-            pairs, taps, self, self._holding, self._state, finish_offloads=spec.finish_offloads
+            pairs,
+            taps,
+            self,
+            self._holding,
+            self._state,
+            finish_offloads=spec.finish_offloads,
+            make_userfault=None if userfaultfd is None else partial(Userfault, userfaultfd),
         )
         self._expectation = Expectation()
         self._daemon = DaemonLink(
@@ -267,7 +279,8 @@ class Worker:
     # -- what the daemon is told -----------------------------------------------------------------
 
     def _offer(self) -> Offer:
-        return offer(self._spec.queues, self._spec.mtu, device_state=self._spec.state)
+        spec = self._spec
+        return offer(spec.queues, spec.mtu, device_state=spec.state, postcopy=self._postcopy)
 
     def _snapshot(self) -> dict[str, Any]:
         session = self._front_end.session
@@ -290,6 +303,7 @@ class Worker:
             "status": self._front_end.status,
             "connections": self._front_end.connections,
             "rarps": self._rarps,
+            "postcopy": "offered" if self._postcopy else f"not offered: no {userfault.DEVICE}",
             "hold": {"waiting": len(self._holding.buffer), **self._holding.buffer.counts},
             "errors": dict(self._errors),
             "addresses": self._addresses.current,
