@@ -155,13 +155,15 @@ class WorkerLink:
         words = self._last_words()
         if status == -signal.SIGBUS or "Fatal Python error: Bus error" in words:
             return "memory-file-truncated: the front-end cut its memory file short; restart the VM"
+        line = reports.printable(words.strip().rpartition("\n")[2])
+        if line.startswith("postcopy-page-missing"):
+            return line
         if self._error:
             return f"worker-channel: {self._error}"
         if status is not None and status < 0:
             return f"worker-{signal.Signals(-status).name.lower()}: killed by a signal"
-        line = reports.printable(words.strip().rpartition("\n")[2]) or "it says no more"
         name = "worker-died" if status is None else f"worker-exit-{status}"
-        return f"{name}: {line}"
+        return f"{name}: {line or 'it says no more'}"
 
     def wait(self, poller: Any) -> None:
         """Register what `receive` and `ended` have to be called for."""

@@ -117,6 +117,15 @@ class Connection:
         self.send_raw(encode(Message(request, payload)), fds)
         return self._reply(request, size)
 
+    def ask_fd(self, request: int) -> int:
+        """Send a request whose reply is one fd, and return that; who calls closes it."""
+        self.send_raw(encode(Message(request)))
+        message = self.receive()
+        if message.request != request or message.payload or len(message.fds) != 1:
+            close_fds(message.fds)
+            raise WrongReplyError(f"{message} to {request!r}")
+        return message.fds[0]
+
     def check(self) -> None:
         """Raise BackEndClosedError if the back-end has hung up."""
         self._socket.settimeout(0)

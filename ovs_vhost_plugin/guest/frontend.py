@@ -44,6 +44,7 @@ PROTOCOL_FEATURES = (
     | ProtocolFeature.DEVICE_STATE.mask
     | ProtocolFeature.BACKEND_REQ.mask
     | ProtocolFeature.CONFIG.mask
+    | ProtocolFeature.PAGEFAULT.mask
 )
 """What this front-end makes use of."""
 
@@ -78,6 +79,8 @@ class FrontEnd:
         self.queue_pairs_offered = 1
         self.memory_slots_offered = spec.MAX_REGIONS
         self.channel: BackEndChannel | None = None
+        self.bases: list[int] | None = None
+        """Where the back-end has mapped the regions, in postcopy."""
 
     def initialise(self, protocol_features: int = PROTOCOL_FEATURES) -> None:
         """Learn what the back-end offers, settle the protocol's features and own the device."""
@@ -141,6 +144,9 @@ class FrontEnd:
             return
         for region, fd in zip(memory.regions, memory.fds, strict=True):
             self.add_region(region, fd)
+        if self.bases is not None:
+            # From now on the back-end may touch it (VHOST_USER_SET_MEM_TABLE, "acknowledgement").
+            self.connection.tell(FrontendRequest.ADD_MEM_REG, bytes(spec.U64.size))
 
     def set_memory(self, memory: GuestMemory) -> None:
         """Give the back-end all of the guest's memory anew (VHOST_USER_SET_MEM_TABLE)."""
@@ -151,7 +157,16 @@ class FrontEnd:
         self._tell(FrontendRequest.SET_MEM_TABLE, payload, memory.fds, ack=True)
 
     def add_region(self, region: Region, fd: int) -> None:
-        """Give the back-end one more region (VHOST_USER_ADD_MEM_REG)."""
+        """Give the back-end one more region (VHOST_USER_ADD_MEM_REG).
+
+        In postcopy it answers where it has mapped it.
+        """
+        if self.bases is not None:
+            size = spec.SINGLE_REGION.size
+            request = FrontendRequest.ADD_MEM_REG
+            answer = self.connection.ask(request, _single(region), [fd], size=size)
+            self.bases.append(spec.SINGLE_REGION.unpack(answer)[3])
+            return
         self._tell(FrontendRequest.ADD_MEM_REG, _single(region), (fd,), ack=True)
 
     def remove_region(self, region: Region) -> None:
@@ -256,6 +271,21 @@ class FrontEnd:
             with suppress(BrokenPipeError):  # it has read enough; CHECK_DEVICE_STATE tells why
                 pipe.write(state)
         self._check_state()
+
+    def advise_postcopy(self) -> int:
+        """Say that memory may follow later; the back-end's userfaultfd."""
+        return self.connection.ask_fd(FrontendRequest.POSTCOPY_ADVISE)
+
+    def listen_postcopy(self) -> None:
+        """Say that memory given from now on lacks pages."""
+        self._tell(FrontendRequest.POSTCOPY_LISTEN, b"", ack=True)
+        self.bases = []
+
+    def end_postcopy(self) -> None:
+        """Say that all pages have come."""
+        if answer := self._ask_number(FrontendRequest.POSTCOPY_END):
+            raise RequestRefusedError(f"POSTCOPY_END: {answer}")
+        self.bases = None
 
     def close(self) -> None:
         """Hang up without stopping anything."""

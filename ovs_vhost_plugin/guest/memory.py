@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 PAGE_SIZE = 4096
@@ -56,6 +56,8 @@ class GuestMemory:
         self._next = self.regions[0].guest_address
         self.written: set[int] = set()
         """Numbers of the pages (guest address / 4096) written by the guest, until cleared."""
+        self.before_access: Callable[[int, int], object] = lambda _address, _length: None
+        """Told of each range before the guest touches it: its pages may have to be brought."""
 
     @classmethod
     def of_size(cls, size: int) -> GuestMemory:
@@ -102,6 +104,7 @@ class GuestMemory:
 
     def view(self, guest_address: int, length: int) -> memoryview:
         """The bytes of one region, for rings; whoever writes through it calls `mark`."""
+        self.before_access(guest_address, length)
         found = self._find(guest_address, length)
         if found is None:
             raise OutsideMemoryError(f"{guest_address:#x}+{length:#x}")
@@ -145,6 +148,17 @@ class GuestMemory:
             )
         ]
 
+    def discard(self, page: int) -> None:
+        """Make a hole in the file where a page was."""
+        found = self._find(page * PAGE_SIZE, PAGE_SIZE)
+        if found is None:
+            raise OutsideMemoryError(f"page {page:#x}")
+        region, view = found
+        offset = region.file_offset + page * PAGE_SIZE - region.guest_address
+        mapped = view.obj
+        assert isinstance(mapped, mmap.mmap)
+        mapped.madvise(mmap.MADV_REMOVE, offset, PAGE_SIZE)
+
     def snapshot(self) -> dict[int, bytes]:
         """The content of every page, by its number."""
         return {page: self.read(page * PAGE_SIZE, PAGE_SIZE) for page in self.pages()}
@@ -164,6 +178,7 @@ class GuestMemory:
 
     def _pieces(self, guest_address: int, length: int) -> list[memoryview]:
         """The parts of a range, one for each region it lies in."""
+        self.before_access(guest_address, length)
         pieces: list[memoryview] = []
         at, end = guest_address, guest_address + length
         while at < end:

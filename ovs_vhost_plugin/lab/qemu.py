@@ -185,17 +185,27 @@ class QemuGuest(Setup):
         """Run a shell command in the guest; its output."""
         return self.console.run(command, check=check, seconds=seconds)
 
-    def start_migration(self, destination: QemuGuest, **parameters: Any) -> None:
-        """Begin a live migration; `parameters` are QEMU's (`downtime_limit=300` ms, …)."""
+    def start_migration(
+        self, destination: QemuGuest, *, postcopy: bool = False, **parameters: Any
+    ) -> None:
+        """Begin a live migration; `parameters` are QEMU's (`downtime_limit=300` ms, …).
+
+        With `postcopy` it may be switched to that by `switch_to_postcopy`.
+        """
         for qmp in (self.qmp, destination.qmp):
             # A guest that has come here by a migration has told of that one's end, too.
             qmp.drain().clear()
-            events = [{"capability": "events", "state": True}]
-            qmp.command("migrate-set-capabilities", capabilities=events)
+            wanted = {"events": True, "postcopy-ram": postcopy}
+            capabilities = [{"capability": key, "state": on} for key, on in wanted.items()]
+            qmp.command("migrate-set-capabilities", capabilities=capabilities)
         self.qmp.drain().clear()  # those of a migration that brought the guest here
         limits = {"max_bandwidth": 1 << 30, **parameters}
         self.qmp.command("migrate-set-parameters", **limits)
         self.qmp.command("migrate", uri=destination.incoming_uri)
+
+    def switch_to_postcopy(self) -> None:
+        """Have the guest go on at the destination now; its memory follows."""
+        self.qmp.command("migrate-start-postcopy")
 
     def finish_migration(self, destination: QemuGuest, seconds: float = 60.0) -> Migration:
         """Await the end of a migration on both sides."""

@@ -136,6 +136,30 @@ class ConfigChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class AdvisePostcopy:
+    """Make a userfaultfd, and answer its fd, which stays the device's; the first one counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenPostcopy:
+    """Memory that is set from now on lacks pages, which come when they are touched.
+
+    There must be none yet. SetMemoryTable and AddMemoryRegion are answered with the addresses at
+    which their regions are mapped; no ring may run while the session's `bases_pending` is set.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class AcknowledgeBases:
+    """The front-end knows those addresses: memory may be touched, and rings run."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndPostcopy:
+    """All pages have come: end what AdvisePostcopy began."""
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A request was refused and nothing changed; the connection goes on. To be counted."""
 
@@ -158,5 +182,9 @@ Effect = (
     | CheckState
     | OpenBackendChannel
     | ConfigChanged
+    | AdvisePostcopy
+    | ListenPostcopy
+    | AcknowledgeBases
+    | EndPostcopy
     | Refused
 )

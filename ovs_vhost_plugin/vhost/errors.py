@@ -112,6 +112,13 @@ class PeerErrorName(StrEnum):
     DEVICE_STATE_UNFINISHED = "device-state-unfinished"
     DEVICE_STATE_NONE = "device-state-none"
 
+    # Postcopy (vhost-user "VHOST_USER_POSTCOPY_ADVISE" and after)
+    POSTCOPY_NOT_ADVISED = "postcopy-not-advised"
+    POSTCOPY_NOT_LISTENING = "postcopy-not-listening"
+    POSTCOPY_WITH_MEMORY = "postcopy-with-memory"
+    POSTCOPY_UNAVAILABLE = "postcopy-unavailable"
+    POSTCOPY_MEMORY_KIND = "postcopy-memory-kind"
+
 
 class PeerError(Exception):
     """A peer did something wrong: its name, and in `detail` what was seen.

@@ -62,6 +62,7 @@ _PROTOCOL_FEATURES = (
     ProtocolFeature.RESET_DEVICE,  # the guest's driver resets the NIC, the front-end stays
     ProtocolFeature.STATUS,  # whether features were accepted, whether a ring broke
     ProtocolFeature.CONFIGURE_MEM_SLOTS,  # hundreds of regions, added and removed one by one
+    ProtocolFeature.PAGEFAULT,  # the guest moves first, its memory follows
     ProtocolFeature.DEVICE_STATE,  # what the guest is known to use moves with it
     # Not CONFIG, unless asked for: QEMU keeps a NIC's configuration itself, and warns of it.
 )
@@ -90,18 +91,26 @@ class Offer:
 
 
 def offer(
-    queue_pairs: int, mtu: int | None, *, device_state: bool = True, nic: Nic | None = None
+    queue_pairs: int,
+    mtu: int | None,
+    *,
+    device_state: bool = True,
+    postcopy: bool = True,
+    nic: Nic | None = None,
 ) -> Offer:
     """The offer of a port with `queue_pairs` pairs; the MTU bits only for a port that has one.
 
     A front-end that is offered DEVICE_STATE can only move to another back-end that has it too, so
-    that it can be left out. With `nic` the NIC's configuration space is offered; a guest that is
-    offered no MAC makes one up (virtio 1.2, 5.1.5).
+    that it can be left out. PAGEFAULT is left out where no userfaultfd can be had. With `nic` the
+    NIC's configuration space is offered; a guest that is offered no MAC makes one up (virtio 1.2,
+    5.1.5).
     """
     features = reduce(or_, (bit.mask for bit in _FEATURES))
     protocol_features = reduce(or_, (bit.mask for bit in _PROTOCOL_FEATURES))
     if not device_state:
         protocol_features &= ~ProtocolFeature.DEVICE_STATE.mask
+    if not postcopy:
+        protocol_features &= ~ProtocolFeature.PAGEFAULT.mask
     if mtu is not None:
         features |= Feature.MTU.mask
         protocol_features |= ProtocolFeature.MTU.mask

@@ -148,6 +148,15 @@ class MemoryTable:
                 return (*mapped.file, offset)
         raise PeerError(PeerErrorName.VRING_OUTSIDE_MEMORY, f"{user_address:#x}")
 
+    @property
+    def views(self) -> list[mapping.Bytes]:
+        """The bytes of each region."""
+        return [mapped.view for mapped in self._mapped.values()]
+
+    def bases(self, regions: Sequence[MemoryRegion]) -> tuple[int, ...]:
+        """The addresses in this process at which `regions`, which it has, begin."""
+        return tuple(mapping.address(self._mapped[region].view) for region in regions)
+
     def close(self) -> None:
         """Unmap; a region of which the caller still holds a view, when that view goes."""
         self._set({})

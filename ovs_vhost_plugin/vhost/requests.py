@@ -5,11 +5,12 @@ Each checks its payload completely before the first effect, so that a refused re
 nothing. Sections cited are those of vhost-user, "Front-end message types".
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.config_requests import settle_mtu
 from ovs_vhost_plugin.vhost.effects import (
+    AcknowledgeBases,
     AddMemoryRegion,
     Effect,
     MemoryRegion,
@@ -22,7 +23,7 @@ from ovs_vhost_plugin.vhost.effects import (
 )
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
-from ovs_vhost_plugin.vhost.state import State
+from ovs_vhost_plugin.vhost.state import Postcopy, State
 from ovs_vhost_plugin.vhost.vring_requests import enable_all
 
 Handling = Generator[Effect, object, bytes | None]
@@ -91,8 +92,10 @@ def reset_owner(state: State, _payload: bytes, _fds: list[int]) -> Handling:
     return None
 
 
-def set_mem_table(_state: State, payload: bytes, fds: list[int]) -> Handling:
+def set_mem_table(state: State, payload: bytes, fds: list[int]) -> Handling:
     """Take a new memory table: as many regions as the payload says and as fds came."""
+    if _acknowledges_bases(state, payload, fds):
+        return (yield from _take_acknowledgement(state))
     if len(payload) < spec.MEMORY_HEADER.size:
         raise PeerError(PeerErrorName.PAYLOAD_SIZE, f"SET_MEM_TABLE: {len(payload)} bytes")
     count, _padding = spec.MEMORY_HEADER.unpack_from(payload)
@@ -109,8 +112,13 @@ def set_mem_table(_state: State, payload: bytes, fds: list[int]) -> Handling:
     regions = tuple(MemoryRegion(*fields) for fields in spec.MEMORY_REGION.iter_unpack(body))
     taken = tuple(fds)
     fds.clear()
-    yield SetMemoryTable(regions, taken)
-    return None
+    bases = yield from _map(state, SetMemoryTable(regions, taken))
+    if bases is None:
+        return None
+    return payload[: spec.MEMORY_HEADER.size] + b"".join(
+        spec.MEMORY_REGION.pack(r.guest_address, r.size, base, r.mmap_offset)
+        for r, base in zip(regions, bases, strict=True)
+    )
 
 
 def get_max_mem_slots(_state: State, _payload: bytes, _fds: list[int]) -> Handling:
@@ -119,10 +127,55 @@ def get_max_mem_slots(_state: State, _payload: bytes, _fds: list[int]) -> Handli
     return spec.U64.pack(spec.MAX_MEM_SLOTS)
 
 
-def add_mem_reg(_state: State, payload: bytes, fds: list[int]) -> Handling:
+def add_mem_reg(state: State, payload: bytes, fds: list[int]) -> Handling:
     """Take one more region, in the file whose fd has come with it."""
-    _padding, *fields = spec.SINGLE_REGION.unpack(payload)
-    yield AddMemoryRegion(MemoryRegion(*fields), fds.pop())
+    if _acknowledges_bases(state, payload, fds):
+        return (yield from _take_acknowledgement(state))
+    if len(payload) != spec.SINGLE_REGION.size:
+        raise PeerError(PeerErrorName.PAYLOAD_SIZE, f"ADD_MEM_REG: {len(payload)} bytes")
+    if not fds:
+        raise PeerError(PeerErrorName.FDS_MISSING, "ADD_MEM_REG")
+    padding, *fields = spec.SINGLE_REGION.unpack(payload)
+    region = MemoryRegion(*fields)
+    bases = yield from _map(state, AddMemoryRegion(region, fds.pop()))
+    if bases is None:
+        return None
+    return spec.SINGLE_REGION.pack(
+        padding, region.guest_address, region.size, bases[0], region.mmap_offset
+    )
+
+
+def _map(
+    state: State, effect: SetMemoryTable | AddMemoryRegion
+) -> Generator[Effect, object, Sequence[int] | None]:
+    """Have memory mapped; where, if it comes by postcopy and the front-end is to be told.
+
+    "In postcopy mode NEED_REPLY is not set": who sets it, as QEMU 7.2 for the second of two queue
+    pairs, has been told already and awaits an acknowledgement.
+    """
+    tell = state.postcopy is Postcopy.LISTENING and not state.acknowledges
+    before, state.bases_pending = state.bases_pending, state.bases_pending or tell
+    try:
+        bases = yield effect
+    except PeerError:
+        state.bases_pending = before
+        raise
+    if not tell:
+        return None
+    assert isinstance(bases, tuple)
+    return bases
+
+
+def _acknowledges_bases(state: State, payload: bytes, fds: list[int]) -> bool:
+    """Whether the request is "an empty message as an acknowledgement"; QEMU's has a u64 of 0."""
+    listening = state.postcopy is Postcopy.LISTENING
+    return listening and not fds and payload in (b"", bytes(spec.U64.size))
+
+
+def _take_acknowledgement(state: State) -> Handling:
+    """The front-end knows all bases: memory may be touched. It is sent once for all regions."""
+    state.bases_pending = False
+    yield AcknowledgeBases()
     return None
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ovs_vhost_plugin.vhost import (
     backend_requests,
     config_requests,
+    postcopy_requests,
     requests,
     spec,
     state_requests,
@@ -34,6 +35,7 @@ Handler = Callable[[State, bytes, list[int]], Generator[Effect, object, bytes | 
 _NO_FDS = (0, 0)
 _ONE_FD = (1, 1)
 _FD_OR_FLAG = (0, 1)  # the payload's bit 8 says which (vhost-user VHOST_USER_SET_VRING_KICK)
+_FD_OR_BASES = (0, 1)  # without one it acknowledges bases: the handler looks
 _UNUSED_FD = (0, 1)  # some front-ends send one (vhost-user VHOST_USER_REM_MEM_REG)
 _REGION_FDS = (0, spec.MAX_REGIONS)  # as many as regions: the handler compares
 
@@ -113,8 +115,8 @@ TABLE: dict[int, Row] = {
     ),
     FrontendRequest.ADD_MEM_REG: Row(
         requests.add_mem_reg,
-        spec.SINGLE_REGION.size,
-        _ONE_FD,
+        None,
+        _FD_OR_BASES,
         ProtocolFeature.CONFIGURE_MEM_SLOTS,
     ),
     FrontendRequest.REM_MEM_REG: Row(
@@ -138,6 +140,19 @@ TABLE: dict[int, Row] = {
         answers=True,
         refusal=_REFUSED,
     ),
+    FrontendRequest.POSTCOPY_ADVISE: Row(
+        postcopy_requests.advise,
+        0,
+        needs=ProtocolFeature.PAGEFAULT,
+        answers=True,
+        refusal=b"",  # without an fd
+    ),
+    FrontendRequest.POSTCOPY_LISTEN: Row(
+        postcopy_requests.listen, 0, needs=ProtocolFeature.PAGEFAULT
+    ),
+    FrontendRequest.POSTCOPY_END: Row(
+        postcopy_requests.end, 0, needs=ProtocolFeature.PAGEFAULT, answers=True, refusal=_REFUSED
+    ),
 }
 
 # Requests of other kinds of device; all others that are not in the table belong to protocol
@@ -159,11 +174,13 @@ class Session(State):
     def receive(self, message: Message) -> Generator[Effect, object, Message | None]:
         """Handle one message: yield effects, return the reply if there is one.
 
-        Takes the message's fds. The device answers an effect with its result, or throws the
-        PeerError that executing it raised. A PeerError that leaves the generator means that the
-        connection has to be closed.
+        Takes the message's fds; those of the reply stay the device's. The device answers an effect
+        with its result, or throws the PeerError that executing it raised. A PeerError that leaves
+        the generator means that the connection has to be closed.
         """
         fds = list(message.fds)
+        self.acknowledges = self._wants_acknowledgement(message)
+        self.reply_fds = ()
         try:
             try:
                 payload = yield from self._handle(message, fds)
@@ -171,11 +188,11 @@ class Session(State):
                 payload = yield from self._refuse(message, error)
         finally:
             close_fds(fds)
-        if payload is None and self._wants_acknowledgement(message):
+        if payload is None and self.acknowledges:
             payload = spec.U64.pack(0)
         if payload is None:
             return None
-        return Message(message.request, payload, spec.VERSION | spec.REPLY)
+        return Message(message.request, payload, spec.VERSION | spec.REPLY, self.reply_fds)
 
     def _handle(self, message: Message, fds: list[int]) -> Generator[Effect, object, bytes | None]:
         row = self._row(message.request)

@@ -2,6 +2,7 @@
 """What a session remembers of its front-end: acknowledged features, and a Vring for each ring."""
 
 from dataclasses import dataclass
+from enum import Enum
 
 from ovs_vhost_plugin.vhost.features import Nic, Offer
 from ovs_vhost_plugin.vhost.message import close_fds
@@ -78,6 +79,15 @@ class Vring:
         close_fds(fds)
 
 
+class Postcopy(Enum):
+    """How far a postcopy migration to here is (vhost-user "VHOST_USER_POSTCOPY_ADVISE")."""
+
+    OFF = 0
+    ADVISED = 1
+    LISTENING = 2
+    ENDED = 3
+
+
 class State:
     """The state of a session, which the handlers of requests read and change."""
 
@@ -93,6 +103,10 @@ class State:
         self.mac = nic.mac or bytes(6)
         self.port_mtu = offer.mtu or 0
         self.guest_mtu: int | None = None  # what the guest's driver goes by, once it does
+        self.postcopy = Postcopy.OFF
+        self.bases_pending = False  # the front-end has not acknowledged where memory is mapped
+        self.acknowledges = False  # the request under way is to be answered by REPLY_ACK
+        self.reply_fds: tuple[int, ...] = ()  # of the answer under way; the device's
         self.vrings = [Vring(index) for index in range(2 * offer.queue_pairs)]
 
     def negotiated(self, feature: ProtocolFeature) -> bool:

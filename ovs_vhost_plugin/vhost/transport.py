@@ -6,12 +6,13 @@ nobody but itself; one that never reads its replies is cut off at a bound.
 """
 
 import array
+import os
 import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.message import Decoder, Message, encode
+from ovs_vhost_plugin.vhost.message import Decoder, Message, close_fds, encode
 
 # unix(7): SCM_MAX_FD, the most fds the kernel delivers with one message. With room for all of
 # them too many is told from truncated, which then means that this process has no fd left.
@@ -23,6 +24,7 @@ _MESSAGES_AT_ONCE = 32
 _SEND_BUFFER = 64 * 1024
 # MSG_DONTWAIT too: the peer shares O_NONBLOCK of a socket that it has passed, and could clear it.
 _SEND = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
+_SEND_FDS = 16
 
 
 class ConnectionClosed(Exception):  # noqa: N818 (an event, not an error)
@@ -83,13 +85,16 @@ class Connection:
     def send(self, message: Message) -> None:
         """Send, or keep what the peer does not take yet.
 
-        The message's fds stay the caller's and have to stay open until `wants_write` is False.
-        Raises PeerError if the peer has long not read, and ConnectionClosed.
+        The message's fds stay the caller's; what waits has copies. Raises PeerError if the peer
+        has long not read, and ConnectionClosed.
         """
         data = encode(message)
         if self._unsent_bytes + len(data) > _SEND_BUFFER:
             raise PeerError(PeerErrorName.REPLIES_NOT_READ, f"{self._unsent_bytes} bytes")
-        self._unsent.append((data, message.fds))
+        waiting = sum(len(fds) for _, fds in self._unsent)
+        if message.fds and waiting + len(message.fds) > _SEND_FDS:
+            raise PeerError(PeerErrorName.REPLIES_NOT_READ, f"{waiting} fds")
+        self._unsent.append((data, tuple(os.dup(fd) for fd in message.fds)))
         self._unsent_bytes += len(data)
         self.flush()
 
@@ -103,14 +108,19 @@ class Connection:
                 self._unsent.appendleft((data, fds))
                 return
             except ConnectionError as error:
+                close_fds(fds)
                 raise ConnectionClosed(str(error)) from error
+            close_fds(fds)
             self._unsent_bytes -= sent
             if sent < len(data):
                 self._unsent.appendleft((data[sent:], ()))
 
     def close(self) -> None:
-        """Close the socket and the fds of a message that never became whole."""
+        """Close the socket and the fds of messages that never became whole, or never left."""
         self._decoder.close()
+        for _, fds in self._unsent:
+            close_fds(fds)
+        self._unsent.clear()
         self._sock.close()
 
 

@@ -34,6 +34,7 @@ class Basis:
         self.memory: MemoryTable | None = None
         self.log: DirtyLog | None = None
         self.finish_offloads = finish_offloads
+        self.pages_missing = False  # only the loops may touch memory: who does may have to wait
 
     @property
     def features(self) -> int:
@@ -66,13 +67,15 @@ class Basis:
 
         With None for `next_avail` it starts where the front-end says.
         """
-        if self.session is None or self.memory is None:
+        if self.session is None or self.memory is None or self.session.bases_pending:
             return None
         vring = self.session.vrings[index]
         if not vring.ready():
             return None
         make = self._packed if self.has(Feature.RING_PACKED) else self._split
         config = make(vring, self.memory, next_avail)
+        if self.pages_missing:
+            return config  # nothing can be looked up in the ring: it is named when all is there
         identity = self._identity(vring, self.memory)
         return replace(config, identity=identity, resumes=next_avail is None)
 
@@ -107,7 +110,7 @@ class Basis:
             desc=memory.view(vring.desc_user, _DESC_BYTES * vring.size, 16),
             avail=memory.view(vring.avail_user, _AVAIL_BYTES + 2 * vring.size, 2),
             used=used,
-            next_avail=_first_avail(vring.base, used) if next_avail is None else next_avail,
+            next_avail=self._first_avail(vring.base, used) if next_avail is None else next_avail,
         )
 
     def _packed(self, vring: Vring, memory: MemoryTable, next_avail: int | None) -> VringConfig:
@@ -161,15 +164,18 @@ class Basis:
             header_size=self.header_size,
             features=self.features,
             finish_offloads=self.finish_offloads,
+            pages_missing=self.pages_missing,
         )
 
+    def _first_avail(self, base: int, used: NDArray[np.uint8]) -> int:
+        """Where a ring that starts goes on: at the base its front-end gives.
 
-def _first_avail(base: int, used: NDArray[np.uint8]) -> int:
-    """Where a ring that starts goes on: at the base its front-end gives.
-
-    A front-end whose back-end died was not told a base. QEMU then takes the used index, as a
-    split ring gives chains back in order; DPDK's virtio-user says 0 and leaves that to us.
-    """
-    if base > 0xFFFF:  # it was set while packed rings were negotiated
-        raise PeerError(PeerErrorName.VRING_BASE_RANGE, f"{base:#x}")
-    return base or int.from_bytes(used[2:4].tobytes(), "little")  # virtio 1.2, 2.7.8: idx
+        A front-end whose back-end died was not told a base. QEMU then takes the used index, as a
+        split ring gives chains back in order; DPDK's virtio-user says 0 and leaves that to us. A
+        guest that comes by postcopy comes from a back-end that told.
+        """
+        if base > 0xFFFF:  # it was set while packed rings were negotiated
+            raise PeerError(PeerErrorName.VRING_BASE_RANGE, f"{base:#x}")
+        if base or self.pages_missing:
+            return base
+        return int.from_bytes(used[2:4].tobytes(), "little")  # virtio 1.2, 2.7.8: idx

@@ -8,7 +8,7 @@ frames are the guest's.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ovs_vhost_plugin.jit.faults import Fault
@@ -20,12 +20,14 @@ from ovs_vhost_plugin.vhost.memory import MemoryTable
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import BackendRequest, ProtocolFeature
+from ovs_vhost_plugin.vhost.userfault import Userfault
 from ovs_vhost_plugin.worker.arrivals import Arrivals
 from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.basis import Basis
 from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.holding import Holding
 from ovs_vhost_plugin.worker.inband import InBand
+from ovs_vhost_plugin.worker.postcopy import Postcopy
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 from ovs_vhost_plugin.worker.rings import Rings
 from ovs_vhost_plugin.worker.tapqueues import TapQueues
@@ -58,6 +60,7 @@ class Device:
         inband: InBand,
         *,
         finish_offloads: bool,
+        make_userfault: Callable[[], Userfault] | None = None,
     ) -> None:
         self.pairs = tuple(pairs)
         self.mtu: int | None = None
@@ -66,6 +69,7 @@ class Device:
         self._channel = channel
         self._inband = inband
         self._basis = Basis(finish_offloads=finish_offloads)
+        self._postcopy = Postcopy(make_userfault, self.pairs, self._basis)
         self._arrivals = Arrivals(self.pairs, taps, holding)
         self._rings = Rings(
             pairs,
@@ -83,7 +87,9 @@ class Device:
 
     def detach(self) -> None:
         """The front-end has gone: stop, and let its memory go."""
+        self._postcopy.leave()
         self._rings.forget()
+        self._postcopy.forget()
         self._arrivals.holding.front_end_gone()
         self._state.forget()
         self._channel.close()
@@ -150,9 +156,9 @@ class Device:
                 with self._rings.stopped():
                     self._set_format()
             case effects.SetMemoryTable(regions, fds):
-                self._set_memory(MemoryTable(regions, fds))
+                return self._set_memory(MemoryTable(regions, fds)).bases(regions)
             case effects.AddMemoryRegion(region, fd):
-                self._set_memory(self._memory.with_region(region, fd))
+                return self._set_memory(self._memory.with_region(region, fd)).bases([region])
             case effects.RemoveMemoryRegion(region):
                 self._set_memory(self._memory.without_region(region))
             case effects.SetLog(size, offset, fd):
@@ -185,6 +191,17 @@ class Device:
                 self._inband.channel_opened()
             case effects.ConfigChanged():
                 self._tell_config_changed()
+            case effects.AdvisePostcopy():
+                return self._postcopy.advise()
+            case effects.ListenPostcopy():
+                self._postcopy.listen()
+            case effects.AcknowledgeBases():
+                with self._rings.stopped():
+                    pass  # those that are ready start
+            case effects.EndPostcopy():
+                self._postcopy.end()
+                with self._rings.stopped():
+                    pass  # from now on their journals speak of them
             case effects.Refused(error):
                 self._observer.error(error)
         return None
@@ -222,10 +239,12 @@ class Device:
         if self._session.negotiated(ProtocolFeature.CONFIG):
             self._channel.ask(BackendRequest.CONFIG_CHANGE_MSG)
 
-    def _set_memory(self, table: MemoryTable) -> None:
+    def _set_memory(self, table: MemoryTable) -> MemoryTable:
         if table is not self._basis.memory:
+            self._postcopy.catch(table)
             with self._rings.stopped():
                 self._basis.replace_memory(table)
+        return table
 
     def _ring_broke(self, index: int, fault: Fault) -> None:
         if self._basis.session is not None:

@@ -56,10 +56,11 @@ def begin(ring: layout.Vring, identity: bytes) -> None:
         return
     end(words)
     words[PUBLISHED] = words[PROMISED] = state["next_used"]
+    if not identity:
+        return  # in postcopy the ring may not even be read
     if state["packed"]:
         words[SAID] = words[SAID_BEFORE] = int(ring.used[0]) | int(ring.used[1]) << 16
-    if identity:
-        words[_NAME] = np.frombuffer(identity, np.int64)
+    words[_NAME] = np.frombuffer(identity, np.int64)
 
 
 def end(words: Words) -> None:

@@ -25,8 +25,10 @@ from ovs_vhost_plugin import process
 from ovs_vhost_plugin.announce import frames
 from ovs_vhost_plugin.control import WorkerSpec
 from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.vhost import userfault
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import Nic, Offer, offer
+from ovs_vhost_plugin.vhost.userfault import Userfault
 from ovs_vhost_plugin.worker import journal, privileges
 from ovs_vhost_plugin.worker.addresses import Addresses
 from ovs_vhost_plugin.worker.backend import BackEndChannel
@@ -75,8 +77,9 @@ def run(
     tap_fds: one open queue of the port's tap for each queue pair.
     journal_fd: the file of the rings' journals, which nobody else writes.
     """
+    userfaultfd = userfault.open_device()  # while root's may be opened
     privileges.drop(spec.uid, spec.gid)
-    worker = Worker(spec, control_listener, vhost_listener, tap_fds, journal_fd)
+    worker = Worker(spec, control_listener, vhost_listener, tap_fds, journal_fd, userfaultfd)
     try:
         worker.serve()
     finally:
@@ -94,8 +97,11 @@ class Worker:
         vhost_listener: socket.socket | None,
         tap_fds: list[int],
         journal_fd: int,
+        userfaultfd: int | None,
     ) -> None:
+        """`userfaultfd`: `userfault.open_device()`; without it postcopy is not offered."""
         self._spec = spec
+        self._postcopy = userfaultfd is not None
         self._selector = selectors.DefaultSelector()
         self._errors: Counter[str] = Counter()
         self._last_error: PeerError | None = None
@@ -136,6 +142,7 @@ class Worker:
             channel,
             InBand(self._selector, channel),
             finish_offloads=spec.finish_offloads,
+            make_userfault=None if userfaultfd is None else partial(Userfault, userfaultfd),
         )
         self._expectation = Expectation()
         self._daemon = DaemonLink(
@@ -293,7 +300,9 @@ class Worker:
         spec = self._spec
         mac = bytes.fromhex(spec.mac) or None
         nic = Nic(mac, spec.link_up) if spec.config else None
-        return offer(spec.queues, spec.mtu, device_state=spec.state, nic=nic)
+        return offer(
+            spec.queues, spec.mtu, device_state=spec.state, postcopy=self._postcopy, nic=nic
+        )
 
     def _snapshot(self) -> dict[str, Any]:
         session = self._front_end.session
@@ -316,6 +325,7 @@ class Worker:
             "status": self._front_end.status,
             "connections": self._front_end.connections,
             "rarps": self._rarps,
+            "postcopy": "offered" if self._postcopy else f"not offered: no {userfault.DEVICE}",
             "hold": {"waiting": len(self._holding.buffer), **self._holding.buffer.counts},
             "errors": dict(self._errors),
             "addresses": self._addresses.current,

@@ -74,6 +74,8 @@ class QueuePair:
         self._faults: list[tuple[Kind, Fault]] = []
         self._told: set[Kind] = set()  # whose fault is in there, or was
         self._ended: threading.Event | None = None  # set when the thread has left the loop
+        self.on_stuck: Callable[[float], object] = lambda _seconds: None
+        """Told of a `stop` that the loop does not follow, with the seconds that it has waited."""
 
     @property
     def running(self) -> bool:
@@ -131,8 +133,11 @@ class QueuePair:
             return
         self._stop[0] = 1
         os.eventfd_write(self._wake_fd, 1)
+        waits = 1
         while not ended.wait(_JOIN_PATIENCE):
             self._unblock()
+            self.on_stuck(waits * _JOIN_PATIENCE)
+            waits += 1
 
     def _run(self, pair: layout.Pair, ended: threading.Event) -> None:
         """The thread: tell the front-end of rings that do not begin, and run the loop."""
@@ -264,7 +269,7 @@ class QueuePair:
             return no_views(state, words)
         made = views(kind, vring, config, state, words)
         self._check_eventfds(state)
-        if state["packed"][0] and not stands_at_base(made):
+        if state["packed"][0] and not config.pages_missing and not stands_at_base(made):
             self._break(state, Fault.BASE_STALE)
         journal.begin(made, vring.identity)
         return made

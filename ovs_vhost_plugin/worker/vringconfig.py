@@ -49,6 +49,7 @@ class PairConfig:
     header_size: int  # of the virtio-net header, here and on the tap: 10 or 12
     features: int  # negotiated
     finish_offloads: bool  # whether checksums and segments are finished before the tap
+    pages_missing: bool = False  # whether touching guest memory may have to wait for a page
 
     def has(self, bit: Feature) -> bool:
         """Whether a feature was negotiated."""
@@ -67,7 +68,9 @@ def views(
     """A vring that is about to begin. `state`, (1,) RING, is made what it begins with."""
     packed = config.has(Feature.RING_PACKED)
     used = vring.used.view(np.uint16)
-    next_used = vring.next_avail if packed else int(used[1])
+    # Chains are given back in order, so that this too is where a stopped ring's used index is.
+    known = packed or config.pages_missing
+    next_used = vring.next_avail if known else int(used[1])
     values = {
         "size": vring.size,
         "writes": kind == "rx",

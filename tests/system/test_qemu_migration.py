@@ -157,6 +157,45 @@ def test_memory_is_whole_after_a_migration_under_load(fabric, queues, device):
         assert faults(fabric.a) == faults(fabric.b) == []
 
 
+@pytest.mark.parametrize(
+    ("queues", "device"),
+    [(1, {}), (2, {"packed": "on"})],
+    ids=["1-queue", "2-queues-packed"],
+)
+def test_memory_is_whole_after_a_postcopy_migration_under_load(fabric, queues, device):
+    """The guest goes on at the destination before its memory has come."""
+    with (
+        qemu(fabric.a, queues=queues, **device) as here,
+        qemu(fabric.b, incoming=True, queues=queues, **device) as there,
+    ):
+        fabric.a.wait_status(PORT, "running")
+        here.run("head -c 8388608 /dev/urandom >/tmp/still", seconds=60)
+        still = here.run("sha256sum /tmp/still")
+        load = TcpLoad(fabric, here)
+        wait_until(lambda: load.sent >= 3 and load.received >= 3, "both streams", 60)
+        # So slow that all but little of the memory is still to come when the guest is there, and
+        # that it is touched before it comes.
+        slow = {"max_bandwidth": 4 << 20, "max_postcopy_bandwidth": 16 << 20}
+        here.start_migration(there, postcopy=True, **slow)
+        here.qmp.wait_event("MIGRATION", 60, status="active")
+        here.switch_to_postcopy()
+        there.qmp.wait_event("RESUME", 60)
+        sent, received = load.sent, load.received
+        here.finish_migration(there, 300)
+        ram = here.qmp.command("query-migrate")["ram"]
+        assert ram["postcopy-bytes"] > 10 * ram["precopy-bytes"] and ram["postcopy-requests"] > 0
+        wait_until(
+            lambda: load.sent >= sent + 5 and load.received >= received + 5,
+            "both streams after the migration",
+            60,
+        )
+        load.finish(there)
+        assert there.run("sha256sum /tmp/still") == still
+        assert "Oops" not in there.run("dmesg")
+        assert faults(fabric.a) == faults(fabric.b) == []
+        assert stats(fabric.b)["errors"] == {}
+
+
 def test_a_guest_moves_twenty_times_under_load_and_all_stays_whole(fabric):
     hosts = [fabric.a, fabric.b]
     with contextlib.ExitStack() as closing:

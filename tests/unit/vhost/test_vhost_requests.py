@@ -46,7 +46,7 @@ def test_features_that_were_not_offered(bare):
 
 
 def test_protocol_features_that_were_not_offered(bare):
-    excess = ProtocolFeature.PAGEFAULT.mask
+    excess = ProtocolFeature.XEN_MMAP.mask
     name = name_of(bare.u64, R.SET_PROTOCOL_FEATURES, excess)
     assert name == PeerErrorName.PROTOCOL_FEATURES_NOT_OFFERED
     assert bare.session.protocol_features == 0

@@ -193,6 +193,40 @@ def test_send_with_fds_and_replies(pair):
     close_all([reply])
 
 
+def test_fds_that_are_not_read_are_bounded_and_closed(pair):
+    """Those that wait are copies: the caller may close its own, or make others of that number."""
+    connection, _silent = pair
+    filler = Message(1, bytes(4000), 0x5)
+    while not connection.wants_write:
+        connection.send(filler)
+    with pytest.raises(PeerError) as caught:
+        for _ in range(1000):
+            fd = os.eventfd(0)
+            try:
+                connection.send(Message(28, flags=0x5, fds=(fd,)))
+            finally:
+                os.close(fd)
+    assert caught.value.name == PeerErrorName.REPLIES_NOT_READ
+    assert "fds" in caught.value.detail
+
+
+def test_an_fd_that_waited_arrives(pair):
+    connection, theirs = pair
+    filler = Message(1, bytes(4000), 0x5)
+    while not connection.wants_write:
+        connection.send(filler)
+    fd = os.eventfd(7)
+    connection.send(Message(28, flags=0x5, fds=(fd,)))
+    os.close(fd)
+    front_end = Connection(theirs, replies=True)
+    got = []
+    while not got or got[-1].request != 28:
+        got += list(front_end.receive())
+        connection.flush()
+    assert os.eventfd_read(got[-1].fds[0]) == 7
+    close_all(got)
+
+
 def test_a_peer_that_never_reads_is_cut_off(pair):
     connection, _silent = pair
     reply = Message(1, bytes(8), 0x5)

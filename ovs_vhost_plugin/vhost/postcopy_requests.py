@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Handlers of the requests by which a guest moves first and its memory follows (PAGEFAULT).
+
+ADVISE, while the memory is still copied: the front-end gets a userfaultfd. LISTEN: from now on
+memory comes with its pages missing. Each region is answered with the address at which it is mapped
+here, by which the front-end knows the faults; when it has them all it acknowledges, and only then
+may memory be touched (`vhost/requests.py`). END: all pages have come. QEMU 7.2 sends each of the
+three once for each queue pair, and all first ones before any second. Sections cited are those of
+vhost-user, "Front-end message types".
+"""
+
+from collections.abc import Generator
+
+from ovs_vhost_plugin.vhost import spec
+from ovs_vhost_plugin.vhost.effects import (
+    AcknowledgeBases,
+    AdvisePostcopy,
+    Effect,
+    EndPostcopy,
+    ListenPostcopy,
+)
+from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.state import Postcopy, State
+
+Handling = Generator[Effect, object, bytes | None]
+
+
+def advise(state: State, _payload: bytes, _fds: list[int]) -> Handling:
+    """Answer a userfaultfd, and no payload."""
+    fd = yield AdvisePostcopy()
+    assert isinstance(fd, int)
+    if state.postcopy is not Postcopy.LISTENING:
+        state.postcopy = Postcopy.ADVISED
+    state.reply_fds = (fd,)
+    return b""
+
+
+def listen(state: State, _payload: bytes, _fds: list[int]) -> Handling:
+    """Expect memory whose pages are missing."""
+    if state.postcopy is Postcopy.ADVISED:
+        yield ListenPostcopy()
+        state.postcopy = Postcopy.LISTENING
+    elif state.postcopy is not Postcopy.LISTENING:
+        raise PeerError(PeerErrorName.POSTCOPY_NOT_ADVISED)
+    return None
+
+
+def end(state: State, _payload: bytes, _fds: list[int]) -> Handling:
+    """All pages have come. "The value returned is an error indication; 0 is success"."""
+    if state.postcopy is Postcopy.LISTENING:
+        state.postcopy = Postcopy.ENDED
+        yield EndPostcopy()
+    elif state.postcopy is not Postcopy.ENDED:
+        raise PeerError(PeerErrorName.POSTCOPY_NOT_LISTENING)
+    if state.bases_pending:
+        state.bases_pending = False
+        yield AcknowledgeBases()
+    return spec.U64.pack(0)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The software guest goes on at another worker before its memory has come there."""
+
+import os
+import select
+from random import Random
+
+import pytest
+from soft_ports import check_inward, check_outward
+
+from ovs_vhost_plugin.guest.postcopy import PostcopyMigration
+from ovs_vhost_plugin.guest.soft import FEATURES, Config, SoftGuest
+from ovs_vhost_plugin.lab.process import wait_until
+from ovs_vhost_plugin.vhost.spec import Feature
+
+pytestmark = pytest.mark.system
+
+SIZES = [60, 1500, 61, 9000, 1514, 400] * 8
+PACKED = Feature.RING_PACKED.mask
+
+
+@pytest.mark.parametrize("features", [FEATURES, FEATURES | PACKED], ids=["split", "packed"])
+@pytest.mark.parametrize("all_late", [False, True], ids=["what-was-written", "all"])
+def test_traffic_passes_whole_while_pages_come_late(plug, features, all_late):
+    source, destination = plug(), plug()
+    guest = source.guest(Config(features=features))
+    check_inward(source, guest, SIZES)
+    migration = PostcopyMigration(
+        guest, SoftGuest(destination.path, Config(features=features)).connect(), Random(4)
+    )
+    migration.begin()
+    check_inward(source, guest, SIZES)
+    check_outward(source, guest, SIZES)
+    migration.copy_dirty()
+    check_inward(source, guest, SIZES)
+    server = migration.go_ahead(migration.memory.pages() if all_late else ())
+    wait_until(lambda: destination.carrier, "the carrier")
+    # The rings' next buffers are those that were not used of late, or all: late either way.
+    check_inward(destination, guest, SIZES)
+    check_outward(destination, guest, SIZES)
+    assert bool(server.faults) or not all_late, "the back-end has waited for pages"
+    migration.finish(server)
+    check_inward(destination, guest, SIZES)
+    check_outward(destination, guest, SIZES)
+    assert destination.errors() == {}
+    migration.release_source()
+    assert guest.stop_rings() == [vring.queue.base for vring in guest.vrings]
+
+
+def test_a_front_end_that_dies_while_a_ring_waits_costs_this_worker_only(plug):
+    port, neighbour = plug(), plug()
+    other = neighbour.guest(Config())
+    before = port.pid
+    guest = SoftGuest(port.path, Config())
+    try:
+        front_end = guest.connect()
+        userfaultfd = front_end.advise_postcopy()
+        front_end.listen_postcopy()
+        for page in guest.memory.pages():
+            guest.memory.discard(page)
+        guest.frontend = front_end
+        front_end.set_features(guest.config.features)
+        front_end.give_memory(guest.memory)
+        front_end.enable_vring(0, True)
+        front_end.start_vring(guest.vrings[0], 0)
+        assert select.select([userfaultfd], [], [], 10)[0], "the ring waits for a page"
+        front_end.close()
+        wait_until(lambda: "postcopy-page-missing" in port.published_error(), "the end", 20)
+        os.close(userfaultfd)
+    finally:
+        guest.close()
+    wait_until(
+        lambda: port.host.status(port.name).get("status") == "listening" and port.pid != before,
+        "another worker",
+        20,
+    )
+    check_inward(port, port.guest(Config()), SIZES[:6])
+    check_inward(neighbour, other, SIZES[:6])
