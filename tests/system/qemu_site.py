@@ -127,14 +127,21 @@ class Site(Setup):
         assert received and int(received[1]) >= count and "wrong data" not in output, output
 
     def udp(
-        self, guest: QemuGuest, port: int, *, size: int, count: int = 200, to: str = GUEST
+        self,
+        guest: QemuGuest,
+        port: int,
+        *,
+        size: int,
+        count: int = 200,
+        rate: int = 500,
+        to: str = GUEST,
     ) -> None:
         """Numbered datagrams of `size` bytes to the guest, which sends each back: all whole.
 
         `size` divides 16384, the most that the guest's netcat sends back at once.
         """
         GuestReceiver(guest, port, echo=True)
-        with Flow(self.peer, (to, port), rate=500, size=size, flow=port) as flow:
+        with Flow(self.peer, (to, port), rate=rate, size=size, flow=port) as flow:
             wait_until(lambda: flow.sent >= count, f"{count} datagrams")
             flow.stop()
             wait_until(lambda: flow.collect(0.02) or len(flow.answers) >= flow.sent, "the answers")
