@@ -35,7 +35,8 @@ assert WORDS * 8 % 4096 == 0
 assert MOST_ENTRIES >= CHAINS
 
 _COUNT_AT = 32
-_ID_AT, _WRITTEN_AT = 16, 32
+# A length is 32 bits, a position 16, and an id, below the size of at most 32768, 15: no sign.
+_POSITION_AT, _ID_AT = 32, 48
 _HALF, _LENGTH = 0xFFFF, 0xFFFFFFFF
 
 
@@ -60,13 +61,13 @@ def count_of(promise: int) -> int:
 @kernel(int64(int64, int64, int64), inline=True)
 def entry(position: int, buffer_id: int, written: int) -> int:
     """A used descriptor that is yet to be shown at `position`."""
-    return position | buffer_id << _ID_AT | written << _WRITTEN_AT
+    return written | position << _POSITION_AT | buffer_id << _ID_AT
 
 
 @kernel(int64(int64), inline=True)
 def position_of(shown: int) -> int:
     """Where an entry belongs."""
-    return shown & _HALF
+    return shown >> _POSITION_AT & _HALF
 
 
 @kernel(int64(int64), inline=True)
@@ -78,4 +79,4 @@ def id_of(shown: int) -> int:
 @kernel(int64(int64), inline=True)
 def written_of(shown: int) -> int:
     """Bytes written into its chain."""
-    return shown >> _WRITTEN_AT & _LENGTH
+    return shown & _LENGTH

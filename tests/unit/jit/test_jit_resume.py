@@ -133,7 +133,7 @@ WORD = st.one_of(
 )
 ENTRY = st.one_of(
     st.integers(-(2**63), 2**63 - 1),
-    st.builds(entry, st.integers(0, 40), st.integers(0, 65535), st.integers(0, 2000)),
+    st.builds(entry, st.integers(0, 40), st.integers(0, 32767), st.integers(0, 2000)),
 )
 
 
