@@ -59,7 +59,7 @@ class SoftPort:
             host, name = self.host, self.name
             self.path = host.add_server_port(name, *self._settings)
             stack.callback(host.delete_port, name)
-            host.wait_status(name, "listening", 60)
+            host.wait_status(name, "listening", 300)
             host.namespace.run("ip", "link", "set", name, "mtu", str(LARGEST))
             self.wire = host.namespace.socket(socket.AF_PACKET, socket.SOCK_RAW)
             stack.callback(self.wire.close)

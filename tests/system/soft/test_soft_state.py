@@ -50,7 +50,7 @@ def paths(fabric):
     made = [host.add_server_port(PORT) for host in hosts]
     for host in hosts:
         host.wait_ofport(PORT)
-        host.wait_status(PORT, "listening", 60)
+        host.wait_status(PORT, "listening", 300)
     yield made
     for host in hosts:
         host.delete_port(PORT)
