@@ -137,7 +137,7 @@ class ConfigChanged:
 
 @dataclass(frozen=True, slots=True)
 class AdvisePostcopy:
-    """Make a userfaultfd, and answer its fd, which stays the device's; the first one counts."""
+    """Make a userfaultfd, and answer its fd, which stays the device's; the last one counts."""
 
 
 @dataclass(frozen=True, slots=True)

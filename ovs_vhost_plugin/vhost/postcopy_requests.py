@@ -27,9 +27,12 @@ Handling = Generator[Effect, object, bytes | None]
 
 def advise(state: State, _payload: bytes, _fds: list[int]) -> Handling:
     """Answer a userfaultfd, and no payload."""
+    listening = state.postcopy is Postcopy.LISTENING
+    if not listening:
+        state.postcopy = Postcopy.OFF
     fd = yield AdvisePostcopy()
     assert isinstance(fd, int)
-    if state.postcopy is not Postcopy.LISTENING:
+    if not listening:
         state.postcopy = Postcopy.ADVISED
     state.reply_fds = (fd,)
     return b""

@@ -54,26 +54,23 @@ class Postcopy:
         self._basis = basis
         self._give_up = give_up
         self._userfault: Userfault | None = None
-        self._spare: Userfault | None = None  # the last of further ones
 
     def advise(self) -> int:
-        """The fd of a new userfaultfd; memory will be registered with the first. Raises PeerError.
+        """The fd of a new userfaultfd, unless memory is registered with one. Raises PeerError.
 
-        QEMU 7.2 asks once for each queue pair, and takes what it reads from an fd for that pair's.
-        The first pair is the first that it tells of memory. A fault that another pair's handler
-        read before that would be lost, and the page never requested.
+        QEMU 7.2 asks once for each queue pair, the first one last, and takes what it reads from an
+        fd for that pair's. The first pair is the first that it tells of memory: a fault that
+        another one's handler read before that would be lost, and the page never requested. So the
+        last one counts.
         """
         assert self._make is not None
-        try:
-            made = self._make()
-        except OSError as error:
-            raise PeerError(PeerErrorName.POSTCOPY_UNAVAILABLE, str(error)) from error
-        if self._userfault is None:
-            self._userfault = made
-        else:
-            self._close_spare()
-            self._spare = made
-        return made.fd
+        if self._userfault is None or not self._basis.pages_missing:
+            self._close()
+            try:
+                self._userfault = self._make()
+            except OSError as error:
+                raise PeerError(PeerErrorName.POSTCOPY_UNAVAILABLE, str(error)) from error
+        return self._userfault.fd
 
     def listen(self) -> None:
         """Expect memory whose pages are missing. Raises PeerError."""
@@ -125,12 +122,9 @@ class Postcopy:
         self._basis.pages_missing = False
         for pair in self._pairs:
             pair.on_stuck = lambda _seconds: None
-        self._close_spare()
+        self._close()
+
+    def _close(self) -> None:
         userfault, self._userfault = self._userfault, None
         if userfault is not None:
             userfault.close()
-
-    def _close_spare(self) -> None:
-        spare, self._spare = self._spare, None
-        if spare is not None:
-            spare.close()
