@@ -159,6 +159,8 @@ class Port:
         message = Message(request, payload, flags, fds)
         try:
             reply = self.device.answer(message)
+            if not payload or payload[0] % 2 == 0:  # else the next message is there already
+                self.device.settle()
         except PeerError as error:
             assert error.name in _NAMES
             self._do_hang_up()
@@ -263,6 +265,7 @@ class Port:
             self._do_poke(TX_BUFFER, FRAME)
             self._do_poke(ring + 0x400, bytes([0, 0, 1, 0, 0, 0]))
             self._do_kick(index)
+        self.device.settle()
         self.taps.wires[0].send(FRAME)
         deadline, sent = time.monotonic() + _PATIENCE, b""
         while not sent or not self._used(0) or not self._used(1):
