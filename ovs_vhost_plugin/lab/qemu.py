@@ -93,6 +93,7 @@ class GuestConfig:
         """The kernel's command line; `lab.` ones are for init.sh."""
         words = [
             *("console=ttyS0", "quiet", "loglevel=1", "panic=-1", "mitigations=off"),
+            "no_timer_check",  # an emulated timer may be late, at which the kernel panics
             *(f"lab.address={self.address}", f"lab.silent={int(self.silent)}"),
             *(f"lab.arp_notify={int(self.arp_notify)}",),
             *([f"lab.mtu={self.mtu}"] if self.mtu else []),
