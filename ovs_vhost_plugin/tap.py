@@ -142,6 +142,11 @@ class Taps:
         except OSError:
             return False
 
+    def set_up(self, name: str) -> None:
+        """Have a tap up; raises TapError."""
+        with _named_errors(name):
+            _set_up(name)
+
     def nudge(self, name: str) -> None:
         """Make a link event without an effect, at which ovs-vswitchd looks at all its ports."""
         with _named_errors(name):

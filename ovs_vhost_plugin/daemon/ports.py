@@ -44,7 +44,7 @@ class Ports:
     faults   what went wrong last with a port, as name and text: an obstacle until its worker runs,
              a worker's crash until a front-end is connected again
     counters how often each named fault has come up, over all ports
-    unheard  ports whose tap was found or made, and not yet seen to be open in the switch
+    unheard  ports whose tap is not yet seen to be open in the switch; whether it was made here
     """
 
     def __init__(self, workers: Workers, taps: Taps, state: StateDir, options: Options) -> None:
@@ -52,7 +52,7 @@ class Ports:
         self.room = Room(taps)
         self.faults: dict[str, str] = {}
         self.counters: Counter[str] = Counter()
-        self.unheard: set[str] = set()
+        self.unheard: dict[str, bool] = {}
         self._taps = taps
         self._state = state
         self._options = options
@@ -69,7 +69,7 @@ class Ports:
     def adopt(self, now: float) -> None:
         """Take over what an earlier daemon left."""
         self._known |= self._state.ports()
-        self.unheard |= self._known
+        self.unheard |= dict.fromkeys(self._known, False)
         self.workers.adopt(now)
 
     def let_go(self) -> None:
@@ -214,7 +214,7 @@ class Ports:
 
     def _create_tap(self, name: str, now: float) -> None:
         self._known.add(name)
-        self.unheard.add(name)
+        self.unheard[name] = True
         self._tap_seen.pop(name, None)
         try:
             self._taps.create(name)
@@ -260,7 +260,7 @@ class Ports:
             vlog.warn(f"{name}: tap not removed: {error}")
         self._state.forget(name)
         self._known.discard(name)
-        self.unheard.discard(name)
+        self.unheard.pop(name, None)
         self._gone_since.pop(name, None)
         journals.tidy(self._state, self._known)
         self._tap_seen.pop(name, None)

@@ -9,6 +9,10 @@ from the datapath alone (ovs-dpctl(8), del-if) leaves row, OpenFlow number and f
 link event ovs-vswitchd misses the port and opens it anew.
 
 The kernel's bridges need none of this: the kernel tells them when a device goes.
+
+A tap that was just made can also be set down by the switch: it reads the flags of an interface when
+it opens it, and writes them back, as it remembers them, to make it promiscuous. So a new tap is set
+up once more when that is done.
 """
 
 import math
@@ -37,6 +41,9 @@ class Ears(Protocol):
     def heard(self, name: str) -> bool:
         """Whether the switch has opened this very tap."""
 
+    def set_up(self, name: str) -> None:
+        """Have it up; raises TapError."""
+
     def nudge(self, name: str) -> None:
         """Make a link event; raises TapError."""
 
@@ -47,11 +54,11 @@ class Reopening:
     def __init__(
         self,
         taps: Ears,
-        unheard: set[str],
+        unheard: dict[str, bool],
         connect: Callable[[str], Switchd] = Switchd,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`connect` makes a link to the switch of a run directory."""
+        """`unheard`: see daemon/ports.py; `connect` makes a link to a run directory's switch."""
         self._taps = taps
         self._unheard = unheard
         self._connect = connect
@@ -71,7 +78,7 @@ class Reopening:
             if port is None or port.ofport is None:
                 continue
             if not port.userspace or self._taps.heard(name):
-                self._unheard.discard(name)
+                self._heard(name)
             elif now >= self._again_at.get(name, 0.0):
                 self._again_at[name] = now + RETRY_AFTER
                 switchd.ask(Question("dpctl/del-if", (_DATAPATH, name)), self._clock())
@@ -81,6 +88,14 @@ class Reopening:
                 self._reopen(name)
             else:
                 vlog.warn(f"{name}: the switch hears another tap than this one: {answer.reason}")
+
+    def _heard(self, name: str) -> None:
+        """The switch has it open. What it remembered of a tap so new may have set it down again."""
+        if self._unheard.pop(name):
+            try:
+                self._taps.set_up(name)
+            except TapError as error:
+                vlog.warn(f"{name}: {error}")
 
     def _reopen(self, name: str) -> None:
         try:
@@ -100,7 +115,7 @@ class Reopening:
         """Register what `run` has to be called again for."""
         if self._switchd is not None:
             self._switchd.wait(poller)
-        for name in self._unheard & self._again_at.keys():
+        for name in self._unheard.keys() & self._again_at.keys():
             poller.timer_wait(math.ceil((self._again_at[name] - now) * 1000))
 
     def close(self) -> None:

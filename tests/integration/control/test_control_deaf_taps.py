@@ -97,3 +97,19 @@ def test_a_tap_stays_while_somebody_listens_to_it(host) -> None:
 
     assert_heard(host)
     assert host.link("vhu0").split()[0] == before
+
+
+def test_a_new_tap_that_the_switch_has_set_down_is_up_again(host) -> None:
+    """It writes back the flags that it read when it opened the tap: here it only seems so."""
+    switch = host.switch.vswitchd.pid
+    os.kill(switch, signal.SIGSTOP)
+    try:
+        path = f"options:vhost-server-path={host.directory}/vhu0.sock"
+        added = ("add-port", BRIDGE, "vhu0", "--", "set", "Interface", "vhu0", path)
+        host.switch.vsctl("--no-wait", *added)
+        host.wait_status("vhu0", "connecting")
+        host.namespace.run("ip", "link", "set", "vhu0", "down")
+    finally:
+        os.kill(switch, signal.SIGCONT)
+    host.wait_ofport("vhu0")
+    wait_until(lambda: ",UP" in host.link("vhu0"), "the tap to be up")

@@ -23,10 +23,16 @@ class FakeTaps:
     def __init__(self) -> None:
         self.open: set[str] = set()
         self.nudged: list[str] = []
+        self.up: list[str] = []
         self.gone = False
 
     def heard(self, name: str) -> bool:
         return name in self.open
+
+    def set_up(self, name: str) -> None:
+        if self.gone:
+            raise TapError(TapErrorName.FAILED, "x")
+        self.up.append(name)
 
     def nudge(self, name: str) -> None:
         if self.gone:
@@ -59,7 +65,7 @@ class FakeSwitchd:
 class World:
     def __init__(self, *names: str) -> None:
         self.taps = FakeTaps()
-        self.unheard = set(names)
+        self.unheard = dict.fromkeys(names, True)
         self.links: list[FakeSwitchd] = []
         self.reopening = Reopening(self.taps, self.unheard, self._connect, lambda: NOW)  # type: ignore[arg-type]
 
@@ -75,9 +81,19 @@ class World:
         return [question.params[1] for question in self.links[-1].asked[before:]]
 
 
-def test_a_port_that_the_switch_hears_is_left_alone() -> None:
+@pytest.mark.parametrize("made_here", [True, False])
+def test_a_port_that_the_switch_hears_is_up_if_it_is_new(made_here: bool) -> None:
+    world = World()
+    world.unheard["vhu0"] = made_here
+    world.taps.open.add("vhu0")
+    assert world.run(OPEN) == [] and not world.unheard
+    assert world.taps.up == (["vhu0"] if made_here else [])  # else somebody may want it down
+
+
+def test_a_tap_that_goes_at_that_moment_is_no_trouble() -> None:
     world = World("vhu0")
     world.taps.open.add("vhu0")
+    world.taps.gone = True
     assert world.run(OPEN) == [] and not world.unheard
 
 
@@ -85,7 +101,7 @@ def test_a_port_that_the_switch_hears_is_left_alone() -> None:
 def test_a_port_that_the_switch_has_not_opened_is_waited_for(port: PortSpec | None) -> None:
     world = World("vhu0")
     assert world.run(*([port] if port else [])) == []
-    assert world.unheard == {"vhu0"}
+    assert world.unheard == {"vhu0": True}
     assert world.run(OPEN) == ["vhu0"]
 
 
@@ -125,7 +141,7 @@ def test_a_port_that_is_gone_is_forgotten() -> None:
     world.run(OPEN)
     world.unheard.clear()
     world.run()
-    world.unheard.add("vhu0")
+    world.unheard["vhu0"] = True
     assert world.run(OPEN) == ["vhu0"]
 
 
