@@ -14,9 +14,8 @@ from typing import Protocol
 
 from ovs_vhost_plugin.daemon.reports import State
 
-SECONDS = 60.0
-"""After it began to run. What then waits beyond the usual length the kernel drops, uncounted: a
-guest that has not taken it in a minute never takes all that is sent to it."""
+SECONDS = 10.0
+"""After it began to run: as long as a hold lasts (worker/hold.py)."""
 LONG, ALL_LONG = 16384, 65536
 """Frames of a tap queue, as many as a hold keeps, and of all the queues of a tap."""
 USUAL = 1000
