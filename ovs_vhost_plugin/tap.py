@@ -35,14 +35,11 @@ _FLAGS = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR | _IFF_MULTI_QUEUE | _IFF_NO_CARR
 
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
-_SIOCGIFTXQLEN = 0x8942
-_SIOCSIFTXQLEN = 0x8943
 _IFF_UP = 0x1
 _IFF_PROMISC = 0x100
 _IFF_ALLMULTI = 0x200
 
 _IFREQ = struct.Struct("=16sH22x")  # name, flags (short, seen here as unsigned)
-_IFREQ_NUMBER = struct.Struct("=16si20x")  # name, a number
 assert _IFREQ.size == 40
 
 
@@ -111,18 +108,6 @@ class Taps:
                 os.close(fd)
             raise
         return fds
-
-    def queue_length(self, name: str) -> int | None:
-        """How many frames each queue of our tap keeps; None without one."""
-        if self.owned(name) is None:
-            return None
-        answer = _ask(_SIOCGIFTXQLEN, name, 0)
-        return None if answer is None else int(_IFREQ_NUMBER.unpack(answer)[1])
-
-    def set_queue_length(self, name: str, frames: int) -> None:
-        """Change how many frames each queue of our tap keeps, if it is there."""
-        if self.owned(name) is not None:
-            _ask(_SIOCSIFTXQLEN, name, frames)
 
     def remove(self, name: str) -> None:
         """Remove our tap; it goes when the last of its queues is closed. Others' stay."""
@@ -212,17 +197,6 @@ def _flags(name: str) -> int:
 def _set_flags(name: str, flags: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, _IFREQ.pack(name.encode(), flags))
-
-
-def _ask(request: int, name: str, number: int) -> bytes | None:
-    """An ioctl on a device that may go meanwhile: then None."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            return fcntl.ioctl(sock, request, _IFREQ_NUMBER.pack(name.encode(), number))
-        except OSError as error:
-            if error.errno != errno.ENODEV:
-                raise
-            return None
 
 
 def _foreign(name: str) -> TapError:

@@ -87,7 +87,6 @@ class Loop:
         if self.snapshot is not before:
             self._announce([], now)
         self.ports.take(events, self.desired, now)
-        self.ports.room.run(now)
         if self._serving and self.snapshot is not None:
             self._act(self.snapshot, now)
             self.reopening.run(self.snapshot, now)
@@ -110,7 +109,7 @@ class Loop:
         self.announcing.wait(poller)
         self.forwarding.wait(poller)
         self.reopening.wait(poller, now)
-        for at in (self._wake_at, self._cleanup_until, self.ports.room.wake_at()):
+        for at in (self._wake_at, self._cleanup_until):
             if at is not None:
                 poller.timer_wait(math.ceil((at - now) * 1000))
 

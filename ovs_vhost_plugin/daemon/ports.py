@@ -28,7 +28,6 @@ from ovs_vhost_plugin.daemon.reconcile import (
     Spawn,
 )
 from ovs_vhost_plugin.daemon.reports import Connect, Hello, State
-from ovs_vhost_plugin.daemon.room import Room
 from ovs_vhost_plugin.daemon.rows import PortSpec
 from ovs_vhost_plugin.daemon.workerlink import WorkerLink
 from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard, Workers
@@ -49,7 +48,6 @@ class Ports:
 
     def __init__(self, workers: Workers, taps: Taps, state: StateDir, options: Options) -> None:
         self.workers = workers
-        self.room = Room(taps)
         self.faults: dict[str, str] = {}
         self.counters: Counter[str] = Counter()
         self.unheard: dict[str, bool] = {}
@@ -75,7 +73,6 @@ class Ports:
     def let_go(self) -> None:
         """Forget all without touching any: they are another daemon's now."""
         self.workers.forget_all()
-        self.room = Room(self._taps)
         self._known.clear()
         self.unheard.clear()
         self._backoffs.clear()
@@ -99,15 +96,10 @@ class Ports:
             match event:
                 case Heard(name, Connect(path)):
                     self._connect(name, path, desired.get(name), now)
-                case Heard(name, Hello(_, spec)):
-                    self.room.found(name, spec.queues)
-                    if name not in self._crashed:
-                        self.faults.pop(name, None)
+                case Heard(name, Hello()) if name not in self._crashed:
+                    self.faults.pop(name, None)
                 case Heard(name, State() as state):
                     self._state_told(name, state)
-                    link = self.link(name)
-                    if link is not None and link.spec is not None:
-                        self.room.told(name, state, link.spec.queues, now)
                 case Ended(name, fault, lived):
                     self._ended(name, fault, lived, now)
 
@@ -137,7 +129,6 @@ class Ports:
     def _ended(self, name: str, fault: str, lived: float, now: float) -> None:
         self._tap_seen.pop(name, None)
         self._told.pop(name, None)
-        self.room.gone(name)
         unlink_front_end(self._state, name)
         if fault:
             self.fail(name, fault, now, lived=lived, crash=True)

@@ -34,7 +34,7 @@ _OFFLOADS = (
 )
 _TUN_F_CSUM = 0x01
 _TUN_F_USO = 0x60  # Linux 6.2; both or none
-LONGEST_QUEUE = 16384  # frames: the most that a tap's queue keeps (daemon/room.py)
+LONGEST_QUEUE = 1000  # frames: a tap's txqueuelen
 LONGEST_FRAME = 1 << 17  # bytes, with room
 
 

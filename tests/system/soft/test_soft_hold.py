@@ -5,8 +5,6 @@ The software guest sends what QEMU 7.2 does: LOG_ALL, then GET_VRING_BASE ring b
 SET_VRING_ENABLE, no SET_FEATURES before it); on the destination SEND_RARP before the rings.
 """
 
-import json
-
 import pytest
 from soft_ports import GUEST_MAC, SECONDS, frame_of, receive_all, settle
 
@@ -143,33 +141,6 @@ def test_frames_that_come_after_the_announcement_wait_for_the_ring(port):
     port.inject(late)
     assert frames_to(guest, 41) == [*early, late]
     guest.close()
-
-
-def test_all_that_follows_a_guest_waits_for_it_however_much_that_is(port):
-    """A stop of 0.3 s at 10,000 frames a second, forwarded at once when the guest is announced.
-
-    An emulated guest cannot show it: it does not take 10,000 a second on any machine.
-    """
-
-    def room():
-        shown = port.host.namespace.run("ip", "-json", "link", "show", "dev", port.name)
-        return int(json.loads(shown)[0]["txqlen"])
-
-    usual = room()
-    guest = moving_in(port)
-    wait_until(lambda: room() > usual, "room for what follows the guest")
-    guest.frontend.send_rarp(GUEST_MAC)
-    settle(guest)
-    wait_until(lambda: port.carrier, "the carrier")
-    early = [frame_of(60) for _ in range(3000)]
-    port.inject(*early)
-    guest.run_on(guest.frontend, [0, 0])
-    late = frame_of(200)
-    port.inject(late)
-    assert frames_to(guest, len(early) + 1) == [*early, late]
-    assert port.host.overruns(port.name) == 0
-    guest.close()
-    wait_until(lambda: room() == usual, "the tap is as it was")
 
 
 def test_a_guest_that_does_not_come_leaves_nothing_for_the_next(port):

@@ -79,12 +79,6 @@ class FakeTaps:
     def heard(self, name: str) -> bool:
         return name in self.open
 
-    def queue_length(self, name: str) -> int | None:
-        return 1000 if name in self.made else None
-
-    def set_queue_length(self, name: str, frames: int) -> None:
-        pass
-
 
 class FakeWorkers:
     def __init__(self) -> None:
