@@ -25,7 +25,8 @@ from ovs_vhost_plugin.jit.atomics import (
     store_release,
 )
 from ovs_vhost_plugin.jit.chain import F_WRITE, hold, make_room, release
-from ovs_vhost_plugin.jit.dirty import mark, mark_used
+from ovs_vhost_plugin.jit.dirty import mark_ring, mark_used
+from ovs_vhost_plugin.jit.iotlb import check
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
     CHAINS,
@@ -90,6 +91,8 @@ def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -
             return -available
         make_room(queue)
         pieces = walk(ring, word, room, memory.regions, queue)
+        if state["iommu"] and pieces > 0:
+            pieces = check(ring, memory, queue, pieces)
         if pieces < 0:
             return -pieces
         if held["end"] - held["first"] + pieces > PIECES_MAX:
@@ -142,8 +145,8 @@ def _mark_descriptors(ring: Vring, memory: Memory, net: Net, position: int, coun
     base = ring.state[0]["log_desc"]
     slot = slot_of(ring, position)
     straight = min(count, ring.state[0]["size"] - slot)
-    mark(memory, net, base + uint64(_DESCRIPTOR * slot), _DESCRIPTOR * straight)
-    mark(memory, net, base, _DESCRIPTOR * (count - straight))
+    mark_ring(ring, memory, net, base + uint64(_DESCRIPTOR * slot), _DESCRIPTOR * straight)
+    mark_ring(ring, memory, net, base, _DESCRIPTOR * (count - straight))
 
 
 @kernel(boolean(VRING, MEMORY, NET_T))
