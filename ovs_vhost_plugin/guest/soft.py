@@ -24,6 +24,7 @@ from ovs_vhost_plugin.guest.driver import (
 )
 from ovs_vhost_plugin.guest.eventfd import wait_for
 from ovs_vhost_plugin.guest.frontend import FrontEnd, NotOfferedError, Vring
+from ovs_vhost_plugin.guest.iommu import Iommu, TranslatedMemory
 from ovs_vhost_plugin.guest.memory import PAGE_SIZE, GuestMemory
 from ovs_vhost_plugin.guest.packedqueue import PackedQueue, Virtqueue
 from ovs_vhost_plugin.guest.responder import Responder
@@ -116,6 +117,7 @@ class SoftGuest:
         self.memory = config.memory or GuestMemory.of_size(_memory_needed(config))
         self.pairs = [self._make_pair(i) for i in range(config.queue_pairs)]
         self.frontend: FrontEnd | None = None
+        self.iommu = Iommu(self.memory) if isinstance(self.memory, TranslatedMemory) else None
         address = config.address
         self._responder = None if address is None else Responder(config.mac, address)
         self._listener: socket.socket | None = listen(path) if server else None
@@ -260,17 +262,26 @@ class SoftGuest:
 
         def used() -> bool:
             connection.check()
+            self.serve()
             for vring in vrings:
                 vring.call.take()
             late = [vring.queue.want_calls(True) for vring in vrings]
             return any(late)
 
         fds = [connection.fileno(), *(vring.call.fileno() for vring in vrings)]
+        channel = self._running().channel
+        if self.iommu is not None and channel is not None:
+            fds.append(channel.fileno())
         try:
             return wait_for(used, fds, timeout)
         finally:
             for vring in vrings:
                 vring.queue.want_calls(False)
+
+    def serve(self, seconds: float = 0.0) -> None:
+        """Answer what the back-end asks of the guest's IOMMU, where it has one."""
+        if self.iommu is not None:
+            self.iommu.serve(self._running(), seconds)
 
     def _await_room(self, vring: Vring) -> None:
         if not self._await_used([vring], self.config.timeout):

@@ -306,6 +306,7 @@ class Worker:
             "rarps": self._rarps,
             "hold": {"waiting": len(self._holding.buffer), **self._holding.buffer.counts},
             "errors": dict(self._errors),
+            "iotlb_misses": self._device.misses.count,
             "addresses": self._addresses.current,
             "queue_pairs": [pair.counters for pair in self._device.pairs],
         }

@@ -60,7 +60,7 @@ class PairConfig:
 
     rx: VringConfig | None  # the guest receives: vring 2i
     tx: VringConfig | None  # the guest transmits: vring 2i + 1
-    regions: NDArray[Any]  # fields guest, size, host
+    regions: NDArray[Any]  # fields guest, size, host; with an IOMMU also logged, access
     log: Bytes | None  # dirty log; None: nothing is logged
     header_size: int  # of the virtio-net header, here and on the tap: 10 or 12
     features: int  # negotiated
@@ -92,7 +92,10 @@ class QueuePair:
         self._net.state["wake_fd"] = self._wake_fd
         self._net.state["fault_fd"] = self.fault_fd
         self._learned = layout.new_learned(learned_fd)
-        self._queues = {"rx": layout.new_queue(), "tx": layout.new_queue()}
+        self._queues: dict[Kind, layout.Queue] = {
+            "rx": layout.new_queue(),
+            "tx": layout.new_queue(),
+        }
         self._states = {"rx": np.zeros(1, layout.RING), "tx": np.zeros(1, layout.RING)}
         self._faults: list[tuple[Kind, Fault]] = []
         self._told: set[Kind] = set()  # whose fault is in there, or was
@@ -199,6 +202,11 @@ class QueuePair:
         faults, self._faults = self._faults, []
         return faults
 
+    def misses(self) -> list[tuple[Kind, int, int]]:
+        """What rings wait for: of each its IOVA, and READ or WRITE of the layout."""
+        held = ((kind, queue.state[0]) for kind, queue in self._queues.items())
+        return [(k, int(s["missed"]), int(s["missed_access"])) for k, s in held if s["asked"]]
+
     def stations(self, now: int) -> list[Station]:
         """What the guest has used of late, `now` in ms; `learned_fd` tells of what follows."""
         look_again(self._learned)
@@ -266,6 +274,7 @@ class QueuePair:
         packed = _has(config, Feature.RING_PACKED)
         used = vring.used.view(np.uint16)
         next_used = vring.next_avail if packed else int(used[1])
+        iommu = _has(config, Feature.ACCESS_PLATFORM)
         values = {
             "size": vring.size,
             "writes": kind == "rx",
@@ -274,6 +283,7 @@ class QueuePair:
             "indirect": _has(config, Feature.RING_INDIRECT_DESC),
             "packed": packed,
             "in_order": _has(config, Feature.IN_ORDER),
+            "iommu": iommu,
             "next_avail": vring.next_avail,
             "next_fetch": vring.next_avail,
             "avail_idx": vring.next_avail,
@@ -281,6 +291,7 @@ class QueuePair:
             "published": next_used,
             "kick_fd": vring.kick_fd,
             "call_fd": vring.call_fd,
+            "call_first": not iommu or vring.call_fd != state["call_fd"][0],
             "err_fd": vring.err_fd,
             "log_used": vring.log_used and config.log is not None,
             # One that wraps around is as far outside of any log.
