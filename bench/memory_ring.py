@@ -10,6 +10,7 @@ import numpy as np
 
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.journal import WORDS
+from ovs_vhost_plugin.vhost.memory import REGION_DTYPE
 
 SIZE = 256
 HEADER = 12
@@ -70,7 +71,7 @@ class MemoryRing:
             desc[i] = kind.descriptor(address, length, flags | offered, link)
         self.ring = _vring(kind, desc, writes=writes)
         self.queue = layout.new_queue()
-        region = np.array([(0, guest.nbytes, guest.ctypes.data)], layout.REGION)
+        region = np.array([(0, guest.nbytes, guest.ctypes.data)], REGION_DTYPE)
         self.memory = layout.Memory(layout.region_table(region), np.zeros(0, np.uint8))
 
 

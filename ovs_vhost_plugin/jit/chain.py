@@ -26,10 +26,12 @@ from ovs_vhost_plugin.jit.layout import (
     IOVECS,
     PIECES_MAX,
     QUEUE_T,
+    READ,
     REGIONS,
     U8,
     U64,
     VRING,
+    WRITE,
     Queue,
     Records,
     Vring,
@@ -87,13 +89,16 @@ def add_buffer(
     """Put guest buffer [address, +length) into iovecs from `at` on: the next free one or -fault.
 
     A buffer that goes on in the next region of guest memory is elsewhere in this process's, and
-    becomes two iovecs. `writes`: the device will write it.
+    becomes two iovecs. `writes`: the device will write it. An address outside of them is left in
+    `missed`.
     """
     if address > _TOP - uint64(length - 1):
         return -Fault.ADDRESS_WRAPS
     while True:
         i = find_region(regions, address)
         if i < 0:
+            queue.state[0]["missed"] = address
+            queue.state[0]["missed_access"] = WRITE if writes else READ
             return -Fault.ADDRESS_OUTSIDE_MEMORY
         if at - queue.state[0]["end"] >= PIECES_MAX:
             return -Fault.CHAIN_TOO_LONG
@@ -126,7 +131,11 @@ def take_table(regions: Records, address: Any, length: int, queue: Queue, at: in
         return -Fault.INDIRECT_TOO_LARGE
     stop = add_buffer(regions, address, length, queue, at, 0)
     if stop < 0:
+        if stop != -Fault.ADDRESS_OUTSIDE_MEMORY:
+            queue.state[0]["missed_access"] = 0
         return -Fault.INDIRECT_OUTSIDE_MEMORY
+    queue.state[0]["table_at"] = address
+    queue.state[0]["table_bytes"] = length
     done = 0
     bytes_of_table = queue.table.view(np.uint8)
     for i in range(at, stop):

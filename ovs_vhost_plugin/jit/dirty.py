@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ovs_vhost_plugin.jit.atomics import fence, load_relaxed, or_u8
+from ovs_vhost_plugin.jit.chain import find_region
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
@@ -54,10 +55,33 @@ def mark(memory: Memory, net: Net, address: Any, length: int) -> None:
         page += 1
 
 
+@kernel(void(VRING, MEMORY, NET_T, uint64, int64))
+def mark_ring(ring: Vring, memory: Memory, net: Net, address: Any, length: int) -> None:
+    """Mark a part of a ring, at a guest address: with an IOMMU an IOVA, page by page elsewhere.
+
+    The log is by guest physical addresses (vhost-user "Migration"), IOVAs are guest addresses
+    ("Memory access"). As with `mark`, the caller has put a fence before it.
+    """
+    if not ring.state[0]["iommu"]:
+        mark(memory, net, address, length)
+        return
+    while length > 0:
+        i = find_region(memory.regions, address)
+        if i < 0:
+            net.faults[Fault.LOG_TOO_SMALL] += 1
+            return
+        region = memory.regions[i]
+        offset = address - region["guest"]
+        part = min(length, int64(region["size"] - offset))
+        mark(memory, net, region["logged"] + offset, part)
+        address += uint64(part)
+        length -= part
+
+
 @kernel(void(VRING, MEMORY, NET_T, int64, int64))
 def mark_used(ring: Vring, memory: Memory, net: Net, offset: int, length: int) -> None:
     """Mark [offset, +length) of the used ring, if the front-end wants it logged."""
     state = ring.state[0]
     if state["log_used"]:
         fence()
-        mark(memory, net, state["log_guest"] + uint64(offset), length)
+        mark_ring(ring, memory, net, state["log_guest"] + uint64(offset), length)

@@ -32,8 +32,14 @@ IOVEC = np.dtype([("base", "<i8"), ("len", "<i8")], align=True)
 POLLFD = np.dtype([("fd", "<i4"), ("events", "<i2"), ("revents", "<i2")], align=True)
 """struct pollfd of <poll.h>."""
 
-REGION = np.dtype([("guest", "<u8"), ("size", "<u8"), ("host", "<u8")], align=True)
-"""A memory region: guest address, bytes, where it is mapped in this process."""
+READ, WRITE = 1, 2
+"""What the device may do with a region."""
+
+REGION = np.dtype(
+    [(name, "<u8") for name in ("guest", "size", "host", "logged", "access")], align=True
+)
+"""A memory region: guest address, bytes, where it is mapped in this process, where the dirty log
+has it, and what is allowed. With an IOMMU, a translation: `guest` is an IOVA."""
 
 RING = _record(
     "size",
@@ -43,6 +49,7 @@ RING = _record(
     "indirect",  # RING_INDIRECT_DESC negotiated
     "packed",  # RING_PACKED negotiated: indices are then positions, see packed.py
     "in_order",
+    "iommu",  # ACCESS_PLATFORM negotiated: guest addresses are IOVAs, see iotlb.py
     "next_avail",  # index of the oldest chain not yet given back
     "next_fetch",  # index of the next chain to parse; chains in between are parsed and held
     "avail_idx",  # the driver's index as last read
@@ -54,6 +61,7 @@ RING = _record(
     "kicks_on",
     "kick_fd",
     "call_fd",
+    "call_first",  # 1: the driver is called when the ring goes on, see loop.py
     "err_fd",
     "log_used",
     "resumed",  # taken over: whether its driver was called for all that came back, nobody knows
@@ -81,6 +89,10 @@ QUEUE = _record(
     "id",  # of the packed chain at hand
     "slots",
     "full",  # iovecs ran out
+    "asked",  # 1: what was missed last was told to the worker
+    "missed_access",  # READ or WRITE, for which the address missed last has no region
+    "table_bytes",  # of the indirect table that was copied last
+    unsigned=("missed", "table_at"),
 )
 """What of a Queue is held."""
 
@@ -152,7 +164,7 @@ LEARNING = _record(
 assert IOVEC.itemsize == 16
 assert POLLFD.itemsize == 8
 assert [POLLFD[name].itemsize for name in ("fd", "events", "revents")] == [4, 2, 2]
-assert REGION.itemsize == 24
+assert REGION.itemsize == 40
 
 PIECES_MAX = 1022
 """Iovecs held at once: IOV_MAX of Linux (1024), less a private header and a spill buffer."""
@@ -197,7 +209,7 @@ class Queue(NamedTuple):
     """Chains parsed and not yet given back, oldest first, each exactly once."""
 
     iov: Records  # IOVEC
-    guest: NDArray[np.uint64]  # the guest address of each iovec
+    guest: NDArray[np.uint64]  # the guest physical address of each iovec, for the log
     chains: Records  # CHAIN, a ring
     table: NDArray[np.uint64]  # private copy of an indirect table
     state: Records  # (1,) QUEUE
@@ -272,9 +284,12 @@ PAIR = _group(Pair, VRING, VRING, QUEUE_T, QUEUE_T, MEMORY, NET_T, LEARNED, _rec
 
 
 def region_table(regions: Records) -> Records:
-    """A copy of (guest, size, host) rows as a kernel takes them: numba minds alignment flags."""
+    """A copy of rows as a kernel takes them; without `logged` and `access` all is allowed."""
     table = np.zeros(len(regions), REGION)
-    table[:] = regions
+    table["logged"] = regions["guest"]
+    table["access"] = READ | WRITE
+    for name in regions.dtype.names or ():  # a plain copy would have other alignment flags
+        table[name] = regions[name]
     return table
 
 

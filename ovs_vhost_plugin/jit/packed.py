@@ -28,7 +28,8 @@ from ovs_vhost_plugin.jit.atomics import (
     store_release,
 )
 from ovs_vhost_plugin.jit.chain import F_WRITE, hold, make_room, release
-from ovs_vhost_plugin.jit.dirty import mark, mark_used
+from ovs_vhost_plugin.jit.dirty import mark_ring, mark_used
+from ovs_vhost_plugin.jit.iotlb import check
 from ovs_vhost_plugin.jit.journal import (
     ENTRIES,
     PROMISED,
@@ -109,6 +110,8 @@ def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -
             prefetch_write(address_of(ring.desc, 2 * (here + _AHEAD)))
         make_room(queue)
         pieces = walk(ring, word, room, memory.regions, queue)
+        if state["iommu"] and pieces > 0:
+            pieces = check(ring, memory, queue, pieces)
         if pieces < 0:
             return -pieces
         if held["end"] - held["first"] + pieces > PIECES_MAX:
@@ -180,8 +183,8 @@ def _mark_descriptors(ring: Vring, memory: Memory, net: Net, position: int, coun
     base = ring.state[0]["log_desc"]
     slot = slot_of(ring, position)
     straight = min(count, ring.state[0]["size"] - slot)
-    mark(memory, net, base + uint64(_DESCRIPTOR * slot), _DESCRIPTOR * straight)
-    mark(memory, net, base, _DESCRIPTOR * (count - straight))
+    mark_ring(ring, memory, net, base + uint64(_DESCRIPTOR * slot), _DESCRIPTOR * straight)
+    mark_ring(ring, memory, net, base, _DESCRIPTOR * (count - straight))
 
 
 @kernel(boolean(VRING, MEMORY, NET_T))

@@ -23,6 +23,7 @@ from ovs_vhost_plugin.jit.atomics import (
 from ovs_vhost_plugin.jit.chain import hold, make_room, release, walk
 from ovs_vhost_plugin.jit.dirty import mark_used
 from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.iotlb import check
 from ovs_vhost_plugin.jit.journal import PROMISED
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
@@ -89,6 +90,8 @@ def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -
         head = int64(load_relaxed(ring.avail, 2 + (state["next_fetch"] & (state["size"] - 1))))
         make_room(queue)
         pieces = walk(ring, head, memory.regions, queue)
+        if state["iommu"] and pieces > 0:
+            pieces = check(ring, memory, queue, pieces)
         if pieces < 0:
             return -pieces
         if held["end"] - held["first"] + pieces > PIECES_MAX:

@@ -67,7 +67,10 @@ class QueuePair:
         self._net.state["wake_fd"] = self._wake_fd
         self._net.state["fault_fd"] = self.fault_fd
         self._learned = layout.new_learned(learned_fd)
-        self._queues = {"rx": layout.new_queue(), "tx": layout.new_queue()}
+        self._queues: dict[Kind, layout.Queue] = {
+            "rx": layout.new_queue(),
+            "tx": layout.new_queue(),
+        }
         self._states = {"rx": np.zeros(1, layout.RING), "tx": np.zeros(1, layout.RING)}
         rx, tx = journals or (journal.fresh(), journal.fresh())
         self._journals: dict[Kind, Words] = {"rx": rx, "tx": tx}
@@ -195,6 +198,11 @@ class QueuePair:
         self._collect_faults()
         faults, self._faults = self._faults, []
         return faults
+
+    def misses(self) -> list[tuple[Kind, int, int]]:
+        """What rings wait for: of each its IOVA, and READ or WRITE of the layout."""
+        held = ((kind, queue.state[0]) for kind, queue in self._queues.items())
+        return [(k, int(s["missed"]), int(s["missed_access"])) for k, s in held if s["asked"]]
 
     def stations(self, now: int) -> list[Station]:
         """What the guest has used of late, `now` in ms; `learned_fd` tells of what follows."""

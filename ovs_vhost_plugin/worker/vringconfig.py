@@ -44,7 +44,7 @@ class PairConfig:
 
     rx: VringConfig | None  # the guest receives: vring 2i
     tx: VringConfig | None  # the guest transmits: vring 2i + 1
-    regions: NDArray[Any]  # fields guest, size, host
+    regions: NDArray[Any]  # fields guest, size, host; with an IOMMU also logged, access
     log: Bytes | None  # dirty log; None: nothing is logged
     header_size: int  # of the virtio-net header, here and on the tap: 10 or 12
     features: int  # negotiated
@@ -71,6 +71,7 @@ def views(
     # Chains are given back in order, so that this too is where a stopped ring's used index is.
     known = packed or config.pages_missing
     next_used = vring.next_avail if known else int(used[1])
+    iommu = config.has(Feature.ACCESS_PLATFORM)
     values = {
         "size": vring.size,
         "writes": kind == "rx",
@@ -79,6 +80,7 @@ def views(
         "indirect": config.has(Feature.RING_INDIRECT_DESC),
         "packed": packed,
         "in_order": config.has(Feature.IN_ORDER),
+        "iommu": iommu,
         "next_avail": vring.next_avail,
         "next_fetch": vring.next_avail,
         "avail_idx": vring.next_avail,
@@ -86,6 +88,7 @@ def views(
         "published": next_used,
         "kick_fd": vring.kick_fd,
         "call_fd": vring.call_fd,
+        "call_first": not iommu or vring.call_fd != state["call_fd"][0],
         "err_fd": vring.err_fd,
         "log_used": vring.log_used and config.log is not None,
         # One that wraps around is as far outside of any log.

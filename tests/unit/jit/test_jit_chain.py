@@ -23,6 +23,7 @@ from ring_reference import (
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.chain import find_region, gather, hold, make_room, release, scatter, walk
 from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.vhost.memory import REGION_DTYPE
 
 LOW, MIDDLE, HIGH = 0x10000, 0x20000, 0xFFFF_FFFF_FFFF_0000
 TABLE_MAX = layout.CHAINS
@@ -226,12 +227,12 @@ def test_the_region_of_an_address_is_the_one_that_holds_it_among_hundreds(
     starts: set[int], long: set[int], address: int
 ) -> None:
     rows = [(16 * start, 16 if start in long else 9, 0) for start in sorted(starts)]
-    regions = np.array(rows, layout.REGION)
+    regions = layout.region_table(np.array(rows, REGION_DTYPE))
     held = [i for i, (guest, size, _) in enumerate(rows) if guest <= address < guest + size]
     assert find_region(regions, np.uint64(address)) == (held[0] if held else -1)
 
 
 def test_the_last_region_may_end_where_addresses_do() -> None:
-    regions = np.array([(0, 16, 0), (2**64 - 16, 16, 0)], layout.REGION)
+    regions = layout.region_table(np.array([(0, 16, 0), (2**64 - 16, 16, 0)], REGION_DTYPE))
     for address, index in ((15, 0), (16, -1), (2**64 - 17, -1), (2**64 - 16, 1), (2**64 - 1, 1)):
         assert find_region(regions, np.uint64(address)) == index
