@@ -76,6 +76,7 @@ class Reopening:
             port = snapshot.ports.get(name)
             # ovs-vswitchd opens the tap first and gives the row its number then.
             if port is None or port.ofport is None:
+                self._again_at.pop(name, None)
                 continue
             if not port.userspace or self._taps.heard(name):
                 self._heard(name)

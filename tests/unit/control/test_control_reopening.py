@@ -145,6 +145,15 @@ def test_a_port_that_is_gone_is_forgotten() -> None:
     assert world.run(OPEN) == ["vhu0"]
 
 
+def test_a_port_that_the_switch_closed_by_itself_is_not_waited_for_awake() -> None:
+    world = World("vhu0")
+    world.run(OPEN)
+    world.run(PORT, now=NOW + 2 * RETRY_AFTER)
+    poller = ovs.poller.Poller()
+    world.reopening.wait(poller, NOW + 2 * RETRY_AFTER)
+    assert poller.timeout == -1
+
+
 def test_another_run_directory_is_another_switch() -> None:
     world = World("vhu0")
     world.run(PORT)
