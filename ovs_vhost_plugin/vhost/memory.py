@@ -135,17 +135,19 @@ class MemoryTable:
 
     def guest_address(self, user_address: int) -> int:
         """The guest's address of the byte at `user_address`. Raises PeerError."""
-        for region in self._mapped:
-            if 0 <= user_address - region.user_address < region.size:
-                return user_address - region.user_address + region.guest_address
-        raise PeerError(PeerErrorName.VRING_OUTSIDE_MEMORY, f"{user_address:#x}")
+        region = self._region_of(user_address)
+        return user_address - region.user_address + region.guest_address
 
     def file_place(self, user_address: int) -> tuple[int, int, int]:
         """The device and inode of the file that has `user_address`, and where. Raises PeerError."""
-        for region, mapped in self._mapped.items():
+        region = self._region_of(user_address)
+        offset = user_address - region.user_address + region.mmap_offset
+        return (*self._mapped[region].file, offset)
+
+    def _region_of(self, user_address: int) -> MemoryRegion:
+        for region in self._mapped:
             if 0 <= user_address - region.user_address < region.size:
-                offset = user_address - region.user_address + region.mmap_offset
-                return (*mapped.file, offset)
+                return region
         raise PeerError(PeerErrorName.VRING_OUTSIDE_MEMORY, f"{user_address:#x}")
 
     @property
