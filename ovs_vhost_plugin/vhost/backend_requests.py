@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The handler of the request that opens the channel back to the front-end."""
 
-from collections.abc import Generator
-
-from ovs_vhost_plugin.vhost.effects import Effect, OpenBackendChannel
+from ovs_vhost_plugin.vhost.effects import Handling, OpenBackendChannel
 from ovs_vhost_plugin.vhost.spec import ProtocolFeature
 from ovs_vhost_plugin.vhost.state import State
-
-Handling = Generator[Effect, object, bytes | None]
 
 
 def set_backend_req_fd(state: State, _payload: bytes, fds: list[int]) -> Handling:

@@ -7,12 +7,10 @@ Sections cited are those of vhost-user, "Virtio device config space" and "Front-
 from collections.abc import Generator
 
 from ovs_vhost_plugin.vhost import net_config, spec
-from ovs_vhost_plugin.vhost.effects import ConfigChanged, Effect
+from ovs_vhost_plugin.vhost.effects import ConfigChanged, Effect, Handling
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.spec import ConfigFlag, Feature, ProtocolFeature
 from ovs_vhost_plugin.vhost.state import State
-
-Handling = Generator[Effect, object, bytes | None]
 
 
 def get_config(state: State, payload: bytes, _fds: list[int]) -> Handling:

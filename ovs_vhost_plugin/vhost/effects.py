@@ -5,6 +5,7 @@ A handler yields effects in the order in which they have to happen; the device e
 sends back its result, and so the session never holds a socket, a mapping or a ring.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass
 
 from ovs_vhost_plugin.vhost.errors import PeerError
@@ -188,3 +189,6 @@ Effect = (
     | EndPostcopy
     | Refused
 )
+
+Handling = Generator[Effect, object, bytes | None]
+"""A request's handler at work: effects out, the device's answers in; the reply's payload."""

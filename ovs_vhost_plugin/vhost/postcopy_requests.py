@@ -9,20 +9,16 @@ three once for each queue pair, and all first ones before any second. Sections c
 vhost-user, "Front-end message types".
 """
 
-from collections.abc import Generator
-
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.effects import (
     AcknowledgeBases,
     AdvisePostcopy,
-    Effect,
     EndPostcopy,
+    Handling,
     ListenPostcopy,
 )
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.state import Postcopy, State
-
-Handling = Generator[Effect, object, bytes | None]
 
 
 def advise(state: State, _payload: bytes, _fds: list[int]) -> Handling:

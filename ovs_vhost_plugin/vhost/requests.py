@@ -13,6 +13,7 @@ from ovs_vhost_plugin.vhost.effects import (
     AcknowledgeBases,
     AddMemoryRegion,
     Effect,
+    Handling,
     MemoryRegion,
     RemoveMemoryRegion,
     SendRarp,
@@ -25,8 +26,6 @@ from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 from ovs_vhost_plugin.vhost.state import Postcopy, State
 from ovs_vhost_plugin.vhost.vring_requests import enable_all
-
-Handling = Generator[Effect, object, bytes | None]
 
 
 def get_features(state: State, _payload: bytes, _fds: list[int]) -> Handling:

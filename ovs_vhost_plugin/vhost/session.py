@@ -20,7 +20,7 @@ from ovs_vhost_plugin.vhost import (
     status_requests,
     vring_requests,
 )
-from ovs_vhost_plugin.vhost.effects import Effect, Refused
+from ovs_vhost_plugin.vhost.effects import Effect, Handling, Refused
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.message import Message, close_fds
 from ovs_vhost_plugin.vhost.spec import FrontendRequest, ProtocolFeature
@@ -30,7 +30,7 @@ __all__ = ["Session", "Vring"]
 
 # A handler takes from the list the fds that it keeps or passes on; the rest is closed. It
 # returns the payload of the request's own reply, or None for a request without one.
-Handler = Callable[[State, bytes, list[int]], Generator[Effect, object, bytes | None]]
+Handler = Callable[[State, bytes, list[int]], Handling]
 
 _NO_FDS = (0, 0)
 _ONE_FD = (1, 1)
@@ -194,7 +194,7 @@ class Session(State):
             return None
         return Message(message.request, payload, spec.VERSION | spec.REPLY, self.reply_fds)
 
-    def _handle(self, message: Message, fds: list[int]) -> Generator[Effect, object, bytes | None]:
+    def _handle(self, message: Message, fds: list[int]) -> Handling:
         row = self._row(message.request)
         self._check_shape(message, row)
         return (yield from row.handler(self, message.payload, fds))
@@ -231,9 +231,7 @@ class Session(State):
         """Whether to answer with a u64, 0 for success (vhost-user "REPLY_ACK")."""
         return message.need_reply and self.negotiated(ProtocolFeature.REPLY_ACK)
 
-    def _refuse(
-        self, message: Message, error: PeerError
-    ) -> Generator[Effect, object, bytes | None]:
+    def _refuse(self, message: Message, error: PeerError) -> Handling:
         """Tell the front-end if it can be told; else the connection cannot go on."""
         row = TABLE.get(message.request)
         refusal = None if row is None else row.refusal

@@ -6,15 +6,11 @@ whether it could be used. A refusal is said in the reply, so that it costs the m
 the connection: the guest stays, or goes on, where it is. Sections cited are those of vhost-user.
 """
 
-from collections.abc import Generator
-
 from ovs_vhost_plugin.vhost import spec
-from ovs_vhost_plugin.vhost.effects import CheckState, Effect, LoadState, SaveState
+from ovs_vhost_plugin.vhost.effects import CheckState, Handling, LoadState, SaveState
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.spec import TransferDirection, TransferPhase
 from ovs_vhost_plugin.vhost.state import State
-
-Handling = Generator[Effect, object, bytes | None]
 
 
 def set_device_state_fd(state: State, payload: bytes, fds: list[int]) -> Handling:

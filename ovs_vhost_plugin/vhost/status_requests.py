@@ -6,17 +6,13 @@ GET_VRING_BASE or RESET_DEVICE, whatever the status. What a back-end has to say 
 FEATURES_OK is missing after features were refused, DEVICE_NEEDS_RESET is there after a ring broke.
 """
 
-from collections.abc import Generator
-
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.config_requests import settle_mtu
-from ovs_vhost_plugin.vhost.effects import Effect, SetFeatures, StopVring
+from ovs_vhost_plugin.vhost.effects import Handling, SetFeatures, StopVring
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.message import close_fds
 from ovs_vhost_plugin.vhost.spec import DeviceStatus
 from ovs_vhost_plugin.vhost.state import State
-
-Handling = Generator[Effect, object, bytes | None]
 
 _MAX_STATUS = 0xFF  # virtio 1.2, 4.1.4.3: device_status is a byte
 
