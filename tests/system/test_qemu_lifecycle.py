@@ -113,17 +113,6 @@ def test_the_database_restarts_under_traffic(site, guest):
     wait_until(lambda: not left(site, "vhu9"), "the port's end")
 
 
-def test_a_port_that_is_removed_and_added_again_serves_the_same_guest(site, guest):
-    with echoed(site, guest) as flow:
-        pid = site.worker()
-        site.host.delete_port(PORT)
-        wait_until(lambda: not left(site, PORT), "the port's end")
-        assert not alive(pid)
-        site.host.add_client_port(PORT)
-        resumed(flow)
-    assert site.host.wait_ofport(PORT) > 0
-
-
 # -- a neighbour that is hostile ------------------------------------------------------------------
 
 

@@ -63,6 +63,7 @@ def test_the_port_is_removed_and_added_again(site, guest):
         assert not alive(pid)
         site.host.add_client_port(PORT)
         resumed(flow)
+    assert site.host.wait_ofport(PORT) > 0
     check(site, guest)
 
 
