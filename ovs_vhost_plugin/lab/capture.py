@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import socket
 import struct
-import time
 from dataclasses import dataclass
 from types import TracebackType
 
+from ovs_vhost_plugin.lab import clock
 from ovs_vhost_plugin.lab.namespace import Namespace
 from ovs_vhost_plugin.lab.process import LabError
 
@@ -113,8 +113,7 @@ class Capture:
 
     def frames(self) -> list[Frame]:
         """All frames so far.  Raises LabError if the kernel had to drop some."""
-        # The realtime clock is only slewed in the length of a test: one offset fits all.
-        offset = time.monotonic() - time.time()
+        offset = clock.from_wall()
         while True:
             try:
                 data, control, _, address = self._socket.recvmsg(

@@ -9,10 +9,10 @@ so it sleeps when it finds nothing, up to a quarter of a millisecond. Cables are
 from __future__ import annotations
 
 import re
-import time
 from datetime import datetime
 from pathlib import Path
 
+from ovs_vhost_plugin.lab import clock
 from ovs_vhost_plugin.lab.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.namespace import Namespace, veth
 from ovs_vhost_plugin.lab.packages import DPDK_SWITCH
@@ -93,7 +93,7 @@ class DpdkHost(Host):
 
     def announcing(self, since: float, tag: int = 0) -> list[Mark]:
         """The first SEND_RARP since then, by the switch's log, to the millisecond."""
-        offset = time.monotonic() - time.time()
+        offset = clock.from_wall()
         log = (self.directory / "ovs-vswitchd.log").read_text()
         stamps = (datetime.fromisoformat(f"{text}+00:00") for text in _SEND_RARP.findall(log))
         times = (stamp.timestamp() + offset for stamp in stamps)

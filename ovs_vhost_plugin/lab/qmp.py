@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ovs_vhost_plugin.lab import clock
 from ovs_vhost_plugin.lab.process import LabError
 
 
@@ -110,6 +111,6 @@ class Qmp:
         if "event" in message:
             stamp = message["timestamp"]
             wall = stamp["seconds"] + stamp["microseconds"] / 1e6
-            at = wall - time.time() + time.monotonic()
+            at = wall + clock.from_wall()
             self.events.append(Event(message["event"], message.get("data", {}), at))
         return message
