@@ -52,7 +52,8 @@ The columns; times are in milliseconds, of several runs the median, and the rang
   elsewhere: on the cables and in the switch between, where sockets ran full, or not taken by a
   guest that was too slow, whose full port's drops are counted. The rest was lost by the hosts; so
   was all of it where nothing is held.
-- downtime: QEMU's own figure. The next three are beyond it:
+- downtime: QEMU's own figure, until the source has sent everything. The next four are beyond it:
+- resume: until the destination has loaded that and lets the guest run, which is QEMU's as well.
 - outage: the longest time without a frame received. delay: the longest that one took. back: from
   the stop until the rate was back, that is nine tenths of it over 100 ms.
 - learned: from SEND_RARP, the guest's arrival or its own announcement until the guest's bridge had
@@ -88,6 +89,7 @@ class Played:
             f"{lost:,}",
             f"{elsewhere:,}" if self.case.whole else "-",
             self._spread(lambda r: r.downtime_ms),
+            self._spread(Report.resume_ms),
             self._spread(lambda r: r.outage_ms - r.downtime_ms) if found else "not found",
             self._spread(lambda r: r.delay_ms - r.downtime_ms) if found else "-",
             self._spread(Report.recovery_ms) if found else "-",
@@ -106,7 +108,7 @@ class Played:
 
 HEAD = (
     *("case", "what", "sent", "lost", "of these, elsewhere"),
-    *("downtime", "outage", "delay", "back", "learned"),
+    *("downtime", "resume", "outage", "delay", "back", "learned"),
 )
 TEXT = ("case", "what")
 
@@ -115,7 +117,10 @@ EXCERPT = (
     *SHOWN,
     *("fast", "tcp", "dpdk-rarp", "dpdk-guest"),
 )
-EXCERPT_COLUMNS = ("what", "sent", "lost", "of these, elsewhere", "downtime", "outage", "delay")
+EXCERPT_COLUMNS = (
+    *("what", "sent", "lost", "of these, elsewhere"),
+    *("downtime", "resume", "outage", "delay"),
+)
 BEGIN, END = "<!-- by make migration-report -->\n", "<!-- end -->"
 
 

@@ -43,8 +43,8 @@ class Report:
     `overrun` were dropped at a full port, by a guest that does not take as much as is sent. `found`
     says whether the flow reached the guest again.
 
-    `downtime_ms` is the
-    hypervisor's own figure; `outage_ms` is the longest time without a record at the guest,
+    The guest `stopped` at the source and `resumed` at the destination, in seconds. `downtime_ms` is
+    the hypervisor's own figure; `outage_ms` is the longest time without a record at the guest,
     `delay_ms` the longest that one took.
     `learned_ms` is from what asked for the announcement until the destination's bridge had learned
     it, None if it did not; `received` is when each record came to the guest, in seconds.
@@ -53,6 +53,7 @@ class Report:
     guest: str
     announce: str
     stopped: float
+    resumed: float
     marks: tuple[Mark, ...]
     sent: int
     lost: int
@@ -94,9 +95,17 @@ class Report:
             "outage_ms": round(self.outage_ms, 3),
             "delay_ms": round(self.delay_ms, 3),
             "downtime_ms": round(self.downtime_ms, 3),
+            "resume_ms": round(self.resume_ms(), 3),
             "learned_ms": None if self.learned_ms is None else round(self.learned_ms, 3),
             "found": self.found,
         }
+
+    def resume_ms(self) -> float:
+        """How long after the hypervisor's downtime the guest runs.
+
+        QEMU's ends when the source has sent everything; the destination has to load it then.
+        """
+        return (self.resumed - self.stopped) * 1e3 - self.downtime_ms
 
     def recovery_ms(self) -> float | None:
         """From the source's stop until the rate is back, less the downtime.

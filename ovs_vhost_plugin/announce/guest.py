@@ -17,6 +17,13 @@ from ovs_vhost_plugin.announce.addresses import Station, merge
 REMEMBERED = 60.0
 """Seconds for which a guest whose connection broke is expected back: QEMU tries every second."""
 
+UNNAMED = 10.0
+"""Seconds for which a guest of whom nothing is known is announced once its first frame tells.
+
+A frame of its own teaches a switch at once, unless it takes a cached flow, as it may where the
+guest has been before. Open vSwitch forgets a flow that nothing took for 10 s (max-idle).
+"""
+
 _RUNNING, _CONNECTED, _AWAY = 2, 1, 0
 _LEVELS = {"running": _RUNNING, "connected": _CONNECTED}
 
@@ -42,6 +49,8 @@ class Guest:
         self._began = False  # its rings, on this connection
         self._pending = ""
         self._lost_at: float | None = None
+        self._unnamed = ""  # the trigger for which it is to be announced, once it has a name
+        self._unnamed_until = 0.0
         self._rarp: tuple[Station, ...] = ()
         self._learned: tuple[Station, ...] = ()
         self._before: tuple[Station, ...] = ()  # learned before the connection was lost,
@@ -71,10 +80,19 @@ class Guest:
     def rarp(self, mac: bytes) -> None:
         """Take note of SEND_RARP."""
         self._rarp = (Station(mac),)
+        self._unnamed = ""
 
-    def uses(self, stations: tuple[Station, ...]) -> None:
+    def unnamed(self, trigger: str, now: float) -> None:
+        """It was to be announced for `trigger`, and nothing is known of it."""
+        self._unnamed, self._unnamed_until = trigger, now + UNNAMED
+
+    def uses(self, stations: tuple[Station, ...], now: float) -> Change:
         """Take what its frames have shown so far."""
         self._learned = stations
+        if not stations or not self.running:
+            return NO_CHANGE
+        trigger, self._unnamed = self._unnamed, ""
+        return Change(trigger if now <= self._unnamed_until else "")
 
     def started(self, base: int, sent: int, now: float, *, moved_in: bool = False) -> Change:
         """Its rings have begun to run at `base`; it had sent `sent` frames before.
@@ -117,7 +135,7 @@ class Guest:
         return Change(trigger)
 
     def _stopped(self, before: int, now: float) -> Change:
-        self._pending = ""
+        self._pending = self._unnamed = ""
         if self._level == _AWAY:
             if before == _RUNNING:
                 self._lost_at = now

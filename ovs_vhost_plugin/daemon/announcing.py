@@ -124,7 +124,9 @@ class Announcing:
                 case Heard(name, Rarp(mac, at)):
                     self._rarp(name, mac, at)
                 case Heard(name, Addresses(stations)):
-                    self._guest(name).uses(stations)
+                    change = self._guest(name).uses(stations, now)
+                    if change.trigger:
+                        self._begin(name, change.trigger, now)
                 case Heard(name, Started(base, sent, moved_in)):
                     change = self._guest(name).started(base, sent, now, moved_in=moved_in)
                     self._changed(name, change, now)
@@ -170,7 +172,8 @@ class Announcing:
         if port is None or not port.announce.enabled:
             return
         if not self._request(port, trigger, now):
-            vlog.info(f"{name}: {trigger}, and no address of its guest is known")
+            vlog.info(f"{name}: {trigger}, and no address of its guest is known yet")
+            self._guest(name).unnamed(trigger, now)
         elif now - self._rarp_at.get(name, -RARP_ROUNDS) >= RARP_ROUNDS:
             self._rounds.begin(name, trigger, port.announce, now)
 

@@ -72,6 +72,7 @@ class Evidence:
             guest=kind,
             announce=announce,
             stopped=moved.source_stopped,
+            resumed=moved.destination_resumed,
             marks=tuple(self._marks(after[0] if after else None)),
             sent=len(order),
             lost=len(lost),
@@ -129,10 +130,10 @@ class Evidence:
 
         Both the watch and the back-end see that somewhat late.
         """
-        asked = self.announcing[0].at if self.announcing else self._guests_own()
+        asked = [*(mark.at for mark in self.announcing[:1]), *_known(self._guests_own())]
         confirmed = [mark.at for mark in self.announcing if mark.what == CONFIRMED]
-        learned = [*confirmed, *([] if self.local_learned is None else [self.local_learned])]
-        return 1e3 * (min(learned) - asked) if learned and asked is not None else None
+        learned = [*confirmed, *_known(self.local_learned)]
+        return 1e3 * (min(learned) - min(asked)) if learned and asked else None
 
     def _guests_own(self) -> float | None:
         return self._first_announcement(self.taps[1], _ETHERTYPE_ARP)
@@ -155,5 +156,8 @@ def merged(captures: Sequence[Capture]) -> list[Frame]:
 
 
 def _mark(at: float | None, what: str, where: str) -> Iterator[Mark]:
-    if at is not None:
-        yield Mark(at, what, where)
+    return (Mark(time, what, where) for time in _known(at))
+
+
+def _known(at: float | None) -> list[float]:
+    return [] if at is None else [at]

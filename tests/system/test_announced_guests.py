@@ -119,15 +119,12 @@ def test_a_guest_whose_worker_died_is_announced_when_it_is_back(host, closing) -
     """With what it was seen to use, which the new worker has not seen."""
     path = add(host, "vhu0", ONE_ROUND)
     guest = run(host, path, closing)
+    assert log(host, "vhu0") == [], "nothing is known of it"
     arp = bytes.fromhex("0806 0001 0800 06 04 0001") + MAC + bytes([192, 0, 2, 7])
     guest.send((b"\xff" * 6 + MAC + arp + bytes(6) + bytes([192, 0, 2, 7])).ljust(60, b"\0"))
 
-    def shown() -> Any:
-        (port,) = json.loads(host.appctl("vhost/show", "-f", "json"))["ports"]
-        return port["addresses"]
-
-    wait_until(shown, "the daemon knows what the guest uses")
-    assert log(host, "vhu0") == [], "nothing was known when it moved in"
+    (by_its_first_frame,) = wait_log(host, "vhu0", 1)
+    assert (by_its_first_frame["trigger"], by_its_first_frame["frames"]) == ("moved-in", 2)
     bases = [vring.queue.used_index for vring in guest.vrings]
     pid = int((host.directory / "ovs-vhost" / "vhu0.pid").read_text().split()[0])
     os.kill(pid, signal.SIGKILL)
@@ -136,7 +133,7 @@ def test_a_guest_whose_worker_died_is_announced_when_it_is_back(host, closing) -
     back = SoftGuest(path, SAYS_SO).connect()
     guest.run_on(back, bases)
 
-    (entry,) = wait_log(host, "vhu0", 1)
+    _, entry = wait_log(host, "vhu0", 2)
     assert (entry["trigger"], entry["outcome"], entry["mac"]) == (
         "reconnect",
         "learned",

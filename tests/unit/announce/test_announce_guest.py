@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovs_vhost_plugin.announce.addresses import Station
-from ovs_vhost_plugin.announce.guest import REMEMBERED, Guest
+from ovs_vhost_plugin.announce.guest import NO_CHANGE, REMEMBERED, UNNAMED, Guest
 
 MAC = bytes.fromhex("525400123456")
 OTHER = Station(bytes.fromhex("525400123457"), 10)
@@ -85,7 +85,7 @@ def test_what_is_known_goes_with_the_guest():
     guest = Guest()
     tell(guest, "connected", 5, "running")
     guest.rarp(MAC)
-    guest.uses((OTHER,))
+    guest.uses((OTHER,), 3)
     assert guest.known(3) == (Station(MAC), OTHER)
     assert guest.mac == MAC
     tell(guest, "connected")
@@ -97,9 +97,9 @@ def test_what_is_known_goes_with_the_guest():
 def test_what_is_known_survives_a_lost_worker_for_a_while():
     guest = Guest()
     tell(guest, "connected", 5, "running")
-    guest.uses((OTHER,))
+    guest.uses((OTHER,), 2)
     tell(guest, "running", "running", "running", "ended")  # at 3
-    guest.uses(())  # the new worker knows nothing yet
+    guest.uses((), 4)  # the new worker knows nothing yet
     assert guest.known(4) == (OTHER,)
     assert guest.known(4 + REMEMBERED) == ()
 
@@ -132,7 +132,29 @@ def test_nobody_is_announced_who_does_not_run(story):
 def test_a_state_from_another_host_says_that_the_guest_moved_in_wherever_its_rings_begin() -> None:
     guest = Guest()
     guest.told("connected", 1)
-    guest.uses((OTHER,))
+    guest.uses((OTHER,), 1)
     assert guest.started(0, 0, 2, moved_in=True).trigger == ""
     assert guest.told("running", 3).trigger == "moved-in"
     assert guest.known(3) == (OTHER,)
+
+
+def test_an_unknown_guest_is_announced_by_what_its_first_frame_says():
+    guest = Guest()
+    tell(guest, "connected", 5, "running")
+    guest.unnamed("moved-in", 3)
+    assert guest.uses((), 4) == NO_CHANGE
+    assert guest.uses((OTHER,), 5).trigger == "moved-in"
+    assert guest.uses((OTHER, Station(MAC)), 6) == NO_CHANGE, "once"
+
+
+@pytest.mark.parametrize("meanwhile", ["rarp", "pause", "late"])
+def test_it_is_not_where_that_is_no_longer_asked_for(meanwhile):
+    guest = Guest()
+    tell(guest, "connected", 5, "running")
+    guest.unnamed("moved-in", 3)
+    if meanwhile == "rarp":
+        guest.rarp(MAC)
+    elif meanwhile == "pause":
+        tell(guest, "connected", 6, "running")
+    now = 4 + (UNNAMED if meanwhile == "late" else 0)
+    assert guest.uses((OTHER,), now).trigger == ""

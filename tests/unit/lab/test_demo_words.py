@@ -17,6 +17,7 @@ REPORT = Report(
     guest="soft",
     announce="rarp",
     stopped=5.0,
+    resumed=5.009,
     marks=(Mark(5.010, "SEND_RARP received", "host b"),),
     sent=100,
     lost=3,

@@ -15,6 +15,7 @@ def report(*marks: Mark) -> Report:
         guest="qemu",
         announce="rarp",
         stopped=100.0,
+        resumed=100.007,
         marks=marks,
         sent=10,
         lost=2,
@@ -44,6 +45,7 @@ def test_json_has_all_that_the_table_has():
     assert data["packets"] == {**packets, "unseen": 1, "overrun": 0}
     assert data["learned_ms"] is None
     assert data["delay_ms"] == 15.0
+    assert data["resume_ms"] == 3.0
     assert (data["outage_ms"], data["downtime_ms"], data["found"]) == (12.346, 4.0, True)
     assert (data["guest"], data["announce"]) == ("qemu", "rarp")
 
