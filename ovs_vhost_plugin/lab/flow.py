@@ -26,7 +26,8 @@ from ovs_vhost_plugin.lab.qemu import QemuGuest
 from ovs_vhost_plugin.timeline import duplicates
 
 RECORD_SIZE = 64
-_LONGEST_BURST = 64
+_CATCH_UP = 0.004
+"""Of how many seconds the records go out at once, when they are late."""
 
 
 def record(flow: int, number: int, size: int = RECORD_SIZE) -> bytes:
@@ -75,7 +76,8 @@ class Flow:
     """Sends records from a namespace at a steady rate, and keeps what is answered.
 
     Sending happens in a thread, on a schedule that does not drift: after a late wake-up the
-    records that are due go out at once.  `sent_at[n]` is when record n was sent, `answers` holds
+    records that are due follow fast, and not all at once: a switch that reads them from a packet
+    socket would lose what does not fit.  `sent_at[n]` is when record n was sent, `answers` holds
     (CLOCK_MONOTONIC seconds, number) of each whole record that came back.
     """
 
@@ -151,16 +153,18 @@ class Flow:
 
     def _send(self) -> None:
         due = time.monotonic()
+        most = max(2, round(_CATCH_UP / self._interval))
         try:
             while not self._stop.is_set():
-                for _ in range(_LONGEST_BURST):
+                for _ in range(most):
                     if due > time.monotonic():
                         break
                     self._send_one()
                     due += self._interval
                 while self._receive_ready():
                     pass
-                self._stop.wait(max(0.0, due - time.monotonic()))
+                left = due - time.monotonic()
+                self._stop.wait(left if left > 0 else self._interval)
         except OSError as error:
             self._failure = error
 
