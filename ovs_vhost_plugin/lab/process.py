@@ -28,7 +28,10 @@ class LabError(Exception):
 
 
 def wait_until(
-    condition: Callable[[], T | None], what: str, seconds: float = PATIENCE, poll: float = _POLL_SECONDS
+    condition: Callable[[], T | None],
+    what: str,
+    seconds: float = PATIENCE,
+    poll: float = _POLL_SECONDS,
 ) -> T:
     """The first true value of `condition`, asked every `poll` seconds.
 
