@@ -21,7 +21,7 @@ from types import TracebackType
 
 from ovs_vhost_plugin.lab.capture import Frame
 from ovs_vhost_plugin.lab.namespace import Namespace
-from ovs_vhost_plugin.lab.process import LabError
+from ovs_vhost_plugin.lab.process import LabError, wait_until
 from ovs_vhost_plugin.lab.qemu import QemuGuest
 from ovs_vhost_plugin.timeline import duplicates
 
@@ -217,6 +217,15 @@ class GuestReceiver:
     def size(self, guest: QemuGuest) -> int:
         """How many bytes have arrived so far."""
         return int(guest.run(f"wc -c <{self._file}"))
+
+    def all_of(self, flow: Flow, guest: QemuGuest) -> Arrivals:
+        """What has arrived of a flow that has stopped, once its last record has."""
+
+        def ended() -> Arrivals | None:
+            arrivals = Arrivals.parse(flow.flow, self.fetch(guest), flow.size)
+            return arrivals if flow.sent - 1 in arrivals.numbers else None
+
+        return wait_until(ended, "the flow's last record", poll=0.2)
 
     def fetch(self, guest: QemuGuest) -> bytes:
         """All that has arrived so far, over the console."""
