@@ -108,6 +108,12 @@ class Site(Setup):
         """A queue pair's counters."""
         return self.stats(port)["queue_pairs"][pair]
 
+    def told(self, vrings: int = 2) -> dict[str, str]:
+        """What is published of the port once all vrings are set up: it runs with the first."""
+        condition = f"external_ids:vhost-user-num-of-vrings={vrings}"
+        self.host.switch.wait_until("Interface", PORT, condition)
+        return self.host.status(PORT)
+
     def features(self, port: str = PORT) -> int:
         """What the guest has acknowledged."""
         return int(self.host.status(port)["features"], 16)

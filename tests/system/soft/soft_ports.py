@@ -86,7 +86,8 @@ class SoftPort:
     def wait_carrier(self):
         """Return when the kernel lets frames into the tap, a moment after the carrier has come.
 
-        The link's state follows then, under the same lock (linkwatch_do_dev in net/core/link_watch.c).
+        The link's state follows then, under the lock under which it is read (linkwatch_do_dev in
+        net/core/link_watch.c).
         """
 
         def open_():
