@@ -268,6 +268,8 @@ class Ports:
         if link is None:
             fault = fault or self.workers.broken
             return status.of_error(fault) if fault else status.of_starting(port.path, "")
+        if link.told_to_quit:
+            return status.of_starting(port.path, fault)  # the next one, as soon as it has ended
         if link.state is None:
             return status.of_starting(port.path, fault) if link.child else None
         return status.of_state(link.state, fault)

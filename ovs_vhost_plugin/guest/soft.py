@@ -69,7 +69,7 @@ class Config:
     """Where the rings' indices begin; packed rings take it modulo twice their size."""
     inband: bool = False
     """Kick and be called by messages, where the back-end has those."""
-    timeout: float = 5.0
+    timeout: float = 30.0
     """Seconds after which a back-end counts as hung."""
     memory: GuestMemory | None = None
     """Memory of a special shape; by default one region, large enough."""

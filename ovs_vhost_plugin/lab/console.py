@@ -14,7 +14,7 @@ import socket
 import time
 from pathlib import Path
 
-from ovs_vhost_plugin.lab.process import LabError
+from ovs_vhost_plugin.lab.process import PATIENCE, LabError
 
 _nonces = itertools.count(1)
 
@@ -35,11 +35,11 @@ class Console:
         """Drop the connection; the guest goes on."""
         self._socket.close()
 
-    def wait_booted(self, seconds: float = 60.0) -> None:
+    def wait_booted(self, seconds: float = PATIENCE) -> None:
         """Return when the guest's init begins to take commands."""
         self._wait(r"@ready@", "the guest's boot", time.monotonic() + seconds)
 
-    def run(self, command: str, *, check: bool = True, seconds: float = 20.0) -> str:
+    def run(self, command: str, *, check: bool = True, seconds: float = PATIENCE) -> str:
         """Run a shell command in the guest; its output (both streams), stripped.
 
         Raises LabError when it fails (`check`) or has not ended in time.

@@ -89,7 +89,7 @@ class DpdkHost(Host):
 
     def wait_running(self, name: str) -> None:
         """Return when the port's rings run."""
-        self.switch.wait_until("Interface", name, "link_state=up", seconds=20.0)
+        self.switch.wait_until("Interface", name, "link_state=up")
 
     def announcing(self, since: float, tag: int = 0) -> list[Mark]:
         """The first SEND_RARP since then, by the switch's log, to the millisecond."""

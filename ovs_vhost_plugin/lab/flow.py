@@ -21,12 +21,13 @@ from types import TracebackType
 
 from ovs_vhost_plugin.lab.capture import Frame
 from ovs_vhost_plugin.lab.namespace import Namespace
-from ovs_vhost_plugin.lab.process import LabError
+from ovs_vhost_plugin.lab.process import LabError, wait_until
 from ovs_vhost_plugin.lab.qemu import QemuGuest
 from ovs_vhost_plugin.timeline import duplicates
 
 RECORD_SIZE = 64
-_LONGEST_BURST = 64
+_CATCH_UP = 0.004
+"""Of how many seconds the records go out at once, when they are late."""
 
 
 def record(flow: int, number: int, size: int = RECORD_SIZE) -> bytes:
@@ -75,7 +76,8 @@ class Flow:
     """Sends records from a namespace at a steady rate, and keeps what is answered.
 
     Sending happens in a thread, on a schedule that does not drift: after a late wake-up the
-    records that are due go out at once.  `sent_at[n]` is when record n was sent, `answers` holds
+    records that are due follow fast, and not all at once: a switch that reads them from a packet
+    socket would lose what does not fit.  `sent_at[n]` is when record n was sent, `answers` holds
     (CLOCK_MONOTONIC seconds, number) of each whole record that came back.
     """
 
@@ -151,16 +153,18 @@ class Flow:
 
     def _send(self) -> None:
         due = time.monotonic()
+        most = max(2, round(_CATCH_UP / self._interval))
         try:
             while not self._stop.is_set():
-                for _ in range(_LONGEST_BURST):
+                for _ in range(most):
                     if due > time.monotonic():
                         break
                     self._send_one()
                     due += self._interval
                 while self._receive_ready():
                     pass
-                self._stop.wait(max(0.0, due - time.monotonic()))
+                left = due - time.monotonic()
+                self._stop.wait(left if left > 0 else self._interval)
         except OSError as error:
             self._failure = error
 
@@ -213,6 +217,15 @@ class GuestReceiver:
     def size(self, guest: QemuGuest) -> int:
         """How many bytes have arrived so far."""
         return int(guest.run(f"wc -c <{self._file}"))
+
+    def all_of(self, flow: Flow, guest: QemuGuest) -> Arrivals:
+        """What has arrived of a flow that has stopped, once its last record has."""
+
+        def ended() -> Arrivals | None:
+            arrivals = Arrivals.parse(flow.flow, self.fetch(guest), flow.size)
+            return arrivals if flow.sent - 1 in arrivals.numbers else None
+
+        return wait_until(ended, "the flow's last record", poll=0.2)
 
     def fetch(self, guest: QemuGuest) -> bytes:
         """All that has arrived so far, over the console."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ovs_vhost_plugin.lab.namespace import Namespace
-from ovs_vhost_plugin.lab.process import LabError, Process
+from ovs_vhost_plugin.lab.process import PATIENCE, LabError, Process
 from ovs_vhost_plugin.lab.setup import Setup
 from ovs_vhost_plugin.lab.switch import PrivateSwitch
 from ovs_vhost_plugin.timeline import Mark
@@ -146,7 +146,7 @@ class Host(Setup):
             if key.strip('"').startswith(prefix)
         }
 
-    def wait_status(self, name: str, status: str, seconds: float = 20.0) -> None:
+    def wait_status(self, name: str, status: str, seconds: float = PATIENCE) -> None:
         """Return when the daemon has published this `status` for a port."""
         condition = f"external_ids:vhost-user-status={status}"
         try:
@@ -194,7 +194,7 @@ class Host(Setup):
         announcements: list[dict[str, Any]] = answer["announcements"]
         return announcements
 
-    def wait_ofport(self, name: str, seconds: float = 10.0) -> int:
+    def wait_ofport(self, name: str, seconds: float = PATIENCE) -> int:
         """The OpenFlow port number, when the switch has opened the port's tap."""
         self.switch.wait_until("Interface", name, "ofport>=1", seconds=seconds)
         return int(self.switch.interface(name, "ofport"))

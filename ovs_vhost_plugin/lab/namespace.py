@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ovs_vhost_plugin.lab import process
-from ovs_vhost_plugin.lab.process import LabError, Process
+from ovs_vhost_plugin.lab.process import PATIENCE, LabError, Process
 from ovs_vhost_plugin.lab.setup import Setup
 
 PREFIX = "ovh"
@@ -57,7 +57,7 @@ class Namespace(Setup):
         return ["ip", "netns", "exec", self.name, *command]
 
     def run(
-        self, *command: str, stdin: str | None = None, check: bool = True, seconds: float = 30.0
+        self, *command: str, stdin: str | None = None, check: bool = True, seconds: float = PATIENCE
     ) -> str:
         """Run a command in the namespace to its end; its standard output."""
         return process.run(self.argv(*command), stdin=stdin, check=check, seconds=seconds).stdout

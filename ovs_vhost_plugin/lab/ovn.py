@@ -19,13 +19,14 @@ from ovs_vhost_plugin.lab import process
 from ovs_vhost_plugin.lab.fabric import CLIENT_ADDRESS, CLIENT_MAC, finish_checksums
 from ovs_vhost_plugin.lab.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.namespace import Namespace, veth
-from ovs_vhost_plugin.lab.process import Process
+from ovs_vhost_plugin.lab.process import PATIENCE, Process
 from ovs_vhost_plugin.lab.setup import Setup
 
 INTEGRATION = "br-int"
 SWITCH = "net0"
 CLIENT = "client"
 
+_TIMEOUT = f"--timeout={PATIENCE:.0f}"
 _SCHEMAS = Path("/usr/share/ovn")
 
 
@@ -44,13 +45,14 @@ class Ovn(Setup):
 
     def nbctl(self, *command: str) -> str:
         """`ovn-nbctl COMMAND`; returns when every chassis has its flows (`--wait=hv`)."""
-        argv = ["ovn-nbctl", f"--db={self._socket('nb')}", "--timeout=20", "--wait=hv", *command]
-        return process.run(argv).stdout.strip()
+        options = [f"--db={self._socket('nb')}", _TIMEOUT, "--wait=hv"]
+        argv = ["ovn-nbctl", *options, *command]
+        return process.run(argv, seconds=PATIENCE + 5).stdout.strip()
 
     def sbctl(self, *command: str) -> str:
         """`ovn-sbctl COMMAND`."""
-        argv = ["ovn-sbctl", f"--db={self._socket('sb')}", "--timeout=20", *command]
-        return process.run(argv).stdout.strip()
+        argv = ["ovn-sbctl", f"--db={self._socket('sb')}", _TIMEOUT, *command]
+        return process.run(argv, seconds=PATIENCE + 5).stdout.strip()
 
     def wait_binding(self, port: str, *conditions: str) -> None:
         """Return when the Port_Binding of a logical port has these values."""

@@ -19,13 +19,19 @@ T = TypeVar("T")
 
 _POLL_SECONDS = 0.01
 
+PATIENCE = 60.0
+"""Seconds until what does not come counts as missing. Only what fails takes so long."""
+
 
 class LabError(Exception):
     """Something the lab needs did not work; the message is fit for a person."""
 
 
 def wait_until(
-    condition: Callable[[], T | None], what: str, seconds: float = 10.0, poll: float = _POLL_SECONDS
+    condition: Callable[[], T | None],
+    what: str,
+    seconds: float = PATIENCE,
+    poll: float = _POLL_SECONDS,
 ) -> T:
     """The first true value of `condition`, asked every `poll` seconds.
 
@@ -47,7 +53,7 @@ def run(
     env: Mapping[str, str] | None = None,
     stdin: str | None = None,
     check: bool = True,
-    seconds: float = 30.0,
+    seconds: float = PATIENCE,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, with its output as text.
 
@@ -127,7 +133,7 @@ class Process:
         self,
         condition: Callable[[], T | None],
         what: str,
-        seconds: float = 10.0,
+        seconds: float = PATIENCE,
         poll: float = _POLL_SECONDS,
     ) -> T:
         """Like `wait_until`, but fails at once, with the program's last words, when it ends."""
@@ -146,7 +152,7 @@ class Process:
         """Send a signal, if it still runs."""
         self._popen.send_signal(number)
 
-    def stop(self, seconds: float = 5.0) -> int:
+    def stop(self, seconds: float = 20.0) -> int:
         """End it: SIGTERM, and SIGKILL when it does not listen.  Returns the exit status."""
         self._popen.terminate()
         try:

@@ -17,7 +17,7 @@ from ovs_vhost_plugin.lab.console import Console
 from ovs_vhost_plugin.lab.image import Image
 from ovs_vhost_plugin.lab.movable import Migration
 from ovs_vhost_plugin.lab.namespace import Namespace
-from ovs_vhost_plugin.lab.process import LabError, Process, wait_until
+from ovs_vhost_plugin.lab.process import PATIENCE, LabError, Process, wait_until
 from ovs_vhost_plugin.lab.qmp import Event, Qmp
 from ovs_vhost_plugin.lab.setup import Setup
 
@@ -165,7 +165,7 @@ class QemuGuest(Setup):
         self._process = self.namespace.start(self._argv(), self.directory / "qemu.out")
         self._closing.callback(self._process.stop)
 
-    def start(self, seconds: float = 60.0) -> None:
+    def start(self, seconds: float = PATIENCE) -> None:
         """Launch QEMU and return when the guest takes commands, or waits for its migration."""
         self.launch()
         self._qmp = self.process.ready(
@@ -182,7 +182,7 @@ class QemuGuest(Setup):
         """End QEMU; the guest's memory is gone."""
         self._closing.close()
 
-    def run(self, command: str, *, check: bool = True, seconds: float = 20.0) -> str:
+    def run(self, command: str, *, check: bool = True, seconds: float = PATIENCE) -> str:
         """Run a shell command in the guest; its output."""
         return self.console.run(command, check=check, seconds=seconds)
 
@@ -208,7 +208,7 @@ class QemuGuest(Setup):
         """Have the guest go on at the destination now; its memory follows."""
         self.qmp.command("migrate-start-postcopy")
 
-    def finish_migration(self, destination: QemuGuest, seconds: float = 60.0) -> Migration:
+    def finish_migration(self, destination: QemuGuest, seconds: float = PATIENCE) -> Migration:
         """Await the end of a migration on both sides."""
         ended = self._ended(seconds)
         if ended.data["status"] != "completed":
@@ -228,7 +228,7 @@ class QemuGuest(Setup):
         )
 
     def migrate(
-        self, destination: QemuGuest, seconds: float = 60.0, **parameters: Any
+        self, destination: QemuGuest, seconds: float = PATIENCE, **parameters: Any
     ) -> Migration:
         """Live-migrate to `destination` and await the end."""
         self.start_migration(destination, **parameters)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ovs_vhost_plugin.lab import clock
-from ovs_vhost_plugin.lab.process import LabError
+from ovs_vhost_plugin.lab.process import PATIENCE, LabError
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Event:
 class Qmp:
     """A connection to a QEMU's monitor socket, past the greeting."""
 
-    def __init__(self, path: Path, seconds: float = 10.0) -> None:
+    def __init__(self, path: Path, seconds: float = PATIENCE) -> None:
         self.events: list[Event] = []
         self._buffer = b""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -46,7 +46,7 @@ class Qmp:
         """Drop the connection; QEMU goes on."""
         self._socket.close()
 
-    def command(self, name: str, seconds: float = 10.0, **arguments: Any) -> Any:
+    def command(self, name: str, seconds: float = PATIENCE, **arguments: Any) -> Any:
         """Run a command; its `return` value.  Raises LabError with QEMU's words.
 
         Underscores in the names of arguments become hyphens, as QMP spells nearly all of them.
@@ -62,7 +62,7 @@ class Qmp:
             if "error" in answer:
                 raise LabError(f"QEMU, {name}: {answer['error'].get('desc')}")
 
-    def wait_event(self, name: str, seconds: float = 30.0, **data: Any) -> Event:
+    def wait_event(self, name: str, seconds: float = PATIENCE, **data: Any) -> Event:
         """The first event seen so far or to come with this name and these values in its data."""
         deadline = time.monotonic() + seconds
         while True:

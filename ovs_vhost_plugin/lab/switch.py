@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ovs_vhost_plugin.lab import process
 from ovs_vhost_plugin.lab.namespace import Namespace
-from ovs_vhost_plugin.lab.process import LabError, Process
+from ovs_vhost_plugin.lab.process import PATIENCE, LabError, Process
 from ovs_vhost_plugin.lab.setup import Setup
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
@@ -90,7 +90,8 @@ class PrivateSwitch(Setup):
         self.vswitchd.ready(
             lambda: self.answers("ovs-vswitchd"), "ovs-vswitchd answers on its control socket"
         )
-        self.vsctl("set", "Open_vSwitch", ".", "external_ids:lab=ready")
+        # ovs-vsctl(8) waits for the switch only where it has changed something.
+        self.vsctl("set", "Open_vSwitch", ".", f"external_ids:lab={self.vswitchd.pid}")
 
     def stop(self) -> None:
         """End both, the switch first, as it talks to the database."""
@@ -119,10 +120,10 @@ class PrivateSwitch(Setup):
 
     def vsctl(self, *command: str, check: bool = True) -> str:
         """`ovs-vsctl COMMAND` on this database; its output, stripped."""
-        argv = ["ovs-vsctl", f"--db={self.db}", "--timeout=10", *command]
-        return process.run(argv, check=check).stdout.strip()
+        argv = ["ovs-vsctl", f"--db={self.db}", f"--timeout={PATIENCE:.0f}", *command]
+        return process.run(argv, check=check, seconds=PATIENCE + 5).stdout.strip()
 
-    def wait_until(self, table: str, row: str, *conditions: str, seconds: float = 10.0) -> None:
+    def wait_until(self, table: str, row: str, *conditions: str, seconds: float = PATIENCE) -> None:
         """Return when a row has these values (`column:key=value`); LabError when it never does."""
         argv = ["ovs-vsctl", f"--db={self.db}", f"--timeout={max(1, round(seconds))}"]
         process.run([*argv, "wait-until", table, row, *conditions], seconds=seconds + 5)

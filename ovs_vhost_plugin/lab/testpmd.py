@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from ovs_vhost_plugin.lab.process import LabError, Process
+from ovs_vhost_plugin.lab.process import PATIENCE, LabError, Process
 
 PROMPT = "testpmd> "
 
@@ -63,7 +63,7 @@ class Testpmd:
         # What testpmd leaves behind even where nothing of it is shared.
         shutil.rmtree(Path("/run/dpdk", self._prefix), ignore_errors=True)
 
-    def _await_prompt(self, what: str, seconds: float = 10.0) -> str:
+    def _await_prompt(self, what: str, seconds: float = PATIENCE) -> str:
         """What was printed up to the next prompt."""
         process = self._process
 

@@ -19,7 +19,7 @@ from ovs_vhost_plugin.announce.model import Location, Result
 from ovs_vhost_plugin.announce.policy import DEFAULT, Policy
 from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.lab.namespace import Namespace
-from ovs_vhost_plugin.lab.process import wait_until
+from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
 from ovs_vhost_plugin.lab.switch import PrivateSwitch
 
 TUNSETIFF = 0x400454CA
@@ -111,7 +111,9 @@ def ask(
     service.request(Request(port, station, "send-rarp", time.monotonic(), policy))
 
 
-def await_results(service: AnnounceService, count: int = 1, seconds: float = 15.0) -> list[Result]:
+def await_results(
+    service: AnnounceService, count: int = 1, seconds: float = PATIENCE
+) -> list[Result]:
     """Turn the loop as the daemon does until `count` announcements have ended."""
     results: list[Result] = []
     end = time.monotonic() + seconds

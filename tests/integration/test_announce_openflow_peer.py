@@ -29,7 +29,7 @@ class Wire:
 
     def __init__(self, path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(5)
+        self.socket.settimeout(60)
         self.socket.connect(path)
 
     def events(self, session: Session, count: int) -> list:

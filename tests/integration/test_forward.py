@@ -12,7 +12,7 @@ from ovs_vhost_plugin.announce.frames import rarp
 from ovs_vhost_plugin.announce.parcels import ParcelService
 from ovs_vhost_plugin.announce.switchd import Answer, Question, Switchd
 from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
-from ovs_vhost_plugin.lab.process import wait_until
+from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -31,7 +31,7 @@ def frame(number, tag=None):
     return GUEST + CLIENT + middle + b"\x88\xb5" + number.to_bytes(46, "big")
 
 
-def turn(service, until, seconds=5.0):
+def turn(service, until, seconds=PATIENCE):
     """Turn a loop as the daemon does until `until` says something."""
     end = time.monotonic() + seconds
     for _ in range(300):

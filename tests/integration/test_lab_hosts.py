@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lab's private hosts: they work, they are apart from the machine's, and nothing is left."""
 
+import contextlib
 import os
 import socket
 import subprocess
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from ovs_vhost_plugin.lab.flow import Flow, number_of
 from ovs_vhost_plugin.lab.host import BRIDGE
 from ovs_vhost_plugin.lab.macwatch import MacWatch
 from ovs_vhost_plugin.lab.namespace import Namespace, veth
-from ovs_vhost_plugin.lab.process import LabError, wait_until
+from ovs_vhost_plugin.lab.process import PATIENCE, LabError, wait_until
 from ovs_vhost_plugin.lab.switch import PrivateSwitch
 
 pytestmark = pytest.mark.integration
@@ -39,8 +42,8 @@ def test_a_namespace_is_gone_with_all_that_lived_in_it(tmp_path):
         pid = int((tmp_path / "pid").read_text())
         os.kill(pid, 0)
     assert place.name not in namespaces()
-    state = Path(f"/proc/{pid}/stat")
-    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # whoever reaps it may do so
+        assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def test_a_namespace_is_gone_after_an_error():
@@ -71,7 +74,7 @@ def test_a_socket_lives_in_its_namespace_and_the_thread_comes_home():
         receiver = two.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with sender, receiver:
             receiver.bind(("10.9.0.2", 5))
-            receiver.settimeout(5)
+            receiver.settimeout(PATIENCE)
             sender.sendto(b"across", ("10.9.0.2", 5))
             assert receiver.recv(10) == b"across"
     assert Path("/proc/thread-self/ns/net").readlink() == home
@@ -122,19 +125,19 @@ def test_a_flow_crosses_the_physical_switch_whole(fabric):
     fabric.set_neighbour("10.0.0.2", mac)
     receiver = bridge.socket(socket.AF_INET, socket.SOCK_DGRAM)
     receiver.bind(("10.0.0.2", 7000))
-    receiver.settimeout(5)
+    receiver.settimeout(PATIENCE)
     with (
         receiver,
         Capture(fabric.b.namespace, "up0") as capture,
-        Flow(fabric.client, ("10.0.0.2", 7000), rate=500, size=1000) as flow,
+        Flow(fabric.client, ("10.0.0.2", 7000), rate=100, size=1000) as flow,
     ):
-        numbers = [number_of(1, receiver.recv(2000), 1000) for _ in range(200)]
+        numbers = [number_of(1, receiver.recv(2000), 1000) for _ in range(100)]
         flow.stop()
         payloads = [frame.udp_payload(7000) for frame in capture.frames() if not frame.outgoing]
     # Checked by the receiving kernel too: a frame with a wrong checksum does not come.
-    assert numbers == list(range(200))
+    assert numbers == list(range(100))
     passed = [number_of(1, payload, 1000) for payload in payloads if payload is not None]
-    assert passed[:200] == numbers
+    assert passed[:100] == numbers
 
 
 def test_a_capture_tells_direction_and_time(fabric):
@@ -144,10 +147,13 @@ def test_a_capture_tells_direction_and_time(fabric):
     ):
         wait_until(lambda: flow.sent >= 10, "ten packets")
         flow.stop()
+        sent = [*flow.sent_at, time.monotonic()]
         frames = [frame for frame in capture.frames() if frame.udp_payload(7001) is not None]
     assert len(frames) == flow.sent
     assert all(frame.outgoing for frame in frames)
-    assert all(-0.001 < frame.at - at < 0.1 for frame, at in zip(frames, flow.sent_at, strict=True))
+    # Each after it was begun and before the next was, on clocks that are told apart by less.
+    for frame, (begun, ended) in zip(frames, pairwise(sent), strict=True):
+        assert begun - 0.001 < frame.at < ended + 0.001
 
 
 def test_a_watch_sees_a_mac_move(fabric):

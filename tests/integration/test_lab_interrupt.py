@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ovs_vhost_plugin.lab import namespace, packages
-from ovs_vhost_plugin.lab.process import wait_until
+from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -33,7 +33,7 @@ def children_of(pid: int) -> set[int]:
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
@@ -59,7 +59,7 @@ def test_an_interrupted_demo_leaves_nothing(require, number, progress):
         wait_until(lambda: progress(demo.pid) or demo.poll() is not None, "the demo's progress")
         started = children_of(demo.pid)
         os.kill(demo.pid, number)
-        _, words = demo.communicate(timeout=30)
+        _, words = demo.communicate(timeout=PATIENCE)
     finally:
         demo.kill()
         demo.wait()

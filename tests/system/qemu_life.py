@@ -31,15 +31,21 @@ def echoed(site, guest, *, rate=200):
 def resumed(flow, more=50):
     """Return when so many records that are yet to be sent were answered."""
     goal = flow.sent + more
-    wait_until(lambda: flow.answers and flow.answers[-1][1] >= goal, "answers", 30)
+    wait_until(lambda: flow.answers and flow.answers[-1][1] >= goal, "answers")
 
 
 def unanswered(flow):
     """Records that were sent and never answered, once the last one was."""
     resumed(flow)
     flow.stop()
-    flow.collect(1.0)
-    return sorted(set(range(flow.sent)) - {number for _, number in flow.answers})
+
+    def missing():
+        return set(range(flow.sent)) - {number for _, number in flow.answers}
+
+    # Those that are late are waited for as long as they go on coming.
+    while (before := missing()) and (flow.collect(3.0) or missing() != before):
+        pass
+    return sorted(missing())
 
 
 def successor(site, pid, port=PORT):

@@ -21,10 +21,10 @@ import pytest
 
 from ovs_vhost_plugin.lab import image
 from ovs_vhost_plugin.lab.fabric import finish_checksums
-from ovs_vhost_plugin.lab.flow import Flow, GuestReceiver
+from ovs_vhost_plugin.lab.flow import Arrivals, GuestReceiver, record
 from ovs_vhost_plugin.lab.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.namespace import Namespace, scratch_directory, veth
-from ovs_vhost_plugin.lab.process import wait_until
+from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
 from ovs_vhost_plugin.lab.qemu import GuestConfig, QemuGuest, VhostUser
 from ovs_vhost_plugin.lab.setup import Setup
 
@@ -36,6 +36,7 @@ GUEST, GUEST_MAC = "10.0.0.2", "52:54:00:00:00:02"
 LONGEST_FRAME = 1514
 MIB = 1 << 20
 _TCP_PORT = 5000
+_UNDER_WAY = 32768  # bytes; each frame of them takes up to twice its size
 
 
 class Site(Setup):
@@ -107,6 +108,12 @@ class Site(Setup):
         """A queue pair's counters."""
         return self.stats(port)["queue_pairs"][pair]
 
+    def told(self, vrings: int = 2) -> dict[str, str]:
+        """What is published of the port once all vrings are set up: it runs with the first."""
+        condition = f"external_ids:vhost-user-num-of-vrings={vrings}"
+        self.host.switch.wait_until("Interface", PORT, condition)
+        return self.host.status(PORT)
+
     def features(self, port: str = PORT) -> int:
         """What the guest has acknowledged."""
         return int(self.host.status(port)["features"], 16)
@@ -121,7 +128,7 @@ class Site(Setup):
 
         Until `count` answers are there: an emulated guest may take too long for one.
         """
-        flags = ("-n", "-M", "do", "-s", str(size), "-c", str(count), "-i", "0.01", "-w", "5")
+        flags = ("-n", "-M", "do", "-s", str(size), "-c", str(count), "-i", "0.01", "-w", "60")
         output = self.peer.run("ping", *flags, guest)
         received = re.search(r"(\d+) received", output)
         assert received and int(received[1]) >= count and "wrong data" not in output, output
@@ -133,20 +140,26 @@ class Site(Setup):
         *,
         size: int,
         count: int = 200,
-        rate: int = 500,
         to: str = GUEST,
     ) -> None:
         """Numbered datagrams of `size` bytes to the guest, which sends each back: all whole.
 
-        `size` divides 16384, the most that the guest's netcat sends back at once.
+        `size` divides 16384, the most that the guest's netcat sends back at once. No more are under
+        way than fit the packet sockets of a switch that is held up.
         """
         GuestReceiver(guest, port, echo=True)
-        with Flow(self.peer, (to, port), rate=rate, size=size, flow=port) as flow:
-            wait_until(lambda: flow.sent >= count, f"{count} datagrams")
-            flow.stop()
-            wait_until(lambda: flow.collect(0.02) or len(flow.answers) >= flow.sent, "the answers")
-        assert flow.damaged_answers == 0
-        assert sorted(number for _, number in flow.answers) == list(range(flow.sent))
+        with self.peer.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect((to, port))
+            sock.settimeout(PATIENCE)
+            sent, echoed = 0, list[int]()
+            while len(echoed) < count:
+                while sent < count and (sent - len(echoed)) * size < _UNDER_WAY:
+                    sock.send(record(port, sent, size))
+                    sent += 1
+                arrivals = Arrivals.parse(port, sock.recv(65536), size)
+                assert arrivals.damaged == 0
+                echoed += arrivals.numbers
+        assert sorted(echoed) == list(range(count))
 
     def tcp(
         self,
@@ -190,7 +203,7 @@ class Site(Setup):
     def _accept(self, listener: socket.socket, guest: QemuGuest) -> socket.socket:
         """The guest's connection; if there is none, all that tells why."""
         try:
-            listener.settimeout(30)
+            listener.settimeout(PATIENCE)
             connected = listener.accept()[0]
         except TimeoutError:
             asked = "cat /tmp/error /proc/net/tcp; arp -an; ip -s link show eth0"
@@ -203,7 +216,7 @@ class Site(Setup):
         return connected
 
 
-def settled(read: Callable[[], T], seconds: float = 10.0) -> T:
+def settled(read: Callable[[], T]) -> T:
     """What `read` says once it says the same twice, a fifth of a second apart."""
     readings = [read()]
 
@@ -211,7 +224,7 @@ def settled(read: Callable[[], T], seconds: float = 10.0) -> T:
         readings.append(read())
         return readings[-2] == readings[-1]
 
-    wait_until(same, "what is read to settle", seconds, poll=0.2)
+    wait_until(same, "what is read to settle", poll=0.2)
     return readings[-1]
 
 

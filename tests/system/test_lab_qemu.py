@@ -5,7 +5,7 @@ import pytest
 
 from ovs_vhost_plugin.lab import image, packages
 from ovs_vhost_plugin.lab.fabric import CLIENT_ADDRESS, CLIENT_MAC, PHYSICAL, Fabric
-from ovs_vhost_plugin.lab.flow import Arrivals, Flow, GuestReceiver
+from ovs_vhost_plugin.lab.flow import Flow, GuestReceiver
 from ovs_vhost_plugin.lab.host import BRIDGE
 from ovs_vhost_plugin.lab.process import LabError, wait_until
 from ovs_vhost_plugin.lab.qemu import GuestConfig, QemuGuest, Tap
@@ -59,7 +59,7 @@ def test_a_guest_is_what_its_configuration_says_and_moves_with_all_it_has(fabric
             sent_by_then = flow.sent
             wait_until(lambda: flow.sent >= sent_by_then + 200, "two hundred packets more")
             flow.stop()
-            arrivals = Arrivals.parse(flow.flow, receiver.fetch(there))
+            arrivals = receiver.all_of(flow, there)
 
         assert moved.started < moved.source_stopped < moved.destination_resumed
         assert 0 < moved.downtime_ms < moved.total_ms

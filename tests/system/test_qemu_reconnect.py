@@ -41,7 +41,7 @@ def test_a_worker_is_killed_under_traffic_again_and_again(site, guest):
         for _ in range(3):
             pid = site.worker()
             os.kill(pid, signal.SIGKILL)
-            wait_until(lambda pid=pid: successor(site, pid), "another worker", 30)
+            wait_until(lambda pid=pid: successor(site, pid), "another worker")
             resumed(flow)
     check(site, guest)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A private host whose daemon has fake workers."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ import pytest
 
 from ovs_vhost_plugin.lab import packages
 from ovs_vhost_plugin.lab.host import Host
-from ovs_vhost_plugin.lab.process import Process, wait_until
+from ovs_vhost_plugin.lab.process import PATIENCE, Process, wait_until
 
 _PROGRAM = Path(__file__).with_name("daemon_with_fake_worker.py")
 
@@ -44,7 +45,13 @@ class ControlHost(Host):
 
     def worker_pid(self, port: str) -> int:
         path = self.state / f"{port}.pid"
-        return int(wait_until(lambda: path.exists() and path.read_text().split()[:1], f"{path}")[0])
+
+        def recorded() -> list[str] | None:
+            with contextlib.suppress(FileNotFoundError):  # between two workers
+                return path.read_text().split()[:1]
+            return None
+
+        return int(wait_until(recorded, f"{path}")[0])
 
     def link(self, name: str) -> str:
         """`ip link show` of a device, "" when there is none."""
@@ -70,7 +77,7 @@ class ControlHost(Host):
             self.start_daemon()
         self.appctl("exit", "--cleanup")
         assert self.daemon is not None
-        self.daemon.wait(10)
+        self.daemon.wait(PATIENCE)
         self.daemon = None
 
 

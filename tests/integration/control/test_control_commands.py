@@ -23,7 +23,7 @@ def ovs_vhost(host, *arguments: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, **host.switch.env, "PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
 
 
@@ -47,10 +47,14 @@ def test_show_tells_of_ports_and_wrong_rows(host) -> None:
     host.wait_status("vhu0", "connecting")
     host.wait_status("vhu1", "error")
 
+    def row() -> list[str]:
+        lines = host.appctl("vhost/show").splitlines()
+        return next(line.split() for line in lines if line.startswith("vhu0"))
+
+    wait_until(lambda: row()[2] == "1", "the daemon knows the port's number")
     text = ovs_vhost(host, "show", *target(host)).stdout
     assert text == host.appctl("vhost/show")
-    row = next(line.split() for line in text.splitlines() if line.startswith("vhu0"))
-    assert row[:5] == ["vhu0", "br0", "1", "connecting", "client"] and row[6] == "1400"
+    assert row()[:5] == ["vhu0", "br0", "1", "connecting", "client"] and row()[6] == "1400"
     assert "queues-invalid: set external_ids:vhost-user-queues to 1 to 128" in text
     as_json = json.loads(ovs_vhost(host, "show", "-f", "json", *target(host)).stdout)
     assert [port["name"] for port in as_json["ports"]] == ["vhu0"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ovs_vhost_plugin.lab.host import BRIDGE
-from ovs_vhost_plugin.lab.process import wait_until
+from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -19,10 +19,10 @@ def test_a_client_port_has_its_tap_and_ofport_before_there_is_a_vm(host) -> None
 
     assert host.wait_ofport("vhu0") > 0
     host.wait_status("vhu0", "connecting")
-    link = host.link("vhu0")
+    link = wait_until(lambda: (shown := host.link("vhu0")) and ",UP" in shown and shown, "it is up")
     assert "tun type tap pi off vnet_hdr on multi_queue" in link
     assert "persist on" in link
-    assert "NO-CARRIER" in link and "UP" in link
+    assert "NO-CARRIER" in link
     ipv6 = Path("/proc/sys/net/ipv6/conf/vhu0/disable_ipv6")
     assert host.namespace.run("cat", str(ipv6)).strip() == "1"
     assert host.status("vhu0")["socket"] == str(path)
@@ -34,7 +34,7 @@ def test_the_daemon_connects_on_behalf_of_its_unprivileged_worker(host) -> None:
         front_end.bind(str(path))
         path.chmod(0o600)
         front_end.listen(1)
-        front_end.settimeout(10)
+        front_end.settimeout(PATIENCE)
         host.add_client_port("vhu0", path)
         connection, _ = front_end.accept()
 
@@ -119,7 +119,7 @@ def test_a_change_of_path_or_queues_replaces_the_worker_on_the_same_tap(host) ->
     )
 
     wait_until(lambda: host.worker_pid("vhu0") != pid, "another worker")
-    host.wait_status_of("vhu0", lambda status: status["socket"].endswith("/other"))
+    host.wait_status_of("vhu0", lambda status: status.get("socket", "").endswith("/other"))
     host.wait_status("vhu0", "connecting")
     assert host.link("vhu0").partition(":")[0] == index
     assert host.wait_ofport("vhu0") == ofport

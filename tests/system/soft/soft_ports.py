@@ -24,7 +24,7 @@ OTHER_MAC = bytes.fromhex("525400000099")
 ETHERTYPE = b"\x88\xb5"  # IEEE 802 local experimental
 BURST = 32  # frames under way at once, where loss is not the point
 LARGEST = 60_000  # bytes a tap takes here
-SECONDS = 5.0
+SECONDS = 60.0  # until what does not come counts as missing
 _names = (f"vhu{n}" for n in itertools.count())
 
 
@@ -76,12 +76,25 @@ class SoftPort:
         self._closing.callback(guest.close)
         guest.start()
         settle(guest)
-        wait_until(lambda: self.carrier, "the carrier")
+        self.wait_carrier()
         return guest
 
     @property
     def carrier(self):
         return "LOWER_UP" in self.host.namespace.run("ip", "link", "show", "dev", self.name)
+
+    def wait_carrier(self):
+        """Return when the kernel lets frames into the tap, a moment after the carrier has come.
+
+        The link's state follows then, under the lock under which it is read (linkwatch_do_dev in
+        net/core/link_watch.c).
+        """
+
+        def open_():
+            shown = self.host.namespace.run("ip", "link", "show", "dev", self.name)
+            return "LOWER_UP" in shown and " state UP " in shown
+
+        wait_until(open_, "the carrier")
 
     @property
     def pid(self):
@@ -108,6 +121,10 @@ class SoftPort:
     def published_error(self):
         """external_ids:vhost-user-error."""
         return self.host.status(self.name).get("error", "")
+
+    def wait_published(self, error):
+        """Return when external_ids:vhost-user-error begins so: the daemon writes it in its time."""
+        wait_until(lambda: self.published_error().startswith(error), f"{error} published")
 
     def inject(self, *frames):
         """Send frames to the guest."""

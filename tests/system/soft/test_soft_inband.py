@@ -25,7 +25,7 @@ def test_frames_pass_and_a_stopped_ring_goes_on(port, features):
         guest.frontend.start_vring(vring, base)
         guest.frontend.kick(vring)
     settle(guest)
-    wait_until(lambda: port.carrier, "the carrier")
+    port.wait_carrier()
     check_inward(port, guest, SIZES)
     check_outward(port, guest, SIZES)
     counters = port.counters()

@@ -11,7 +11,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from soft_ports import check_inward, check_outward, frame_of, settle
+from soft_ports import SECONDS, check_inward, check_outward, frame_of, settle
 
 from ovs_vhost_plugin.guest.connection import BackEndClosedError, Connection
 from ovs_vhost_plugin.guest.frontend import FrontEnd
@@ -116,7 +116,7 @@ def test_a_kick_or_call_fd_that_is_no_eventfd_is_refused_by_name(
         else:
             wait_until(lambda: hung_up(guest.frontend.connection), "the end of the connection")
             assert port.errors() == {"vring-fd-not-eventfd": 1}
-            assert port.published_error().startswith("vring-fd-not-eventfd")
+            port.wait_published("vring-fd-not-eventfd")
     finally:
         for fd in (reader, writer, fds["file"], fds["blocking-eventfd"]):
             os.close(fd)
@@ -129,14 +129,14 @@ def test_a_kick_or_call_fd_that_is_no_eventfd_is_refused_by_name(
 def test_a_front_end_that_never_reads_is_cut_off_by_name(port, neighbour):
     before = port.open_files()
     sock = socket.socket(socket.AF_UNIX)
-    sock.settimeout(5)
+    sock.settimeout(SECONDS)
     with sock:
         sock.connect(str(port.path))
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             for _ in range(1_000_000):
                 sock.sendall(GET_FEATURES * 100)
     wait_until(lambda: port.errors() == {"replies-not-read": 1}, "the error by its name")
-    assert port.published_error().startswith("replies-not-read")
+    port.wait_published("replies-not-read")
     wait_until(lambda: port.open_files() == before, "the fds closed")
     works(port)
     neighbour()
@@ -172,7 +172,7 @@ def test_fds_that_nobody_asked_for_are_closed(port, count, name):
             socket.send_fds(sock, [GET_FEATURES], fds)
             for fd in fds:
                 os.close(fd)
-            sock.settimeout(5)
+            sock.settimeout(SECONDS)
             assert sock.recv(100) == b"", "refused"
         wait_until(lambda n=round_number: port.errors() == {name: n}, name)
     wait_until(lambda: port.open_files() == before, "all fds closed")
@@ -217,7 +217,7 @@ def test_connecting_and_closing_in_a_loop(port, neighbour):
 def test_a_second_front_end_is_turned_away_by_name_and_the_first_goes_on(port):
     guest = port.guest(Config())
     with socket.socket(socket.AF_UNIX) as second:
-        second.settimeout(5)
+        second.settimeout(SECONDS)
         second.connect(str(port.path))
         assert second.recv(1) == b""
     assert port.errors() == {"second-front-end": 1}

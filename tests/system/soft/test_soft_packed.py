@@ -100,7 +100,7 @@ def test_a_ring_that_is_wrong_stops_by_name(port, attack):
     vring = guest.vrings[TX]
     attack(vring, write)
     name = ATTACKS[attack]
-    wait_until(lambda: port.published_error() == f"{name}: vring 1 stopped", name)
+    port.wait_published(f"{name}: vring 1 stopped")
     assert port.errors() == {name: 1}
     check_inward(port, guest, range(60, 1500, 100), burst=4)
     assert guest.frontend.stop_vring(TX) == packed_base.encode(0, 8)
@@ -112,11 +112,11 @@ def test_a_driver_that_knows_its_ring_goes_on_after_its_worker_was_killed(port):
     guest = check_running(port, Config(features=PACKED, size=64))
     killed = port.pid
     os.kill(killed, signal.SIGKILL)
-    wait_until(lambda: another(port, killed), "another worker", 20)
+    wait_until(lambda: another(port, killed), "another worker")
     port.host.wait_status(port.name, "listening")
     guest.start()
     settle(guest)
-    wait_until(lambda: port.carrier, "the carrier")
+    port.wait_carrier()
     check_outward(port, guest, SOME)
     check_inward(port, guest, SOME)
     assert port.errors() == {}
@@ -158,7 +158,7 @@ def test_a_front_end_that_was_told_its_base_and_says_an_older_one_gets_its_ring_
     guest.frontend = guest.connect()
     guest.run_on(guest.frontend, old)
     wait_until(lambda: port.errors().get("base-stale"), "the fault")
-    assert port.published_error() == "base-stale: vring 1 stopped"
+    port.wait_published("base-stale: vring 1 stopped")
     check_inward(port, guest, SOME)
     # A driver that begins anew has a ring that begins anew.
     guest.close()

@@ -6,7 +6,7 @@ import select
 from random import Random
 
 import pytest
-from soft_ports import check_inward, check_outward
+from soft_ports import SECONDS, check_inward, check_outward
 
 from ovs_vhost_plugin.guest.postcopy import PostcopyMigration
 from ovs_vhost_plugin.guest.soft import FEATURES, Config, SoftGuest
@@ -34,7 +34,7 @@ def test_traffic_passes_whole_while_pages_come_late(plug, features, all_late):
     migration.copy_dirty()
     check_inward(source, guest, SIZES)
     server = migration.go_ahead(migration.memory.pages() if all_late else ())
-    wait_until(lambda: destination.carrier, "the carrier")
+    destination.wait_carrier()
     # The rings' next buffers are those that were not used of late, or all: late either way.
     check_inward(destination, guest, SIZES)
     check_outward(destination, guest, SIZES)
@@ -63,16 +63,15 @@ def test_a_front_end_that_dies_while_a_ring_waits_costs_this_worker_only(plug):
         front_end.give_memory(guest.memory)
         front_end.enable_vring(0, True)
         front_end.start_vring(guest.vrings[0], 0)
-        assert select.select([userfaultfd], [], [], 10)[0], "the ring waits for a page"
+        assert select.select([userfaultfd], [], [], SECONDS)[0], "the ring waits for a page"
         front_end.close()
-        wait_until(lambda: "postcopy-page-missing" in port.published_error(), "the end", 20)
+        wait_until(lambda: "postcopy-page-missing" in port.published_error(), "the end")
         os.close(userfaultfd)
     finally:
         guest.close()
     wait_until(
         lambda: port.host.status(port.name).get("status") == "listening" and port.pid != before,
         "another worker",
-        20,
     )
     check_inward(port, port.guest(Config()), SIZES[:6])
     check_inward(neighbour, other, SIZES[:6])

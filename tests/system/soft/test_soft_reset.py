@@ -29,7 +29,7 @@ def test_a_guest_that_resets_its_nic_goes_on_in_the_memory_that_is_there(port, l
         frontend.start_vring(vring, vring.queue.used_index)
         vring.kick.signal()
     settle(guest)
-    wait_until(lambda: port.carrier, "the carrier")
+    port.wait_carrier()
     check_inward(port, guest, SIZES)
     check_outward(port, guest, SIZES)
     assert port.errors() == {}

@@ -139,6 +139,7 @@ def test_where_it_is_switched_off_it_is_not_offered(fabric, paths):
     row = ("Interface", PORT, "external_ids:vhost-user-announce=state=off")
     fabric.a.switch.vsctl("set", *row)
     wait_until(lambda: "state False" in fabric.a.log.read_text(), "the worker is told")
+    fabric.a.stats(PORT)  # which it answers after that
     frontend = SoftGuest(paths[0], CONFIG).connect()
     assert not frontend.has(ProtocolFeature.DEVICE_STATE)
     frontend.close()

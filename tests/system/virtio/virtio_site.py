@@ -24,7 +24,7 @@ from ovs_vhost_plugin.lab.virtiouser import VirtioUser
 PEER_MAC = "52:54:00:00:00:99"
 SMALLEST, LARGEST = 60, 1514
 BURST = 32  # frames under way at once: fewer than the smallest ring has buffers
-SECONDS = 10.0
+SECONDS = 60.0
 _ports = (f"vhu{n}" for n in itertools.count())
 
 

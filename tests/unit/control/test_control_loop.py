@@ -14,7 +14,8 @@ from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options, worker_ids
 from ovs_vhost_plugin.daemon.ovsdb import Snapshot, Standing
 from ovs_vhost_plugin.daemon.ports import Ports
-from ovs_vhost_plugin.daemon.reconcile import RELEASE_TIMEOUT
+from ovs_vhost_plugin.daemon.reconcile import RELEASE_TIMEOUT, Phase, worker_spec
+from ovs_vhost_plugin.daemon.reports import State
 from ovs_vhost_plugin.daemon.rows import RowError, RowErrorName, Switch
 from ovs_vhost_plugin.daemon.workers import Ended
 from ovs_vhost_plugin.dirs import StateDir
@@ -101,7 +102,7 @@ class FakeWorkers:
 
     def spawn(self, spec: Any, front_end: Any, _journal: int, queues: Any, now: float) -> None:
         self.links[spec.name] = SimpleNamespace(
-            spec=spec, phase=None, since=now, state=None, child=True
+            spec=spec, phase=None, since=now, state=None, child=True, told_to_quit=False
         )
 
     def wait(self, poller: Any, now: float) -> None:
@@ -284,6 +285,21 @@ def test_what_the_last_daemon_published_stays_until_its_worker_speaks(world: Wor
     world.announcing.announced["vhu0"] = "y learned"
     world.loop.turn(NOW)
     assert world.keys()["vhost-user-announced"] == "y learned"
+
+
+def test_a_worker_that_was_told_to_end_does_not_speak_for_the_next_one(world: World) -> None:
+    """As for a port that was removed and added again: nobody is to connect to what goes away."""
+    world.rows(ports={"vhu0": PORT})
+    for _ in range(2):
+        world.loop.turn(NOW)
+    link = world.workers.links["vhu0"]
+    link.phase, link.spec = Phase.RUNNING, worker_spec(PORT)
+    link.state = State("listening", PORT.path, "", "", 0, (), None, "", "", 0)
+    world.loop.turn(NOW)
+    assert world.keys()["vhost-user-status"] == "listening"
+    link.phase, link.told_to_quit = Phase.ENDING, True
+    world.loop.turn(NOW)
+    assert world.keys() == {"vhost-user-status": "starting", "vhost-user-socket": PORT.path}
 
 
 def test_a_slip_is_published_beside_the_status_and_counted(world: World) -> None:
