@@ -99,8 +99,8 @@ def together(cuts: list[Cut]) -> bytes:
 
 @settings(deadline=None)
 @given(
-    version=st.sampled_from([4, 6]), length=st.integers(0, 5000) | st.integers(65000, 65440),
-    size=st.integers(8, 1600) | st.integers(8, 0xFFFE), tags=st.integers(0, 2),
+    version=st.sampled_from([4, 6]), length=st.integers(0, 3000),
+    size=st.integers(8, 1600) | st.just(0xFFFE), tags=st.integers(0, 2),
     more=st.sampled_from([b"", b"options"]), seed=st.integers(0, 255),
 )  # fmt: skip
 def test_fragments_make_up_the_datagram(
@@ -253,17 +253,18 @@ def test_nothing_outside_the_frame_is_read_or_written(
 
 
 @pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("tags", [0, 1, 2])
+@pytest.mark.parametrize("tags", [0, 2])
 def test_the_longest_fragments_have_room(version: int, tags: int) -> None:
     """A fragment header makes what is almost the whole frame longer than the frame."""
     room = layout.new_net().segment
     payload = 65_535 - 28 if version == 4 else layout.FRAME_MAX - 62 - 4 * tags
-    longest = 0
-    for size in range((payload - 16) & ~7, min(payload + 24, 0xFFFF)):
-        packet = large(version, bytes(payload), tags=tags)
-        longest = max(longest, *(len(frame) for frame in fragments(packet, size)))
-    assert layout.HEADER_MAX + longest <= len(room)
-    assert version == 4 or longest > len(packet.frame)
+    packet = large(version, bytes(payload), tags=tags)
+    all_but_a_rest = (8 + payload - 1) & ~7
+    first, last = fragments(packet, all_but_a_rest)
+    assert layout.HEADER_MAX + len(first) <= len(room)
+    assert version == 4 or len(first) > len(packet.frame) == layout.FRAME_MAX
+    network = 14 + 4 * tags
+    assert len(together([Cut(first, network), Cut(last, network)])) == 8 + payload
 
 
 def test_pieces_of_a_size_that_is_checked(net: Any) -> None:
