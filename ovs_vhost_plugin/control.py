@@ -7,8 +7,8 @@ taken over by it: the daemon believes nothing that comes over a channel before i
 (`reports.py` checks the contents, `Channel` the framing).
 
 daemon → worker, key "op":
-    hello {version} | configure {mtu, finish_offloads, hold, state, config, mac, link_up} |
-    stats {id} | connected + 1 fd | connect-failed {error} | inject {frames: [hex]} |
+    hello {version} | configure {mtu, finish_offloads, finish_udp, hold, state, config, mac,
+    link_up} | stats {id} | connected + 1 fd | connect-failed {error} | inject {frames: [hex]} |
     release {id, stations} | quit
 `version` is the release each side runs, for people to read.
 worker → daemon, key "event":
@@ -63,6 +63,7 @@ class WorkerSpec:
     mtu             offered to the guest (bytes), None: not offered
     finish_offloads the bridge takes no partial checksums and no GSO frames: finish them here
     hold            keep frames for a guest that migrates away, for the daemon to forward
+    finish_udp      it takes no large UDP frames either way: finish them here
     state           offer the front-end to move the device's state; from the next connection on
     config          offer the NIC's configuration space; from the next connection on
     mac             what it says of the MAC, in hexadecimal digits; "": not known
@@ -79,6 +80,7 @@ class WorkerSpec:
     hold: bool
     uid: int = 0
     gid: int = 0
+    finish_udp: bool = True
     state: bool = True
     config: bool = False
     mac: str = ""

@@ -135,6 +135,8 @@ def worker_spec(port: PortSpec) -> WorkerSpec:
         port.mtu,
         port.finish_offloads,
         port.holds,
+        # Open vSwitch's own datapath knows large frames of TCP only.
+        finish_udp=port.userspace,
         state=port.announce.state,
         # Told only to those whose front-ends may ask: the others have nothing to do with a change.
         config=port.config,
@@ -225,7 +227,8 @@ def _adjust(port: PortSpec, seen: Observed, now: float) -> Action | float | None
 
 def _may_change(spec: WorkerSpec) -> tuple[object, ...]:
     nic = spec.config, spec.mac, spec.link_up
-    return spec.mtu, spec.finish_offloads, spec.hold, spec.state, nic
+    finish = spec.finish_offloads, spec.finish_udp
+    return spec.mtu, finish, spec.hold, spec.state, nic
 
 
 def _deadline(seen: Observed, timeout: float, now: float) -> float | None:

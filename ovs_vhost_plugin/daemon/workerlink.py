@@ -96,6 +96,7 @@ class WorkerLink:
             "op": "configure",
             "mtu": spec.mtu,
             "finish_offloads": spec.finish_offloads,
+            "finish_udp": spec.finish_udp,
             "hold": spec.hold,
             "state": spec.state,
             "config": spec.config,

@@ -95,9 +95,11 @@ NET = _record(
     "gso_types",  # bit n: gso_type n was negotiated
     "ecn",
     "finish_offloads",
+    "finish_udp",  # large UDP frames are finished here also where others are not
+    "fragment_id",  # of the IPv6 datagram cut into fragments last
     "taken",  # not 0: the header of the chain at work was taken, the rest is at this iovec
-    "headers",  # not 0: the chain at work is in `frame`, all its headers have this many bytes
-    "position",  # payload of that frame already written as segments
+    "headers",  # not 0: the chain at work is in `frame`, what each segment repeats of it is so long
+    "position",  # payload of that frame already written as segments or fragments
     "tap_full",
     "tap_lost",  # reading failed: tried again a little later
     "pending",  # bytes of a frame that waits in `pending` for more receive buffers
@@ -162,6 +164,8 @@ CHAINS = 1024
 """Room for held chains, a power of two; each has at least one iovec."""
 FRAME_MAX = 65535 + 14 + 2 * 4
 """A full IP packet, an Ethernet header, two VLAN tags."""
+FRAGMENT_HEADER = 8
+"""IPv6's (RFC 8200, 4.5), by which a fragment may be longer than the frame that it is of."""
 BACKLOG_LENGTH = 3
 """Bytes of the length before each frame of the backlog."""
 HEADER_MAX = 12
@@ -209,7 +213,7 @@ class Net(NamedTuple):
     state: Records  # (1,) NET
     header: NDArray[np.uint8]  # private copy of a transmit header
     frame: NDArray[np.uint8]  # private copy of a transmit frame whose offloads are finished
-    segment: NDArray[np.uint8]  # an empty header, and one segment of that frame
+    segment: NDArray[np.uint8]  # an empty header, and one segment or fragment of that frame
     pending: NDArray[np.uint8]  # header and frame that wait for receive buffers
     backlog: NDArray[np.uint8]  # frames without headers, a 24-bit little-endian length before each
     patch: NDArray[np.uint8]  # num_buffers, and an empty flags field
@@ -303,7 +307,7 @@ def new_net() -> Net:
         state=np.zeros(1, NET),
         header=np.zeros(HEADER_MAX, np.uint8),
         frame=np.zeros(FRAME_MAX, np.uint8),
-        segment=np.zeros(HEADER_MAX + FRAME_MAX, np.uint8),
+        segment=np.zeros(HEADER_MAX + FRAME_MAX + FRAGMENT_HEADER, np.uint8),
         pending=np.zeros(HEADER_MAX + FRAME_MAX, np.uint8),
         backlog=np.zeros(0, np.uint8),
         patch=np.zeros(3, np.uint8),

@@ -32,15 +32,17 @@ _FLAGS, _GSO_TYPE, _HDR_LEN, _GSO_SIZE, _CSUM_START, _CSUM_OFFSET, _NUM_BUFFERS 
     0, 1, 2, 4, 6, 8, 10,
 )  # fmt: skip
 _NEEDS_CSUM = 1
-_GSO_TCPV4, _GSO_TCPV6, _GSO_UDP_L4, _GSO_ECN = 1, 4, 5, 0x80
+_GSO_TCPV4, _GSO_UDP, _GSO_TCPV6, _GSO_UDP_L4, _GSO_ECN = 1, 3, 4, 5, 0x80
 _GSO_TYPES = 6
 _ETHERNET = 14
-_IPV4, _IPV6, _VLAN, _QINQ = 0x0800, 0x86DD, 0x8100, 0x88A8
-_TCP, _UDP, _HOP_BY_HOP, _DESTINATION_OPTIONS = 6, 17, 0, 60
+IPV4, IPV6, _VLAN, _QINQ = 0x0800, 0x86DD, 0x8100, 0x88A8
+_TCP, UDP, HOP_BY_HOP, _DESTINATION_OPTIONS = 6, 17, 0, 60
 _TCP_FIN_PSH, _TCP_CWR = 0x09, 0x80
 # Linux never segments finer (TCP_MIN_GSO_SIZE), and keeps the largest number for itself
 # (GSO_BY_FRAGS). A finer one asks for tens of thousands of segments out of one frame.
 _GSO_SIZE_MIN, _GSO_SIZE_MAX = 8, 0xFFFE
+# Linux refuses a USO frame of more (UDP_MAX_SEGMENTS; 128 from 6.9 on), and its driver makes none.
+_TAP_SEGMENTS = 64
 
 
 @kernel(int64(U8, int64))
@@ -88,12 +90,23 @@ def is_gso(header: Bytes) -> bool:
 
 
 @kernel(boolean(U8))
-def is_uso(header: Bytes) -> bool:
-    """Whether it is one of UDP that becomes several datagrams.
+def is_ufo(header: Bytes) -> bool:
+    """Whether it is one of UDP that becomes IP fragments, see fragment.py."""
+    return bool(header[_GSO_TYPE] == _GSO_UDP)
 
-    No tap of Linux before 6.2 takes it, nor does Open vSwitch's userspace datapath.
-    """
-    return bool(header[_GSO_TYPE] == _GSO_UDP_L4)
+
+@kernel(boolean(U8, int64, NET_RECORDS))
+def must_finish(header: Bytes, length: int, net: Records) -> bool:
+    """Whether a frame that leaves work, of `length` bytes, has it done here before it leaves."""
+    if net[0]["finish_offloads"]:
+        return True
+    kind = header[_GSO_TYPE]
+    if kind not in (_GSO_UDP, _GSO_UDP_L4):
+        return False
+    if net[0]["finish_udp"]:
+        return True
+    payload = length - little(header, _CSUM_START) - 8
+    return bool(kind == _GSO_UDP_L4 and payload > _TAP_SEGMENTS * little(header, _GSO_SIZE))
 
 
 @kernel(int64(U8))
@@ -133,7 +146,8 @@ def check_header(header: Bytes, length: int, net: Records) -> int:
         for at in range(_GSO_TYPE, _CSUM_START):
             header[at] = 0
         return 0
-    if gso_type >= _GSO_TYPES or (gso_type == _GSO_UDP_L4 and header[_GSO_TYPE] & _GSO_ECN):
+    udp = gso_type in (_GSO_UDP, _GSO_UDP_L4)
+    if gso_type >= _GSO_TYPES or (udp and header[_GSO_TYPE] & _GSO_ECN):
         return Fault.GSO_UNKNOWN  # ECN is of TCP (5.1.6.2)
     if net[0]["gso_types"] >> gso_type & 1 == 0:
         return Fault.GSO_NOT_NEGOTIATED
@@ -170,7 +184,7 @@ def network_header(frame: Bytes, length: int) -> int:
 @kernel(boolean(U8, int64, int64, int64))
 def _reaches_transport(frame: Bytes, network: int, transport: int, protocol: int) -> bool:
     """Whether the headers from `network` on end at `transport` and announce `protocol` there."""
-    if big(frame, network - 2) == _IPV4:
+    if big(frame, network - 2) == IPV4:
         if transport < network + 20:
             return False
         fragment = big(frame, network + 6) & 0x3FFF  # RFC 791: MF and offset
@@ -182,31 +196,36 @@ def _reaches_transport(frame: Bytes, network: int, transport: int, protocol: int
     following = int64(frame[network + 6])
     at = network + 40
     # RFC 8200, 4.3 and 4.6: next header, length in units of 8 bytes beyond the first
-    while at < transport and following in (_HOP_BY_HOP, _DESTINATION_OPTIONS):
+    while at < transport and following in (HOP_BY_HOP, _DESTINATION_OPTIONS):
         following = int64(frame[at])
         at += 8 * (1 + int64(frame[at + 1]))
     return at == transport and following == protocol
 
 
 @kernel(int64(U8, U8, int64))
-def all_headers(header: Bytes, frame: Bytes, length: int) -> int:
-    """Bytes of all headers of a frame to be segmented, or -fault if it is not what it says."""
+def transport_header(header: Bytes, frame: Bytes, length: int) -> int:
+    """Where the header begins that gso_type names, of which 8 bytes are there, or -fault."""
     network = network_header(frame, length)
     transport = little(header, _CSUM_START)
     if network < 0 or transport + 8 > length:
         return -Fault.GSO_HEADERS
     kind = int64(header[_GSO_TYPE]) & ~_GSO_ECN
     ethertype = big(frame, network - 2)
-    if ethertype == _IPV4:
-        right = kind in (_GSO_TCPV4, _GSO_UDP_L4)
-    else:
-        right = ethertype == _IPV6 and kind in (_GSO_TCPV6, _GSO_UDP_L4)
-    if not right:
+    ipv4, ipv6 = ethertype == IPV4, ethertype == IPV6
+    right = (ipv4 and kind != _GSO_TCPV6) or (ipv6 and kind != _GSO_TCPV4)
+    protocol = UDP if kind in (_GSO_UDP, _GSO_UDP_L4) else _TCP
+    if not right or not _reaches_transport(frame, network, transport, protocol):
         return -Fault.GSO_HEADERS
-    protocol = _UDP if kind == _GSO_UDP_L4 else _TCP
-    if not _reaches_transport(frame, network, transport, protocol):
-        return -Fault.GSO_HEADERS
-    if protocol == _UDP:
+    return transport
+
+
+@kernel(int64(U8, U8, int64))
+def all_headers(header: Bytes, frame: Bytes, length: int) -> int:
+    """Bytes of all headers of a frame to be segmented, or -fault if it is not what it says."""
+    transport = transport_header(header, frame, length)
+    if transport < 0:
+        return transport
+    if header[_GSO_TYPE] == _GSO_UDP_L4:
         return transport + 8
     if transport + 20 > length:
         return -Fault.GSO_HEADERS
@@ -243,7 +262,7 @@ def make_segment(
     transport = HEADER_MAX + little(header, _CSUM_START)
     end = HEADER_MAX + headers + size
     index = position // little(header, _GSO_SIZE)
-    if big(out, network - 2) == _IPV4:
+    if big(out, network - 2) == IPV4:
         put_big(out, network + 2, end - network)
         put_big(out, network + 4, big(out, network + 4) + index)
         put_big(out, network + 10, 0)
@@ -253,7 +272,7 @@ def make_segment(
         put_big(out, network + 4, end - network - 40)
         addresses = add_up(out, network + 8, network + 40)
     if int64(header[_GSO_TYPE]) == _GSO_UDP_L4:
-        protocol = _UDP
+        protocol = UDP
         checksum_at = transport + 6
         put_big(out, transport + 4, end - transport)
     else:
@@ -263,5 +282,5 @@ def make_segment(
     put_big(out, checksum_at, 0)
     # The pseudo header: addresses, length, protocol (RFC 9293, 3.1; RFC 768; RFC 8200, 8.1)
     checksum = fold(addresses + end - transport + protocol + add_up(out, transport, end))
-    put_big(out, checksum_at, 0xFFFF if checksum == 0 and protocol == _UDP else checksum)
+    put_big(out, checksum_at, 0xFFFF if checksum == 0 and protocol == UDP else checksum)
     return end - HEADER_MAX

@@ -3,12 +3,12 @@
 
 The virtio-net header is copied out, checked, and the copy goes to the tap in its stead, followed
 by the guest's own buffers. Where the bridge cannot take what the header leaves undone, the frame
-is copied whole and finished first; one of USO always.
+is copied whole and finished first.
 """
 
 from __future__ import annotations
 
-from ovs_vhost_plugin.jit import offload
+from ovs_vhost_plugin.jit import fragment, offload
 from ovs_vhost_plugin.jit.atomics import address_of, copy_in
 from ovs_vhost_plugin.jit.chain import gather
 from ovs_vhost_plugin.jit.faults import Fault
@@ -96,40 +96,68 @@ def write_frame(net: Net, iov: int, pieces: int) -> int:
 
 
 @kernel(int64(QUEUE_T, NET_T, int64))
+def _begin_finished(queue: Queue, net: Net, length: int) -> int:
+    """Copy the frame at work, and find out what its pieces repeat of it: 0, or a fault."""
+    state = net.state[0]
+    at = state["taken"]
+    gather(queue, at, net.frame, 0, length)
+    if offload.is_ufo(net.header):
+        headers = fragment.begin(net.header, net.frame, length)
+        state["fragment_id"] += 1
+    elif offload.is_gso(net.header):
+        headers = offload.all_headers(net.header, net.frame, length)
+    else:
+        offload.finish_checksum(net.header, net.frame, length)
+        headers = length
+    if headers < 0:
+        return -headers
+    state["headers"] = headers
+    state["position"] = 0
+    queue.iov[at - 1]["base"] = address_of(net.segment, 0)
+    return 0
+
+
+@kernel(int64(QUEUE_T, NET_T, int64))
+def _make_piece(queue: Queue, net: Net, length: int) -> int:
+    """Have the iovec behind the header name what is to be written next: its bytes of payload."""
+    state = net.state[0]
+    piece = queue.iov[state["taken"]]
+    if not offload.is_gso(net.header):
+        piece["base"] = address_of(net.frame, 0)
+        piece["len"] = length
+        return 1
+    headers, position = state["headers"], state["position"]
+    payload = length - headers
+    piece["base"] = address_of(net.segment, HEADER_MAX)
+    if offload.is_ufo(net.header):
+        piece["len"] = fragment.make_fragment(
+            net.header, net.frame, headers, payload, position, state["fragment_id"], net.segment
+        )
+        return fragment.step(net.header, payload)
+    piece["len"] = offload.make_segment(
+        net.header, net.frame, headers, payload, position, net.segment
+    )
+    return offload.gso_size(net.header)
+
+
+@kernel(int64(QUEUE_T, NET_T, int64))
 def write_finished(queue: Queue, net: Net, length: int) -> int:
-    """Write the frame at work, checksum and segmentation done here: 0, -errno, or a fault.
+    """Write the frame at work, checksum, segments or fragments made here: 0, -errno, or a fault.
 
     After -EAGAIN it goes on where it was: the private copy stays.
     """
     state = net.state[0]
-    at = state["taken"]
     if state["headers"] == 0:
-        gather(queue, at, net.frame, 0, length)
-        if offload.is_gso(net.header):
-            headers = offload.all_headers(net.header, net.frame, length)
-            if headers < 0:
-                return -headers
-        else:
-            offload.finish_checksum(net.header, net.frame, length)
-            headers = length
-        state["headers"] = headers
-        state["position"] = 0
-        queue.iov[at - 1]["base"] = address_of(net.segment, 0)
-    payload = length - state["headers"]
+        fault = _begin_finished(queue, net, length)
+        if fault:
+            return fault
     while True:
-        if not offload.is_gso(net.header):
-            queue.iov[at]["base"] = address_of(net.frame, 0)
-            queue.iov[at]["len"] = length
-        else:
-            queue.iov[at]["base"] = address_of(net.segment, HEADER_MAX)
-            queue.iov[at]["len"] = offload.make_segment(
-                net.header, net.frame, state["headers"], payload, state["position"], net.segment
-            )
-        result = write_frame(net, address_of(queue.iov, at - 1), 2)
+        taken = _make_piece(queue, net, length)
+        result = write_frame(net, address_of(queue.iov, state["taken"] - 1), 2)
         if result < 0:
             return result
-        state["position"] += max(1, offload.gso_size(net.header))
-        if state["position"] >= payload:
+        state["position"] += taken
+        if state["position"] >= length - state["headers"]:
             return 0
 
 
@@ -151,7 +179,7 @@ def send(queue: Queue, net: Net, learned: Learned, now: int) -> int:
             return 0
         state["taken"] = at
     first = state["taken"]
-    if offload.leaves_work(net.header) and (state["finish_offloads"] or offload.is_uso(net.header)):
+    if offload.leaves_work(net.header) and offload.must_finish(net.header, length, net.state):
         result = write_finished(queue, net, length)
         end = first + 1  # the private copy
     else:

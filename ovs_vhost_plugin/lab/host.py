@@ -125,15 +125,17 @@ class Host(Setup):
         self.switch.add_port(BRIDGE, name, server_path, *settings, tag=tag)
         return path
 
-    def add_server_port(self, name: str, *settings: str, tag: int | None = None) -> Path:
+    def add_server_port(
+        self, name: str, *settings: str, tag: int | None = None, bridge: str = BRIDGE
+    ) -> Path:
         """Add a port whose worker listens; the path, to which the guest connects."""
         mode = "external_ids:vhost-user-mode=server"
-        self.switch.add_port(BRIDGE, name, mode, *settings, tag=tag)
+        self.switch.add_port(bridge, name, mode, *settings, tag=tag)
         return self.directory / name
 
     def delete_port(self, name: str) -> None:
         """Remove a port."""
-        self.switch.vsctl("del-port", BRIDGE, name)
+        self.switch.vsctl("del-port", name)
 
     def status(self, name: str) -> dict[str, str]:
         """What the daemon published about a port: external_ids without their `vhost-user-`."""

@@ -30,10 +30,12 @@ _FEATURES = (
     Feature.GUEST_CSUM,  # host to guest, partial checksum
     Feature.HOST_TSO4,
     Feature.HOST_TSO6,
+    Feature.HOST_UFO,
     Feature.HOST_USO,
     Feature.HOST_ECN,
     Feature.GUEST_TSO4,
     Feature.GUEST_TSO6,
+    Feature.GUEST_UFO,  # no tap has such frames; but Linux negotiates it wherever it is offered
     Feature.GUEST_USO4,  # a kernel before 6.2 never makes use of these two
     Feature.GUEST_USO6,
     Feature.GUEST_ECN,

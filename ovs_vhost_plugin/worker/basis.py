@@ -29,11 +29,12 @@ _AVAIL_BYTES = 6  # flags, idx, used_event (2.7.6), beside 2 an entry
 class Basis:
     """The session that is served, if there is one, and what it has given."""
 
-    def __init__(self, *, finish_offloads: bool) -> None:
+    def __init__(self, *, finish_offloads: bool, finish_udp: bool = True) -> None:
         self.session: Session | None = None
         self.memory: MemoryTable | None = None
         self.log: DirtyLog | None = None
         self.finish_offloads = finish_offloads
+        self.finish_udp = finish_udp
         self.pages_missing = False  # only the loops may touch memory: who does may have to wait
 
     @property
@@ -164,6 +165,7 @@ class Basis:
             header_size=self.header_size,
             features=self.features,
             finish_offloads=self.finish_offloads,
+            finish_udp=self.finish_udp,
             pages_missing=self.pages_missing,
         )
 

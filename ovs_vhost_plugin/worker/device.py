@@ -60,6 +60,7 @@ class Device:
         inband: InBand,
         *,
         finish_offloads: bool,
+        finish_udp: bool = True,
         make_userfault: Callable[[], Userfault] | None = None,
     ) -> None:
         self.pairs = tuple(pairs)
@@ -68,7 +69,7 @@ class Device:
         self._state = state
         self._channel = channel
         self._inband = inband
-        self._basis = Basis(finish_offloads=finish_offloads)
+        self._basis = Basis(finish_offloads=finish_offloads, finish_udp=finish_udp)
         self._postcopy = Postcopy(make_userfault, self.pairs, self._basis)
         self._arrivals = Arrivals(self.pairs, taps, holding)
         self._rings = Rings(
@@ -117,11 +118,14 @@ class Device:
         """Bytes of a virtio-net header."""
         return self._basis.header_size
 
-    def set_finish_offloads(self, finish: bool) -> None:
-        """Follow the bridge: whether its datapath takes checksums and segmentation undone."""
-        if finish != self._basis.finish_offloads:
+    def set_finish_offloads(self, finish: bool, udp: bool = True) -> None:
+        """Follow the bridge: whether its datapath takes checksums and segmentation undone.
+
+        `udp`: whether large UDP frames are finished here in any case.
+        """
+        if (finish, udp) != (self._basis.finish_offloads, self._basis.finish_udp):
             with self._rings.stopped():
-                self._basis.finish_offloads = finish
+                self._basis.finish_offloads, self._basis.finish_udp = finish, udp
 
     def answer(self, message: Message) -> Message | None:
         """Have the session handle `message`, execute its effects; the reply, if there is one.

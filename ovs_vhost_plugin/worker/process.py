@@ -45,7 +45,7 @@ from ovs_vhost_plugin.worker.tapqueues import TapQueues
 from ovs_vhost_plugin.worker.vringconfig import PairConfig
 
 # Further fields of a worker's spec that the daemon may change
-_MAY_CHANGE = ("hold", "state", "config", "mac", "link_up")
+_MAY_CHANGE = ("finish_udp", "hold", "state", "config", "mac", "link_up")
 
 
 def warm() -> None:
@@ -108,6 +108,7 @@ class Worker:
         self._rarps = 0
         self._quitting = False
         taps = TapQueues(tap_fds)
+        self._takes_uso = taps.takes_uso
         taps.set_attached([False] * len(tap_fds))
         self._tap_fd = tap_fds[0]
         learned_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -142,6 +143,7 @@ class Worker:
             channel,
             InBand(self._selector, channel),
             finish_offloads=spec.finish_offloads,
+            finish_udp=spec.finish_udp or not self._takes_uso,
             make_userfault=None if userfaultfd is None else partial(Userfault, userfaultfd),
         )
         self._expectation = Expectation()
@@ -279,7 +281,8 @@ class Worker:
     def _configure(self, spec: WorkerSpec) -> None:
         """Follow what has changed of the spec; a new offer is for the next connection."""
         self._spec = spec
-        self._device.set_finish_offloads(spec.finish_offloads)
+        finish_udp = spec.finish_udp or not self._takes_uso
+        self._device.set_finish_offloads(spec.finish_offloads, finish_udp)
         self._device.follow_port(link_up=spec.link_up, mtu=spec.mtu)
         self._holding.enabled = spec.hold
         if not spec.hold:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -36,7 +37,12 @@ from ovs_vhost_plugin.worker.vringconfig import (
 )
 
 # gso_type (virtio 1.2, 5.1.6.1) of each feature that lets the driver use it
-_GSO_TYPES = {Feature.HOST_TSO4: 1, Feature.HOST_TSO6: 4, Feature.HOST_USO: 5}
+_GSO_TYPES = {
+    Feature.HOST_TSO4: 1,
+    Feature.HOST_UFO: 3,
+    Feature.HOST_TSO6: 4,
+    Feature.HOST_USO: 5,
+}
 _JOIN_PATIENCE = 0.1  # seconds
 
 
@@ -66,6 +72,8 @@ class QueuePair:
         self._net.state["tap_fd"] = tap_fd
         self._net.state["wake_fd"] = self._wake_fd
         self._net.state["fault_fd"] = self.fault_fd
+        # Each pair, and each worker after another, begins elsewhere (RFC 7739, 5).
+        self._net.state["fragment_id"] = secrets.randbits(32)
         self._learned = layout.new_learned(learned_fd)
         self._queues = {"rx": layout.new_queue(), "tx": layout.new_queue()}
         self._states = {"rx": np.zeros(1, layout.RING), "tx": np.zeros(1, layout.RING)}
@@ -244,6 +252,7 @@ class QueuePair:
         state["ecn"] = config.has(Feature.HOST_ECN)
         state["gso_types"] = sum(1 << n for bit, n in _GSO_TYPES.items() if config.has(bit))
         state["finish_offloads"] = config.finish_offloads
+        state["finish_udp"] = config.finish_udp
         for name in ("taken", "headers", "position", "tap_full", "tap_lost"):
             state[name] = 0
         for queue in self._queues.values():

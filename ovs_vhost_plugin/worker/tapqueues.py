@@ -24,6 +24,7 @@ _IFF_ATTACH_QUEUE = 0x0200
 _IFF_DETACH_QUEUE = 0x0400
 
 # What the guest accepts -> what the kernel may then leave undone in frames to it (TUN_F_*).
+# For GUEST_UFO nothing: since 4.14 Linux makes fragments before the tap, whatever TUN_F_UFO asks.
 _OFFLOADS = (
     (Feature.GUEST_CSUM, 0x01),
     (Feature.GUEST_TSO4, 0x02),
@@ -55,6 +56,8 @@ class TapQueues:
         # The kernel attaches a queue when it is opened.
         self._attached = [True] * len(self.fds)
         self.carrier = False
+        self.takes_uso = self._try_uso()
+        """Whether the kernel knows USO, in frames written as well as read (Linux 6.2)."""
         self.header_size = 0  # bytes of the virtio-net header before each frame read
 
     def set_format(self, header_size: int, features: int) -> None:
@@ -62,13 +65,19 @@ class TapQueues:
         fcntl.ioctl(self.fds[0], _TUNSETVNETHDRSZ, struct.pack("=i", header_size))
         self.header_size = header_size
         flags = offload_flags(features)
+        if not self.takes_uso:
+            flags &= ~_TUN_F_USO  # the kernel segments before the tap
+        fcntl.ioctl(self.fds[0], _TUNSETOFFLOAD, flags)
+
+    def _try_uso(self) -> bool:
+        """Only setting it tells; nobody receives yet, and `set_format` sets what is meant."""
         try:
-            fcntl.ioctl(self.fds[0], _TUNSETOFFLOAD, flags)
+            fcntl.ioctl(self.fds[0], _TUNSETOFFLOAD, _TUN_F_CSUM | _TUN_F_USO)
         except OSError as error:
-            if error.errno != errno.EINVAL or not flags & _TUN_F_USO:
+            if error.errno != errno.EINVAL:
                 raise
-            # A kernel that does not know USO segments before the tap.
-            fcntl.ioctl(self.fds[0], _TUNSETOFFLOAD, flags & ~_TUN_F_USO)
+            return False
+        return True
 
     def set_carrier(self, up: bool) -> None:
         """Tell the switch whether the guest can receive; idempotent."""

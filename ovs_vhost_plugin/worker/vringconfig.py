@@ -49,6 +49,7 @@ class PairConfig:
     header_size: int  # of the virtio-net header, here and on the tap: 10 or 12
     features: int  # negotiated
     finish_offloads: bool  # whether checksums and segments are finished before the tap
+    finish_udp: bool = True  # whether large UDP frames are, also where others are not
     pages_missing: bool = False  # whether touching guest memory may have to wait for a page
 
     def has(self, bit: Feature) -> bool:

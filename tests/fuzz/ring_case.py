@@ -44,7 +44,7 @@ REGIONS = (
 )
 LOG_BYTES = -(-(ODD_END >> 12) // 8) + 1
 _PAGE = 4096
-USO = 1 << 5  # gso_type UDP_L4, which is always segmented
+UDP = 1 << 3 | 1 << 5  # gso_types that may be cut also where the tap takes all
 _ROUNDS = 200_000  # bursts, each of which moves something, that a case can need at most
 
 Entry = tuple[int, int, int, int]
@@ -99,7 +99,7 @@ class RingCase:
         state = self.net.state
         self.tap.setblocking(False)
         self.wire.setblocking(False)
-        for name in ("mergeable", "guest_csum", "csum", "ecn", "finish_offloads"):
+        for name in ("mergeable", "guest_csum", "csum", "ecn", "finish_offloads", "finish_udp"):
             state[name] = self.flags[name]
         state["tap_fd"] = self.tap.fileno()
         state["fault_fd"] = state["wake_fd"] = self.fault_fd
@@ -276,7 +276,7 @@ class RingCase:
             data = b"".join(self._at(*piece).tobytes() for piece in chain)
             self.offered.add(data[header:])
         for frame in self._sent():
-            segmented = self.flags["finish_offloads"] or self.net.state[0]["gso_types"] & USO
+            segmented = self.flags["finish_offloads"] or self.net.state[0]["gso_types"] & UDP
             if segmented or not self.pure:
                 continue
             assert frame[header:] in self.offered, "a frame that nobody offered"

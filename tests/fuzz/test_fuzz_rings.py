@@ -82,7 +82,7 @@ IPV4 = st.builds(
 IPV6 = st.builds(
     lambda options, tcp: bytes(12) + b"\x86\xdd" + bytes(6) + bytes([6 if not options else 0])
     + bytes(33) + b"".join(bytes([after, length]) + bytes(6) for after, length in options) + tcp,
-    st.lists(st.sampled_from([(0, 0), (60, 0), (6, 0), (6, 255)]), max_size=3),
+    st.lists(st.sampled_from([(0, 0), (60, 0), (6, 0), (17, 0), (6, 255)]), max_size=3),
     TCP,
 )  # fmt: skip
 
@@ -97,7 +97,7 @@ NET_HEADER = st.one_of(
     st.builds(
         net_header,
         st.just(1),
-        st.sampled_from([1, 1, 4, 0x81]),
+        st.sampled_from([1, 1, 3, 4, 0x81]),
         st.tuples(
             st.sampled_from([0, 54, 9999]),
             st.sampled_from([100, 8, 7]),
@@ -177,7 +177,7 @@ STEPS = st.lists(SEND | SEND | RECEIVE | INDIRECTLY | ONE.map(lambda one: [one])
 )
 SWITCHES = (
     "enabled", "event_idx", "indirect", "log_used", "mergeable", "guest_csum", "csum", "ecn",
-    "finish_offloads",
+    "finish_offloads", "finish_udp",
 )  # fmt: skip
 USUALLY = st.sampled_from([1, 1, 1, 1, 0])
 CASE = st.fixed_dictionaries(
@@ -187,7 +187,7 @@ CASE = st.fixed_dictionaries(
         "first": st.sampled_from([0, 7, 65535, 65520]),
         "flags": st.fixed_dictionaries(dict.fromkeys(SWITCHES, USUALLY)),
         "header_size": st.sampled_from([12, 12, 10]),
-        "gso_types": st.sampled_from([0b110010, 0b010010, 0]),
+        "gso_types": st.sampled_from([0b111010, 0b110010, 0b010010, 0]),
         "log": st.sampled_from(["whole", "whole", "short", ""]),
         "steps": STEPS,
     }

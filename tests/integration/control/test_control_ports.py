@@ -138,7 +138,14 @@ def test_a_change_of_mtu_or_offloads_reaches_the_running_worker(host) -> None:
         stats = json.loads(host.appctl("vhost/stats", "vhu0", "--format=json"))
         return stats["ports"]["vhu0"]["configured"]
 
-    rest = {"mtu": 9000, "state": True, "config": False, "mac": "", "link_up": True}
+    rest = {
+        "mtu": 9000,
+        "finish_udp": True,
+        "state": True,
+        "config": False,
+        "mac": "",
+        "link_up": True,
+    }
     assert wait_until(configured, "configure") == {**rest, "finish_offloads": True, "hold": True}
     host.switch.vsctl("set", "Open_vSwitch", ".", "other_config:userspace-tso-enable=true")
     passed_on = {**rest, "finish_offloads": False}

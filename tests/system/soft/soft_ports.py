@@ -16,6 +16,7 @@ from pathlib import Path
 from ovs_vhost_plugin.guest.responder import checksum
 from ovs_vhost_plugin.guest.soft import SoftGuest
 from ovs_vhost_plugin.lab.capture import Capture
+from ovs_vhost_plugin.lab.host import BRIDGE
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost.spec import FrontendRequest
 
@@ -48,16 +49,17 @@ def datagram(flow, size, *, outward=False):
 class SoftPort:
     """A port in server mode; guests connect to its worker one after the other."""
 
-    def __init__(self, host, *, queues=1, settings=()):
+    def __init__(self, host, *, queues=1, settings=(), bridge=BRIDGE):
         self.host = host
         self.name = next(_names)
+        self._bridge = bridge
         self._settings = (f"external_ids:vhost-user-queues={queues}", *settings)
         self._closing = ExitStack()
 
     def __enter__(self):
         with ExitStack() as stack:
             host, name = self.host, self.name
-            self.path = host.add_server_port(name, *self._settings)
+            self.path = host.add_server_port(name, *self._settings, bridge=self._bridge)
             stack.callback(host.delete_port, name)
             host.wait_status(name, "listening", 300)
             host.namespace.run("ip", "link", "set", name, "mtu", str(LARGEST))

@@ -25,7 +25,7 @@ HEADERS = {4: 14 + 20 + 8, 6: 14 + 40 + 8}
 CASES = [(1000, 4500), (1472, 3 * 1472), (1400, 65_535 - 28), (8, 100), (1200, 700)]
 
 
-def large(version, size, payload, *, outward):
+def large(version, size, payload, *, outward, gso=GSO_UDP_L4):
     """A frame of UDP and its header: the checksum is begun with the pseudo header's sum."""
     to, source = (OTHER_MAC, GUEST_MAC) if outward else (GUEST_MAC, OTHER_MAC)
     length = 8 + len(payload)
@@ -41,7 +41,7 @@ def large(version, size, payload, *, outward):
     udp = struct.pack("!HHHH", 1000, 2000, length, begun)
     frame = to + source + struct.pack("!H", kind) + network + udp + payload
     start = 14 + len(network)
-    return NetHeader(F_NEEDS_CSUM, GSO_UDP_L4, start + 8, size, start, 6), frame
+    return NetHeader(F_NEEDS_CSUM, gso, start + 8, size, start, 6), frame
 
 
 def check_datagrams(frames, version, size, payload):

@@ -200,6 +200,7 @@ def test_a_worker_spec_survives_the_wire() -> None:
         ("mtu", "9000"),
         ("mtu", True),
         ("finish_offloads", 1),
+        ("finish_udp", 1),
         ("hold", 1),
         ("uid", None),
     ],

@@ -103,6 +103,7 @@ def test_configure_reaches_the_worker(child: Worker) -> None:
         "op": "configure",
         "mtu": 9000,
         "finish_offloads": True,
+        "finish_udp": True,
         "hold": False,
         "state": False,
         "config": False,

@@ -69,6 +69,7 @@ def running(spec: WorkerSpec = SPEC, **fields: object) -> Observed:
         (running(replace(SPEC, queues=1)), Quit("vhu0", "the port was reconfigured")),
         (running(replace(SPEC, mtu=9000)), Configure(SPEC)),
         (running(replace(SPEC, finish_offloads=False)), Configure(SPEC)),
+        (running(replace(SPEC, finish_udp=False)), Configure(SPEC)),
         (running(replace(SPEC, hold=False)), Configure(SPEC)),
         (running(replace(SPEC, state=False)), Configure(SPEC)),
         (running(replace(SPEC, config=True)), Configure(SPEC)),

@@ -12,6 +12,7 @@ from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.daemon import rows
+from ovs_vhost_plugin.daemon.reconcile import worker_spec
 from ovs_vhost_plugin.daemon.rows import RowError, Switch
 
 RUNDIR = "/run/ovs"
@@ -143,6 +144,7 @@ def test_the_switch_names_its_run_directory() -> None:
 def test_who_finishes_offloads(datapath: str, tso: dict[str, str], finish: bool) -> None:
     spec = parse(interface(), bridge=bridge(datapath), switch=switch(**tso))
     assert spec.finish_offloads is finish
+    assert worker_spec(spec).finish_udp is (datapath == "netdev")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def net() -> Iterator[layout.Net]:
     """A Net with a fault eventfd and a 12-byte header, everything negotiated."""
     net = layout.new_net()
     fd = os.eventfd(0, os.EFD_NONBLOCK)
-    values = {"fault_fd": fd, "header_size": 12, "csum": 1, "gso_types": 0b110010, "ecn": 1}
+    values = {"fault_fd": fd, "header_size": 12, "csum": 1, "gso_types": 0b111010, "ecn": 1}
     for name, value in values.items():
         net.state[name] = value
     yield net

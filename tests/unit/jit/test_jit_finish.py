@@ -6,8 +6,11 @@ from __future__ import annotations
 import socket
 
 import pytest
-from pair_rig import Rig, await_that
-from test_jit_offload import Packet, header, verified
+from pair_rig import ALL, Rig, await_that
+from test_jit_fragment import Cut, large, together
+from test_jit_offload import UDP, UDP_L4, Packet, header, verified
+
+from ovs_vhost_plugin.vhost.spec import Feature
 
 PAYLOAD = bytes(i * 13 & 0xFF for i in range(20000))
 
@@ -37,6 +40,51 @@ def test_uso_is_finished_also_for_a_tap_that_takes_the_others(version: int) -> N
         assert all(segment[:12] == bytes(12) for segment in got)
         parts = [bytes(verified(segment[12:]).data.data) for segment in got]
         assert b"".join(parts) == PAYLOAD
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("gso", [UDP, UDP_L4])
+def test_large_frames_of_udp_pass_to_a_tap_that_takes_them_too(version: int, gso: int) -> None:
+    with Rig(features=ALL | Feature.HOST_UFO.mask) as rig:
+        packet = Packet(version, "udp", PAYLOAD)
+        packet.gso = gso
+        rig.start(finish_udp=False)
+        rig.transmit(data := offered(packet, 1000))
+        rig.kick("tx")
+        assert rig.wire.recv(70000) == data
+
+
+def test_uso_of_more_datagrams_than_linux_takes_is_finished_all_the_same() -> None:
+    with Rig() as rig:
+        rig.start(finish_udp=False)
+        for length, count in ((6400, 1), (6401, 65)):
+            rig.transmit(offered(Packet(4, "udp", PAYLOAD[:length]), 100))
+            rig.kick("tx")
+            got = [rig.wire.recv(70000) for _ in range(count)]
+            assert b"".join(segment[54:] for segment in got) == PAYLOAD[:length]
+            rig.tx.collect()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_ufo_becomes_fragments_of_one_datagram_also_when_the_tap_is_full(version: int) -> None:
+    with Rig(features=ALL | Feature.HOST_UFO.mask, finish_offloads=True) as rig:
+        rig.tap.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        rig.start()
+        identifications = set()
+        for start in (0, 4):
+            packet = large(version, PAYLOAD)
+            data = header(1, UDP, 1000, packet.start, 6, 42).tobytes() + packet.frame.tobytes()
+            rig.transmit(data, [12, 30, 1000, len(data) - 1042], start=start)
+            rig.kick("tx")
+            got = [rig.wire.recv(70000) for _ in range(-(-20008 // 1000))]
+            assert all(piece[:12] == bytes(12) for piece in got)
+            cuts = [Cut(piece[12:], 14) for piece in got]
+            assert together(cuts)[8:] == PAYLOAD
+            (identification,) = {cut.id for cut in cuts}
+            identifications.add(identification)
+            await_that(lambda start=start: rig.tx.collect() == [(start, 0)])  # type: ignore[misc]
+        assert len(identifications) == (1 if version == 4 else 2)
+        assert rig.pair.counters["tx_packets"] == 2
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -23,7 +23,7 @@ from ovs_vhost_plugin.jit.offload import (
 )
 
 SOURCE, TARGET = b"\x02\x00\x00\x00\x00\x01", b"\x02\x00\x00\x00\x00\x02"
-TCPV4, TCPV6, UDP_L4 = 1, 4, 5
+TCPV4, UDP, TCPV6, UDP_L4 = 1, 3, 4, 5
 FIN, SYN, PSH, ACK, CWR = 0x01, 0x02, 0x08, 0x10, 0x80
 TAGS = {0: b"", 1: b"\x81\x00\x00\x07", 2: b"\x88\xa8\x00\x09\x81\x00\x00\x07"}
 
@@ -207,7 +207,7 @@ def test_a_frame_that_is_not_what_gso_type_says(what: str) -> None:
     )
 
 
-@pytest.mark.parametrize("gso", [TCPV4, UDP_L4, 3])
+@pytest.mark.parametrize("gso", [TCPV4, UDP_L4, UDP])
 def test_a_version_that_is_not_what_gso_type_says(gso: int) -> None:
     packet = Packet(6, "tcp", b"x" * 10)
     net = header(1, gso, 1000, packet.start, packet.offset)
@@ -252,7 +252,13 @@ RULES = [
     (header(1, TCPV4, 7, 34, 16, 54), 3000, Fault.GSO_SIZE),
     (header(1, TCPV4, 8, 34, 16, 54), 3000, 0),
     (header(1, TCPV4, 0xFFFF, 34, 16, 54), 3000, Fault.GSO_SIZE),
-    (header(1, 3, 1448, 34, 16, 54), 3000, Fault.GSO_NOT_NEGOTIATED),
+    (header(1, 2, 1448, 34, 16, 54), 3000, Fault.GSO_NOT_NEGOTIATED),
+    (header(1, UDP, 1448, 34, 6, 42), 3000, 0),
+    (header(1, UDP | 0x80, 1448, 34, 6, 42), 3000, Fault.GSO_UNKNOWN),
+    (header(0, UDP, 1448, 34, 6, 42), 3000, Fault.GSO_WITHOUT_CSUM),
+    (header(1, UDP, 7, 34, 6, 42), 3000, Fault.GSO_SIZE),
+    (header(1, UDP, 0xFFFF, 34, 6, 42), 3000, Fault.GSO_SIZE),
+    (header(1, UDP, 1448, 34, 6, 3001), 3000, Fault.HEADER_LENGTH_BEYOND_FRAME),
     (header(1, UDP_L4, 1448, 34, 6, 42), 3000, 0),
     (header(1, UDP_L4 | 0x80, 1448, 34, 6, 42), 3000, Fault.GSO_UNKNOWN),
     (header(1, UDP_L4, 7, 34, 6, 42), 3000, Fault.GSO_SIZE),

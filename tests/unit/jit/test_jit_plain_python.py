@@ -24,6 +24,7 @@ TESTS = (
     "rings",
     "dirty",
     "offload",
+    "fragment",
     "finish",
     "faults",
     "learn",

@@ -15,8 +15,9 @@ def test_the_whole_offer_without_mtu():
         *("VERSION_1", "ANY_LAYOUT", "RING_INDIRECT_DESC", "RING_EVENT_IDX"),
         *("RING_PACKED", "IN_ORDER"),
         *("LOG_ALL", "PROTOCOL_FEATURES", "MRG_RXBUF", "MQ", "GUEST_ANNOUNCE"),
-        *("CSUM", "HOST_TSO4", "HOST_TSO6", "HOST_ECN", "HOST_USO"),
-        *("GUEST_CSUM", "GUEST_TSO4", "GUEST_TSO6", "GUEST_ECN", "GUEST_USO4", "GUEST_USO6"),
+        *("CSUM", "HOST_TSO4", "HOST_TSO6", "HOST_ECN", "HOST_UFO", "HOST_USO"),
+        *("GUEST_CSUM", "GUEST_TSO4", "GUEST_TSO6", "GUEST_ECN"),
+        *("GUEST_UFO", "GUEST_USO4", "GUEST_USO6"),
         *("MAC", "STATUS", "CTRL_VQ", "CTRL_RX", "CTRL_RX_EXTRA", "CTRL_VLAN", "CTRL_MAC_ADDR"),
     }
     assert names(offered.protocol_features, ProtocolFeature) == {
