@@ -40,8 +40,9 @@ class Report:
     `lost`, `damaged` and `duplicated` count the flow's records at the guest, `reordered` those
     that came after a later one. Of the lost, the network between lost `unseen`: they came to no
     port of the guest, or were forwarded by the source and did not come to the destination's; and
-    `overrun` were dropped at a full port, by a guest that does not take as much as is sent. `found`
-    says whether the flow reached the guest again.
+    `overrun` were dropped at a full port, by a guest that does not take as much as is sent, and
+    `congested` by a switch that did not read them in time. `found` says whether the flow reached
+    the guest again.
 
     The guest `stopped` at the source and `resumed` at the destination, in seconds. `downtime_ms` is
     the hypervisor's own figure; `outage_ms` is the longest time without a record at the guest,
@@ -66,6 +67,7 @@ class Report:
     downtime_ms: float
     found: bool
     overrun: int = 0
+    congested: int = 0
     learned_ms: float | None = None
     received: tuple[float, ...] = ()
 
@@ -91,6 +93,7 @@ class Report:
                 "reordered": self.reordered,
                 "unseen": self.unseen,
                 "overrun": self.overrun,
+                "congested": self.congested,
             },
             "outage_ms": round(self.outage_ms, 3),
             "delay_ms": round(self.delay_ms, 3),

@@ -53,13 +53,13 @@ def listen(path: Path) -> socket.socket:
 class Connection:
     """A connection to a back-end; every call ends within `timeout` seconds."""
 
-    def __init__(self, sock: socket.socket, timeout: float = 5.0) -> None:
+    def __init__(self, sock: socket.socket, timeout: float = 30.0) -> None:
         self._socket = sock
         self.timeout = timeout
         self._decoder = Decoder(replies=True)
 
     @classmethod
-    def connect(cls, path: Path, timeout: float = 5.0) -> Connection:
+    def connect(cls, path: Path, timeout: float = 30.0) -> Connection:
         """Connect to a back-end that listens (server mode). Raises OSError if none does."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(timeout)
@@ -71,7 +71,7 @@ class Connection:
         return cls(sock, timeout)
 
     @classmethod
-    def accept(cls, listener: socket.socket, timeout: float = 5.0) -> Connection:
+    def accept(cls, listener: socket.socket, timeout: float = 30.0) -> Connection:
         """Wait for a back-end that connects (client mode)."""
         listener.settimeout(timeout)
         try:

@@ -31,8 +31,8 @@ class Evidence:
     `uplinks` what passed their uplinks. `sent_at` says when each frame of the traffic was
     sent, `number` which of them a frame on a tap is, `arrived` which of them the guest itself says
     it got, in this order; None: it does not say. `overruns` were dropped as a tap was full, whose
-    guest does not keep up. `announcing` is what the destination's back-end
-    says of its first announcement.
+    guest does not keep up, `congestion` as a switch did not read them in time. `announcing` is what
+    the destination's back-end says of its first announcement.
     """
 
     moved: Migration
@@ -46,6 +46,7 @@ class Evidence:
     taps: tuple[list[Frame], list[Frame]]
     uplinks: tuple[list[Frame], list[Frame]]
     overruns: int
+    congestion: int
     local_learned: float | None
     physical_learned: float | None
     announcing: list[Mark]
@@ -80,6 +81,7 @@ class Evidence:
             duplicated=len(duplicates(arrived)),
             unseen=sum(n not in destination and (n in left or n not in source) for n in lost),
             overrun=self.overruns,
+            congested=self.congestion,
             reordered=overtaken(order[number] for number in arrived),
             delay_ms=max(delays, default=0.0) * 1e3,
             outage_ms=longest_gap([at for at in times if at >= moved.started]) * 1e3,

@@ -139,6 +139,8 @@ class Stage(Setup):
         local = enter(MacWatch(there.switch, BRIDGE, guest.mac, case.vlan))
         physical = enter(MacWatch(fabric.physical, PHYSICAL, guest.mac, case.vlan))
         before = self._overruns()
+        switches = (fabric.physical, here.switch, there.switch)
+        unread = sum(switch.overruns() for switch in switches)
         traffic = self._traffic(case)
         enter(traffic)
         moved = self._move(case, traffic)
@@ -157,6 +159,7 @@ class Stage(Setup):
             taps=(taps[0].frames(), taps[1].frames()),
             uplinks=(merged(uplinks[0]), merged(uplinks[1])),
             overruns=self._overruns() - before,
+            congestion=sum(switch.overruns() for switch in switches) - unread,
             local_learned=local.learned_at(there.wait_ofport(PORT), since=since),
             physical_learned=physical.learned_at(*fabric.physical_ports(there), since=since),
             announcing=there.announcing(since, tag),

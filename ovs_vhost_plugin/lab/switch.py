@@ -9,6 +9,7 @@ machine's own.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -164,6 +165,13 @@ class PrivateSwitch(Setup):
     def fdb(self, bridge: str) -> dict[str, tuple[str, int]]:
         """The MAC table of a bridge: MAC → (port number as shown, VLAN)."""
         return parse_fdb(self.appctl("ovs-vswitchd", "fdb/show", bridge))
+
+    def overruns(self) -> int:
+        """How many frames the switch has not read in time: a packet socket was full (ss(8), -m)."""
+        shown = self.namespace.run(
+            "ss", "--packet", "--all", "--memory", "--numeric", "--no-header"
+        )
+        return sum(map(int, re.findall(r"skmem:\(.*?,d(\d+)\)", shown)))
 
     def _start(self, program: str, *arguments: str) -> Process:
         name = Path(program).name

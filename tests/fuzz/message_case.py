@@ -37,7 +37,7 @@ from ovs_vhost_plugin.worker.vringconfig import PairConfig
 
 FRAME = bytes(12) + bytes(range(100))
 _NAMES = set(PeerErrorName) | {fault.kebab for fault in Fault}
-_PATIENCE = 5.0
+_PATIENCE = 60.0
 _ADVISE = FrontendRequest.POSTCOPY_ADVISE
 
 

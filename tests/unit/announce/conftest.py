@@ -22,12 +22,12 @@ class Peer:
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(str(self.path))
         self.listener.listen(4)
-        self.listener.settimeout(5)
+        self.listener.settimeout(60)
 
     def accept(self) -> None:
         self.hang_up()
         self.connection, _ = self.listener.accept()
-        self.connection.settimeout(5)
+        self.connection.settimeout(60)
 
     def receive(self) -> bytes:
         assert self.connection is not None

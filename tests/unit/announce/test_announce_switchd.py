@@ -189,9 +189,14 @@ def test_a_vswitchd_that_restarted_while_idle_costs_no_question(reader, peer, tm
 def test_a_full_table_is_taken_in_without_holding_the_daemon_up():
     line = "    2     0  52:54:00:12:34:56    0\n"
     data = answer(1, line * 2048)
-    start = time.process_time()
-    assert parse_answer(data, 1, fdb("br0")) == Answer(fdb("br0"), line * 2048)
-    assert time.process_time() - start < 0.02
+
+    def taken() -> float:
+        start = time.process_time()
+        assert parse_answer(data, 1, fdb("br0")) == Answer(fdb("br0"), line * 2048)
+        return time.process_time() - start
+
+    # The quickest of some: what else happens to this process meanwhile only adds to it.
+    assert min(taken() for _ in range(10)) < 0.02
 
 
 @given(st.binary() | st.text().map(str.encode) | st.just(b"[" * 100_000 + b"}"))

@@ -152,7 +152,8 @@ def test_frames_stay_in_order_when_chains_come_back_in_another(lab: Lab) -> None
 
 
 def test_a_ring_that_stays_full_is_reported(lab: Lab) -> None:
-    guest, _ = lab.pair(Config(size=4, timeout=0.1), Behaviour(hold_back=100))
+    guest, _ = lab.pair(Config(size=4), Behaviour(hold_back=100))
+    guest.config = replace(guest.config, timeout=0.1)
     with pytest.raises(RingFullError):
         for _ in range(5):
             guest.send(frame_of(60))
@@ -161,9 +162,11 @@ def test_a_ring_that_stays_full_is_reported(lab: Lab) -> None:
 
 
 def test_a_frame_larger_than_the_ring_is_refused_without_loss(lab: Lab) -> None:
-    guest, _ = lab.pair(Config(size=8, timeout=0.05))
+    guest, _ = lab.pair(Config(size=8))
+    patient, guest.config = guest.config, replace(guest.config, timeout=0.05)
     with pytest.raises(RingFullError):
         guest.send(frame_of(65550))
+    guest.config = patient
     echo(guest, [frame_of(1000)])
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -24,7 +26,7 @@ from ovs_vhost_plugin.worker.queuepair import QueuePair
 from ovs_vhost_plugin.worker.vringconfig import PairConfig, VringConfig
 
 RX_RING, TX_RING, RX_BUFFERS, TX_BUFFERS = 0x10000, 0x40000, 0x100000, 0x200000
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 MRG_RXBUF = Feature.MRG_RXBUF.mask
 MODERN = Feature.VERSION_1.mask | MRG_RXBUF
@@ -53,6 +55,13 @@ def await_that(condition: Callable[[], Any], what: str = "condition") -> Any:
             raise AssertionError(f"never came true: {what}")
         time.sleep(0.0005)
     return value
+
+
+def _state(task: Path) -> str:
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "S"  # it has ended
 
 
 class Rig:
@@ -171,11 +180,20 @@ class Rig:
         self.tx.offer(self.tx.chain(start, buffers, write=False))
 
     def idle(self) -> int:
-        """Wait until the loop sleeps: the number of its wakeups then."""
-        last = -1
-        while last != (last := self.pair.counters["wakeups"]):
-            time.sleep(0.02)
-        return last
+        """Wait until the loop sleeps: the number of its wakeups then.
+
+        A loop that has something to do, and waits for a processor, does not sleep (proc(5)).
+        """
+
+        def asleep() -> tuple[int] | None:
+            wakeups = self.pair.counters["wakeups"]
+            mine = str(threading.get_native_id())
+            tasks = Path("/proc/self/task").iterdir()
+            states = {_state(task) for task in tasks if task.name != mine}
+            same = self.pair.counters["wakeups"] == wakeups
+            return (wakeups,) if states <= {"S"} and same else None
+
+        return int(await_that(asleep, "the loop sleeps")[0])
 
     def __enter__(self) -> Rig:
         return self

@@ -134,7 +134,7 @@ def test_stop_in_the_middle_of_a_large_frame_begins_it_again() -> None:
         with pytest.raises(BlockingIOError):
             while True:
                 rig.wire.recv(70000)
-        rig.wire.settimeout(10)
+        rig.wire.settimeout(60)
         rig.start()
         got = [rig.wire.recv(70000) for _ in range(20)]
         assert got[0] == first

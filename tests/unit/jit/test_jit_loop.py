@@ -201,6 +201,8 @@ def test_a_broken_ring_leaves_the_other_one_running() -> None:
         fault = rig.spoil("tx")
         rig.kick("tx")
         await_that(lambda: rig.pair.counters.get(f"fault_{fault.name.lower()}"))
+        # It is told after it is counted.
+        assert select.select([rig.tx_fds.err], [], [], PATIENCE)[0]
         assert os.eventfd_read(rig.tx_fds.err) == 1
         assert rig.pair.take_faults() == [("tx", fault)]
         assert rig.pair.take_faults() == []
@@ -231,9 +233,8 @@ def test_a_kick_that_never_ends_does_not_hold_stop() -> None:
         kick = os.eventfd(1 << 31, os.EFD_SEMAPHORE)  # each read takes one
         rig.start(tx=rig.vring("tx", kick_fd=kick))
         await_that(lambda: rig.pair.counters["tx_kicks"] > 1000)
-        begin = time.monotonic()
         rig.pair.stop()
-        assert time.monotonic() - begin < 1
+        assert not rig.pair.running
         os.close(kick)
 
 

@@ -42,7 +42,7 @@ def test_json_has_all_that_the_table_has():
     data = json.loads(json.dumps(report(Mark(100.001, "learned", "b")).as_dict()))
     assert data["timeline"] == [{"ms": 1.0, "event": "learned", "where": "b"}]
     packets = {"sent": 10, "lost": 2, "damaged": 0, "duplicated": 1, "reordered": 4}
-    assert data["packets"] == {**packets, "unseen": 1, "overrun": 0}
+    assert data["packets"] == {**packets, "unseen": 1, "overrun": 0, "congested": 0}
     assert data["learned_ms"] is None
     assert data["delay_ms"] == 15.0
     assert data["resume_ms"] == 3.0

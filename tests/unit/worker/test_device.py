@@ -795,7 +795,7 @@ def test_a_front_end_that_asks_for_the_configuration_is_told_of_changes(port: Po
     port.session = Session(offer(2, 1500, nic=Nic()))
     port.device.attach(port.session)
     ours, theirs = socket.socketpair()
-    ours.settimeout(5)
+    ours.settimeout(60)
     port.ask(FrontendRequest.SET_BACKEND_REQ_FD, b"", theirs.detach())
     port.device.follow_port(link_up=False, mtu=1500)  # CONFIG was not negotiated yet
     protocol = port.session.offer.protocol_features

@@ -66,7 +66,7 @@ class LatePort:
     def __init__(self, device_fd):
         self.tap, self.wire = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.tap.setblocking(False)
-        self.wire.settimeout(10)
+        self.wire.settimeout(60)
         self.pair = QueuePair(0, self.tap.fileno())
         self.observed = Observed()
         self.selector = selectors.DefaultSelector()
@@ -132,7 +132,7 @@ class LatePort:
 
     def next_fault(self):
         """The page that somebody waits for."""
-        assert select.select([self.userfaultfd], [], [], 10)[0], "nobody waits for a page"
+        assert select.select([self.userfaultfd], [], [], 60)[0], "nobody waits for a page"
         message = os.read(self.userfaultfd, 32)
         assert message[0] == 0x12  # UFFD_EVENT_PAGEFAULT
         address = struct.unpack_from("=Q", message, 16)[0]
@@ -231,16 +231,23 @@ def test_a_page_that_never_comes_is_not_waited_for_without_end(port, place, monk
     while (page := port.next_fault()) != place // PAGE:
         port.bring(page)
     before = port.holes()
-    given_up = []
+    given_up, ended = [], threading.Event()
+
+    def bring_all():
+        port.bring(page)
+        port.bring_until(ended.is_set)
+
+    # For the loop to end: the worker would have ended.
+    others = threading.Thread(target=bring_all)
 
     def give_up(why):
         given_up.append((why, port.holes()))
-        port.bring(page)  # for the loop to end: the worker would have ended
-        while select.select([port.userfaultfd], [], [], 0.2)[0]:
-            port.bring(port.next_fault())
+        others.start()
 
     port.device._postcopy._give_up = give_up
     port.device.detach()
+    ended.set()
+    others.join()
     why, there = given_up[0]
     assert "gone" in why
     assert page in there == before
