@@ -62,8 +62,8 @@ class WorkerSpec:
     queues          most queue pairs offered
     mtu             offered to the guest (bytes), None: not offered
     finish_offloads the bridge takes no partial checksums and no GSO frames: finish them here
+    finish_udp      it takes no large frames of UDP: finish those here, whatever else it takes
     hold            keep frames for a guest that migrates away, for the daemon to forward
-    finish_udp      it takes no large UDP frames either way: finish them here
     state           offer the front-end to move the device's state; from the next connection on
     config          offer the NIC's configuration space; from the next connection on
     mac             what it says of the MAC, in hexadecimal digits; "": not known

@@ -95,7 +95,7 @@ def write_frame(net: Net, iov: int, pieces: int) -> int:
     return min(done, 0)
 
 
-@kernel(int64(QUEUE_T, NET_T, int64))
+@kernel(int64(QUEUE_T, NET_T, int64), inline=True)
 def _begin_finished(queue: Queue, net: Net, length: int) -> int:
     """Copy the frame at work, and find out what its pieces repeat of it: 0, or a fault."""
     state = net.state[0]
@@ -117,7 +117,7 @@ def _begin_finished(queue: Queue, net: Net, length: int) -> int:
     return 0
 
 
-@kernel(int64(QUEUE_T, NET_T, int64))
+@kernel(int64(QUEUE_T, NET_T, int64), inline=True)
 def _make_piece(queue: Queue, net: Net, length: int) -> int:
     """Have the iovec behind the header name what is to be written next: its bytes of payload."""
     state = net.state[0]

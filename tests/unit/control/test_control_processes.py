@@ -151,11 +151,15 @@ def test_unknown_owners_are_named(text: str) -> None:
 class Nursery:
     def __init__(self, state: StateDir, module: str) -> None:
         self.pid, self.channel = nursery.start(module, state)
+        self._heard: list[tuple[dict[str, Any], list[int]]] = []
 
     def hear(self) -> dict[str, Any]:
-        ready, _, _ = select.select([self.channel], [], [], 10)
-        assert ready, "the nursery says nothing"
-        ((said, fds),) = self.channel.receive()
+        """What it says next; it may have said more by now."""
+        while not self._heard:
+            ready, _, _ = select.select([self.channel], [], [], 10)
+            assert ready, "the nursery says nothing"
+            self._heard += self.channel.receive()
+        said, fds = self._heard.pop(0)
         assert not fds
         return said
 

@@ -233,6 +233,8 @@ def test_nothing_outside_the_frame_is_read_or_written(
     if follow and start > 34 and ethertype == b"\x08\x00":  # as a datagram would have it
         data[14:15], data[20:22], data[23:24] = bytes([0x40 + (start - 14 >> 2)]), b"\0\0", b"\x11"
         start = 14 + (start - 14 & ~3)
+    elif follow and len(data) > 62 and ethertype == b"\x86\xdd":
+        data[20:21], start = bytes([UDP]), 54
     answers = set()
     for filler in (0, 0x06, 0x45, 0xFF):
         array = np.full(70000, filler, np.uint8)

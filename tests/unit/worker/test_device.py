@@ -352,6 +352,19 @@ def test_rings_go_on_where_they_were_when_anything_changes(port: Port) -> None:
     assert port.pairs[0].config.rx.next_avail == (before + 6) % 65536
 
 
+def test_rings_follow_what_the_bridge_takes(port: Port) -> None:
+    set_up(port)
+    took = []
+    for finish in ((False, True), (False, False), (True, True)):
+        port.device.set_finish_offloads(*finish)
+        config = port.pairs[0].config
+        took.append((config.finish_offloads, config.finish_udp))
+    assert took == [(False, True), (False, False), (True, True)]
+    starts = port.pairs[0].starts
+    port.device.set_finish_offloads(True, True)
+    assert port.pairs[0].starts == starts
+
+
 def test_get_vring_base_answers_where_the_ring_stopped_and_leaves_the_other_running(
     port: Port,
 ) -> None:

@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
+import fcntl
+from typing import Any
+
 import pytest
 
 from ovs_vhost_plugin.vhost.spec import Feature
-from ovs_vhost_plugin.worker.tapqueues import offload_flags
+from ovs_vhost_plugin.worker.tapqueues import TapQueues, offload_flags
+
+TUNSETOFFLOAD, USO = 0x400454D0, 0x60
 
 
 @pytest.mark.parametrize(
@@ -26,3 +32,23 @@ def test_what_the_guest_accepts_becomes_the_taps_offloads(
     features: tuple[Feature, ...], flags: int
 ) -> None:
     assert offload_flags(sum(1 << bit for bit in features)) == flags
+
+
+@pytest.mark.parametrize("knows_uso", [True, False])
+def test_a_kernel_before_uso_is_asked_for_none(
+    monkeypatch: pytest.MonkeyPatch, knows_uso: bool
+) -> None:
+    flags = []
+
+    def ioctl(_fd: int, request: int, argument: Any) -> None:
+        if request == TUNSETOFFLOAD:
+            if argument & USO and not knows_uso:
+                raise OSError(errno.EINVAL, "as Linux before 6.2 says")
+            flags.append(argument)
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    taps = TapQueues([3])
+    assert taps.takes_uso == knows_uso
+    accepts = Feature.GUEST_CSUM.mask | Feature.GUEST_USO4.mask | Feature.GUEST_USO6.mask
+    taps.set_format(12, accepts)
+    assert flags[-1] == (0x61 if knows_uso else 0x01)
