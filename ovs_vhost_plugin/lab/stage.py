@@ -106,6 +106,7 @@ class Stage(Setup):
         self._sockets = {host: host.add_client_port(PORT) for host in (fabric.a, fabric.b)}
         for host in (fabric.a, fabric.b):
             host.wait_ready(PORT)
+            host.wait_ofport(PORT)  # before that the switch hears nothing
         progress("the guest boots")
         guest.boot(self.here, self._sockets[self.here])
         self.here.wait_running(PORT)
