@@ -217,4 +217,4 @@ def _number(name: str, text: str) -> int:
 
 def await_count(what: str, peer: BackEnd | Pmd, count: int) -> None:
     """Await that `peer` has received `count` packets in this run."""
-    wait_until(lambda: peer.received() >= count, f"{what}: {count} packets", 5.0)
+    wait_until(lambda: peer.received() >= count, f"{what}: {count} packets")

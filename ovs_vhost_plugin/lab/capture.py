@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from dataclasses import dataclass
 from types import TracebackType
 
 from ovs_vhost_plugin.lab import clock
 from ovs_vhost_plugin.lab.namespace import Namespace
-from ovs_vhost_plugin.lab.process import LabError
+from ovs_vhost_plugin.lab.process import LabError, wait_until
 
 ETH_P_ALL = 0x0003  # linux/if_ether.h
 PACKET_OUTGOING = 4  # linux/if_packet.h
@@ -91,6 +92,7 @@ class Capture:
     """
 
     def __init__(self, namespace: Namespace, device: str, *, snap: int = 65536) -> None:
+        self._namespace = namespace
         self._device = device
         self._snap = snap
         self._frames: list[Frame] = []
@@ -99,6 +101,7 @@ class Capture:
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _BUFFER)
 
     def __enter__(self) -> Capture:
+        _await_stamps(self._namespace)
         # Bound to the device and to all protocols at once, so that no frame of another gets in.
         self._socket.bind((self._device, ETH_P_ALL))
         return self
@@ -128,3 +131,25 @@ class Capture:
         if dropped := _STATISTICS.unpack(statistics)[1]:
             raise LabError(f"the capture on {self._device} lost {dropped} frames")
         return self._frames
+
+
+def _await_stamps(namespace: Namespace) -> None:
+    """Return when the kernel stamps what it sends, for which a socket has asked.
+
+    It begins to in its own time (net_enable_timestamp in net/core/dev.c), and what has no stamp
+    until then is given that of the moment when it is read.
+    """
+
+    def stamped() -> bool:
+        probe.send(b"")
+        sent = time.time()
+        time.sleep(0.001)
+        _, control, _, _ = probe.recvmsg(1, socket.CMSG_SPACE(_TIMESPEC.size))
+        seconds, nanoseconds = _TIMESPEC.unpack(control[0][2])
+        return bool(seconds + nanoseconds / 1e9 <= sent)
+
+    with namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        probe.bind(("127.0.0.1", 0))
+        probe.connect(probe.getsockname())
+        wait_until(stamped, "the kernel's stamps")

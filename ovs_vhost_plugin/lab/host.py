@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ovs_vhost_plugin.lab.namespace import Namespace
-from ovs_vhost_plugin.lab.process import PATIENCE, LabError, Process
+from ovs_vhost_plugin.lab.process import PATIENCE, LabError, Process, wait_until
 from ovs_vhost_plugin.lab.setup import Setup
 from ovs_vhost_plugin.lab.switch import PrivateSwitch
 from ovs_vhost_plugin.timeline import Mark
@@ -183,6 +183,19 @@ class Host(Setup):
         steps = {"received_at": trigger, "sent_at": "packet-out sent", "learned_at": CONFIRMED}
         where = f"host {self.label}, daemon"
         return [Mark(first[key], step, where) for key, step in steps.items() if first.get(key)]
+
+    def wait_carrier(self, name: str) -> None:
+        """Return when the kernel lets frames into a port's tap, a moment after its carrier is up.
+
+        The link's state follows then, under the lock under which it is read (linkwatch_do_dev in
+        net/core/link_watch.c).
+        """
+
+        def lets_in() -> bool:
+            shown = self.namespace.run("ip", "link", "show", "dev", name)
+            return "LOWER_UP" in shown and " state UP " in shown
+
+        wait_until(lets_in, f"{name}: the carrier")
 
     def stats(self, name: str) -> dict[str, Any]:
         """A port's statistics, as the daemon tells them."""

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 from qemu_life import alive, echoed, left, resumed, successor
-from qemu_site import MIB, PORT, Site, settled
+from qemu_site import MIB, PORT, Site
 
 from ovs_vhost_plugin.control import JOURNAL_BYTES
 from ovs_vhost_plugin.lab.process import wait_until
@@ -77,10 +77,14 @@ def check(site, guest):
 def check_buffers(site, guest):
     """The receive buffers that the driver offers, all but those it has yet to renew, are ahead of
     where the port stands; and of what it sent none is left."""
-    size, available, reachable = settled(lambda: buffers(site, guest, 0))
-    assert size - REFILL <= available == reachable
-    _, available, reachable = settled(lambda: buffers(site, guest, 1))
-    assert reachable == 0
+
+    def whole():
+        size, available, reachable = buffers(site, guest, 0)
+        return size - REFILL <= available == reachable
+
+    # What is under way is none of the lost: those never come.
+    wait_until(whole, "the receive buffers")
+    wait_until(lambda: buffers(site, guest, 1)[2] == 0, "what it sent")
 
 
 def buffers(site, guest, index):

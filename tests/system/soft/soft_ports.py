@@ -86,17 +86,7 @@ class SoftPort:
         return "LOWER_UP" in self.host.namespace.run("ip", "link", "show", "dev", self.name)
 
     def wait_carrier(self):
-        """Return when the kernel lets frames into the tap, a moment after the carrier has come.
-
-        The link's state follows then, under the lock under which it is read (linkwatch_do_dev in
-        net/core/link_watch.c).
-        """
-
-        def open_():
-            shown = self.host.namespace.run("ip", "link", "show", "dev", self.name)
-            return "LOWER_UP" in shown and " state UP " in shown
-
-        wait_until(open_, "the carrier")
+        self.host.wait_carrier(self.name)
 
     @property
     def pid(self):

@@ -110,7 +110,7 @@ def test_pairs_go_on_and_off_while_frames_come(plug):
             assert max(queues) < pairs
     finally:
         sender.stop()
-    while len(received) < len(sender.sent) and (some := guest.receive_all(0.5)):
+    while len(received) < len(sender.sent) and (some := guest.receive_all(2.0)):
         received += some
     sent = dict(map(reversed, enumerate(sender.sent)))
     numbers = [sent[got.frame] for _, got in received]

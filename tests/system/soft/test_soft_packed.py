@@ -144,6 +144,8 @@ def test_a_driver_that_does_not_know_its_ring_has_it_go_on_where_it_stood(port):
     guest.frontend.close()
     guest.frontend = guest.connect()
     guest.run_on(guest.frontend, old)
+    settle(guest)
+    port.wait_carrier()
     check_outward(port, guest, SOME)
     check_inward(port, guest, SOME)
     assert port.errors() == {}
@@ -159,6 +161,7 @@ def test_a_front_end_that_was_told_its_base_and_says_an_older_one_gets_its_ring_
     guest.run_on(guest.frontend, old)
     wait_until(lambda: port.errors().get("base-stale"), "the fault")
     port.wait_published("base-stale: vring 1 stopped")
+    port.wait_carrier()
     check_inward(port, guest, SOME)
     # A driver that begins anew has a ring that begins anew.
     guest.close()

@@ -159,6 +159,7 @@ def test_a_disabled_ring_discards_what_the_guest_sends_and_receives_nothing(port
     assert counters["tx_dropped_disabled"] == 10
     assert counters["tx_packets"] == 1
     # Nothing of what came meanwhile is delivered late.
+    port.wait_carrier()
     check_inward(port, guest, [300])
 
 

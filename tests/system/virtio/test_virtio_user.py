@@ -52,5 +52,6 @@ def test_virtio_user_as_server_takes_the_worker_that_comes_after_a_killed_one(pa
         "another",
     )
     wait_until(lambda: made.stats().get("status") == "running", "the rings run again", SECONDS)
+    made.host.wait_carrier(made.port)
     check_what_testpmd_gives_back(made, peer, 160)
     check_what_testpmd_sends(made, peer)

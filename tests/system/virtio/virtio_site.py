@@ -158,7 +158,7 @@ def plugged(host, mode, config):
         user = VirtioUser(host.namespace, directory, path, config, server=mode == "client")
         stack.enter_context(user)
         host.wait_status(port, "running")
-        # The kernel takes a moment to let frames into a tap whose link has come up.
+        host.wait_carrier(port)
         host.switch.wait_until("Interface", port, "link_state=up")
         yield Plugged(host, port, user)
 
