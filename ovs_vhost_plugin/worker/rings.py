@@ -11,11 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost.errors import PeerError
-from ovs_vhost_plugin.vhost.spec import Feature
+from ovs_vhost_plugin.vhost.iotlb import MissingError, overlap
+from ovs_vhost_plugin.vhost.spec import Feature, IotlbAccess
 from ovs_vhost_plugin.worker.arrivals import Arrivals
 from ovs_vhost_plugin.worker.basis import Basis
+from ovs_vhost_plugin.worker.misses import Misses
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 from ovs_vhost_plugin.worker.vringconfig import Kind, VringConfig
 
@@ -28,6 +33,7 @@ class Rings:
         pairs: Sequence[QueuePair],
         basis: Basis,
         arrivals: Arrivals,
+        misses: Misses,
         *,
         on_start: Callable[[int], None],
         on_error: Callable[[PeerError], None],
@@ -40,6 +46,8 @@ class Rings:
         self._on_start = on_start
         self._on_error = on_error
         self._on_fault = on_fault
+        self._misses = misses
+        self._tables: dict[int, NDArray[np.void]] = {}  # what running pairs translate with
         self._next_avail: dict[int, int] = {}  # vrings that were started, where they are
         self._running: set[int] = set()  # those of them whose memory is there
         self._has_run = False  # whether any ring has, in this session
@@ -72,13 +80,14 @@ class Rings:
         pair = self.pairs[index // 2]
         if not self._matters(index):
             return
-        self._stop_pair(pair)
+        self._pause(pair)
         if index % 2 == 0 and index in self._running and not self._receives(pair.index):
             self._hand_over(pair)  # it was switched off
-        self._unsettled.add(pair.index)
         if index not in self._broken:
             try:
                 self._basis.vring(index, self._next_avail.get(index))
+            except MissingError:
+                pass  # which `settle` will see to
             except PeerError as error:
                 raise _bare(error) from None
 
@@ -90,6 +99,23 @@ class Rings:
         for number in sorted(self._unsettled):
             for error in self._start_pair(self.pairs[number]).values():
                 self._on_error(error)
+
+    def note_misses(self, pair: QueuePair) -> None:
+        """Ask for the translations that rings of `pair` wait for."""
+        for kind, iova, access in pair.misses():
+            self._misses.missed(2 * pair.index + (kind == "tx"), iova, IotlbAccess(access))
+
+    def updated(self, iova: int, size: int, access: IotlbAccess) -> None:
+        """Have `settle` run those that waited for the translation which has come."""
+        for number in {index // 2 for index in self._misses.updated(iova, size, access)}:
+            self._pause(self.pairs[number])
+
+    def invalidate(self, iova: int, size: int) -> None:
+        """Forget translations: no ring uses them any more. `settle` runs those that did."""
+        for pair in self.pairs:
+            if pair.running and overlap(self._tables[pair.index], iova, size):
+                self._pause(pair)
+        self._basis.iotlb.invalidate(iova, size)
 
     def stop_vring(self, index: int, base: int) -> int:
         """Stop one vring for GET_VRING_BASE: nothing is written for it after this returns.
@@ -104,6 +130,7 @@ class Rings:
             base = self._basis.base(index, self._next_avail.pop(index))
         self._running.discard(index)
         self._broken.discard(index)
+        self._misses.drop(index)
         if leaves and self._arrivals.holding.enabled:
             self._leave(pair)
         for error in self._start_pair(pair, without=index).values():
@@ -135,6 +162,7 @@ class Rings:
         self._next_avail.clear()
         self._running.clear()
         self._broken.clear()
+        self._misses.clear()
         self._has_run = False
 
     def update_tap(self) -> None:
@@ -167,6 +195,11 @@ class Rings:
                 self.update_tap()
                 other.give(frames)
 
+    def _pause(self, pair: QueuePair) -> None:
+        """Stop it until `settle`."""
+        self._stop_pair(pair)
+        self._unsettled.add(pair.index)
+
     def _stop_pair(self, pair: QueuePair) -> None:
         pair.stop()
         for kind, index in _vrings_of(pair):
@@ -184,6 +217,10 @@ class Rings:
         for kind, index in _vrings_of(pair):
             try:
                 vrings[kind] = None if index == without else self._vring(index)
+            except MissingError as missing:
+                # It runs as far as the tap is concerned, which keeps what comes meanwhile.
+                self._misses.missed(index, missing.iova, missing.access)
+                vrings[kind] = None
             except PeerError as error:
                 # Front-ends replace memory region by region: where it is stays known.
                 self._running.discard(index)
@@ -196,6 +233,7 @@ class Rings:
         if rx is not None or tx is not None:
             self._has_run = True
             config = pair.resumed(self._basis.pair(rx, tx))
+            self._tables[pair.index] = config.regions
             pair.start(config)
             if fresh:
                 self._on_start(max(v.next_avail for v in (config.rx, config.tx) if v is not None))

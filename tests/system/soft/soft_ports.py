@@ -76,7 +76,7 @@ class SoftPort:
         self._closing.callback(guest.close)
         guest.start()
         settle(guest)
-        wait_until(lambda: self.carrier, "the carrier")
+        wait_until(lambda: guest.serve() or self.carrier, "the carrier")
         return guest
 
     @property
