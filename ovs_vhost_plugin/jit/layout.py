@@ -57,6 +57,7 @@ RING = _record(
     "kicks_on",
     "kick_fd",
     "call_fd",
+    "call_first",  # the driver is called when the ring goes on, see loop.py
     "err_fd",
     "log_used",
     "resumed",  # taken over: whether its driver was called for all that came back, nobody knows

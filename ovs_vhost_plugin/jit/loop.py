@@ -144,9 +144,11 @@ def call_again(ring: Vring, net: Net) -> None:
 
     QEMU 7.2 starts a ring first, with a call eventfd that it does not look at, and then says where
     its guest is to be called (a NIC without MSI-X). If all buffers were given back in between,
-    nothing would ever follow to call for. A call too many does no harm (virtio 1.2, 2.7.7.1).
+    nothing would ever follow to call for. A call too many does no harm (virtio 1.2, 2.7.7.1). But
+    not where only translations came or went: that may be so with each frame.
     """
-    if alive(ring) and (ring.state[0]["next_avail"] != 0 or ring.state[0]["resumed"]):
+    state = ring.state[0]
+    if alive(ring) and state["call_first"] and (state["next_avail"] != 0 or state["resumed"]):
         call(ring, net)
 
 

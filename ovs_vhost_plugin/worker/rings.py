@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,7 @@ class Rings:
         self._has_run = False  # whether any ring has, in this session
         self._broken: set[int] = set()
         self._unsettled: set[int] = set()  # pairs that `settle` is to start
+        self._to_call: set[int] = set()  # vrings whose drivers are called when they go on
 
     @property
     def running(self) -> bool:
@@ -108,13 +110,13 @@ class Rings:
     def updated(self, iova: int, size: int, access: IotlbAccess) -> None:
         """Have `settle` run those that waited for the translation which has come."""
         for number in {index // 2 for index in self._misses.updated(iova, size, access)}:
-            self._pause(self.pairs[number])
+            self._pause(self.pairs[number], quietly=True)
 
     def invalidate(self, iova: int, size: int) -> None:
         """Forget translations: no ring uses them any more. `settle` runs those that did."""
         for pair in self.pairs:
             if pair.running and overlap(self._tables[pair.index], iova, size):
-                self._pause(pair)
+                self._pause(pair, quietly=True)
         self._basis.iotlb.invalidate(iova, size)
 
     def stop_vring(self, index: int, base: int) -> int:
@@ -195,13 +197,16 @@ class Rings:
                 self.update_tap()
                 other.give(frames)
 
-    def _pause(self, pair: QueuePair) -> None:
+    def _pause(self, pair: QueuePair, *, quietly: bool = False) -> None:
         """Stop it until `settle`."""
-        self._stop_pair(pair)
+        self._stop_pair(pair, quietly=quietly)
         self._unsettled.add(pair.index)
 
-    def _stop_pair(self, pair: QueuePair) -> None:
+    def _stop_pair(self, pair: QueuePair, *, quietly: bool = False) -> None:
+        """Stop it; `quietly`: only for a translation, which may be so with each frame."""
         pair.stop()
+        if not quietly:
+            self._to_call.update(index for _, index in _vrings_of(pair))
         for kind, index in _vrings_of(pair):
             if index in self._running:
                 self._next_avail[index] = pair.next_avail(kind)
@@ -246,6 +251,8 @@ class Rings:
         if vring is not None:
             self._next_avail[index] = vring.next_avail
             self._running.add(index)
+            vring = replace(vring, call_first=index in self._to_call)
+            self._to_call.discard(index)
         return vring
 
     def _matters(self, index: int) -> bool:

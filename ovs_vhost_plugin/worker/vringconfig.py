@@ -36,6 +36,7 @@ class VringConfig:
     identity: bytes = b""  # which ring it is (16 bytes); empty: cannot be told
     resumes: bool = False  # `next_avail` is only what its front-end says
     resumed: bool = False  # it is what the journal says
+    call_first: bool = True  # if it goes on, its driver is called
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ def views(
         "published": next_used,
         "kick_fd": vring.kick_fd,
         "call_fd": vring.call_fd,
+        "call_first": vring.call_first,
         "err_fd": vring.err_fd,
         "log_used": vring.log_used and config.log is not None,
         # One that wraps around is as far outside of any log.

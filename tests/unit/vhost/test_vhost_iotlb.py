@@ -191,6 +191,9 @@ def message(iova=0, size=PAGE, user=0, access=3, kind=IotlbType.UPDATE):
 def test_messages_become_what_the_device_does():
     assert message(1, 2, 3, 1) == UpdateIotlb(1, 2, 3, READ)
     assert message(1, 2, kind=IotlbType.INVALIDATE) == InvalidateIotlb(1, 2)
+    # as QEMU 7.2 sends it: in the other fields is what was on its stack
+    garbled = message(PAGE, TOP - PAGE, TOP - 1, 178, IotlbType.INVALIDATE)
+    assert garbled == InvalidateIotlb(PAGE, TOP - PAGE)
     # all of the address space: 2**64 does not fit into the size
     assert message(0, 0, kind=IotlbType.INVALIDATE) == InvalidateIotlb(0, TOP)
     assert message(TOP - PAGE, PAGE) == UpdateIotlb(TOP - PAGE, PAGE, 0, BOTH)

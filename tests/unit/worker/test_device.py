@@ -870,6 +870,7 @@ def test_a_ring_waits_for_the_translation_of_its_own_addresses(port: Port, iommu
     assert iommu.asked() == [(0, WRITE, MISS)]
     iommu.tell(UPDATE, 0, WRITE)
     assert port.pairs[0].running and port.taps.carrier
+    assert port.pairs[0].config.rx.call_first, "the call eventfd may be another one"
     assert port.pairs[0].config.regions["guest"].tolist() == [USER]
     assert iommu.asked() == []
     assert port.observed.errors == []
@@ -886,6 +887,7 @@ def test_an_invalidation_is_answered_when_no_ring_uses_the_translation(
     iommu.tell(INVALIDATE, 1)
     assert port.pairs[0].config.rx.next_avail == at + 3
     assert port.pairs[0].config.regions["size"].tolist() == [PAGE]
+    assert not port.pairs[0].config.rx.call_first, "it may be so with each frame"
     iommu.tell(INVALIDATE, 0)
     assert not port.pairs[0].running
     assert port.taps.carrier, "the tap keeps what comes meanwhile"
