@@ -86,6 +86,8 @@ class PeerErrorName(StrEnum):
     IOTLB_ADDRESS_WRAPS = "iotlb-address-wraps"
     IOTLB_OUTSIDE_MEMORY = "iotlb-outside-memory"
     IOTLB_ACCESS_DENIED = "iotlb-access-denied"
+    IOTLB_MISS_REFUSED = "iotlb-miss-refused"
+    IOTLB_WITHOUT_CHANNEL = "iotlb-without-channel"
 
     # Dirty log (vhost-user "Migration")
     LOG_SIZE_ZERO = "log-size-zero"

@@ -45,6 +45,8 @@ class Iotlb:
     """Translations of one front-end."""
 
     def __init__(self) -> None:
+        self.replaced = 0
+        """Translations that made room, ever."""
         self._rows = np.zeros(0, _ROW)
         self._updates = 0
 
@@ -143,6 +145,7 @@ class Iotlb:
         rows = np.concatenate((self._rows[:first], np.array(made, _ROW), self._rows[last:]))
         excess = len(rows) - MAX_TRANSLATIONS
         if excess > 0:
+            self.replaced += excess
             rows = np.delete(rows, np.argsort(rows["serial"], kind="stable")[:excess])
         self._rows = rows
 

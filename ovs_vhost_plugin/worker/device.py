@@ -72,12 +72,12 @@ class Device:
         self._basis = Basis(finish_offloads=finish_offloads)
         self._postcopy = Postcopy(make_userfault, self.pairs, self._basis)
         self._arrivals = Arrivals(self.pairs, taps, holding)
-        self.misses = Misses(channel.ask, observer.error)
+        self._misses = Misses(channel.ask, observer.error)
         self._rings = Rings(
             pairs,
             self._basis,
             self._arrivals,
-            self.misses,
+            self._misses,
             on_start=observer.started,
             on_error=observer.error,
             on_fault=self._ring_broke,
@@ -110,6 +110,12 @@ class Device:
     def running(self) -> bool:
         """Whether the guest can receive."""
         return self._rings.running
+
+    @property
+    def iotlb_counts(self) -> dict[str, int]:
+        """Translations asked for, and those that made room for others, ever."""
+        replaced = self._basis.iotlb.replaced
+        return {"iotlb_misses": self._misses.count, "iotlb_replaced": replaced}
 
     @property
     def expecting(self) -> bool:
@@ -193,7 +199,7 @@ class Device:
             case effects.OpenBackendChannel(fd, acknowledged):
                 self._channel.open(fd, acknowledged=acknowledged)
                 self._inband.channel_opened()
-                self.misses.ask_again()
+                self._misses.ask_again()
             case effects.UpdateIotlb(iova, size, user_address, access):
                 self._update_iotlb(iova, size, user_address, access)
             case effects.InvalidateIotlb(iova, size):

@@ -2,19 +2,22 @@
 """What rings behind an IOMMU wait for: asked for once, and remembered until it is answered.
 
 A ring stops at the first address without a translation, so it waits for one at a time. While it
-waits it costs nothing: a front-end that never answers has a ring that never goes on.
+waits it costs nothing: a front-end that never answers has a ring that never goes on. Where it is
+known that nothing will come, that has a name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from ovs_vhost_plugin.vhost import iotlb_requests
+from ovs_vhost_plugin.vhost.backend_channel import OnAnswer
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.spec import BackendRequest, IotlbAccess
 
-Ask = Callable[[BackendRequest, bytes], bool]
+Ask = Callable[[BackendRequest, bytes, OnAnswer | None], bool]
 """Sends a request on the back-end channel; False: there is none."""
 
 
@@ -22,7 +25,6 @@ Ask = Callable[[BackendRequest, bytes], bool]
 class _Miss:
     iova: int
     access: IotlbAccess
-    asked: bool
     denied: bool = False
 
 
@@ -41,14 +43,14 @@ class Misses:
         before = self._open.get(index)
         if before is not None and (before.iova, before.access) == (iova, access):
             return
-        self._open[index] = miss = _Miss(iova, access, asked=False)
-        self._send(miss)
+        self._open[index] = miss = _Miss(iova, access)
+        if not self._send(index, miss):
+            self._report(PeerErrorName.IOTLB_WITHOUT_CHANNEL, index, miss)
 
     def ask_again(self) -> None:
-        """There is a channel now: ask for what could not be asked for."""
-        for miss in self._open.values():
-            if not miss.asked:
-                self._send(miss)
+        """There is another channel: what was asked on the one before may never be answered."""
+        for index, miss in self._open.items():
+            self._send(index, miss)
 
     def updated(self, iova: int, size: int, access: IotlbAccess) -> list[int]:
         """The vrings that can go on, as [iova, +size) is translated for `access` now.
@@ -71,17 +73,24 @@ class Misses:
         """The front-end has gone."""
         self._open.clear()
 
-    def _send(self, miss: _Miss) -> None:
-        miss.asked = self._ask(
-            BackendRequest.IOTLB_MSG, iotlb_requests.miss(miss.iova, miss.access)
-        )
-        self.count += miss.asked
+    def _send(self, index: int, miss: _Miss) -> bool:
+        payload = iotlb_requests.miss(miss.iova, miss.access)
+        sent = self._ask(BackendRequest.IOTLB_MSG, payload, partial(self._answered, index, miss))
+        self.count += sent
+        return sent
+
+    def _answered(self, index: int, miss: _Miss, status: int) -> None:
+        """The front-end has sent an update, or says that there is none."""
+        if status and self._open.get(index) is miss:
+            self._report(PeerErrorName.IOTLB_MISS_REFUSED, index, miss)
 
     def _deny(self, index: int, miss: _Miss) -> None:
         if miss.denied:
             return
         miss.denied = True
-        detail = f"vring {index} waits: {miss.access.name} at {miss.iova:#x}"
-        self._on_error(PeerError(PeerErrorName.IOTLB_ACCESS_DENIED, detail))
+        self._report(PeerErrorName.IOTLB_ACCESS_DENIED, index, miss)
         payload = iotlb_requests.access_fail(miss.iova, miss.access)
-        self._ask(BackendRequest.IOTLB_MSG, payload)
+        self._ask(BackendRequest.IOTLB_MSG, payload, None)
+
+    def _report(self, name: PeerErrorName, index: int, miss: _Miss) -> None:
+        self._on_error(PeerError(name, f"vring {index} waits: {miss.access.name} {miss.iova:#x}"))

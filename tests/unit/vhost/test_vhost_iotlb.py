@@ -132,6 +132,7 @@ def test_updates_without_end_cost_no_memory_and_the_latest_are_there(monkeypatch
         table.update(page * 3 * PAGE, 3 * PAGE, 0x7000, READ)
         table.invalidate(page * 3 * PAGE + PAGE, PAGE)  # leaves two of one
         assert len(table) <= 16
+    assert table.replaced == 200 - 16
     assert table.lookup(99 * 3 * PAGE, PAGE, READ)
     with pytest.raises(MissingError):
         table.lookup(0, 1, READ)

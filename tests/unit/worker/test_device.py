@@ -829,7 +829,7 @@ READ, WRITE = spec.IotlbAccess.READ, spec.IotlbAccess.WRITE
 
 
 class Iommu:
-    """A front-end's IOMMU: IOVAs are 1 GiB above what the front-end has there."""
+    """A front-end's IOMMU: IOVAs are the front-end's own addresses."""
 
     def __init__(self, port: Port) -> None:
         self.port = port
@@ -905,7 +905,7 @@ def test_a_miss_of_a_running_ring_is_asked_for_once(port: Port, iommu: Iommu) ->
     for _ in range(2):
         port.device.collect_faults(port.pairs[0])  # type: ignore[arg-type]
     assert iommu.asked() == [(9, WRITE, MISS), (8, READ, MISS)]
-    assert port.device.misses.count == 2
+    assert port.device.iotlb_counts == {"iotlb_misses": 2, "iotlb_replaced": 0}
     iommu.tell(UPDATE, 7)
     assert port.pairs[0].config.rx.next_avail == at, "nobody waits for it"
     iommu.tell(UPDATE, 9)
@@ -924,14 +924,36 @@ def test_too_little_access_is_told_once_and_the_ring_waits_on(port: Port, iommu:
     assert [error.name for error in port.observed.errors] == ["iotlb-access-denied"]
 
 
-def test_what_was_missed_before_there_was_a_channel_is_asked_for_then(port: Port) -> None:
+def test_what_was_missed_without_a_channel_is_named_and_asked_for_on_each_that_comes(
+    port: Port,
+) -> None:
     port.features(Feature.VERSION_1, Feature.ACCESS_PLATFORM)
     port.memory()
     port.vring(0)
-    ours, theirs = socket.socketpair()
-    port.ask(FrontendRequest.SET_BACKEND_REQ_FD, b"", theirs.detach())
-    assert spec.IOTLB.unpack(ours.recv(100)[spec.HEADER.size :])[0] == USER + 0x800  # used ring
-    ours.close()
+    assert {error.name for error in port.observed.errors} == {"iotlb-without-channel"}
+    for _ in range(2):
+        ours, theirs = socket.socketpair()
+        port.ask(FrontendRequest.SET_BACKEND_REQ_FD, b"", theirs.detach())
+        asked = spec.IOTLB.unpack(ours.recv(100)[spec.HEADER.size :])
+        assert asked[0] == USER + 0x800  # used ring
+        ours.close()
+
+
+def test_a_miss_that_the_front_end_refuses_is_named(port: Port) -> None:
+    acknowledged = spec.ProtocolFeature.BACKEND_REQ.mask | spec.ProtocolFeature.REPLY_ACK.mask
+    port.ask(FrontendRequest.SET_PROTOCOL_FEATURES, spec.U64.pack(acknowledged))
+    iommu = Iommu(port)
+    port.vring(0)
+    for status in (0, 1):
+        (miss,) = iommu.channel.receive()
+        flags = spec.VERSION | spec.REPLY
+        iommu.channel.send(Message(miss.request, spec.U64.pack(status), flags))
+        ((key, _),) = port.selector.select(5)
+        key.data(0.0)
+        if status == 0:
+            iommu.tell(UPDATE, 0, READ)
+    assert [error.name for error in port.observed.errors] == ["iotlb-miss-refused"]
+    iommu.channel.close()
 
 
 def test_translations_go_with_their_front_end(port: Port, iommu: Iommu) -> None:
