@@ -151,20 +151,21 @@ def serve(pair: Pair, mode: NDArray, packets: NDArray, lengths: NDArray) -> None
         store_release(mode, DONE, now)
         if now == IDLE or not alive(pair.rx) or not alive(pair.tx):
             # As before a port's sleep: what comes next then refuses them.
-            for ring in (pair.rx, pair.tx):
-                if alive(ring):
-                    ask_for_kicks(ring, pair.memory, net)
+            if alive(pair.rx):
+                ask_for_kicks(pair.rx, pair.rx_memory, net)
+            if alive(pair.tx):
+                ask_for_kicks(pair.tx, pair.tx_memory, net)
             poll(address_of(pair.poll, 0), 0, _IDLE_MS)
             continue
         count = BURST
         if now != RECEIVE:
-            count = take(pair.tx, pair.tx_queue, pair.memory, net, packets, lengths)
+            count = take(pair.tx, pair.tx_queue, pair.tx_memory, net, packets, lengths)
         else:
             for i in range(1, count):
                 copy_in(packets, first + SPACING * i, address_of(packets, first), FRAME_HEADERS)
         moved = count
         if now != SEND and count > 0:
-            moved = put(pair.rx, pair.rx_queue, pair.memory, net, packets, lengths, count)
+            moved = put(pair.rx, pair.rx_queue, pair.rx_memory, net, packets, lengths, count)
             if now == LOOPBACK:
                 net.counters[0]["rx_dropped_no_buffers"] += count - moved
         mode[LOOKS] += 1

@@ -24,6 +24,7 @@ from ovs_vhost_plugin.guest.driver import (
 )
 from ovs_vhost_plugin.guest.eventfd import wait_for
 from ovs_vhost_plugin.guest.frontend import PROTOCOL_FEATURES, FrontEnd, NotOfferedError, Vring
+from ovs_vhost_plugin.guest.iommu import Iommu, TranslatedMemory
 from ovs_vhost_plugin.guest.memory import PAGE_SIZE, GuestMemory
 from ovs_vhost_plugin.guest.packedqueue import PackedQueue, Virtqueue
 from ovs_vhost_plugin.guest.responder import Responder
@@ -118,6 +119,7 @@ class SoftGuest:
         self.memory = config.memory or GuestMemory.of_size(_memory_needed(config))
         self.pairs = [self._make_pair(i) for i in range(config.queue_pairs)]
         self.frontend: FrontEnd | None = None
+        self.iommu = Iommu(self.memory) if isinstance(self.memory, TranslatedMemory) else None
         address = config.address
         self._responder = None if address is None else Responder(config.mac, address)
         self._listener: socket.socket | None = listen(path) if server else None
@@ -270,6 +272,7 @@ class SoftGuest:
             connection.check()
             if inband is not None:
                 inband.take()
+            self.serve()
             for vring in vrings:
                 vring.call.take()
             late = [vring.queue.want_calls(True) for vring in vrings]
@@ -277,11 +280,19 @@ class SoftGuest:
 
         fds = [connection.fileno(), *(vring.call.fileno() for vring in vrings)]
         fds += [] if inband is None else [inband.fileno()]
+        channel = self._running().channel
+        if self.iommu is not None and inband is None and channel is not None:
+            fds.append(channel.fileno())
         try:
             return wait_for(used, fds, timeout)
         finally:
             for vring in vrings:
                 vring.queue.want_calls(False)
+
+    def serve(self, seconds: float = 0.0) -> None:
+        """Answer what the back-end asks of the guest's IOMMU, where it has one."""
+        if self.iommu is not None:
+            self.iommu.serve(self._running(), seconds)
 
     def _await_room(self, vring: Vring) -> None:
         if not self._await_used([vring], self.config.timeout):

@@ -48,21 +48,24 @@ _CACHE_LINE = 64
 _TOP = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
-@kernel(int64(REGIONS, uint64), inline=True)
-def find_region(regions: Records, address: Any) -> int:
+@kernel(int64(REGIONS, int64, int64, uint64), inline=True)
+def find_region(regions: Records, before: int, behind: int, address: Any) -> int:
     """Index of the region that holds guest `address`, or -1; they are sorted by guest address.
 
     By halves: there may be hundreds of them (CONFIGURE_MEM_SLOTS), and each buffer is looked up.
+    The rows `before` and `behind` those of this use are passed over.
     """
-    low, high = 0, len(regions)
+    low, high = before, len(regions) - behind
     while low < high:
         middle = (low + high) >> 1
-        if regions[middle]["guest"] <= address:
+        if regions[uint64(middle)]["guest"] <= address:
             low = middle + 1
         else:
             high = middle
-    if low > 0 and address - regions[low - 1]["guest"] < regions[low - 1]["size"]:
-        return low - 1
+    if low > before:
+        region = regions[uint64(low - 1)]
+        if address - region["guest"] < region["size"]:
+            return low - 1
     return -1
 
 
@@ -80,26 +83,35 @@ def _expect_buffer(host: int, writes: int) -> None:
         prefetch(host + _CACHE_LINE)
 
 
-@kernel(int64(REGIONS, uint64, int64, QUEUE_T, int64, int64), inline=True)
+@kernel(int64(REGIONS, int64, int64, uint64, int64, QUEUE_T, int64, int64), inline=True)
 def add_buffer(
-    regions: Records, address: Any, length: int, queue: Queue, at: int, writes: int
+    regions: Records,
+    before: int,
+    behind: int,
+    address: Any,
+    length: int,
+    queue: Queue,
+    at: int,
+    writes: int,
 ) -> int:
     """Put guest buffer [address, +length) into iovecs from `at` on: the next free one or -fault.
 
     A buffer that goes on in the next region of guest memory is elsewhere in this process's, and
-    becomes two iovecs. `writes`: the device will write it.
+    becomes two iovecs. `writes`: the device will write it. An address outside is left in `missed`.
     """
     if address > _TOP - uint64(length - 1):
         return -Fault.ADDRESS_WRAPS
     while True:
-        i = find_region(regions, address)
+        i = find_region(regions, before, behind, address)
         if i < 0:
+            queue.state[0]["missed"] = address
             return -Fault.ADDRESS_OUTSIDE_MEMORY
         if at - queue.state[0]["end"] >= PIECES_MAX:
             return -Fault.CHAIN_TOO_LONG
-        offset = int64(address - regions[i]["guest"])
-        part = min(length, int64(regions[i]["size"] - (address - regions[i]["guest"])))
-        host = int64(regions[i]["host"]) + offset
+        region = regions[uint64(i)]
+        offset = int64(address - region["guest"])
+        part = min(length, int64(region["size"] - (address - region["guest"])))
+        host = int64(region["host"]) + offset
         _expect_buffer(host, writes)
         place = uint64(at)
         queue.iov[place]["base"] = host
@@ -112,7 +124,7 @@ def add_buffer(
         address = address + uint64(part)
 
 
-@kernel(int64(REGIONS, uint64, int64, QUEUE_T, int64))
+@kernel(int64(REGIONS, uint64, int64, QUEUE_T, int64), inline=True)
 def take_table(regions: Records, address: Any, length: int, queue: Queue, at: int) -> int:
     """Copy the indirect table at guest `address` into `queue.table`: its entries or -fault.
 
@@ -124,9 +136,11 @@ def take_table(regions: Records, address: Any, length: int, queue: Queue, at: in
         return -Fault.INDIRECT_LENGTH
     if length > 8 * len(queue.table):
         return -Fault.INDIRECT_TOO_LARGE
-    stop = add_buffer(regions, address, length, queue, at, 0)
+    held = queue.state[0]
+    before, behind = held["tables_before"], held["tables_behind"]
+    stop = add_buffer(regions, before, behind, address, length, queue, at, 0)
     if stop < 0:
-        return -Fault.INDIRECT_OUTSIDE_MEMORY
+        return -Fault.INDIRECT_OUTSIDE_MEMORY if stop == -Fault.ADDRESS_OUTSIDE_MEMORY else stop
     done = 0
     bytes_of_table = queue.table.view(np.uint8)
     for i in range(at, stop):
@@ -146,8 +160,9 @@ def take_buffer(
         return -Fault.WRONG_DIRECTION
     if length == 0:
         return -Fault.ZERO_LENGTH
-    queue.state[0]["walked"] += length
-    return add_buffer(regions, address, length, queue, at, writes)
+    held = queue.state[0]
+    held["walked"] += length
+    return add_buffer(regions, 0, held["behind"], address, length, queue, at, writes)
 
 
 @kernel(int64(U64, int64, int64, VRING, REGIONS, QUEUE_T, int64, int64), inline=True)

@@ -33,7 +33,10 @@ POLLFD = np.dtype([("fd", "<i4"), ("events", "<i2"), ("revents", "<i2")], align=
 """struct pollfd of <poll.h>."""
 
 REGION = np.dtype([("guest", "<u8"), ("size", "<u8"), ("host", "<u8")], align=True)
-"""A memory region: guest address, bytes, where it is mapped in this process."""
+"""A memory region: guest address, bytes, where it is mapped in this process.
+
+Behind an IOMMU a translation, and a table has a part for each use of addresses: see iotlb.py.
+"""
 
 RING = _record(
     "size",
@@ -54,6 +57,7 @@ RING = _record(
     "kicks_on",
     "kick_fd",
     "call_fd",
+    "call_first",  # the driver is called when the ring goes on, see loop.py
     "err_fd",
     "log_used",
     "resumed",  # taken over: whether its driver was called for all that came back, nobody knows
@@ -81,8 +85,13 @@ QUEUE = _record(
     "id",  # of the packed chain at hand
     "slots",
     "full",  # iovecs ran out
+    "asked",  # not 0: the worker was told of `missed`, see iotlb.py
+    "behind",  # rows of the region table behind those of this ring's buffers
+    "tables_before",  # and before and behind those of its indirect tables: see iotlb.py
+    "tables_behind",
+    unsigned=("missed",),  # the address that was last found to be outside of memory
 )
-"""What of a Queue is held."""
+"""What of a Queue is held, and where it looks addresses up."""
 
 NET = _record(
     "tap_fd",
@@ -97,6 +106,8 @@ NET = _record(
     "finish_offloads",
     "finish_udp",  # large UDP frames are finished here also where others are not
     "fragment_id",  # of the IPv6 datagram cut into fragments last
+    "iommu",  # ACCESS_PLATFORM negotiated: guest addresses are IOVAs, see iotlb.py
+    "logged",  # rows at the region table's end that say for what the dirty log has other addresses
     "taken",  # not 0: the header of the chain at work was taken, the rest is at this iovec
     "headers",  # not 0: the chain at work is in `frame`, what each segment repeats of it is so long
     "position",  # payload of that frame already written as segments or fragments
@@ -240,7 +251,8 @@ class Pair(NamedTuple):
     tx: Vring
     rx_queue: Queue
     tx_queue: Queue
-    memory: Memory
+    rx_memory: Memory
+    tx_memory: Memory
     net: Net
     learned: Learned
     poll: Records  # (4,) POLLFD
@@ -272,7 +284,9 @@ QUEUE_T = _group(Queue, _records(IOVEC), U64, _records(CHAIN), U64, _records(QUE
 NET_RECORDS = _records(NET)
 NET_T = _group(Net, NET_RECORDS, U8, U8, U8, U8, U8, U8, I64, _records(COUNTERS), I64)
 LEARNED = _group(Learned, _records(LEARNING), _records(STATION), _records(ADDRESS), I64, U8, I64)
-PAIR = _group(Pair, VRING, VRING, QUEUE_T, QUEUE_T, MEMORY, NET_T, LEARNED, _records(POLLFD), I64)
+PAIR = _group(
+    Pair, VRING, VRING, QUEUE_T, QUEUE_T, MEMORY, MEMORY, NET_T, LEARNED, _records(POLLFD), I64
+)
 
 
 def region_table(regions: Records) -> Records:

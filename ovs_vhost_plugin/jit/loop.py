@@ -3,14 +3,16 @@
 
 Before it sleeps it lets the driver kick again and looks once more. It then waits for exactly what
 could give it work, with no timeout, so an idle pair costs nothing: the transmit ring's kick; the
-tap while there are receive buffers, else the receive ring's kick; and the worker's wake. All of
-these belong to others: each wait ends on the stop flag, and an fd that fails is not asked again.
+tap while there are receive buffers, else the receive ring's kick; and the worker's wake, which is
+all that a ring gets that waits for a translation (`iotlb.py`). All of these belong to others: each
+wait ends on the stop flag, and an fd that fails is not asked again.
 """
 
 from __future__ import annotations
 
 from ovs_vhost_plugin.jit.atomics import address_of, load_acquire
 from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.iotlb import waits
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
     NET_T,
@@ -76,7 +78,7 @@ def prepare(pair: Pair, kicks: bool, starving: bool) -> int:
     """Say what poll() waits for: its timeout in ms, -1 for none."""
     state = pair.net.state[0]
     tap = POLLOUT if state["tap_full"] else 0
-    if receives(pair) and not starving:
+    if receives(pair) and not starves(pair):
         tap |= POLLIN
     timeout = -1
     if state["pending"] and receives(pair):
@@ -112,13 +114,13 @@ def take_kick(ring: Vring, net: Net, revents: int) -> bool:
 def sleep(pair: Pair) -> None:
     """Wait until there may be work again."""
     state = pair.net.state[0]
-    kicks = alive(pair.tx) and not state["tap_full"]
-    starving = starves(pair)
+    kicks = alive(pair.tx) and not state["tap_full"] and not waits(pair.tx_queue)
+    starving = starves(pair) and not waits(pair.rx_queue)
     more = False
     if kicks:
-        more = ask_for_kicks(pair.tx, pair.memory, pair.net)
+        more = ask_for_kicks(pair.tx, pair.tx_memory, pair.net)
     if starving:
-        more |= ask_for_kicks(pair.rx, pair.memory, pair.net)
+        more |= ask_for_kicks(pair.rx, pair.rx_memory, pair.net)
     if more:
         return
     timeout = prepare(pair, kicks, starving)
@@ -142,9 +144,11 @@ def call_again(ring: Vring, net: Net) -> None:
 
     QEMU 7.2 starts a ring first, with a call eventfd that it does not look at, and then says where
     its guest is to be called (a NIC without MSI-X). If all buffers were given back in between,
-    nothing would ever follow to call for. A call too many does no harm (virtio 1.2, 2.7.7.1).
+    nothing would ever follow to call for. A call too many does no harm (virtio 1.2, 2.7.7.1). But
+    not where only translations came or went: that may be so with each frame.
     """
-    if alive(ring) and (ring.state[0]["next_avail"] != 0 or ring.state[0]["resumed"]):
+    state = ring.state[0]
+    if alive(ring) and state["call_first"] and (state["next_avail"] != 0 or state["resumed"]):
         call(ring, net)
 
 
@@ -157,8 +161,8 @@ def run(pair: Pair) -> None:
     while load_acquire(pair.stop, 0) == 0:
         done = 0
         if alive(pair.tx) and not state["tap_full"]:
-            done += transmit(pair.tx, pair.tx_queue, pair.memory, pair.net, pair.learned)
+            done += transmit(pair.tx, pair.tx_queue, pair.tx_memory, pair.net, pair.learned)
         if receives(pair) and not state["tap_lost"]:
-            done += receive(pair.rx, pair.rx_queue, pair.memory, pair.net)
+            done += receive(pair.rx, pair.rx_queue, pair.rx_memory, pair.net)
         if done == 0:
             sleep(pair)

@@ -13,6 +13,7 @@ from ovs_vhost_plugin.jit.atomics import address_of, copy_out, fence
 from ovs_vhost_plugin.jit.chain import gather, scatter
 from ovs_vhost_plugin.jit.dirty import mark
 from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.iotlb import ask
 from ovs_vhost_plugin.jit.journal import MOST_ENTRIES
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
@@ -180,6 +181,8 @@ def receive(ring: Vring, queue: Queue, memory: Memory, net: Net) -> int:
             take_backlog(net)
         wanted = state["pending"] if state["pending"] else state["header_size"] + FRAME_MAX
         fault = fetch(ring, memory, queue, chains, wanted)
+        if fault:
+            fault = ask(queue, net, fault)
         if fault:
             break
         if held["count"] > 0:

@@ -12,6 +12,7 @@ from ovs_vhost_plugin.jit import fragment, offload
 from ovs_vhost_plugin.jit.atomics import address_of, copy_in
 from ovs_vhost_plugin.jit.chain import gather
 from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.iotlb import ask
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
     HEADER_MAX,
@@ -235,6 +236,8 @@ def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learn
         give_back(ring, queue, 0)
         done += 1
     flush(ring, memory, net)
+    if fault:
+        fault = ask(queue, net, fault)
     if fault:
         break_ring(ring, net, fault)
     return done

@@ -184,18 +184,18 @@ class Host(Setup):
         where = f"host {self.label}, daemon"
         return [Mark(first[key], step, where) for key, step in steps.items() if first.get(key)]
 
-    def wait_carrier(self, name: str) -> None:
-        """Return when the kernel lets frames into a port's tap, a moment after its carrier is up.
+    def has_carrier(self, name: str) -> bool:
+        """Whether the kernel lets frames into a port's tap, a moment after its carrier is up.
 
         The link's state follows then, under the lock under which it is read (linkwatch_do_dev in
         net/core/link_watch.c).
         """
+        shown = self.namespace.run("ip", "link", "show", "dev", name)
+        return "LOWER_UP" in shown and " state UP " in shown
 
-        def lets_in() -> bool:
-            shown = self.namespace.run("ip", "link", "show", "dev", name)
-            return "LOWER_UP" in shown and " state UP " in shown
-
-        wait_until(lets_in, f"{name}: the carrier")
+    def wait_carrier(self, name: str) -> None:
+        """Return when it does."""
+        wait_until(lambda: self.has_carrier(name), f"{name}: the carrier")
 
     def stats(self, name: str) -> dict[str, Any]:
         """A port's statistics, as the daemon tells them."""

@@ -76,7 +76,8 @@ class GuestConfig:
     `device` adds properties to virtio-net-pci, in QEMU's words: `guest_announce="off"`,
     `mrg_rxbuf="off"`, `host_mtu="9000"`, `csum="off"`, `packed="on"`, …  `neighbours` are the
     guest's static ARP entries (address → MAC).  A `silent` guest has no IPv6 and so says nothing
-    that it was not asked for.
+    that it was not asked for.  `iommu` are kernel parameters of a guest whose NIC is behind an
+    Intel IOMMU: `("iommu.strict=1",)`, …
     """
 
     mac: str
@@ -88,6 +89,7 @@ class GuestConfig:
     arp_notify: bool = False
     memory_mib: int = 256
     cpus: int = 1
+    iommu: Sequence[str] = ()
 
     def kernel_arguments(self) -> str:
         """The kernel's command line; `lab.` ones are for init.sh."""
@@ -97,13 +99,25 @@ class GuestConfig:
             *(f"lab.address={self.address}", f"lab.silent={int(self.silent)}"),
             *(f"lab.arp_notify={int(self.arp_notify)}",),
             *([f"lab.mtu={self.mtu}"] if self.mtu else []),
+            *(("intel_iommu=on", *self.iommu) if self.iommu else ()),
             *(f"lab.neighbour={address},{mac}" for address, mac in self.neighbours.items()),
         ]
         return " ".join(words)
 
+    def machine_arguments(self) -> list[str]:
+        """QEMU's options for the machine; an IOMMU comes before the devices behind it."""
+        if not self.iommu:
+            return ["-machine", "pc,memory-backend=memory"]
+        iommu = "intel-iommu,intremap=off,device-iotlb=on"
+        port = "pcie-root-port,id=above,chassis=1"  # a NIC has ATS only below one
+        return ["-machine", "q35,memory-backend=memory", "-device", iommu, "-device", port]
+
     def nic_arguments(self, queues: int) -> list[str]:
         """QEMU's options for the NIC."""
+        behind = {"bus": "above", "iommu_platform": "on", "ats": "on"}
         properties = {"mac": self.mac, "vectors": "0", "romfile": "", **self.device}
+        if self.iommu:
+            properties |= behind
         if queues > 1:
             properties["mq"] = "on"
         listed = ",".join(f"{key}={value}" for key, value in properties.items())
@@ -264,7 +278,7 @@ class QemuGuest(Setup):
         memory = f"memory-backend-memfd,id=memory,size={size},share=on"
         return [
             *(PROGRAM, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-            *("-accel", "tcg", "-machine", "pc,memory-backend=memory", "-object", memory),
+            *("-accel", "tcg", "-object", memory, *config.machine_arguments()),
             *("-m", f"{size}B", "-smp", str(config.cpus)),
             *("-kernel", str(self._image.kernel), "-initrd", str(self._image.initramfs)),
             *("-append", config.kernel_arguments()),

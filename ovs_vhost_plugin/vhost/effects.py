@@ -9,6 +9,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from ovs_vhost_plugin.vhost.errors import PeerError
+from ovs_vhost_plugin.vhost.spec import IotlbAccess
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,24 @@ class EndPostcopy:
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateIotlb:
+    """The `size` bytes at `iova` are at `user_address` of the front-end; rings may wait for it."""
+
+    iova: int
+    size: int
+    user_address: int
+    access: IotlbAccess
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidateIotlb:
+    """The `size` bytes at `iova` are nowhere; executed when no ring uses them any more."""
+
+    iova: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A request was refused and nothing changed; the connection goes on. To be counted."""
 
@@ -187,6 +206,8 @@ Effect = (
     | ListenPostcopy
     | AcknowledgeBases
     | EndPostcopy
+    | UpdateIotlb
+    | InvalidateIotlb
     | Refused
 )
 

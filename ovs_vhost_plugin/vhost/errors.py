@@ -79,6 +79,16 @@ class PeerErrorName(StrEnum):
     VRING_ENABLE_VALUE = "vring-enable-value"
     VRING_FD_NOT_EVENTFD = "vring-fd-not-eventfd"
 
+    # IOTLB (vhost-user "IOMMU support")
+    IOTLB_TYPE = "iotlb-type"
+    IOTLB_PERMISSIONS = "iotlb-permissions"
+    IOTLB_SIZE_ZERO = "iotlb-size-zero"
+    IOTLB_ADDRESS_WRAPS = "iotlb-address-wraps"
+    IOTLB_OUTSIDE_MEMORY = "iotlb-outside-memory"
+    IOTLB_ACCESS_DENIED = "iotlb-access-denied"
+    IOTLB_MISS_REFUSED = "iotlb-miss-refused"
+    IOTLB_WITHOUT_CHANNEL = "iotlb-without-channel"
+
     # Dirty log (vhost-user "Migration")
     LOG_SIZE_ZERO = "log-size-zero"
     LOG_OFFSET_WRAPS = "log-offset-wraps"

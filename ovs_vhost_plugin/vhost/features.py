@@ -20,6 +20,7 @@ _FEATURES = (
     Feature.RING_INDIRECT_DESC,  # the chain walk follows one level of indirection
     Feature.RING_EVENT_IDX,  # kicks and calls only where the other side asked for one
     Feature.RING_PACKED,  # one ring that both sides write; without it, split rings
+    Feature.ACCESS_PLATFORM,  # an IOMMU before the device: addresses are translated by the IOTLB
     Feature.IN_ORDER,  # chains go back in the order in which they came, as they do anyway
     # vhost's own two bits
     Feature.LOG_ALL,  # live migration: every write to guest memory marks the dirty log

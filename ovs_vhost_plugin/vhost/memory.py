@@ -26,6 +26,9 @@ from ovs_vhost_plugin.vhost.spec import MAX_MEM_SLOTS, MAX_REGIONS
 # this process, each a u64.
 REGION_DTYPE = np.dtype([("guest", "<u8"), ("size", "<u8"), ("host", "<u8")])
 
+# The same regions by their user addresses, as IOTLB messages name places.
+USER_DTYPE = np.dtype([(name, "<u8") for name in ("user", "size", "host", "guest")])
+
 _ADDRESS_SPACE = 1 << 64
 
 Place = tuple[int, int, int]
@@ -44,7 +47,8 @@ class MemoryTable:
     """The mapped regions of one memory table.
 
     Takes `fds` (one for each region, in order) and closes them, also where it raises PeerError.
-    `regions` is an array of REGION_DTYPE, sorted by guest address.
+    `regions` is an array of REGION_DTYPE, sorted by guest address, `by_user` one of USER_DTYPE,
+    sorted by user address.
     """
 
     def __init__(self, regions: Sequence[MemoryRegion], fds: Sequence[int]) -> None:
@@ -107,6 +111,11 @@ class MemoryTable:
         self._mapped = mapped
         rows = [(r.guest_address, r.size, mapping.address(m.view)) for r, m in mapped.items()]
         self.regions: NDArray[np.void] = np.array(sorted(rows), dtype=REGION_DTYPE)
+        users = [
+            (r.user_address, r.size, mapping.address(m.view), r.guest_address)
+            for r, m in mapped.items()
+        ]
+        self.by_user: NDArray[np.void] = np.array(sorted(users), dtype=USER_DTYPE)
 
     @property
     def guest_end(self) -> int:
@@ -158,6 +167,25 @@ class MemoryTable:
     def bases(self, regions: Sequence[MemoryRegion]) -> tuple[int, ...]:
         """The addresses in this process at which `regions`, which it has, begin."""
         return tuple(mapping.address(self._mapped[region].view) for region in regions)
+
+    def split(self, user_address: int, size: int) -> list[tuple[int, int]]:
+        """The parts of a user address range, address and size, one for each region it lies in.
+
+        Raises PeerError if some of it lies in none.
+        """
+        parts = []
+        at, end = user_address, user_address + size
+        while at < end:
+            for region in self._mapped:
+                left = region.user_address + region.size - at
+                if 0 < left <= region.size:
+                    parts.append((at, min(left, end - at)))
+                    at += parts[-1][1]
+                    break
+            else:
+                where = f"{size:#x} bytes at {user_address:#x}"
+                raise PeerError(PeerErrorName.IOTLB_OUTSIDE_MEMORY, where)
+        return parts
 
     def close(self) -> None:
         """Unmap; a region of which the caller still holds a view, when that view goes."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ovs_vhost_plugin.vhost import (
     backend_requests,
     config_requests,
+    iotlb_requests,
     postcopy_requests,
     requests,
     spec,
@@ -103,6 +104,7 @@ TABLE: dict[int, Row] = {
     FrontendRequest.SET_BACKEND_REQ_FD: Row(
         backend_requests.set_backend_req_fd, 0, _ONE_FD, ProtocolFeature.BACKEND_REQ
     ),
+    FrontendRequest.IOTLB_MSG: Row(iotlb_requests.iotlb_msg, spec.IOTLB.size),
     FrontendRequest.RESET_DEVICE: Row(
         status_requests.reset_device, 0, needs=ProtocolFeature.RESET_DEVICE
     ),

@@ -66,6 +66,8 @@ SINGLE_REGION = Struct("<QQQQQ")  # padding, then as MEMORY_REGION
 LOG = Struct("<QQ")  # log size, log offset
 DEVICE_STATE = Struct("<II")  # direction, phase
 CONFIG = Struct("<III")  # offset, size, flags; then `size` bytes
+# struct vhost_iotlb_msg of <linux/vhost_types.h>: iova, size, user address, permissions, type
+IOTLB = Struct("<QQQBB6x")
 
 # vhost-user VHOST_USER_SET_DEVICE_STATE_FD: the reply's bits 0-7 are an error, bit 8 says "no fd".
 DEVICE_STATE_NO_FD = 0x100
@@ -73,6 +75,7 @@ DEVICE_STATE_NO_FD = 0x100
 assert HEADER.size == 12
 assert VRING_ADDR.size == 40
 assert MEMORY_REGION.size == 32
+assert IOTLB.size == 32
 
 
 class FrontendRequest(IntEnum):
@@ -159,6 +162,22 @@ class TransferPhase(IntEnum):
     """vhost-user "Device state transfer parameters": the one phase that is specified."""
 
     STOPPED = 0
+
+
+class IotlbAccess(IntFlag):
+    """vhost-user "An IOTLB message": permissions flags."""
+
+    READ = 1
+    WRITE = 2
+
+
+class IotlbType(IntEnum):
+    """vhost-user "An IOTLB message": from the back-end MISS and ACCESS_FAIL, to it the others."""
+
+    MISS = 1
+    UPDATE = 2
+    INVALIDATE = 3
+    ACCESS_FAIL = 4
 
 
 class BackendRequest(IntEnum):

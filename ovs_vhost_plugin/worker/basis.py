@@ -7,21 +7,35 @@ It changes only while the rings are stopped; who changes it sees to that (`rings
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ovs_vhost_plugin.vhost import packed_base
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.iotlb import Iotlb
 from ovs_vhost_plugin.vhost.log import DirtyLog
 from ovs_vhost_plugin.vhost.memory import MemoryTable
+from ovs_vhost_plugin.vhost.scattered import translated_view
 from ovs_vhost_plugin.vhost.session import Session
-from ovs_vhost_plugin.vhost.spec import EVENT_AREA, Feature, VringAddressFlag, used_bytes
+from ovs_vhost_plugin.vhost.spec import (
+    EVENT_AREA,
+    Feature,
+    IotlbAccess,
+    VringAddressFlag,
+    used_bytes,
+)
 from ovs_vhost_plugin.vhost.state import Vring
 from ovs_vhost_plugin.worker import journal
 from ovs_vhost_plugin.worker.vringconfig import Bytes, PairConfig, VringConfig
 
+View = Callable[[int, int, int, IotlbAccess], Bytes]
+"""Address, length, alignment and what is done there."""
+
+_BOTH = IotlbAccess.READ | IotlbAccess.WRITE
 _DESC_BYTES = 16  # virtio 1.2, 2.7.5
 _AVAIL_BYTES = 6  # flags, idx, used_event (2.7.6), beside 2 an entry
 
@@ -33,6 +47,7 @@ class Basis:
         self.session: Session | None = None
         self.memory: MemoryTable | None = None
         self.log: DirtyLog | None = None
+        self.iotlb = Iotlb()
         self.finish_offloads = finish_offloads
         self.finish_udp = finish_udp
         self.pages_missing = False  # only the loops may touch memory: who does may have to wait
@@ -64,19 +79,24 @@ class Basis:
             old.close()
 
     def vring(self, index: int, next_avail: int | None) -> VringConfig | None:
-        """Vring `index`, to go on at `next_avail`; None: not ready. Raises PeerError.
+        """Vring `index`, to go on at `next_avail`; None: not ready.
 
-        With None for `next_avail` it starts where the front-end says.
+        With None for `next_avail` it starts where the front-end says. Raises PeerError, and
+        MissingError where it has to wait for a translation.
         """
         if self.session is None or self.memory is None or self.session.bases_pending:
             return None
         vring = self.session.vrings[index]
         if not vring.ready():
             return None
+        if self.pages_missing and self._iommu:
+            return None  # its pages may be mapped once more, where nobody would wait for them
         make = self._packed if self.has(Feature.RING_PACKED) else self._split
         config = make(vring, self.memory, next_avail)
-        if self.pages_missing:
-            return config  # nothing can be looked up in the ring: it is named when all is there
+        if self.pages_missing or self._iommu:
+            # Nothing can be looked up in the ring: it is named when all is there. Behind an IOMMU
+            # it has no place of its own by which it could be known again.
+            return config
         identity = self._identity(vring, self.memory)
         return replace(config, identity=identity, resumes=next_avail is None)
 
@@ -105,11 +125,13 @@ class Basis:
     def _split(self, vring: Vring, memory: MemoryTable, next_avail: int | None) -> VringConfig:
         if vring.size & (vring.size - 1):  # it was set while packed rings were negotiated
             raise PeerError(PeerErrorName.VRING_SIZE_NOT_POWER_OF_TWO, f"{vring.size}")
-        used = memory.view(vring.used_user, used_bytes(vring.size), 4)
+        view = self._view(memory)
+        used = view(vring.used_user, used_bytes(vring.size), 4, _BOTH)
+        self._require_logged(vring, used_bytes(vring.size))
         return self._config(
             vring,
-            desc=memory.view(vring.desc_user, _DESC_BYTES * vring.size, 16),
-            avail=memory.view(vring.avail_user, _AVAIL_BYTES + 2 * vring.size, 2),
+            desc=view(vring.desc_user, _DESC_BYTES * vring.size, 16, IotlbAccess.READ),
+            avail=view(vring.avail_user, _AVAIL_BYTES + 2 * vring.size, 2, IotlbAccess.READ),
             used=used,
             next_avail=self._first_avail(vring.base, used) if next_avail is None else next_avail,
         )
@@ -118,15 +140,32 @@ class Basis:
         """A packed ring starts where its front-end says, which alone can know (virtio 1.2, 2.8)."""
         if next_avail is None:
             next_avail = packed_base.decode(vring.base, vring.size)
+        view = self._view(memory)
+        self._require_logged(vring, EVENT_AREA)
         return self._config(
             vring,
-            desc=memory.view(vring.desc_user, _DESC_BYTES * vring.size, 16),
-            avail=memory.view(vring.avail_user, EVENT_AREA, EVENT_AREA),
-            used=memory.view(vring.used_user, EVENT_AREA, EVENT_AREA),
+            desc=view(vring.desc_user, _DESC_BYTES * vring.size, 16, _BOTH),
+            avail=view(vring.avail_user, EVENT_AREA, EVENT_AREA, IotlbAccess.READ),
+            used=view(vring.used_user, EVENT_AREA, EVENT_AREA, IotlbAccess.WRITE),
             next_avail=next_avail,
             # vhost-user's log address is the device event area's
-            log_desc=memory.guest_address(vring.desc_user),
+            log_desc=vring.desc_user if self._iommu else memory.guest_address(vring.desc_user),
         )
+
+    @property
+    def _iommu(self) -> bool:
+        return self.has(Feature.ACCESS_PLATFORM)
+
+    def _view(self, memory: MemoryTable) -> View:
+        """How this session's ring addresses become bytes of `memory`."""
+        if self._iommu:
+            return partial(translated_view, memory, self.iotlb)
+        return lambda address, length, align, _access: memory.view(address, length, align)
+
+    def _require_logged(self, vring: Vring, length: int) -> None:
+        """Have the place where the used ring is logged translated: a guest address, so an IOVA."""
+        if self._iommu and vring.flags & VringAddressFlag.LOG:
+            self.iotlb.lookup(vring.log_guest, length, IotlbAccess.WRITE)
 
     def _config(
         self,
@@ -160,7 +199,7 @@ class Basis:
         return PairConfig(
             rx=rx,
             tx=tx,
-            regions=self.memory.regions,
+            regions=self.iotlb.table(self.memory) if self._iommu else self.memory.regions,
             log=self.log.bitmap if self.log is not None and logging else None,
             header_size=self.header_size,
             features=self.features,

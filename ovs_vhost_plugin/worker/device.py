@@ -19,7 +19,7 @@ from ovs_vhost_plugin.vhost.log import DirtyLog
 from ovs_vhost_plugin.vhost.memory import MemoryTable
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
-from ovs_vhost_plugin.vhost.spec import BackendRequest, ProtocolFeature
+from ovs_vhost_plugin.vhost.spec import BackendRequest, IotlbAccess, ProtocolFeature
 from ovs_vhost_plugin.vhost.userfault import Userfault
 from ovs_vhost_plugin.worker.arrivals import Arrivals
 from ovs_vhost_plugin.worker.backend import BackEndChannel
@@ -27,6 +27,7 @@ from ovs_vhost_plugin.worker.basis import Basis
 from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.holding import Holding
 from ovs_vhost_plugin.worker.inband import InBand
+from ovs_vhost_plugin.worker.misses import Misses
 from ovs_vhost_plugin.worker.postcopy import Postcopy
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 from ovs_vhost_plugin.worker.rings import Rings
@@ -72,10 +73,12 @@ class Device:
         self._basis = Basis(finish_offloads=finish_offloads, finish_udp=finish_udp)
         self._postcopy = Postcopy(make_userfault, self.pairs, self._basis)
         self._arrivals = Arrivals(self.pairs, taps, holding)
+        self._misses = Misses(channel.ask, observer.error)
         self._rings = Rings(
             pairs,
             self._basis,
             self._arrivals,
+            self._misses,
             on_start=observer.started,
             on_error=observer.error,
             on_fault=self._ring_broke,
@@ -97,6 +100,7 @@ class Device:
         self._inband.forget()
         self.expect_no_more()
         self._basis.replace_memory(None)
+        self._basis.iotlb.clear()
         self._basis.replace_log(None)
         session, self._basis.session = self._basis.session, None
         if session is not None:
@@ -107,6 +111,12 @@ class Device:
     def running(self) -> bool:
         """Whether the guest can receive."""
         return self._rings.running
+
+    @property
+    def iotlb_counts(self) -> dict[str, int]:
+        """Translations asked for, and those that made room for others, ever."""
+        replaced = self._basis.iotlb.replaced
+        return {"iotlb_misses": self._misses.count, "iotlb_replaced": replaced}
 
     @property
     def expecting(self) -> bool:
@@ -193,6 +203,11 @@ class Device:
             case effects.OpenBackendChannel(fd, acknowledged):
                 self._channel.open(fd, acknowledged=acknowledged)
                 self._inband.channel_opened()
+                self._misses.ask_again()
+            case effects.UpdateIotlb(iova, size, user_address, access):
+                self._update_iotlb(iova, size, user_address, access)
+            case effects.InvalidateIotlb(iova, size):
+                self._rings.invalidate(iova, size)
             case effects.ConfigChanged():
                 self._tell_config_changed()
             case effects.AdvisePostcopy():
@@ -217,8 +232,9 @@ class Device:
             self._tell_config_changed()
 
     def collect_faults(self, pair: QueuePair) -> None:
-        """Take note of rings the loop gave up."""
+        """Take note of rings the loop gave up, and of those that wait for a translation."""
         self._rings.note_faults(pair)
+        self._rings.note_misses(pair)
         self.update_tap()
 
     def expect_no_more(self) -> None:
@@ -249,6 +265,14 @@ class Device:
             with self._rings.stopped():
                 self._basis.replace_memory(table)
         return table
+
+    def _update_iotlb(self, iova: int, size: int, user: int, access: IotlbAccess) -> None:
+        """Take a translation, in a part for each memory region."""
+        at = iova
+        for part, length in self._memory.split(user, size):
+            self._basis.iotlb.update(at, length, part, access)
+            at += length
+        self._rings.updated(iova, size, access)
 
     def _ring_broke(self, index: int, fault: Fault) -> None:
         if self._basis.session is not None:

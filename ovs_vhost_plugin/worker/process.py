@@ -331,6 +331,7 @@ class Worker:
             "postcopy": "offered" if self._postcopy else f"not offered: no {userfault.DEVICE}",
             "hold": {"waiting": len(self._holding.buffer), **self._holding.buffer.counts},
             "errors": dict(self._errors),
+            **self._device.iotlb_counts,
             "addresses": self._addresses.current,
             "queue_pairs": [pair.counters for pair in self._device.pairs],
         }

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit import iotlb, layout
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.learn import look_again, tell
 from ovs_vhost_plugin.jit.loop import run
@@ -75,7 +75,10 @@ class QueuePair:
         # Each pair, and each worker after another, begins elsewhere (RFC 7739, 5).
         self._net.state["fragment_id"] = secrets.randbits(32)
         self._learned = layout.new_learned(learned_fd)
-        self._queues = {"rx": layout.new_queue(), "tx": layout.new_queue()}
+        self._queues: dict[Kind, layout.Queue] = {
+            "rx": layout.new_queue(),
+            "tx": layout.new_queue(),
+        }
         self._states = {"rx": np.zeros(1, layout.RING), "tx": np.zeros(1, layout.RING)}
         rx, tx = journals or (journal.fresh(), journal.fresh())
         self._journals: dict[Kind, Words] = {"rx": rx, "tx": tx}
@@ -122,7 +125,8 @@ class QueuePair:
             tx=self._vring("tx", config.tx, config),
             rx_queue=self._queues["rx"],
             tx_queue=self._queues["tx"],
-            memory=config.memory,
+            rx_memory=config.memory("rx"),
+            tx_memory=config.memory("tx"),
             net=self._net,
             learned=self._learned,
             poll=np.zeros(4, layout.POLLFD),
@@ -204,6 +208,17 @@ class QueuePair:
         faults, self._faults = self._faults, []
         return faults
 
+    def misses(self) -> list[tuple[Kind, int, int]]:
+        """What rings wait for: of each its IOVA, and READ or WRITE."""
+        found: list[tuple[Kind, int, int]] = []
+        for kind, queue in self._queues.items():
+            asked = queue.state["asked"][0]
+            written = kind == "rx" and asked == iotlb.BUFFER
+            if asked:
+                access = iotlb.WRITE if written else iotlb.READ
+                found.append((kind, int(queue.state["missed"][0]), access))
+        return found
+
     def stations(self, now: int) -> list[Station]:
         """What the guest has used of late, `now` in ms; `learned_fd` tells of what follows."""
         look_again(self._learned)
@@ -255,8 +270,12 @@ class QueuePair:
         state["finish_udp"] = config.finish_udp
         for name in ("taken", "headers", "position", "tap_full", "tap_lost"):
             state[name] = 0
-        for queue in self._queues.values():
+        state["iommu"] = config.iommu
+        state["logged"] = len(config.regions) if config.iommu else 0
+        for kind, queue in self._queues.items():
             layout.empty(queue)
+            if config.iommu:
+                iotlb.look_up(queue, config.regions, writes=kind == "rx")
 
     def _resumed(
         self, kind: Kind, vring: VringConfig | None, config: PairConfig
@@ -265,7 +284,7 @@ class QueuePair:
         if vring is None or not vring.resumes or not journal.names(words, vring.identity):
             return vring
         ring = views(kind, vring, config, self._states[kind], words)
-        at = resume(ring, config.memory, self._net)
+        at = resume(ring, config.memory(kind), self._net)
         if at < 0:
             journal.end(words)
             return vring

@@ -10,12 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost.errors import PeerError
-from ovs_vhost_plugin.vhost.spec import Feature
+from ovs_vhost_plugin.vhost.iotlb import MissingError, overlap
+from ovs_vhost_plugin.vhost.spec import Feature, IotlbAccess
 from ovs_vhost_plugin.worker.arrivals import Arrivals
 from ovs_vhost_plugin.worker.basis import Basis
+from ovs_vhost_plugin.worker.misses import Misses
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 from ovs_vhost_plugin.worker.vringconfig import Kind, VringConfig
 
@@ -28,6 +34,7 @@ class Rings:
         pairs: Sequence[QueuePair],
         basis: Basis,
         arrivals: Arrivals,
+        misses: Misses,
         *,
         on_start: Callable[[int], None],
         on_error: Callable[[PeerError], None],
@@ -40,11 +47,14 @@ class Rings:
         self._on_start = on_start
         self._on_error = on_error
         self._on_fault = on_fault
+        self._misses = misses
+        self._tables: dict[int, NDArray[np.void]] = {}  # what running pairs translate with
         self._next_avail: dict[int, int] = {}  # vrings that were started, where they are
         self._running: set[int] = set()  # those of them whose memory is there
         self._has_run = False  # whether any ring has, in this session
         self._broken: set[int] = set()
         self._unsettled: set[int] = set()  # pairs that `settle` is to start
+        self._to_call: set[int] = set()  # vrings whose drivers are called when they go on
 
     @property
     def running(self) -> bool:
@@ -72,13 +82,14 @@ class Rings:
         pair = self.pairs[index // 2]
         if not self._matters(index):
             return
-        self._stop_pair(pair)
+        self._pause(pair)
         if index % 2 == 0 and index in self._running and not self._receives(pair.index):
             self._hand_over(pair)  # it was switched off
-        self._unsettled.add(pair.index)
         if index not in self._broken:
             try:
                 self._basis.vring(index, self._next_avail.get(index))
+            except MissingError:
+                pass  # which `settle` will see to
             except PeerError as error:
                 raise _bare(error) from None
 
@@ -90,6 +101,23 @@ class Rings:
         for number in sorted(self._unsettled):
             for error in self._start_pair(self.pairs[number]).values():
                 self._on_error(error)
+
+    def note_misses(self, pair: QueuePair) -> None:
+        """Ask for the translations that rings of `pair` wait for."""
+        for kind, iova, access in pair.misses():
+            self._misses.missed(2 * pair.index + (kind == "tx"), iova, IotlbAccess(access))
+
+    def updated(self, iova: int, size: int, access: IotlbAccess) -> None:
+        """Have `settle` run those that waited for the translation which has come."""
+        for number in {index // 2 for index in self._misses.updated(iova, size, access)}:
+            self._pause(self.pairs[number], quietly=True)
+
+    def invalidate(self, iova: int, size: int) -> None:
+        """Forget translations: no ring uses them any more. `settle` runs those that did."""
+        for pair in self.pairs:
+            if pair.running and overlap(self._tables[pair.index], iova, size):
+                self._pause(pair, quietly=True)
+        self._basis.iotlb.invalidate(iova, size)
 
     def stop_vring(self, index: int, base: int) -> int:
         """Stop one vring for GET_VRING_BASE: nothing is written for it after this returns.
@@ -104,6 +132,7 @@ class Rings:
             base = self._basis.base(index, self._next_avail.pop(index))
         self._running.discard(index)
         self._broken.discard(index)
+        self._misses.drop(index)
         if leaves and self._arrivals.holding.enabled:
             self._leave(pair)
         for error in self._start_pair(pair, without=index).values():
@@ -135,6 +164,7 @@ class Rings:
         self._next_avail.clear()
         self._running.clear()
         self._broken.clear()
+        self._misses.clear()
         self._has_run = False
 
     def update_tap(self) -> None:
@@ -167,8 +197,16 @@ class Rings:
                 self.update_tap()
                 other.give(frames)
 
-    def _stop_pair(self, pair: QueuePair) -> None:
+    def _pause(self, pair: QueuePair, *, quietly: bool = False) -> None:
+        """Stop it until `settle`."""
+        self._stop_pair(pair, quietly=quietly)
+        self._unsettled.add(pair.index)
+
+    def _stop_pair(self, pair: QueuePair, *, quietly: bool = False) -> None:
+        """Stop it; `quietly`: only for a translation, which may be so with each frame."""
         pair.stop()
+        if not quietly:
+            self._to_call.update(index for _, index in _vrings_of(pair))
         for kind, index in _vrings_of(pair):
             if index in self._running:
                 self._next_avail[index] = pair.next_avail(kind)
@@ -184,6 +222,10 @@ class Rings:
         for kind, index in _vrings_of(pair):
             try:
                 vrings[kind] = None if index == without else self._vring(index)
+            except MissingError as missing:
+                # It runs as far as the tap is concerned, which keeps what comes meanwhile.
+                self._misses.missed(index, missing.iova, missing.access)
+                vrings[kind] = None
             except PeerError as error:
                 # Front-ends replace memory region by region: where it is stays known.
                 self._running.discard(index)
@@ -196,6 +238,7 @@ class Rings:
         if rx is not None or tx is not None:
             self._has_run = True
             config = pair.resumed(self._basis.pair(rx, tx))
+            self._tables[pair.index] = config.regions
             pair.start(config)
             if fresh:
                 self._on_start(max(v.next_avail for v in (config.rx, config.tx) if v is not None))
@@ -208,6 +251,8 @@ class Rings:
         if vring is not None:
             self._next_avail[index] = vring.next_avail
             self._running.add(index)
+            vring = replace(vring, call_first=index in self._to_call)
+            self._to_call.discard(index)
         return vring
 
     def _matters(self, index: int) -> bool:

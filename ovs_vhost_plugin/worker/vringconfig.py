@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit import iotlb, layout
 from ovs_vhost_plugin.vhost.spec import Feature
 
 Kind = Literal["rx", "tx"]
@@ -36,6 +36,7 @@ class VringConfig:
     identity: bytes = b""  # which ring it is (16 bytes); empty: cannot be told
     resumes: bool = False  # `next_avail` is only what its front-end says
     resumed: bool = False  # it is what the journal says
+    call_first: bool = True  # if it goes on, its driver is called
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class PairConfig:
 
     rx: VringConfig | None  # the guest receives: vring 2i
     tx: VringConfig | None  # the guest transmits: vring 2i + 1
-    regions: NDArray[Any]  # fields guest, size, host
+    regions: NDArray[Any]  # fields guest, size, host; behind an IOMMU also logged, access
     log: Bytes | None  # dirty log; None: nothing is logged
     header_size: int  # of the virtio-net header, here and on the tap: 10 or 12
     features: int  # negotiated
@@ -57,9 +58,15 @@ class PairConfig:
         return bool(self.features & bit.mask)
 
     @property
-    def memory(self) -> layout.Memory:
-        """Regions and log as kernels take them."""
+    def iommu(self) -> bool:
+        """Whether guest addresses are IOVAs, and `regions` translations."""
+        return self.has(Feature.ACCESS_PLATFORM)
+
+    def memory(self, kind: Kind) -> layout.Memory:
+        """Regions and log as the kernels take them for one of the rings."""
         log = np.zeros(0, np.uint8) if self.log is None else self.log
+        if self.iommu:
+            return layout.Memory(iotlb.translated_table(self.regions, writes=kind == "rx"), log)
         return layout.Memory(layout.region_table(self.regions), log)
 
 
@@ -87,6 +94,7 @@ def views(
         "published": next_used,
         "kick_fd": vring.kick_fd,
         "call_fd": vring.call_fd,
+        "call_first": vring.call_first,
         "err_fd": vring.err_fd,
         "log_used": vring.log_used and config.log is not None,
         # One that wraps around is as far outside of any log.

@@ -157,6 +157,8 @@ class Port:
             self._keep(fds[0])
         flags = spec.VERSION | (spec.NEED_REPLY if need_reply else 0)
         message = Message(request, payload, flags, fds)
+        # As it is before: the message may be the one that negotiates it.
+        asked = need_reply and self.session.negotiated(ProtocolFeature.REPLY_ACK)
         try:
             reply = self.device.answer(message)
             if not payload or payload[0] % 2 == 0:  # else the next message is there already
@@ -165,7 +167,7 @@ class Port:
             assert error.name in _NAMES
             self._do_hang_up()
             return
-        self._check_reply(message, reply)
+        self._check_reply(message, reply, asked)
         if request == FrontendRequest.GET_VRING_BASE:
             index, base = spec.VRING_STATE.unpack(reply.payload if reply else b"")
             assert base < 1 << 32 and self.running(index) is None
@@ -214,9 +216,8 @@ class Port:
 
     # -- what must be ----------------------------------------------------------------------------
 
-    def _check_reply(self, message: Message, reply: Message | None) -> None:
+    def _check_reply(self, message: Message, reply: Message | None, asked: bool) -> None:
         row = TABLE.get(message.request)
-        asked = message.need_reply and self.session.negotiated(ProtocolFeature.REPLY_ACK)
         always = row is not None and row.answers
         always = always or message.request == FrontendRequest.SET_LOG_BASE
         assert (reply is not None) == (asked or always)

@@ -14,7 +14,7 @@ from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest
 
 PAIRS = 2
 OFFER = offer(PAIRS, 1500, postcopy=False, nic=Nic())
-NOT_USED = Feature.LOG_ALL.mask | Feature.RING_PACKED.mask
+NOT_USED = Feature.LOG_ALL.mask | Feature.RING_PACKED.mask | Feature.ACCESS_PLATFORM.mask
 """Features that a front-end that behaves leaves: its rings are split."""
 USER, REGION = 0x7F00_0000_0000, 0x40000
 """Where a front-end that behaves has its memory: guest addresses begin at 0."""

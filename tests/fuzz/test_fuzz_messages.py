@@ -96,6 +96,13 @@ def config_payload(offset: int, data: bytes, flags: int) -> bytes:
     return spec.CONFIG.pack(offset, len(data), flags) + data
 
 
+IOTLB = packed(
+    spec.IOTLB,
+    *(st.sampled_from([0, 0x1000, 0x7F0000000000]) | U64,) * 3,
+    st.sampled_from([1, 2, 3]) | st.integers(0, 255),
+    st.sampled_from([2, 2, 3]) | st.integers(0, 255),
+)
+
 MESSAGE = st.one_of(
     message(R.GET_VRING_BASE, STATE),
     message(R.SET_VRING_ENABLE, packed(spec.VRING_STATE, INDEX, st.sampled_from([0, 1, 1, 2]))),
@@ -118,6 +125,7 @@ MESSAGE = st.one_of(
     message(R.SEND_RARP, st.just(b"\x52\x54\0\0\0\1\0\0") | st.binary(min_size=8, max_size=8)),
     message(R.RESET_OWNER, st.just(b"")),
     message(R.RESET_DEVICE, st.just(b"")),
+    message(R.IOTLB_MSG, IOTLB),
     message(
         R.SET_BACKEND_REQ_FD,
         st.just(b""),

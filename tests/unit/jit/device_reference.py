@@ -174,6 +174,8 @@ class PackedDevice:
         problem = indirect_problem(flags, length, False, negotiated, TABLE_MAX)
         if problem:
             return problem
+        if address + length > 1 << 64:
+            return "ADDRESS_WRAPS"
         try:
             table = self.driver.memory.read(address, length)
         except KeyError:

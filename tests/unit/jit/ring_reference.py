@@ -183,7 +183,7 @@ def reference_walk(
                 return problem
             try:
                 if address + length > 1 << 64:
-                    return "INDIRECT_OUTSIDE_MEMORY"
+                    return "ADDRESS_WRAPS"
                 table = memory.read(address, length)
             except KeyError:
                 return "INDIRECT_OUTSIDE_MEMORY"

@@ -228,10 +228,10 @@ def test_the_region_of_an_address_is_the_one_that_holds_it_among_hundreds(
     rows = [(16 * start, 16 if start in long else 9, 0) for start in sorted(starts)]
     regions = np.array(rows, layout.REGION)
     held = [i for i, (guest, size, _) in enumerate(rows) if guest <= address < guest + size]
-    assert find_region(regions, np.uint64(address)) == (held[0] if held else -1)
+    assert find_region(regions, 0, 0, np.uint64(address)) == (held[0] if held else -1)
 
 
 def test_the_last_region_may_end_where_addresses_do() -> None:
     regions = np.array([(0, 16, 0), (2**64 - 16, 16, 0)], layout.REGION)
     for address, index in ((15, 0), (16, -1), (2**64 - 17, -1), (2**64 - 16, 1), (2**64 - 1, 1)):
-        assert find_region(regions, np.uint64(address)) == index
+        assert find_region(regions, 0, 0, np.uint64(address)) == index

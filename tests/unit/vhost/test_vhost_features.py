@@ -13,7 +13,7 @@ def test_the_whole_offer_without_mtu():
     offered = offer(queue_pairs=4, mtu=None)
     assert names(offered.features, Feature) == {
         *("VERSION_1", "ANY_LAYOUT", "RING_INDIRECT_DESC", "RING_EVENT_IDX"),
-        *("RING_PACKED", "IN_ORDER"),
+        *("RING_PACKED", "IN_ORDER", "ACCESS_PLATFORM"),
         *("LOG_ALL", "PROTOCOL_FEATURES", "MRG_RXBUF", "MQ", "GUEST_ANNOUNCE"),
         *("CSUM", "HOST_TSO4", "HOST_TSO6", "HOST_ECN", "HOST_UFO", "HOST_USO"),
         *("GUEST_CSUM", "GUEST_TSO4", "GUEST_TSO6", "GUEST_ECN"),

@@ -21,6 +21,7 @@ from ovs_vhost_plugin.vhost.features import Nic, offer
 from ovs_vhost_plugin.vhost.message import Message, encode
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import BackendRequest, Feature, FrontendRequest
+from ovs_vhost_plugin.vhost.transport import Connection
 from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.device import Device
 from ovs_vhost_plugin.worker.inband import InBand
@@ -37,6 +38,7 @@ class FakePair:
         self.index = index
         self.config: Any = None
         self.faults: list[Any] = []
+        self.missing: list[Any] = []
         self.forgotten = 0
         self.starts = 0
         self.waiting: list[bytes] = []
@@ -84,6 +86,9 @@ class FakePair:
 
     def next_avail(self, kind: str) -> int:
         return self._next[kind]
+
+    def misses(self) -> list[Any]:
+        return self.missing
 
     def forget(self) -> None:
         assert self.config is None
@@ -829,3 +834,147 @@ def test_a_front_end_that_asks_for_the_configuration_is_told_of_changes(port: Po
     port.device.follow_port(link_up=False, mtu=None)
     assert ours.recv(1) == b""
     ours.close()
+
+
+PAGE = 4096
+UPDATE, INVALIDATE = spec.IotlbType.UPDATE, spec.IotlbType.INVALIDATE
+READ, WRITE = spec.IotlbAccess.READ, spec.IotlbAccess.WRITE
+
+
+class Iommu:
+    """A front-end's IOMMU: IOVAs are the front-end's own addresses."""
+
+    def __init__(self, port: Port) -> None:
+        self.port = port
+        ours, theirs = socket.socketpair()
+        self.channel = Connection(ours)
+        port.ask(FrontendRequest.SET_BACKEND_REQ_FD, b"", theirs.detach())
+        port.features(Feature.VERSION_1, Feature.ACCESS_PLATFORM)
+        port.memory()
+
+    def tell(self, kind: int, page: int, access: int = READ | WRITE, pages: int = 1) -> None:
+        payload = spec.IOTLB.pack(
+            USER + page * PAGE, pages * PAGE, USER + page * PAGE, access, kind
+        )
+        self.port.ask(FrontendRequest.IOTLB_MSG, payload)
+
+    def asked(self) -> list[tuple[int, int, int]]:
+        """Page, access and type of what the back-end has asked since this was last called."""
+        fields = (spec.IOTLB.unpack(m.payload) for m in self.channel.receive())
+        return [((iova - USER) // PAGE, access, kind) for iova, _, _, access, kind in fields]
+
+
+@pytest.fixture
+def iommu(port: Port) -> Iterator[Iommu]:
+    made = Iommu(port)
+    yield made
+    made.channel.close()
+
+
+MISS, ACCESS_FAIL = spec.IotlbType.MISS, spec.IotlbType.ACCESS_FAIL
+
+
+def test_a_ring_waits_for_the_translation_of_its_own_addresses(port: Port, iommu: Iommu) -> None:
+    port.vring(0)
+    assert not port.pairs[0].running
+    assert iommu.asked() == [(0, READ, MISS)]
+    iommu.tell(UPDATE, 0, READ)
+    assert not port.pairs[0].running
+    assert iommu.asked() == [(0, WRITE, MISS)]
+    iommu.tell(UPDATE, 0, WRITE)
+    assert port.pairs[0].running and port.taps.carrier
+    assert port.pairs[0].config.rx.call_first, "the call eventfd may be another one"
+    assert port.pairs[0].config.regions["guest"].tolist() == [USER]
+    assert iommu.asked() == []
+    assert port.observed.errors == []
+
+
+def test_an_invalidation_is_answered_when_no_ring_uses_the_translation(
+    port: Port, iommu: Iommu
+) -> None:
+    iommu.tell(UPDATE, 0, pages=2)
+    port.vring(0, base=7)
+    at = port.pairs[0].config.rx.next_avail
+    iommu.tell(INVALIDATE, 5)
+    assert port.pairs[0].config.rx.next_avail == at, "nothing that it uses"
+    iommu.tell(INVALIDATE, 1)
+    assert port.pairs[0].config.rx.next_avail == at + 3
+    assert port.pairs[0].config.regions["size"].tolist() == [PAGE]
+    assert not port.pairs[0].config.rx.call_first, "it may be so with each frame"
+    iommu.tell(INVALIDATE, 0)
+    assert not port.pairs[0].running
+    assert port.taps.carrier, "the tap keeps what comes meanwhile"
+    assert iommu.asked() == [(0, READ, MISS)]
+    iommu.tell(UPDATE, 0)
+    assert port.pairs[0].config.rx.next_avail == at + 6
+    assert port.base(0) == at + 9
+
+
+def test_a_miss_of_a_running_ring_is_asked_for_once(port: Port, iommu: Iommu) -> None:
+    iommu.tell(UPDATE, 0, pages=2)
+    port.vring(0)
+    port.pairs[0].missing = [("rx", USER + 9 * PAGE + 5, WRITE), ("tx", USER + 8 * PAGE, READ)]
+    at = port.pairs[0].config.rx.next_avail
+    for _ in range(2):
+        port.device.collect_faults(port.pairs[0])  # type: ignore[arg-type]
+    assert iommu.asked() == [(9, WRITE, MISS), (8, READ, MISS)]
+    assert port.device.iotlb_counts == {"iotlb_misses": 2, "iotlb_replaced": 0}
+    iommu.tell(UPDATE, 7)
+    assert port.pairs[0].config.rx.next_avail == at, "nobody waits for it"
+    iommu.tell(UPDATE, 9)
+    assert port.pairs[0].config.rx.next_avail == at + 3
+    assert port.observed.errors == []
+
+
+def test_too_little_access_is_told_once_and_the_ring_waits_on(port: Port, iommu: Iommu) -> None:
+    iommu.tell(UPDATE, 0, pages=2)
+    port.vring(0)
+    port.pairs[0].missing = [("rx", USER + 9 * PAGE, WRITE)]
+    port.device.collect_faults(port.pairs[0])  # type: ignore[arg-type]
+    for _ in range(2):
+        iommu.tell(UPDATE, 9, READ)
+    assert iommu.asked() == [(9, WRITE, MISS), (9, WRITE, ACCESS_FAIL)]
+    assert [error.name for error in port.observed.errors] == ["iotlb-access-denied"]
+
+
+def test_what_was_missed_without_a_channel_is_named_and_asked_for_on_each_that_comes(
+    port: Port,
+) -> None:
+    port.features(Feature.VERSION_1, Feature.ACCESS_PLATFORM)
+    port.memory()
+    port.vring(0)
+    assert {error.name for error in port.observed.errors} == {"iotlb-without-channel"}
+    for _ in range(2):
+        ours, theirs = socket.socketpair()
+        port.ask(FrontendRequest.SET_BACKEND_REQ_FD, b"", theirs.detach())
+        asked = spec.IOTLB.unpack(ours.recv(100)[spec.HEADER.size :])
+        assert asked[0] == USER + 0x800  # used ring
+        ours.close()
+
+
+def test_a_miss_that_the_front_end_refuses_is_named(port: Port) -> None:
+    acknowledged = spec.ProtocolFeature.BACKEND_REQ.mask | spec.ProtocolFeature.REPLY_ACK.mask
+    port.ask(FrontendRequest.SET_PROTOCOL_FEATURES, spec.U64.pack(acknowledged))
+    iommu = Iommu(port)
+    port.vring(0)
+    for status in (0, 1):
+        (miss,) = iommu.channel.receive()
+        flags = spec.VERSION | spec.REPLY
+        iommu.channel.send(Message(miss.request, spec.U64.pack(status), flags))
+        ((key, _),) = port.selector.select(5)
+        key.data(0.0)
+        if status == 0:
+            iommu.tell(UPDATE, 0, READ)
+    assert [error.name for error in port.observed.errors] == ["iotlb-miss-refused"]
+    iommu.channel.close()
+
+
+def test_translations_go_with_their_front_end(port: Port, iommu: Iommu) -> None:
+    iommu.tell(UPDATE, 0, pages=2)
+    port.device.detach()
+    port.session = Session(offer(2, None))
+    port.device.attach(port.session)
+    again = Iommu(port)
+    port.vring(0)
+    assert again.asked() == [(0, READ, MISS)]
+    again.channel.close()

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the device is behind an IOMMU: an address without a translation is asked for.
+
+With ACCESS_PLATFORM guest addresses are IOVAs (vhost-user "IOMMU support"). The translations that
+there are take the place of the memory regions: first those that allow what a ring does with its
+buffers, then for a receive ring those by which indirect tables may be read, then all of them once
+more for the dirty log, which is by guest physical addresses ("Migration"). So chains are walked as
+ever, and a ring without an IOMMU pays nothing.
+
+A chain that meets an address which is not there is no fault: it is left where it is, the worker is
+told once, and the ring waits. The translation comes with a start of the ring, as everything that
+rings depend on does, and the chain is walked anew.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.kernel import kernel
+from ovs_vhost_plugin.jit.layout import (
+    NET_T,
+    QUEUE_T,
+    REGION,
+    Net,
+    Queue,
+    Records,
+    boolean,
+    int64,
+)
+from ovs_vhost_plugin.jit.syscalls import write_event
+
+READ, WRITE = 1, 2
+"""What the device does at an address."""
+BUFFER, TABLE = 1, 2
+"""Values of `asked`: what `missed` is the address of."""
+
+
+@kernel(int64(QUEUE_T, NET_T, int64))
+def ask(queue: Queue, net: Net, fault: int) -> int:
+    """Have the worker ask for a translation, if that is what is missing: 0 then, else `fault`."""
+    outside = fault == Fault.ADDRESS_OUTSIDE_MEMORY or fault == Fault.INDIRECT_OUTSIDE_MEMORY
+    held = queue.state[0]
+    if not outside or not net.state[0]["iommu"]:
+        return fault
+    if not held["asked"]:
+        held["asked"] = BUFFER if fault == Fault.ADDRESS_OUTSIDE_MEMORY else TABLE
+        write_event(net.state[0]["fault_fd"], net.scratch)
+    return 0
+
+
+@kernel(boolean(QUEUE_T))
+def waits(queue: Queue) -> bool:
+    """Whether the next chain waits for a translation: then no kick can help."""
+    return bool(queue.state[0]["asked"] != 0)
+
+
+def translated_table(rows: Records, *, writes: bool) -> Records:
+    """The region table of a ring; `writes`: it is a receive ring.
+
+    `rows` have the fields guest (an IOVA), size, host, logged and access, sorted by `guest`;
+    `logged` is the guest physical address, `access` READ, WRITE or both.
+    """
+    parts = []
+    for access, place in (*_uses(writes=writes), (READ | WRITE, "logged")):
+        chosen = _allowing(rows, access)
+        part = np.zeros(len(chosen), REGION)
+        part["guest"], part["size"], part["host"] = chosen["guest"], chosen["size"], chosen[place]
+        parts.append(part)
+    return np.concatenate(parts)
+
+
+def look_up(queue: Queue, rows: Records, *, writes: bool) -> None:
+    """Have a queue use its parts of the ring's `translated_table`."""
+    lengths = [len(_allowing(rows, access)) for access, _ in _uses(writes=writes)]
+    queue.state["behind"] = sum(lengths[1:]) + len(rows)
+    queue.state["tables_before"] = sum(lengths[:-1])
+    queue.state["tables_behind"] = len(rows)
+
+
+def _uses(*, writes: bool) -> tuple[tuple[int, str], ...]:
+    """Buffers, and indirect tables where these are used otherwise."""
+    return ((WRITE, "host"), (READ, "host")) if writes else ((READ, "host"),)
+
+
+def _allowing(rows: Records, access: int) -> Records:
+    allowing: Records = rows[rows["access"] & np.uint64(access) != 0]
+    return allowing
