@@ -27,7 +27,7 @@ def test_traffic_both_ways_behind_an_iommu(setting):
             site.host.wait_status(PORT, "running")
             assert site.features() & Feature.ACCESS_PLATFORM.mask
             site.ping(56)
-            site.tcp(guest, 64 * KIB)
+            site.tcp(guest, 32 * KIB)
             stats = site.stats()
             assert stats["iotlb_misses"] > 0
             assert stats["errors"] == {}
