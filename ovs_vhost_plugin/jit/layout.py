@@ -56,6 +56,7 @@ RING = _record(
     "call_fd",
     "err_fd",
     "log_used",
+    "tracked",  # address of its words of inflight.py, if its front-end keeps what is in flight
     "resumed",  # taken over: whether its driver was called for all that came back, nobody knows
     "fault",  # not 0: the ring is broken
     unsigned=(

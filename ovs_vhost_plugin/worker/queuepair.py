@@ -24,7 +24,7 @@ from ovs_vhost_plugin.jit.resume import resume, stands_at_base
 from ovs_vhost_plugin.jit.syscalls import read_event
 from ovs_vhost_plugin.vhost.eventfd import is_eventfd
 from ovs_vhost_plugin.vhost.spec import Feature
-from ovs_vhost_plugin.worker import journal
+from ovs_vhost_plugin.worker import inflight, journal
 from ovs_vhost_plugin.worker.stations import Station, read
 from ovs_vhost_plugin.worker.vringconfig import (
     Kind,
@@ -71,6 +71,7 @@ class QueuePair:
         self._states = {"rx": np.zeros(1, layout.RING), "tx": np.zeros(1, layout.RING)}
         rx, tx = journals or (journal.fresh(), journal.fresh())
         self._journals: dict[Kind, Words] = {"rx": rx, "tx": tx}
+        self._tracking: dict[Kind, inflight.Tracking | None] = {}  # held while the loop runs
         self._faults: list[tuple[Kind, Fault]] = []
         self._told: set[Kind] = set()  # whose fault is in there, or was
         self._ended: threading.Event | None = None  # set when the thread has left the loop
@@ -168,6 +169,16 @@ class QueuePair:
         """Whoever starts a stopped vring next is told where: the journal is not to know better."""
         journal.end(self._journals[kind])
 
+    def give_up(self, kind: Kind, vring: VringConfig, config: PairConfig, *, keep: bool) -> int:
+        """Have nothing be in flight in a stopped vring: where it goes on; see `hand_over`."""
+        ring = views(kind, vring, config, self._states[kind], self._journals[kind])
+        try:
+            tracking = _track(ring, vring)
+        except inflight.DamagedError:
+            return vring.next_avail
+        assert tracking is not None
+        return inflight.hand_over(ring, tracking, config.memory, self._net, keep=keep)
+
     def take_waiting(self) -> list[bytes]:
         """Take what was read for the guest and not delivered, oldest first, each with its header.
 
@@ -256,7 +267,12 @@ class QueuePair:
         if vring is None or not vring.resumes or not journal.names(words, vring.identity):
             return vring
         ring = views(kind, vring, config, self._states[kind], words)
+        try:
+            tracking = _track(ring, vring)
+        except inflight.DamagedError:
+            return vring  # it will not begin
         at = resume(ring, config.memory, self._net)
+        del tracking  # held until here
         if at < 0:
             journal.end(words)
             return vring
@@ -269,6 +285,10 @@ class QueuePair:
             return no_views(state, words)
         made = views(kind, vring, config, state, words)
         self._check_eventfds(state)
+        try:
+            self._tracking[kind] = _track(made, vring)
+        except inflight.DamagedError as error:
+            self._break(state, error.fault)
         if state["packed"][0] and not config.pages_missing and not stands_at_base(made):
             self._break(state, Fault.BASE_STALE)
         journal.begin(made, vring.identity)
@@ -304,3 +324,10 @@ class QueuePair:
             for name in ("call_fd", "err_fd"):
                 if state[name][0] >= 0:
                     read_event(int(state[name][0]), scratch)
+
+
+def _track(ring: layout.Vring, vring: VringConfig) -> inflight.Tracking | None:
+    """Have `ring` note what is in flight, if its front-end keeps that; see `inflight.track`."""
+    if vring.inflight is None:
+        return None
+    return inflight.track(ring, vring.inflight, base=vring.next_avail if vring.resumes else None)

@@ -36,6 +36,7 @@ class VringConfig:
     identity: bytes = b""  # which ring it is (16 bytes); empty: cannot be told
     resumes: bool = False  # `next_avail` is only what its front-end says
     resumed: bool = False  # it is what the journal says
+    inflight: Bytes | None = None  # its part of what the front-end keeps of what is in flight
 
 
 @dataclass(frozen=True, slots=True)
