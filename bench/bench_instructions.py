@@ -27,7 +27,7 @@ from rich.table import Table
 from bench import singlestep
 from bench.memory_ring import HEADER, SIZE, Kind, MemoryRing, new_net
 from bench.ring_kernels import BURST, PACKET_MAX, new_packets, put, take
-from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.receive import receive
 from ovs_vhost_plugin.jit.transmit import BURST as PORT_BURST
 from ovs_vhost_plugin.jit.transmit import transmit
@@ -114,7 +114,7 @@ def port_transmit(kind: Kind, bursts: int) -> layout.Net:
     """All that a port does to send, with learning; the system call counts as one."""
     fd = os.open(os.devnull, os.O_WRONLY)
     ring, net = _offered(kind, [FRAME]), new_net(fd)
-    _transmits(ring.ring, ring.queue, ring.memory, net, layout.new_learned(-1), bursts)
+    _transmits(ring.ring, ring.queue, ring.memory, net, fresh.new_learned(-1), bursts)
     return net
 
 

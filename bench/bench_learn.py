@@ -21,7 +21,7 @@ from collections.abc import Callable
 import numba
 
 from bench.memory_ring import HEADER, SIZE, MemoryRing, new_net
-from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.learn import learn, take_head
 from ovs_vhost_plugin.jit.transmit import BURST, transmit
 
@@ -55,8 +55,8 @@ class Ring:
         ring = MemoryRing([frame(i) for i in range(SIZE)])
         self.ring, self.queue, self.regions = ring.ring, ring.queue, ring.memory
         self.net = new_net(fd)
-        self.learned = layout.new_learned(-1)
-        self.frames = layout.new_queue()
+        self.learned = fresh.new_learned(-1)
+        self.frames = fresh.new_queue()
         for i in range(SIZE):
             self.frames.iov[i] = ring.buffers[i].ctypes.data + HEADER, 60
         self._keep = ring

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.journal import WORDS
 
 SIZE = 256
@@ -69,9 +69,9 @@ class MemoryRing:
             link = i if kind.packed else 0
             desc[i] = kind.descriptor(address, length, flags | offered, link)
         self.ring = _vring(kind, desc, writes=writes)
-        self.queue = layout.new_queue()
+        self.queue = fresh.new_queue()
         region = np.array([(0, guest.nbytes, guest.ctypes.data)], layout.REGION)
-        self.memory = layout.Memory(layout.region_table(region), np.zeros(0, np.uint8))
+        self.memory = layout.Memory(fresh.region_table(region), np.zeros(0, np.uint8))
 
 
 def _vring(kind: Kind, desc: np.ndarray, *, writes: bool) -> layout.Vring:
@@ -93,7 +93,7 @@ def _vring(kind: Kind, desc: np.ndarray, *, writes: bool) -> layout.Vring:
 
 def new_net(fd: int) -> layout.Net:
     """What a pair has beside its rings: the tap `fd`, mergeable buffers, no offloads."""
-    net = layout.new_net()
+    net = fresh.new_net()
     for name, value in {"tap_fd": fd, "header_size": HEADER, "mergeable": 1}.items():
         net.state[name] = value
     return net

@@ -209,17 +209,41 @@ def _prefetch(write: int) -> Any:
     return prefetch
 
 
-def _python_load_i32_at(address: int) -> int:
-    return ctypes.c_int32.from_address(int(address)).value
+def _load_at(kind: Any, python_kind: Any) -> Any:
+    if not JIT:
+        return lambda address: python_kind.from_address(int(address)).value
+
+    @intrinsic
+    def load_at(_typing: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = _raw_pointer(context, builder, signature, args, 0)
+            number = context.get_value_type(kind)
+            return builder.load_atomic(pointer, "monotonic", kind.bitwidth // 8, typ=number)
+
+        return kind(address), generate
+
+    return load_at
 
 
-@intrinsic
-def _load_i32_at(_typing: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _raw_pointer(context, builder, signature, args, 0)
-        return builder.load_atomic(pointer, "monotonic", 4, typ=ir.IntType(32))
+def _store_at(kind: Any, python_kind: Any) -> Any:
+    def python_store_at(address: int, value: int) -> None:
+        python_kind.from_address(int(address)).value = int(value)
 
-    return types.int32(address), generate
+    if not JIT:
+        return python_store_at
+
+    @intrinsic
+    def store_at(_typing: Any, address: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = _raw_pointer(context, builder, signature, args, 0)
+            number = context.cast(builder, args[1], signature.args[1], kind)
+            typed = builder.bitcast(pointer, number.type.as_pointer())
+            builder.store_atomic(number, typed, "release", kind.bitwidth // 8)
+            return context.get_dummy_value()
+
+        return types.void(address, value), generate
+
+    return store_at
 
 
 fence = _fence if JIT else _python_fence
@@ -236,5 +260,13 @@ prefetch = _prefetch(0)
 """(address): have the processor fetch its cache line; any address will do, none is an error."""
 prefetch_write = _prefetch(1)
 """(address): the same for a line that will be written."""
-load_i32_at = _load_i32_at if JIT else _python_load_i32_at
+load_i32_at = _load_at(types.int32, ctypes.c_int32)
 """(address) → the int32 there, which is one of this process's own: errno."""
+load_i64_at = _load_at(types.int64, ctypes.c_int64)
+"""(address) → the int64 there."""
+load_u16_at = _load_at(types.uint16, ctypes.c_uint16)
+"""(address) → the uint16 there."""
+store_u16_at = _store_at(types.uint16, ctypes.c_uint16)
+"""(address, value), which is truncated; everything before it is visible to who sees it."""
+store_i64_at = _store_at(types.int64, ctypes.c_int64)
+"""(address, value), likewise."""

@@ -16,8 +16,6 @@ import numpy as np
 from numba import from_dtype, types
 from numpy.typing import NDArray
 
-from ovs_vhost_plugin.jit.faults import FAULTS
-
 Records = NDArray[Any]
 
 
@@ -60,6 +58,7 @@ RING = _record(
     "call_first",  # the driver is called when the ring goes on, see loop.py
     "err_fd",
     "log_used",
+    "tracked",  # address of its words of inflight.py, if its front-end keeps what is in flight
     "resumed",  # taken over: whether its driver was called for all that came back, nobody knows
     "fault",  # not 0: the ring is broken
     unsigned=(
@@ -287,67 +286,3 @@ LEARNED = _group(Learned, _records(LEARNING), _records(STATION), _records(ADDRES
 PAIR = _group(
     Pair, VRING, VRING, QUEUE_T, QUEUE_T, MEMORY, MEMORY, NET_T, LEARNED, _records(POLLFD), I64
 )
-
-
-def region_table(regions: Records) -> Records:
-    """A copy of (guest, size, host) rows as a kernel takes them: numba minds alignment flags."""
-    table = np.zeros(len(regions), REGION)
-    table[:] = regions
-    return table
-
-
-def new_queue() -> Queue:
-    """An empty queue of held chains."""
-    queue = Queue(
-        iov=np.zeros(IOVECS, IOVEC),
-        guest=np.zeros(IOVECS, np.uint64),
-        chains=np.zeros(CHAINS, CHAIN),
-        table=np.zeros(2 * CHAINS, np.uint64),
-        state=np.zeros(1, QUEUE),
-    )
-    empty(queue)
-    return queue
-
-
-def empty(queue: Queue) -> None:
-    """Forget held chains. Before the first iovec stays room for a private header."""
-    queue.state[:] = 0
-    queue.state["first"] = queue.state["end"] = 1
-
-
-def new_net() -> Net:
-    """State, private buffers and counters of a queue pair, all zero."""
-    return Net(
-        state=np.zeros(1, NET),
-        header=np.zeros(HEADER_MAX, np.uint8),
-        frame=np.zeros(FRAME_MAX, np.uint8),
-        segment=np.zeros(HEADER_MAX + FRAME_MAX + FRAGMENT_HEADER, np.uint8),
-        pending=np.zeros(HEADER_MAX + FRAME_MAX, np.uint8),
-        backlog=np.zeros(0, np.uint8),
-        patch=np.zeros(3, np.uint8),
-        scratch=np.zeros(6, np.int64),
-        counters=np.zeros(1, COUNTERS),
-        faults=np.zeros(FAULTS, np.int64),
-    )
-
-
-def new_learned(fd: int) -> Learned:
-    """Nothing learned yet; `fd` is an eventfd to write when that changes, or -1."""
-    learned = Learned(
-        state=np.zeros(1, LEARNING),
-        stations=np.zeros(STATIONS, STATION),
-        addresses=np.zeros(STATIONS * ADDRESSES, ADDRESS),
-        told=np.zeros(1, np.int64),
-        head=np.zeros(HEAD, np.uint8),
-        scratch=np.zeros(6, np.int64),
-    )
-    learned.state["fd"] = fd
-    return learned
-
-
-def empty_learned(learned: Learned) -> None:
-    """Forget the stations and the frame before; what is counted stays."""
-    learned.stations[:] = 0
-    learned.addresses[:] = 0
-    for name in ("stations", "key", "high", "low", "until", "tick", "looks"):
-        learned.state[name] = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from ovs_vhost_plugin.jit import packed, split
 from ovs_vhost_plugin.jit.atomics import load_acquire, load_relaxed, store_relaxed, store_release
+from ovs_vhost_plugin.jit.inflight import head_at
 from ovs_vhost_plugin.jit.journal import (
     ENTRIES,
     MOST_ENTRIES,
@@ -112,11 +113,17 @@ def _resume_split(ring: Vring, memory: Memory, net: Net) -> int:
     offered = (int64(load_acquire(ring.avail, 1)) - used) & 0xFFFF
     if state["writes"] or not 0 <= promised <= _HALF or ahead > min(offered, state["size"]):
         return used
+    if state["tracked"] and ahead > (state["avail_idx"] - used) & 0xFFFF:
+        return used  # what was promised had been marked before
     for i in range(ahead):
         slot = (used + i) & (state["size"] - 1)
-        store_relaxed(ring.elements, 2 * slot, load_relaxed(ring.avail, 2 + slot))
+        head = int64(load_relaxed(ring.avail, 2 + slot))
+        if state["tracked"]:
+            head = head_at(state["tracked"], used + i)
+        store_relaxed(ring.elements, 2 * slot, head)
         store_relaxed(ring.elements, 2 * slot + 1, 0)
     state["published"], state["next_used"] = used, promised
+    state["next_avail"] = promised
     split.publish(ring, memory, net)
     return used if ahead == 0 else promised
 

@@ -23,6 +23,7 @@ from ovs_vhost_plugin.jit.atomics import (
 from ovs_vhost_plugin.jit.chain import hold, make_room, release, walk
 from ovs_vhost_plugin.jit.dirty import mark_used
 from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.inflight import head_at, link, settle, take
 from ovs_vhost_plugin.jit.journal import PROMISED
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
@@ -66,6 +67,8 @@ def look(ring: Vring) -> int:
         return Fault.AVAIL_GOES_BACK if ahead >= 0x8000 else Fault.AVAIL_JUMPS
     if ahead < known:
         return Fault.AVAIL_GOES_BACK
+    if state["tracked"]:
+        take(state["tracked"], address_of(ring.avail, 2), state["avail_idx"], ahead - known)
     state["avail_idx"] = avail_idx
     return 0
 
@@ -87,6 +90,8 @@ def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -
             if state["next_fetch"] == state["avail_idx"]:
                 return 0
         head = int64(load_relaxed(ring.avail, 2 + (state["next_fetch"] & (state["size"] - 1))))
+        if state["tracked"]:
+            head = head_at(state["tracked"], state["next_fetch"])
         make_room(queue)
         pieces = walk(ring, head, memory.regions, queue)
         if pieces < 0:
@@ -141,7 +146,11 @@ def publish(ring: Vring, memory: Memory, net: Net) -> bool:
         mark_used(ring, memory, net, 4 + 8 * slot, 8 * straight)
         if count > straight:
             mark_used(ring, memory, net, 4, 8 * (count - straight))
+    if state["tracked"]:
+        link(state["tracked"], state["next_avail"], count)
     store_release(ring.used, 1, state["next_used"])
+    if state["tracked"]:
+        settle(state["tracked"], state["next_avail"], count, state["next_used"])
     state["published"] = state["next_used"]
     mark_used(ring, memory, net, 2, 2)
     return True

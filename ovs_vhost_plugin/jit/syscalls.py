@@ -60,7 +60,7 @@ _errno_location = _libc("__errno_location", _i64)
 
 @kernel(int64())
 def _compiled_errno() -> int:
-    return load_i32_at(_errno_location())
+    return int64(load_i32_at(_errno_location()))
 
 
 # ctypes swaps errno away before Python code can look at its location

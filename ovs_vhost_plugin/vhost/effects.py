@@ -62,6 +62,32 @@ class SetLog:
 
 
 @dataclass(frozen=True, slots=True)
+class InflightDescription:
+    """Where in a file what is in flight is kept, and for how many queues of which size."""
+
+    size: int
+    offset: int
+    queues: int
+    queue_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class MakeInflight:
+    """Make such a file, and answer its fd, which stays the device's, and its bytes."""
+
+    queues: int
+    queue_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetInflight:
+    """Keep there what is in flight; no ring is started. The device now owns `fd`."""
+
+    description: InflightDescription
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReconfigureVring:
     """The session's vring `index` changed: run it as it is now, if it is ready.
 
@@ -192,6 +218,8 @@ Effect = (
     | AddMemoryRegion
     | RemoveMemoryRegion
     | SetLog
+    | MakeInflight
+    | SetInflight
     | ReconfigureVring
     | StopVring
     | KickVring

@@ -96,6 +96,20 @@ class PeerErrorName(StrEnum):
     LOG_MAP_FAILED = "log-map-failed"
     LOG_SMALLER_THAN_MEMORY = "log-smaller-than-memory"
 
+    # What is in flight (vhost-user "Inflight I/O tracking")
+    INFLIGHT_QUEUES = "inflight-queues"
+    INFLIGHT_QUEUE_SIZE = "inflight-queue-size"
+    INFLIGHT_OFFSET_WRAPS = "inflight-offset-wraps"
+    INFLIGHT_MISALIGNED = "inflight-misaligned"
+    INFLIGHT_TOO_SMALL = "inflight-too-small"
+    INFLIGHT_FILE_TOO_SHORT = "inflight-file-too-short"
+    INFLIGHT_MAP_FAILED = "inflight-map-failed"
+    INFLIGHT_NO_MEMORY = "inflight-no-memory"
+    INFLIGHT_WHILE_STARTED = "inflight-while-started"
+    INFLIGHT_WITH_POSTCOPY = "inflight-with-postcopy"
+    INFLIGHT_WITH_PACKED = "inflight-with-packed"
+    INFLIGHT_BASE_WITHOUT_REGION = "inflight-base-without-region"
+
     # Net requests
     MTU_RANGE = "mtu-range"
     MTU_TOO_LARGE = "mtu-too-large"

@@ -66,6 +66,8 @@ _PROTOCOL_FEATURES = (
     ProtocolFeature.STATUS,  # whether features were accepted, whether a ring broke
     ProtocolFeature.CONFIGURE_MEM_SLOTS,  # hundreds of regions, added and removed one by one
     ProtocolFeature.PAGEFAULT,  # the guest moves first, its memory follows
+    ProtocolFeature.INFLIGHT_SHMFD,  # a front-end may keep what is in flight
+    ProtocolFeature.GET_VRING_BASE_INFLIGHT,  # what another back-end left in flight may stay so
     ProtocolFeature.DEVICE_STATE,  # what the guest is known to use moves with it
     # Not CONFIG, unless asked for: QEMU keeps a NIC's configuration itself, and warns of it.
 )

@@ -37,6 +37,8 @@ def advise(state: State, _payload: bytes, _fds: list[int]) -> Handling:
 def listen(state: State, _payload: bytes, _fds: list[int]) -> Handling:
     """Expect memory whose pages are missing."""
     if state.postcopy is Postcopy.ADVISED:
+        if state.keeps_inflight:
+            raise PeerError(PeerErrorName.INFLIGHT_WITH_POSTCOPY)
         yield ListenPostcopy()
         state.postcopy = Postcopy.LISTENING
     elif state.postcopy is not Postcopy.LISTENING:

@@ -74,6 +74,9 @@ def set_protocol_features(state: State, payload: bytes, _fds: list[int]) -> Hand
     if features & inband and features & channel != channel:
         # "In-band notifications": "the back-end should close the connection as a response".
         raise PeerError(PeerErrorName.INBAND_WITHOUT_CHANNEL, f"{features:#x}", fatal=True)
+    region = ProtocolFeature.INFLIGHT_SHMFD.mask
+    if features & ProtocolFeature.GET_VRING_BASE_INFLIGHT.mask and not features & region:
+        raise PeerError(PeerErrorName.INFLIGHT_BASE_WITHOUT_REGION, f"{features:#x}")
     yield from ()
     state.protocol_features = features
     return None

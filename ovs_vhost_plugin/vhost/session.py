@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ovs_vhost_plugin.vhost import (
     backend_requests,
     config_requests,
+    inflight_requests,
     iotlb_requests,
     postcopy_requests,
     requests,
@@ -126,6 +127,16 @@ TABLE: dict[int, Row] = {
         spec.SINGLE_REGION.size,
         _UNUSED_FD,
         ProtocolFeature.CONFIGURE_MEM_SLOTS,
+    ),
+    FrontendRequest.GET_INFLIGHT_FD: Row(
+        inflight_requests.get_inflight_fd,
+        None,
+        needs=ProtocolFeature.INFLIGHT_SHMFD,
+        answers=True,
+        refusal=bytes(spec.INFLIGHT_PADDED),  # no bytes, and without an fd
+    ),
+    FrontendRequest.SET_INFLIGHT_FD: Row(
+        inflight_requests.set_inflight_fd, None, _ONE_FD, ProtocolFeature.INFLIGHT_SHMFD
     ),
     FrontendRequest.SET_DEVICE_STATE_FD: Row(
         state_requests.set_device_state_fd,

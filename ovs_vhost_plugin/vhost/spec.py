@@ -64,10 +64,16 @@ MEMORY_HEADER = Struct("<II")  # number of regions, padding
 MEMORY_REGION = Struct("<QQQQ")  # guest address, size, user address, mmap offset
 SINGLE_REGION = Struct("<QQQQQ")  # padding, then as MEMORY_REGION
 LOG = Struct("<QQ")  # log size, log offset
+INFLIGHT = Struct("<QQHH")  # mmap size, mmap offset, number of queues, queue size
 DEVICE_STATE = Struct("<II")  # direction, phase
 CONFIG = Struct("<III")  # offset, size, flags; then `size` bytes
 # struct vhost_iotlb_msg of <linux/vhost_types.h>: iova, size, user address, permissions, type
 IOTLB = Struct("<QQQBB6x")
+
+# QEMU and DPDK send the description as their compilers pad it.
+INFLIGHT_PADDED = 24
+# No specification says how far apart queues are; QEMU and DPDK begin each on a cache line.
+INFLIGHT_ALIGN = 64
 
 # vhost-user VHOST_USER_SET_DEVICE_STATE_FD: the reply's bits 0-7 are an error, bit 8 says "no fd".
 DEVICE_STATE_NO_FD = 0x100

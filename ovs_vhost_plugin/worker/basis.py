@@ -7,6 +7,7 @@ It changes only while the rings are stopped; who changes it sees to that (`rings
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from ovs_vhost_plugin.vhost import packed_base
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.inflight import Inflight, make
 from ovs_vhost_plugin.vhost.iotlb import Iotlb
 from ovs_vhost_plugin.vhost.log import DirtyLog
 from ovs_vhost_plugin.vhost.memory import MemoryTable
@@ -25,6 +27,7 @@ from ovs_vhost_plugin.vhost.spec import (
     EVENT_AREA,
     Feature,
     IotlbAccess,
+    ProtocolFeature,
     VringAddressFlag,
     used_bytes,
 )
@@ -48,6 +51,8 @@ class Basis:
         self.memory: MemoryTable | None = None
         self.log: DirtyLog | None = None
         self.iotlb = Iotlb()
+        self.inflight: Inflight | None = None
+        self._inflight_fd = -1  # of the region that was made last
         self.finish_offloads = finish_offloads
         self.finish_udp = finish_udp
         self.pages_missing = False  # only the loops may touch memory: who does may have to wait
@@ -77,6 +82,36 @@ class Basis:
         old, self.log = self.log, log
         if old is not None:
             old.close()
+
+    def replace_inflight(self, inflight: Inflight | None) -> None:
+        """Take another region of what is in flight, and let the one before go."""
+        old, self.inflight = self.inflight, inflight
+        if old is not None:
+            old.close()
+
+    def make_inflight(self, queues: int, queue_size: int) -> tuple[int, int]:
+        """Make such a region, for the front-end to keep: its fd, which stays ours, and its bytes.
+
+        Raises PeerError. The last one counts.
+        """
+        if self._inflight_fd >= 0:
+            os.close(self._inflight_fd)
+            self._inflight_fd = -1
+        self._inflight_fd, size = make(queues, queue_size)
+        return self._inflight_fd, size
+
+    def forget_inflight(self) -> None:
+        """The front-end has gone, and what is in flight is in its memory."""
+        self.replace_inflight(None)
+        if self._inflight_fd >= 0:
+            os.close(self._inflight_fd)
+            self._inflight_fd = -1
+
+    @property
+    def suspends(self) -> bool:
+        """Whether a ring that is handed over may have something in flight."""
+        bit = ProtocolFeature.GET_VRING_BASE_INFLIGHT
+        return self.session is not None and self.session.negotiated(bit)
 
     def vring(self, index: int, next_avail: int | None) -> VringConfig | None:
         """Vring `index`, to go on at `next_avail`; None: not ready.
@@ -138,6 +173,8 @@ class Basis:
 
     def _packed(self, vring: Vring, memory: MemoryTable, next_avail: int | None) -> VringConfig:
         """A packed ring starts where its front-end says, which alone can know (virtio 1.2, 2.8)."""
+        if self.inflight is not None:  # it was given while split rings were negotiated
+            raise PeerError(PeerErrorName.INFLIGHT_WITH_PACKED, f"vring {vring.index}")
         if next_avail is None:
             next_avail = packed_base.decode(vring.base, vring.size)
         view = self._view(memory)
@@ -190,6 +227,7 @@ class Basis:
             log_used=bool(vring.flags & VringAddressFlag.LOG),
             log_guest=vring.log_guest,
             log_desc=log_desc,
+            inflight=None if self.inflight is None else self.inflight.part(vring.index, vring.size),
         )
 
     def pair(self, rx: VringConfig | None, tx: VringConfig | None) -> PairConfig:

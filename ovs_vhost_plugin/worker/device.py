@@ -15,6 +15,7 @@ from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost import effects
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.eventfd import require_eventfd
+from ovs_vhost_plugin.vhost.inflight import Inflight
 from ovs_vhost_plugin.vhost.log import DirtyLog
 from ovs_vhost_plugin.vhost.memory import MemoryTable
 from ovs_vhost_plugin.vhost.message import Message
@@ -102,6 +103,7 @@ class Device:
         self._basis.replace_memory(None)
         self._basis.iotlb.clear()
         self._basis.replace_log(None)
+        self._basis.forget_inflight()
         session, self._basis.session = self._basis.session, None
         if session is not None:
             session.close()
@@ -181,6 +183,10 @@ class Device:
                     log.require(self._basis.memory.guest_end)
                 with self._rings.stopped():
                     self._basis.replace_log(log)
+            case effects.MakeInflight(queues, queue_size):
+                return self._basis.make_inflight(queues, queue_size)
+            case effects.SetInflight(description, fd):
+                self._basis.replace_inflight(Inflight(description, fd))
             case effects.ReconfigureVring(index):
                 self._reconfigure(index)
             case effects.StopVring(index):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ovs_vhost_plugin.jit import layout, offload
+from ovs_vhost_plugin.jit import fresh, layout, offload
 from ovs_vhost_plugin.jit.faults import Fault
 
 _GSO_TYPES = 1 << 1 | 1 << 4 | 1 << 5  # TCPV4, TCPV6, UDP_L4: all that `offload` can segment
@@ -23,7 +23,7 @@ class Finisher:
     """Private copies for the work."""
 
     def __init__(self) -> None:
-        net = layout.new_net()
+        net = fresh.new_net()
         self._rules = net.state
         for name, value in (("csum", 1), ("ecn", 1), ("gso_types", _GSO_TYPES)):
             self._rules[name] = value

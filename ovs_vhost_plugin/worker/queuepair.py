@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ovs_vhost_plugin.jit import iotlb, layout
+from ovs_vhost_plugin.jit import fresh, iotlb, layout
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.learn import look_again, tell
 from ovs_vhost_plugin.jit.loop import run
@@ -25,7 +25,7 @@ from ovs_vhost_plugin.jit.resume import resume, stands_at_base
 from ovs_vhost_plugin.jit.syscalls import read_event
 from ovs_vhost_plugin.vhost.eventfd import is_eventfd
 from ovs_vhost_plugin.vhost.spec import Feature
-from ovs_vhost_plugin.worker import journal
+from ovs_vhost_plugin.worker import backlog, inflight, journal
 from ovs_vhost_plugin.worker.stations import Station, read
 from ovs_vhost_plugin.worker.vringconfig import (
     Kind,
@@ -68,20 +68,21 @@ class QueuePair:
         """Readable when a ring broke: then `take_faults`."""
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stop = np.zeros(1, np.int64)
-        self._net = layout.new_net()
+        self._net = fresh.new_net()
         self._net.state["tap_fd"] = tap_fd
         self._net.state["wake_fd"] = self._wake_fd
         self._net.state["fault_fd"] = self.fault_fd
         # Each pair, and each worker after another, begins elsewhere (RFC 7739, 5).
         self._net.state["fragment_id"] = secrets.randbits(32)
-        self._learned = layout.new_learned(learned_fd)
+        self._learned = fresh.new_learned(learned_fd)
         self._queues: dict[Kind, layout.Queue] = {
-            "rx": layout.new_queue(),
-            "tx": layout.new_queue(),
+            "rx": fresh.new_queue(),
+            "tx": fresh.new_queue(),
         }
         self._states = {"rx": np.zeros(1, layout.RING), "tx": np.zeros(1, layout.RING)}
         rx, tx = journals or (journal.fresh(), journal.fresh())
         self._journals: dict[Kind, Words] = {"rx": rx, "tx": tx}
+        self._tracking: dict[Kind, inflight.Tracking | None] = {}  # held while the loop runs
         self._faults: list[tuple[Kind, Fault]] = []
         self._told: set[Kind] = set()  # whose fault is in there, or was
         self._ended: threading.Event | None = None  # set when the thread has left the loop
@@ -180,6 +181,16 @@ class QueuePair:
         """Whoever starts a stopped vring next is told where: the journal is not to know better."""
         journal.end(self._journals[kind])
 
+    def give_up(self, kind: Kind, vring: VringConfig, config: PairConfig, *, keep: bool) -> int:
+        """Have nothing be in flight in a stopped vring: where it goes on; see `hand_over`."""
+        ring = views(kind, vring, config, self._states[kind], self._journals[kind])
+        try:
+            tracking = _track(ring, vring)
+        except inflight.DamagedError:
+            return vring.next_avail
+        assert tracking is not None
+        return inflight.hand_over(ring, tracking, config.memory(kind), self._net, keep=keep)
+
     def take_waiting(self) -> list[bytes]:
         """Take what was read for the guest and not delivered, oldest first, each with its header.
 
@@ -188,9 +199,9 @@ class QueuePair:
         state, net = self._net.state, self._net
         waiting = [net.pending[: state["pending"][0]].tobytes()] if state["pending"][0] else []
         header = bytes(int(state["header_size"][0]))
-        waiting += [header + frame for frame in self._backlog()]
+        waiting += [header + frame for frame in backlog.frames(self._net)]
         state["pending"] = 0
-        self._set_backlog([])
+        self._net = backlog.filled(self._net, [])
         return waiting
 
     def give(self, frames: Sequence[bytes]) -> None:
@@ -198,7 +209,7 @@ class QueuePair:
 
         Only while stopped; each at most `layout.FRAME_MAX` bytes.
         """
-        self._set_backlog([*self._backlog(), *frames])
+        self._net = backlog.filled(self._net, [*backlog.frames(self._net), *frames])
 
     def take_faults(self) -> list[tuple[Kind, Fault]]:
         """Rings that broke since this was last called, and why."""
@@ -227,25 +238,8 @@ class QueuePair:
     def forget(self) -> None:
         """Forget what the guest uses: it has gone. The pair is stopped."""
         if self._learned.state["stations"][0]:
-            layout.empty_learned(self._learned)
+            fresh.empty_learned(self._learned)
             tell(self._learned)
-
-    def _backlog(self) -> list[bytes]:
-        state = self._net.state
-        data, frames = self._net.backlog, []
-        at, end = int(state["backlog_at"][0]), int(state["backlog_end"][0])
-        while at < end:
-            begin = at + layout.BACKLOG_LENGTH
-            at = begin + int.from_bytes(data[at:begin].tobytes(), "little")
-            frames.append(data[begin:at].tobytes())
-        return frames
-
-    def _set_backlog(self, frames: Sequence[bytes]) -> None:
-        parts = (len(f).to_bytes(layout.BACKLOG_LENGTH, "little") + f for f in frames)
-        backlog = np.frombuffer(bytearray(b"".join(parts)), np.uint8)
-        self._net = self._net._replace(backlog=backlog)
-        self._net.state["backlog_at"] = 0
-        self._net.state["backlog_end"] = len(backlog)
 
     def _collect_faults(self) -> None:
         kinds: tuple[Kind, ...] = ("rx", "tx")
@@ -273,7 +267,7 @@ class QueuePair:
         state["iommu"] = config.iommu
         state["logged"] = len(config.regions) if config.iommu else 0
         for kind, queue in self._queues.items():
-            layout.empty(queue)
+            fresh.empty(queue)
             if config.iommu:
                 iotlb.look_up(queue, config.regions, writes=kind == "rx")
 
@@ -284,7 +278,12 @@ class QueuePair:
         if vring is None or not vring.resumes or not journal.names(words, vring.identity):
             return vring
         ring = views(kind, vring, config, self._states[kind], words)
+        try:
+            tracking = _track(ring, vring)
+        except inflight.DamagedError:
+            return vring  # it will not begin
         at = resume(ring, config.memory(kind), self._net)
+        del tracking  # held until here
         if at < 0:
             journal.end(words)
             return vring
@@ -297,6 +296,10 @@ class QueuePair:
             return no_views(state, words)
         made = views(kind, vring, config, state, words)
         self._check_eventfds(state)
+        try:
+            self._tracking[kind] = _track(made, vring)
+        except inflight.DamagedError as error:
+            self._break(state, error.fault)
         if state["packed"][0] and not config.pages_missing and not stands_at_base(made):
             self._break(state, Fault.BASE_STALE)
         journal.begin(made, vring.identity)
@@ -332,3 +335,10 @@ class QueuePair:
             for name in ("call_fd", "err_fd"):
                 if state[name][0] >= 0:
                     read_event(int(state[name][0]), scratch)
+
+
+def _track(ring: layout.Vring, vring: VringConfig) -> inflight.Tracking | None:
+    """Have `ring` note what is in flight, if its front-end keeps that; see `inflight.track`."""
+    if vring.inflight is None:
+        return None
+    return inflight.track(ring, vring.inflight, base=vring.next_avail if vring.resumes else None)

@@ -129,7 +129,7 @@ class Rings:
         self._stop_pair(pair)
         pair.forget_place("tx" if index % 2 else "rx")
         if index in self._next_avail:
-            base = self._basis.base(index, self._next_avail.pop(index))
+            base = self._basis.base(index, self._hand_in(pair, index, self._next_avail.pop(index)))
         self._running.discard(index)
         self._broken.discard(index)
         self._misses.drop(index)
@@ -170,6 +170,17 @@ class Rings:
     def update_tap(self) -> None:
         """Let the tap follow what receives, is held or expected."""
         self._arrivals.update([self._receives(pair.index) for pair in self.pairs])
+
+    def _hand_in(self, pair: QueuePair, index: int, next_avail: int) -> int:
+        """Have nothing be in flight in a stopped vring, where the front-end keeps what is."""
+        try:
+            vring = self._basis.vring(index, next_avail)
+        except (PeerError, MissingError):
+            return next_avail  # its memory has gone
+        if vring is None or vring.inflight is None:
+            return next_avail
+        kind: Kind = "tx" if index % 2 else "rx"
+        return pair.give_up(kind, vring, self._basis.pair(None, None), keep=self._basis.suspends)
 
     def _leave(self, pair: QueuePair) -> None:
         """The guest migrates, ring by ring: keep what came to this one's queue, in order.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ovs_vhost_plugin.jit import iotlb, layout
+from ovs_vhost_plugin.jit import fresh, iotlb, layout
 from ovs_vhost_plugin.vhost.spec import Feature
 
 Kind = Literal["rx", "tx"]
@@ -37,6 +37,7 @@ class VringConfig:
     resumes: bool = False  # `next_avail` is only what its front-end says
     resumed: bool = False  # it is what the journal says
     call_first: bool = True  # if it goes on, its driver is called
+    inflight: Bytes | None = None  # its part of what the front-end keeps of what is in flight
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class PairConfig:
         log = np.zeros(0, np.uint8) if self.log is None else self.log
         if self.iommu:
             return layout.Memory(iotlb.translated_table(self.regions, writes=kind == "rx"), log)
-        return layout.Memory(layout.region_table(self.regions), log)
+        return layout.Memory(fresh.region_table(self.regions), log)
 
 
 def views(

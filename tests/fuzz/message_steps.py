@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import tempfile
 from typing import Any
 
@@ -58,8 +59,22 @@ def channel(said: bytes) -> int:
 
 ANSWER = spec.HEADER.pack(2, spec.VERSION | spec.REPLY, 8) + bytes(8)
 """To a CONFIG_CHANGE_MSG, whether or not there was one."""
+
+
+def new_region() -> int:
+    """What is in flight, as a back-end may have left it that gave chains back out of order."""
+    fd = new_file(REGION)
+    for vring in range(2 * PAIRS):
+        at = vring * 64 * 3  # SIZE entries, in whole cache lines
+        os.pwrite(fd, struct.pack("<QHHHH", 0, 1, SIZE, 3, 0), at)
+        for head, counter in ((2, 9), (0, 7), (5, 8)):
+            os.pwrite(fd, struct.pack("<B5xHQ", 1, head, counter), at + 16 + 16 * head)
+    return fd
+
+
 # Made anew for each message
 KINDS = {
+    "inflight": new_region,
     "memory": lambda: new_file(REGION),
     "short": lambda: new_file(0x1000),
     "empty": lambda: new_file(0),
@@ -112,3 +127,10 @@ def good_start() -> list[Any]:
 def good_set_up(base: int) -> list[Any]:
     """What a front-end that behaves sends."""
     return good_start() + good_vring(0, base) + good_vring(1, base)
+
+
+def kept_set_up(base: int) -> list[Any]:
+    """The same of one that keeps what is in flight."""
+    region = spec.INFLIGHT.pack(REGION, 0, 2 * PAIRS, SIZE)
+    kept = send(FrontendRequest.SET_INFLIGHT_FD, region, "inflight", need_reply=True)
+    return [*good_start(), kept, *good_vring(0, base), *good_vring(1, base)]

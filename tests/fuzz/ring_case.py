@@ -24,7 +24,7 @@ from kernel_views import kernel_ring
 from ring_outcome import Range, outcome
 from ring_reference import INDIRECT, NEXT, WRITE, Driver, descriptor
 
-from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import FIRST_OF_FRAMES, Fault
 from ovs_vhost_plugin.jit.receive import receive
 from ovs_vhost_plugin.jit.split import ask_for_kicks
@@ -65,15 +65,15 @@ class RingCase:
         }
         self.flags: dict[str, int] = case["flags"]
         with patch.object(np, "zeros", guarded_zeros):
-            self.net = layout.new_net()
-            self.queues = {kind: layout.new_queue() for kind in ("rx", "tx")}
-            self.learned = layout.new_learned(-1)
+            self.net = fresh.new_net()
+            self.queues = {kind: fresh.new_queue() for kind in ("rx", "tx")}
+            self.learned = fresh.new_learned(-1)
         self.rings = {kind: self._ring(kind) for kind in ("rx", "tx")}
         log = Guarded(LOG_BYTES if case["log"] == "whole" else 3).bytes
         log[:] = 0
         self.log_is_whole = case["log"] == "whole"
         self.regions = layout.Memory(
-            layout.region_table(self.memory.table()), log if case["log"] else log[:0]
+            fresh.region_table(self.memory.table()), log if case["log"] else log[:0]
         )
         self.tap, self.wire = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.fault_fd = os.eventfd(0, os.EFD_NONBLOCK)
@@ -130,7 +130,7 @@ class RingCase:
                 self.net.state[name] = 0
         driver.next_avail = driver.seen = driver.used_idx
         driver.put(driver.avail + 2, driver.used_idx)
-        layout.empty(self.queues[kind])
+        fresh.empty(self.queues[kind])
         self.rings[kind] = self._ring(kind)
 
     def _do_chain(self, kind: str, head: int, buffers: list[Range]) -> None:

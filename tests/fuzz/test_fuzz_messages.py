@@ -23,6 +23,7 @@ from message_steps import (
     good_set_up,
     good_start,
     good_vring,
+    kept_set_up,
     send,
 )
 
@@ -85,6 +86,19 @@ MEMORY = st.integers(0, 9).flatmap(
     )
 )
 STATE = packed(spec.VRING_STATE, INDEX, st.sampled_from([0, 1, 8, 64]) | U32)
+INFLIGHT_FIELDS = (
+    st.just(0x1000) | U64,
+    st.just(0) | U64,
+    st.integers(0, 2 * PAIRS + 1) | st.just(0xFFFF),
+    st.sampled_from([0, 4, 8, 8, 64, 0x8000, 0xFFFF]),
+)
+
+
+def inflight_payload(size: int, offset: int, queues: int, entries: int, padding: bool) -> bytes:
+    return spec.INFLIGHT.pack(size, offset, queues, entries) + bytes(4 * padding)
+
+
+INFLIGHT = st.builds(inflight_payload, *INFLIGHT_FIELDS, st.booleans())
 CONFIG_FIELDS = (
     st.integers(0, 26) | U32,
     st.binary(min_size=1, max_size=26),
@@ -144,6 +158,8 @@ MESSAGE = st.one_of(
         packed(spec.DEVICE_STATE, st.sampled_from([0, 1, 1, 2]), st.sampled_from([0, 0, 1])),
         st.just(["pipe"]) | st.just(["pipe-out"]) | st.lists(KIND, max_size=2),
     ),
+    message(R.GET_INFLIGHT_FD, INFLIGHT),
+    message(R.SET_INFLIGHT_FD, INFLIGHT, st.just(["inflight"]) | st.lists(KIND, max_size=2)),
     message(R.CHECK_DEVICE_STATE, st.just(b"")),
     st.builds(
         lambda request, asked, payload, fds: send(request, payload, *fds, need_reply=asked),
@@ -175,6 +191,7 @@ BEHAVING = st.one_of(
     st.just(good_start()),
     st.builds(good_vring, INDEX, st.integers(0, 3)),
     st.builds(good_set_up, st.integers(0, 9)),
+    st.builds(kept_set_up, st.integers(0, 9)),
 )
 
 

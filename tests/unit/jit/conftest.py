@@ -16,13 +16,13 @@ from collections.abc import Iterator
 import pytest
 from pair_rig import PACKED, Rig
 
-from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit import fresh, layout
 
 
 @pytest.fixture
 def net() -> Iterator[layout.Net]:
     """A Net with a fault eventfd and a 12-byte header, everything negotiated."""
-    net = layout.new_net()
+    net = fresh.new_net()
     fd = os.eventfd(0, os.EFD_NONBLOCK)
     values = {"fault_fd": fd, "header_size": 12, "csum": 1, "gso_types": 0b111010, "ecn": 1}
     for name, value in values.items():

@@ -7,7 +7,7 @@ import numpy as np
 from packed_reference import PackedDriver
 from ring_reference import Driver, GuestMemory
 
-from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.journal import WORDS
 
 
@@ -42,4 +42,4 @@ def kernel_ring(driver: Driver | PackedDriver, **state: int) -> layout.Vring:
 
 def kernel_memory(memory: GuestMemory, log_bytes: int = 0) -> layout.Memory:
     """Regions and an empty log of `log_bytes`."""
-    return layout.Memory(layout.region_table(memory.table()), np.zeros(log_bytes, np.uint8))
+    return layout.Memory(fresh.region_table(memory.table()), np.zeros(log_bytes, np.uint8))

@@ -7,7 +7,7 @@ from kernel_views import kernel_memory, kernel_ring
 from packed_reference import PackedDriver
 from ring_reference import GuestMemory
 
-from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.packed import fetch, give_back, publish
 
 LOW = 0x10000
@@ -26,7 +26,7 @@ class Bench:
         self.driver = PackedDriver(memory, size, base, first, bool(state.get("in_order")))
         self.ring = kernel_ring(self.driver, packed=1, **state)
         self.memory = kernel_memory(memory, log_bytes)
-        self.queue, self.net = layout.new_queue(), layout.new_net()
+        self.queue, self.net = fresh.new_queue(), fresh.new_net()
 
     def fetch(self, chains: int = 64, length: int = ALL) -> int:
         return int(fetch(self.ring, self.memory, self.queue, chains, length))

@@ -20,7 +20,7 @@ from ring_reference import (
     reference_walk,
 )
 
-from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.chain import find_region, gather, hold, make_room, release, scatter, walk
 from ovs_vhost_plugin.jit.faults import Fault
 
@@ -35,7 +35,7 @@ def new_driver(size: int = 8) -> Driver:
 
 
 def kernel_walk(driver: Driver, head: int, write: bool, indirect: bool) -> Any:
-    queue = layout.new_queue()
+    queue = fresh.new_queue()
     ring = kernel_ring(driver, writes=write, indirect=indirect)
     pieces = walk(ring, head, kernel_memory(driver.memory).regions, queue)
     if pieces < 0:
@@ -162,7 +162,7 @@ def test_names_a_chain_of_more_pieces_than_readv_takes() -> None:
 
 def test_a_failed_walk_holds_nothing_and_touches_no_held_chain() -> None:
     driver = new_driver()
-    queue = layout.new_queue()
+    queue = fresh.new_queue()
     ring = kernel_ring(driver)
     regions = kernel_memory(driver.memory).regions
     hold(queue, 0, walk(ring, driver.chain(0, [GOOD], write=False), regions, queue))
@@ -177,7 +177,7 @@ def test_held_chains_survive_being_moved_to_the_front() -> None:
     """Many more iovecs than there is room for pass through, a few always held."""
     driver = new_driver(64)
     regions = kernel_memory(driver.memory).regions
-    queue = layout.new_queue()
+    queue = fresh.new_queue()
     ring = kernel_ring(driver)
     buffers = [(LOW + 0x8000 + 16 * i, 16) for i in range(40)]
     driver.chain(0, buffers, write=False)
@@ -200,7 +200,7 @@ def test_held_chains_survive_being_moved_to_the_front() -> None:
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=8), data=st.data())
 def test_scatter_and_gather_meet_in_the_middle(lengths: list[int], data: Any) -> None:
     driver = new_driver()
-    queue = layout.new_queue()
+    queue = fresh.new_queue()
     buffers = [(LOW + 0x8000 + 32 * i, length) for i, length in enumerate(lengths)]
     driver.chain(0, buffers, write=True)
     ring = kernel_ring(driver, writes=1)

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.dirty import mark
 from ovs_vhost_plugin.jit.faults import Fault
 
@@ -21,7 +21,7 @@ def new_memory(log_bytes: int = PAGES // 8) -> layout.Memory:
 @settings(deadline=None)
 @given(ranges=st.lists(st.tuples(st.integers(0, 80 * 4096), st.integers(0, 5 * 4096)), max_size=9))
 def test_marks_exactly_the_pages_written(ranges: list[tuple[int, int]]) -> None:
-    memory, net = new_memory(), layout.new_net()
+    memory, net = new_memory(), fresh.new_net()
     pages: set[int] = set()
     beyond = 0
     for address, length in ranges:
@@ -35,12 +35,12 @@ def test_marks_exactly_the_pages_written(ranges: list[tuple[int, int]]) -> None:
 
 
 def test_the_end_of_the_address_space_is_beyond_the_log() -> None:
-    memory, net = new_memory(), layout.new_net()
+    memory, net = new_memory(), fresh.new_net()
     mark(memory, net, 2**64 - 16, 16)
     assert (net.faults[Fault.LOG_TOO_SMALL], memory.log.sum()) == (1, 0)
 
 
 def test_without_a_log_nothing_is_counted() -> None:
-    memory, net = new_memory(0), layout.new_net()
+    memory, net = new_memory(0), fresh.new_net()
     mark(memory, net, 4096, 4096)
     assert net.faults.sum() == 0

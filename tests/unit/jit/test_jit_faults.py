@@ -107,7 +107,8 @@ TESTED_BELOW = {
 
 
 def test_no_fault_goes_untested() -> None:
-    assert set(TRIGGERS) | TESTED_BELOW == set(Fault)
+    elsewhere = {fault for fault in Fault if fault.name.startswith("INFLIGHT")}
+    assert set(TRIGGERS) | TESTED_BELOW | elsewhere == set(Fault)  # test_jit_inflight_foreign.py
 
 
 def ping(rig: Rig, kind: str) -> None:

@@ -30,7 +30,7 @@ from pair_rig import frame
 from ring_reference import Driver, GuestMemory
 
 from bench import singlestep
-from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.journal import PROMISED, PUBLISHED, WORDS
 from ovs_vhost_plugin.jit.receive import receive
 from ovs_vhost_plugin.jit.resume import resume
@@ -86,7 +86,7 @@ class Case:
         self.driver: Any = kind(self.guest, SIZE, RING, self.first)
         self.driver.in_order = self.in_order and not self.writes
         self.memory = kernel_memory(self.guest)
-        self.queue = layout.new_queue()
+        self.queue = fresh.new_queue()
         self.ids = [self._offer(i) for i in range(CHAINS)]
 
     def _offer(self, i: int) -> int:
@@ -120,7 +120,7 @@ class Case:
 
 
 def new_net(fd: int) -> layout.Net:
-    net = layout.new_net()
+    net = fresh.new_net()
     for name, value in {"tap_fd": fd, "header_size": HEADER, "mergeable": 1}.items():
         net.state[name] = value
     return net
@@ -168,7 +168,7 @@ def test_what_was_sent_is_never_sent_again(kind: str, first: int, pieces: int) -
     packed, in_order = LAYOUTS[kind]
     case = Case(packed, in_order, False, first, pieces)
     reader, writer = os.pipe2(os.O_DIRECT | os.O_NONBLOCK)
-    ring, net, learned = begin(case), new_net(writer), layout.new_learned(-1)
+    ring, net, learned = begin(case), new_net(writer), fresh.new_learned(-1)
 
     def sent() -> int:
         waiting = fcntl.ioctl(reader, termios.FIONREAD, bytes(4))
@@ -189,7 +189,7 @@ def test_what_was_sent_is_never_sent_again(kind: str, first: int, pieces: int) -
 def _compile_transmit() -> None:
     case = Case(True, False, False, 0, 1)
     fd = os.open(os.devnull, os.O_WRONLY)
-    _transmit(case.ring(), case.queue, case.memory, new_net(fd), layout.new_learned(-1))
+    _transmit(case.ring(), case.queue, case.memory, new_net(fd), fresh.new_learned(-1))
     os.close(fd)
 
 
@@ -204,7 +204,7 @@ def check_sent(case: Case, state: bytes, counts: set[int]) -> None:
     assert all(count <= len(back) <= count + 1 for count in counts)
     reader, writer = os.pipe2(os.O_DIRECT | os.O_NONBLOCK)
     net.state["tap_fd"] = writer
-    transmit(found.ring(at), found.queue, found.memory, net, layout.new_learned(-1))
+    transmit(found.ring(at), found.queue, found.memory, net, fresh.new_learned(-1))
     rest = [head for head, _ in found.driver.collect()]
     assert back + rest == case.ids
     expected = [bytes(HEADER) + frame(LENGTH, head // 2) for head in rest]

@@ -30,7 +30,7 @@ from learn_reference import (
 from pair_rig import EMPTY, Rig, await_that
 from test_jit_offload import Packet, header
 
-from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.kernel import JIT
 from ovs_vhost_plugin.jit.learn import learn, look_again
 from ovs_vhost_plugin.worker.stations import read
@@ -43,7 +43,7 @@ Visible = dict[tuple[bytes, int], tuple[int, bool, dict[Ip, int]]]
 @pytest.fixture
 def learned() -> Iterator[layout.Learned]:
     fd = os.eventfd(0, os.EFD_NONBLOCK)
-    yield layout.new_learned(fd)
+    yield fresh.new_learned(fd)
     os.close(fd)
 
 
@@ -250,7 +250,7 @@ STEPS = st.sampled_from([0, 0, 0, 1001, 5000, 150_000, AGE_MS - 1, AGE_MS, AGE_M
 
 @given(st.lists(st.tuples(sent(), STEPS), max_size=60))
 def test_the_tables_are_the_references(frames: list[tuple[bytes, int]]) -> None:
-    learned, reference, now = layout.new_learned(-1), Reference(), NOW
+    learned, reference, now = fresh.new_learned(-1), Reference(), NOW
     for frame, step in frames:
         now += step
         look_again(learned)
@@ -265,7 +265,7 @@ def test_the_tables_are_the_references(frames: list[tuple[bytes, int]]) -> None:
 
 @given(st.lists(st.binary(min_size=14, max_size=64), max_size=90))
 def test_noise_is_the_references_too(frames: list[bytes]) -> None:
-    learned, reference = layout.new_learned(-1), Reference()
+    learned, reference = fresh.new_learned(-1), Reference()
     for number, frame in enumerate(frames):
         feed(learned, frame, NOW + 2000 * number)
         reference.learn(frame, NOW + 2000 * number)
@@ -324,7 +324,7 @@ def test_what_was_about_to_age_is_news(learned: layout.Learned) -> None:
 @pytest.mark.skipif(not JIT, reason="as plain Python this would be a loop of minutes")
 def test_a_table_that_changes_while_it_is_read_is_never_read_wrong() -> None:
     """Each MAC claims the one address that is made of it; no reader sees it with another's."""
-    learned = layout.new_learned(-1)
+    learned = fresh.new_learned(-1)
     stop = np.zeros(1, np.int64)
     frame = np.frombuffer(ethernet(mac(0), 0x806, arp(mac(0), FOUR)), np.uint8).copy()
 

@@ -14,7 +14,7 @@ from packed_reference import PackedDriver
 from pair_rig import EMPTY, PACKED, Rig, await_that, frame
 from ring_reference import Driver, GuestMemory
 
-from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit import fresh
 from ovs_vhost_plugin.jit.journal import (
     ENTRIES,
     MOST_ENTRIES,
@@ -169,7 +169,7 @@ def test_a_journal_with_anything_in_it_changes_nothing_outside_the_ring(
     words[ENTRIES : ENTRIES + len(entries)] = entries
     before = memory.view(0, 2 * BASE).copy()
     ring = kernel_ring(driver, packed=packed, writes=writes, in_order=in_order, next_avail=0)
-    at = resume(ring._replace(journal=words), kernel_memory(memory), layout.new_net())
+    at = resume(ring._replace(journal=words), kernel_memory(memory), fresh.new_net())
     assert -1 <= at < (2 * size if packed else 1 << 16)
     changed = np.flatnonzero(before != memory.view(0, 2 * BASE))
     assert all(BASE <= place < driver.end for place in changed)

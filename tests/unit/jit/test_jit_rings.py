@@ -17,7 +17,7 @@ from kernel_views import kernel_memory, kernel_ring
 from packed_reference import PackedDriver, packed_descriptor
 from ring_reference import INDIRECT, NEXT, WRITE, Driver, GuestMemory, descriptor
 
-from ovs_vhost_plugin.jit import layout, ring
+from ovs_vhost_plugin.jit import fresh, layout, ring
 from ovs_vhost_plugin.jit.faults import Fault
 
 LOW, HIGH = 0x10000, 0x20000
@@ -45,7 +45,7 @@ class Twins:
             in_order=state.in_order, writes=state.writes,
         )  # fmt: skip
         self.memory = kernel_memory(mine.memory)
-        self.queue, self.net = layout.new_queue(), layout.new_net()
+        self.queue, self.net = fresh.new_queue(), fresh.new_net()
         self.free = list(range(size))  # descriptors of a split ring, ids of a packed one
         self.room = size
         self.chains: dict[int, list[int]] = {}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kernel_views import kernel_memory, kernel_ring
 from ring_reference import WRITE, Driver, GuestMemory
 
-from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.split import (
     ask_for_kicks,
@@ -84,8 +84,8 @@ def test_chains_come_in_order_and_go_back_in_order(
 ) -> None:
     """A driver that offers, a device that holds some and gives back some, indices that wrap."""
     driver = new_driver(size, first)
-    ring, queue, memory = kernel_ring(driver), layout.new_queue(), no_log(driver)
-    net = layout.new_net()
+    ring, queue, memory = kernel_ring(driver), fresh.new_queue(), no_log(driver)
+    net = fresh.new_net()
     for head in range(size):
         driver.describe(head, BUFFERS + 16 * head, 1 + head)
     free, offered, back = list(range(size)), [], []
@@ -110,7 +110,7 @@ def test_chains_come_in_order_and_go_back_in_order(
 
 def test_fetch_holds_what_was_good_before_a_fault() -> None:
     driver = new_driver()
-    ring, queue = kernel_ring(driver), layout.new_queue()
+    ring, queue = kernel_ring(driver), fresh.new_queue()
     driver.describe(0, BUFFERS, 10)
     driver.describe(1, BUFFERS, 10, WRITE)
     driver.offer(0, 0, 1, 0)
@@ -120,7 +120,7 @@ def test_fetch_holds_what_was_good_before_a_fault() -> None:
 
 def test_fetch_stops_at_enough_bytes() -> None:
     driver = new_driver()
-    ring, queue = kernel_ring(driver), layout.new_queue()
+    ring, queue = kernel_ring(driver), fresh.new_queue()
     driver.describe(0, BUFFERS, 100)
     driver.offer(*[0] * 8)
     assert fetch(ring, no_log(driver), queue, 64, 250) == 0
@@ -130,7 +130,7 @@ def test_fetch_stops_at_enough_bytes() -> None:
 def test_fetch_says_when_iovecs_run_out() -> None:
     driver = Driver(GuestMemory((LOW, 0x20000)), 1024, LOW)
     driver.chain(0, [(LOW + 0x18000, 1)] * 600, write=False)
-    ring, queue = kernel_ring(driver), layout.new_queue()
+    ring, queue = kernel_ring(driver), fresh.new_queue()
     driver.offer(0, 0)
     assert fetch(ring, no_log(driver), queue, 64, 1 << 40) == 0
     assert (queue.state[0]["count"], queue.state[0]["full"]) == (1, 1)
@@ -139,8 +139,8 @@ def test_fetch_says_when_iovecs_run_out() -> None:
 @pytest.mark.parametrize("event_idx", [0, 1])
 def test_kicks_are_asked_for_and_refused(event_idx: int) -> None:
     driver = new_driver(first=65535)
-    ring, memory, net = kernel_ring(driver, event_idx=event_idx), no_log(driver), layout.new_net()
-    queue = layout.new_queue()
+    ring, memory, net = kernel_ring(driver, event_idx=event_idx), no_log(driver), fresh.new_net()
+    queue = fresh.new_queue()
     driver.describe(0, BUFFERS, 10)
     assert not ask_for_kicks(ring, memory, net)
     assert (driver.used_flags, driver.avail_event) == (0, 65535 if event_idx else 0)
@@ -166,8 +166,8 @@ def test_calls_without_event_index_follow_the_drivers_flag() -> None:
 def test_calls_with_event_index(first: int, ahead: int, bursts: list[int]) -> None:
     """The first time always, later when the used index passes the driver's used_event."""
     driver = new_driver(first=first)
-    ring, memory, net = kernel_ring(driver, event_idx=1), no_log(driver), layout.new_net()
-    queue = layout.new_queue()
+    ring, memory, net = kernel_ring(driver, event_idx=1), no_log(driver), fresh.new_net()
+    queue = fresh.new_queue()
     driver.describe(0, BUFFERS, 10)
     event = (first + ahead) & 0xFFFF
     driver.set_used_event(event)
@@ -195,8 +195,8 @@ def test_exactly_what_was_written_of_the_used_ring_is_logged(
     log_guest = 0x5000 + offset
     ring = kernel_ring(driver, event_idx=event_idx, log_used=log_used, log_guest=log_guest)
     memory = kernel_memory(driver.memory, 2)
-    net = layout.new_net()
-    queue = layout.new_queue()
+    net = fresh.new_net()
+    queue = fresh.new_queue()
     driver.describe(0, 0x8000, 10)
     for burst in [1, 300, 300]:
         before = driver.memory.read(driver.used, 6 + 8 * 512)

@@ -22,6 +22,7 @@ def test_the_whole_offer_without_mtu():
     }
     assert names(offered.protocol_features, ProtocolFeature) == {
         *("MQ", "LOG_SHMFD", "RARP", "REPLY_ACK", "DEVICE_STATE", "CONFIGURE_MEM_SLOTS"),
+        *("INFLIGHT_SHMFD", "GET_VRING_BASE_INFLIGHT"),
         *("RESET_DEVICE", "STATUS", "BACKEND_REQ", "INBAND_NOTIFICATIONS", "PAGEFAULT"),
     }
     assert offered.queue_pairs == 4

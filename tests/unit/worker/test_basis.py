@@ -3,13 +3,15 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from ovs_vhost_plugin.vhost import packed_base, spec
-from ovs_vhost_plugin.vhost.effects import MemoryRegion
+from ovs_vhost_plugin.vhost.effects import InflightDescription, MemoryRegion
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.features import offer
+from ovs_vhost_plugin.vhost.inflight import Inflight
 from ovs_vhost_plugin.vhost.memory import MemoryTable
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
@@ -160,3 +162,27 @@ def test_only_a_ring_that_starts_may_resume_elsewhere(basis: Basis) -> None:
     fresh, running = basis.vring(0, None), basis.vring(0, 150)
     assert fresh is not None and running is not None
     assert (fresh.resumes, running.resumes) == (True, False)
+
+
+def open_fds() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
+def test_memory_for_what_is_in_flight_is_made_once_at_a_time(basis: Basis) -> None:
+    before = open_fds()
+    sizes = {basis.make_inflight(2, size)[1] for size in (64, 128, 256)}
+    assert sizes == {2 * (64 + 16 * size) for size in (64, 128, 256)}
+    assert len(open_fds() - before) == 1
+    basis.forget_inflight()
+    assert open_fds() == before
+
+
+def test_what_is_in_flight_in_packed_rings_is_not_kept(basis: Basis) -> None:
+    fd, size = basis.make_inflight(2, 128)
+    description = InflightDescription(size, 0, 2, 128)
+    basis.replace_inflight(Inflight(description, os.dup(fd)))
+    ready(basis, PACKED, 128, 0x8000)
+    with pytest.raises(PeerError) as caught:
+        basis.vring(0, None)
+    assert caught.value.name == PeerErrorName.INFLIGHT_WITH_PACKED
+    basis.forget_inflight()

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The records and buffers that a queue pair's kernels work on, made and emptied."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ovs_vhost_plugin.jit.faults import FAULTS
+from ovs_vhost_plugin.jit.layout import (
+    ADDRESS,
+    ADDRESSES,
+    CHAIN,
+    CHAINS,
+    COUNTERS,
+    FRAGMENT_HEADER,
+    FRAME_MAX,
+    HEAD,
+    HEADER_MAX,
+    IOVEC,
+    IOVECS,
+    LEARNING,
+    NET,
+    QUEUE,
+    REGION,
+    STATION,
+    STATIONS,
+    Learned,
+    Net,
+    Queue,
+    Records,
+)
+
+
+def region_table(regions: Records) -> Records:
+    """A copy of (guest, size, host) rows as a kernel takes them: numba minds alignment flags."""
+    table = np.zeros(len(regions), REGION)
+    table[:] = regions
+    return table
+
+
+def new_queue() -> Queue:
+    """An empty queue of held chains."""
+    queue = Queue(
+        iov=np.zeros(IOVECS, IOVEC),
+        guest=np.zeros(IOVECS, np.uint64),
+        chains=np.zeros(CHAINS, CHAIN),
+        table=np.zeros(2 * CHAINS, np.uint64),
+        state=np.zeros(1, QUEUE),
+    )
+    empty(queue)
+    return queue
+
+
+def empty(queue: Queue) -> None:
+    """Forget held chains. Before the first iovec stays room for a private header."""
+    queue.state[:] = 0
+    queue.state["first"] = queue.state["end"] = 1
+
+
+def new_net() -> Net:
+    """State, private buffers and counters of a queue pair, all zero."""
+    return Net(
+        state=np.zeros(1, NET),
+        header=np.zeros(HEADER_MAX, np.uint8),
+        frame=np.zeros(FRAME_MAX, np.uint8),
+        segment=np.zeros(HEADER_MAX + FRAME_MAX + FRAGMENT_HEADER, np.uint8),
+        pending=np.zeros(HEADER_MAX + FRAME_MAX, np.uint8),
+        backlog=np.zeros(0, np.uint8),
+        patch=np.zeros(3, np.uint8),
+        scratch=np.zeros(6, np.int64),
+        counters=np.zeros(1, COUNTERS),
+        faults=np.zeros(FAULTS, np.int64),
+    )
+
+
+def new_learned(fd: int) -> Learned:
+    """Nothing learned yet; `fd` is an eventfd to write when that changes, or -1."""
+    learned = Learned(
+        state=np.zeros(1, LEARNING),
+        stations=np.zeros(STATIONS, STATION),
+        addresses=np.zeros(STATIONS * ADDRESSES, ADDRESS),
+        told=np.zeros(1, np.int64),
+        head=np.zeros(HEAD, np.uint8),
+        scratch=np.zeros(6, np.int64),
+    )
+    learned.state["fd"] = fd
+    return learned
+
+
+def empty_learned(learned: Learned) -> None:
+    """Forget the stations and the frame before; what is counted stays."""
+    learned.stations[:] = 0
+    learned.addresses[:] = 0
+    for name in ("stations", "key", "high", "low", "until", "tick", "looks"):
+        learned.state[name] = 0

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory in which a front-end keeps what is in flight: how it is laid out, made, and mapped.
+
+vhost-user "Inflight I/O tracking": one part for each vring, one after the other. What they say, and
+when, is the data path's.
+"""
+
+import fcntl
+import os
+
+from ovs_vhost_plugin.vhost import mapping, spec
+from ovs_vhost_plugin.vhost.effects import InflightDescription
+from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.message import close_fds
+
+_HEADER, _ENTRY = 16, 16  # struct QueueRegionSplit, struct DescStateSplit
+_WORD = 8
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+def stride(queue_size: int) -> int:
+    """Bytes from one queue's part to the next."""
+    return -(-(_HEADER + _ENTRY * queue_size) // spec.INFLIGHT_ALIGN) * spec.INFLIGHT_ALIGN
+
+
+def make(queues: int, queue_size: int) -> tuple[int, int]:
+    """A file of zeros for so many queues, which nobody can cut short: its fd and its bytes.
+
+    It takes memory as it is written. Raises PeerError where the file cannot be made.
+    """
+    size = queues * stride(queue_size)
+    fd = -1
+    try:
+        fd = os.memfd_create("ovs-vhost-inflight", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError as error:
+        close_fds([fd] if fd >= 0 else [])
+        raise PeerError(PeerErrorName.INFLIGHT_NO_MEMORY, str(error.strerror)) from error
+    return fd, size
+
+
+class Inflight:
+    """The memory that `description` says, in the file `fd`, which it takes and closes.
+
+    It stays mapped as long as somebody holds a part. Raises PeerError.
+    """
+
+    def __init__(self, description: InflightDescription, fd: int) -> None:
+        self._queues = description.queues
+        self._queue_size = description.queue_size
+        try:
+            self._bytes = _map(description, fd)
+        finally:
+            close_fds([fd])
+
+    def part(self, index: int, size: int) -> mapping.Bytes | None:
+        """What is kept of vring `index` of `size` descriptors; None: nothing. Raises PeerError.
+
+        A driver may make its ring smaller than it could be.
+        """
+        if index >= self._queues:
+            return None
+        if size > self._queue_size:
+            detail = f"vring {index} of {size}, {self._queue_size} kept"
+            raise PeerError(PeerErrorName.INFLIGHT_QUEUE_SIZE, detail)
+        begin = index * stride(self._queue_size)
+        return self._bytes[begin : begin + _HEADER + _ENTRY * self._queue_size]
+
+    def close(self) -> None:
+        """Let the mapping go."""
+        self._bytes = self._bytes[:0].copy()
+
+
+def _map(description: InflightDescription, fd: int) -> mapping.Bytes:
+    size, offset = description.size, description.offset
+    seen = f"size {size:#x}, offset {offset:#x}"
+    if size + offset > 1 << 64:
+        raise PeerError(PeerErrorName.INFLIGHT_OFFSET_WRAPS, seen)
+    if offset % _WORD:
+        raise PeerError(PeerErrorName.INFLIGHT_MISALIGNED, seen)
+    needed = description.queues * stride(description.queue_size)
+    if size < needed:
+        raise PeerError(PeerErrorName.INFLIGHT_TOO_SMALL, f"{seen}, {needed:#x} needed")
+    try:
+        return mapping.map_shared(fd, offset, size)
+    except mapping.TooShortError as error:
+        raise PeerError(PeerErrorName.INFLIGHT_FILE_TOO_SHORT, str(error)) from error
+    except OSError as error:
+        raise PeerError(PeerErrorName.INFLIGHT_MAP_FAILED, f"{seen}: {error.strerror}") from error

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Handlers of the requests by which a front-end gets, keeps and gives what is in flight.
+
+GET_INFLIGHT_FD: the back-end makes the memory. SET_INFLIGHT_FD: the front-end, which has kept it,
+or has it from another host, gives it to this back-end before it starts the rings.
+"""
+
+from ovs_vhost_plugin.vhost import spec
+from ovs_vhost_plugin.vhost.effects import (
+    Handling,
+    InflightDescription,
+    MakeInflight,
+    SetInflight,
+)
+from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.spec import ProtocolFeature
+from ovs_vhost_plugin.vhost.state import Postcopy, State
+
+
+def get_inflight_fd(state: State, payload: bytes, _fds: list[int]) -> Handling:
+    """Make the memory for as many queues, of as many descriptors, as the front-end says.
+
+    The answer is padded as the request is, by which front-ends check it.
+    """
+    asked = _description(state, payload)
+    answer = yield MakeInflight(asked.queues, asked.queue_size)
+    assert isinstance(answer, tuple)
+    fd, size = answer
+    state.reply_fds = (fd,)
+    return spec.INFLIGHT.pack(size, 0, asked.queues, asked.queue_size).ljust(len(payload), b"\0")
+
+
+def set_inflight_fd(state: State, payload: bytes, fds: list[int]) -> Handling:
+    """Keep there what is in flight from the rings' next start on."""
+    description = _description(state, payload)
+    if state.started:
+        raise PeerError(PeerErrorName.INFLIGHT_WHILE_STARTED)
+    if state.postcopy is Postcopy.LISTENING:
+        # Where a ring stands is then known by the guest's memory, which is not here yet.
+        raise PeerError(PeerErrorName.INFLIGHT_WITH_POSTCOPY)
+    yield SetInflight(description, fds.pop())
+    state.keeps_inflight = True
+    return None
+
+
+def _description(state: State, payload: bytes) -> InflightDescription:
+    if len(payload) not in (spec.INFLIGHT.size, spec.INFLIGHT_PADDED):
+        raise PeerError(PeerErrorName.PAYLOAD_SIZE, f"what is in flight: {len(payload)} bytes")
+    if not state.negotiated(ProtocolFeature.INFLIGHT_SHMFD):
+        detail = "what is in flight needs INFLIGHT_SHMFD"
+        raise PeerError(PeerErrorName.PROTOCOL_FEATURE_MISSING, detail)
+    if state.packed:
+        raise PeerError(PeerErrorName.INFLIGHT_WITH_PACKED)
+    described = InflightDescription(*spec.INFLIGHT.unpack_from(payload))
+    if not 0 < described.queues <= len(state.vrings):
+        detail = f"{described.queues} of {len(state.vrings)}"
+        raise PeerError(PeerErrorName.INFLIGHT_QUEUES, detail)
+    if not 0 < described.queue_size <= spec.MAX_VRING_SIZE:
+        raise PeerError(PeerErrorName.INFLIGHT_QUEUE_SIZE, str(described.queue_size))
+    return described

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames that the guest is to receive before what the tap has, as the compiled loop takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ovs_vhost_plugin.jit.layout import BACKLOG_LENGTH, Net
+
+
+def frames(net: Net) -> list[bytes]:
+    """Those that were not taken yet, oldest first."""
+    data, found = net.backlog, []
+    at, end = int(net.state["backlog_at"][0]), int(net.state["backlog_end"][0])
+    while at < end:
+        begin = at + BACKLOG_LENGTH
+        at = begin + int.from_bytes(data[at:begin].tobytes(), "little")
+        found.append(data[begin:at].tobytes())
+    return found
+
+
+def filled(net: Net, frames: Sequence[bytes]) -> Net:
+    """`net` with these in their place."""
+    parts = (len(frame).to_bytes(BACKLOG_LENGTH, "little") + frame for frame in frames)
+    backlog = np.frombuffer(bytearray(b"".join(parts)), np.uint8)
+    net.state["backlog_at"] = 0
+    net.state["backlog_end"] = len(backlog)
+    return net._replace(backlog=backlog)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory in which a front-end keeps what is in flight: hostile inputs 64 and 65."""
+
+import fcntl
+import mmap
+import os
+
+import pytest
+
+from ovs_vhost_plugin.vhost import spec
+from ovs_vhost_plugin.vhost.effects import (
+    InflightDescription,
+    MakeInflight,
+    Refused,
+    SetInflight,
+)
+from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.inflight import Inflight, make, stride
+from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest, ProtocolFeature
+
+GET, SET = FrontendRequest.GET_INFLIGHT_FD, FrontendRequest.SET_INFLIGHT_FD
+QUEUES, SIZE = 4, 256
+STRIDE = 4160  # 16 + 16 * 256, in whole cache lines
+ALL = QUEUES * STRIDE
+
+
+def description(size=ALL, offset=0, queues=QUEUES, queue_size=SIZE, padding=4):
+    return spec.INFLIGHT.pack(size, offset, queues, queue_size) + bytes(padding)
+
+
+def refused(peer, request, payload, fds=()):
+    reply = peer.send(request, payload, fds, need_reply=True)
+    (effect,) = peer.effects
+    assert isinstance(effect, Refused)
+    if request == GET:
+        assert reply.payload == bytes(24)
+        assert reply.fds == ()
+    else:
+        assert reply.payload != spec.U64.pack(0)
+    return effect.error.name
+
+
+def map_error(memfd, description, size=ALL):
+    with pytest.raises(PeerError) as caught:
+        Inflight(description, memfd(size))
+    return caught.value.name
+
+
+@pytest.mark.parametrize("padding", [0, 4], ids=["as specified", "as QEMU pads it"])
+def test_the_answer_describes_memory_for_all_queues(peer, padding):
+    peer.execute = lambda effect: (7, ALL)
+    reply = peer.send(GET, description(0, 0, padding=padding))
+    assert peer.effects == [MakeInflight(QUEUES, SIZE)]
+    assert reply.payload == description(padding=padding)
+    assert reply.fds == (7,)
+
+
+def test_what_the_front_end_kept_is_passed_on(peer, memfd):
+    fd = memfd(ALL)
+    assert peer.send(SET, description(offset=64), (fd,), need_reply=True).payload == bytes(8)
+    assert peer.effects == [SetInflight(InflightDescription(ALL, 64, QUEUES, SIZE), fd)]
+
+
+@pytest.mark.parametrize("request_", [GET, SET])
+@pytest.mark.parametrize("queues", [0, 5, 0xFFFF])
+def test_queues_that_there_are_not(peer, memfd, request_, queues):
+    fds = (memfd(ALL),) if request_ == SET else ()
+    assert refused(peer, request_, description(queues=queues), fds) == "inflight-queues"
+
+
+@pytest.mark.parametrize("request_", [GET, SET])
+@pytest.mark.parametrize("size", [0, 32769])
+def test_a_queue_size_that_no_ring_has(peer, memfd, request_, size):
+    fds = (memfd(ALL),) if request_ == SET else ()
+    assert refused(peer, request_, description(queue_size=size), fds) == "inflight-queue-size"
+
+
+@pytest.mark.parametrize("length", [0, 19, 21, 25])
+def test_a_description_of_another_length(peer, length):
+    assert refused(peer, GET, bytes(length)) == "payload-size"
+
+
+def test_without_the_protocol_feature(bare):
+    bare.u64(FrontendRequest.SET_PROTOCOL_FEATURES, ProtocolFeature.REPLY_ACK.mask)
+    assert refused(bare, GET, description()) == "protocol-feature-missing"
+
+
+def test_with_packed_rings(peer):
+    peer.u64(FrontendRequest.SET_FEATURES, peer.session.features | Feature.RING_PACKED.mask)
+    assert refused(peer, GET, description()) == "inflight-with-packed"
+
+
+def test_while_rings_are_started(peer, memfd):
+    peer.set_up_vring()
+    fds = (memfd(ALL),)
+    assert refused(peer, SET, description(), fds) == "inflight-while-started"
+
+
+def test_when_memory_comes_by_postcopy(peer, memfd):
+    peer.execute = lambda effect: 3
+    peer.send(FrontendRequest.POSTCOPY_ADVISE)
+    peer.send(FrontendRequest.POSTCOPY_LISTEN)
+    assert refused(peer, SET, description(), (memfd(ALL),)) == "inflight-with-postcopy"
+
+
+def test_postcopy_when_the_front_end_keeps_it_already(peer, memfd):
+    peer.send(SET, description(), (memfd(ALL),))
+    peer.execute = lambda effect: 3
+    peer.send(FrontendRequest.POSTCOPY_ADVISE)
+    peer.send(FrontendRequest.POSTCOPY_LISTEN, need_reply=True)
+    (effect,) = peer.effects
+    assert effect.error.name == "inflight-with-postcopy"
+
+
+def test_a_base_in_flight_without_memory_for_it(peer):
+    wanted = ProtocolFeature.GET_VRING_BASE_INFLIGHT.mask | ProtocolFeature.REPLY_ACK.mask
+    peer.u64(FrontendRequest.SET_PROTOCOL_FEATURES, wanted, need_reply=True)
+    (effect,) = peer.effects
+    assert effect.error.name == "inflight-base-without-region"
+
+
+def test_the_memory_that_is_made_is_empty_and_stays_as_long_as_it_is():
+    fd, size = make(QUEUES, SIZE)
+    assert (stride(SIZE), size) == (STRIDE, ALL)
+    assert os.pread(fd, size + 1, 0) == bytes(size)
+    with pytest.raises(PermissionError):
+        os.ftruncate(fd, 0)
+    assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SEAL
+    os.close(fd)
+
+
+def test_each_queue_has_its_part(memfd):
+    fd = memfd(ALL + 64)
+    front_end = mmap.mmap(fd, ALL + 64)
+    inflight = Inflight(InflightDescription(ALL, 64, QUEUES, SIZE), fd)
+    for index in range(QUEUES):
+        part = inflight.part(index, SIZE)
+        assert len(part) == 16 + 16 * SIZE
+        part[:] = index + 1
+        at = 64 + index * STRIDE
+        assert set(front_end[at : at + len(part)]) == {index + 1}
+    assert inflight.part(QUEUES, SIZE) is None
+    assert len(inflight.part(0, SIZE // 2)) == 16 + 16 * SIZE
+    with pytest.raises(PeerError, match=f"^{PeerErrorName.INFLIGHT_QUEUE_SIZE}: vring 1 of 512"):
+        inflight.part(1, 512)
+    inflight.close()
+
+
+@pytest.mark.parametrize(("size", "offset"), [(ALL, 2**64 - ALL + 8), (2**64 - 8, 16)])
+def test_size_and_offset_wrap(memfd, size, offset):
+    described = InflightDescription(size, offset, QUEUES, SIZE)
+    assert map_error(memfd, described) == PeerErrorName.INFLIGHT_OFFSET_WRAPS
+
+
+def test_an_offset_between_words(memfd):
+    described = InflightDescription(ALL, 4, QUEUES, SIZE)
+    assert map_error(memfd, described, 2 * ALL) == PeerErrorName.INFLIGHT_MISALIGNED
+
+
+def test_smaller_than_its_queues(memfd):
+    described = InflightDescription(ALL - 1, 0, QUEUES, SIZE)
+    assert map_error(memfd, described) == PeerErrorName.INFLIGHT_TOO_SMALL
+
+
+@pytest.mark.parametrize("offset", [0, 64, 2**40])
+def test_a_file_that_is_too_short(memfd, offset):
+    described = InflightDescription(ALL, offset, QUEUES, SIZE)
+    assert map_error(memfd, described, ALL - 1) == PeerErrorName.INFLIGHT_FILE_TOO_SHORT
+
+
+def test_a_file_that_may_not_be_written(tmp_path):
+    path = tmp_path / "region"
+    path.write_bytes(bytes(ALL))
+    fd = os.open(path, os.O_RDONLY)
+    with pytest.raises(PeerError) as caught:
+        Inflight(InflightDescription(ALL, 0, QUEUES, SIZE), fd)
+    assert caught.value.name == PeerErrorName.INFLIGHT_MAP_FAILED
+
+
+def test_memory_that_cannot_be_made(monkeypatch):
+    def fail(*_):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", fail)
+    with pytest.raises(PeerError, match=f"^{PeerErrorName.INFLIGHT_NO_MEMORY}: Too many"):
+        make(QUEUES, SIZE)
