@@ -7,7 +7,9 @@ Written from vhost-user "Inflight I/O tracking" and nothing else; shares no code
 
 from __future__ import annotations
 
+import itertools
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 from packed_reference import AVAIL, USED, PackedDriver
@@ -62,68 +64,69 @@ class PackedReference:
         old = {f"old_{name}": value for name, value in place.items()}
         self.put_header(version=1, desc_num=self.number, **place, **old)
 
-    def take(self, steps: int = 1 << 30) -> int:
+    def take(self, steps: int | None = None) -> int:
         """The next available chain: the index of its head's entry; killed after `steps`."""
-        old = head = self.header()["old_free_head"]
-        first = True
-        while True:
+        head = self.header()["old_free_head"]
+        for _ in itertools.islice(self._take(head), steps):
+            pass
+        return head
+
+    def _take(self, head: int) -> Iterator[None]:
+        """ "When receiving available buffers from the driver"; yields after each store."""
+        self.put_entry(head, num=0)
+        yield
+        self.put_entry(head, counter=self.counter)
+        self.counter += 1
+        yield
+        self.put_entry(head, inflight=1)
+        yield
+        last = False
+        while not last:
             address, length, buffer_id, flags = self.driver.descriptor(self.next_avail)
+            self.next_avail = self.driver.advance(self.next_avail, 1)
             last = not flags & NEXT
             free = self.header()["free_head"]
-            todo = []
-            if first:
-                todo.append(lambda: self.put_entry(old, num=0))
-                todo.append(lambda: self.put_entry(old, counter=self.counter))
-                todo.append(lambda: self.put_entry(old, inflight=1))
             if last:
-                todo.append(lambda: self.put_entry(old, last=free))
-            todo.append(lambda: self.put_entry(old, num=self.entry(old)["num"] + 1))
-            todo.append(
-                lambda: self.put_entry(free, addr=address, len=length, id=buffer_id, flags=flags)
-            )
-            todo.append(lambda: self.put_header(free_head=self.entry(free)["next"]))
-            if last:
-                todo.append(lambda: self.put_header(old_free_head=self.header()["free_head"]))
-            for step in todo:
-                if steps == 0:
-                    return head
-                step()
-                steps -= 1
-            first = False
-            self.next_avail = self.driver.advance(self.next_avail, 1)
-            if last:
-                self.counter += 1
-                return head
+                self.put_entry(head, last=free)
+                yield
+            self.put_entry(head, num=self.entry(head)["num"] + 1)
+            yield
+            self.put_entry(free, addr=address, len=length, id=buffer_id, flags=flags)
+            yield
+            self.put_header(free_head=self.entry(free)["next"])
+            yield
+        self.put_header(old_free_head=self.header()["free_head"])
 
-    def give_back(self, heads: list[int], steps: int = 1 << 30) -> None:
+    def give_back(self, heads: list[int], steps: int | None = None) -> None:
         """A batch, by the entries of its heads; killed after `steps`."""
-        todo = []
-        place = self.position("old_")
+        for _ in itertools.islice(self._give_back(heads), steps):
+            pass
+
+    def _give_back(self, heads: list[int]) -> Iterator[None]:
+        """ "When supplying used buffers to the driver"; the first one is shown last."""
+        place, shown = self.position("old_"), []
         for head in heads:
             entry = self.entry(head)
-            last = self.entry(entry["last"])
-            todo.append(lambda e=entry: self.put_entry(e["last"], next=self.header()["free_head"]))
-            todo.append(lambda h=head: self.put_header(free_head=h))
-        shown = []
-        for head in heads:
-            entry = self.entry(head)
-            last = self.entry(entry["last"])
-            shown.append((place, last["id"]))
+            shown.append((place, self.entry(entry["last"])["id"]))
             place = self.driver.advance(place, entry["num"])
-        todo.append(lambda: self.put_header(**self.used(place)))
+            self.put_entry(entry["last"], next=self.header()["free_head"])
+            yield
+            self.put_header(free_head=head)
+            yield
+        self.put_header(**self.used(place))
+        yield
         for at, buffer_id in reversed(shown):
             flags = AVAIL | USED if self.driver.wrap(at) else 0
             address = self.driver.descriptor(at)[0]
-            todo.append(
-                lambda a=at, b=buffer_id, f=flags, d=address: self.driver.put_descriptor(
-                    a, d, 0, b, f
-                )
-            )
-        todo += [lambda h=head: self.put_entry(h, inflight=0) for head in heads]
+            self.driver.put_descriptor(at, address, 0, buffer_id, flags)
+            yield
+        for head in heads:
+            self.put_entry(head, inflight=0)
+            yield
         for name in ("free_head", "used_wrap_counter", "used_idx"):
-            todo.append(lambda n=name: self.put_header(**{f"old_{n}": self.header()[n]}))
-        for step in todo[:steps]:
-            step()
+            self.put_header(**{f"old_{name}": self.header()[name]})
+            if name != "used_wrap_counter":  # the two say one thing
+                yield
 
     def position(self, which: str = "") -> int:
         header = self.header()
