@@ -72,7 +72,7 @@ class PackedReference:
         return head
 
     def _take(self, head: int) -> Iterator[None]:
-        """ "When receiving available buffers from the driver"; yields after each store."""
+        """As the driver's buffers are received; yields after each store."""
         self.put_entry(head, num=0)
         yield
         self.put_entry(head, counter=self.counter)
@@ -103,7 +103,7 @@ class PackedReference:
             pass
 
     def _give_back(self, heads: list[int]) -> Iterator[None]:
-        """ "When supplying used buffers to the driver"; the first one is shown last."""
+        """As used buffers are supplied, the first one last; yields after each store."""
         place, shown = self.position("old_"), []
         for head in heads:
             entry = self.entry(head)

@@ -35,7 +35,7 @@ from test_jit_killed import HEADER as NET_HEADER
 
 from bench import singlestep
 from ovs_vhost_plugin.jit import fresh, layout
-from ovs_vhost_plugin.jit.journal import PROMISED, PUBLISHED, WORDS
+from ovs_vhost_plugin.jit.journal import ENTRIES, PROMISED, PUBLISHED, WORDS, entry, promise_of
 from ovs_vhost_plugin.jit.receive import receive
 from ovs_vhost_plugin.jit.resume import resume
 from ovs_vhost_plugin.jit.transmit import transmit
@@ -216,3 +216,24 @@ def check_received(case: Tracked, state: bytes, tap: socket.socket, wire: socket
             tap.recv(4096)
         except BlockingIOError:
             return len(before)
+
+
+@pytest.mark.parametrize(
+    ("published", "promise"),
+    [(3, promise_of(5, 2)), (0, promise_of(3, 3)), (3, promise_of(3, 0))],
+    ids=["elsewhere", "more than is in flight", "further on"],
+)
+def test_a_journal_of_another_place_is_not_believed(published: int, promise: int) -> None:
+    case = Tracked(False, 0, "one")
+    back_end = PackedReference(case.driver, case.region)
+    back_end.begin()
+    back_end.take()
+    back_end.take()
+    case.journal[PUBLISHED], case.journal[PROMISED] = published, promise
+    for i in range(3):
+        case.journal[ENTRIES + i] = entry(i, 2 * i, 0)
+    ring, tracking = case.ring()
+    before = case.state()
+    assert resume(ring, case.memory, new_net(-1)) < 0
+    assert case.state() == before
+    assert len(tracking.heads) == 2
