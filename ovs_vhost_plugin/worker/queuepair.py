@@ -194,10 +194,7 @@ class QueuePair:
         return inflight.hand_over(ring, tracking, config.memory(kind), self._net, keep=keep)
 
     def take_waiting(self) -> list[bytes]:
-        """Take what was read for the guest and not delivered, oldest first, each with its header.
-
-        Only while stopped.
-        """
+        """While stopped: take what was read and not delivered, oldest first, each with its header."""
         state, net = self._net.state, self._net
         waiting = [net.pending[: state["pending"][0]].tobytes()] if state["pending"][0] else []
         header = bytes(int(state["header_size"][0]))
@@ -299,9 +296,8 @@ class QueuePair:
             return None
         if ring.state[0]["packed"]:
             return inflight_packed.track(ring, vring.inflight, config.memory(kind), self._net)
-        return inflight.track(
-            ring, vring.inflight, base=vring.next_avail if vring.resumes else None
-        )
+        base = vring.next_avail if vring.resumes else None
+        return inflight.track(ring, vring.inflight, base=base)
 
     def _vring(self, kind: Kind, vring: VringConfig | None, config: PairConfig) -> layout.Vring:
         """A vring as the loop takes it; without entries if there is none."""
