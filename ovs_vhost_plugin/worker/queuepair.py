@@ -194,7 +194,7 @@ class QueuePair:
         return inflight.hand_over(ring, tracking, config.memory(kind), self._net, keep=keep)
 
     def take_waiting(self) -> list[bytes]:
-        """While stopped: take what was read and not delivered, oldest first, each with its header."""
+        """While stopped: take what was read, not delivered, oldest first, each with its header."""
         state, net = self._net.state, self._net
         waiting = [net.pending[: state["pending"][0]].tobytes()] if state["pending"][0] else []
         header = bytes(int(state["header_size"][0]))
