@@ -38,7 +38,7 @@ class Fault(IntEnum):
     # What a front-end kept of what is in flight (vhost-user "Inflight I/O tracking")
     INFLIGHT_VERSION = 16  # another layout, or of queues of another size
     INFLIGHT_OUT_OF_RANGE = 17
-    INFLIGHT_LOOPS = 18  # the list of the last batch
+    INFLIGHT_LOOPS = 18  # a list of its entries
     INFLIGHT_STALE = 19  # of a ring that stood elsewhere, or has not offered as much
 
     # Indirect table (2.7.5.3)

@@ -58,7 +58,7 @@ RING = _record(
     "call_first",  # the driver is called when the ring goes on, see loop.py
     "err_fd",
     "log_used",
-    "tracked",  # address of its words of inflight.py, if its front-end keeps what is in flight
+    "tracked",  # address of its words of inflight*.py, if its front-end keeps what is in flight
     "resumed",  # taken over: whether its driver was called for all that came back, nobody knows
     "fault",  # not 0: the ring is broken
     unsigned=(

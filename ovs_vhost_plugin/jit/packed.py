@@ -29,6 +29,7 @@ from ovs_vhost_plugin.jit.atomics import (
 )
 from ovs_vhost_plugin.jit.chain import F_WRITE, hold, make_room, release
 from ovs_vhost_plugin.jit.dirty import mark, mark_used
+from ovs_vhost_plugin.jit.inflight_packed import settle, supply, take
 from ovs_vhost_plugin.jit.journal import (
     ENTRIES,
     PROMISED,
@@ -116,6 +117,9 @@ def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -
             return 0
         queue.chains[(held["head"] + held["count"]) & (CHAINS - 1)]["slots"] = held["slots"]
         hold(queue, held["id"], pieces)
+        if state["tracked"]:
+            here = slot_of(ring, state["next_fetch"])
+            take(state["tracked"], address_of(ring.desc, 0), here, held["slots"])
         state["next_fetch"] = advance(ring, state["next_fetch"], held["slots"])
         room -= held["slots"]
     return 0
@@ -174,7 +178,7 @@ def give_back(ring: Vring, queue: Queue, written: int) -> None:
 
 
 @kernel(void(VRING, MEMORY, NET_T, int64, int64))
-def _mark_descriptors(ring: Vring, memory: Memory, net: Net, position: int, count: int) -> None:
+def mark_descriptors(ring: Vring, memory: Memory, net: Net, position: int, count: int) -> None:
     """Mark `count` descriptors from `position` on."""
     fence()
     base = ring.state[0]["log_desc"]
@@ -201,14 +205,18 @@ def publish(ring: Vring, memory: Memory, net: Net) -> bool:
         at = position_of(shown)
         store_relaxed(ring.desc, 2 * slot_of(ring, at) + 1, _used_word(ring, at, shown))
     if state["log_used"] and last < count:
-        _mark_descriptors(ring, memory, net, first, modulo(ring, state["next_used"] - first))
+        mark_descriptors(ring, memory, net, first, modulo(ring, state["next_used"] - first))
+    if state["tracked"]:
+        supply(state["tracked"], count, state["next_used"])
     word = _used_word(ring, first, ring.journal[ENTRIES + last - 1])
     store_release(ring.desc, 2 * slot_of(ring, first) + 1, word)
+    if state["tracked"]:
+        settle(state["tracked"], count, state["next_used"])
     store_release(ring.journal, PUBLISHED, state["next_used"])
     state["published"] = state["next_used"]
     state["unpublished"] = 0
     if state["log_used"]:
-        _mark_descriptors(ring, memory, net, first, 1)
+        mark_descriptors(ring, memory, net, first, 1)
     return True
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from ovs_vhost_plugin.jit import packed, split
 from ovs_vhost_plugin.jit.atomics import load_acquire, load_relaxed, store_relaxed, store_release
 from ovs_vhost_plugin.jit.inflight import head_at
+from ovs_vhost_plugin.jit.inflight_packed import held
 from ovs_vhost_plugin.jit.journal import (
     ENTRIES,
     MOST_ENTRIES,
@@ -85,6 +86,9 @@ def _resume_packed(ring: Vring, memory: Memory, net: Net) -> int:
     total = packed.modulo(ring, end - first)
     if total > state["size"] or (total > 0 and count == 0) or not _said_so(ring):
         return _NOT_THIS_RING
+    tracked_at = state["published"]
+    if state["tracked"] and first != tracked_at and end != tracked_at:
+        return _NOT_THIS_RING
     state["next_avail"] = end
     if not stands_at_base(ring):
         return _NOT_THIS_RING
@@ -93,6 +97,8 @@ def _resume_packed(ring: Vring, memory: Memory, net: Net) -> int:
         word = load_acquire(ring.desc, 2 * slot_of(ring, first) + 1)
         if look(ring, first, word) == 1:
             if not _entries_fit(ring, first, total, count):
+                return _NOT_THIS_RING
+            if state["tracked"] and (first != tracked_at or count > held(state["tracked"])):
                 return _NOT_THIS_RING
             state["published"], state["next_used"] = first, end
             state["unpublished"] = count

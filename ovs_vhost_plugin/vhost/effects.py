@@ -77,6 +77,7 @@ class MakeInflight:
 
     queues: int
     queue_size: int
+    packed: bool
 
 
 @dataclass(frozen=True, slots=True)

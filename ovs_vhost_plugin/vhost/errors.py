@@ -107,7 +107,6 @@ class PeerErrorName(StrEnum):
     INFLIGHT_NO_MEMORY = "inflight-no-memory"
     INFLIGHT_WHILE_STARTED = "inflight-while-started"
     INFLIGHT_WITH_POSTCOPY = "inflight-with-postcopy"
-    INFLIGHT_WITH_PACKED = "inflight-with-packed"
     INFLIGHT_BASE_WITHOUT_REGION = "inflight-base-without-region"
 
     # Net requests

@@ -13,22 +13,29 @@ from ovs_vhost_plugin.vhost.effects import InflightDescription
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.message import close_fds
 
-_HEADER, _ENTRY = 16, 16  # struct QueueRegionSplit, struct DescStateSplit
+_SPLIT = 16, 16  # struct QueueRegionSplit, struct DescStateSplit
+_PACKED = 32, 32  # struct QueueRegionPacked, struct DescStatePacked
 _WORD = 8
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
-def stride(queue_size: int) -> int:
+def _length(queue_size: int, packed: bool) -> int:
+    """Bytes of one queue's part."""
+    header, entry = _PACKED if packed else _SPLIT
+    return header + entry * queue_size
+
+
+def stride(queue_size: int, *, packed: bool) -> int:
     """Bytes from one queue's part to the next."""
-    return -(-(_HEADER + _ENTRY * queue_size) // spec.INFLIGHT_ALIGN) * spec.INFLIGHT_ALIGN
+    return -(-_length(queue_size, packed) // spec.INFLIGHT_ALIGN) * spec.INFLIGHT_ALIGN
 
 
-def make(queues: int, queue_size: int) -> tuple[int, int]:
+def make(queues: int, queue_size: int, *, packed: bool) -> tuple[int, int]:
     """A file of zeros for so many queues, which nobody can cut short: its fd and its bytes.
 
     It takes memory as it is written. Raises PeerError where the file cannot be made.
     """
-    size = queues * stride(queue_size)
+    size = queues * stride(queue_size, packed=packed)
     fd = -1
     try:
         fd = os.memfd_create("ovs-vhost-inflight", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -43,7 +50,8 @@ def make(queues: int, queue_size: int) -> tuple[int, int]:
 class Inflight:
     """The memory that `description` says, in the file `fd`, which it takes and closes.
 
-    It stays mapped as long as somebody holds a part. Raises PeerError.
+    It stays mapped as long as somebody holds a part. How it is laid out is settled when rings
+    start, so it may turn out too small for packed ones only then. Raises PeerError.
     """
 
     def __init__(self, description: InflightDescription, fd: int) -> None:
@@ -54,7 +62,7 @@ class Inflight:
         finally:
             close_fds([fd])
 
-    def part(self, index: int, size: int) -> mapping.Bytes | None:
+    def part(self, index: int, size: int, *, packed: bool) -> mapping.Bytes | None:
         """What is kept of vring `index` of `size` descriptors; None: nothing. Raises PeerError.
 
         A driver may make its ring smaller than it could be.
@@ -64,8 +72,11 @@ class Inflight:
         if size > self._queue_size:
             detail = f"vring {index} of {size}, {self._queue_size} kept"
             raise PeerError(PeerErrorName.INFLIGHT_QUEUE_SIZE, detail)
-        begin = index * stride(self._queue_size)
-        return self._bytes[begin : begin + _HEADER + _ENTRY * self._queue_size]
+        length, step = _length(self._queue_size, packed), stride(self._queue_size, packed=packed)
+        if len(self._bytes) < self._queues * step:
+            detail = f"{len(self._bytes):#x}, {self._queues * step:#x} needed"
+            raise PeerError(PeerErrorName.INFLIGHT_TOO_SMALL, detail)
+        return self._bytes[index * step : index * step + length]
 
     def close(self) -> None:
         """Let the mapping go."""
@@ -79,7 +90,7 @@ def _map(description: InflightDescription, fd: int) -> mapping.Bytes:
         raise PeerError(PeerErrorName.INFLIGHT_OFFSET_WRAPS, seen)
     if offset % _WORD:
         raise PeerError(PeerErrorName.INFLIGHT_MISALIGNED, seen)
-    needed = description.queues * stride(description.queue_size)
+    needed = description.queues * stride(description.queue_size, packed=False)
     if size < needed:
         raise PeerError(PeerErrorName.INFLIGHT_TOO_SMALL, f"{seen}, {needed:#x} needed")
     try:

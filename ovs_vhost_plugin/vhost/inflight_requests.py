@@ -20,10 +20,11 @@ from ovs_vhost_plugin.vhost.state import Postcopy, State
 def get_inflight_fd(state: State, payload: bytes, _fds: list[int]) -> Handling:
     """Make the memory for as many queues, of as many descriptors, as the front-end says.
 
-    The answer is padded as the request is, by which front-ends check it.
+    It is for rings of the layout that is negotiated by now. The answer is padded as the request is,
+    by which front-ends check it.
     """
     asked = _description(state, payload)
-    answer = yield MakeInflight(asked.queues, asked.queue_size)
+    answer = yield MakeInflight(asked.queues, asked.queue_size, state.packed)
     assert isinstance(answer, tuple)
     fd, size = answer
     state.reply_fds = (fd,)
@@ -49,8 +50,6 @@ def _description(state: State, payload: bytes) -> InflightDescription:
     if not state.negotiated(ProtocolFeature.INFLIGHT_SHMFD):
         detail = "what is in flight needs INFLIGHT_SHMFD"
         raise PeerError(PeerErrorName.PROTOCOL_FEATURE_MISSING, detail)
-    if state.packed:
-        raise PeerError(PeerErrorName.INFLIGHT_WITH_PACKED)
     described = InflightDescription(*spec.INFLIGHT.unpack_from(payload))
     if not 0 < described.queues <= len(state.vrings):
         detail = f"{described.queues} of {len(state.vrings)}"

@@ -89,7 +89,7 @@ class Basis:
         if old is not None:
             old.close()
 
-    def make_inflight(self, queues: int, queue_size: int) -> tuple[int, int]:
+    def make_inflight(self, queues: int, queue_size: int, *, packed: bool) -> tuple[int, int]:
         """Make such a region, for the front-end to keep: its fd, which stays ours, and its bytes.
 
         Raises PeerError. The last one counts.
@@ -97,7 +97,7 @@ class Basis:
         if self._inflight_fd >= 0:
             os.close(self._inflight_fd)
             self._inflight_fd = -1
-        self._inflight_fd, size = make(queues, queue_size)
+        self._inflight_fd, size = make(queues, queue_size, packed=packed)
         return self._inflight_fd, size
 
     def forget_inflight(self) -> None:
@@ -173,8 +173,6 @@ class Basis:
 
     def _packed(self, vring: Vring, memory: MemoryTable, next_avail: int | None) -> VringConfig:
         """A packed ring starts where its front-end says, which alone can know (virtio 1.2, 2.8)."""
-        if self.inflight is not None:  # it was given while split rings were negotiated
-            raise PeerError(PeerErrorName.INFLIGHT_WITH_PACKED, f"vring {vring.index}")
         if next_avail is None:
             next_avail = packed_base.decode(vring.base, vring.size)
         view = self._view(memory)
@@ -227,8 +225,14 @@ class Basis:
             log_used=bool(vring.flags & VringAddressFlag.LOG),
             log_guest=vring.log_guest,
             log_desc=log_desc,
-            inflight=None if self.inflight is None else self.inflight.part(vring.index, vring.size),
+            inflight=self._kept(vring),
         )
+
+    def _kept(self, vring: Vring) -> Bytes | None:
+        if self.inflight is None:
+            return None
+        packed = self.has(Feature.RING_PACKED)
+        return self.inflight.part(vring.index, vring.size, packed=packed)
 
     def pair(self, rx: VringConfig | None, tx: VringConfig | None) -> PairConfig:
         """A queue pair with these vrings, which there are only when there is memory."""

@@ -183,8 +183,8 @@ class Device:
                     log.require(self._basis.memory.guest_end)
                 with self._rings.stopped():
                     self._basis.replace_log(log)
-            case effects.MakeInflight(queues, queue_size):
-                return self._basis.make_inflight(queues, queue_size)
+            case effects.MakeInflight(queues, queue_size, packed):
+                return self._basis.make_inflight(queues, queue_size, packed=packed)
             case effects.SetInflight(description, fd):
                 self._basis.replace_inflight(Inflight(description, fd))
             case effects.ReconfigureVring(index):

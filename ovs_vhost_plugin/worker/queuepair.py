@@ -25,7 +25,7 @@ from ovs_vhost_plugin.jit.resume import resume, stands_at_base
 from ovs_vhost_plugin.jit.syscalls import read_event
 from ovs_vhost_plugin.vhost.eventfd import is_eventfd
 from ovs_vhost_plugin.vhost.spec import Feature
-from ovs_vhost_plugin.worker import backlog, inflight, journal
+from ovs_vhost_plugin.worker import backlog, inflight, inflight_packed, journal
 from ovs_vhost_plugin.worker.stations import Station, read
 from ovs_vhost_plugin.worker.vringconfig import (
     Kind,
@@ -185,17 +185,16 @@ class QueuePair:
         """Have nothing be in flight in a stopped vring: where it goes on; see `hand_over`."""
         ring = views(kind, vring, config, self._states[kind], self._journals[kind])
         try:
-            tracking = _track(ring, vring)
+            tracking = self._track(kind, ring, vring, config)
         except inflight.DamagedError:
             return vring.next_avail
         assert tracking is not None
+        if ring.state[0]["packed"]:
+            return inflight_packed.hand_over(ring, tracking)
         return inflight.hand_over(ring, tracking, config.memory(kind), self._net, keep=keep)
 
     def take_waiting(self) -> list[bytes]:
-        """Take what was read for the guest and not delivered, oldest first, each with its header.
-
-        Only while stopped.
-        """
+        """While stopped: take what was read, not delivered, oldest first, each with its header."""
         state, net = self._net.state, self._net
         waiting = [net.pending[: state["pending"][0]].tobytes()] if state["pending"][0] else []
         header = bytes(int(state["header_size"][0]))
@@ -279,7 +278,7 @@ class QueuePair:
             return vring
         ring = views(kind, vring, config, self._states[kind], words)
         try:
-            tracking = _track(ring, vring)
+            tracking = self._track(kind, ring, vring, config)
         except inflight.DamagedError:
             return vring  # it will not begin
         at = resume(ring, config.memory(kind), self._net)
@@ -289,6 +288,17 @@ class QueuePair:
             return vring
         return replace(vring, next_avail=at, resumed=True)
 
+    def _track(
+        self, kind: Kind, ring: layout.Vring, vring: VringConfig, config: PairConfig
+    ) -> inflight.Tracking | None:
+        """Have `ring` note what is in flight, if its front-end keeps that. Raises DamagedError."""
+        if vring.inflight is None:
+            return None
+        if ring.state[0]["packed"]:
+            return inflight_packed.track(ring, vring.inflight, config.memory(kind), self._net)
+        base = vring.next_avail if vring.resumes else None
+        return inflight.track(ring, vring.inflight, base=base)
+
     def _vring(self, kind: Kind, vring: VringConfig | None, config: PairConfig) -> layout.Vring:
         """A vring as the loop takes it; without entries if there is none."""
         state, words = self._states[kind], self._journals[kind]
@@ -297,7 +307,7 @@ class QueuePair:
         made = views(kind, vring, config, state, words)
         self._check_eventfds(state)
         try:
-            self._tracking[kind] = _track(made, vring)
+            self._tracking[kind] = self._track(kind, made, vring, config)
         except inflight.DamagedError as error:
             self._break(state, error.fault)
         if state["packed"][0] and not config.pages_missing and not stands_at_base(made):
@@ -335,10 +345,3 @@ class QueuePair:
             for name in ("call_fd", "err_fd"):
                 if state[name][0] >= 0:
                     read_event(int(state[name][0]), scratch)
-
-
-def _track(ring: layout.Vring, vring: VringConfig) -> inflight.Tracking | None:
-    """Have `ring` note what is in flight, if its front-end keeps that; see `inflight.track`."""
-    if vring.inflight is None:
-        return None
-    return inflight.track(ring, vring.inflight, base=vring.next_avail if vring.resumes else None)

@@ -72,9 +72,24 @@ def new_region() -> int:
     return fd
 
 
+def new_packed_region() -> int:
+    """The same of packed rings: a chain of two entries and one of one, the rest free."""
+    fd = new_file(REGION)
+    for vring in range(2 * PAIRS):
+        at = vring * (32 + 32 * SIZE + 63) // 64 * 64
+        os.pwrite(fd, struct.pack("<QHHHHHHBB", 0, 1, SIZE, 3, 3, 0, 0, 1, 1), at)
+        for index in range(SIZE):
+            following, counter, flags = index + 1, 9 - index, 1 if index == 0 else 0
+            entry = (index in (0, 2), following, 1 if index == 0 else 2, 1 + (index == 0))
+            copied = (counter, index, flags | 2, 0x100, index * 0x100)
+            os.pwrite(fd, struct.pack("<BxHHHQHHIQ", *entry, *copied), at + 32 + 32 * index)
+    return fd
+
+
 # Made anew for each message
 KINDS = {
     "inflight": new_region,
+    "inflight-packed": new_packed_region,
     "memory": lambda: new_file(REGION),
     "short": lambda: new_file(0x1000),
     "empty": lambda: new_file(0),
@@ -114,8 +129,8 @@ def good_vring(index: int, base: int) -> list[Any]:
     ]
 
 
-def good_start() -> list[Any]:
-    protocol, features = OFFER.protocol_features, OFFER.features & ~NOT_USED
+def good_start(packed: int = 0) -> list[Any]:
+    protocol, features = OFFER.protocol_features, OFFER.features & ~NOT_USED | packed
     region = spec.MEMORY_REGION.pack(0, REGION, USER, 0)
     return [
         send(FrontendRequest.SET_PROTOCOL_FEATURES, spec.U64.pack(protocol)),
@@ -134,3 +149,11 @@ def kept_set_up(base: int) -> list[Any]:
     region = spec.INFLIGHT.pack(REGION, 0, 2 * PAIRS, SIZE)
     kept = send(FrontendRequest.SET_INFLIGHT_FD, region, "inflight", need_reply=True)
     return [*good_start(), kept, *good_vring(0, base), *good_vring(1, base)]
+
+
+def kept_packed_set_up(slot: int) -> list[Any]:
+    """The same with packed rings."""
+    region = spec.INFLIGHT.pack(REGION, 0, 2 * PAIRS, SIZE)
+    kept = send(FrontendRequest.SET_INFLIGHT_FD, region, "inflight-packed", need_reply=True)
+    start = good_start(Feature.RING_PACKED.mask)
+    return [*start, kept, *good_vring(0, 0x8000 | slot), *good_vring(1, 0x8000 | slot)]

@@ -23,6 +23,7 @@ from message_steps import (
     good_set_up,
     good_start,
     good_vring,
+    kept_packed_set_up,
     kept_set_up,
     send,
 )
@@ -192,6 +193,7 @@ BEHAVING = st.one_of(
     st.builds(good_vring, INDEX, st.integers(0, 3)),
     st.builds(good_set_up, st.integers(0, 9)),
     st.builds(kept_set_up, st.integers(0, 9)),
+    st.builds(kept_packed_set_up, st.integers(0, 9)),
 )
 
 

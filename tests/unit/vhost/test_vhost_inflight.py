@@ -22,6 +22,8 @@ GET, SET = FrontendRequest.GET_INFLIGHT_FD, FrontendRequest.SET_INFLIGHT_FD
 QUEUES, SIZE = 4, 256
 STRIDE = 4160  # 16 + 16 * 256, in whole cache lines
 ALL = QUEUES * STRIDE
+PACKED_STRIDE = 8256  # 32 + 32 * 256, likewise
+PACKED_ALL = QUEUES * PACKED_STRIDE
 
 
 def description(size=ALL, offset=0, queues=QUEUES, queue_size=SIZE, padding=4):
@@ -50,7 +52,7 @@ def map_error(memfd, description, size=ALL):
 def test_the_answer_describes_memory_for_all_queues(peer, padding):
     peer.execute = lambda effect: (7, ALL)
     reply = peer.send(GET, description(0, 0, padding=padding))
-    assert peer.effects == [MakeInflight(QUEUES, SIZE)]
+    assert peer.effects == [MakeInflight(QUEUES, SIZE, packed=False)]
     assert reply.payload == description(padding=padding)
     assert reply.fds == (7,)
 
@@ -85,9 +87,11 @@ def test_without_the_protocol_feature(bare):
     assert refused(bare, GET, description()) == "protocol-feature-missing"
 
 
-def test_with_packed_rings(peer):
+def test_with_packed_rings_it_is_for_them(peer):
     peer.u64(FrontendRequest.SET_FEATURES, peer.session.features | Feature.RING_PACKED.mask)
-    assert refused(peer, GET, description()) == "inflight-with-packed"
+    peer.execute = lambda effect: (7, PACKED_ALL)
+    assert peer.send(GET, description(0, 0)).payload == description(PACKED_ALL)
+    assert peer.effects == [MakeInflight(QUEUES, SIZE, packed=True)]
 
 
 def test_while_rings_are_started(peer, memfd):
@@ -119,9 +123,12 @@ def test_a_base_in_flight_without_memory_for_it(peer):
     assert effect.error.name == "inflight-base-without-region"
 
 
-def test_the_memory_that_is_made_is_empty_and_stays_as_long_as_it_is():
-    fd, size = make(QUEUES, SIZE)
-    assert (stride(SIZE), size) == (STRIDE, ALL)
+@pytest.mark.parametrize(
+    ("packed", "step", "all_"), [(False, STRIDE, ALL), (True, PACKED_STRIDE, PACKED_ALL)]
+)
+def test_the_memory_that_is_made_is_empty_and_stays_as_long_as_it_is(packed, step, all_):
+    fd, size = make(QUEUES, SIZE, packed=packed)
+    assert (stride(SIZE, packed=packed), size) == (step, all_)
     assert os.pread(fd, size + 1, 0) == bytes(size)
     with pytest.raises(PermissionError):
         os.ftruncate(fd, 0)
@@ -129,20 +136,25 @@ def test_the_memory_that_is_made_is_empty_and_stays_as_long_as_it_is():
     os.close(fd)
 
 
-def test_each_queue_has_its_part(memfd):
-    fd = memfd(ALL + 64)
-    front_end = mmap.mmap(fd, ALL + 64)
-    inflight = Inflight(InflightDescription(ALL, 64, QUEUES, SIZE), fd)
+@pytest.mark.parametrize(
+    ("packed", "step", "length"),
+    [(False, STRIDE, 16 + 16 * SIZE), (True, PACKED_STRIDE, 32 + 32 * SIZE)],
+)
+def test_each_queue_has_its_part(memfd, packed, step, length):
+    size = QUEUES * step
+    fd = memfd(size + 64)
+    front_end = mmap.mmap(fd, size + 64)
+    inflight = Inflight(InflightDescription(size, 64, QUEUES, SIZE), fd)
     for index in range(QUEUES):
-        part = inflight.part(index, SIZE)
-        assert len(part) == 16 + 16 * SIZE
+        part = inflight.part(index, SIZE, packed=packed)
+        assert len(part) == length
         part[:] = index + 1
-        at = 64 + index * STRIDE
+        at = 64 + index * step
         assert set(front_end[at : at + len(part)]) == {index + 1}
-    assert inflight.part(QUEUES, SIZE) is None
-    assert len(inflight.part(0, SIZE // 2)) == 16 + 16 * SIZE
+    assert inflight.part(QUEUES, SIZE, packed=packed) is None
+    assert len(inflight.part(0, SIZE // 2, packed=packed)) == length
     with pytest.raises(PeerError, match=f"^{PeerErrorName.INFLIGHT_QUEUE_SIZE}: vring 1 of 512"):
-        inflight.part(1, 512)
+        inflight.part(1, 512, packed=packed)
     inflight.close()
 
 
@@ -183,4 +195,4 @@ def test_memory_that_cannot_be_made(monkeypatch):
 
     monkeypatch.setattr(os, "memfd_create", fail)
     with pytest.raises(PeerError, match=f"^{PeerErrorName.INFLIGHT_NO_MEMORY}: Too many"):
-        make(QUEUES, SIZE)
+        make(QUEUES, SIZE, packed=False)

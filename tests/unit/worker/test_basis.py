@@ -170,19 +170,26 @@ def open_fds() -> set[str]:
 
 def test_memory_for_what_is_in_flight_is_made_once_at_a_time(basis: Basis) -> None:
     before = open_fds()
-    sizes = {basis.make_inflight(2, size)[1] for size in (64, 128, 256)}
+    sizes = {basis.make_inflight(2, size, packed=False)[1] for size in (64, 128, 256)}
     assert sizes == {2 * (64 + 16 * size) for size in (64, 128, 256)}
     assert len(open_fds() - before) == 1
     basis.forget_inflight()
     assert open_fds() == before
 
 
-def test_what_is_in_flight_in_packed_rings_is_not_kept(basis: Basis) -> None:
-    fd, size = basis.make_inflight(2, 128)
-    description = InflightDescription(size, 0, 2, 128)
-    basis.replace_inflight(Inflight(description, os.dup(fd)))
+def test_memory_that_was_made_for_split_rings_is_too_small_for_packed_ones(basis: Basis) -> None:
+    """It was asked for before the features were negotiated."""
     ready(basis, PACKED, 128, 0x8000)
-    with pytest.raises(PeerError) as caught:
-        basis.vring(0, None)
-    assert caught.value.name == PeerErrorName.INFLIGHT_WITH_PACKED
+    for packed, error in ((False, PeerErrorName.INFLIGHT_TOO_SMALL), (True, None)):
+        fd, size = basis.make_inflight(2, 128, packed=packed)
+        basis.replace_inflight(Inflight(InflightDescription(size, 0, 2, 128), os.dup(fd)))
+        if error is None:
+            vring = basis.vring(0, None)
+            assert vring is not None
+            assert vring.inflight is not None
+            assert len(vring.inflight) == 32 + 32 * 128
+        else:
+            with pytest.raises(PeerError) as caught:
+                basis.vring(0, None)
+            assert caught.value.name == error
     basis.forget_inflight()

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of a packed ring is in flight, as its front-end keeps it.
+
+As for split rings (`inflight.py`): the region is written as vhost-user's "Inflight I/O tracking"
+says, and never read back while the ring runs; all that is needed of it is also in words of our own.
+It has a copy of each descriptor in flight, as the ring need not: a back-end that gives chains back
+out of order overwrites those of others. Entries that are free form a list.
+
+A process that is killed has made its stores up to some point of the program's order. So the fields
+that belong together are stored in one piece: the list's heads are, and both places in the ring.
+"""
+
+from __future__ import annotations
+
+from ovs_vhost_plugin.jit.atomics import load_i64_at, store_i64_at, store_u16_at
+from ovs_vhost_plugin.jit.kernel import kernel
+from ovs_vhost_plugin.jit.layout import int64, void
+
+VERSION, DESC_NUM, FREE_HEAD, OLD_FREE_HEAD = 8, 10, 12, 14
+USED_IDX, OLD_USED_IDX, USED_WRAP_COUNTER, OLD_USED_WRAP_COUNTER = 16, 18, 20, 21
+"""Where in struct QueueRegionPacked, in bytes: two words."""
+ENTRIES = 32
+"""struct DescStatePacked of each descriptor, from here on."""
+ENTRY, NEXT, LAST, NUM, COUNTER, ID, ADDR = 32, 2, 4, 6, 8, 16, 24
+"""Its bytes, and where in it. It begins with the mark, a byte and padding; id, flags and len
+are one word."""
+
+REGION, COUNT, SIZE, NUMBER, FREE, FREE_COUNT, FIRST, HELD, KNOWN, OLD_USED, LISTS = range(11)
+"""Our words: the region's address, the next counter, the ring's size, how many entries there are,
+the free list's head and length, the oldest chain in flight and how many there are, how many of them
+were noted before they were fetched, the used position shown; then four lists of NUMBER words."""
+NEXTS, LASTS, NUMS, HEADS = range(4)
+"""The lists: of each entry its `next`, and of each head its `last` and `num`; and the heads in
+flight, oldest first, from FIRST on, around the end: -1 is a chain that had no room."""
+
+_VERSION = 1
+_HALF, _LOW = 0xFFFF, 0xFFFFFFFF
+
+
+@kernel(int64(int64, int64), inline=True)
+def _get(words: int, index: int) -> int:
+    return int64(load_i64_at(words + 8 * index))
+
+
+@kernel(void(int64, int64, int64), inline=True)
+def _put(words: int, index: int, value: int) -> None:
+    store_i64_at(words + 8 * index, value)
+
+
+@kernel(int64(int64, int64, int64), inline=True)
+def _at(words: int, which: int, index: int) -> int:
+    """Which of our words is element `index` of a list."""
+    return LISTS + which * _get(words, NUMBER) + index
+
+
+@kernel(int64(int64, int64), inline=True)
+def _entry(words: int, index: int) -> int:
+    return _get(words, REGION) + ENTRIES + ENTRY * index
+
+
+@kernel(int64(int64, int64), inline=True)
+def _head(words: int, number: int) -> int:
+    """The head of chain `number` in flight, counted from the oldest."""
+    index = (_get(words, FIRST) + number) % _get(words, NUMBER)
+    return _get(words, _at(words, HEADS, index))
+
+
+@kernel(void(int64, int64, int64), inline=True)
+def _say_free(words: int, free: int, old: int) -> None:
+    """Where the free list begins, and where it began when all was done."""
+    known = _VERSION | _get(words, NUMBER) << 16
+    store_i64_at(_get(words, REGION) + VERSION, known | free << 32 | old << 48)
+
+
+@kernel(void(int64, int64, int64), inline=True)
+def _say_used(words: int, position: int, old: int) -> None:
+    """Where the ring is used up to, and up to where the driver was shown for certain."""
+    size = _get(words, SIZE)
+    value = position | 1 << 32 if position < size else position - size
+    value |= old << 16 | 1 << 40 if old < size else (old - size) << 16
+    store_i64_at(_get(words, REGION) + USED_IDX, value)
+
+
+@kernel(void(int64, int64, int64, int64))
+def take(words: int, desc: int, slot: int, count: int) -> None:
+    """Note that the chain of `count` descriptors from `slot` on of the ring at `desc` is taken.
+
+    They are read once more for that: what is noted of them is not what this worker goes by.
+    """
+    if _get(words, KNOWN) > 0:
+        _put(words, KNOWN, _get(words, KNOWN) - 1)
+        return
+    head = _get(words, FREE) if _get(words, FREE_COUNT) >= count else int64(-1)
+    end = (_get(words, FIRST) + _get(words, HELD)) % _get(words, NUMBER)
+    _put(words, _at(words, HEADS, end), head)
+    _put(words, HELD, _get(words, HELD) + 1)
+    if head < 0:
+        return
+    store_u16_at(_entry(words, head) + NUM, 0)
+    store_i64_at(_entry(words, head) + COUNTER, _get(words, COUNT))
+    _put(words, COUNT, _get(words, COUNT) + 1)
+    store_u16_at(_entry(words, head), 1)
+    free = last = head
+    for i in range(count):
+        last = free
+        if i == count - 1:
+            store_u16_at(_entry(words, head) + LAST, last)
+        store_u16_at(_entry(words, head) + NUM, i + 1)
+        word = load_i64_at(desc + 16 * slot + 8)
+        store_i64_at(_entry(words, last) + ID, word >> 32 & _LOW | word << 32)
+        store_i64_at(_entry(words, last) + ADDR, load_i64_at(desc + 16 * slot))
+        free = _get(words, _at(words, NEXTS, last))
+        _say_free(words, free, free if i == count - 1 else head)
+        slot = slot + 1 if slot + 1 < _get(words, SIZE) else 0
+    _put(words, FREE, free)
+    _put(words, FREE_COUNT, _get(words, FREE_COUNT) - count)
+    _put(words, _at(words, LASTS, head), last)
+    _put(words, _at(words, NUMS, head), count)
+
+
+@kernel(void(int64, int64, int64))
+def supply(words: int, count: int, position: int) -> None:
+    """List the `count` oldest chains as free: the driver is about to be shown them.
+
+    The ring is then used up to `position`.
+    """
+    old = free = _get(words, FREE)
+    for number in range(count):
+        head = _head(words, number)
+        if head >= 0:
+            last = _get(words, _at(words, LASTS, head))
+            _put(words, _at(words, NEXTS, last), free)
+            store_u16_at(_entry(words, last) + NEXT, free)
+            free = head
+            _put(words, FREE_COUNT, _get(words, FREE_COUNT) + _get(words, _at(words, NUMS, head)))
+            _say_free(words, free, old)
+    _put(words, FREE, free)
+    _say_used(words, position, _get(words, OLD_USED))
+
+
+@kernel(void(int64, int64, int64))
+def settle(words: int, count: int, position: int) -> None:
+    """Note that they are not in flight any more: the driver was shown them, up to `position`."""
+    for number in range(count):
+        head = _head(words, number)
+        if head >= 0:
+            store_u16_at(_entry(words, head), 0)
+    _say_free(words, _get(words, FREE), _get(words, FREE))
+    _say_used(words, position, position)
+    _put(words, OLD_USED, position)
+    _put(words, FIRST, (_get(words, FIRST) + count) % _get(words, NUMBER))
+    _put(words, HELD, _get(words, HELD) - count)
+
+
+@kernel(int64(int64))
+def held(words: int) -> int:
+    """How many chains are in flight."""
+    return _get(words, HELD)
