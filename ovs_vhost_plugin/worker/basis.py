@@ -94,15 +94,16 @@ class Basis:
 
         Raises PeerError. The last one counts.
         """
-        if self._inflight_fd >= 0:
-            os.close(self._inflight_fd)
-            self._inflight_fd = -1
+        self._close_inflight_fd()
         self._inflight_fd, size = make(queues, queue_size, packed=packed)
         return self._inflight_fd, size
 
     def forget_inflight(self) -> None:
         """The front-end has gone, and what is in flight is in its memory."""
         self.replace_inflight(None)
+        self._close_inflight_fd()
+
+    def _close_inflight_fd(self) -> None:
         if self._inflight_fd >= 0:
             os.close(self._inflight_fd)
             self._inflight_fd = -1

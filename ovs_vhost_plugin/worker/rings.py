@@ -173,6 +173,8 @@ class Rings:
 
     def _hand_in(self, pair: QueuePair, index: int, next_avail: int) -> int:
         """Have nothing be in flight in a stopped vring, where the front-end keeps what is."""
+        if self._basis.inflight is None:
+            return next_avail
         try:
             vring = self._basis.vring(index, next_avail)
         except (PeerError, MissingError):
