@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo   the main job on private hosts: a guest, a flow, a live migration, a timeline
-# make test   unit, fuzz, integration and system tests; what cannot run here is skipped with its reason
+# make test   unit, fuzz, integration, attack and system tests; what cannot run here is skipped with its reason
 # make lint   formatting, lint, types, import rules
 # make fuzz   random messages, rings, reports and answers for FUZZ_SECONDS (300)
 # make grid   DPDK's virtio-user in each way that it can be run: 488, of which make test has some 25
@@ -30,7 +30,7 @@ demo: setup
 	$(BIN)/ovs-vhost demo $(DEMO)
 
 test: setup
-	@status=0; for kind in unit fuzz integration system; do \
+	@status=0; for kind in unit fuzz integration attacks system; do \
 		echo "--- $$kind tests"; \
 		$(BIN)/python -m pytest tests/$$kind $(TEST) || status=1; \
 	done; exit $$status

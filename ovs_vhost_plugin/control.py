@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The protocol between the daemon and a worker: one JSON object a packet, fds beside it.
+"""The protocol between the daemon and a worker: JSON objects, fds beside those to the worker.
 
 A worker listens on a SOCK_SEQPACKET unix socket and serves one daemon at a time, so that it
-outlives the daemon and the next daemon adopts it. A worker faces a guest and may have been
-taken over by it: the daemon believes nothing that comes over a channel before it is checked
-(`reports.py` checks the contents, `Channel` the framing).
+outlives the daemon and the next daemon adopts it. Over that socket the daemon only sends. What a
+worker reports comes by a pipe that the daemon gives it with its first command (`reportpipe.py`).
+A worker faces a guest and may have been taken over by it: the daemon believes nothing that a
+worker reports before it is checked (`reports.py` checks contents and `reportrates.py` rates).
 
 daemon → worker, key "op":
-    hello {version} | configure {mtu, finish_offloads, finish_udp, hold, state, config, mac,
-    link_up} | stats {id} | connected + 1 fd | connect-failed {error} | inject {frames: [hex]} |
-    release {id, stations} | quit
+    hello {version} + 2 fds: report pipe, vitals (`vitals.py`) |
+    configure {mtu, finish_offloads, finish_udp, hold, state, config, mac, link_up} | stats {id} |
+    connected + 1 fd | connect-failed {error} | inject {frames: [hex]} | release {id, stations} |
+    quit
 `version` is the release each side runs, for people to read.
 worker → daemon, key "event":
-    hello {version, pid, spec} | state {state} | rarp {mac, at} | started {base, sent, moved_in} |
+    hello {version, spec} | state {state} | rarp {mac, at} | started {base, sent, moved_in} |
     connect {path} | stats {id, stats} | addresses {addresses: [{mac, vlan, router, ipv4, ipv6}]} |
     holding {hold, active, stations, counts} | held {id, frames: [base64], left}
 """
@@ -37,6 +39,10 @@ In base64, with its JSON, either fits in a packet."""
 
 JOURNAL_BYTES = 16 * 1024
 """Of a port's journal file for each vring (`worker/journal.py`); two vrings are a queue pair."""
+
+WORKER_UIDS = range(0x70000000, 0x7FFFFFFF)
+"""User ids of workers, of which each has one of its own; used by nobody else (systemd's UIDS-GIDS).
+"""
 
 MAX_BACKLOG = 64
 """Most packets kept for a peer that does not read; beyond it the channel is closed."""
@@ -104,6 +110,22 @@ class WorkerSpec:
         return cls(**value)
 
 
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """The fds that a worker is born with, besides its std files.
+
+    control   where the daemon connects
+    listener  where the front-end does, in server mode
+    taps      one open queue of the port's tap for each queue pair
+    journal   the file of the rings' journals, which nobody else writes
+    """
+
+    control: int
+    listener: int | None
+    taps: tuple[int, ...]
+    journal: int
+
+
 class Channel:
     """One end of a control connection. Never blocks; bounded in both directions."""
 
@@ -126,14 +148,28 @@ class Channel:
 
     def send(self, obj: dict[str, Any], fds: Sequence[int] = ()) -> None:
         """Send one object. The fds stay the caller's. ChannelClosed when the peer is gone."""
-        packet = json.dumps(obj, separators=(",", ":")).encode()
-        if len(packet) > MAX_PACKET:
-            raise ValueError(f"control packet of {len(packet)} bytes")
+        packet = _encode(obj)
         if len(self._backlog) >= MAX_BACKLOG:
             raise ChannelBroken("it does not read")
         # Kept fds must outlive the caller's, so they are duplicates.
         self._backlog.append((packet, [os.dup(fd) for fd in fds]))
         self.flush()
+
+    def send_now(self, obj: dict[str, Any], fds: Sequence[int]) -> bool:
+        """Send one object with fds, or not at all: no copy of them is kept. ChannelClosed as send.
+
+        Whoever closes the last copy of a peer's fd may have to wait for that peer.
+        """
+        self.flush()
+        if self._backlog:
+            return False
+        try:
+            socket.send_fds(self._sock, [_encode(obj)], fds)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise ChannelClosed(f"sending failed: {error.strerror}") from error
+        return True
 
     def flush(self) -> None:
         """Send what waits, as far as the socket takes it."""
@@ -190,6 +226,13 @@ class Channel:
         while self._backlog:
             _close_all(self._backlog.popleft()[1])
         self._sock.close()
+
+
+def _encode(obj: dict[str, Any]) -> bytes:
+    packet = json.dumps(obj, separators=(",", ":")).encode()
+    if len(packet) > MAX_PACKET:
+        raise ValueError(f"control packet of {len(packet)} bytes")
+    return packet
 
 
 def _decode(packet: bytes, flags: int) -> dict[str, Any]:

@@ -73,10 +73,6 @@ class StateDir:
         """Which process the worker is."""
         return self.path / f"{port}.pid"
 
-    def log(self, port: str) -> Path:
-        """The worker's standard error: empty, unless it crashed."""
-        return self.path / f"{port}.log"
-
     def listener(self, port: str) -> Path:
         """The record of the socket made for the front-end in server mode."""
         return self.path / f"{port}.sock"
@@ -92,10 +88,10 @@ class StateDir:
 
     def ports(self) -> set[str]:
         """Names of the ports of which something is left."""
-        suffixes = (".ctl", ".tap", ".pid", ".log", ".sock")
+        suffixes = (".ctl", ".tap", ".pid", ".sock")
         return {p.stem for p in self.path.iterdir() if p.suffix in suffixes}
 
     def forget(self, port: str) -> None:
         """Remove the records of a port's worker; the tap's goes with the tap."""
-        for path in (self.control(port), self.pid(port), self.log(port)):
+        for path in (self.control(port), self.pid(port)):
             path.unlink(missing_ok=True)

@@ -1,15 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process does to itself around a fork. Linux only, as taps are."""
+"""What a process does to itself: its name, its fds, its namespaces. Linux only, as taps are.
+
+Python has unshare(2) and setns(2) from 3.12 on, and mount(2) not at all: they are called through
+libc here. Each call raises OSError.
+"""
 
 import ctypes
+import errno
 import os
 import resource
-from collections.abc import Mapping, Set
+from collections.abc import Set
 from pathlib import Path
 
+# linux/sched.h
+NEW_MOUNT = 0x0002_0000
+NEW_UTS = 0x0400_0000
+NEW_IPC = 0x0800_0000
+NEW_PID = 0x2000_0000
+NEW_NET = 0x4000_0000
+NEW_CGROUP = 0x0200_0000
+
+# linux/mount.h
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REMOUNT, MS_REC, MS_PRIVATE = 0x20, 0x4000, 0x40000
+MNT_DETACH = 2
+
 _PR_SET_NAME = 15  # prctl(2); 15 bytes and a terminator
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAPBSET_DROP = 24
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(name: str, *arguments: object) -> int:
+    result: int = _libc[name](*arguments)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
+    return result
+
+
+def system_call(number: int, *arguments: object) -> int:
+    """A system call that libc has no function for; raises OSError."""
+    return _call("syscall", ctypes.c_long(number), *arguments)
 
 
 def set_name(name: str) -> None:
@@ -20,15 +52,6 @@ def set_name(name: str) -> None:
 def threads() -> int:
     """How many threads this process has."""
     return len(list(Path("/proc/self/task").iterdir()))
-
-
-def redirect(files: Mapping[int, str]) -> None:
-    """Make each fd refer to a file, emptied or made anew, for this user only."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
-    for target, path in files.items():
-        fd = os.open(path, flags, 0o600)
-        os.dup2(fd, target)
-        os.close(fd)
 
 
 def close_fds_except(kept: Set[int]) -> None:
@@ -45,3 +68,41 @@ def raise_fd_limit() -> None:
     """Take as many fds as the hard limit allows: a port's queues pass through the daemon."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def unshare(namespaces: int) -> None:
+    """Leave these namespaces (NEW_* flags) for new ones; NEW_PID: the next child does."""
+    _call("unshare", namespaces)
+
+
+def enter(fd: int, namespace: int) -> None:
+    """Enter the namespace that `fd` (of /proc/PID/ns) names."""
+    _call("setns", fd, namespace)
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+    """mount(2)."""
+    encoded = [None if text is None else text.encode() for text in (source, target, kind, data)]
+    source_, target_, kind_, data_ = encoded
+    _call("mount", source_, target_, kind_, ctypes.c_ulong(flags), data_)
+
+
+def unmount(target: str, flags: int) -> None:
+    """umount2(2)."""
+    _call("umount2", target.encode(), flags)
+
+
+def forbid_new_privileges() -> None:
+    """No program that this process or a child of it runs gets more than it has."""
+    _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def empty_bounding_set() -> None:
+    """No capability is ever to be had again; what the process has now is not touched."""
+    for capability in range(64):
+        try:
+            _call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return  # this kernel has no more
+            raise

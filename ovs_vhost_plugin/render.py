@@ -27,6 +27,8 @@ def show(data: Mapping[str, Any]) -> str:
     """All ports and what is wrong, from the data of `vhost/show`."""
     parts = [f"ovs-vhost {data['version']}, pid {data['pid']}, {data['database']}: "]
     parts[0] += f"{data['standing']}\n"
+    if data["sandbox"].startswith("without"):
+        parts.append(f"the workers' sandbox is {data['sandbox']}: see docs/security.md\n")
     rows = [_port_row(port) for port in data["ports"]]
     if rows:
         heads = ("port", "bridge", "ofport", "status", "mode", "queues", "mtu", "offloads")
@@ -35,6 +37,9 @@ def show(data: Mapping[str, Any]) -> str:
     errors += sorted(data["wrong_rows"].items())
     if errors:
         parts.append(_table(("port", "error"), errors))
+    if data["stuck"]:
+        stuck = [(one["name"], one["pid"]) for one in data["stuck"]]
+        parts.append(_table(("was the worker of", "stuck in the kernel, pid"), stuck))
     if data["faults"]:
         parts.append(_table(("fault", "times"), data["faults"].items()))
     if not rows and not errors:

@@ -13,12 +13,12 @@ class TokenBucket:
         self._tokens = float(burst)
         self._filled_at = now
 
-    def take(self, now: float) -> bool:
-        """Take a token if there is one."""
+    def take(self, now: float, tokens: int = 1) -> bool:
+        """Take so many tokens if they are there."""
         self._fill(now)
-        if self._tokens < 1:
+        if self._tokens < tokens:
             return False
-        self._tokens -= 1
+        self._tokens -= tokens
         return True
 
     def ready_at(self, now: float) -> float:

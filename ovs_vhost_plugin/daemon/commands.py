@@ -224,6 +224,8 @@ class Commands:
             "pid": os.getpid(),
             "database": self._options.database,
             "standing": loop.database.standing.value,
+            "sandbox": loop.ports.workers.sandbox,
+            "stuck": [{"name": s.name, "pid": s.link.pid} for s in loop.ports.workers.stuck],
             "ports": [self._port_overview(port) for _, port in sorted(loop.desired.items())],
             "wrong_rows": dict(sorted(wrong.items())),
             "faults": dict(sorted(loop.ports.counters.items())),

@@ -44,8 +44,7 @@ def main(argv: Sequence[str] | None = None, worker_module: str = WORKER_MODULE) 
         ovs.util.ovs_fatal(0, f"cannot use the run directory: {reason}")
     ovs.daemon.daemonize_start()
     process.raise_fd_limit()
-    workers = Workers(worker_module, state)
-    # First of all: what is forked later would inherit more.
+    workers = Workers(worker_module, state, quiet=ovs.daemon.get_detach())
     workers.start_nursery(time.monotonic())
     error, unixctl = ovs.unixctl.server.UnixctlServer.create(chosen.unixctl)
     if error:

@@ -17,6 +17,7 @@ from ovs_vhost_plugin.daemon.listener import ListenError, listen_front_end, unli
 from ovs_vhost_plugin.daemon.options import Options, worker_ids
 from ovs_vhost_plugin.daemon.reconcile import (
     RELEASE_TIMEOUT,
+    Abandon,
     Action,
     Backoff,
     Configure,
@@ -200,8 +201,25 @@ class Ports:
                 vlog.warn(f"{name}: killing its worker: {reason}")
                 if link := self.link(name):
                     link.kill(reason, now)
+            case Abandon(name):
+                self._abandon(name, now)
             case Remove(name):
                 self._remove(name)
+
+    def _abandon(self, name: str, now: float) -> None:
+        """Have nothing of a stuck worker's be the port's any more."""
+        link = self.link(name)
+        self.workers.abandon(name)
+        self._told.pop(name, None)
+        self._tap_seen.pop(name, None)
+        unlink_front_end(self._state, name)
+        try:
+            self._taps.remove(name)  # it holds the tap open: the next worker gets another one
+        except TapError as error:
+            vlog.warn(f"{name}: tap not removed: {error}")
+        pid = "" if link is None or link.pid is None else f" (pid {link.pid})"
+        fault = f"worker-stuck: the kernel does not end the killed worker{pid}"
+        self.fail(name, fault, now, crash=True)
 
     def _create_tap(self, name: str, now: float) -> None:
         self._known.add(name)

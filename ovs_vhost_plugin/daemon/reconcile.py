@@ -19,6 +19,9 @@ HELLO_TIMEOUT = 10.0
 QUIT_TIMEOUT = 2.0
 """Seconds for a worker to end, once told to, or once it closed its channel."""
 
+STUCK_TIMEOUT = 3.0
+"""Seconds for the kernel to end a worker that was killed."""
+
 FIRST_DELAY, LAST_DELAY = 0.1, 10.0
 """Seconds until a failure is tried again: doubling from the first to the last."""
 
@@ -108,13 +111,20 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Abandon:
+    """Go on without a worker that was killed and does not end, and without the tap that it has."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Remove:
     """Remove all that is left of a port without a worker: its tap, sockets, records."""
 
     name: str
 
 
-Action = CreateTap | Spawn | Configure | Quit | Kill | Remove
+Action = CreateTap | Spawn | Configure | Quit | Kill | Abandon | Remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +195,10 @@ def _step(
     name: str, port: PortSpec | None, wrong: bool, seen: Observed, now: float
 ) -> Action | float | None:
     """The next action of a port, or when there may be one, or None: it is as it should be."""
-    if seen.phase is Phase.REQUESTED or seen.phase is Phase.KILLED:
-        return None  # ends by itself: the nursery answers, the kernel kills
+    if seen.phase is Phase.REQUESTED:
+        return None  # the nursery answers
+    if seen.phase is Phase.KILLED:
+        return _deadline(seen, STUCK_TIMEOUT, now) or Abandon(name)
     if seen.phase is Phase.ENDING:
         return _deadline(seen, QUIT_TIMEOUT, now) or Kill(name, "it did not end")
     if port is None:

@@ -2,8 +2,8 @@
 """The daemon's link to one worker: what phase it is in, what it last said, how it ended.
 
 The worker may have been taken over by its guest, so the link holds it to its own port: its
-reports are checked, a flood of them ends it, and the process that is killed is the one that the
-nursery recorded, whatever the worker says.
+reports are checked, a flood of them ends it, one that hangs is found by its pulse, and the process
+that is killed is the one that the nursery recorded, whatever the worker says.
 """
 
 import contextlib
@@ -15,16 +15,25 @@ from typing import Any
 
 import ovs.vlog
 
+from ovs_vhost_plugin import __version__, pidfile
 from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.control import Channel, ChannelBroken, ChannelClosed, WorkerSpec
-from ovs_vhost_plugin.daemon import pidfile, reports
+from ovs_vhost_plugin.daemon import reports
 from ovs_vhost_plugin.daemon.reconcile import Phase
+from ovs_vhost_plugin.daemon.reportrates import ReportRates
 from ovs_vhost_plugin.daemon.reports import Addresses, Hello, Report, ReportError, State
+from ovs_vhost_plugin.reportpipe import ReportReader
+from ovs_vhost_plugin.vitals import Vitals
 
 vlog = ovs.vlog.Vlog("vhost_worker")
 
-_EVENTS_PER_SECOND = 500
-"""More reports than any honest worker sends: it limits itself to a few each second."""
+_READ_AT_ONCE = 128 * 1024
+"""Bytes of reports that are read before other workers' turn."""
+
+_STUCK = "worker-stuck"
+
+HANG_LOOKS = 3
+"""Looks at a pulse that find the same work still going on, before the worker is taken to hang."""
 
 
 class WorkerLink:
@@ -40,11 +49,12 @@ class WorkerLink:
         channel: Channel,
         spec: WorkerSpec | None,
         record: Path,
-        log: Path,
+        vitals: Vitals,
         now: float,
         *,
         child: bool,
     ) -> None:
+        """Take the channel and the vitals. Raises OSError where there are no more fds."""
         self.name = name
         self.channel: Channel | None = channel
         self.spec = spec
@@ -58,9 +68,18 @@ class WorkerLink:
         self.told_to_quit = False
         self._error = ""
         self._record = record
-        self._log = log
+        self.vitals = vitals
+        self._reports = ReportReader()
+        self._rates = ReportRates(now)
         self._pidfd: int | None = None
-        self._window, self._events = 0, 0
+        self._pulse, self._looks = 0, 0
+        self._greet(now)
+
+    def _greet(self, now: float) -> None:
+        """Send the hello, with where to report to and where to show a pulse."""
+        hello = {"op": "hello", "version": __version__}
+        self.send(hello, now, (self._reports.writer, self.vitals.fd))
+        self._reports.give_away()
 
     def born(self, pid: int, now: float) -> None:
         """The nursery has forked it."""
@@ -82,8 +101,11 @@ class WorkerLink:
         """Send a command; False when the worker is not there to hear it."""
         if self.channel is None:
             return False
+        self._rates.told(command["op"])
         try:
-            self.channel.send(command, fds)
+            if fds:
+                return self.channel.send_now(command, fds)
+            self.channel.send(command)
         except ChannelClosed as closed:
             self._lost(closed, now)
             return False
@@ -120,6 +142,12 @@ class WorkerLink:
             pidfile.kill(self._pidfd)
         self._enter(Phase.KILLED, now)
 
+    def abandon(self) -> None:
+        """Leave it to the kernel, which has not ended it: its pidfd tells when it does."""
+        self.child = False
+        self._open_pidfd()
+        self._close_channel()
+
     # -- hearing ---------------------------------------------------------------------------------
 
     def receive(self, now: float) -> list[Report]:
@@ -127,17 +155,29 @@ class WorkerLink:
         if self.channel is None:
             return []
         heard: list[Report] = []
+        said, end = self._reports.receive(_READ_AT_ONCE)
         try:
             self.channel.flush()
-            for event, fds in self.channel.receive():
-                assert not fds  # the daemon's end of a channel takes none
-                self._count(now)
+            for event, size in said:
+                self._rates.require(event.get("event"), size, now)
                 heard.append(reports.parse(event, now))
+            if end is not None:
+                raise end
         except (ChannelClosed, ReportError) as error:
             self._lost(error, now)
         for report in heard:
             self._keep(report, now)
         return heard
+
+    def hangs(self) -> bool:
+        """Whether it has been busy with the same since several looks; this is one more.
+
+        Looks are counted and not seconds: while this daemon is held up, so may be its workers.
+        """
+        pulse = self.vitals.busy_since if self.phase is Phase.RUNNING else 0
+        self._looks = self._looks + 1 if pulse and pulse == self._pulse else 0
+        self._pulse = pulse
+        return self._looks >= HANG_LOOKS
 
     def ended(self) -> bool:
         """Whether a worker that is not the nursery's child has ended."""
@@ -153,14 +193,17 @@ class WorkerLink:
         """Why it ended, as name and text; "" when it was told to. `status` None: not known."""
         if self.told_to_quit:
             return ""
-        words = self._last_words()
+        words = self.vitals.last_words
         if status == -signal.SIGBUS or "Fatal Python error: Bus error" in words:
             return "memory-file-truncated: the front-end cut its memory file short; restart the VM"
         line = reports.printable(words.strip().rpartition("\n")[2])
         if line.startswith("postcopy-page-missing"):
             return line
+        if status == -signal.SIGSYS:
+            return "worker-sigsys: it made a system call that no worker may make"
         if self._error:
-            return f"worker-channel: {self._error}"
+            name = "" if self._error.startswith(_STUCK) else "worker-channel: "
+            return f"{name}{self._error}"
         if status is not None and status < 0:
             return f"worker-{signal.Signals(-status).name.lower()}: killed by a signal"
         name = "worker-died" if status is None else f"worker-exit-{status}"
@@ -169,8 +212,9 @@ class WorkerLink:
     def wait(self, poller: Any) -> None:
         """Register what `receive` and `ended` have to be called for."""
         if self.channel is not None:
-            events = select.POLLIN | (select.POLLOUT if self.channel.wants_write else 0)
-            poller.fd_wait(self.channel.fileno(), events)
+            poller.fd_wait(self._reports.fileno(), select.POLLIN)
+            if self.channel.wants_write:
+                poller.fd_wait(self.channel.fileno(), select.POLLOUT)
         if self._pidfd is not None:
             poller.fd_wait(self._pidfd, select.POLLIN)
         elif self.ended():
@@ -179,6 +223,8 @@ class WorkerLink:
     def close(self) -> None:
         """Let go of it, alive or not."""
         self._close_channel()
+        self._reports.close()
+        self.vitals.close()
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
@@ -197,13 +243,6 @@ class WorkerLink:
             self.state = report
         elif isinstance(report, Addresses):
             self.stations = report.stations
-
-    def _count(self, now: float) -> None:
-        if int(now) != self._window:
-            self._window, self._events = int(now), 0
-        self._events += 1
-        if self._events > _EVENTS_PER_SECOND:
-            raise ReportError("a flood of reports")
 
     def _lost(self, why: Exception, now: float) -> None:
         # That it is gone is no reason in itself: its exit status or its log says more.
@@ -235,9 +274,3 @@ class WorkerLink:
         if self.channel is not None:
             self.channel.close()
             self.channel = None
-
-    def _last_words(self) -> str:
-        try:
-            return self._log.read_bytes()[-4096:].decode(errors="replace")
-        except OSError:
-            return ""

@@ -8,7 +8,6 @@ import contextlib
 import math
 import os
 import select
-import signal
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,19 +15,23 @@ from typing import Any
 
 import ovs.vlog
 
-from ovs_vhost_plugin import __version__
+from ovs_vhost_plugin import pidfile
 from ovs_vhost_plugin.control import Channel, ChannelClosed, WorkerSpec
-from ovs_vhost_plugin.daemon import nursery, pidfile
 from ovs_vhost_plugin.daemon.listener import listen_control
+from ovs_vhost_plugin.daemon.nursery import Nursery
 from ovs_vhost_plugin.daemon.reconcile import Backoff
 from ovs_vhost_plugin.daemon.reports import Report, printable
 from ovs_vhost_plugin.daemon.workerlink import WorkerLink
 from ovs_vhost_plugin.dirs import StateDir
+from ovs_vhost_plugin.vitals import Vitals
 
 vlog = ovs.vlog.Vlog("vhost_workers")
 
 _SPAWNS_AT_ONCE = 4
 """Workers that the nursery is asked for at a time: their taps' fds are in flight meanwhile."""
+
+_LOOK_EVERY = 2.0
+"""Seconds between looks at the workers' pulses, which wakes none of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,29 +54,43 @@ class Ended:
 Event = Heard | Ended
 
 
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """A killed worker that has not ended: it waits in the kernel for something of its peer's."""
+
+    name: str
+    link: WorkerLink
+
+
 class Workers:
     """The links by port name, and the nursery.
 
-    broken  why no worker can be born, as name and text; "" when nothing is known to be wrong
+    stuck    processes that the kernel does not end, though they were killed
+    broken   why no worker can be born, as name and text; "" when nothing is known to be wrong
+    lacking  what the workers' sandbox cannot have on this machine
     """
 
-    def __init__(self, worker_module: str, state: StateDir) -> None:
+    def __init__(self, worker_module: str, state: StateDir, *, quiet: bool = False) -> None:
         self.links: dict[str, WorkerLink] = {}
+        self.stuck: list[Stuck] = []
         self.broken = ""
+        self.lacking: list[str] = []
         self._module = worker_module
         self._state = state
-        self._nursery: Channel | None = None
-        self._nursery_pid = 0
+        self._quiet = quiet
+        self._nursery: Nursery | None = None
         self._ready = False
         self._backoff = Backoff()
         self._began = 0.0
+        self._look_at = 0.0
+        self._unwanted: list[int] = []
 
     # -- the nursery -----------------------------------------------------------------------------
 
     def start_nursery(self, now: float) -> None:
-        """Fork it, if there is none and none failed just now."""
+        """Start it, if there is none and none failed just now."""
         if self._nursery is None and now >= self._backoff.retry_at:
-            self._nursery_pid, self._nursery = nursery.start(self._module, self._state)
+            self._nursery = Nursery(self._module, self._state, quiet=self._quiet)
             self._began = now
 
     @property
@@ -83,17 +100,21 @@ class Workers:
             return 0
         return max(0, _SPAWNS_AT_ONCE - sum(link.pid is None for link in self._children()))
 
+    @property
+    def sandbox(self) -> str:
+        """How whole the sandbox of workers is that are born now, in words."""
+        if not self._ready:
+            return "not known yet"
+        return f"without {', '.join(self.lacking)}" if self.lacking else "complete"
+
     def _children(self) -> Iterator[WorkerLink]:
         return (link for link in self.links.values() if link.child)
 
     def _nursery_died(self, why: str, now: float) -> None:
         assert self._nursery is not None
-        vlog.warn(f"nursery (pid {self._nursery_pid}): {why}; starting another")
-        self._nursery.close()
+        vlog.warn(f"nursery (pid {self._nursery.pid}): {why}; starting another")
+        self._nursery.kill()
         self._nursery, self._ready = None, False
-        # Our own child, not waited for yet, so the pid is still its own.
-        os.kill(self._nursery_pid, signal.SIGKILL)
-        os.waitpid(self._nursery_pid, 0)
         self._backoff = self._backoff.failed(now, now - self._began)
         for link in list(self._children()):
             link.orphaned(now)
@@ -102,8 +123,10 @@ class Workers:
         if self._nursery is None:
             return []
         try:
-            self._nursery.flush()
-            events = [self._nursery_says(said, now) for said, _ in self._nursery.receive()]
+            channel = self._nursery.channel
+            channel.flush()
+            events = [self._nursery_says(said, now) for said, _ in channel.receive()]
+            self._pass_unwanted()
         except ChannelClosed as closed:
             self._nursery_died(str(closed), now)
             return []
@@ -111,12 +134,15 @@ class Workers:
 
     def _nursery_says(self, said: dict[str, Any], now: float) -> Event | None:
         match said:
-            case {"event": "ready"}:
+            case {"event": "ready", "lacking": lacking}:
                 self._ready, self.broken = True, ""
-                vlog.info(f"nursery (pid {self._nursery_pid}) is warm")
+                self.lacking = [printable(layer) for layer in lacking]
+                vlog.info("nursery is warm")
+                if lacking:
+                    vlog.warn(f"the workers' sandbox is {self.sandbox}")
             case {"event": "broken", "error": error}:
                 self.broken = f"nursery-broken: {printable(error)}"
-                vlog.err(f"nursery (pid {self._nursery_pid}): {printable(error)}")
+                vlog.err(f"nursery: {printable(error)}")
             case {"event": "born", "name": name, "pid": pid}:
                 if name in self.links and self.links[name].child:
                     self.links[name].born(pid, now)
@@ -143,7 +169,7 @@ class Workers:
     ) -> None:
         """Ask the nursery for a worker; sockets, journal and queues stay the caller's to close.
 
-        Without effect when the nursery turns out to be dead: there is no link then.
+        Without effect when the nursery turns out to be dead: there is no link then. Raises OSError.
         """
         assert self._nursery is not None
         path = self._state.control(spec.name)
@@ -151,27 +177,48 @@ class Workers:
             listeners = [control.fileno()] + ([front_end.fileno()] if front_end else [])
             request = {"spec": spec.to_json(), "listener": front_end is not None}
             # Into the queue of a socket that listens already: the worker answers once it runs.
-            channel = _connect(os.fspath(path))
+            link = self._make_link(spec.name, connect(os.fspath(path)), spec, now, child=True)
             try:
-                self._nursery.send(request, [*listeners, journal, *queues])
+                self._nursery.channel.send(request, [link.vitals.fd, *listeners, journal, *queues])
             except ChannelClosed as closed:
-                channel.close()
+                link.close()
                 self._state.forget(spec.name)
                 self._nursery_died(str(closed), now)
                 return
-        self._link(spec.name, channel, spec, now, child=True)
+        self.links[spec.name] = link
+
+    def dispose(self, fd: int) -> None:
+        """Have an fd closed that a peer has touched, in a process for which nobody waits.
+
+        The last close(2) of a socket closes what lies in its queue unread, and a peer may have
+        sent what takes its time to close. Takes the fd.
+        """
+        self._unwanted.append(fd)
+        self._pass_unwanted()
+
+    def _pass_unwanted(self) -> None:
+        """Hand them to the nursery, if there is one now."""
+        while self._unwanted and self._nursery is not None and self._ready:
+            fd = self._unwanted[0]
+            try:
+                if not self._nursery.channel.send_now({"dispose": True}, [fd]):
+                    return
+            except ChannelClosed:
+                return  # it is seen to be dead when it is heard
+            os.close(fd)  # never the last: the nursery has it
+            del self._unwanted[0]
 
     def adopt(self, now: float) -> None:
         """Find the workers of an earlier daemon; clear away what dead ones left."""
         for name in self._state.ports() - self.links.keys():
             path = self._state.control(name)
             try:
-                channel = _connect(os.fspath(path))
+                channel = connect(os.fspath(path))
             except OSError:
                 self._bury(name)
                 continue
             vlog.info(f"{name}: adopting its worker")
-            self._link(name, channel, None, now, child=False)
+            self.links[name] = self._make_link(name, channel, None, now, child=False)
 
     def _bury(self, name: str) -> None:
         # It may live and be too broken to take a connection.
@@ -182,13 +229,24 @@ class Workers:
             os.close(process)
         self._state.forget(name)
 
-    def _link(
+    def _make_link(
         self, name: str, channel: Channel, spec: WorkerSpec | None, now: float, *, child: bool
-    ) -> None:
-        record, log = self._state.pid(name), self._state.log(name)
-        link = WorkerLink(name, channel, spec, record, log, now, child=child)
-        self.links[name] = link
-        link.send({"op": "hello", "version": __version__}, now)
+    ) -> WorkerLink:
+        """A link over `channel`. Raises OSError where there are no more fds."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(channel.close)
+            vitals = Vitals()
+            stack.callback(vitals.close)
+            link = WorkerLink(name, channel, spec, self._state.pid(name), vitals, now, child=child)
+            stack.pop_all()
+        return link
+
+    def abandon(self, name: str) -> None:
+        """Give up a worker that was killed and does not end: its port is free for another one."""
+        link = self.links.pop(name)
+        link.abandon()
+        self.stuck.append(Stuck(name, link))
+        self._state.forget(name)
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -199,18 +257,38 @@ class Workers:
         for link in list(self.links.values()):
             events += [Heard(link.name, report) for report in link.receive(now)]
         events += self._hear_nursery(now)
+        self._look(now)
         for link in list(self.links.values()):
             if link.ended():
                 events.append(self._end(link, link.fault(None), now))
+        for stuck in [stuck for stuck in self.stuck if stuck.link.ended()]:
+            vlog.info(f"{stuck.name}: the worker that was stuck has ended")
+            stuck.link.close()
+            self.stuck.remove(stuck)
         return events
+
+    def _look(self, now: float) -> None:
+        """Find workers that hang, and end them."""
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_EVERY
+        for link in self.links.values():
+            if link.hangs():
+                vlog.warn(f"{link.name}: its worker hangs: killing it")
+                link.kill("worker-stuck: it did not come back from what its peer asked", now)
 
     def wait(self, poller: Any, now: float) -> None:
         """Register what `run` has to be called for."""
         for link in self.links.values():
             link.wait(poller)
+        for stuck in self.stuck:
+            stuck.link.wait(poller)
+        if self.links:
+            poller.timer_wait(math.ceil((self._look_at - now) * 1000))
         if self._nursery is not None:
-            wants = select.POLLOUT if self._nursery.wants_write else 0
-            poller.fd_wait(self._nursery.fileno(), select.POLLIN | wants)
+            channel = self._nursery.channel
+            wants = select.POLLOUT if channel.wants_write or self._unwanted else 0
+            poller.fd_wait(channel.fileno(), select.POLLIN | wants)
         else:
             poller.timer_wait(math.ceil((self._backoff.retry_at - now) * 1000))
 
@@ -220,15 +298,16 @@ class Workers:
 
     def forget_all(self) -> None:
         """Let go of all workers, as another daemon serves the database now."""
-        for link in self.links.values():
+        for link in [*self.links.values(), *(stuck.link for stuck in self.stuck)]:
             link.close()
         self.links.clear()
+        self.stuck.clear()
 
     def close(self) -> None:
         """Let go of all; the nursery ends by that, the workers do not."""
         self.forget_all()
         if self._nursery is not None:
-            self._nursery.close()
+            self._nursery.leave()
             self._nursery = None
 
     def _end(self, link: WorkerLink, fault: str, now: float) -> Ended:
@@ -238,9 +317,15 @@ class Workers:
         return Ended(link.name, fault, now - link.began)
 
 
-def _connect(path: str) -> Channel:
+def connect(path: str) -> Channel:
+    """A connection to a worker over which nothing ever comes back.
+
+    What comes over a socket may carry fds, and who closes the socket closes those too. It is shut
+    before it is connected, so that there is no moment in which a worker could send one.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
     try:
+        sock.shutdown(socket.SHUT_RD)
         sock.connect(path)
     except OSError:
         sock.close()

@@ -30,6 +30,10 @@ def stride(queue_size: int, *, packed: bool) -> int:
     return -(-_length(queue_size, packed) // spec.INFLIGHT_ALIGN) * spec.INFLIGHT_ALIGN
 
 
+MAX_BYTES = 256 * stride(32768, packed=True)
+"""Of the largest region that there can be."""
+
+
 def make(queues: int, queue_size: int, *, packed: bool) -> tuple[int, int]:
     """A file of zeros for so many queues, which nobody can cut short: its fd and its bytes.
 

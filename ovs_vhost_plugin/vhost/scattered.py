@@ -68,7 +68,8 @@ def join(views: Sequence[mapping.Bytes]) -> mapping.Bytes:
     places = [(mapping.address(view), len(view)) for view in views]
     skipped = places[0][0] % _PAGE
     total = skipped + sum(length for _, length in places)
-    joined = np.frombuffer(mmap.mmap(-1, -(-total // _PAGE) * _PAGE), dtype=np.uint8)
+    room = mmap.mmap(-1, -(-total // _PAGE) * _PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    joined = np.frombuffer(room, dtype=np.uint8)
     target = mapping.address(joined) + skipped
     for number, (address, length) in enumerate(places):
         if number and (address % _PAGE or target % _PAGE):

@@ -2,6 +2,8 @@
 """The worker's side of the control protocol: what the daemon is told, and how often at most.
 
 State is told as whole snapshots, so a daemon that comes later needs nothing that was said before.
+A daemon connects and sends its hello, with the pipe for what it is told and the file for this
+worker's vitals: then it is told.
 """
 
 from __future__ import annotations
@@ -9,17 +11,20 @@ from __future__ import annotations
 import os
 import selectors
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from ovs_vhost_plugin import __version__
+from ovs_vhost_plugin import __version__, vitals
 from ovs_vhost_plugin.control import Channel, ChannelClosed, WorkerSpec
+from ovs_vhost_plugin.reportpipe import ReportWriter
 from ovs_vhost_plugin.worker.limiter import Limiter
 
 # A hostile guest must not keep the daemon, which serves all ports, busy.
 _STATES_PER_SECOND, _STATES_AT_ONCE = 2.0, 20
 _RARPS_PER_SECOND, _RARPS_AT_ONCE = 10.0, 20
 _HOLDS_PER_SECOND, _HOLDS_AT_ONCE = 5.0, 20
+_STARTS_PER_SECOND, _STARTS_AT_ONCE = 10.0, 40
+_CHANGES_PER_SECOND, _CHANGES_AT_ONCE = 5.0, 20  # of addresses
 
 Handler = Callable[[dict[str, Any], list[int]], None]
 
@@ -36,7 +41,9 @@ class DaemonLink:
         addresses: Callable[[], list[dict[str, Any]]],
         holding: Callable[[], dict[str, Any] | None],
         handle: Handler,
+        on_daemon: Callable[[], object] = lambda: None,
     ) -> None:
+        """`on_daemon` is called when a daemon has come that knows nothing yet."""
         self._listener = listener
         self._selector = selector
         self._spec = spec
@@ -44,20 +51,25 @@ class DaemonLink:
         self._addresses = addresses
         self._holding = holding
         self._handle = handle
+        self._on_daemon = on_daemon
         self._channel: Channel | None = None
+        self._reports: ReportWriter | None = None  # from the daemon's hello on
         self._told: dict[str, Any] | None = None
         self._told_addresses: list[dict[str, Any]] = []
         self._states: Limiter[dict[str, Any]] = Limiter(_STATES_PER_SECOND, _STATES_AT_ONCE)
         self._rarps: Limiter[dict[str, Any]] = Limiter(_RARPS_PER_SECOND, _RARPS_AT_ONCE)
         self._told_hold: dict[str, Any] | None = None
         self._holds: Limiter[dict[str, Any]] = Limiter(_HOLDS_PER_SECOND, _HOLDS_AT_ONCE)
+        self._starts: Limiter[dict[str, Any]] = Limiter(_STARTS_PER_SECOND, _STARTS_AT_ONCE)
+        changes: Limiter[list[dict[str, Any]]] = Limiter(_CHANGES_PER_SECOND, _CHANGES_AT_ONCE)
+        self._changes = changes
         listener.setblocking(False)
         selector.register(listener, selectors.EVENT_READ, self._accept)
 
     @property
     def connected(self) -> bool:
         """Whether a daemon listens."""
-        return self._channel is not None
+        return self._reports is not None
 
     def rarp(self, mac: bytes, at: float) -> None:
         """Pass SEND_RARP on; of a flood, the latest.
@@ -67,29 +79,35 @@ class DaemonLink:
         self._rarps.offer({"event": "rarp", "mac": mac.hex(":"), "at": at})
         self._pass_rarp(at)
 
-    def send(self, event: dict[str, Any], fds: Sequence[int] = ()) -> bool:
+    def started(self, event: dict[str, Any], now: float) -> None:
+        """Tell that rings began to run; of a front-end that starts them without end, the latest."""
+        self._starts.offer(event)
+        self._pass_start(now)
+
+    def send(self, event: dict[str, Any]) -> bool:
         """Send one event now; False when no daemon is there for it."""
-        if self._channel is None:
+        if self._reports is None:
             return False
         try:
-            self._channel.send(event, fds)
+            self._reports.send(event)
         except ChannelClosed:
             self._drop()
             return False
         self._watch()
         return True
 
-    def tell_addresses(self) -> None:
-        """Tell what the guest uses if that has changed; it is limited where it is looked for."""
+    def tell_addresses(self, now: float) -> None:
+        """Tell what the guest uses if that has changed."""
         addresses = self._addresses()
-        if addresses != self._told_addresses and self.send(
-            {"event": "addresses", "addresses": addresses}
-        ):
-            self._told_addresses = addresses
+        if addresses != self._told_addresses:
+            self._changes.offer(addresses)
+        due = self._changes.take(now)
+        if due is not None and self.send({"event": "addresses", "addresses": due}):
+            self._told_addresses = due
 
     def run(self, now: float) -> None:
         """Tell what has changed, as far as the limits allow."""
-        if self._channel is None:
+        if self._reports is None:
             return
         state = self._snapshot()
         if state != self._told:
@@ -97,7 +115,7 @@ class DaemonLink:
         due = self._states.take(now)
         if due is not None and self.send({"event": "state", "state": due}):
             self._told = due
-        self.tell_addresses()
+        self.tell_addresses(now)
         hold = self._holding()
         if hold is not None and hold != self._told_hold:
             self._holds.offer(hold)
@@ -105,12 +123,13 @@ class DaemonLink:
         if hold is not None and self.send(hold):
             self._told_hold = hold
         self._pass_rarp(now)
+        self._pass_start(now)
 
     def due(self, now: float) -> float | None:
         """Seconds until `run` has something to tell."""
-        if self._channel is None:
+        if self._reports is None:
             return None
-        limiters = (self._states, self._rarps, self._holds)
+        limiters = (self._states, self._rarps, self._holds, self._starts, self._changes)
         waits = [w for w in (limiter.due(now) for limiter in limiters) if w is not None]
         return min(waits, default=None)
 
@@ -119,39 +138,70 @@ class DaemonLink:
         if rarp is not None:
             self.send(rarp)
 
-    def _accept(self, now: float) -> None:
+    def _pass_start(self, now: float) -> None:
+        start = self._starts.take(now)
+        if start is not None:
+            self.send(start)
+
+    def _accept(self, _now: float) -> None:
         try:
             sock, _ = self._listener.accept()
         except OSError:
             return
         self._drop()
-        self._channel = Channel(sock)
+        self._channel = Channel(sock, max_fds=2)
         self._selector.register(self._channel, selectors.EVENT_READ, self._receive)
-        hello = {"version": __version__, "pid": os.getpid(), "spec": self._spec().to_json()}
-        if self.send({"event": "hello", **hello}):
-            self._told = self._told_hold = None
-            self._told_addresses = []
-            self.run(now)
 
     def _receive(self, now: float) -> None:
         channel = self._channel
         if channel is None:
             return
         try:
-            channel.flush()
             for command, fds in channel.receive():
-                self._handle(command, fds)
+                if command.get("op") == "hello" and len(fds) == 2 and self._reports is None:
+                    self._greet(fds[0], fds[1], now)
+                else:
+                    self._handle(command, fds)
         except ChannelClosed:
             self._drop()
-            return
-        self._watch()
+
+    def _greet(self, reports: int, black_box: int, now: float) -> None:
+        vitals.adopt(black_box)
+        os.close(black_box)
+        self._reports = ReportWriter(reports)
+        hello = {"event": "hello", "version": __version__, "spec": self._spec().to_json()}
+        if self.send(hello):
+            self._told = self._told_hold = None
+            self._told_addresses = []
+            self._on_daemon()
+            self.run(now)
 
     def _watch(self) -> None:
-        if self._channel is not None:
-            wants = selectors.EVENT_WRITE if self._channel.wants_write else 0
-            self._selector.modify(self._channel, selectors.EVENT_READ | wants, self._receive)
+        """Have reports that wait sent when the daemon has read."""
+        reports = self._reports
+        if reports is None:
+            return
+        watched = reports.fileno() in self._selector.get_map()
+        if reports.wants_write and not watched:
+            self._selector.register(reports, selectors.EVENT_WRITE, self._flush)
+        elif watched and not reports.wants_write:
+            self._selector.unregister(reports)
+
+    def _flush(self, _now: float) -> None:
+        assert self._reports is not None
+        try:
+            self._reports.flush()
+        except ChannelClosed:
+            self._drop()
+        else:
+            self._watch()
 
     def _drop(self) -> None:
+        reports, self._reports = self._reports, None
+        if reports is not None:
+            if reports.fileno() in self._selector.get_map():
+                self._selector.unregister(reports)
+            reports.close()
         if self._channel is not None:
             self._selector.unregister(self._channel)
             self._channel.close()

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker from fork to exit: privileges dropped, then one loop over its sockets.
+"""A worker from birth to exit: one loop over its sockets.
+
+Whoever made it has put it into its sandbox (`birth.py`).
 
 The loop sleeps until the front-end, the daemon, a ring's fault or a new address of the guest's
 wakes it: packets are moved by the queue pairs' threads, in compiled code, without this loop
@@ -21,15 +23,15 @@ from typing import Any
 
 import numpy as np
 
-from ovs_vhost_plugin import process
+from ovs_vhost_plugin import process, vitals
 from ovs_vhost_plugin.announce import frames
-from ovs_vhost_plugin.control import WorkerSpec
+from ovs_vhost_plugin.control import Inheritance, WorkerSpec
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.vhost import userfault
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import Nic, Offer, offer
 from ovs_vhost_plugin.vhost.userfault import Userfault
-from ovs_vhost_plugin.worker import journal, privileges
+from ovs_vhost_plugin.worker import journal
 from ovs_vhost_plugin.worker.addresses import Addresses
 from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.daemonlink import DaemonLink
@@ -65,21 +67,9 @@ def warm() -> None:
         os.sched_yield()
 
 
-def run(
-    spec: WorkerSpec,
-    control_listener: socket.socket,
-    vhost_listener: socket.socket | None,
-    tap_fds: list[int],
-    journal_fd: int,
-) -> int:
-    """Be the worker of `spec` until told to quit; return the exit status.
-
-    tap_fds: one open queue of the port's tap for each queue pair.
-    journal_fd: the file of the rings' journals, which nobody else writes.
-    """
-    userfaultfd = userfault.open_device()  # while root's may be opened
-    privileges.drop(spec.uid, spec.gid)
-    worker = Worker(spec, control_listener, vhost_listener, tap_fds, journal_fd, userfaultfd)
+def run(spec: WorkerSpec, inheritance: Inheritance) -> int:
+    """Be the worker of `spec` until told to quit; return the exit status."""
+    worker = Worker(spec, inheritance, vitals.beat)
     try:
         worker.serve()
     finally:
@@ -91,16 +81,13 @@ class Worker:
     """The wiring of one port."""
 
     def __init__(
-        self,
-        spec: WorkerSpec,
-        control_listener: socket.socket,
-        vhost_listener: socket.socket | None,
-        tap_fds: list[int],
-        journal_fd: int,
-        userfaultfd: int | None,
+        self, spec: WorkerSpec, inheritance: Inheritance, beat: Callable[[int], object]
     ) -> None:
-        """`userfaultfd`: `userfault.open_device()`; without it postcopy is not offered."""
+        """`beat` is told since when the worker is busy (nanoseconds), and with 0 that it sleeps."""
+        tap_fds = inheritance.taps
         self._spec = spec
+        self._beat = beat
+        userfaultfd = userfault.open_device()
         self._postcopy = userfaultfd is not None
         self._selector = selectors.DefaultSelector()
         self._errors: Counter[str] = Counter()
@@ -112,8 +99,8 @@ class Worker:
         taps.set_attached([False] * len(tap_fds))
         self._tap_fd = tap_fds[0]
         learned_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        journals = journal.open_file(journal_fd, 2 * len(tap_fds))
-        os.close(journal_fd)
+        journals = journal.open_file(inheritance.journal, 2 * len(tap_fds))
+        os.close(inheritance.journal)
         pairs = [
             QueuePair(index, fd, learned_fd, journals=journals[2 * index : 2 * index + 2])
             for index, fd in enumerate(tap_fds)
@@ -131,7 +118,7 @@ class Worker:
             self._selector,
             time.monotonic,
             # At once: the daemon is to know it before the rings start, which is what announces.
-            on_load=lambda: self._daemon.tell_addresses(),
+            on_load=lambda: self._daemon.tell_addresses(time.monotonic()),
         )
         channel = BackEndChannel(self._selector, self.error)
         self._device = Device(
@@ -143,12 +130,12 @@ class Worker:
             channel,
             InBand(self._selector, channel),
             finish_offloads=spec.finish_offloads,
-            finish_udp=spec.finish_udp or not self._takes_uso,
+            finish_udp=self._finishes_udp(spec),
             make_userfault=None if userfaultfd is None else partial(Userfault, userfaultfd),
         )
         self._expectation = Expectation()
         self._daemon = DaemonLink(
-            control_listener,
+            socket.socket(fileno=inheritance.control),
             self._selector,
             lambda: self._spec,
             self._snapshot,
@@ -156,9 +143,10 @@ class Worker:
             self._holding.report,
             self._command,
         )
+        listener = inheritance.listener
         self._front_end = FrontEnd(
             spec.path,
-            vhost_listener,
+            None if listener is None else socket.socket(fileno=listener),
             self._device,
             self._selector,
             make_offer=self._offer,
@@ -188,9 +176,16 @@ class Worker:
                 self._expectation.due(now),
             )
             timeout = min((w for w in waits if w is not None), default=None)
-            for key, _ in self._selector.select(timeout):
+            self._beat(0)
+            ready = self._selector.select(timeout)
+            self.busy()
+            for key, _ in ready:
                 if key.fd in self._selector.get_map():  # not dropped by the one before it
                     key.data(time.monotonic())
+
+    def busy(self) -> None:
+        """Say that this worker does something now; if it does not say it again, it hangs."""
+        self._beat(time.monotonic_ns())
 
     def close(self) -> None:
         """Stop the rings before the memory behind them goes."""
@@ -214,18 +209,16 @@ class Worker:
         self._selector.register(fd, selectors.EVENT_READ, callback)
 
     def _wake_on_signals(self) -> None:
-        reader, writer = socket.socketpair()
-        reader.setblocking(False)
-        writer.setblocking(False)
-        signal.set_wakeup_fd(writer.fileno())
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writer)
         signal.signal(signal.SIGTERM, lambda *_: self._quit())
         for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(ignored, signal.SIG_IGN)
         self._signals = (reader, writer)
-        self._watch(reader.fileno(), self._drain_signals)
+        self._watch(reader, self._drain_signals)
 
     def _drain_signals(self, _now: float) -> None:
-        self._signals[0].recv(64)
+        os.read(self._signals[0], 64)
 
     def _quit(self) -> None:
         self._quitting = True
@@ -246,7 +239,7 @@ class Worker:
         sent = sum(pair.counters["tx_packets"] for pair in self._device.pairs)
         moved_in = self._state.take_arrival()
         event = {"event": "started", "base": base, "sent": sent, "moved_in": moved_in}
-        self._daemon.send(event)
+        self._daemon.started(event, time.monotonic())
 
     def error(self, error: PeerError) -> None:
         """Count a peer's mistake; the daemon publishes the last one."""
@@ -278,11 +271,14 @@ class Worker:
             case {"op": "quit"}:
                 self._quit()
 
+    def _finishes_udp(self, spec: WorkerSpec) -> bool:
+        """Whether large UDP frames are finished here: bridge or tap take none."""
+        return spec.finish_udp or not self._takes_uso
+
     def _configure(self, spec: WorkerSpec) -> None:
         """Follow what has changed of the spec; a new offer is for the next connection."""
         self._spec = spec
-        finish_udp = spec.finish_udp or not self._takes_uso
-        self._device.set_finish_offloads(spec.finish_offloads, finish_udp)
+        self._device.set_finish_offloads(spec.finish_offloads, self._finishes_udp(spec))
         self._device.follow_port(link_up=spec.link_up, mtu=spec.mtu)
         self._holding.enabled = spec.hold
         if not spec.hold:

@@ -134,10 +134,11 @@ class QueuePair:
             stop=self._stop,
         )
         self._stop[0] = 0
-        self._ended = threading.Event()
+        ended = threading.Event()
         # Not threading.Thread, whose start() waits until the processor has come to the new thread:
         # for milliseconds on a busy host, in which a guest that has moved stands still.
-        _thread.start_new_thread(self._run, (pair, self._ended))
+        _thread.start_new_thread(self._run, (pair, ended))
+        self._ended = ended  # a thread that could not be started is not waited for
 
     def stop(self) -> None:
         """End the loop: after this nothing writes to guest memory, log or tap."""

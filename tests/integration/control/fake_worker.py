@@ -18,9 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ovs_vhost_plugin.control import Channel, ChannelClosed, WorkerSpec
+from ovs_vhost_plugin import vitals
+from ovs_vhost_plugin.control import Channel, ChannelClosed, Inheritance, WorkerSpec
+from ovs_vhost_plugin.reportpipe import ReportWriter
 
-_TUNGETIFF = 0x800454D2
 _TUNSETCARRIER = 0x400454E2
 _VNET_HEADER = 10  # bytes, as a tap has it by default
 
@@ -29,32 +30,29 @@ def warm() -> None:
     pass
 
 
-def run(
-    spec: WorkerSpec,
-    control_listener: socket.socket,
-    vhost_listener: socket.socket | None,
-    tap_fds: list[int],
-    journal_fd: int,
-) -> int:
+def run(spec: WorkerSpec, inheritance: Inheritance) -> int:
     if spec.name.startswith("raise"):
         raise RuntimeError("this worker was told to fail")
-    if spec.uid:
-        os.setgroups([])
-        os.setresgid(spec.gid, spec.gid, spec.gid)
-        os.setresuid(spec.uid, spec.uid, spec.uid)
-    os.close(journal_fd)
-    return FakeWorker(spec, control_listener, vhost_listener, tap_fds).serve()
+    os.close(inheritance.journal)
+    return FakeWorker(spec, inheritance).serve()
+
+
+def link_of(fd: int) -> str | None:
+    """What an fd is of, None if there is none."""
+    try:
+        return str(Path(f"/proc/self/fd/{fd}").readlink())
+    except FileNotFoundError:
+        return None
 
 
 class FakeWorker:
-    def __init__(
-        self,
-        spec: WorkerSpec,
-        control: socket.socket,
-        vhost: socket.socket | None,
-        taps: list[int],
-    ) -> None:
-        self.spec, self.control, self.vhost, self.taps = spec, control, vhost, taps
+    def __init__(self, spec: WorkerSpec, inheritance: Inheritance) -> None:
+        self.spec = spec
+        self.control = socket.socket(fileno=inheritance.control)
+        listener = inheritance.listener
+        self.vhost = None if listener is None else socket.socket(fileno=listener)
+        self.taps = list(inheritance.taps)
+        self.reports: ReportWriter | None = None
         self.channel: Channel | None = None
         self.front_end: socket.socket | None = None
         self.configured: dict[str, Any] = {}
@@ -76,7 +74,7 @@ class FakeWorker:
 
     def serve(self) -> int:
         while True:
-            if self.spec.name.startswith("flood") and self.channel is not None:
+            if self.spec.name.startswith("flood") and self.reports is not None:
                 with contextlib.suppress(ChannelClosed):
                     self.tell("started", base=0)
             watched = [self.control, *([self.channel] if self.channel else [])]
@@ -84,7 +82,7 @@ class FakeWorker:
                 watched.append(self.vhost)
             if self.puppet and self.front_end is not None:
                 watched.append(self.front_end)
-            ready, _, _ = select.select(watched, [], [], self._timeout())
+            ready = self.ready(watched)
             if self.control in ready:
                 self.accept()
             if self.vhost in ready and self.vhost is not None:
@@ -97,15 +95,27 @@ class FakeWorker:
             if not ready and self.spec.mode == "client" and self.front_end is None:
                 self.connect()
 
+    def ready(self, watched: list[Any]) -> list[Any]:
+        poll = select.poll()
+        for file in watched:
+            poll.register(file, select.POLLIN)
+        fds = {fd for fd, _ in poll.poll(1000 * self._timeout())}
+        return [file for file in watched if file.fileno() in fds]
+
     def _timeout(self) -> float:
         return 0.001 if self.spec.name.startswith("flood") else 0.1
 
     def accept(self) -> None:
         sock, _ = self.control.accept()
+        self.channel = Channel(sock, max_fds=2)
+
+    def greet(self, reports: int, black_box: int) -> None:
         if self.spec.name.startswith("rude"):
-            sock.send(b"[1, 2")
-        self.channel = Channel(sock)
-        self.tell("hello", version="fake", pid=1, spec=self.spec.to_json())
+            os.write(reports, b"[1, 2\n")
+        vitals.adopt(black_box)
+        os.close(black_box)
+        self.reports = ReportWriter(reports)
+        self.tell("hello", version="fake", spec=self.spec.to_json())
         self.tell_state()
 
     def listen(self) -> bool:
@@ -113,12 +123,14 @@ class FakeWorker:
         try:
             told = [self.obey(command, fds) for command, fds in self.channel.receive()]
         except ChannelClosed:
-            self.channel = None
+            self.channel = self.reports = None
             return False
         return any(told)
 
     def obey(self, command: dict[str, Any], fds: list[int]) -> bool:
         match command:
+            case {"op": "hello"}:
+                self.greet(*fds)
             case {"op": "quit"}:
                 return not self.spec.name.startswith("deaf")
             case {"op": "stats", "id": request}:
@@ -139,8 +151,8 @@ class FakeWorker:
         self.tell("connect", path=self.spec.path)
 
     def tell(self, event: str, **what: Any) -> None:
-        if self.channel is not None and not self.spec.name.startswith("mute"):
-            self.channel.send({"event": event, **what})
+        if self.reports is not None and not self.spec.name.startswith("mute"):
+            self.reports.send({"event": event, **what})
 
     def tell_state(self) -> None:
         connected = self.front_end is not None
@@ -164,16 +176,13 @@ class FakeWorker:
         self.tell("state", state=state)
 
     def stats(self) -> dict[str, Any]:
-        names = [
-            fcntl.ioctl(fd, _TUNGETIFF, bytes(40))[:16].rstrip(b"\0").decode() for fd in self.taps
-        ]
         return {
             "status": "fake",
             "uid": os.getuid(),
-            "taps": names,
-            "fds": sorted(int(fd.name) for fd in Path("/proc/self/fd").iterdir()),
+            "taps": len(self.taps),
+            "fds": {str(fd): link for fd in range(64) if (link := link_of(fd)) is not None},
+            "environment": dict(os.environ),
             "sigterm": signal.getsignal(signal.SIGTERM) == signal.SIG_DFL,
-            "session": os.getsid(0) == os.getpid(),
             "configured": self.configured,
             "queue_pairs": [{"rx_packets": 3}, {"rx_packets": 4, **self.counters}],
             "errors": {},

@@ -71,7 +71,7 @@ def test_a_port_changed_while_no_daemon_ran_gets_another_worker(host) -> None:
     wait_until(lambda: not alive(pid), "end of the old worker")
     wait_until(lambda: phases(host) == {"vhu0": "running"}, "the new worker")
     stats = json.loads(host.appctl("vhost/stats", "-f", "json"))
-    assert stats["ports"]["vhu0"]["taps"] == ["vhu0"]
+    assert stats["ports"]["vhu0"]["taps"] == 1
 
 
 def test_a_worker_that_died_while_no_daemon_ran_is_replaced(host) -> None:

@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon's link to a worker: phases, ends and their names, a worker that lies."""
 
+import contextlib
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ovs_vhost_plugin import pidfile, vitals
 from ovs_vhost_plugin.control import Channel, WorkerSpec
 from ovs_vhost_plugin.daemon.reconcile import Phase
+from ovs_vhost_plugin.daemon.reportrates import RATES
 from ovs_vhost_plugin.daemon.reports import Hello, Started, State
-from ovs_vhost_plugin.daemon.workerlink import WorkerLink
+from ovs_vhost_plugin.daemon.workerlink import HANG_LOOKS, WorkerLink
+from ovs_vhost_plugin.reportpipe import ReportWriter
+from ovs_vhost_plugin.vitals import Vitals
 
 NOW = 50.0
 SPEC = WorkerSpec("vhu0", "client", "/x", 1, None, False, True)
@@ -34,30 +40,52 @@ class Worker:
     """Both ends: the link, and the other end to speak as the worker."""
 
     def __init__(self, directory: Path, *, child: bool) -> None:
-        ours, self.sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.log = directory / "log"
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.record = directory / "pid"
-        self.channel = Channel(self.sock)
+        self.channel = Channel(theirs, max_fds=2)
         channel = Channel(ours, max_fds=0)
         spec = SPEC if child else None
-        self.link = WorkerLink("vhu0", channel, spec, self.record, self.log, NOW, child=child)
+        self.link = WorkerLink("vhu0", channel, spec, self.record, Vitals(), NOW, child=child)
+        ((hello, (pipe, self.vitals)),) = self.channel.receive()
+        assert hello["op"] == "hello"
+        self.pipe = pipe
+        self.reports = ReportWriter(pipe)
 
     def says(self, **event: Any) -> list[Any]:
-        self.channel.send(event)
+        self.reports.send(event)
         return self.link.receive(NOW)
 
     def hello(self, spec: WorkerSpec = SPEC) -> list[Any]:
-        return self.says(event="hello", version="1", pid=1, spec=spec.to_json())
+        return self.says(event="hello", version="1", spec=spec.to_json())
+
+    def hangs_up(self, now: float = NOW) -> None:
+        self.reports.close()
+        self.link.receive(now)
+
+    def last_words(self, words: str) -> None:
+        os.pwrite(self.vitals, words.encode(), 4096)
+
+    def pulse(self, busy_since: int) -> None:
+        os.pwrite(self.vitals, busy_since.to_bytes(8, "little"), 0)
+
+    def close(self) -> None:
+        self.link.close()
+        self.channel.close()
+        os.close(self.vitals)
+        with contextlib.suppress(OSError):
+            self.reports.close()
 
 
 @pytest.fixture
-def child(tmp_path: Path) -> Worker:
-    return Worker(tmp_path, child=True)
+def child(tmp_path: Path) -> Iterator[Worker]:
+    with contextlib.closing(Worker(tmp_path, child=True)) as worker:
+        yield worker
 
 
 @pytest.fixture
-def adopted(tmp_path: Path) -> Worker:
-    return Worker(tmp_path, child=False)
+def adopted(tmp_path: Path) -> Iterator[Worker]:
+    with contextlib.closing(Worker(tmp_path, child=False)) as worker:
+        yield worker
 
 
 def test_from_request_to_running(child: Worker) -> None:
@@ -117,33 +145,26 @@ def test_quit_is_an_end_without_fault(child: Worker) -> None:
     child.link.quit(NOW)
     assert child.channel.receive() == [({"op": "quit"}, [])]
     assert child.link.phase is Phase.ENDING
-    child.channel.close()
-    child.link.receive(NOW)
+    child.hangs_up()
     assert child.link.fault(0) == ""
 
 
 def test_a_child_has_ended_when_the_nursery_says_so(child: Worker) -> None:
-    child.channel.close()
-    child.link.receive(NOW + 3)
+    child.hangs_up(NOW + 3)
     assert (child.link.phase, child.link.since) == (Phase.ENDING, NOW + 3)
     assert not child.link.ended()
 
 
 def test_an_adopted_worker_without_a_record_has_ended_with_its_channel(adopted: Worker) -> None:
     assert not adopted.link.ended()
-    adopted.channel.close()
-    adopted.link.receive(NOW)
+    adopted.hangs_up()
     assert adopted.link.ended()
 
 
 def test_an_adopted_worker_that_lives_has_not_ended(adopted: Worker) -> None:
-    from ovs_vhost_plugin.daemon import pidfile
-
-    pidfile.write(adopted.record)  # this test's process, which lives
-    adopted.channel.close()
-    adopted.link.receive(NOW)
+    pidfile.write(adopted.record, os.getpid())  # this test's process, which lives
+    adopted.hangs_up()
     assert adopted.link.phase is Phase.ENDING and not adopted.link.ended()
-    adopted.link.close()
 
 
 @pytest.mark.parametrize(
@@ -152,6 +173,7 @@ def test_an_adopted_worker_that_lives_has_not_ended(adopted: Worker) -> None:
         (-signal.SIGBUS, "", "memory-file-truncated: "),
         (None, "Fatal Python error: Bus error\n\nCurrent thread", "memory-file-truncated: "),
         (-signal.SIGSEGV, "", "worker-sigsegv: "),
+        (-signal.SIGSYS, "", "worker-sigsys: it made a system call"),
         (70, "Traceback\nValueError: x\n", "worker-exit-70: ValueError: x"),
         (0, "", "worker-exit-0: it says no more"),
         (None, "", "worker-died: it says no more"),
@@ -159,24 +181,26 @@ def test_an_adopted_worker_that_lives_has_not_ended(adopted: Worker) -> None:
     ],
 )
 def test_ends_have_names(child: Worker, status: int | None, log: str, fault: str) -> None:
-    child.log.write_text(log)
-    child.channel.close()
-    child.link.receive(NOW)
+    child.last_words(log)
+    child.hangs_up()
     assert child.link.fault(status).startswith(fault)
 
 
 @pytest.mark.parametrize(
-    ("packet", "words"),
+    ("line", "words"),
     [
-        (b"{}", "no such event"),
-        (b"[]", "no JSON object"),
-        (b'{"event":"rarp","mac":"x","at":1}', "rarp"),
+        (b"{}\n", "no such event"),
+        (b"[]\n", "no JSON object"),
+        (b"\n", "no JSON"),
+        (b'{"event":"rarp","mac":"x","at":1}\n', "rarp"),
+        (b'{"event":"stats","id":1,"stats":{}}\n', "nobody asked"),
+        (b'{"event":"held","id":1,"frames":[],"left":0}\n', "nobody asked"),
     ],
 )
 def test_a_worker_that_breaks_the_protocol_is_on_its_way_out(
-    child: Worker, packet: bytes, words: str
+    child: Worker, line: bytes, words: str
 ) -> None:
-    child.sock.send(packet)
+    os.write(child.pipe, line)
     assert child.link.receive(NOW) == []
     assert child.link.phase is Phase.ENDING
     assert words in child.link.fault(-signal.SIGKILL)
@@ -195,29 +219,82 @@ def test_the_name_it_claims_is_made_fit_for_log_and_database(adopted: Worker) ->
     assert fault.isascii() and fault.isprintable() and len(fault) < 300
 
 
-def test_fds_from_a_worker_are_refused(child: Worker) -> None:
-    before = sorted(path.name for path in Path("/proc/self/fd").iterdir())
-    child.channel.send({"event": "started", "base": 0}, [0])
-    child.link.receive(NOW)
-    assert child.link.phase is Phase.ENDING
-    after = sorted(path.name for path in Path("/proc/self/fd").iterdir())
-    assert len(after) == len(before) - 1  # the link's own
+def test_half_a_report_is_kept_and_a_long_one_is_none(child: Worker) -> None:
+    os.write(child.pipe, b'{"event":"star')
+    assert child.link.receive(NOW) == []
+    os.write(child.pipe, b'ted","base":7}\n')
+    assert child.link.receive(NOW) == [Started(7)]
+    while child.link.channel is not None:
+        os.write(child.pipe, b"x" * 4096)
+        child.link.receive(NOW)
+    assert child.link.fault(None).startswith("worker-channel: a report of more than")
 
 
-def test_a_flood_is_cut_off(child: Worker) -> None:
+@pytest.mark.parametrize("kind", RATES)
+def test_a_flood_of_any_kind_is_cut_off(child: Worker, kind: str) -> None:
+    reports = {
+        "state": {"state": STATE},
+        "started": {"base": 0},
+        "rarp": {"mac": "52:54:00:00:00:01", "at": 1.0},
+        "addresses": {"addresses": []},
+        "holding": {"hold": 1, "active": True, "stations": [], "counts": {}},
+        "connect": {"path": "/x"},
+    }
     heard = 0
     while child.link.channel is not None:
-        for _ in range(20):
-            child.channel.send({"event": "started", "base": 0})
-        heard += len(child.link.receive(NOW))
-    assert heard == 500
-    assert child.link.fault(None) == "worker-channel: a flood of reports"
+        heard += len(child.says(event=kind, **reports[kind]))
+    assert heard == RATES[kind][1]
+    assert child.link.fault(None) == f"worker-channel: a flood of reports: {kind}"
+
+
+def test_a_flood_of_bytes_is_cut_off(child: Worker) -> None:
+    """Few reports, each as long as may be."""
+    addresses = [
+        {
+            "mac": "52:54:00:00:00:01",
+            "vlan": 0,
+            "router": False,
+            "ipv4": [],
+            "ipv6": [],
+            "x": "y" * 1000,
+        }
+    ] * 50
+    second = 0
+    while child.link.channel is not None:
+        second += 1
+        child.reports.send({"event": "addresses", "addresses": addresses})
+        child.link.receive(NOW + second / 5)
+    assert child.link.fault(None) == "worker-channel: a flood of reports: bytes"
 
 
 def test_a_slow_stream_is_no_flood(child: Worker) -> None:
     for second in range(1000):
-        child.channel.send({"event": "started", "base": 0})
+        child.reports.send({"event": "started", "base": 0})
         assert child.link.receive(NOW + second) == [Started(0)]
+
+
+def test_an_answer_to_each_question_is_no_flood(child: Worker) -> None:
+    for number in range(1000):
+        child.link.send({"op": "stats", "id": number}, NOW)
+        child.channel.receive()
+        assert child.says(event="stats", id=number, stats={})
+    assert child.link.channel is not None
+
+
+def test_a_worker_hangs_when_it_does_not_come_back_from_the_same(child: Worker) -> None:
+    child.hello()
+    for look in range(2 * HANG_LOOKS):  # one that sleeps, and one that is busy with another thing
+        child.pulse(look % 2 * (look + 1))
+        assert not child.link.hangs()
+    child.pulse(77)
+    assert [child.link.hangs() for _ in range(HANG_LOOKS + 1)] == [False] * HANG_LOOKS + [True]
+
+
+def test_the_vitals_cannot_be_made_larger(child: Worker) -> None:
+    with pytest.raises(PermissionError):
+        os.ftruncate(child.vitals, 1 << 30)
+    with pytest.raises(PermissionError):
+        os.pwrite(child.vitals, b"x", vitals.SIZE)
 
 
 def test_a_kill_goes_to_the_recorded_process_whatever_the_worker_says(adopted: Worker) -> None:
@@ -231,6 +308,5 @@ def test_a_kill_goes_to_the_recorded_process_whatever_the_worker_says(adopted: W
 def test_an_orphan_is_watched_by_its_record(child: Worker) -> None:
     child.link.born(os.getpid(), NOW)
     child.link.orphaned(NOW)
-    child.channel.close()
-    child.link.receive(NOW)
+    child.hangs_up()
     assert child.link.ended()  # nothing was recorded

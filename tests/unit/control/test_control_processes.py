@@ -8,14 +8,13 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ovs_vhost_plugin import pidfile
 from ovs_vhost_plugin.control import ChannelClosed, WorkerSpec
-from ovs_vhost_plugin.daemon import nursery, pidfile
 from ovs_vhost_plugin.daemon.listener import (
     ListenError,
     Owner,
@@ -23,7 +22,10 @@ from ovs_vhost_plugin.daemon.listener import (
     listen_front_end,
     unlink_front_end,
 )
+from ovs_vhost_plugin.daemon.nursery import Nursery as Program
+from ovs_vhost_plugin.daemon.workers import connect
 from ovs_vhost_plugin.dirs import StateDir
+from ovs_vhost_plugin.vitals import Vitals
 
 
 @pytest.fixture
@@ -65,13 +67,8 @@ def test_ports_with_dots_in_their_names_are_found_again(state: StateDir) -> None
 
 
 def test_a_recorded_process_is_found_and_killed(state: StateDir) -> None:
-    write = "from ovs_vhost_plugin.daemon import pidfile; from pathlib import Path; import time; "
-    write += f"pidfile.write(Path({str(state.pid('a'))!r})); print('x', flush=True); time.sleep(60)"
-    env = {**os.environ, "PYTHONPATH": str(Path(pidfile.__file__).parents[1])}
-    with subprocess.Popen(
-        [sys.executable, "-c", write], stdout=subprocess.PIPE, env=env
-    ) as process:
-        assert process.stdout is not None and process.stdout.readline() == b"x\n"
+    with subprocess.Popen(["sleep", "60"]) as process:
+        pidfile.write(state.pid("a"), process.pid)
         pidfd = pidfile.open_process(state.pid("a"))
         assert pidfd is not None
         pidfile.kill(pidfd)
@@ -89,6 +86,19 @@ def test_another_process_under_the_same_pid_is_not_it(state: StateDir, text: str
 
 def test_nothing_recorded_is_no_process(state: StateDir) -> None:
     assert pidfile.open_process(state.pid("a")) is None
+
+
+# -- the connection to a worker ---------------------------------------------------------------
+
+
+def test_nothing_ever_comes_back_over_the_socket(state: StateDir) -> None:
+    """Neither bytes nor an fd, whose closing could take its time: not from the first moment on."""
+    with listen_control(state.control("a")) as listener:
+        daemon = connect(os.fspath(state.control("a")))
+        worker, _ = listener.accept()
+        with worker, pytest.raises(BrokenPipeError):
+            socket.send_fds(worker, [b"x"], [0])
+        daemon.close()
 
 
 # -- sockets for the front-end ----------------------------------------------------------------
@@ -150,13 +160,14 @@ def test_unknown_owners_are_named(text: str) -> None:
 
 class Nursery:
     def __init__(self, state: StateDir, module: str) -> None:
-        self.pid, self.channel = nursery.start(module, state)
+        self.program = Program(module, state, quiet=True)
+        self.channel = self.program.channel
         self._heard: list[tuple[dict[str, Any], list[int]]] = []
 
     def hear(self) -> dict[str, Any]:
         """What it says next; it may have said more by now."""
         while not self._heard:
-            ready, _, _ = select.select([self.channel], [], [], 10)
+            ready, _, _ = select.select([self.channel], [], [], 60)
             assert ready, "the nursery says nothing"
             self._heard += self.channel.receive()
         said, fds = self._heard.pop(0)
@@ -167,8 +178,8 @@ class Nursery:
         self.channel.send({"spec": spec.to_json(), "listener": False}, fds)
 
     def end(self) -> None:
-        self.channel.close()
-        os.waitpid(self.pid, 0)
+        self.program.leave()
+        assert self.program.wait() is not None
 
 
 SPEC = WorkerSpec("vhu0", "client", "/x", 1, None, False, True)
@@ -179,11 +190,11 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A worker that writes what it got into its first queue, and fails if its port says so."""
     (tmp_path / "nursery_worker.py").write_text(
         "import json, os\n"
-        "from pathlib import Path\n"
         "def warm(): pass\n"
-        "def run(spec, control, listener, taps, journal):\n"
-        "    told = {'name': spec.name, 'listener': listener is not None, 'taps': len(taps),\n"
-        "            'comm': Path('/proc/self/comm').read_text(), 'sid': os.getsid(0),\n"
+        "def run(spec, inheritance):\n"
+        "    taps, journal = inheritance.taps, inheritance.journal\n"
+        "    told = {'name': spec.name, 'listener': inheritance.listener, 'taps': len(taps),\n"
+        "            'environment': dict(os.environ),\n"
         "            'journal': os.readlink(f'/proc/self/fd/{journal}')}\n"
         "    os.write(taps[0], json.dumps(told).encode())\n"
         "    if spec.name == 'fails': raise RuntimeError('as told')\n"
@@ -197,14 +208,14 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_worker_is_born_and_its_end_told(
     state: StateDir, module: str, name: str, status: int
 ) -> None:
-    state = StateDir(state.path.absolute())
     family = Nursery(state, module)
-    assert family.hear() == {"event": "ready"}
+    assert family.hear()["event"] == "ready"
     reader, writer = os.pipe()
+    vitals = Vitals()
     with listen_control(Path("control")) as control:
         spec = WorkerSpec(name, "client", "/x", 1, None, False, True)
         journal = os.memfd_create("journal")
-        family.ask(spec, control.fileno(), journal, writer)
+        family.ask(spec, vitals.fd, control.fileno(), journal, writer)
     for fd in (journal, writer):
         os.close(fd)
 
@@ -217,10 +228,24 @@ def test_a_worker_is_born_and_its_end_told(
     pid = born["pid"]
     assert born == {"event": "born", "name": name, "pid": pid}
     assert told.pop("journal").startswith("/memfd:journal")
-    assert told == {"name": name, "listener": False, "taps": 1, "comm": f"{name}\n", "sid": pid}
+    assert told == {"name": name, "listener": None, "taps": 1, "environment": {}}
     assert family.hear() == {"event": "exited", "pid": pid, "status": status}
     assert state.pid(name).read_text().split()[0] == str(pid)
-    assert ("RuntimeError: as told" in state.log(name).read_text()) is (name == "fails")
+    assert ("RuntimeError: as told" in vitals.last_words) is (name == "fails")
+    vitals.close()
+    family.end()
+
+
+def test_what_is_to_be_disposed_of_is_closed_by_a_child(state: StateDir, module: str) -> None:
+    """A child of its own, as the nursery is not to wait for it either."""
+    family = Nursery(state, module)
+    assert family.hear()["event"] == "ready"
+    ours, theirs = socket.socketpair()
+    with ours:
+        family.channel.send({"dispose": True}, [theirs.fileno()])
+        theirs.close()
+        assert ours.recv(1) == b""
+    assert family.hear()["event"] == "exited"
     family.end()
 
 
@@ -236,19 +261,16 @@ def test_a_nursery_that_cannot_warm_says_why(state: StateDir) -> None:
 def test_the_nursery_ends_with_the_daemon(state: StateDir, module: str) -> None:
     family = Nursery(state, module)
     family.hear()
-    pidfd = os.pidfd_open(family.pid)
     family.channel.close()
-    assert select.select([pidfd], [], [], 10)[0]
-    assert os.waitstatus_to_exitcode(os.waitpid(family.pid, 0)[1]) == 0
-    os.close(pidfd)
+    assert family.program.wait() == 0
 
 
 def test_the_nursery_has_nothing_of_the_daemons(state: StateDir, module: str) -> None:
     secret, other = socket.socketpair()
     family = Nursery(state, module)
     family.hear()
-    fds = list(Path(f"/proc/{family.pid}/fd").iterdir())
-    assert len(fds) == 4  # stdio and the channel
+    fds = list(Path(f"/proc/{family.program.pid}/fd").iterdir())
+    assert len(fds) == 5  # stdio, the channel, its own PID namespace
     secret.close()
     assert other.recv(1) == b""
     other.close()

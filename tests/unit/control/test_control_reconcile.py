@@ -12,6 +12,8 @@ from ovs_vhost_plugin.daemon.reconcile import (
     HELLO_TIMEOUT,
     QUIT_TIMEOUT,
     RELEASE_POLL,
+    STUCK_TIMEOUT,
+    Abandon,
     Action,
     Backoff,
     Configure,
@@ -84,6 +86,7 @@ def running(spec: WorkerSpec = SPEC, **fields: object) -> Observed:
             Kill("vhu0", "it said no hello"),
         ),
         (running(phase=Phase.ENDING, since=NOW - QUIT_TIMEOUT), Kill("vhu0", "it did not end")),
+        (running(phase=Phase.KILLED, since=NOW - STUCK_TIMEOUT), Abandon("vhu0")),
     ],
 )
 def test_the_step_towards_a_port(seen: Observed | None, action: Action) -> None:
@@ -97,7 +100,7 @@ def test_the_step_towards_a_port(seen: Observed | None, action: Action) -> None:
         # As another user than would be chosen now: it serves, so it stays.
         (running(replace(SPEC, uid=7, gid=7)), None),
         (running(phase=Phase.REQUESTED), None),
-        (running(phase=Phase.KILLED), None),
+        (running(phase=Phase.KILLED, since=NOW), NOW + STUCK_TIMEOUT),
         (running(phase=Phase.STARTING, since=NOW), NOW + HELLO_TIMEOUT),
         (running(phase=Phase.STARTING, since=NOW, spec=None), NOW + HELLO_TIMEOUT),
         (running(phase=Phase.ENDING, since=NOW), NOW + QUIT_TIMEOUT),

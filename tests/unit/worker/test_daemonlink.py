@@ -1,43 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the daemon is told of SEND_RARP, and when."""
 
+import contextlib
 import selectors
 import socket
 
 import pytest
 
+from ovs_vhost_plugin import vitals
 from ovs_vhost_plugin.control import Channel, WorkerSpec
+from ovs_vhost_plugin.reportpipe import ReportReader
+from ovs_vhost_plugin.vitals import Vitals
 from ovs_vhost_plugin.worker.daemonlink import DaemonLink
 
 BURST = 20  # SEND_RARPs that are passed on at once
 
 
+class Daemon:
+    """The daemon's end, past the greeting."""
+
+    def __init__(self, path):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock.connect(path)
+        self.channel = Channel(self.sock)
+        self.reports = ReportReader()
+        self.vitals = Vitals()
+        self.channel.send({"op": "hello", "version": "1"}, [self.reports.writer, self.vitals.fd])
+        self.reports.give_away()
+
+    def receive(self):
+        return [report for report, _ in self.reports.receive(1 << 20)[0]]
+
+    def close(self):
+        self.channel.close()
+        self.reports.close()
+        self.vitals.close()
+
+
 @pytest.fixture
-def link(tmp_path):
+def link(tmp_path, monkeypatch):
     """A worker's link, and the daemon's end of it past the greeting."""
     spec = WorkerSpec("vhu0", "client", "/vm.sock", 1, None, finish_offloads=False, hold=True)
     path = str(tmp_path / "control")
+    monkeypatch.setattr(vitals, "adopt", lambda _fd: None)  # this process keeps its stderr
     with (
         selectors.DefaultSelector() as selector,
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
-        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock,
     ):
         listener.bind(path)
         listener.listen()
         made = DaemonLink(
             listener, selector, lambda: spec, dict, list, lambda: None, lambda command, fds: None
         )
-        sock.connect(path)
-        for key, _ in selector.select(5.0):
-            key.data(0.0)
-        sock.setblocking(False)
-        daemon = Channel(sock, max_fds=0)
-        daemon.receive()
-        yield made, daemon
+        with contextlib.closing(Daemon(path)) as daemon:
+            while not made.connected:
+                for key, _ in selector.select(5.0):
+                    key.data(0.0)
+            assert daemon.receive()[0]["event"] == "hello"
+            yield made, daemon
 
 
 def macs(daemon):
-    return [event["mac"] for event, _ in daemon.receive() if event["event"] == "rarp"]
+    return [event["mac"] for event in daemon.receive() if event["event"] == "rarp"]
 
 
 def test_a_rarp_does_not_wait_for_what_else_the_front_end_says(link):

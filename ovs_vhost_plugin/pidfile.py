@@ -12,9 +12,8 @@ import signal
 from pathlib import Path
 
 
-def write(path: Path) -> None:
-    """Record the calling process in `path`."""
-    pid = os.getpid()
+def write(path: Path, pid: int) -> None:
+    """Record a process in `path`."""
     path.write_text(f"{pid} {_start_time(pid)}\n")
 
 

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Private hosts to attack: with the product's workers, or with workers that were taken over."""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ovs_vhost_plugin.lab.host import Host
+from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
+
+_PROGRAM = Path(__file__).with_name("daemon_with_evil_worker.py")
+
+
+class EvilHost(Host):
+    """A host all of whose workers have been taken over; the rest is real."""
+
+    def launch_daemon(self) -> None:
+        root = str(Path(__file__).parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        self.daemon = self.namespace.start(
+            [
+                *(sys.executable, str(_PROGRAM), self.switch.db),
+                f"--pidfile={self.directory}/ovs-vhost.pid",
+                *(f"--log-file={self.log}", "-vconsole:off"),
+                *self._options,
+            ],
+            self.directory / "ovs-vhost.out",
+            env={**self.switch.env, "PYTHONPATH": path},
+        )
+
+    @contextlib.contextmanager
+    def evil_port(self, name: str, *settings: str) -> Iterator["Evil"]:
+        """A port with a worker that does what it is told."""
+        path = self.add_server_port(name, *settings)
+        self.wait_status(name, "listening")
+        with contextlib.closing(Evil(path, name, self)) as evil:
+            yield evil
+
+
+class Evil:
+    """The hand in a worker that was taken over."""
+
+    def __init__(self, path: Path, name: str, host: Host) -> None:
+        self.name, self.host = name, host
+        self._sock = socket.socket(socket.AF_UNIX)
+        self._sock.settimeout(PATIENCE)
+        self._sock.connect(str(path))
+        self._said = b""
+
+    @property
+    def pid(self) -> int:
+        """The worker's pid, as the host's own namespace counts."""
+        return worker_pid(self.host, self.name)
+
+    def send(self, source: str) -> None:
+        """Have it run something that may not answer."""
+        line = json.dumps({"source": textwrap.dedent(source)}).encode() + b"\n"
+        self._sock.sendall(line)
+
+    def run(self, source: str) -> dict[str, Any]:
+        """Have it run something: {"result"}, or {"error", "errno"}; {} when that was its end."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.send(source)
+            while b"\n" not in self._said:
+                said = self._sock.recv(1 << 20)
+                if not said:
+                    return {}
+                self._said += said
+            line, _, self._said = self._said.partition(b"\n")
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        return {}
+
+    def close(self) -> None:
+        """Let it go."""
+        self._sock.close()
+
+
+def worker_pid(host: Host, name: str) -> int:
+    """The pid of a port's worker, as the nursery recorded it."""
+    record = host.directory / "ovs-vhost" / f"{name}.pid"
+
+    def recorded() -> list[str] | None:
+        with contextlib.suppress(FileNotFoundError):  # between two workers
+            return record.read_text().split()[:1]
+        return None
+
+    return int(wait_until(recorded, f"{record}")[0])
+
+
+def end(host: Host) -> None:
+    """Workers outlive the daemon by design; tests must not leave them."""
+    if host.daemon is None:
+        host.start_daemon()
+    host.appctl("exit", "--cleanup")
+    assert host.daemon is not None
+    host.daemon.wait(PATIENCE)
+    host.daemon = None

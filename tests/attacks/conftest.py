@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hosts to attack. Each test's ports are its own; the hosts are shared by a file's tests."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from attack_hosts import EvilHost, end
+
+from ovs_vhost_plugin.lab import packages
+from ovs_vhost_plugin.lab.host import Host
+
+
+@pytest.fixture(scope="module")
+def directory(require: Callable[[object, str], None]) -> Iterator[Path]:
+    lacking = packages.missing(packages.SWITCH)
+    require(lacking is None, lacking or "")
+    with TemporaryDirectory(prefix="ovh-attack-") as top:
+        Path(top).chmod(0o755)  # strangers can come as far as to what is to stop them
+        yield Path(top)
+
+
+@pytest.fixture(scope="module")
+def evil_host(directory: Path) -> Iterator[EvilHost]:
+    """A host whose workers have been taken over."""
+    with EvilHost("evil", directory / "evil") as host:
+        yield host
+        end(host)
+
+
+@pytest.fixture(scope="module")
+def host(directory: Path) -> Iterator[Host]:
+    """A host with the product's own workers."""
+    with Host("attacked", directory / "host") as host:
+        yield host
+        end(host)
