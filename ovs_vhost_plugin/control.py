@@ -110,6 +110,11 @@ class WorkerSpec:
         return cls(**value)
 
 
+def threads_of(queues: int) -> int:
+    """Most threads of a worker with so many queue pairs: one each, and a few."""
+    return queues + 8
+
+
 @dataclass(frozen=True, slots=True)
 class Inheritance:
     """The fds that a worker is born with, besides its std files.

@@ -16,7 +16,8 @@ from typing import Any
 import ovs.vlog
 
 from ovs_vhost_plugin import pidfile
-from ovs_vhost_plugin.control import Channel, ChannelClosed, WorkerSpec
+from ovs_vhost_plugin.control import Channel, ChannelClosed, WorkerSpec, threads_of
+from ovs_vhost_plugin.daemon import cgroups
 from ovs_vhost_plugin.daemon.listener import listen_control
 from ovs_vhost_plugin.daemon.nursery import Nursery
 from ovs_vhost_plugin.daemon.reconcile import Backoff
@@ -78,6 +79,7 @@ class Workers:
         self._module = worker_module
         self._state = state
         self._quiet = quiet
+        self._groups = cgroups.find()
         self._nursery: Nursery | None = None
         self._ready = False
         self._backoff = Backoff()
@@ -175,16 +177,26 @@ class Workers:
         path = self._state.control(spec.name)
         with contextlib.closing(listen_control(path)) as control:
             listeners = [control.fileno()] + ([front_end.fileno()] if front_end else [])
-            request = {"spec": spec.to_json(), "listener": front_end is not None}
+            group = self._groups.open(spec.name, spec.uid, threads_of(spec.queues))
+            joins = [] if group is None else [group]
+            request = {
+                "spec": spec.to_json(),
+                "listener": front_end is not None,
+                "group": group is not None,
+            }
             # Into the queue of a socket that listens already: the worker answers once it runs.
             link = self._make_link(spec.name, connect(os.fspath(path)), spec, now, child=True)
             try:
-                self._nursery.channel.send(request, [link.vitals.fd, *listeners, journal, *queues])
+                fds = [link.vitals.fd, *joins, *listeners, journal, *queues]
+                self._nursery.channel.send(request, fds)
             except ChannelClosed as closed:
                 link.close()
                 self._state.forget(spec.name)
                 self._nursery_died(str(closed), now)
                 return
+            finally:
+                for fd in joins:
+                    os.close(fd)
         self.links[spec.name] = link
 
     def dispose(self, fd: int) -> None:
@@ -227,6 +239,11 @@ class Workers:
             vlog.warn(f"{name}: its worker takes no connection: killed")
             pidfile.kill(process)
             os.close(process)
+        self._clear(name)
+
+    def _clear(self, name: str) -> None:
+        """Have nothing be left of a worker that has ended: no process either that it made."""
+        self._groups.end(name)
         self._state.forget(name)
 
     def _make_link(
@@ -246,7 +263,7 @@ class Workers:
         link = self.links.pop(name)
         link.abandon()
         self.stuck.append(Stuck(name, link))
-        self._state.forget(name)
+        self._clear(name)
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -313,7 +330,7 @@ class Workers:
     def _end(self, link: WorkerLink, fault: str, now: float) -> Ended:
         link.close()
         del self.links[link.name]
-        self._state.forget(link.name)
+        self._clear(link.name)
         return Ended(link.name, fault, now - link.began)
 
 

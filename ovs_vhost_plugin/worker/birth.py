@@ -23,8 +23,11 @@ def be_worker(worker: ModuleType, request: dict[str, Any], fds: list[int]) -> in
     _reset_signals()
     os.setsid()
     process.set_name(spec.name)
-    black_box, control, *rest = fds
+    black_box, *rest = fds
     _open_std_files(black_box)
+    if request["group"]:
+        os.write(rest.pop(0), b"0")  # cgroups(7): the process that writes
+    control, *rest = rest
     process.close_fds_except({0, 1, 2, control, *rest})
     limits = sandbox.limits_of(spec.queues, inflight.MAX_BYTES)
     sandbox.enter(spec.uid, spec.gid, limits, own_user=spec.uid in WORKER_UIDS)

@@ -5,8 +5,8 @@ It is a process of its own because the daemon must stay light and quick to resta
 what forks must have one thread and no secrets. It holds nothing but a socket to the daemon and
 ends when the daemon does. The workers stay.
 
-daemon → nursery: {"spec", "listener": bool} + fds vitals, control listener[, front-end listener],
-    journal, queues | {"dispose": true} + fds
+daemon → nursery: {"spec", "group": bool, "listener": bool} + fds vitals[, cgroup.procs], control
+    listener[, front-end listener], journal, queues | {"dispose": true} + fds
 nursery → daemon: {"event": "ready", lacking} | "born" {name, pid} | "stillborn" {name, error} |
     "exited" {pid, status} | "broken" {error}
 `lacking` is what a worker's sandbox cannot have on this machine. `dispose` is for fds of which
@@ -31,7 +31,7 @@ from ovs_vhost_plugin.control import Channel, ChannelClosed
 from ovs_vhost_plugin.dirs import StateDir
 from ovs_vhost_plugin.worker import birth, sandbox
 
-# Vitals, two listeners, a journal and the queues of a tap; the kernel takes 253 (SCM_MAX_FD)
+# Vitals, a group, two listeners, a journal, a tap's queues; the kernel takes 253 (SCM_MAX_FD)
 _MAX_FDS = 160
 _LAST_WORDS = 300  # characters of an error's text that go to the daemon
 

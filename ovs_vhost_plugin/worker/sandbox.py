@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from ovs_vhost_plugin import process
+from ovs_vhost_plugin.control import threads_of
 
 # -- system calls -----------------------------------------------------------------------------
 
@@ -255,8 +256,8 @@ class Limits:
 
 def limits_of(queues: int, largest_file: int) -> Limits:
     """The limits of a worker with so many queue pairs; `largest_file` is what it makes itself."""
-    # A queue pair has a thread with its stack; 256 vrings have three eventfds each.
-    return Limits(queues + 8, 4096, (96 + 12 * queues) << 20, largest_file)
+    # A thread has its stack; 256 vrings have three eventfds each.
+    return Limits(threads_of(queues), 4096, (96 + 12 * queues) << 20, largest_file)
 
 
 def limit(limits: Limits, *, own_user: bool) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ovs_vhost_plugin.lab.host import Host
-from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
+from ovs_vhost_plugin.lab.process import PATIENCE, LabError, wait_until
 
 _PROGRAM = Path(__file__).with_name("daemon_with_evil_worker.py")
 
@@ -67,15 +67,30 @@ class Evil:
         """Have it run something: {"result"}, or {"error", "errno"}; {} when that was its end."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.send(source)
-            while b"\n" not in self._said:
-                said = self._sock.recv(1 << 20)
-                if not said:
-                    return {}
-                self._said += said
-            line, _, self._said = self._said.partition(b"\n")
-            answer: dict[str, Any] = json.loads(line)
-            return answer
+            return self._answer()
         return {}
+
+    def give(self, fd: int) -> None:
+        """Have it take an fd, which later sources have as `gift`."""
+        self.send("me.names['gift'] = socket.recv_fds(me.master, 1, 1)[1][0]")
+        # It sleeps in recvmsg(2), and not in the poll(2) of its loop, which would take the byte.
+        wait_until(lambda: "unix_stream" in self._sleeps_in(), "the worker to wait for the fd")
+        socket.send_fds(self._sock, [b"x"], [fd])
+        if "error" in (answer := self._answer()):
+            raise LabError(f"the fd did not arrive: {answer}")
+
+    def _sleeps_in(self) -> str:
+        return Path(f"/proc/{self.pid}/wchan").read_text()
+
+    def _answer(self) -> dict[str, Any]:
+        while b"\n" not in self._said:
+            said = self._sock.recv(1 << 20)
+            if not said:
+                return {}
+            self._said += said
+        line, _, self._said = self._said.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def close(self) -> None:
         """Let it go."""

@@ -21,6 +21,8 @@ SHOW = {
     "pid": 7,
     "database": "unix:x",
     "standing": "active",
+    "sandbox": "complete",
+    "stuck": [],
     "ports": [
         {
             "name": "vhu0",

@@ -175,7 +175,7 @@ class Nursery:
         return said
 
     def ask(self, spec: WorkerSpec, *fds: int) -> None:
-        self.channel.send({"spec": spec.to_json(), "listener": False}, fds)
+        self.channel.send({"spec": spec.to_json(), "listener": False, "group": False}, fds)
 
     def end(self) -> None:
         self.program.leave()

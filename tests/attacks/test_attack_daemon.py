@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker that was taken over against the daemon: it cannot be frozen, flooded or kept busy."""
+
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from attack_hosts import worker_pid
+from stuck_files import hanging_file, lingering_socket
+
+from ovs_vhost_plugin.lab.process import wait_until
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture
+def evil(evil_host):
+    with evil_host.evil_port("evil0") as evil:
+        yield evil
+    evil_host.delete_port("evil0")
+    wait_until(lambda: not list((evil_host.directory / "ovs-vhost").glob("evil0.*")), "its end")
+
+
+@pytest.fixture
+def lingering():
+    """A socket of which the last close takes ten minutes."""
+    sock, peer = lingering_socket()
+    yield sock
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes(8))
+    sock.close()
+    peer.close()
+
+
+def answers(host):
+    """The daemon does; `appctl` fails where it does not."""
+    return json.loads(host.appctl("vhost/show", "--format", "json"))
+
+
+def ended_as(host, pid, name):
+    """Wait until the port's worker has ended by that name, and another one is there."""
+    wait_until(lambda: host.status("evil0").get("error", "").startswith(name), f"{name} published")
+    wait_until(lambda: worker_pid(host, "evil0") != pid, "another worker")
+    host.wait_status("evil0", "listening")
+
+
+def test_no_fd_reaches_the_daemon(evil_host, evil, lingering):
+    """Whoever closes it last waits for it: over a socket that would have been the daemon."""
+    evil.give(lingering.fileno())
+    answer = evil.run("socket.send_fds(me.channel._sock, [b'x'], [gift])")
+    assert answer["errno"] == "EPIPE"
+    answers(evil_host)
+    evil_host.add_server_port("after0")
+    evil_host.wait_status("after0", "listening")
+    evil_host.delete_port("after0")
+
+
+FLOODS = {
+    "state": "me.tell_state('listening', errors=number)",
+    "started": "me.tell('started', base=number)",
+    "rarp": "me.tell('rarp', mac='52:54:00:00:00:01', at=0)",
+    "connect": "me.tell('connect')",
+    "holding": "me.tell('holding', hold=number, active=True, stations=[], counts={})",
+    "addresses": "me.tell('addresses', addresses=[])",
+    "bytes": "me.tell('state', state={'x': 'y' * 100000})",
+    "noise": "os.write(me.reports.fileno(), b'x' * 4096)",
+    "depth": "os.write(me.reports.fileno(), b'[' * 4000 + b'\\n')",
+    "unasked": "me.tell('stats', id=number, stats={})",
+}
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_flood_costs_the_worker_alone(evil_host, evil, kind):
+    pid = evil.pid
+    evil.send(
+        f"""
+        os.set_blocking(me.reports.fileno(), True)
+        for number in range(1_000_000):
+            {FLOODS[kind]}
+        """
+    )
+    answers(evil_host)
+    ended_as(evil_host, pid, "worker-channel: ")
+
+
+def test_a_worker_that_hangs_is_found_and_replaced(evil_host, evil):
+    """By its pulse: nobody asks it anything."""
+    pid = evil.pid
+    evil.send("os.pwrite(2, struct.pack('=Q', 1), 0); time.sleep(600)")
+    ended_as(evil_host, pid, "worker-stuck: ")
+
+
+def test_one_that_does_not_quit_is_killed(evil_host, evil):
+    pid = evil.pid
+    evil.run("me.obeys = False")
+    evil.run("signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+    evil_host.delete_port("evil0")
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its end")
+    evil_host.add_server_port("evil0")
+    evil_host.wait_status("evil0", "listening")
+
+
+def test_one_that_the_kernel_does_not_end_is_named_and_its_name_is_free(evil_host, evil):
+    """It waits for a file system that does not answer, which no signal ends."""
+    with hanging_file(closes=True) as file:
+        evil.give(file)
+        pid = evil.pid
+        evil.send("os.pread(gift, 1, 0)")
+        wait_until(lambda: "request_wait" in Path(f"/proc/{pid}/wchan").read_text(), "its wait")
+        index = evil_host.namespace.run("cat", "/sys/class/net/evil0/ifindex")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: "evil0: worker-stuck" in evil_host.log.read_text(), "its name")
+        assert {"name": "evil0", "pid": pid} in answers(evil_host)["stuck"]
+        # Another worker, with another tap: the stuck one has nothing of the port any more.
+        evil_host.wait_status("evil0", "listening")
+        assert evil_host.namespace.run("cat", "/sys/class/net/evil0/ifindex") != index
+        evil_host.wait_ofport("evil0")
+        assert Path(f"/proc/{pid}").exists(), "it is still there"
+    wait_until(lambda: not answers(evil_host)["stuck"], "its end, when the file answers")
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its end")
+
+
+def test_what_it_says_is_fit_to_print(evil_host, evil):
+    """In the log, in the database and on a terminal."""
+    words = "\\x1b[2J\\n[red]" + "x" * 300
+    evil.run(f"me.tell_state('listening', errors=1, error='e', error_detail='{words}')")
+    error = wait_until(lambda: evil_host.status("evil0").get("error"), "its error")
+    assert error.isprintable() and len(error) < 300
+    lines = [line for line in evil_host.log.read_text().splitlines() if "?[2J" in line]
+    assert lines and all(line.isprintable() for line in lines)
+    assert "\x1b" not in evil_host.appctl("vhost/show")
