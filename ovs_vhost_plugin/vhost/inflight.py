@@ -9,9 +9,9 @@ import fcntl
 import os
 
 from ovs_vhost_plugin.vhost import mapping, spec
+from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.effects import InflightDescription
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.message import close_fds
 
 _SPLIT = 16, 16  # struct QueueRegionSplit, struct DescStateSplit
 _PACKED = 32, 32  # struct QueueRegionPacked, struct DescStatePacked

@@ -14,7 +14,6 @@ from typing import Protocol
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost import effects
 from ovs_vhost_plugin.vhost.errors import PeerError
-from ovs_vhost_plugin.vhost.eventfd import require_eventfd
 from ovs_vhost_plugin.vhost.inflight import Inflight
 from ovs_vhost_plugin.vhost.log import DirtyLog
 from ovs_vhost_plugin.vhost.memory import MemoryTable
@@ -287,9 +286,6 @@ class Device:
 
     def _reconfigure(self, index: int) -> None:
         vring = self._session.vrings[index]
-        for fd in (vring.kick_fd, vring.call_fd, vring.err_fd):
-            if fd >= 0:
-                require_eventfd(fd)
         if index % 2 == 0 and self._basis.moved_in(vring):
             self._rings.expect()
         self._rings.restart(index)

@@ -12,6 +12,7 @@ import selectors
 import socket
 from collections.abc import Callable
 
+from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.features import Offer
 from ovs_vhost_plugin.vhost.session import Session
@@ -88,7 +89,7 @@ class FrontEnd:
     def adopt(self, sock: socket.socket, now: float) -> None:
         """Serve a connected socket, made here or by the daemon on this worker's behalf."""
         if self._connection is not None:
-            sock.close()
+            close_fds([sock.detach()])
             return
         self._retry_at = None
         self._connected_at = now
@@ -108,7 +109,7 @@ class FrontEnd:
             # One that hangs up and comes again at once: its end is there to be read before this.
             self._serve(now)
         if self._connection is not None:
-            sock.close()
+            close_fds([sock.detach()])
             self._on_error(PeerError(PeerErrorName.SECOND_FRONT_END, "the first one is connected"))
             return
         self.adopt(sock, now)

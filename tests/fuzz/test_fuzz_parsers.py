@@ -28,8 +28,9 @@ from ovs_vhost_plugin.control import ChannelBroken, ChannelClosed, WorkerSpec, _
 from ovs_vhost_plugin.daemon import reports, status
 from ovs_vhost_plugin.daemon.reports import ReportError
 from ovs_vhost_plugin.vhost import spec
+from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.message import Message, close_fds, encode
+from ovs_vhost_plugin.vhost.message import Message, encode
 from ovs_vhost_plugin.vhost.transport import Connection
 
 NOW = 100.0

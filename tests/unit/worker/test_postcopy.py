@@ -263,6 +263,7 @@ def test_memory_that_was_there_before_cannot_come_late(port):
 
 
 def test_a_file_on_a_disk_is_refused_by_name(port):
+    port.session.offer = offer(1, None, any_memory=True)
     with tempfile.TemporaryFile(dir=Path(__file__).parent) as file:
         file.truncate(MEMORY)
         port.listen()
