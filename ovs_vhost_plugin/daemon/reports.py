@@ -93,6 +93,11 @@ class Connect:
 
 
 @dataclass(frozen=True, slots=True)
+class AskUserfaultfd:
+    """The worker needs /dev/userfaultfd: its front-end may be offered postcopy."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """The answer to the request `id`: plain JSON, made fit to print."""
 
@@ -131,7 +136,9 @@ class Held:
     left: bool
 
 
-Report = Hello | State | Rarp | Started | Connect | Stats | Addresses | Holding | Held
+Report = (
+    Hello | State | Rarp | Started | Connect | AskUserfaultfd | Stats | Addresses | Holding | Held
+)
 
 
 def parse(event: dict[str, Any], now: float) -> Report:
@@ -153,6 +160,8 @@ def parse(event: dict[str, Any], now: float) -> Report:
             return Started(_count(base, 1 << 32), sent, event.get("moved_in") is True)
         case {"event": "connect", "path": str() as path}:
             return Connect(path)
+        case {"event": "userfaultfd"}:
+            return AskUserfaultfd()
         case {"event": "stats", "id": int() as request, "stats": dict() as stats}:
             return Stats(request, _stats(stats))
         case {"event": "addresses", "addresses": list() as entries}:

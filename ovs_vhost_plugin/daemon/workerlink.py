@@ -127,6 +127,8 @@ class WorkerLink:
             "config": spec.config,
             "mac": spec.mac,
             "link_up": spec.link_up,
+            "postcopy": spec.postcopy,
+            "any_memory": spec.any_memory,
         }
         if self.send(command, now):
             self.spec = spec

@@ -8,7 +8,7 @@ frames are the guest's.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from ovs_vhost_plugin.jit.faults import Fault
@@ -20,7 +20,6 @@ from ovs_vhost_plugin.vhost.memory import MemoryTable
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import BackendRequest, IotlbAccess, ProtocolFeature
-from ovs_vhost_plugin.vhost.userfault import Userfault
 from ovs_vhost_plugin.worker.arrivals import Arrivals
 from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.basis import Basis
@@ -28,7 +27,7 @@ from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.holding import Holding
 from ovs_vhost_plugin.worker.inband import InBand
 from ovs_vhost_plugin.worker.misses import Misses
-from ovs_vhost_plugin.worker.postcopy import Postcopy
+from ovs_vhost_plugin.worker.postcopy import Postcopy, Source
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 from ovs_vhost_plugin.worker.rings import Rings
 from ovs_vhost_plugin.worker.tapqueues import TapQueues
@@ -62,7 +61,7 @@ class Device:
         *,
         finish_offloads: bool,
         finish_udp: bool = True,
-        make_userfault: Callable[[], Userfault] | None = None,
+        userfaultfds: Source | None = None,
     ) -> None:
         self.pairs = tuple(pairs)
         self.mtu: int | None = None
@@ -71,7 +70,7 @@ class Device:
         self._channel = channel
         self._inband = inband
         self._basis = Basis(finish_offloads=finish_offloads, finish_udp=finish_udp)
-        self._postcopy = Postcopy(make_userfault, self.pairs, self._basis)
+        self._postcopy = Postcopy(userfaultfds, self.pairs, self._basis)
         self._arrivals = Arrivals(self.pairs, taps, holding)
         self._misses = Misses(channel.ask, observer.error)
         self._rings = Rings(

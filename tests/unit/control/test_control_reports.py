@@ -40,6 +40,7 @@ EVENTS: dict[str, dict[str, Any]] = {
     "rarp": {"event": "rarp", "mac": "52:54:00:00:00:01", "at": 99.5},
     "started": {"event": "started", "base": 17, "sent": 5, "moved_in": True},
     "connect": {"event": "connect", "path": "/run/vm.sock"},
+    "userfaultfd": {"event": "userfaultfd"},
     "stats": {
         "event": "stats",
         "id": 3,
@@ -69,6 +70,7 @@ def test_each_event_is_a_report() -> None:
     )
     assert parsed["held"] == reports.Held(9, (b"\0\1\2", b""), True)
     assert parsed["connect"] == reports.Connect("/run/vm.sock")
+    assert parsed["userfaultfd"] == reports.AskUserfaultfd()
     assert parsed["stats"] == reports.Stats(3, EVENTS["stats"]["stats"])
     ips = [IPv6Address(ip).packed for ip in ("fe80::1", "2001:db8::1")]
     station = Station(bytes.fromhex("525400000001"), 7, (bytes([10, 0, 0, 2]),), tuple(ips))
