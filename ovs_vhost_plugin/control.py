@@ -18,6 +18,7 @@ worker → daemon, key "event":
     hello {version, spec} | state {state} | rarp {mac, at} | started {base, sent, moved_in} |
     connect {path} | stats {id, stats} | addresses {addresses: [{mac, vlan, router, ipv4, ipv6}]} |
     holding {hold, active, stations, counts} | held {id, frames: [base64], left} | userfaultfd
+`stats` is plain JSON, in which "queue_pairs" is {names, values}: a row of counts for each pair.
 """
 
 import json

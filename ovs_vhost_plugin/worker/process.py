@@ -30,7 +30,7 @@ from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import Nic, Offer, offer
 from ovs_vhost_plugin.vhost.spec import ProtocolFeature
-from ovs_vhost_plugin.worker import journal
+from ovs_vhost_plugin.worker import journal, statistics
 from ovs_vhost_plugin.worker.addresses import Addresses
 from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.daemonlink import DaemonLink
@@ -354,5 +354,5 @@ class Worker:
             "errors": dict(self._errors),
             **self._device.iotlb_counts,
             "addresses": self._addresses.current,
-            "queue_pairs": [pair.counters for pair in self._device.pairs],
+            **statistics.of_pairs([pair.counters for pair in self._device.pairs]),
         }

@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ovs_vhost_plugin import process
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _MNT_DETACH = 2
@@ -56,7 +58,10 @@ def _mount(device: int, place: Path) -> None:
 
 @contextmanager
 def hanging_file() -> Iterator[int]:
-    """An fd of a file whose file system has stopped answering, until this is over."""
+    """An fd of a file whose file system has stopped answering, until this is over.
+
+    Nobody who has it may start a process, or end: that closes it. See `hanging_file_elsewhere`.
+    """
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     fd = -1
     try:
@@ -75,6 +80,50 @@ def hanging_file() -> Iterator[int]:
         if fd >= 0:
             with suppress(OSError):
                 os.close(fd)
+
+
+class Passer:
+    """Has a hanging file in a process of its own, and passes it on."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+
+    def send(self, data: bytes, connection: int, count: int = 1) -> None:
+        """Send bytes on the unix socket `connection`, and the file beside them, `count` times."""
+        socket.send_fds(self._control, [bytes([count]) + data], [connection])
+        assert self._control.recv(4) == b"done"
+
+
+@contextmanager
+def hanging_file_elsewhere() -> Iterator[Passer]:
+    """A hanging file that this process can pass on without having it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                process.close_fds_except({0, 1, 2, theirs.fileno()})
+                with hanging_file() as fd:
+                    _pass_on(theirs, fd)
+            finally:
+                os._exit(0)
+        theirs.close()
+        try:
+            yield Passer(ours)
+        finally:
+            ours.close()
+            os.waitpid(pid, 0)
+
+
+def _pass_on(control: socket.socket, fd: int) -> None:
+    """Until its other end is closed."""
+    while True:
+        request, fds, _, _ = socket.recv_fds(control, 1 << 16, 1)
+        if not request:
+            return
+        with socket.socket(fileno=fds[0]) as connection:
+            socket.send_fds(connection, [request[1:]], [fd] * request[0])
+        control.send(b"done")
 
 
 def lingering_socket(seconds: int = 600) -> tuple[socket.socket, socket.socket]:
