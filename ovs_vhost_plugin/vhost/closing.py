@@ -14,12 +14,14 @@ from collections.abc import Sequence
 
 from ovs_vhost_plugin.vhost.fdkind import Kind, kind_of
 
-_AT_ONCE = 8
+AT_ONCE = 8
 """Threads that close at a time. Each has what came with one message, or one socket."""
+_STACK = 256 * 1024
+"""Bytes of the stack of each."""
 _PATIENCE = 1.0
 """Seconds until one of them is to be done, when there are that many."""
 
-_slots = threading.BoundedSemaphore(_AT_ONCE)
+_slots = threading.BoundedSemaphore(AT_ONCE)
 
 
 def close_fds(fds: Sequence[int]) -> None:
@@ -45,10 +47,13 @@ def _close_elsewhere(fds: list[int]) -> None:
         finally:
             _slots.release()
 
+    before = threading.stack_size(_STACK)
     try:
         threading.Thread(target=close, name="closing", daemon=True).start()
     except RuntimeError:  # no more threads: then here, where the daemon sees it hang
         close()
+    finally:
+        threading.stack_size(before)
 
 
 def _close_all(fds: list[int]) -> None:
@@ -63,5 +68,5 @@ def _give_up() -> None:
     Its front-end passes one after the other, and would have us hold any number of them. The name
     is in docs/hostile-inputs.md.
     """
-    print(f"fds-not-closed: {_AT_ONCE} that the front-end passed hang", file=sys.stderr, flush=True)
+    print(f"fds-not-closed: {AT_ONCE} that the front-end passed hang", file=sys.stderr, flush=True)
     os._exit(os.EX_PROTOCOL)

@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from ovs_vhost_plugin import process
+from ovs_vhost_plugin.vhost import closing
 
 # -- system calls -----------------------------------------------------------------------------
 
@@ -256,7 +257,8 @@ class Limits:
 def limits_of(queues: int, largest_file: int) -> Limits:
     """The limits of a worker with so many queue pairs; `largest_file` is what it makes itself."""
     # A queue pair has a thread with its stack; 256 vrings have three eventfds each.
-    return Limits(queues + 8, 4096, (96 + 12 * queues) << 20, largest_file)
+    threads = queues + closing.AT_ONCE + 8
+    return Limits(threads, 4096, (96 + 12 * queues) << 20, largest_file)
 
 
 def limit(limits: Limits, *, own_user: bool) -> None:

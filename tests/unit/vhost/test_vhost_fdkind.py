@@ -179,7 +179,7 @@ def test_more_than_can_be_waited_for_ends_the_worker(hang, monkeypatch):
     given_up = []
     monkeypatch.setattr(closing, "_PATIENCE", 0.01)
     monkeypatch.setattr(closing, "_give_up", lambda: given_up.append(True))
-    files = [os.open("/dev/null", os.O_RDONLY) for _ in range(closing._AT_ONCE + 1)]
+    files = [os.open("/dev/null", os.O_RDONLY) for _ in range(closing.AT_ONCE + 1)]
     for file in files:
         assert not given_up
         close_fds([file])
@@ -193,7 +193,7 @@ def test_where_no_thread_can_be_had_it_is_closed_here(monkeypatch):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    for _ in range(2 * closing._AT_ONCE):
+    for _ in range(2 * closing.AT_ONCE):
         fd = os.open("/dev/null", os.O_RDONLY)
         close_fds([fd])
         assert not Path(f"/proc/self/fd/{fd}").is_symlink()
