@@ -125,7 +125,8 @@ def test_ever_more_fds_that_hang_end_their_own_worker_by_name(plug):
                 passing(sock.detach())(GET_FEATURES, front_end.fileno())
                 front_end.recv(1)  # its end
         wait_until(lambda: port.published_error().startswith("fds-not-closed"), "fds-not-closed")
-    wait_until(lambda: port.pid != pid, "another worker")
+    port.host.wait_status(port.name, "listening")
+    assert port.pid != pid
     works(port)
     check_inward(neighbour, other, SOME)
 
