@@ -123,6 +123,7 @@ class NullPort:
 
     def serve(self) -> None:
         """Serve front-end and standard input until that ends."""
+        self._front_end.run(time.monotonic())
         while self._open:
             for key, _ in self._selector.select():
                 key.data(time.monotonic())

@@ -9,14 +9,16 @@ worker reports before it is checked (`reports.py` checks contents and `reportrat
 
 daemon → worker, key "op":
     hello {version} + 2 fds: report pipe, vitals (`vitals.py`) |
-    configure {mtu, finish_offloads, finish_udp, hold, state, config, mac, link_up} | stats {id} |
-    connected + 1 fd | connect-failed {error} | inject {frames: [hex]} | release {id, stations} |
+    configure {mtu, finish_offloads, finish_udp, hold, state, config, mac, link_up, postcopy,
+    any_memory} | stats {id} | connected + 1 fd | connect-failed {error} | inject {frames: [hex]} |
+    release {id, stations} | userfaultfd + 1 fd | userfaultfd {error} |
     quit
 `version` is the release each side runs, for people to read.
 worker → daemon, key "event":
     hello {version, spec} | state {state} | rarp {mac, at} | started {base, sent, moved_in} |
     connect {path} | stats {id, stats} | addresses {addresses: [{mac, vlan, router, ipv4, ipv6}]} |
-    holding {hold, active, stations, counts} | held {id, frames: [base64], left}
+    holding {hold, active, stations, counts} | held {id, frames: [base64], left} | userfaultfd
+`stats` is plain JSON, in which "queue_pairs" is {names, values}: a row of counts for each pair.
 """
 
 import json
@@ -27,6 +29,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from ovs_vhost_plugin.vhost import closing
 
 _INT_SIZE = array("i").itemsize
 
@@ -74,6 +78,8 @@ class WorkerSpec:
     config          offer the NIC's configuration space; from the next connection on
     mac             what it says of the MAC, in hexadecimal digits; "": not known
     link_up         what it says of the link
+    postcopy        offer PAGEFAULT: a userfaultfd, which reaches all of the worker's memory
+    any_memory      take guest memory from files of any kind, and not from memory alone
     uid, gid        what the worker changes to before it reads from a peer; 0: no change
     """
 
@@ -91,6 +97,8 @@ class WorkerSpec:
     config: bool = False
     mac: str = ""
     link_up: bool = True
+    postcopy: bool = False
+    any_memory: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The spec as a JSON object."""
@@ -111,8 +119,8 @@ class WorkerSpec:
 
 
 def threads_of(queues: int) -> int:
-    """Most threads of a worker with so many queue pairs: one each, and a few."""
-    return queues + 8
+    """Most threads of a worker with so many queue pairs: one each, those that close, a few."""
+    return queues + closing.AT_ONCE + 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,9 @@ def _port_stats(name: str, found: Mapping[str, Any]) -> str:
     held = {key: count for key, count in found.get("hold", {}).items() if count}
     if held:
         lines.append(_table(("frames of a guest that left", "count"), held.items()))
+    faults = found.get("faults", {})
+    if faults:
+        lines.append(_table(("fault of the guest's", "times"), faults.items()))
     errors = found.get("errors", {})
     if errors:
         lines.append(_table(("error", "times"), errors.items()))

@@ -15,6 +15,7 @@ from ovs_vhost_plugin.control import WorkerSpec
 from ovs_vhost_plugin.daemon import journals, status
 from ovs_vhost_plugin.daemon.listener import ListenError, listen_front_end, unlink_front_end
 from ovs_vhost_plugin.daemon.options import Options, worker_ids
+from ovs_vhost_plugin.daemon.postcopy import Userfaultfds
 from ovs_vhost_plugin.daemon.reconcile import (
     RELEASE_TIMEOUT,
     Abandon,
@@ -28,7 +29,7 @@ from ovs_vhost_plugin.daemon.reconcile import (
     Remove,
     Spawn,
 )
-from ovs_vhost_plugin.daemon.reports import Connect, Hello, State
+from ovs_vhost_plugin.daemon.reports import AskUserfaultfd, Connect, Hello, State
 from ovs_vhost_plugin.daemon.rows import PortSpec
 from ovs_vhost_plugin.daemon.workerlink import WorkerLink
 from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard, Workers
@@ -55,6 +56,7 @@ class Ports:
         self._taps = taps
         self._state = state
         self._options = options
+        self._userfaultfds = Userfaultfds()
         self._known: set[str] = set()
         self._crashed: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}
@@ -97,6 +99,9 @@ class Ports:
             match event:
                 case Heard(name, Connect(path)):
                     self._connect(name, path, desired.get(name), now)
+                case Heard(name, AskUserfaultfd()):
+                    if link := self.link(name):
+                        self._userfaultfds.answer(link, desired.get(name), now)
                 case Heard(name, Hello()) if name not in self._crashed:
                     self.faults.pop(name, None)
                 case Heard(name, State() as state):
@@ -189,7 +194,7 @@ class Ports:
             case Configure(spec):
                 vlog.info(
                     f"{spec.name}: mtu {spec.mtu}, finish offloads {spec.finish_offloads}, "
-                    f"hold {spec.hold}, state {spec.state}"
+                    f"hold {spec.hold}, state {spec.state}, postcopy {spec.postcopy}"
                 )
                 if link := self.link(spec.name):
                     link.configure(spec, now)

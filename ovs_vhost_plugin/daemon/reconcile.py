@@ -152,6 +152,8 @@ def worker_spec(port: PortSpec) -> WorkerSpec:
         config=port.config,
         mac=_nic_mac(port) if port.config else "",
         link_up=port.link_up or not port.config,
+        postcopy=port.postcopy,
+        any_memory=port.any_memory,
     )
 
 
@@ -240,7 +242,8 @@ def _adjust(port: PortSpec, seen: Observed, now: float) -> Action | float | None
 def _may_change(spec: WorkerSpec) -> tuple[object, ...]:
     nic = spec.config, spec.mac, spec.link_up
     finish = spec.finish_offloads, spec.finish_udp
-    return spec.mtu, finish, spec.hold, spec.state, nic
+    trust = spec.postcopy, spec.any_memory
+    return spec.mtu, finish, spec.hold, spec.state, nic, trust
 
 
 def _deadline(seen: Observed, timeout: float, now: float) -> float | None:

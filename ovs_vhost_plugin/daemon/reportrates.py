@@ -21,6 +21,7 @@ RATES = {
     "addresses": (10.0, 40),
     "holding": (10.0, 40),
     "connect": (20.0, 40),
+    "userfaultfd": (2.0, 10),
 }
 BYTES_PER_SECOND, BYTES_AT_ONCE = 128 * 1024, 2 * 1024 * 1024
 """Of all reports that were not asked for."""

@@ -22,6 +22,7 @@ _TEXT_MAX = 240
 _STATS_DEPTH = 5
 _STATIONS_MAX, _IPS_MAX = 64, 8  # what an honest worker keeps
 _COUNTS_MAX = 32
+_PAIRS_MAX, _COUNTERS_MAX = 128, 64
 _STATION = re.compile(r"[0-9a-f]{12}\.[0-9]{1,4}")
 _HEX = re.compile(r"0x[0-9a-f]{1,16}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -93,6 +94,11 @@ class Connect:
 
 
 @dataclass(frozen=True, slots=True)
+class AskUserfaultfd:
+    """The worker needs /dev/userfaultfd: its front-end may be offered postcopy."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """The answer to the request `id`: plain JSON, made fit to print."""
 
@@ -131,7 +137,9 @@ class Held:
     left: bool
 
 
-Report = Hello | State | Rarp | Started | Connect | Stats | Addresses | Holding | Held
+Report = (
+    Hello | State | Rarp | Started | Connect | AskUserfaultfd | Stats | Addresses | Holding | Held
+)
 
 
 def parse(event: dict[str, Any], now: float) -> Report:
@@ -153,6 +161,8 @@ def parse(event: dict[str, Any], now: float) -> Report:
             return Started(_count(base, 1 << 32), sent, event.get("moved_in") is True)
         case {"event": "connect", "path": str() as path}:
             return Connect(path)
+        case {"event": "userfaultfd"}:
+            return AskUserfaultfd()
         case {"event": "stats", "id": int() as request, "stats": dict() as stats}:
             return Stats(request, _stats(stats))
         case {"event": "addresses", "addresses": list() as entries}:
@@ -221,15 +231,33 @@ def _stats(stats: dict[str, Any]) -> dict[str, Any]:
     """Whatever is counted, in the shape that can be shown."""
     cleaned = _plain(stats, _STATS_DEPTH)
     assert isinstance(cleaned, dict)
-    pairs, addresses = cleaned.get("queue_pairs", []), cleaned.get("addresses", [])
-    if not isinstance(pairs, list) or not all(isinstance(pair, dict) for pair in pairs):
-        raise ReportError("stats: no queue pairs")
-    if not all(isinstance(cleaned.get(key, {}), dict) for key in ("errors", "hold")):
-        raise ReportError("stats: no errors or hold")
+    addresses = cleaned.get("addresses", [])
+    if "queue_pairs" in cleaned:
+        cleaned["queue_pairs"] = _pairs(cleaned["queue_pairs"])
+    if not all(isinstance(cleaned.get(key, {}), dict) for key in ("errors", "faults", "hold")):
+        raise ReportError("stats: no errors, faults or hold")
     if not isinstance(addresses, list):
         raise ReportError("stats: no addresses")
     _stations(addresses)
     return cleaned
+
+
+def _pairs(table: object) -> list[dict[str, Any]]:
+    """The counters of each queue pair by name."""
+    match table:
+        case {"names": list() as names, "values": list() as rows}:
+            if len(names) > _COUNTERS_MAX or not all(isinstance(name, str) for name in names):
+                raise ReportError("stats: no names of counters")
+            if len(rows) > _PAIRS_MAX or any(
+                not isinstance(row, list) or len(row) != len(names) for row in rows
+            ):
+                raise ReportError("stats: no counters")
+            return [dict(zip(names, map(_number, row), strict=True)) for row in rows]
+    raise ReportError("stats: no queue pairs")
+
+
+def _number(value: object) -> int:
+    return _count(value, 1 << 64)
 
 
 def _stations(entries: list[Any]) -> tuple[Station, ...]:

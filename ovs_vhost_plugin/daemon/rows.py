@@ -26,6 +26,10 @@ QUEUES_KEY = "vhost-user-queues"
 ANNOUNCE_KEY = "vhost-user-announce"
 ADDRESSES_KEY = "vhost-user-addresses"
 CONFIG_KEY = "vhost-user-config"
+POSTCOPY_KEY = "vhost-user-postcopy"
+MEMORY_KEY = "vhost-user-memory-files"
+ANY_MEMORY = "any"
+"""Of MEMORY_KEY: the one value that it can have."""
 DPDK_TYPE_KEY = "vhost-user-dpdk-type"
 """Where a row that was taken over keeps the type it had."""
 
@@ -102,6 +106,8 @@ class PortSpec:
     ovn      ovn-controller has bound the port and made its flows
     config   front-ends are offered the NIC's configuration space
     link_up  nobody has taken the port down
+    postcopy  front-ends are trusted with a userfaultfd of their worker
+    any_memory  guest memory may be in files of any kind, and not in memory alone
     """
 
     name: str
@@ -124,6 +130,8 @@ class PortSpec:
     ovn: bool = False
     config: bool = False
     link_up: bool = True
+    postcopy: bool = False
+    any_memory: bool = False
 
     @property
     def holds(self) -> bool:
@@ -197,6 +205,8 @@ def parse(
         ovn=keys.get("ovn-installed") == "true",
         config=_true(keys.get(CONFIG_KEY)),
         link_up=list(interface.admin_state) != ["down"],
+        postcopy=_true(keys.get(POSTCOPY_KEY)),
+        any_memory=keys.get(MEMORY_KEY) == ANY_MEMORY,
     )
 
 
@@ -320,6 +330,8 @@ def _announce(
         given = addresses.parse(keys.get(ADDRESSES_KEY, ""))
     except AddressError as error:
         slips.append(f"{error.name}: external_ids:{ADDRESSES_KEY}: {error.text}")
+    if keys.get(MEMORY_KEY, ANY_MEMORY) != ANY_MEMORY:
+        slips.append(f"memory-files-unknown: external_ids:{MEMORY_KEY}: only 'any' can be set")
     return announce, given, "; ".join(slips)
 
 

@@ -35,6 +35,9 @@ _STUCK = "worker-stuck"
 HANG_LOOKS = 3
 """Looks at a pulse that find the same work still going on, before the worker is taken to hang."""
 
+_LAST_WORDS = ("postcopy-page-missing:", "fds-not-closed:")
+"""What a worker says that ends because of its front-end."""
+
 
 class WorkerLink:
     """One worker, from being asked for or found until it has ended.
@@ -124,6 +127,8 @@ class WorkerLink:
             "config": spec.config,
             "mac": spec.mac,
             "link_up": spec.link_up,
+            "postcopy": spec.postcopy,
+            "any_memory": spec.any_memory,
         }
         if self.send(command, now):
             self.spec = spec
@@ -197,7 +202,7 @@ class WorkerLink:
         if status == -signal.SIGBUS or "Fatal Python error: Bus error" in words:
             return "memory-file-truncated: the front-end cut its memory file short; restart the VM"
         line = reports.printable(words.strip().rpartition("\n")[2])
-        if line.startswith("postcopy-page-missing"):
+        if line.startswith(_LAST_WORDS):
             return line
         if status == -signal.SIGSYS:
             return "worker-sigsys: it made a system call that no worker may make"

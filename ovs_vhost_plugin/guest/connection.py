@@ -13,8 +13,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.errors import PeerError
-from ovs_vhost_plugin.vhost.message import Decoder, Message, close_fds, encode
+from ovs_vhost_plugin.vhost.message import Decoder, Message, encode
 from ovs_vhost_plugin.vhost.spec import MAX_FDS, NEED_REPLY, REPLY, U64, VERSION
 
 

@@ -12,7 +12,8 @@ import os
 
 from ovs_vhost_plugin.guest.connection import BackEndError, Connection
 from ovs_vhost_plugin.vhost import spec
-from ovs_vhost_plugin.vhost.message import Message, close_fds, encode
+from ovs_vhost_plugin.vhost.closing import close_fds
+from ovs_vhost_plugin.vhost.message import Message, encode
 from ovs_vhost_plugin.vhost.spec import FrontendRequest
 
 

@@ -61,6 +61,7 @@ class PeerErrorName(StrEnum):
     FILE_SHORTER_THAN_REGION = "file-shorter-than-region"
     REGION_UNKNOWN = "region-unknown"
     REGION_MAP_FAILED = "region-map-failed"
+    REGION_FILE_KIND = "region-file-kind"
 
     # Vrings
     VRING_INDEX = "vring-index"
@@ -94,6 +95,7 @@ class PeerErrorName(StrEnum):
     LOG_OFFSET_WRAPS = "log-offset-wraps"
     LOG_FILE_TOO_SHORT = "log-file-too-short"
     LOG_MAP_FAILED = "log-map-failed"
+    LOG_FILE_KIND = "log-file-kind"
     LOG_SMALLER_THAN_MEMORY = "log-smaller-than-memory"
 
     # What is in flight (vhost-user "Inflight I/O tracking")
@@ -104,6 +106,7 @@ class PeerErrorName(StrEnum):
     INFLIGHT_TOO_SMALL = "inflight-too-small"
     INFLIGHT_FILE_TOO_SHORT = "inflight-file-too-short"
     INFLIGHT_MAP_FAILED = "inflight-map-failed"
+    INFLIGHT_FILE_KIND = "inflight-file-kind"
     INFLIGHT_NO_MEMORY = "inflight-no-memory"
     INFLIGHT_WHILE_STARTED = "inflight-while-started"
     INFLIGHT_WITH_POSTCOPY = "inflight-with-postcopy"

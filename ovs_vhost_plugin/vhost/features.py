@@ -86,6 +86,7 @@ class Offer:
     """What one port offers its front-end: two bit masks, queue pairs, MTU in bytes or None.
 
     nic: what its configuration space says besides; None: that is not offered.
+    any_memory: guest memory may be in files of any kind, and not in memory alone.
     """
 
     features: int
@@ -93,6 +94,7 @@ class Offer:
     queue_pairs: int
     mtu: int | None
     nic: Nic | None = None
+    any_memory: bool = False
 
 
 def offer(
@@ -102,11 +104,13 @@ def offer(
     device_state: bool = True,
     postcopy: bool = True,
     nic: Nic | None = None,
+    any_memory: bool = False,
 ) -> Offer:
     """The offer of a port with `queue_pairs` pairs; the MTU bits only for a port that has one.
 
     A front-end that is offered DEVICE_STATE can only move to another back-end that has it too, so
-    that it can be left out. PAGEFAULT is left out where no userfaultfd can be had. With `nic` the
+    that it can be left out. PAGEFAULT is left out unless it is asked for, and where no userfaultfd
+    can be had. With `nic` the
     NIC's configuration space is offered; a guest that is offered no MAC makes one up (virtio 1.2,
     5.1.5).
     """
@@ -123,4 +127,4 @@ def offer(
         protocol_features |= ProtocolFeature.CONFIG.mask
         if nic.mac is None:
             features &= ~Feature.MAC.mask
-    return Offer(features, protocol_features, queue_pairs, mtu, nic)
+    return Offer(features, protocol_features, queue_pairs, mtu, nic, any_memory)

@@ -9,9 +9,9 @@ import fcntl
 import os
 
 from ovs_vhost_plugin.vhost import mapping, spec
+from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.effects import InflightDescription
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.message import close_fds
 
 _SPLIT = 16, 16  # struct QueueRegionSplit, struct DescStateSplit
 _PACKED = 32, 32  # struct QueueRegionPacked, struct DescStatePacked
@@ -30,8 +30,8 @@ def stride(queue_size: int, *, packed: bool) -> int:
     return -(-_length(queue_size, packed) // spec.INFLIGHT_ALIGN) * spec.INFLIGHT_ALIGN
 
 
-MAX_BYTES = 256 * stride(32768, packed=True)
-"""Of the largest region that there can be."""
+MAX_BYTES = (spec.VRING_INDEX_MASK + 1) * stride(spec.MAX_VRING_SIZE, packed=True)
+"""Of the largest region that there can be: all vrings that have an index, packed, of all sizes."""
 
 
 def make(queues: int, queue_size: int, *, packed: bool) -> tuple[int, int]:

@@ -7,8 +7,8 @@ the rings run, so bits are set by atomic operations only; that is the compiled c
 """
 
 from ovs_vhost_plugin.vhost import mapping
+from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.message import close_fds
 from ovs_vhost_plugin.vhost.spec import LOG_PAGE
 
 

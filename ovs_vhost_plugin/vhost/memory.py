@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovs_vhost_plugin.vhost import mapping
+from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.effects import MemoryRegion
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.message import close_fds
 from ovs_vhost_plugin.vhost.spec import MAX_MEM_SLOTS, MAX_REGIONS
 
 # What the compiled data path translates with: guest address, size in bytes, and the address in

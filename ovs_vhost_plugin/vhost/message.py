@@ -6,11 +6,11 @@ fds travel beside the bytes. The decoder keeps what has come of one message and 
 the rest, however the peer cuts it.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ovs_vhost_plugin.vhost import spec
+from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 
 _KNOWN_FLAGS = spec.VERSION_MASK | spec.REPLY | spec.NEED_REPLY
@@ -34,12 +34,6 @@ class Message:
 def encode(message: Message) -> bytes:
     """Header and payload; the fds go beside it."""
     return spec.HEADER.pack(message.request, message.flags, len(message.payload)) + message.payload
-
-
-def close_fds(fds: Sequence[int]) -> None:
-    """Close fds that nobody wants."""
-    for fd in fds:
-        os.close(fd)
 
 
 class Decoder:

@@ -2,9 +2,9 @@
 """The vhost-user session: one table of requests, and the one way every request goes.
 
 Sans-IO: `Session.receive` is a generator that yields effects for the device and returns the
-reply. What a request needs before it may be handled (size of its payload, number of fds, a
-protocol feature) are columns of the table, checked in one place; the handlers see only messages
-of the right shape.
+reply. What a request needs before it may be handled (size of its payload, number and kind of its
+fds, a protocol feature) are columns of the table, checked in one place; the handlers see only
+messages of the right shape.
 """
 
 from collections.abc import Callable, Generator
@@ -22,9 +22,11 @@ from ovs_vhost_plugin.vhost import (
     status_requests,
     vring_requests,
 )
+from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.effects import Effect, Handling, Refused
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.message import Message, close_fds
+from ovs_vhost_plugin.vhost.fdkind import Kind, Rule, require
+from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.spec import FrontendRequest, ProtocolFeature
 from ovs_vhost_plugin.vhost.state import State, Vring
 
@@ -41,6 +43,13 @@ _FD_OR_BASES = (0, 1)  # without one it acknowledges bases: the handler looks
 _UNUSED_FD = (0, 1)  # some front-ends send one (vhost-user VHOST_USER_REM_MEM_REG)
 _REGION_FDS = (0, spec.MAX_REGIONS)  # as many as regions: the handler compares
 
+_EVENTFD = Rule(Kind.EVENTFD, PeerErrorName.VRING_FD_NOT_EVENTFD)
+_SOCKET = Rule(Kind.SOCKET, PeerErrorName.BACKEND_FD_NOT_SOCKET)
+_PIPE = Rule(Kind.PIPE, PeerErrorName.DEVICE_STATE_NOT_A_PIPE)
+_REGION = Rule(Kind.MEMORY, PeerErrorName.REGION_FILE_KIND)
+_LOG = Rule(Kind.MEMORY, PeerErrorName.LOG_FILE_KIND)
+_INFLIGHT = Rule(Kind.MEMORY, PeerErrorName.INFLIGHT_FILE_KIND)
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -49,6 +58,7 @@ class Row:
     handler: see Handler.
     size: bytes of the payload; None where it depends on the payload and the handler checks it.
     fds: least and most fds beside the message.
+    takes: of which kind they are; None: they are closed and not looked at.
     needs: protocol feature that must have been offered: the specification makes these requests
         legal by its presence in the answer to GET_PROTOCOL_FEATURES.
     answers: the request has a reply of its own.
@@ -59,6 +69,7 @@ class Row:
     handler: Handler
     size: int | None
     fds: tuple[int, int] = _NO_FDS
+    takes: Rule | None = None
     needs: ProtocolFeature | None = None
     answers: bool = False
     refusal: bytes | None = None
@@ -76,17 +87,17 @@ TABLE: dict[int, Row] = {
     FrontendRequest.SET_PROTOCOL_FEATURES: Row(requests.set_protocol_features, _U64),
     FrontendRequest.SET_OWNER: Row(requests.set_owner, 0),
     FrontendRequest.RESET_OWNER: Row(requests.reset_owner, 0),
-    FrontendRequest.SET_MEM_TABLE: Row(requests.set_mem_table, None, _REGION_FDS),
+    FrontendRequest.SET_MEM_TABLE: Row(requests.set_mem_table, None, _REGION_FDS, _REGION),
     FrontendRequest.SET_LOG_BASE: Row(
-        requests.set_log_base, spec.LOG.size, _ONE_FD, ProtocolFeature.LOG_SHMFD
+        requests.set_log_base, spec.LOG.size, _ONE_FD, _LOG, ProtocolFeature.LOG_SHMFD
     ),
     FrontendRequest.SET_VRING_NUM: Row(vring_requests.set_num, _STATE),
     FrontendRequest.SET_VRING_ADDR: Row(vring_requests.set_addr, spec.VRING_ADDR.size),
     FrontendRequest.SET_VRING_BASE: Row(vring_requests.set_base, _STATE),
     FrontendRequest.GET_VRING_BASE: Row(vring_requests.get_base, _STATE, answers=True),
-    FrontendRequest.SET_VRING_KICK: Row(vring_requests.set_kick, _U64, _FD_OR_FLAG),
-    FrontendRequest.SET_VRING_CALL: Row(vring_requests.set_call, _U64, _FD_OR_FLAG),
-    FrontendRequest.SET_VRING_ERR: Row(vring_requests.set_err, _U64, _FD_OR_FLAG),
+    FrontendRequest.SET_VRING_KICK: Row(vring_requests.set_kick, _U64, _FD_OR_FLAG, _EVENTFD),
+    FrontendRequest.SET_VRING_CALL: Row(vring_requests.set_call, _U64, _FD_OR_FLAG, _EVENTFD),
+    FrontendRequest.SET_VRING_ERR: Row(vring_requests.set_err, _U64, _FD_OR_FLAG, _EVENTFD),
     FrontendRequest.SET_VRING_ENABLE: Row(vring_requests.set_enable, _STATE),
     FrontendRequest.VRING_KICK: Row(
         vring_requests.kick, _STATE, needs=ProtocolFeature.INBAND_NOTIFICATIONS
@@ -103,7 +114,7 @@ TABLE: dict[int, Row] = {
     ),
     FrontendRequest.SET_CONFIG: Row(config_requests.set_config, None, needs=ProtocolFeature.CONFIG),
     FrontendRequest.SET_BACKEND_REQ_FD: Row(
-        backend_requests.set_backend_req_fd, 0, _ONE_FD, ProtocolFeature.BACKEND_REQ
+        backend_requests.set_backend_req_fd, 0, _ONE_FD, _SOCKET, ProtocolFeature.BACKEND_REQ
     ),
     FrontendRequest.IOTLB_MSG: Row(iotlb_requests.iotlb_msg, spec.IOTLB.size),
     FrontendRequest.RESET_DEVICE: Row(
@@ -120,12 +131,14 @@ TABLE: dict[int, Row] = {
         requests.add_mem_reg,
         None,
         _FD_OR_BASES,
+        _REGION,
         ProtocolFeature.CONFIGURE_MEM_SLOTS,
     ),
     FrontendRequest.REM_MEM_REG: Row(
         requests.rem_mem_reg,
         spec.SINGLE_REGION.size,
         _UNUSED_FD,
+        None,
         ProtocolFeature.CONFIGURE_MEM_SLOTS,
     ),
     FrontendRequest.GET_INFLIGHT_FD: Row(
@@ -136,12 +149,13 @@ TABLE: dict[int, Row] = {
         refusal=bytes(spec.INFLIGHT_PADDED),  # no bytes, and without an fd
     ),
     FrontendRequest.SET_INFLIGHT_FD: Row(
-        inflight_requests.set_inflight_fd, None, _ONE_FD, ProtocolFeature.INFLIGHT_SHMFD
+        inflight_requests.set_inflight_fd, None, _ONE_FD, _INFLIGHT, ProtocolFeature.INFLIGHT_SHMFD
     ),
     FrontendRequest.SET_DEVICE_STATE_FD: Row(
         state_requests.set_device_state_fd,
         spec.DEVICE_STATE.size,
         _ONE_FD,
+        _PIPE,
         ProtocolFeature.DEVICE_STATE,
         answers=True,
         refusal=spec.U64.pack(spec.DEVICE_STATE_NO_FD | 1),
@@ -210,6 +224,7 @@ class Session(State):
     def _handle(self, message: Message, fds: list[int]) -> Handling:
         row = self._row(message.request)
         self._check_shape(message, row)
+        self._check_kinds(message, row)
         return (yield from row.handler(self, message.payload, fds))
 
     def _row(self, number: int) -> Row:
@@ -239,6 +254,13 @@ class Session(State):
         if len(message.fds) > most:
             detail = f"request {message.request}: {len(message.fds)}"
             raise PeerError(PeerErrorName.FDS_UNEXPECTED, detail)
+
+    def _check_kinds(self, message: Message, row: Row) -> None:
+        """Before anything else is done with the fds: see `fdkind.py`."""
+        if row.takes is None or (row.takes.kind is Kind.MEMORY and self.offer.any_memory):
+            return
+        for fd in message.fds:
+            require(fd, row.takes)
 
     def _wants_acknowledgement(self, message: Message) -> bool:
         """Whether to answer with a u64, 0 for success (vhost-user "REPLY_ACK")."""

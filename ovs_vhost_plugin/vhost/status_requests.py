@@ -7,10 +7,10 @@ FEATURES_OK is missing after features were refused, DEVICE_NEEDS_RESET is there 
 """
 
 from ovs_vhost_plugin.vhost import spec
+from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.config_requests import settle_mtu
 from ovs_vhost_plugin.vhost.effects import Handling, SetFeatures, StopVring
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.message import close_fds
 from ovs_vhost_plugin.vhost.spec import DeviceStatus
 from ovs_vhost_plugin.vhost.state import State
 

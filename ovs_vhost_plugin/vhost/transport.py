@@ -11,8 +11,9 @@ import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 
+from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.message import Decoder, Message, close_fds, encode
+from ovs_vhost_plugin.vhost.message import Decoder, Message, encode
 
 # unix(7): SCM_MAX_FD, the most fds the kernel delivers with one message. With room for all of
 # them too many is told from truncated, which then means that this process has no fd left.
@@ -121,7 +122,7 @@ class Connection:
         for _, fds in self._unsent:
             close_fds(fds)
         self._unsent.clear()
-        self._sock.close()
+        close_fds([self._sock.detach()])
 
 
 def _rights(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:

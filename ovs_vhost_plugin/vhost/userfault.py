@@ -32,15 +32,12 @@ RANGE = Struct("=QQ")
 """Start and length of memory."""
 
 
-def open_device() -> int | None:
-    """The device's fd, by which this process may make userfaultfds whatever becomes of it.
+def open_device() -> int:
+    """The device's fd, by which any process that has it may make userfaultfds of itself.
 
-    None where there is no such device, or no permission to open it.
+    Raises OSError where there is no such device, or no permission to open it.
     """
-    try:
-        return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return None
+    return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
 
 
 class Userfault:

@@ -8,10 +8,10 @@ the device cannot run the ring like that. Sections cited are those of vhost-user
 from collections.abc import Generator
 
 from ovs_vhost_plugin.vhost import spec
+from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.effects import Effect, Handling, KickVring, ReconfigureVring, StopVring
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.eventfd import new_eventfd
-from ovs_vhost_plugin.vhost.message import close_fds
 from ovs_vhost_plugin.vhost.spec import ProtocolFeature, VringAddressFlag
 from ovs_vhost_plugin.vhost.state import State, Vring
 

@@ -7,12 +7,12 @@ may send another socket.
 
 from __future__ import annotations
 
-import os
 import selectors
 import socket
 from collections.abc import Callable
 
 from ovs_vhost_plugin.vhost.backend_channel import OnAnswer, Requests
+from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.spec import BackendRequest
 from ovs_vhost_plugin.vhost.transport import Connection, ConnectionClosed
@@ -37,7 +37,7 @@ class BackEndChannel:
     def open(self, fd: int, *, acknowledged: bool) -> None:
         """Use the socket `fd`, which it takes; `acknowledged`: REPLY_ACK was negotiated.
 
-        Raises PeerError if that is no unix stream socket; a channel there was stays then.
+        A unix stream socket. Raises PeerError if it is not connected; a channel there was stays.
         """
         connection = Connection(_socket(fd), replies=True)
         self.close()
@@ -99,19 +99,11 @@ class BackEndChannel:
 
 
 def _socket(fd: int) -> socket.socket:
-    """The socket of `fd`, which it takes. Raises PeerError where it is none of the right kind."""
-    try:
-        sock = socket.socket(fileno=fd)
-    except OSError as error:
-        os.close(fd)
-        raise PeerError(PeerErrorName.BACKEND_FD_NOT_SOCKET, str(error.strerror)) from None
-    if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
-        sock.close()
-        detail = f"family {int(sock.family)}, type {int(sock.type)}"
-        raise PeerError(PeerErrorName.BACKEND_FD_NOT_SOCKET, detail)
+    """The unix stream socket `fd`, which it takes. Raises PeerError where it is not connected."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=fd)
     try:
         sock.getpeername()
     except OSError as error:  # nobody is at its other end, or it listens
-        sock.close()
+        close_fds([sock.detach()])
         raise PeerError(PeerErrorName.BACKEND_FD_NOT_SOCKET, str(error.strerror)) from None
     return sock

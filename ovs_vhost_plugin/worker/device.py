@@ -8,20 +8,18 @@ frames are the guest's.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost import effects
 from ovs_vhost_plugin.vhost.errors import PeerError
-from ovs_vhost_plugin.vhost.eventfd import require_eventfd
 from ovs_vhost_plugin.vhost.inflight import Inflight
 from ovs_vhost_plugin.vhost.log import DirtyLog
 from ovs_vhost_plugin.vhost.memory import MemoryTable
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import BackendRequest, IotlbAccess, ProtocolFeature
-from ovs_vhost_plugin.vhost.userfault import Userfault
 from ovs_vhost_plugin.worker.arrivals import Arrivals
 from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.basis import Basis
@@ -29,7 +27,7 @@ from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.holding import Holding
 from ovs_vhost_plugin.worker.inband import InBand
 from ovs_vhost_plugin.worker.misses import Misses
-from ovs_vhost_plugin.worker.postcopy import Postcopy
+from ovs_vhost_plugin.worker.postcopy import Postcopy, Source
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 from ovs_vhost_plugin.worker.rings import Rings
 from ovs_vhost_plugin.worker.tapqueues import TapQueues
@@ -63,7 +61,7 @@ class Device:
         *,
         finish_offloads: bool,
         finish_udp: bool = True,
-        make_userfault: Callable[[], Userfault] | None = None,
+        userfaultfds: Source | None = None,
     ) -> None:
         self.pairs = tuple(pairs)
         self.mtu: int | None = None
@@ -72,7 +70,7 @@ class Device:
         self._channel = channel
         self._inband = inband
         self._basis = Basis(finish_offloads=finish_offloads, finish_udp=finish_udp)
-        self._postcopy = Postcopy(make_userfault, self.pairs, self._basis)
+        self._postcopy = Postcopy(userfaultfds, self.pairs, self._basis)
         self._arrivals = Arrivals(self.pairs, taps, holding)
         self._misses = Misses(channel.ask, observer.error)
         self._rings = Rings(
@@ -287,9 +285,6 @@ class Device:
 
     def _reconfigure(self, index: int) -> None:
         vring = self._session.vrings[index]
-        for fd in (vring.kick_fd, vring.call_fd, vring.err_fd):
-            if fd >= 0:
-                require_eventfd(fd)
         if index % 2 == 0 and self._basis.moved_in(vring):
             self._rings.expect()
         self._rings.restart(index)

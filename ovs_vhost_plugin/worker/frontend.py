@@ -12,6 +12,7 @@ import selectors
 import socket
 from collections.abc import Callable
 
+from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.features import Offer
 from ovs_vhost_plugin.vhost.session import Session
@@ -37,7 +38,9 @@ class FrontEnd:
         make_offer: Callable[[], Offer],
         on_error: Callable[[PeerError], None],
         ask_daemon: Callable[[str], bool],
+        waits: Callable[[float], bool] = lambda _now: False,
     ) -> None:
+        """`waits`: no front-end is to be connected yet; when it is, `run` is called."""
         self.path = path
         self.session: Session | None = None
         self.connections = 0
@@ -47,13 +50,14 @@ class FrontEnd:
         self._make_offer = make_offer
         self._on_error = on_error
         self._ask_daemon = ask_daemon
+        self._waits = waits
+        self._accepting = False
         self._connection: Connection | None = None
         self._connected_at = 0.0
         self._retry_at: float | None = None
         self._delay = _FIRST_RETRY
         if listener is not None:
             listener.setblocking(False)
-            selector.register(listener, selectors.EVENT_READ, self._accept)
         else:
             self._retry_at = 0.0
 
@@ -68,12 +72,25 @@ class FrontEnd:
 
     def due(self, now: float) -> float | None:
         """Seconds until `run` has something to do; None while it has not."""
-        return None if self._retry_at is None else max(0.0, self._retry_at - now)
+        if self._retry_at is None or self._waits(now):
+            return None
+        return max(0.0, self._retry_at - now)
 
     def run(self, now: float) -> None:
-        """Try to connect when it is time to."""
-        if self._retry_at is None or now < self._retry_at:
-            return
+        """Try to connect, or let front-ends connect, when it is time to."""
+        if self._listener is not None:
+            self._let_connect(self._listener, not self._waits(now))
+        elif self._retry_at is not None and now >= self._retry_at and not self._waits(now):
+            self._connect(now)
+
+    def _let_connect(self, listener: socket.socket, accepting: bool) -> None:
+        if accepting and not self._accepting:
+            self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        elif self._accepting and not accepting:
+            self._selector.unregister(listener)
+        self._accepting = accepting
+
+    def _connect(self, now: float) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             sock.connect(self.path)
@@ -88,7 +105,7 @@ class FrontEnd:
     def adopt(self, sock: socket.socket, now: float) -> None:
         """Serve a connected socket, made here or by the daemon on this worker's behalf."""
         if self._connection is not None:
-            sock.close()
+            close_fds([sock.detach()])
             return
         self._retry_at = None
         self._connected_at = now
@@ -108,7 +125,7 @@ class FrontEnd:
             # One that hangs up and comes again at once: its end is there to be read before this.
             self._serve(now)
         if self._connection is not None:
-            sock.close()
+            close_fds([sock.detach()])
             self._on_error(PeerError(PeerErrorName.SECOND_FRONT_END, "the first one is connected"))
             return
         self.adopt(sock, now)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.memory import MemoryTable
@@ -35,21 +36,34 @@ def end_worker(why: str) -> None:
     os._exit(os.EX_PROTOCOL)
 
 
+class Source(Protocol):
+    """What userfaultfds are made by: `UserfaultDevice`."""
+
+    def make(self) -> Userfault:
+        """A new one. Raises OSError."""
+
+    def close(self) -> None:
+        """It is needed no more."""
+
+    def renew(self) -> None:
+        """The next front-end may need it."""
+
+
 class Postcopy:
     """The userfaultfd of one session, and what is registered with it."""
 
     def __init__(
         self,
-        make: Callable[[], Userfault] | None,
+        device: Source | None,
         pairs: Sequence[QueuePair],
         basis: Basis,
         give_up: Callable[[str], object] = end_worker,
     ) -> None:
-        """`make` makes a userfaultfd, or raises OSError; without it PAGEFAULT is not offered.
+        """`device` makes userfaultfds; without it PAGEFAULT is not offered.
 
         `give_up` is told why a page that a ring waits for is not waited for any longer.
         """
-        self._make = make
+        self._device = device
         self._pairs = tuple(pairs)
         self._basis = basis
         self._give_up = give_up
@@ -63,11 +77,11 @@ class Postcopy:
         another one's handler read before that would be lost, and the page never requested. So the
         last one counts.
         """
-        assert self._make is not None
+        assert self._device is not None
         if self._userfault is None or not self._basis.pages_missing:
             self._close()
             try:
-                self._userfault = self._make()
+                self._userfault = self._device.make()
             except OSError as error:
                 raise PeerError(PeerErrorName.POSTCOPY_UNAVAILABLE, str(error)) from error
         return self._userfault.fd
@@ -107,6 +121,8 @@ class Postcopy:
     def forget(self) -> None:
         """All loops have been stopped."""
         self._finish()
+        if self._device is not None:
+            self._device.renew()
 
     def _wait(self, patience: float, why: str) -> None:
         """Have loops that do not stop waited for, so many seconds."""
@@ -122,6 +138,8 @@ class Postcopy:
         self._basis.pages_missing = False
         for pair in self._pairs:
             pair.on_stuck = lambda _seconds: None
+        if self._userfault is not None and self._device is not None:
+            self._device.close()
         self._close()
 
     def _close(self) -> None:

@@ -27,11 +27,10 @@ from ovs_vhost_plugin import process, vitals
 from ovs_vhost_plugin.announce import frames
 from ovs_vhost_plugin.control import Inheritance, WorkerSpec
 from ovs_vhost_plugin.jit import layout
-from ovs_vhost_plugin.vhost import userfault
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import Nic, Offer, offer
-from ovs_vhost_plugin.vhost.userfault import Userfault
-from ovs_vhost_plugin.worker import journal
+from ovs_vhost_plugin.vhost.spec import ProtocolFeature
+from ovs_vhost_plugin.worker import journal, statistics
 from ovs_vhost_plugin.worker.addresses import Addresses
 from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.daemonlink import DaemonLink
@@ -44,10 +43,11 @@ from ovs_vhost_plugin.worker.holding import Holding
 from ovs_vhost_plugin.worker.inband import InBand
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 from ovs_vhost_plugin.worker.tapqueues import TapQueues
+from ovs_vhost_plugin.worker.userfaultdevice import UserfaultDevice
 from ovs_vhost_plugin.worker.vringconfig import PairConfig
 
 # Further fields of a worker's spec that the daemon may change
-_MAY_CHANGE = ("finish_udp", "hold", "state", "config", "mac", "link_up")
+_MAY_CHANGE = ("finish_udp", "hold", "state", "config", "mac", "link_up", "postcopy", "any_memory")
 
 
 def warm() -> None:
@@ -87,8 +87,6 @@ class Worker:
         tap_fds = inheritance.taps
         self._spec = spec
         self._beat = beat
-        userfaultfd = userfault.open_device()
-        self._postcopy = userfaultfd is not None
         self._selector = selectors.DefaultSelector()
         self._errors: Counter[str] = Counter()
         self._last_error: PeerError | None = None
@@ -120,6 +118,11 @@ class Worker:
             # At once: the daemon is to know it before the rings start, which is what announces.
             on_load=lambda: self._daemon.tell_addresses(time.monotonic()),
         )
+        self._userfaultfds = UserfaultDevice(
+            lambda: self._daemon.send({"event": "userfaultfd"}),
+            time.monotonic,
+            wanted=spec.postcopy,
+        )
         channel = BackEndChannel(self._selector, self.error)
         self._device = Device(
             pairs,
@@ -131,7 +134,7 @@ class Worker:
             InBand(self._selector, channel),
             finish_offloads=spec.finish_offloads,
             finish_udp=self._finishes_udp(spec),
-            make_userfault=None if userfaultfd is None else partial(Userfault, userfaultfd),
+            userfaultfds=self._userfaultfds,
         )
         self._expectation = Expectation()
         self._daemon = DaemonLink(
@@ -152,6 +155,7 @@ class Worker:
             make_offer=self._offer,
             on_error=self.error,
             ask_daemon=lambda path: self._daemon.send({"event": "connect", "path": path}),
+            waits=self._userfaultfds.awaited,
         )
         for pair in pairs:
             self._watch(pair.fault_fd, partial(self._faults, pair))
@@ -164,11 +168,13 @@ class Worker:
         """Until told to quit."""
         while not self._quitting:
             now = time.monotonic()
+            self._userfaultfds.run(now)
             self._front_end.run(now)
             self._addresses.run(now)
             self._give_up(now)
             self._daemon.run(now)
             waits = (
+                self._userfaultfds.due(now),
                 self._front_end.due(now),
                 self._addresses.due(now),
                 self._daemon.due(now),
@@ -255,9 +261,13 @@ class Worker:
     def _command(self, command: dict[str, Any], fds: list[int]) -> None:
         if command.get("op") == "connected" and len(fds) == 1:
             self._front_end.adopt(socket.socket(fileno=fds.pop()), time.monotonic())
+        if command.get("op") == "userfaultfd" and len(fds) == 1:
+            self._userfaultfds.take(fds.pop())
         for fd in fds:
             os.close(fd)
         match command:
+            case {"op": "userfaultfd", "error": why}:
+                self._userfaultfds.refused(why)
             case {"op": "configure", "mtu": mtu, "finish_offloads": finish, **more}:
                 known = {name: more[name] for name in _MAY_CHANGE if name in more}
                 spec = replace(self._spec, mtu=mtu, finish_offloads=finish, **known)
@@ -280,6 +290,7 @@ class Worker:
         self._spec = spec
         self._device.set_finish_offloads(spec.finish_offloads, self._finishes_udp(spec))
         self._device.follow_port(link_up=spec.link_up, mtu=spec.mtu)
+        self._userfaultfds.want(spec.postcopy)
         self._holding.enabled = spec.hold
         if not spec.hold:
             self._end_hold(Reason.OFF)
@@ -300,7 +311,12 @@ class Worker:
         mac = bytes.fromhex(spec.mac) or None
         nic = Nic(mac, spec.link_up) if spec.config else None
         return offer(
-            spec.queues, spec.mtu, device_state=spec.state, postcopy=self._postcopy, nic=nic
+            spec.queues,
+            spec.mtu,
+            device_state=spec.state,
+            postcopy=self._userfaultfds.there,
+            nic=nic,
+            any_memory=spec.any_memory,
         )
 
     def _snapshot(self) -> dict[str, Any]:
@@ -319,15 +335,24 @@ class Worker:
             "errors": self._errors.total(),
         }
 
+    def _postcopy(self) -> str:
+        """Whether it is offered, or why not."""
+        session = self._front_end.session
+        if not self._userfaultfds.there:
+            return f"not offered: {self._userfaultfds.why_not}"
+        if session is None or session.offer.protocol_features & ProtocolFeature.PAGEFAULT.mask:
+            return "offered"
+        return "not offered: to this front-end, which came before; to the next one"
+
     def _stats(self) -> dict[str, Any]:
         return {
             "status": self._front_end.status,
             "connections": self._front_end.connections,
             "rarps": self._rarps,
-            "postcopy": "offered" if self._postcopy else f"not offered: no {userfault.DEVICE}",
+            "postcopy": self._postcopy(),
             "hold": {"waiting": len(self._holding.buffer), **self._holding.buffer.counts},
             "errors": dict(self._errors),
             **self._device.iotlb_counts,
             "addresses": self._addresses.current,
-            "queue_pairs": [pair.counters for pair in self._device.pairs],
+            **statistics.of_pairs([pair.counters for pair in self._device.pairs]),
         }

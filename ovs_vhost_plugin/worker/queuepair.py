@@ -23,7 +23,7 @@ from ovs_vhost_plugin.jit.learn import look_again, tell
 from ovs_vhost_plugin.jit.loop import run
 from ovs_vhost_plugin.jit.resume import resume, stands_at_base
 from ovs_vhost_plugin.jit.syscalls import read_event
-from ovs_vhost_plugin.vhost.eventfd import is_eventfd
+from ovs_vhost_plugin.vhost.fdkind import is_eventfd
 from ovs_vhost_plugin.vhost.spec import Feature
 from ovs_vhost_plugin.worker import backlog, inflight, inflight_packed, journal
 from ovs_vhost_plugin.worker.stations import Station, read

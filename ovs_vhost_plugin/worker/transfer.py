@@ -11,10 +11,9 @@ from __future__ import annotations
 import fcntl
 import os
 import selectors
-import stat
 
+from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.message import close_fds
 
 
 class Transfer:
@@ -33,12 +32,9 @@ class Transfer:
         self._selector = selector
         self._error: PeerError | None = None
         try:
-            _require_pipe(fd, os.O_RDONLY if self.loads else os.O_WRONLY)
+            _require_mode(fd, os.O_RDONLY if self.loads else os.O_WRONLY)
             event = selectors.EVENT_READ if self.loads else selectors.EVENT_WRITE
             selector.register(fd, event, lambda _now: self.move())
-        except OSError as error:  # it was opened with O_PATH
-            close_fds([fd])
-            raise PeerError(PeerErrorName.DEVICE_STATE_NOT_A_PIPE, str(error)) from None
         except PeerError:
             close_fds([fd])
             raise
@@ -108,7 +104,7 @@ class Transfer:
             os.close(fd)
 
 
-def _require_pipe(fd: int, mode: int) -> None:
+def _require_mode(fd: int, mode: int) -> None:
     flags = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
-    if not stat.S_ISFIFO(os.fstat(fd).st_mode) or flags not in (mode, os.O_RDWR):
+    if flags not in (mode, os.O_RDWR):
         raise PeerError(PeerErrorName.DEVICE_STATE_NOT_A_PIPE, f"access mode {flags}")

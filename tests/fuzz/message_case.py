@@ -22,7 +22,7 @@ from message_steps import KINDS, OFFER, PAIRS, RING, RX_BUFFER, TX_BUFFER, good_
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.eventfd import is_eventfd
+from ovs_vhost_plugin.vhost.fdkind import is_eventfd
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import TABLE, Session
 from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest, ProtocolFeature

@@ -28,8 +28,9 @@ from ovs_vhost_plugin.control import ChannelBroken, ChannelClosed, WorkerSpec, _
 from ovs_vhost_plugin.daemon import reports, status
 from ovs_vhost_plugin.daemon.reports import ReportError
 from ovs_vhost_plugin.vhost import spec
+from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.message import Message, close_fds, encode
+from ovs_vhost_plugin.vhost.message import Message, encode
 from ovs_vhost_plugin.vhost.transport import Connection
 
 NOW = 100.0
@@ -41,7 +42,8 @@ NUMBER = (
 WORDS = [
     "event", "hello", "state", "rarp", "started", "connect", "stats", "addresses", "holding",
     "held", "mac", "at", "base", "sent", "path", "id", "frames", "left", "hold", "active", "counts",
-    "stations", "queue_pairs", "errors", "vlan", "router", "ipv4", "ipv6", "running", "0x1", "AAEC",
+    "stations", "queue_pairs", "names", "values", "errors", "faults",
+    "vlan", "router", "ipv4", "ipv6", "running", "0x1", "AAEC",
     "52:54:00:00:00:01", "10.0.0.2", "fe80::1", "525400000001.0", "\ud800", "\0", "[/]",
 ]  # fmt: skip
 TEXT = st.sampled_from(WORDS) | st.text(st.characters(), max_size=12)
@@ -86,7 +88,8 @@ EVENTS: list[dict[str, Any]] = [
             "hold": {"waiting": 0, "held": 3},
             "errors": {"header-version": 1},
             "addresses": [STATION],
-            "queue_pairs": [{"rx_packets": 1, "tx_packets": 2}, {"rx_packets": 7}],
+            "faults": {"zero-length": 1},
+            "queue_pairs": {"names": ["rx_packets", "tx_packets"], "values": [[1, 2], [7, 0]]},
         },
     },
     {"event": "addresses", "addresses": [STATION]},

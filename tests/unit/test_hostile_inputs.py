@@ -15,7 +15,12 @@ TESTS = Path(__file__).parents[1]
 TABLE = TESTS.parent / "docs" / "hostile-inputs.md"
 ROWS = re.findall(r"^\| (.+) \| (.+) \| (.+) \|$", TABLE.read_text(), re.MULTILINE)
 NAMED = {name for _, names, _ in ROWS for name in re.findall(r"`([a-z0-9-]+)`", names)}
-ELSEWHERE = {"memory-file-truncated", "postcopy-page-missing", "worker-channel"}
+ELSEWHERE = {
+    "fds-not-closed",
+    "memory-file-truncated",
+    "postcopy-page-missing",
+    "worker-channel",
+}
 """What the daemon calls the end of a worker."""
 
 

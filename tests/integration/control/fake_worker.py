@@ -184,6 +184,9 @@ class FakeWorker:
             "environment": dict(os.environ),
             "sigterm": signal.getsignal(signal.SIGTERM) == signal.SIG_DFL,
             "configured": self.configured,
-            "queue_pairs": [{"rx_packets": 3}, {"rx_packets": 4, **self.counters}],
+            "queue_pairs": {
+                "names": ["rx_packets", "tx_packets"],
+                "values": [[3, 0], [4, self.counters.get("tx_packets", 0)]],
+            },
             "errors": {},
         }

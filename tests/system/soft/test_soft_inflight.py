@@ -12,7 +12,8 @@ from ovs_vhost_plugin.guest.frontend import PROTOCOL_FEATURES
 from ovs_vhost_plugin.guest.inflight import Inflight
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
 from ovs_vhost_plugin.lab.process import wait_until
-from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
+from ovs_vhost_plugin.vhost.inflight import stride
+from ovs_vhost_plugin.vhost.spec import MAX_VRING_SIZE, Feature, ProtocolFeature
 
 pytestmark = pytest.mark.system
 
@@ -198,3 +199,16 @@ def test_a_file_that_is_cut_short_ends_that_worker_alone(port, kept):
     kept.guest.send(frame_of(100, outward=True))
     await_another(port, killed)
     check_outward(port, port.guest(Config()), [100])
+
+
+def test_as_much_as_the_largest_rings_take_can_be_had(plug):
+    """Beyond what a worker may write into any other file."""
+    port = plug(queues=4)
+    guest = port.guest(Config(queue_pairs=4, features=PACKED))
+    guest.stop_rings()
+    guest.frontend.initialise(PROTOCOL_FEATURES | KEPT)
+    inflight = Inflight(guest.frontend.connection, 8, MAX_VRING_SIZE)
+    assert len(inflight.memory) == 8 * stride(MAX_VRING_SIZE, packed=True)
+    inflight.memory[-1] = 1
+    inflight.close()
+    assert port.errors() == {}

@@ -3,26 +3,31 @@
 
 import os
 import select
+from pathlib import Path
 from random import Random
 
 import pytest
 from soft_ports import SECONDS, check_inward, check_outward
 
+from ovs_vhost_plugin.guest.connection import WrongReplyError
 from ovs_vhost_plugin.guest.postcopy import PostcopyMigration
 from ovs_vhost_plugin.guest.soft import FEATURES, Config, SoftGuest
 from ovs_vhost_plugin.lab.process import wait_until
-from ovs_vhost_plugin.vhost.spec import Feature
+from ovs_vhost_plugin.vhost import spec, userfault
+from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
+from ovs_vhost_plugin.vhost.spec import FrontendRequest as R
 
 pytestmark = pytest.mark.system
 
 SIZES = [60, 1500, 61, 9000, 1514, 400] * 8
 PACKED = Feature.RING_PACKED.mask
+TRUSTED = ("external_ids:vhost-user-postcopy=true",)
 
 
 @pytest.mark.parametrize("features", [FEATURES, FEATURES | PACKED], ids=["split", "packed"])
 @pytest.mark.parametrize("all_late", [False, True], ids=["what-was-written", "all"])
 def test_traffic_passes_whole_while_pages_come_late(plug, features, all_late):
-    source, destination = plug(), plug()
+    source, destination = plug(), plug(settings=TRUSTED)
     guest = source.guest(Config(features=features))
     check_inward(source, guest, SIZES)
     migration = PostcopyMigration(
@@ -47,8 +52,59 @@ def test_traffic_passes_whole_while_pages_come_late(plug, features, all_late):
     assert guest.stop_rings() == [vring.queue.base for vring in guest.vrings]
 
 
+def opened(port, what):
+    """How many fds of the port's worker are of this name."""
+    return sum(what in str(fd.readlink()) for fd in Path(f"/proc/{port.pid}/fd").iterdir())
+
+
+def begun(port):
+    """A front-end up to where it may ask for a userfaultfd."""
+    guest = SoftGuest(port.path, Config())
+    guest.frontend = guest.connect()
+    return guest
+
+
+def test_who_is_not_trusted_gets_no_userfaultfd(plug):
+    """It reaches all of the worker's memory: a front-end could write code of its own there."""
+    port = plug()
+    guest = begun(port)
+    try:
+        answer = guest.frontend.connection.ask(R.GET_PROTOCOL_FEATURES)
+        assert not spec.U64.unpack(answer)[0] & ProtocolFeature.PAGEFAULT.mask
+        with pytest.raises(WrongReplyError):
+            guest.frontend.advise_postcopy()
+    finally:
+        guest.close()
+    wait_until(lambda: port.errors() == {"protocol-feature-missing": 1}, "the refusal")
+    assert opened(port, "userfaultfd") == 0
+    assert "vhost-user-postcopy" in port.stats()["postcopy"]
+    check_inward(port, port.guest(Config()), SIZES[:6])
+
+
+def test_a_worker_has_the_device_until_the_migrations_end_and_again_for_the_next(plug):
+    port = plug(settings=TRUSTED)
+    wait_until(lambda: opened(port, userfault.DEVICE) == 1, "the device")
+    guest = begun(port)
+    try:
+        os.close(guest.frontend.advise_postcopy())
+        guest.frontend.listen_postcopy()
+        assert (opened(port, userfault.DEVICE), opened(port, "[userfaultfd]")) == (1, 1)
+        guest.frontend.end_postcopy()
+        assert opened(port, "userfaultfd") == 0
+        assert port.stats()["postcopy"].startswith("not offered")
+    finally:
+        guest.close()
+    wait_until(lambda: opened(port, userfault.DEVICE) == 1, "the device for the next front-end")
+    assert opened(port, "[userfaultfd]") == 0
+    key = "external_ids:vhost-user-postcopy"
+    port.host.switch.vsctl("remove", "Interface", port.name, *key.split(":"))
+    wait_until(lambda: opened(port, "userfaultfd") == 0, "the row's word")
+    port.host.switch.vsctl("set", "Interface", port.name, f"{key}=true")
+    wait_until(lambda: port.stats()["postcopy"] == "offered", "the row's word")
+
+
 def test_a_front_end_that_dies_while_a_ring_waits_costs_this_worker_only(plug):
-    port, neighbour = plug(), plug()
+    port, neighbour = plug(settings=TRUSTED), plug()
     other = neighbour.guest(Config())
     before = port.pid
     guest = SoftGuest(port.path, Config())

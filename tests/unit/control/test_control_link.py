@@ -137,6 +137,8 @@ def test_configure_reaches_the_worker(child: Worker) -> None:
         "config": False,
         "mac": "",
         "link_up": True,
+        "postcopy": False,
+        "any_memory": False,
     }
     assert child.link.spec is not None and child.link.spec.mtu == 9000
 

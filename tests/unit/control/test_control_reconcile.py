@@ -77,6 +77,8 @@ def running(spec: WorkerSpec = SPEC, **fields: object) -> Observed:
         (running(replace(SPEC, config=True)), Configure(SPEC)),
         (running(replace(SPEC, mac="525400000001")), Configure(SPEC)),
         (running(replace(SPEC, link_up=False)), Configure(SPEC)),
+        (running(replace(SPEC, postcopy=True)), Configure(SPEC)),
+        (running(replace(SPEC, any_memory=True)), Configure(SPEC)),
         (
             running(phase=Phase.STARTING, spec=None, since=NOW - HELLO_TIMEOUT),
             Kill("vhu0", "it said no hello"),
@@ -293,3 +295,9 @@ def test_only_a_worker_that_offers_the_configuration_is_told_of_mac_and_link() -
 @pytest.mark.parametrize("mac", ["", "nonsense", "00:00:00:00:00:00", "01:00:5e:00:00:01"])
 def test_a_mac_that_no_nic_has_is_not_told(mac: str) -> None:
     assert worker_spec(replace(PORT, config=True, attached_mac=mac)).mac == ""
+
+
+def test_a_worker_is_told_what_its_front_end_is_trusted_with() -> None:
+    for trust in ("postcopy", "any_memory"):
+        assert not getattr(worker_spec(PORT), trust)
+        assert getattr(worker_spec(replace(PORT, **{trust: True})), trust)  # type: ignore[arg-type]

@@ -34,16 +34,18 @@ STATION = {
     "ipv4": ["10.0.0.2"],
     "ipv6": ["fe80::1", "2001:db8::1"],
 }
+PAIRS = {"names": ["rx_packets", "tx_packets"], "values": [[1, 0], [2, 3]]}
 EVENTS: dict[str, dict[str, Any]] = {
     "hello": {"event": "hello", "version": "0.1", "pid": 7, "spec": SPEC.to_json()},
     "state": {"event": "state", "state": STATE},
     "rarp": {"event": "rarp", "mac": "52:54:00:00:00:01", "at": 99.5},
     "started": {"event": "started", "base": 17, "sent": 5, "moved_in": True},
     "connect": {"event": "connect", "path": "/run/vm.sock"},
+    "userfaultfd": {"event": "userfaultfd"},
     "stats": {
         "event": "stats",
         "id": 3,
-        "stats": {"queue_pairs": [{"rx_packets": 1}], "x": 0.5, "addresses": [STATION]},
+        "stats": {"queue_pairs": PAIRS, "x": 0.5, "addresses": [STATION]},
     },
     "addresses": {"event": "addresses", "addresses": [STATION]},
     "holding": {
@@ -69,7 +71,9 @@ def test_each_event_is_a_report() -> None:
     )
     assert parsed["held"] == reports.Held(9, (b"\0\1\2", b""), True)
     assert parsed["connect"] == reports.Connect("/run/vm.sock")
-    assert parsed["stats"] == reports.Stats(3, EVENTS["stats"]["stats"])
+    assert parsed["userfaultfd"] == reports.AskUserfaultfd()
+    counted = [{"rx_packets": 1, "tx_packets": 0}, {"rx_packets": 2, "tx_packets": 3}]
+    assert parsed["stats"] == reports.Stats(3, EVENTS["stats"]["stats"] | {"queue_pairs": counted})
     ips = [IPv6Address(ip).packed for ip in ("fe80::1", "2001:db8::1")]
     station = Station(bytes.fromhex("525400000001"), 7, (bytes([10, 0, 0, 2]),), tuple(ips))
     assert parsed["addresses"] == reports.Addresses((station,))
@@ -117,10 +121,16 @@ def test_nothing_was_seen_in_the_future() -> None:
         {**EVENTS["stats"], "stats": {"x": float("inf")}},
         {**EVENTS["stats"], "stats": {"a": {"b": {"c": {"d": {"e": 1}}}}}},
         {**EVENTS["stats"], "stats": {"queue_pairs": 5}},
-        {**EVENTS["stats"], "stats": {"queue_pairs": [5]}},
+        {**EVENTS["stats"], "stats": {"queue_pairs": {"names": [], "values": [5]}}},
+        {**EVENTS["stats"], "stats": {"queue_pairs": {"names": [5], "values": []}}},
+        {**EVENTS["stats"], "stats": {"queue_pairs": {"names": ["x"], "values": [[]]}}},
+        {**EVENTS["stats"], "stats": {"queue_pairs": {"names": ["x"], "values": [["1"]]}}},
+        {**EVENTS["stats"], "stats": {"queue_pairs": {"names": ["x"], "values": [[1]] * 129}}},
+        {**EVENTS["stats"], "stats": {"queue_pairs": {"names": ["x"] * 65, "values": []}}},
+        {**EVENTS["stats"], "stats": {"queue_pairs": PAIRS, "faults": 1}},
         {**EVENTS["stats"], "stats": {"errors": [5]}},
         {**EVENTS["stats"], "stats": {"hold": 5}},
-        {**EVENTS["stats"], "stats": {"queue_pairs": [{"rx_packets": 10**4299}]}},
+        {**EVENTS["stats"], "stats": {"queue_pairs": PAIRS, "x": 10**4299}},
         {**EVENTS["stats"], "stats": {"addresses": [{}]}},
         {**EVENTS["stats"], "stats": {"addresses": {}}},
         {**EVENTS["addresses"], "addresses": [STATION] * 65},

@@ -342,3 +342,13 @@ def test_the_configuration_is_offered_where_that_is_asked_for() -> None:
 @pytest.mark.parametrize(("state", "up"), [([], True), (["up"], True), (["down"], False)])
 def test_a_port_is_down_when_somebody_took_it_down(state: list[str], up: bool) -> None:
     assert parse(interface(admin_state=state)).link_up == up
+
+
+def test_a_front_end_is_trusted_with_more_only_where_the_row_says_so() -> None:
+    assert not parse(interface()).postcopy and not parse(interface()).any_memory
+    assert parse(interface(external_ids={"vhost-user-postcopy": "true"})).postcopy
+    assert not parse(interface(external_ids={"vhost-user-postcopy": "yes"})).postcopy
+    assert parse(interface(external_ids={"vhost-user-memory-files": "any"})).any_memory
+    slip = parse(interface(external_ids={"vhost-user-memory-files": "all"}))
+    assert not slip.any_memory
+    assert slip.slip.startswith("memory-files-unknown: external_ids:vhost-user-memory-files: ")

@@ -120,7 +120,9 @@ def test_the_device_is_given_the_socket(peer):
 
 def test_a_front_end_without_reply_ack_is_not_asked_for_acknowledgements(bare):
     bare.u64(FrontendRequest.SET_PROTOCOL_FEATURES, spec.ProtocolFeature.BACKEND_REQ.mask)
-    bare.send(FrontendRequest.SET_BACKEND_REQ_FD, b"", (os.eventfd(0),))
+    ours, theirs = socket.socketpair()
+    with ours:
+        bare.send(FrontendRequest.SET_BACKEND_REQ_FD, b"", (theirs.detach(),))
     (effect,) = bare.effects
     assert not effect.acknowledged
 

@@ -15,7 +15,7 @@ from ovs_vhost_plugin.vhost.effects import (
     SetInflight,
 )
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.inflight import Inflight, make, stride
+from ovs_vhost_plugin.vhost.inflight import MAX_BYTES, Inflight, make, stride
 from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest, ProtocolFeature
 
 GET, SET = FrontendRequest.GET_INFLIGHT_FD, FrontendRequest.SET_INFLIGHT_FD
@@ -187,6 +187,12 @@ def test_a_file_that_may_not_be_written(tmp_path):
     with pytest.raises(PeerError) as caught:
         Inflight(InflightDescription(ALL, 0, QUEUES, SIZE), fd)
     assert caught.value.name == PeerErrorName.INFLIGHT_MAP_FAILED
+
+
+def test_what_a_worker_may_make_is_enough_for_the_largest(memfd):
+    fd, size = make(256, spec.MAX_VRING_SIZE, packed=True)
+    assert size == MAX_BYTES
+    os.close(fd)
 
 
 def test_memory_that_cannot_be_made(monkeypatch):

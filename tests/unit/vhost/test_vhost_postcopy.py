@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """POSTCOPY_ADVISE, LISTEN and END, and memory whose place the front-end is told."""
 
-import os
-
 import pytest
 
 from ovs_vhost_plugin.vhost import effects, spec
@@ -120,9 +118,9 @@ def test_memory_that_is_refused_leaves_nothing_to_acknowledge(listening, memfd):
         (bytes(40), 0, PeerErrorName.FDS_MISSING),
     ],
 )
-def test_what_is_neither_a_region_nor_an_acknowledgement(listening, payload, fds, name):
+def test_what_is_neither_a_region_nor_an_acknowledgement(listening, memfd, payload, fds, name):
     with pytest.raises(PeerError) as caught:
-        listening.send(R.ADD_MEM_REG, payload, tuple(os.eventfd(0) for _ in range(fds)))
+        listening.send(R.ADD_MEM_REG, payload, tuple(memfd(8) for _ in range(fds)))
     assert caught.value.name == name
 
 

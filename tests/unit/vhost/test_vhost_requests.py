@@ -148,9 +148,9 @@ def test_memory_table_longer_than_its_regions(peer):
 
 
 @pytest.mark.parametrize("fds", [0, 1, 3])
-def test_regions_and_fds_differ(peer, fds):
+def test_regions_and_fds_differ(peer, memfd, fds):
     payload = table((0, 1, 0, 0), (10, 1, 10, 0))
-    name = name_of(peer.send, R.SET_MEM_TABLE, payload, tuple(os.eventfd(0) for _ in range(fds)))
+    name = name_of(peer.send, R.SET_MEM_TABLE, payload, tuple(memfd(8) for _ in range(fds)))
     assert name == PeerErrorName.REGIONS_FDS_DIFFER
 
 

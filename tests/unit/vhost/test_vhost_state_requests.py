@@ -17,9 +17,12 @@ ERROR = 0xFF  # bits 0-7 of the reply
 
 def begin(peer, direction=TransferDirection.SAVE, phase=TransferPhase.STOPPED, fds=1):
     """The reply's number, and the fds that came with the request."""
-    passed = tuple(os.eventfd(0) for _ in range(fds))
+    ends = [os.pipe() for _ in range(fds)]
+    passed = tuple(writing for _, writing in ends)
     payload = spec.DEVICE_STATE.pack(direction, phase)
     reply = peer.send(R.SET_DEVICE_STATE_FD, payload, passed)
+    for reading, _ in ends:
+        os.close(reading)
     assert reply.flags == 0x5
     return spec.U64.unpack(reply.payload)[0], passed
 

@@ -11,7 +11,6 @@ import pytest
 
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.eventfd import require_eventfd
 from ovs_vhost_plugin.vhost.message import Message, encode
 from ovs_vhost_plugin.vhost.transport import Connection, ConnectionClosed
 
@@ -299,35 +298,3 @@ def test_connecting_and_closing_in_a_loop():
         list(connection.receive())
         theirs.close()
         connection.close()
-
-
-# -- eventfds ----------------------------------------------------------------------------------
-
-
-def test_an_eventfd_is_made_non_blocking():
-    fd = os.eventfd(0)
-    assert os.get_blocking(fd)
-    require_eventfd(fd)
-    assert not os.get_blocking(fd)
-    os.close(fd)
-
-
-def test_a_kick_fd_that_is_no_eventfd(memfd, tmp_path):
-    reading, writing = os.pipe()
-    regular = os.open(tmp_path / "anon_inode:[eventfd]", os.O_CREAT | os.O_RDWR)
-    for fd in (reading, writing, regular, memfd(8)):
-        with pytest.raises(PeerError) as caught:
-            require_eventfd(fd)
-        assert caught.value.name == PeerErrorName.VRING_FD_NOT_EVENTFD
-        os.close(fd)
-
-
-def test_a_kick_fd_that_only_names_an_eventfd():
-    """O_PATH: it passes a socket and looks like an eventfd, but neither read nor ioctl takes it."""
-    eventfd = os.eventfd(0)
-    named = os.open(f"/proc/self/fd/{eventfd}", os.O_PATH)
-    with pytest.raises(PeerError) as caught:
-        require_eventfd(named)
-    assert caught.value.name == PeerErrorName.VRING_FD_NOT_EVENTFD
-    os.close(named)
-    os.close(eventfd)

@@ -60,6 +60,23 @@ class Source:
         self.image[at : at + len(data)] = data
 
 
+class Faults:
+    """By what the device makes userfaultfds; notes what becomes of it."""
+
+    def __init__(self, fd):
+        self._fd = fd
+        self.told = []
+
+    def make(self):
+        return userfault.Userfault(self._fd)
+
+    def close(self):
+        self.told.append("close")
+
+    def renew(self):
+        self.told.append("renew")
+
+
 class LatePort:
     """A device, and the front-end that it is served by."""
 
@@ -70,6 +87,7 @@ class LatePort:
         self.pair = QueuePair(0, self.tap.fileno())
         self.observed = Observed()
         self.selector = selectors.DefaultSelector()
+        self.faults = Faults(device_fd)
         channel = BackEndChannel(self.selector, self.observed.error)
         self.device = Device(
             [self.pair],
@@ -80,7 +98,7 @@ class LatePort:
             channel,
             InBand(self.selector, channel),
             finish_offloads=False,
-            make_userfault=lambda: userfault.Userfault(device_fd),
+            userfaultfds=self.faults,
         )
         self.session = Session(offer(1, None))
         self.device.attach(self.session)
@@ -168,8 +186,8 @@ class LatePort:
 
 @pytest.fixture
 def port(require):
+    require(os.access(userfault.DEVICE, os.R_OK | os.W_OK), f"no {userfault.DEVICE}, or not ours")
     device = userfault.open_device()
-    require(device is not None, f"no {userfault.DEVICE}, or no permission")
     port = LatePort(device)
     yield port
     port.close()
@@ -263,6 +281,7 @@ def test_memory_that_was_there_before_cannot_come_late(port):
 
 
 def test_a_file_on_a_disk_is_refused_by_name(port):
+    port.session.offer = offer(1, None, any_memory=True)
     with tempfile.TemporaryFile(dir=Path(__file__).parent) as file:
         file.truncate(MEMORY)
         port.listen()
@@ -276,7 +295,7 @@ def test_a_userfaultfd_that_cannot_be_made_is_told(port):
     def fail():
         raise OSError(24, "Too many open files")
 
-    port.device._postcopy._make = fail
+    port.faults.make = fail
     reply = port.ask(R.POSTCOPY_ADVISE)
     assert (reply.payload, reply.fds) == (b"", ())
     assert [e.name for e in port.observed.errors] == [PeerErrorName.POSTCOPY_UNAVAILABLE]
@@ -300,3 +319,25 @@ def test_nothing_is_left_open_whatever_was_advised(port):
         port.ask(R.POSTCOPY_ADVISE)
     port.device.detach()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_the_device_is_needed_until_the_end_and_again_by_the_next_front_end(port):
+    port.begin()
+    port.acknowledge()
+    port.bring_until(lambda: port.used(1) == 1)
+    assert port.faults.told == []
+    port.ask(R.POSTCOPY_END)
+    assert port.faults.told == ["close"]
+    port.device.detach()
+    assert port.faults.told == ["close", "renew"]
+
+
+def test_a_front_end_that_went_no_further_than_to_ask_has_used_it_too(port):
+    port.ask(R.POSTCOPY_ADVISE)
+    port.device.detach()
+    assert port.faults.told == ["close", "renew"]
+
+
+def test_one_that_did_not_ask_leaves_it_to_the_next(port):
+    port.device.detach()
+    assert port.faults.told == ["renew"]

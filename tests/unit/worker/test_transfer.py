@@ -4,7 +4,6 @@
 import fcntl
 import os
 import selectors
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,21 +154,12 @@ def test_nothing_is_left_open(rig: Rig) -> None:
     assert open_fds() == before
 
 
-def test_fds_that_are_no_end_of_a_pipe_for_this(rig: Rig, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo")
-    place = os.open(tmp_path / "fifo", os.O_PATH)
-    one, other = socket.socketpair()
-    with one, other:
-        for begin, fd in (
-            (rig.load, rig.writing),
-            (lambda fd: rig.save(DATA, fd), rig.reading),
-            (rig.load, one.fileno()),
-            (rig.load, place),
-            (rig.load, os.memfd_create("file")),
-        ):
-            before = open_fds()
-            with pytest.raises(PeerError, match="device-state-not-a-pipe"):
-                begin(fd)
-            assert open_fds() == before
-        os.close(fd)
-        os.close(place)
+def test_the_wrong_end_of_a_pipe(rig: Rig) -> None:
+    for begin, fd in (
+        (rig.load, rig.writing),
+        (lambda fd: rig.save(DATA, fd), rig.reading),
+    ):
+        before = open_fds()
+        with pytest.raises(PeerError, match="device-state-not-a-pipe"):
+            begin(fd)
+        assert open_fds() == before

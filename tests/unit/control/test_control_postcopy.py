@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is given /dev/userfaultfd: workers of ports whose rows say so, and not without end."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovs_vhost_plugin.control import Channel
+from ovs_vhost_plugin.daemon.postcopy import Userfaultfds
+from ovs_vhost_plugin.daemon.rows import PortSpec
+from ovs_vhost_plugin.daemon.workerlink import WorkerLink
+from ovs_vhost_plugin.vhost import userfault
+
+NOW = 50.0
+
+
+def port(*, postcopy: bool) -> PortSpec:
+    return PortSpec(
+        "vhu0", "br0", 1, "client", "/x", 1, None, None, (), True, True, "", postcopy=postcopy
+    )
+
+
+class Rig:
+    """The daemon's link to a worker, and the worker's end of it."""
+
+    def __init__(self, directory: Path) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.worker = Channel(theirs)
+        channel = Channel(ours, max_fds=0)
+        record, log = directory / "pid", directory / "log"
+        self.link = WorkerLink("vhu0", channel, None, record, log, NOW, child=False)
+        self.device = Userfaultfds()
+
+    def ask(self, spec: PortSpec | None, now: float = NOW) -> tuple[dict[str, Any], int]:
+        """What the worker is told, and how many fds come with it."""
+        self.device.answer(self.link, spec, now)
+        ((said, fds),) = self.worker.receive()
+        for fd in fds:
+            os.close(fd)
+        return said, len(fds)
+
+
+@pytest.fixture
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    monkeypatch.setattr(userfault, "DEVICE", "/dev/null")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    rig = Rig(tmp_path)
+    yield rig
+    rig.link.close()
+    rig.worker.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_port_whose_row_says_so(rig: Rig) -> None:
+    assert rig.ask(port(postcopy=True)) == ({"op": "userfaultfd"}, 1)
+
+
+@pytest.mark.parametrize("spec", [None, port(postcopy=False)])
+def test_a_port_whose_row_does_not(rig: Rig, spec: PortSpec | None) -> None:
+    said, fds = rig.ask(spec)
+    assert "vhost-user-postcopy" in said["error"] and fds == 0
+
+
+def test_one_that_asks_without_end_gets_one_a_second(rig: Rig) -> None:
+    given = [rig.ask(port(postcopy=True), NOW + tenth / 10)[1] for tenth in range(30)]
+    assert sum(given) == 3
+
+
+def test_a_machine_without_the_device(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(userfault, "DEVICE", "/nonexistent/userfaultfd")
+    said, fds = rig.ask(port(postcopy=True))
+    assert said["error"].startswith("/nonexistent/userfaultfd: ") and fds == 0
