@@ -10,12 +10,12 @@ worker reports before it is checked (`reports.py` checks contents and `reportrat
 daemon → worker, key "op":
     hello {version} + 2 fds: report pipe, vitals (`vitals.py`) |
     configure {mtu, finish_offloads, finish_udp, hold, state, config, mac, link_up} | stats {id} |
-    connected + 1 fd | connect-failed {error} | inject {frames: [hex]} | release {id, stations} |
+    connected + 1 fd | inject {frames: [hex]} | release {id, stations} |
     quit
 `version` is the release each side runs, for people to read.
 worker → daemon, key "event":
     hello {version, spec} | state {state} | rarp {mac, at} | started {base, sent, moved_in} |
-    connect {path} | stats {id, stats} | addresses {addresses: [{mac, vlan, router, ipv4, ipv6}]} |
+    connect | stats {id, stats} | addresses {addresses: [{mac, vlan, router, ipv4, ipv6}]} |
     holding {hold, active, stations, counts} | held {id, frames: [base64], left}
 """
 

@@ -5,7 +5,7 @@ import contextlib
 import os
 import socket
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import ovs.vlog
 
 from ovs_vhost_plugin.control import WorkerSpec
 from ovs_vhost_plugin.daemon import journals, status
-from ovs_vhost_plugin.daemon.listener import ListenError, listen_front_end, unlink_front_end
+from ovs_vhost_plugin.daemon.listener import FrontEndListeners, ListenError
 from ovs_vhost_plugin.daemon.options import Options, worker_ids
 from ovs_vhost_plugin.daemon.reconcile import (
     RELEASE_TIMEOUT,
@@ -28,7 +28,7 @@ from ovs_vhost_plugin.daemon.reconcile import (
     Remove,
     Spawn,
 )
-from ovs_vhost_plugin.daemon.reports import Connect, Hello, State
+from ovs_vhost_plugin.daemon.reports import Hello, State
 from ovs_vhost_plugin.daemon.rows import PortSpec
 from ovs_vhost_plugin.daemon.workerlink import WorkerLink
 from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard, Workers
@@ -47,7 +47,16 @@ class Ports:
     unheard  ports whose tap is not yet seen to be open in the switch; whether it was made here
     """
 
-    def __init__(self, workers: Workers, taps: Taps, state: StateDir, options: Options) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        taps: Taps,
+        state: StateDir,
+        options: Options,
+        listeners: FrontEndListeners,
+        dispose: Callable[[int], None] = os.close,
+    ) -> None:
+        """`dispose` closes a socket that a peer has had, see `connector.py`."""
         self.workers = workers
         self.faults: dict[str, str] = {}
         self.counters: Counter[str] = Counter()
@@ -55,6 +64,8 @@ class Ports:
         self._taps = taps
         self._state = state
         self._options = options
+        self._listeners = listeners
+        self._dispose = dispose
         self._known: set[str] = set()
         self._crashed: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}
@@ -91,12 +102,10 @@ class Ports:
 
     # -- what happened ---------------------------------------------------------------------------
 
-    def take(self, events: Iterable[Event], desired: Mapping[str, PortSpec], now: float) -> None:
+    def take(self, events: Iterable[Event], now: float) -> None:
         """Digest what the workers reported and which have ended."""
         for event in events:
             match event:
-                case Heard(name, Connect(path)):
-                    self._connect(name, path, desired.get(name), now)
                 case Heard(name, Hello()) if name not in self._crashed:
                     self.faults.pop(name, None)
                 case Heard(name, State() as state):
@@ -130,27 +139,11 @@ class Ports:
     def _ended(self, name: str, fault: str, lived: float, now: float) -> None:
         self._tap_seen.pop(name, None)
         self._told.pop(name, None)
-        unlink_front_end(self._state, name)
+        self._listeners.unlink(name)
         if fault:
             self.fail(name, fault, now, lived=lived, crash=True)
         else:
             vlog.info(f"{name}: worker ended")
-
-    def _connect(self, name: str, path: str, port: PortSpec | None, now: float) -> None:
-        """Connect to the front-end for a worker that may not: to its own port's socket only."""
-        link = self.link(name)
-        if link is None:
-            return
-        if port is None or port.mode != "client" or port.path != path:
-            link.send({"op": "connect-failed", "error": "not the socket of this port"}, now)
-            return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
-            try:
-                sock.connect(path)
-            except OSError as error:
-                link.send({"op": "connect-failed", "error": error.strerror}, now)
-            else:
-                link.send({"op": "connected"}, now, (sock.fileno(),))
 
     # -- what there is ---------------------------------------------------------------------------
 
@@ -243,7 +236,7 @@ class Ports:
                 spec = replace(spec, uid=uid, gid=gid)
                 front_end = self._listener(spec)
                 if front_end is not None:
-                    stack.enter_context(front_end)
+                    stack.callback(lambda: self._dispose(front_end.detach()))
                 journal = journals.renew(self._state.journal(spec.name), 2 * spec.queues)
                 stack.callback(os.close, journal)
                 self.workers.spawn(spec, front_end, journal, queues, now)
@@ -255,14 +248,14 @@ class Ports:
             vlog.info(f"{spec.name}: starting a worker: {spec.mode} {spec.path}")
 
     def _listener(self, spec: WorkerSpec) -> socket.socket | None:
-        unlink_front_end(self._state, spec.name)
+        self._listeners.unlink(spec.name)
         if spec.mode != "server":
             return None
         owner, mode = self._options.sock_owner, self._options.sock_mode
-        return listen_front_end(self._state, spec.name, Path(spec.path), owner, mode)
+        return self._listeners.listen(spec.name, Path(spec.path), owner, mode)
 
     def _remove(self, name: str) -> None:
-        unlink_front_end(self._state, name)
+        self._listeners.unlink(name)
         try:
             self._taps.remove(name)
         except TapError as error:

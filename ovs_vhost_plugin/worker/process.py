@@ -151,7 +151,7 @@ class Worker:
             self._selector,
             make_offer=self._offer,
             on_error=self.error,
-            ask_daemon=lambda path: self._daemon.send({"event": "connect", "path": path}),
+            ask_daemon=lambda: self._daemon.send({"event": "connect"}),
         )
         for pair in pairs:
             self._watch(pair.fault_fd, partial(self._faults, pair))
@@ -258,6 +258,8 @@ class Worker:
         for fd in fds:
             os.close(fd)
         match command:
+            case {"op": "hello"}:
+                self._front_end.daemon_came()
             case {"op": "configure", "mtu": mtu, "finish_offloads": finish, **more}:
                 known = {name: more[name] for name in _MAY_CHANGE if name in more}
                 spec = replace(self._spec, mtu=mtu, finish_offloads=finish, **known)
