@@ -9,7 +9,8 @@ import os
 import pwd
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ovs_vhost_plugin.daemon import listener, sockpath
@@ -27,6 +28,7 @@ from ovs_vhost_plugin.dirs import StateDir
 
 _UCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid (unix(7))
 
+_LOCKS = Path("/proc/locks")
 _OVN_RUNDIRS = ("/run/ovn", "/var/run/ovn")
 
 
@@ -55,6 +57,8 @@ class Reach:
         self._pids = pids
         self._mounts = mounts
         self._dispose = dispose
+        self._made: set[tuple[int, int]] = set()
+        self._made_at = -1
 
     def connect(self, path: str, owner: str) -> socket.socket | None:
         """A connection to whom the policy allows; None while nobody listens there.
@@ -68,7 +72,7 @@ class Reach:
                 check_socket(found)
                 sock = sockpath.connect(place)
                 try:
-                    self._check_peer(found, place, sock, owner)
+                    self._check_peer(found, sock, owner)
                 except BaseException:
                     self._dispose(sock.detach())
                     raise
@@ -89,28 +93,49 @@ class Reach:
             place.status.st_uid,
             of_switch=directory in map(_inode_at, self._rundirs),
             private=directory == _inode_at(self._state.path)
-            or (self._database != "" and place.inode == _inode_at(Path(self._database))),
+            or (self._database != "" and place.inode == _inode_at(Path(self._database)))
+            or place.inode in self._made_for_ports(),
             roots=place.roots,
         )
 
-    def _check_peer(self, found: Found, place: Place, sock: socket.socket, owner: str) -> None:
+    def _made_for_ports(self) -> set[tuple[int, int]]:
+        """The sockets of server mode; read again when a record has come or gone."""
+        changed_at = self._state.path.stat().st_mtime_ns
+        if self._made_at != changed_at:
+            self._made, self._made_at = listener.made(self._state), changed_at
+        return self._made
+
+    def _check_peer(self, found: Found, sock: socket.socket, owner: str) -> None:
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         pid, uid, _ = _UCRED.unpack(credentials)
-        # Ours are listened on by the daemon of their time, as the user that it is.
-        ours = uid == os.geteuid() and place.inode in listener.made(self._state)
         programs = {**self._programs(), **self._pids()}
-        check_peer(found, Peer(pid, uid), _user(owner), programs, ours=ours)
+        check_peer(found, Peer(pid, uid), _user(owner), programs)
 
     def _programs(self) -> dict[int, str]:
-        """Who has a pidfile in a run directory."""
+        """Who holds the lock of a pidfile in a run directory.
+
+        Told by the kernel, as a pidfile may be an old one; and not by opening it: to close one's
+        own again would free its lock (fcntl_locking(2)).
+        """
+        holders = dict(_lock_holders(_LOCKS.read_text()))
         found: dict[int, str] = {}
         for directory in self._rundirs:
             for pidfile in directory.glob("*.pid"):
-                try:
-                    found[int(pidfile.read_text())] = f"the program of {pidfile}"
-                except (OSError, ValueError):
-                    continue
+                with suppress(OSError):
+                    if (pid := holders.get(pidfile.stat().st_ino)) is not None:
+                        found[pid] = f"the program of {pidfile}"
         return found
+
+
+def _lock_holders(locks: str) -> Iterator[tuple[int, int]]:
+    """Inode and process of each POSIX lock (proc_locks(5)).
+
+    "1: POSIX  ADVISORY  WRITE 1234 00:1a:567 0 EOF"; of one that waits, "1: -> POSIX ...".
+    """
+    for line in locks.splitlines():
+        match line.split():
+            case [_, "POSIX", _, _, pid, file, *_]:
+                yield int(file.rpartition(":")[2]), int(pid)
 
 
 def _inode(status: os.stat_result) -> tuple[int, int]:

@@ -46,7 +46,7 @@ class Found:
 
     name       the last name on the way
     of_switch  it is in a run directory of the switch's programs
-    private    it is in our own state directory, or it is the database's
+    private    it is in our own state directory, or the database's, or made for another port
     roots      see `sockpath.Place`
     """
 
@@ -75,7 +75,7 @@ def check_socket(found: Found) -> None:
     if found.private or (found.of_switch and named_by_switch):
         raise SocketError(
             SocketErrorName.FOREIGN,
-            "the socket is the switch's, its database's or our own; give the VM's",
+            "the socket is the switch's, its database's, another port's or our own; give the VM's",
         )
     if found.links != 1:
         raise SocketError(
@@ -85,17 +85,13 @@ def check_socket(found: Found) -> None:
         )
 
 
-def check_peer(
-    found: Found, peer: Peer, owner: int | None, programs: Mapping[int, str], *, ours: bool
-) -> None:
+def check_peer(found: Found, peer: Peer, owner: int | None, programs: Mapping[int, str]) -> None:
     """Raise SocketError where a worker shall not speak with the one who listens.
 
     owner     the only user to be spoken with, as the port's row says; None: it does not say
     programs  pids of the switch's programs and of ours, and what each is
-    ours      the socket is one that a daemon of ours made for a port in server mode
     """
-    if ours or peer.pid in programs:
-        who = programs.get(peer.pid, "another port")
+    if who := programs.get(peer.pid):
         raise SocketError(SocketErrorName.FOREIGN, f"{who} listens on it; give the VM's socket")
     if owner is not None and peer.uid != owner:
         raise SocketError(

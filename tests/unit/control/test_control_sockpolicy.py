@@ -63,42 +63,39 @@ ROOTS = replace(VM, owner=ROOT, roots=True)
 
 
 @pytest.mark.parametrize(
-    ("found", "peer", "owner", "ours", "error"),
+    ("found", "peer", "owner", "error"),
     [
         # stock libvirt: QEMU has dropped to its user before it listens
-        (VM, Peer(50, QEMU), None, False, ""),
-        (VM, Peer(0, QEMU), None, False, ""),  # in a container
-        (VM, Peer(50, QEMU), QEMU, False, ""),
-        (VM, Peer(50, QEMU), OTHER, False, "socket-not-trusted"),
+        (VM, Peer(50, QEMU), None, ""),
+        (VM, Peer(0, QEMU), None, ""),  # in a container
+        (VM, Peer(50, QEMU), QEMU, ""),
+        (VM, Peer(50, QEMU), OTHER, "socket-not-trusted"),
         # root made the socket, who listens is a user: nobody but root can have given it to them
-        (replace(VM, owner=ROOT), Peer(50, QEMU), None, False, ""),
-        (replace(VM, owner=OTHER), Peer(50, QEMU), None, False, "socket-not-trusted"),
-        (replace(VM, owner=OTHER), Peer(50, QEMU), QEMU, False, "socket-not-trusted"),
+        (replace(VM, owner=ROOT), Peer(50, QEMU), None, ""),
+        (replace(VM, owner=OTHER), Peer(50, QEMU), None, "socket-not-trusted"),
+        (replace(VM, owner=OTHER), Peer(50, QEMU), QEMU, "socket-not-trusted"),
         # a QEMU that is root
-        (ROOTS, Peer(50, ROOT), None, False, ""),
-        (ROOTS, Peer(50, ROOT), ROOT, False, ""),
-        (ROOTS, Peer(50, ROOT), QEMU, False, "socket-not-trusted"),
-        (replace(ROOTS, roots=False), Peer(50, ROOT), None, False, "socket-not-trusted"),
-        (replace(ROOTS, roots=False), Peer(50, ROOT), ROOT, False, ""),
+        (ROOTS, Peer(50, ROOT), None, ""),
+        (ROOTS, Peer(50, ROOT), ROOT, ""),
+        (ROOTS, Peer(50, ROOT), QEMU, "socket-not-trusted"),
+        (replace(ROOTS, roots=False), Peer(50, ROOT), None, "socket-not-trusted"),
+        (replace(ROOTS, roots=False), Peer(50, ROOT), ROOT, ""),
         # root listens on a user's socket: what was opened before privileges went, or another's
-        (VM, Peer(50, ROOT), None, False, "socket-not-trusted"),
-        (replace(VM, roots=True), Peer(50, ROOT), None, False, "socket-not-trusted"),
-        (VM, Peer(50, ROOT), ROOT, False, ""),
+        (VM, Peer(50, ROOT), None, "socket-not-trusted"),
+        (replace(VM, roots=True), Peer(50, ROOT), None, "socket-not-trusted"),
+        (VM, Peer(50, ROOT), ROOT, ""),
         # the switch's, its database's and our own, whatever the row says
-        (ROOTS, Peer(7, ROOT), None, False, "socket-foreign"),
-        (ROOTS, Peer(8, ROOT), ROOT, False, "socket-foreign"),
-        (VM, Peer(8, QEMU), None, False, "socket-foreign"),
-        (ROOTS, Peer(50, ROOT), ROOT, True, "socket-foreign"),
+        (ROOTS, Peer(7, ROOT), None, "socket-foreign"),
+        (ROOTS, Peer(8, ROOT), ROOT, "socket-foreign"),
+        (VM, Peer(8, QEMU), None, "socket-foreign"),
     ],
 )
-def test_with_whom_a_worker_speaks(
-    found: Found, peer: Peer, owner: int | None, ours: bool, error: str
-) -> None:
+def test_with_whom_a_worker_speaks(found: Found, peer: Peer, owner: int | None, error: str) -> None:
     if not error:
-        check_peer(found, peer, owner, PROGRAMS, ours=ours)
+        check_peer(found, peer, owner, PROGRAMS)
         return
     with pytest.raises(SocketError) as caught:
-        check_peer(found, peer, owner, PROGRAMS, ours=ours)
+        check_peer(found, peer, owner, PROGRAMS)
     assert caught.value.name == error and caught.value.text
 
 
