@@ -63,7 +63,7 @@ class Connector:
         counters: Counter[str],
         dispose: Callable[[int], None] = os.close,
     ) -> None:
-        """`reach`: `Reach.connect`; `counters` counts errors by name."""
+        """`reach`: `Reach.connect`; `counters` counts errors by name; `dispose` takes an fd."""
         self.errors: dict[str, str] = {}
         self._links = links
         self._reach = reach
@@ -121,9 +121,9 @@ class Connector:
         self.errors.pop(port.name, None)
         if sock is None:
             return
-        wants.asked, wants.connected_at = False, now
         sockpath.take_rights(sock)
-        link.send({"op": "connected"}, now, (sock.fileno(),))
+        if link.send({"op": "connected"}, now, (sock.fileno(),)):
+            wants.asked, wants.connected_at = False, now
         self._dispose(sock.detach())
 
     def _refused(self, name: str, error: str) -> None:

@@ -129,6 +129,11 @@ class FrontEndListeners:
             raise ListenError(ListenErrorName.FAILED, f"{path}: {error.strerror}") from error
         return sock
 
+    def discard(self, sock: socket.socket) -> None:
+        """Close, if it is open, a socket that got no worker: somebody may have connected to it."""
+        if (fd := sock.detach()) >= 0:
+            self._dispose(fd)
+
     def unlink(self, name: str) -> None:
         """Remove the socket that was made for a port, if any."""
         record = self._state.listener(name)

@@ -5,7 +5,7 @@ import contextlib
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,9 +54,7 @@ class Ports:
         state: StateDir,
         options: Options,
         listeners: FrontEndListeners,
-        dispose: Callable[[int], None] = os.close,
     ) -> None:
-        """`dispose` closes a socket that a peer has had, see `connector.py`."""
         self.workers = workers
         self.faults: dict[str, str] = {}
         self.counters: Counter[str] = Counter()
@@ -65,7 +63,6 @@ class Ports:
         self._state = state
         self._options = options
         self._listeners = listeners
-        self._dispose = dispose
         self._known: set[str] = set()
         self._crashed: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}
@@ -205,7 +202,7 @@ class Ports:
         self.workers.abandon(name)
         self._told.pop(name, None)
         self._tap_seen.pop(name, None)
-        unlink_front_end(self._state, name)
+        self._listeners.unlink(name)
         try:
             self._taps.remove(name)  # it holds the tap open: the next worker gets another one
         except TapError as error:
@@ -236,10 +233,12 @@ class Ports:
                 spec = replace(spec, uid=uid, gid=gid)
                 front_end = self._listener(spec)
                 if front_end is not None:
-                    stack.callback(lambda: self._dispose(front_end.detach()))
+                    stack.callback(self._listeners.discard, front_end)
                 journal = journals.renew(self._state.journal(spec.name), 2 * spec.queues)
                 stack.callback(os.close, journal)
                 self.workers.spawn(spec, front_end, journal, queues, now)
+                if front_end is not None and self.link(spec.name) is not None:
+                    front_end.close()  # never the last: the nursery has it
         except (TapError, ListenError) as error:
             self.fail(spec.name, str(error), now)
         except OSError as error:

@@ -142,6 +142,7 @@ class Worker:
             lambda: self._addresses.current,
             self._holding.report,
             self._command,
+            on_daemon=lambda: self._front_end.daemon_came(),
         )
         listener = inheritance.listener
         self._front_end = FrontEnd(
@@ -258,8 +259,6 @@ class Worker:
         for fd in fds:
             os.close(fd)
         match command:
-            case {"op": "hello"}:
-                self._front_end.daemon_came()
             case {"op": "configure", "mtu": mtu, "finish_offloads": finish, **more}:
                 known = {name: more[name] for name in _MAY_CHANGE if name in more}
                 spec = replace(self._spec, mtu=mtu, finish_offloads=finish, **known)

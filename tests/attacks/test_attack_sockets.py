@@ -14,9 +14,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -25,7 +23,6 @@ from stranger import NEIGHBOUR, TENANT, listening_as, run_as, running_as
 from ovs_vhost_plugin.daemon.listener import FrontEndListeners, ListenError, Owner
 from ovs_vhost_plugin.daemon.mounts import Mounts
 from ovs_vhost_plugin.dirs import StateDir
-from ovs_vhost_plugin.lab import packages
 from ovs_vhost_plugin.lab.host import Host
 from ovs_vhost_plugin.lab.process import wait_until
 
@@ -72,15 +69,7 @@ def _directory(path: Path, owner: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def top() -> Iterator[Path]:
-    # Short, for sockets' paths, and open to the VMs' users.
-    with TemporaryDirectory(prefix="ovs-vhost-") as made:
-        Path(made).chmod(0o755)
-        yield Path(made)
-
-
-@pytest.fixture(scope="module")
-def hanging(top: Path) -> Iterator[Path | None]:
+def hanging(directory: Path) -> Iterator[Path | None]:
     """A FUSE file system of the tenant's that never answers, and lets root in; None without FUSE.
 
     As fusermount3(1) mounts it for any user where fuse.conf has `user_allow_other`. It is there
@@ -89,7 +78,7 @@ def hanging(top: Path) -> Iterator[Path | None]:
     if not Path("/dev/fuse").exists():
         yield None
         return
-    path = top / "fuse"
+    path = directory / "fuse"
     path.mkdir()
     libc = ctypes.CDLL(None, use_errno=True)
     served = os.open("/dev/fuse", os.O_RDWR)
@@ -104,12 +93,8 @@ def hanging(top: Path) -> Iterator[Path | None]:
 
 
 @pytest.fixture(scope="module")
-def site(require: Callable[..., None], top: Path, hanging: Path | None) -> Iterator[Site]:
-    lacking = packages.missing(packages.SWITCH, root=False)
-    require(lacking is None, lacking or "")
-    with ExitStack() as stack:
-        host = stack.enter_context(Host("sockets", top / "h"))
-        yield Site(host, top)
+def site(directory: Path, hanging: Path | None, host: Host) -> Site:
+    return Site(host, directory)
 
 
 @pytest.fixture

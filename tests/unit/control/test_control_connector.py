@@ -26,10 +26,13 @@ class Link:
     def __init__(self, port: PortSpec) -> None:
         self.spec: Any = worker_spec(port)
         self.told_to_quit = False
+        self.reads = True
         self.sent: list[tuple[float, int]] = []
 
     def send(self, command: dict[str, Any], now: float, fds: tuple[int, ...] = ()) -> bool:
         assert command == {"op": "connected"} and len(fds) == 1
+        if not self.reads:
+            return False
         self.sent.append((now, os.fstat(fds[0]).st_ino))
         return True
 
@@ -169,6 +172,16 @@ def test_a_worker_that_wears_out_its_connections_is_slowed_down(world: World, li
     world.ask(last)
     world.run(last)
     assert link.sent[-1][0] == last
+
+
+def test_a_worker_that_does_not_read_gets_another_one_later(world: World, link: Link) -> None:
+    world.there, link.reads = True, False
+    world.ask(NOW)
+    world.live(NOW, NOW + 5)
+    assert 2 < len(world.disposed) == len(world.tried) < 12
+    link.reads = True
+    world.live(NOW + 6, NOW + 20)
+    assert len(link.sent) == 1
 
 
 def test_who_has_ended_is_forgotten(world: World, link: Link) -> None:
