@@ -196,7 +196,8 @@ def test_two_rows_with_one_socket_are_one_port_and_an_error(site: Site, spot: Pa
     site.host.wait_ofport(first)
     second = site.port(spot.parent / "." / ".." / spot.parent.name / spot.name)
     site.wait_error(second, "path-in-use")
-    assert site.host.status(first)["status"] == "connecting"
+    site.host.wait_ready(first)
+    assert "error" not in site.host.status(first)
     site.host.delete_port(first)
     site.host.wait_ready(second)
 
