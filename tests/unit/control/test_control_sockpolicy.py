@@ -4,6 +4,7 @@
 import os
 import stat
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from ovs_vhost_plugin.daemon.sockpolicy import (
     Found,
     Peer,
     SocketError,
+    SocketErrorName,
     check_peer,
     check_socket,
     owned_safely,
@@ -122,3 +124,8 @@ def test_who_can_have_put_something_into_a_directory(
     directory: os.stat_result, entry_owner: int, safe: bool
 ) -> None:
     assert owned_safely(directory, status(entry_owner, 0o644)) is safe
+
+
+def test_each_name_is_explained() -> None:
+    docs = (Path(__file__).parents[3] / "docs/sockets.md").read_text()
+    assert {name for name in SocketErrorName if f"\n| `{name}` |" not in docs} == set()
