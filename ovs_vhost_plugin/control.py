@@ -10,13 +10,13 @@ worker reports before it is checked (`reports.py` checks contents and `reportrat
 daemon → worker, key "op":
     hello {version} + 2 fds: report pipe, vitals (`vitals.py`) |
     configure {mtu, finish_offloads, finish_udp, hold, state, config, mac, link_up, postcopy,
-    any_memory} | stats {id} | connected + 1 fd | connect-failed {error} | inject {frames: [hex]} |
+    any_memory} | stats {id} | connected + 1 fd | inject {frames: [hex]} |
     release {id, stations} | userfaultfd + 1 fd | userfaultfd {error} |
     quit
 `version` is the release each side runs, for people to read.
 worker → daemon, key "event":
     hello {version, spec} | state {state} | rarp {mac, at} | started {base, sent, moved_in} |
-    connect {path} | stats {id, stats} | addresses {addresses: [{mac, vlan, router, ipv4, ipv6}]} |
+    connect | stats {id, stats} | addresses {addresses: [{mac, vlan, router, ipv4, ipv6}]} |
     holding {hold, active, stations, counts} | held {id, frames: [base64], left} | userfaultfd
 `stats` is plain JSON, in which "queue_pairs" is {names, values}: a row of counts for each pair.
 """

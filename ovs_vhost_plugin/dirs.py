@@ -77,6 +77,10 @@ class StateDir:
         """The record of the socket made for the front-end in server mode."""
         return self.path / f"{port}.sock"
 
+    def listeners(self) -> list[Path]:
+        """All such records."""
+        return list(self.path.glob("*.sock"))
+
     def journal(self, port: str) -> Path:
         """Where the worker's rings stand; it outlives the worker, and for a while the port."""
         return self.journals / port

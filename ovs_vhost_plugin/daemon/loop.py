@@ -13,6 +13,7 @@ import ovs.vlog
 
 from ovs_vhost_plugin.daemon import status
 from ovs_vhost_plugin.daemon.announcing import Announcing
+from ovs_vhost_plugin.daemon.connector import Connector
 from ovs_vhost_plugin.daemon.forwarding import Forwarding
 from ovs_vhost_plugin.daemon.ovsdb import Database, Snapshot, Standing
 from ovs_vhost_plugin.daemon.ports import Ports
@@ -34,6 +35,7 @@ class Loop:
         self,
         database: Database,
         ports: Ports,
+        connector: Connector,
         announcing: Announcing,
         forwarding: Forwarding,
         reopening: Reopening,
@@ -42,6 +44,7 @@ class Loop:
     ) -> None:
         self.database = database
         self.ports = ports
+        self.connector = connector
         self.announcing = announcing
         self.forwarding = forwarding
         self.reopening = reopening
@@ -87,6 +90,8 @@ class Loop:
         if self.snapshot is not before:
             self._announce([], now)
         self.ports.take(events, self.desired, now)
+        self.connector.take(events, now)
+        self.connector.run(self.desired, now)
         if self._serving and self.snapshot is not None:
             self._act(self.snapshot, now)
             self.reopening.run(self.snapshot, now)
@@ -106,6 +111,7 @@ class Loop:
         """Register all that another turn is needed for."""
         self.database.wait(poller, now)
         self.ports.workers.wait(poller, now)
+        self.connector.wait(poller, now)
         self.announcing.wait(poller)
         self.forwarding.wait(poller)
         self.reopening.wait(poller, now)
@@ -186,8 +192,10 @@ class Loop:
             return {}
         port = snapshot.ports[name]
         keys = self.ports.keys(port)
-        if keys is not None and port.slip:
-            keys.setdefault(status.ERROR, port.slip)
+        if keys is not None:
+            for error in (self.connector.errors.get(name), port.slip):
+                if error:
+                    keys.setdefault(status.ERROR, error)
         # A daemon that was restarted knows nothing better than what the last one wrote.
         announced = self.announcing.announced.get(name, current.get(status.ANNOUNCED))
         if keys is not None and announced:

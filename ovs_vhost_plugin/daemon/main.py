@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import ovs.daemon
 import ovs.poller
@@ -18,11 +19,15 @@ from ovs_vhost_plugin.announce import formats
 from ovs_vhost_plugin.daemon import options
 from ovs_vhost_plugin.daemon.announcing import Announcing
 from ovs_vhost_plugin.daemon.commands import Commands
+from ovs_vhost_plugin.daemon.connector import Connector
 from ovs_vhost_plugin.daemon.forwarding import Forwarding
+from ovs_vhost_plugin.daemon.listener import FrontEndListeners
 from ovs_vhost_plugin.daemon.loop import Loop
+from ovs_vhost_plugin.daemon.mounts import Mounts
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.ovsdb import Database
 from ovs_vhost_plugin.daemon.ports import Ports
+from ovs_vhost_plugin.daemon.reach import Reach
 from ovs_vhost_plugin.daemon.reopening import Reopening
 from ovs_vhost_plugin.daemon.workers import Workers
 from ovs_vhost_plugin.dirs import StateDir
@@ -49,7 +54,7 @@ def main(argv: Sequence[str] | None = None, worker_module: str = WORKER_MODULE) 
     error, unixctl = ovs.unixctl.server.UnixctlServer.create(chosen.unixctl)
     if error:
         return 1
-    loop = _compose(chosen, state, workers, os.fspath(rundir))
+    loop = _compose(chosen, state, workers, rundir)
     commands = Commands(loop, chosen)
     ovs.daemon.daemonize_complete()
     vlog.info(f"serving {chosen.database}")
@@ -61,15 +66,20 @@ def main(argv: Sequence[str] | None = None, worker_module: str = WORKER_MODULE) 
     return 0
 
 
-def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: str) -> Loop:
+def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: Path) -> Loop:
     made = formats.installed()
-    database = Database(chosen.database, rundir, os.cpu_count() or 1, formats=made.keys())
+    cpus = os.cpu_count() or 1
+    database = Database(chosen.database, os.fspath(rundir), cpus, formats=made.keys())
     taps = Taps(state)
-    ports = Ports(workers, taps, state, chosen)
+    mounts = Mounts()
+    listeners = FrontEndListeners(state, mounts, workers.dispose)
+    ports = Ports(workers, taps, state, chosen, listeners)
+    reach = Reach(rundir, state, chosen.database, workers.pids, mounts, workers.dispose)
+    connector = Connector(workers.links, reach.connect, ports.counters, workers.dispose)
     announcing = Announcing(workers.tell, made)
     forwarding = Forwarding(workers.tell, announcing.macs)
     reopening = Reopening(taps, ports.unheard)
-    parts = (database, ports, announcing, forwarding, reopening)
+    parts = (database, ports, connector, announcing, forwarding, reopening)
     return Loop(*parts, adopt_dpdk_types=chosen.adopt_dpdk_types)
 
 

@@ -7,8 +7,9 @@ one transaction at a time is under way, and its outcome is seen in the rows.
 """
 
 import math
+import posixpath
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -18,13 +19,14 @@ import ovs.vlog
 
 from ovs_vhost_plugin.announce.vlan import PortVlan
 from ovs_vhost_plugin.daemon import rows
-from ovs_vhost_plugin.daemon.rows import PortSpec, RowError, Switch
+from ovs_vhost_plugin.daemon.rows import PortSpec, RowError, RowErrorName, Switch
 
 vlog = ovs.vlog.Vlog("vhost_db")
 
 LOCK = "ovs_vhost_plugin"
 """OVSDB lock (RFC 7047, 4.1.8) that the one acting daemon holds."""
 
+_NO_OFPORT = 1 << 16  # above every number that OpenFlow 1.0 has
 _RETRY_AFTER = 1.0  # seconds after a transaction that the server refused
 
 _STRINGS = {"key": "string", "value": "string", "min": 0, "max": "unlimited"}
@@ -140,12 +142,34 @@ def read(
                 snapshot.errors[name] = error
         elif rows.is_adoptable(interface, snapshot.switch):
             snapshot.adoptable[name] = rows.adoption_keys(interface)
+    for name, wrong in _second_at_a_path(snapshot.ports.values()).items():
+        del snapshot.ports[name]
+        snapshot.errors[name] = wrong
     for name, spec in snapshot.ports.items():
         if spec.ofport is not None and numbers[spec.bridge, spec.ofport] > 1:
             # It was moved to a bridge where another has its number: ovs-vswitchd gives it a new
             # one in a moment, and until then the old one would be the other's.
             snapshot.ports[name] = replace(spec, ofport=None)
     return snapshot
+
+
+def _second_at_a_path(ports: Iterable[PortSpec]) -> dict[str, RowError]:
+    """What is wrong with each port whose socket is another's, by name.
+
+    The first one is who listens there itself, else who has its OpenFlow port already: a port that
+    is an error gets none, so the answer stays the same as long as both are there.
+    """
+    order = sorted(ports, key=lambda p: (p.mode != "server", p.ofport or _NO_OFPORT, p.name))
+    first: dict[str, str] = {}
+    wrong = {}
+    for port in order:
+        user = first.setdefault(posixpath.normpath(port.path), port.name)
+        if user != port.name:
+            wrong[port.name] = RowError(
+                RowErrorName.PATH_IN_USE,
+                f"{user} has the same socket; set options:{rows.PATH_KEY} to another one",
+            )
+    return wrong
 
 
 def _interfaces(row: Any) -> Iterator[tuple[Any, Any, Any]]:

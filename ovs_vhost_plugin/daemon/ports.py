@@ -13,7 +13,7 @@ import ovs.vlog
 
 from ovs_vhost_plugin.control import WorkerSpec
 from ovs_vhost_plugin.daemon import journals, status
-from ovs_vhost_plugin.daemon.listener import ListenError, listen_front_end, unlink_front_end
+from ovs_vhost_plugin.daemon.listener import FrontEndListeners, ListenError
 from ovs_vhost_plugin.daemon.options import Options, worker_ids
 from ovs_vhost_plugin.daemon.postcopy import Userfaultfds
 from ovs_vhost_plugin.daemon.reconcile import (
@@ -29,7 +29,7 @@ from ovs_vhost_plugin.daemon.reconcile import (
     Remove,
     Spawn,
 )
-from ovs_vhost_plugin.daemon.reports import AskUserfaultfd, Connect, Hello, State
+from ovs_vhost_plugin.daemon.reports import AskUserfaultfd, Hello, State
 from ovs_vhost_plugin.daemon.rows import PortSpec
 from ovs_vhost_plugin.daemon.workerlink import WorkerLink
 from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard, Workers
@@ -48,7 +48,14 @@ class Ports:
     unheard  ports whose tap is not yet seen to be open in the switch; whether it was made here
     """
 
-    def __init__(self, workers: Workers, taps: Taps, state: StateDir, options: Options) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        taps: Taps,
+        state: StateDir,
+        options: Options,
+        listeners: FrontEndListeners,
+    ) -> None:
         self.workers = workers
         self.faults: dict[str, str] = {}
         self.counters: Counter[str] = Counter()
@@ -57,6 +64,7 @@ class Ports:
         self._state = state
         self._options = options
         self._userfaultfds = Userfaultfds()
+        self._listeners = listeners
         self._known: set[str] = set()
         self._crashed: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}
@@ -97,8 +105,6 @@ class Ports:
         """Digest what the workers reported and which have ended."""
         for event in events:
             match event:
-                case Heard(name, Connect(path)):
-                    self._connect(name, path, desired.get(name), now)
                 case Heard(name, AskUserfaultfd()):
                     if link := self.link(name):
                         self._userfaultfds.answer(link, desired.get(name), now)
@@ -135,27 +141,11 @@ class Ports:
     def _ended(self, name: str, fault: str, lived: float, now: float) -> None:
         self._tap_seen.pop(name, None)
         self._told.pop(name, None)
-        unlink_front_end(self._state, name)
+        self._listeners.unlink(name)
         if fault:
             self.fail(name, fault, now, lived=lived, crash=True)
         else:
             vlog.info(f"{name}: worker ended")
-
-    def _connect(self, name: str, path: str, port: PortSpec | None, now: float) -> None:
-        """Connect to the front-end for a worker that may not: to its own port's socket only."""
-        link = self.link(name)
-        if link is None:
-            return
-        if port is None or port.mode != "client" or port.path != path:
-            link.send({"op": "connect-failed", "error": "not the socket of this port"}, now)
-            return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
-            try:
-                sock.connect(path)
-            except OSError as error:
-                link.send({"op": "connect-failed", "error": error.strerror}, now)
-            else:
-                link.send({"op": "connected"}, now, (sock.fileno(),))
 
     # -- what there is ---------------------------------------------------------------------------
 
@@ -217,7 +207,7 @@ class Ports:
         self.workers.abandon(name)
         self._told.pop(name, None)
         self._tap_seen.pop(name, None)
-        unlink_front_end(self._state, name)
+        self._listeners.unlink(name)
         try:
             self._taps.remove(name)  # it holds the tap open: the next worker gets another one
         except TapError as error:
@@ -248,10 +238,12 @@ class Ports:
                 spec = replace(spec, uid=uid, gid=gid)
                 front_end = self._listener(spec)
                 if front_end is not None:
-                    stack.enter_context(front_end)
+                    stack.callback(self._listeners.discard, front_end)
                 journal = journals.renew(self._state.journal(spec.name), 2 * spec.queues)
                 stack.callback(os.close, journal)
                 self.workers.spawn(spec, front_end, journal, queues, now)
+                if front_end is not None and self.link(spec.name) is not None:
+                    front_end.close()  # never the last: the nursery has it
         except (TapError, ListenError) as error:
             self.fail(spec.name, str(error), now)
         except OSError as error:
@@ -260,14 +252,14 @@ class Ports:
             vlog.info(f"{spec.name}: starting a worker: {spec.mode} {spec.path}")
 
     def _listener(self, spec: WorkerSpec) -> socket.socket | None:
-        unlink_front_end(self._state, spec.name)
+        self._listeners.unlink(spec.name)
         if spec.mode != "server":
             return None
         owner, mode = self._options.sock_owner, self._options.sock_mode
-        return listen_front_end(self._state, spec.name, Path(spec.path), owner, mode)
+        return self._listeners.listen(spec.name, Path(spec.path), owner, mode)
 
     def _remove(self, name: str) -> None:
-        unlink_front_end(self._state, name)
+        self._listeners.unlink(name)
         try:
             self._taps.remove(name)
         except TapError as error:

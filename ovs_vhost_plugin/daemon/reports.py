@@ -88,9 +88,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """The worker may not open the front-end's socket: the daemon is to connect."""
-
-    path: str
+    """The worker wants a front-end: the daemon is to connect it with its port's socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +157,8 @@ def parse(event: dict[str, Any], now: float) -> Report:
         case {"event": "started", "base": base}:
             sent = _count(event.get("sent", 0), 1 << 64)
             return Started(_count(base, 1 << 32), sent, event.get("moved_in") is True)
-        case {"event": "connect", "path": str() as path}:
-            return Connect(path)
+        case {"event": "connect"}:
+            return Connect()
         case {"event": "userfaultfd"}:
             return AskUserfaultfd()
         case {"event": "stats", "id": int() as request, "stats": dict() as stats}:

@@ -17,7 +17,7 @@ from ovs_vhost_plugin.announce import addresses, policy
 from ovs_vhost_plugin.announce.addresses import AddressError, Station
 from ovs_vhost_plugin.announce.policy import Policy, PolicyError
 from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
-from ovs_vhost_plugin.dirs import SUN_PATH_MAX
+from ovs_vhost_plugin.daemon.sockpolicy import OWNER_KEY
 from ovs_vhost_plugin.named import NamedError
 
 PATH_KEY = "vhost-server-path"
@@ -41,6 +41,7 @@ MAX_QUEUES = 128
 
 DEFAULT_MAX_QUEUES = 16
 _NAME_MAX = 15  # IFNAMSIZ with its terminator is 16
+_PATH_MAX, _FILE_NAME_MAX = 4095, 255  # bytes, linux/limits.h less the terminator
 _MTU_MIN, _MTU_MAX = 68, 65535  # virtio 1.2, 5.1.4.1: from 68; VIRTIO_NET_F_MTU's field is 16 bits
 
 # What the kernel takes as a name (dev_valid_name), less '%', by which TUNSETIFF makes up names,
@@ -62,6 +63,7 @@ class RowErrorName(StrEnum):
     PATH_RELATIVE = "path-relative"
     PATH_INVALID = "path-invalid"
     PATH_TOO_LONG = "path-too-long"
+    PATH_IN_USE = "path-in-use"
     SOCK_DIR_INVALID = "sock-dir-invalid"
     QUEUES_INVALID = "queues-invalid"
     MTU_OUT_OF_RANGE = "mtu-out-of-range"
@@ -108,6 +110,7 @@ class PortSpec:
     link_up  nobody has taken the port down
     postcopy  front-ends are trusted with a userfaultfd of their worker
     any_memory  guest memory may be in files of any kind, and not in memory alone
+    socket_owner  the only user whose socket `path` may be, by name or number; "": not said
     """
 
     name: str
@@ -132,6 +135,7 @@ class PortSpec:
     link_up: bool = True
     postcopy: bool = False
     any_memory: bool = False
+    socket_owner: str = ""
 
     @property
     def holds(self) -> bool:
@@ -207,6 +211,7 @@ def parse(
         link_up=list(interface.admin_state) != ["down"],
         postcopy=_true(keys.get(POSTCOPY_KEY)),
         any_memory=keys.get(MEMORY_KEY) == ANY_MEMORY,
+        socket_owner=keys.get(OWNER_KEY, ""),
     )
 
 
@@ -269,10 +274,11 @@ def _path(mode: str, given: str | None, name: str, switch: Switch) -> str:
         raise RowError(RowErrorName.PATH_RELATIVE, f"set options:{PATH_KEY} to an absolute path")
     if not path.isprintable():
         raise RowError(RowErrorName.PATH_INVALID, "the socket's path has characters not printable")
-    if len(path.encode()) > SUN_PATH_MAX:
+    longest = max(len(part.encode()) for part in path.split("/"))
+    if len(path.encode()) > _PATH_MAX or longest > _FILE_NAME_MAX:
         raise RowError(
             RowErrorName.PATH_TOO_LONG,
-            f"a socket's path has at most {SUN_PATH_MAX} bytes, this one {len(path.encode())}",
+            f"a path has at most {_PATH_MAX} bytes, and each name in it {_FILE_NAME_MAX}",
         )
     return path
 

@@ -109,6 +109,13 @@ class Workers:
             return "not known yet"
         return f"without {', '.join(self.lacking)}" if self.lacking else "complete"
 
+    def pids(self) -> dict[int, str]:
+        """Our processes as far as they are known, and what each is."""
+        known = {link.pid: f"the worker of {link.name}" for link in self.links.values() if link.pid}
+        if self._nursery is not None:
+            known[self._nursery.pid] = "our nursery"
+        return {**known, os.getpid(): "this daemon"}
+
     def _children(self) -> Iterator[WorkerLink]:
         return (link for link in self.links.values() if link.child)
 

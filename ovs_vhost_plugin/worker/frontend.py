@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker's way to its front-end: connect or listen, one connection at a time, serve it.
+"""The worker's way to its front-end: ask for it or listen, one connection at a time, serve it.
+
+A worker sees no file system, so the daemon connects it (`daemon/connector.py`).
 
 The session decides, the device acts, this moves messages between them and the socket. A front-end
 that misbehaves loses its connection; reconnecting backs off, so that it cannot cause a storm.
@@ -7,7 +9,6 @@ that misbehaves loses its connection; reconnecting backs off, so that it cannot 
 
 from __future__ import annotations
 
-import errno
 import selectors
 import socket
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from ovs_vhost_plugin.vhost.transport import Connection, ConnectionClosed
 from ovs_vhost_plugin.worker.device import Device
 
 _FIRST_RETRY = 0.1  # seconds
-_RETRY_ABSENT = 1.0  # a VM that is not there yet: its boot should not wait long for us
+_RETRY_GONE = 1.0  # a front-end that hung up, as a VM that boots does
 _RETRY_REFUSED = 10.0  # a front-end that breaks the protocol
 _GOOD_AFTER = 5.0  # a connection that lasted this long starts the back-off anew
 
@@ -37,10 +38,13 @@ class FrontEnd:
         *,
         make_offer: Callable[[], Offer],
         on_error: Callable[[PeerError], None],
-        ask_daemon: Callable[[str], bool],
+        ask_daemon: Callable[[], bool],
         waits: Callable[[float], bool] = lambda _now: False,
     ) -> None:
-        """`waits`: no front-end is to be connected yet; when it is, `run` is called."""
+        """`ask_daemon` asks for a connection: it comes by `adopt`, now or much later.
+
+        `waits`: no front-end is to be connected yet; when it is, `run` is called.
+        """
         self.path = path
         self.session: Session | None = None
         self.connections = 0
@@ -54,12 +58,13 @@ class FrontEnd:
         self._accepting = False
         self._connection: Connection | None = None
         self._connected_at = 0.0
-        self._retry_at: float | None = None
+        self._ask_at: float | None = None
+        self._waiting = False  # for the daemon
         self._delay = _FIRST_RETRY
         if listener is not None:
             listener.setblocking(False)
         else:
-            self._retry_at = 0.0
+            self._ask_at = 0.0
 
     @property
     def status(self) -> str:
@@ -72,16 +77,18 @@ class FrontEnd:
 
     def due(self, now: float) -> float | None:
         """Seconds until `run` has something to do; None while it has not."""
-        if self._retry_at is None or self._waits(now):
+        if self._ask_at is None or self._waits(now):
             return None
-        return max(0.0, self._retry_at - now)
+        return max(0.0, self._ask_at - now)
 
     def run(self, now: float) -> None:
-        """Try to connect, or let front-ends connect, when it is time to."""
+        """Ask for a connection, or let front-ends connect, when it is time to."""
         if self._listener is not None:
             self._let_connect(self._listener, not self._waits(now))
-        elif self._retry_at is not None and now >= self._retry_at and not self._waits(now):
-            self._connect(now)
+        elif self._ask_at is not None and now >= self._ask_at and not self._waits(now):
+            self._ask_at = None
+            self._waiting = True
+            self._ask_daemon()
 
     def _let_connect(self, listener: socket.socket, accepting: bool) -> None:
         if accepting and not self._accepting:
@@ -90,24 +97,18 @@ class FrontEnd:
             self._selector.unregister(listener)
         self._accepting = accepting
 
-    def _connect(self, now: float) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            sock.connect(self.path)
-        except OSError as error:
-            sock.close()
-            self._schedule(now, _RETRY_ABSENT)
-            if error.errno in (errno.EACCES, errno.EPERM):
-                self._ask_daemon(self.path)
-            return
-        self.adopt(sock, now)
+    def daemon_came(self) -> None:
+        """Ask again: whoever was asked before has forgotten it, or nobody was there."""
+        if self._waiting:
+            self._ask_daemon()
 
     def adopt(self, sock: socket.socket, now: float) -> None:
-        """Serve a connected socket, made here or by the daemon on this worker's behalf."""
+        """Serve a connected socket, accepted here or had from the daemon."""
         if self._connection is not None:
             close_fds([sock.detach()])
             return
-        self._retry_at = None
+        self._ask_at = None
+        self._waiting = False
         self._connected_at = now
         self.connections += 1
         self._connection = Connection(sock)
@@ -132,7 +133,7 @@ class FrontEnd:
 
     def _schedule(self, now: float, longest: float) -> None:
         if self._listener is None:
-            self._retry_at = now + self._delay
+            self._ask_at = now + self._delay
             self._delay = min(2 * self._delay, longest)
 
     # -- serving ---------------------------------------------------------------------------------
@@ -152,7 +153,7 @@ class FrontEnd:
                 events |= selectors.EVENT_WRITE
             self._selector.modify(connection.fileno(), events, self._serve)
         except ConnectionClosed:
-            self._disconnect(now, _RETRY_ABSENT)
+            self._disconnect(now, _RETRY_GONE)
         except PeerError as error:
             self._on_error(error)
             self._disconnect(now, _RETRY_REFUSED)
@@ -171,5 +172,5 @@ class FrontEnd:
 
     def close(self, now: float) -> None:
         """Stop the rings and let the front-end go."""
-        self._disconnect(now, _RETRY_ABSENT)
-        self._retry_at = None
+        self._disconnect(now, _RETRY_GONE)
+        self._ask_at = None

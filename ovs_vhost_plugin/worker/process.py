@@ -145,6 +145,7 @@ class Worker:
             lambda: self._addresses.current,
             self._holding.report,
             self._command,
+            on_daemon=lambda: self._front_end.daemon_came(),
         )
         listener = inheritance.listener
         self._front_end = FrontEnd(
@@ -154,7 +155,7 @@ class Worker:
             self._selector,
             make_offer=self._offer,
             on_error=self.error,
-            ask_daemon=lambda path: self._daemon.send({"event": "connect", "path": path}),
+            ask_daemon=lambda: self._daemon.send({"event": "connect"}),
             waits=self._userfaultfds.awaited,
         )
         for pair in pairs:

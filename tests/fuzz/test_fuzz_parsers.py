@@ -79,7 +79,7 @@ EVENTS: list[dict[str, Any]] = [
     },
     {"event": "rarp", "mac": "52:54:00:00:00:01", "at": 99.5},
     {"event": "started", "base": 17, "sent": 3},
-    {"event": "connect", "path": "/run/vm.sock"},
+    {"event": "connect"},
     {
         "event": "stats",
         "id": 3,

@@ -184,7 +184,7 @@ def test_wrong_rows_are_named_and_cost_nothing(host) -> None:
         *("add-port", BRIDGE, long_name, "--", "set", "Interface", long_name),
         "options:vhost-server-path=/x",
     )
-    host.add_client_port("vhu1", Path("/" + "x" * 107))
+    host.add_client_port("vhu1", Path("/" + "x" * 256))
     host.add_server_port("vhu2", "external_ids:vhost-user-mode=sometimes")
     host.add_client_port("vhu3", None, "external_ids:vhost-user-queues=129")
 

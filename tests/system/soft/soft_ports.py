@@ -49,6 +49,8 @@ def datagram(flow, size, *, outward=False):
 class SoftPort:
     """A port in server mode; guests connect to its worker one after the other."""
 
+    waiting = "listening"
+
     def __init__(self, host, *, queues=1, settings=(), bridge=BRIDGE):
         self.host = host
         self.name = next(_names)
@@ -59,9 +61,9 @@ class SoftPort:
     def __enter__(self):
         with ExitStack() as stack:
             host, name = self.host, self.name
-            self.path = host.add_server_port(name, *self._settings, bridge=self._bridge)
+            self.path = self.add(*self._settings)
             stack.callback(host.delete_port, name)
-            host.wait_status(name, "listening", 300)
+            host.wait_status(name, self.waiting, 300)
             host.namespace.run("ip", "link", "set", name, "mtu", str(LARGEST))
             self.wire = host.namespace.socket(socket.AF_PACKET, socket.SOCK_RAW)
             stack.callback(self.wire.close)
@@ -72,9 +74,17 @@ class SoftPort:
     def __exit__(self, *_):
         self._closing.close()
 
+    def add(self, *settings):
+        """Add the port; where its guests find it."""
+        return self.host.add_server_port(self.name, *settings, bridge=self._bridge)
+
+    def make_guest(self, config):
+        """A guest that is not yet started."""
+        return SoftGuest(self.path, config)
+
     def guest(self, config):
         """A guest whose rings are enabled; it is closed with the port."""
-        guest = SoftGuest(self.path, config)
+        guest = self.make_guest(config)
         self._closing.callback(guest.close)
         guest.start()
         settle(guest)

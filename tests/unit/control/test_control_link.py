@@ -240,7 +240,8 @@ def test_a_flood_of_any_kind_is_cut_off(child: Worker, kind: str) -> None:
         "rarp": {"mac": "52:54:00:00:00:01", "at": 1.0},
         "addresses": {"addresses": []},
         "holding": {"hold": 1, "active": True, "stations": [], "counts": {}},
-        "connect": {"path": "/x"},
+        "connect": {},
+        "userfaultfd": {},
     }
     heard = 0
     while child.link.channel is not None:

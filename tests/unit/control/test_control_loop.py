@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 from test_control_reconcile import PORT
 
-from ovs_vhost_plugin.daemon.listener import Owner
+from ovs_vhost_plugin.daemon.connector import Connector
+from ovs_vhost_plugin.daemon.listener import FrontEndListeners, Owner
 from ovs_vhost_plugin.daemon.loop import Loop
+from ovs_vhost_plugin.daemon.mounts import Mounts
 from ovs_vhost_plugin.daemon.options import Options, worker_ids
 from ovs_vhost_plugin.daemon.ovsdb import Snapshot, Standing
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reconcile import RELEASE_TIMEOUT, Phase, worker_spec
-from ovs_vhost_plugin.daemon.reports import State
+from ovs_vhost_plugin.daemon.reports import Connect, State
 from ovs_vhost_plugin.daemon.rows import RowError, RowErrorName, Switch
-from ovs_vhost_plugin.daemon.workers import Ended
+from ovs_vhost_plugin.daemon.sockpolicy import SocketError, SocketErrorName
+from ovs_vhost_plugin.daemon.workers import Ended, Heard
 from ovs_vhost_plugin.dirs import StateDir
 from ovs_vhost_plugin.tap import TapError, TapErrorName
 
@@ -153,15 +156,21 @@ class World:
         self.database, self.taps, self.workers = FakeDatabase(), FakeTaps(), FakeWorkers()
         self.announcing, self.forwarding = FakeAnnouncing(), FakeForwarding()
         state = StateDir.create(directory)
-        ports = Ports(self.workers, self.taps, state, OPTIONS)  # type: ignore[arg-type]
+        listeners = FrontEndListeners(state, Mounts())
+        ports = Ports(self.workers, self.taps, state, OPTIONS, listeners)  # type: ignore[arg-type]
+        self.connector = Connector(self.workers.links, self.reach, ports.counters)
         self.loop = Loop(
             self.database,  # type: ignore[arg-type]
             ports,
+            self.connector,
             self.announcing,  # type: ignore[arg-type]
             self.forwarding,  # type: ignore[arg-type]
             FakeReopening(),  # type: ignore[arg-type]
             adopt_dpdk_types=adopt,
         )
+
+    def reach(self, path: str, owner: str) -> None:
+        raise SocketError(SocketErrorName.NOT_TRUSTED, f"{path} of {owner}")
 
     def rows(self, *, keys: dict[str, str] | None = None, **changes: Any) -> None:
         names = {*changes.get("ports", {}), *changes.get("errors", {})}
@@ -312,6 +321,21 @@ def test_a_slip_is_published_beside_the_status_and_counted(world: World) -> None
     assert "vhu0" in world.workers.links
     world.rows(ports={"vhu0": PORT})
     world.loop.turn(NOW + 3)
+    assert world.keys().get("vhost-user-error") is None
+
+
+def test_a_socket_that_has_to_be_mended_is_published_beside_the_status(world: World) -> None:
+    world.rows(ports={"vhu0": replace(PORT, socket_owner="qemu")})
+    for _ in range(2):
+        world.loop.turn(NOW)
+    world.workers.events.append(Heard("vhu0", Connect()))
+    world.loop.turn(NOW)
+    assert world.keys()["vhost-user-status"] == "starting"
+    assert world.keys()["vhost-user-error"] == f"socket-not-trusted: {PORT.path} of qemu"
+    assert world.loop.ports.counters == {"socket-not-trusted": 1}
+    world.workers.links.clear()
+    world.workers.events.append(Ended("vhu0", "", 1.0))
+    world.loop.turn(NOW + 1)
     assert world.keys().get("vhost-user-error") is None
 
 

@@ -15,13 +15,7 @@ import pytest
 
 from ovs_vhost_plugin import pidfile
 from ovs_vhost_plugin.control import ChannelClosed, WorkerSpec
-from ovs_vhost_plugin.daemon.listener import (
-    ListenError,
-    Owner,
-    listen_control,
-    listen_front_end,
-    unlink_front_end,
-)
+from ovs_vhost_plugin.daemon.listener import Owner, listen_control
 from ovs_vhost_plugin.daemon.nursery import Nursery as Program
 from ovs_vhost_plugin.daemon.workers import connect
 from ovs_vhost_plugin.dirs import StateDir
@@ -99,47 +93,6 @@ def test_nothing_ever_comes_back_over_the_socket(state: StateDir) -> None:
         with worker, pytest.raises(BrokenPipeError):
             socket.send_fds(worker, [b"x"], [0])
         daemon.close()
-
-
-# -- sockets for the front-end ----------------------------------------------------------------
-
-
-def test_a_socket_is_made_for_owner_and_mode(state: StateDir) -> None:
-    path = Path("made/vhu0")
-    with listen_front_end(state, "vhu0", path, Owner(os.getuid(), -1), 0o620):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o620
-        with socket.socket(socket.AF_UNIX) as front_end:
-            front_end.connect(str(path))
-    unlink_front_end(state, "vhu0")
-    assert not path.exists() and state.ports() == set()
-    unlink_front_end(state, "vhu0")
-
-
-def test_a_dead_socket_makes_way_and_a_live_one_does_not(state: StateDir) -> None:
-    path = Path("vhu0")
-    with (
-        listen_front_end(state, "vhu0", path, None, 0o600),
-        pytest.raises(ListenError, match="socket-in-use"),
-    ):
-        listen_front_end(state, "vhu1", path, None, 0o600)
-    listen_front_end(state, "vhu0", path, None, 0o600).close()
-
-
-@pytest.mark.parametrize("kind", ["file", "directory", "link"])
-def test_what_is_no_socket_is_left_alone(state: StateDir, kind: str) -> None:
-    path = Path("vhu0")
-    {"file": path.touch, "directory": path.mkdir, "link": lambda: path.symlink_to("x")}[kind]()
-    with pytest.raises(ListenError, match="socket-path-taken"):
-        listen_front_end(state, "vhu0", path, None, 0o600)
-    assert path.is_symlink() or path.exists()
-
-
-def test_only_recorded_sockets_are_unlinked(state: StateDir) -> None:
-    precious = Path("precious")
-    precious.touch()
-    state.listener("vhu0").write_text(f"{precious}\n")
-    unlink_front_end(state, "vhu0")
-    assert precious.exists()
 
 
 @pytest.mark.parametrize(

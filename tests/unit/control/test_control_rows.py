@@ -204,8 +204,9 @@ def test_whose_rows() -> None:
         (interface(options={"vhost-server-path": "vm.sock"}), "path-relative"),
         (interface(options={"vhost-server-path": "/a\0b"}), "path-invalid"),
         (interface(options={"vhost-server-path": "/a\nb"}), "path-invalid"),
-        (interface(options={"vhost-server-path": "/" + 107 * "x"}), "path-too-long"),
-        (interface(options={"vhost-server-path": "/" + 54 * "ü"}), "path-too-long"),
+        (interface(options={"vhost-server-path": "/" + 256 * "x"}), "path-too-long"),
+        (interface(options={"vhost-server-path": "/" + 128 * "ü"}), "path-too-long"),
+        (interface(options={"vhost-server-path": 2048 * "/x"}), "path-too-long"),
         *(
             (interface(external_ids={"vhost-user-queues": text}), "queues-invalid")
             for text in ("", "0", "129", "-1", "1.5", " 2", "0x2", "٣", "many", "1000", "1\n")
@@ -220,8 +221,8 @@ def test_wrong_rows(row: Any, error: str) -> None:
 
 def test_the_longest_that_fits_is_taken() -> None:
     assert parse(interface("fifteen-bytes-x")).name == "fifteen-bytes-x"
-    path = "/" + 106 * "x"
-    assert parse(interface(options={"vhost-server-path": path})).path == path
+    for path in ("/" + 255 * "x", 2047 * "/x"):
+        assert parse(interface(options={"vhost-server-path": path})).path == path
     assert parse(interface(external_ids={"vhost-user-queues": "128"})).queues == 128
 
 
@@ -231,7 +232,13 @@ def test_a_socket_directory_outside_is_refused(directory: str) -> None:
 
 
 def test_a_long_socket_directory_is_refused() -> None:
-    assert error_of(server(), switch=switch(vhost_sock_dir="x" * 100)) == "path-too-long"
+    assert error_of(server(), switch=switch(vhost_sock_dir="x" * 256)) == "path-too-long"
+
+
+def test_the_owner_of_the_socket_is_taken_as_it_is_written() -> None:
+    keys = {"vhost-user-socket-owner": "libvirt-qemu"}
+    assert parse(interface(external_ids=keys)).socket_owner == "libvirt-qemu"
+    assert parse(interface()).socket_owner == ""
 
 
 def test_the_socket_directory_does_not_concern_client_ports() -> None:

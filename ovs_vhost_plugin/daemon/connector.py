@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Front-ends for those workers that want one: workers have no file system, so the daemon connects.
+
+A worker asks, and only that: which socket is meant is for its row to say, how often it is tried is
+for this to say. A VM that is not there yet is no error and is looked for again, so that its boot
+does not wait for us; a socket that has to be mended has a name (`errors`) until it is. A worker
+that wears out its connections is given them ever more slowly, whatever it says.
+
+Closing a socket whose peer has had it can wait for that peer: descriptors in its queue are closed
+with it, and one of them may linger (SO_LINGER, socket(7)). So they are not closed here but handed
+to `dispose`.
+"""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from socket import socket
+from typing import Any
+
+import ovs.vlog
+
+from ovs_vhost_plugin.daemon import sockpath
+from ovs_vhost_plugin.daemon.reports import Connect
+from ovs_vhost_plugin.daemon.rows import PortSpec
+from ovs_vhost_plugin.daemon.sockpolicy import SocketError
+from ovs_vhost_plugin.daemon.workerlink import WorkerLink
+from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard
+
+vlog = ovs.vlog.Vlog("vhost_connector")
+
+FIRST_RETRY, LAST_RETRY = 0.1, 1.0
+"""Seconds until nobody's socket is tried again: doubling from the first to the last."""
+
+GOOD_AFTER, LONGEST_PAUSE = 5.0, 10.0
+"""A connection that lived less long (seconds) costs a pause, doubling to the longest."""
+
+_TICK = 0.1  # seconds; tries fall together on a grid, as each awakens the whole daemon
+
+
+@dataclass(slots=True)
+class _Port:
+    """What a worker asked for. asked: it waits; tried again at `due`, or from `retry` on later."""
+
+    asked: bool = False
+    due: float = 0.0
+    retry: float = FIRST_RETRY
+    connected_at: float = -math.inf
+    pause: float = 0.0
+
+
+class Connector:
+    """Who waits for a front-end.
+
+    errors  what has to be mended before a port can have one, as name and text
+    """
+
+    def __init__(
+        self,
+        links: Mapping[str, WorkerLink],
+        reach: Callable[[str, str], socket | None],
+        counters: Counter[str],
+        dispose: Callable[[int], None] = os.close,
+    ) -> None:
+        """`reach`: `Reach.connect`; `counters` counts errors by name; `dispose` takes an fd."""
+        self.errors: dict[str, str] = {}
+        self._links = links
+        self._reach = reach
+        self._counters = counters
+        self._dispose = dispose
+        self._ports: dict[str, _Port] = {}
+        self._wake_at: float | None = None
+
+    def take(self, events: Iterable[Event], now: float) -> None:
+        """Note which workers want a front-end, and which have ended."""
+        for event in events:
+            match event:
+                case Heard(name, Connect()):
+                    self._asked(name, now)
+                case Ended(name):
+                    self._forget(name)
+
+    def run(self, ports: Mapping[str, PortSpec], now: float) -> None:
+        """Try for those whose time has come; `ports` are what the rows ask for now."""
+        self._wake_at = None
+        for name in list(self._ports):
+            link, wants = self._links.get(name), self._ports[name]
+            if link is None:
+                self._forget(name)
+                continue
+            port = ports.get(name)
+            if port is None or not wants.asked or not _serves(link, port):
+                continue  # another turn, when that has changed
+            if now >= wants.due:
+                self._try(port, link, wants, now)
+            if wants.asked and (self._wake_at is None or wants.due < self._wake_at):
+                self._wake_at = wants.due
+
+    def wait(self, poller: Any, now: float) -> None:
+        """Register when `run` has something to try."""
+        if self._wake_at is not None:
+            poller.timer_wait(math.ceil((self._wake_at - now) * 1000))
+
+    def _asked(self, name: str, now: float) -> None:
+        wants = self._ports.setdefault(name, _Port())
+        if wants.asked:
+            return
+        wants.asked, wants.retry = True, FIRST_RETRY
+        wants.pause = _pause(wants, now)
+        wants.due = now + wants.pause
+
+    def _try(self, port: PortSpec, link: WorkerLink, wants: _Port, now: float) -> None:
+        wants.due = _on_grid(now + wants.retry)
+        wants.retry = min(2 * wants.retry, LAST_RETRY)
+        try:
+            sock = self._reach(port.path, port.socket_owner)
+        except SocketError as error:
+            self._refused(port.name, str(error))
+            return
+        self.errors.pop(port.name, None)
+        if sock is None:
+            return
+        sockpath.take_rights(sock)
+        if link.send({"op": "connected"}, now, (sock.fileno(),)):
+            wants.asked, wants.connected_at = False, now
+        self._dispose(sock.detach())
+
+    def _refused(self, name: str, error: str) -> None:
+        if self.errors.get(name) != error:
+            vlog.warn(f"{name}: {error}")
+            self._counters[error.partition(":")[0]] += 1
+        self.errors[name] = error
+
+    def _forget(self, name: str) -> None:
+        self._ports.pop(name, None)
+        self.errors.pop(name, None)
+
+
+def _serves(link: WorkerLink, port: PortSpec) -> bool:
+    """Whether a worker serves what its row says now; if not, another one is to come."""
+    return (
+        port.mode == "client"
+        and link.spec is not None
+        and (link.spec.mode, link.spec.path) == (port.mode, port.path)
+        and not link.told_to_quit
+    )
+
+
+def _pause(wants: _Port, now: float) -> float:
+    """How long a worker waits that asks again now."""
+    if now - wants.connected_at >= GOOD_AFTER:
+        return 0.0
+    return min(max(2 * wants.pause, FIRST_RETRY), LONGEST_PAUSE)
+
+
+def _on_grid(at: float) -> float:
+    return math.ceil(at / _TICK) * _TICK
