@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from ovs_vhost_plugin import process
 from ovs_vhost_plugin.dirs import StateDir
 from ovs_vhost_plugin.named import NamedError
 
@@ -70,7 +71,8 @@ def listen_front_end(
     """The socket of a port in server mode, for those whom `owner` and `mode` let connect."""
     try:
         _clear(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with process.umask(0o022):  # QEMU's user passes through it
+            path.parent.mkdir(parents=True, exist_ok=True)
         state.listener(name).write_text(f"{path}\n")
         return _bind(path, owner, mode)
     except OSError as error:
