@@ -19,29 +19,23 @@ from pathlib import Path
 import ovs.vlog
 
 from ovs_vhost_plugin import trusted
+from ovs_vhost_plugin.control import WORKER_UIDS
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.dirs import StateDir
 from ovs_vhost_plugin.trusted import DistrustError
 
 vlog = ovs.vlog.Vlog("vhost_uids")
 
-FIRST = 0x70000000
-LAST = 0x7FFFFFFE
-"""2^31 - 1 is left out: some programs take it for -1."""
+FIRST, LAST = WORKER_UIDS[0], WORKER_UIDS[-1]
 
 MACHINE = Path("/run/ovs-vhost")
 """Shared by all daemons of the machine, whatever their run directories and network namespaces."""
 
 _FILE = "last-uid"
-_COUNT = LAST - FIRST + 1
+_COUNT = len(WORKER_UIDS)
 _STRIDES = 0x09E3779B, 0x05EBCA6B
 """Multiples of the first, 2^28 by the golden ratio, lie far from each other round the range; the
 second is any other odd number."""
-
-
-def is_workers(uid: int) -> bool:
-    """Whether a uid is one that workers have."""
-    return FIRST <= uid <= LAST
 
 
 def following(last: int) -> int:
@@ -98,7 +92,7 @@ class Uids:
 def _read(fd: int) -> int:
     with contextlib.suppress(ValueError):
         last = int(os.pread(fd, 11, 0))
-        if is_workers(last):
+        if last in WORKER_UIDS:
             return last
     return beginning(Path("/proc/self/ns/mnt").stat().st_ino, os.fstat(fd).st_ino)
 

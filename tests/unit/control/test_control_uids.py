@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from ovs_vhost_plugin.daemon import uids
 from ovs_vhost_plugin.daemon.listener import Owner
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.uids import FIRST, LAST, Uids, beginning, following, worker_ids
@@ -93,11 +92,3 @@ def test_a_link_in_the_file_s_place_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         given.allocate()
     assert not (tmp_path / "elsewhere").exists()
-
-
-def test_which_users_are_workers() -> None:
-    assert [uids.is_workers(n) for n in (0, 65534, FIRST, LAST, LAST + 1)] == [
-        *(False, False),
-        *(True, True),
-        False,
-    ]
