@@ -114,6 +114,12 @@ def test_tmpfiles_makes_the_directories(run: Callable[..., str], tmp_path: Path)
     assert modes["run/openvswitch/vhost"] == "0o2750"
 
 
+def test_tests_named_in_the_security_page_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (CHECKOUT / "docs" / "security.md").read_text()))
+    tests = "".join(path.read_text() for path in (CHECKOUT / "tests").rglob("test_*.py"))
+    assert named and not [name for name in named if f"def {name}(" not in tests]
+
+
 def settings(unit: Path) -> dict[str, str]:
     """The last setting of each name in a unit."""
     lines = (line.partition("=") for line in unit.read_text().splitlines() if line[:1].isalpha())
