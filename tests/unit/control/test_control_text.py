@@ -94,7 +94,7 @@ def _said_of(snapshot: ovsdb.Snapshot | None, name: str) -> list[str]:
 def _overview(world: World) -> dict[str, Any]:
     loop: Any = world.loop
     loop.announcing.counters = dict
-    loop.ports.workers.sandbox = "whole"
+    loop.ports.workers.sandbox, loop.ports.workers.stuck = "whole", []
     loop.forwarding.counters = {}
     for link in loop.ports.workers.links.values():
         link.stations = ()
