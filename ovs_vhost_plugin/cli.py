@@ -7,6 +7,7 @@ What a command needs is imported when it runs, so that `ovs-vhost show` loads no
 import argparse
 import errno
 import importlib
+import io
 import json
 import os
 import signal
@@ -192,5 +193,7 @@ def _print(data: Any, form: str, kind: str) -> int:
     from ovs_vhost_plugin import render
 
     text = render.as_json(data) if form == "json" else getattr(render, kind)(data)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a locale may lack a name's letters
     print(text, end="", flush=True)
     return 0

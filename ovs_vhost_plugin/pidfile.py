@@ -36,9 +36,37 @@ def open_process(path: Path) -> int | None:
 
 
 def kill(pidfd: int) -> None:
-    """SIGKILL to the process, if it still is."""
+    """SIGKILL to the process, if it still is.
+
+    Root without CAP_KILL may signal only users that it is (kill(2)): so as the worker's. Nobody
+    else may signal us meanwhile, as our real and saved user stay.
+    """
     with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        except PermissionError:
+            before = os.geteuid()
+            os.seteuid(_user(pidfd))
+            try:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            finally:
+                os.seteuid(before)
+
+
+def _user(pidfd: int) -> int:
+    """The real user of a process; ProcessLookupError when it has ended."""
+    # pidfd_open(2): "Pid:" of its fdinfo is -1 then. The pidfd keeps the number from being others'.
+    pid = _field(Path(f"/proc/self/fdinfo/{pidfd}"), "Pid")
+    try:
+        return int(_field(Path(f"/proc/{pid}/status"), "Uid"))
+    except FileNotFoundError:
+        raise ProcessLookupError from None
+
+
+def _field(path: Path, name: str) -> str:
+    """The first word of a field in a file of lines such as "Pid:  7"."""
+    lines = path.read_text().splitlines()
+    return next(line.split()[1] for line in lines if line.startswith(f"{name}:"))
 
 
 def _start_time(pid: int) -> str:

@@ -5,11 +5,12 @@ Python has unshare(2) and setns(2) from 3.12 on, and mount(2) not at all: they a
 libc here. Each call raises OSError.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
 import resource
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 # linux/sched.h
@@ -29,6 +30,9 @@ _PR_SET_NAME = 15  # prctl(2); 15 bytes and a terminator
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAPBSET_DROP = 24
 
+_UMASK = 0o027
+"""As ovs-vswitchd's files are: a log of 0640, a pidfile of 0640."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -47,6 +51,24 @@ def system_call(number: int, *arguments: object) -> int:
 def set_name(name: str) -> None:
     """Set the name that ps(1) and top(1) show of this process."""
     _libc.prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]), 0, 0, 0)
+
+
+def restrict_umask() -> None:
+    """Make nothing that others than this user and group may open, nor the group write.
+
+    Whoever started us may have a more careful umask, which stays, or none at all.
+    """
+    os.umask(os.umask(0o777) | _UMASK)
+
+
+@contextlib.contextmanager
+def umask(mask: int) -> Iterator[None]:
+    """Make files under this umask. It is the process's: no other thread may make one meanwhile."""
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def threads() -> int:

@@ -3,8 +3,27 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+
+from ovs_vhost_plugin.jit import cache
+
+
+def _share_compiled_kernels() -> None:
+    """Have all tests, and the daemons they start, keep kernels in this checkout's `.cache`.
+
+    Where the checkout is not wholly of the user's who runs the tests, as with sudo in a home
+    directory, the product's own place serves.
+    """
+    place = Path(__file__).parents[1] / ".cache" / "kernels"
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.environ.setdefault(cache.VARIABLE, os.fspath(place))
+    if cache.find().directory is None:
+        del os.environ[cache.VARIABLE]
+
+
+_share_compiled_kernels()  # before any test imports a kernel
 
 
 @pytest.fixture(scope="session")

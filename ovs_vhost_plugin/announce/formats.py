@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from ovs_vhost_plugin.announce.policy import BUILT_IN
+from ovs_vhost_plugin.text import escaped
 
 GROUP = "ovs_vhost_plugin.announcements"
 MAX_FRAMES = 16  # of one format for one station
@@ -59,7 +60,8 @@ def frames_of(name: str, formats: Mapping[str, Format], guest: Guest) -> list[by
     try:
         frames = list(formats[name](guest))
     except Exception as error:  # whatever it is, the daemon has other ports to serve
-        raise FormatError(f"{name}: {type(error).__name__}: {error}"[:200]) from error
+        said = escaped(f"{type(error).__name__}: {error}"[:200])
+        raise FormatError(f"{name}: {said}") from error
     if len(frames) > MAX_FRAMES:
         raise FormatError(f"{name}: {len(frames)} frames, more than {MAX_FRAMES}")
     for frame in frames:

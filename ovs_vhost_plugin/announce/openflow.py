@@ -15,6 +15,7 @@ from ovs_vhost_plugin.announce.wire import (
     Output,
     Version,
 )
+from ovs_vhost_plugin.text import escaped
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,8 @@ class Session:
         if self.version is None:
             # the data of a failed HELLO is a text for people
             text = data[:200].decode("ascii", "replace").rstrip("\0")
-            raise OpenFlowError(OpenFlowErrorName.HELLO_FAILED, f"{name} {text}".rstrip())
+            said = f"{name} {escaped(text)}".rstrip()
+            raise OpenFlowError(OpenFlowErrorName.HELLO_FAILED, said)
         return ErrorReply(message.xid, type_, code, name)
 
     def _negotiated(self) -> Version:

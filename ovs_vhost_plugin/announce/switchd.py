@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovs_vhost_plugin.announce.link import Link, LinkLost, Poller
+from ovs_vhost_plugin.text import escaped
 
 ANSWER_TIMEOUT = 1.0
 MAX_ANSWER = 4 * 1024 * 1024  # about 100,000 addresses
@@ -162,4 +163,4 @@ def parse_answer(data: bytes, id_: int, question: Question) -> Answer | NoAnswer
         raise LinkLost("not the answer to the question")
     if isinstance(answer.get("result"), str):
         return Answer(question, answer["result"])
-    return NoAnswer(question, str(answer.get("error")).strip())
+    return NoAnswer(question, escaped(str(answer.get("error")).strip()))

@@ -25,6 +25,7 @@ from ovs_vhost_plugin.daemon.reports import Stats
 from ovs_vhost_plugin.daemon.rows import PortSpec, parse_mac
 from ovs_vhost_plugin.daemon.workers import Event, Heard
 from ovs_vhost_plugin.dirs import PROGRAM
+from ovs_vhost_plugin.text import escaped
 
 _STATS_TIMEOUT = 1.0
 _ANNOUNCE_TIMEOUT = DEADLINE + 1.0
@@ -213,7 +214,8 @@ class Commands:
         try:
             return self._loop.desired[name]
         except KeyError:
-            raise UsageError(f"{name}: no such vhost-user port; vhost/show lists them") from None
+            words = "no such vhost-user port; vhost/show lists them"
+            raise UsageError(f"{escaped(name)}: {words}") from None
 
     def _overview(self) -> dict[str, Any]:
         loop = self._loop
@@ -283,7 +285,7 @@ def _format(connection: Any, argv: list[str]) -> tuple[bool, list[str]]:
         elif word.startswith("--format="):
             wanted = word.partition("=")[2]
         elif word.startswith("-"):
-            raise UsageError(f"unknown option {word}")
+            raise UsageError(f"unknown option {escaped(word)}")
         else:
             rest.append(word)
     if wanted not in ("json", "text"):

@@ -19,6 +19,7 @@ from enum import StrEnum
 from fcntl import ioctl
 from pathlib import Path
 
+from ovs_vhost_plugin import process
 from ovs_vhost_plugin.daemon import sockpath
 from ovs_vhost_plugin.daemon.mounts import Mounts
 from ovs_vhost_plugin.daemon.sockpath import Place
@@ -115,7 +116,10 @@ class FrontEndListeners:
     def listen(self, name: str, path: Path, owner: Owner | None, mode: int) -> socket.socket:
         """The socket of a port, for those whom `owner` and `mode` let connect. ListenError."""
         try:
-            with sockpath.walk(os.fspath(path.parent), self._mounts, make=True) as directory:
+            with (
+                process.umask(0o022),  # QEMU's user passes through directories that are made
+                sockpath.walk(os.fspath(path.parent), self._mounts, make=True) as directory,
+            ):
                 self._clear(directory.fd, path)
                 sock, inode = _bind(directory.fd, path.name, owner, mode)
             try:

@@ -29,8 +29,10 @@ from ovs_vhost_plugin.daemon.ovsdb import Database
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reach import Reach
 from ovs_vhost_plugin.daemon.reopening import Reopening
+from ovs_vhost_plugin.daemon.uids import Uids
 from ovs_vhost_plugin.daemon.workers import Workers
 from ovs_vhost_plugin.dirs import StateDir
+from ovs_vhost_plugin.jit import cache
 from ovs_vhost_plugin.tap import Taps
 
 vlog = ovs.vlog.Vlog("vhost_main")
@@ -41,6 +43,7 @@ WORKER_MODULE = "ovs_vhost_plugin.worker.process"
 
 def main(argv: Sequence[str] | None = None, worker_module: str = WORKER_MODULE) -> int:
     """Run the daemon until it is told to exit. `worker_module`: see `nursery.start`."""
+    process.restrict_umask()
     rundir = dirs.set_up()
     chosen = options.parse(sys.argv[1:] if argv is None else argv, rundir)
     try:
@@ -49,9 +52,14 @@ def main(argv: Sequence[str] | None = None, worker_module: str = WORKER_MODULE) 
         ovs.util.ovs_fatal(0, f"cannot use the run directory: {reason}")
     ovs.daemon.daemonize_start()
     process.raise_fd_limit()
+    _choose_cache()
     workers = Workers(worker_module, state, quiet=ovs.daemon.get_detach())
     workers.start_nursery(time.monotonic())
-    error, unixctl = ovs.unixctl.server.UnixctlServer.create(chosen.unixctl)
+    # The mode that Open vSwitch's own daemons have theirs made with (lib/socket-util-unix.c,
+    # bind_unix_socket). The bindings change it only after others could connect, and by the fd,
+    # which on Linux changes nothing of the socket's name.
+    with process.umask(0o007):
+        error, unixctl = ovs.unixctl.server.UnixctlServer.create(chosen.unixctl)
     if error:
         return 1
     loop = _compose(chosen, state, workers, rundir)
@@ -66,6 +74,14 @@ def main(argv: Sequence[str] | None = None, worker_module: str = WORKER_MODULE) 
     return 0
 
 
+def _choose_cache() -> None:
+    """Settle where kernels are kept, and say so if they are not: the nursery's log is not ours."""
+    found = cache.find()
+    if found.refusal:
+        vlog.warn(found.refusal)
+    os.environ[cache.VARIABLE] = os.fspath(cache.place())
+
+
 def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: Path) -> Loop:
     made = formats.installed()
     cpus = os.cpu_count() or 1
@@ -73,7 +89,7 @@ def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: Path) -
     taps = Taps(state)
     mounts = Mounts()
     listeners = FrontEndListeners(state, mounts, workers.dispose)
-    ports = Ports(workers, taps, state, chosen, listeners)
+    ports = Ports(workers, taps, state, chosen, listeners, Uids.of_machine(state))
     reach = Reach(rundir, state, chosen.database, workers.pids, mounts, workers.dispose)
     connector = Connector(workers.links, reach.connect, ports.counters, workers.dispose)
     announcing = Announcing(workers.tell, made)

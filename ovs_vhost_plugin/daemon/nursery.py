@@ -36,6 +36,7 @@ class Nursery:
                     *(str(theirs.fileno()), worker_module, os.fspath(state.path.absolute())),
                 ],
                 env=_environment(),
+                cwd="/",  # numba obeys a .numba_config.yaml in the directory that it is loaded in
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL if quiet else None,
                 stderr=subprocess.DEVNULL if quiet else None,

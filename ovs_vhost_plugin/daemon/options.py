@@ -2,7 +2,6 @@
 """The daemon's command line: the OVS family's options and a few of its own."""
 
 import argparse
-import os
 import pwd
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,21 +116,3 @@ def _mode(text: str) -> int:
     if not 0 <= mode <= 0o777:
         raise argparse.ArgumentTypeError(f"{text!r} is no octal mode such as 0660")
     return mode
-
-
-def worker_ids(options: Options, ifindex: int) -> tuple[int, int]:
-    """The uid and gid of a worker, 0 for no change.
-
-    Each worker is a user of its own, so that one that was taken over can signal, trace or read no
-    other. The range 0x70000000 to 0x7ffffffe is used by nobody (systemd's UIDS-GIDS).
-    """
-    if os.geteuid() != 0:
-        return 0, 0
-    if options.worker_user is not None:
-        return options.worker_user.uid, options.worker_user.gid
-    uid = _FIRST_WORKER_UID + ifindex % _WORKER_UIDS
-    return uid, uid
-
-
-_FIRST_WORKER_UID = 0x70000000
-_WORKER_UIDS = 0x0FFFFFFF

@@ -20,6 +20,7 @@ import ovs.vlog
 from ovs_vhost_plugin.announce.vlan import PortVlan
 from ovs_vhost_plugin.daemon import rows
 from ovs_vhost_plugin.daemon.rows import PortSpec, RowError, RowErrorName, Switch
+from ovs_vhost_plugin.text import escaped
 
 vlog = ovs.vlog.Vlog("vhost_db")
 
@@ -112,8 +113,11 @@ class Snapshot:
 
     @property
     def complaints(self) -> dict[str, str]:
-        """What is wrong with rows: with those that make no port, and with keys of others."""
-        wrong = {name: str(error) for name, error in self.errors.items()}
+        """What is wrong with rows: with those that make no port, and with keys of others.
+
+        By name, escaped: a row that makes no port may have any.
+        """
+        wrong = {escaped(name): str(error) for name, error in self.errors.items()}
         return wrong | {name: port.slip for name, port in self.ports.items() if port.slip}
 
 
@@ -272,7 +276,8 @@ class Database:
         self._transaction = None
         if status not in (transaction.SUCCESS, transaction.UNCHANGED):
             name = transaction.status_to_string(status)
-            vlog.warn(f"status not written: {name} {transaction.get_error() or ''}".rstrip())
+            words = escaped(transaction.get_error() or "")
+            vlog.warn(f"status not written: {name} {words}".rstrip())
             self._retry_at = now + _RETRY_AFTER
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import ovs.vlog
 from ovs_vhost_plugin.control import WorkerSpec
 from ovs_vhost_plugin.daemon import journals, status
 from ovs_vhost_plugin.daemon.listener import FrontEndListeners, ListenError
-from ovs_vhost_plugin.daemon.options import Options, worker_ids
+from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.postcopy import Userfaultfds
 from ovs_vhost_plugin.daemon.reconcile import (
     RELEASE_TIMEOUT,
@@ -31,6 +31,7 @@ from ovs_vhost_plugin.daemon.reconcile import (
 )
 from ovs_vhost_plugin.daemon.reports import AskUserfaultfd, Hello, State
 from ovs_vhost_plugin.daemon.rows import PortSpec
+from ovs_vhost_plugin.daemon.uids import Uids, worker_ids
 from ovs_vhost_plugin.daemon.workerlink import WorkerLink
 from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard, Workers
 from ovs_vhost_plugin.dirs import StateDir
@@ -55,6 +56,7 @@ class Ports:
         state: StateDir,
         options: Options,
         listeners: FrontEndListeners,
+        uids: Uids,
     ) -> None:
         self.workers = workers
         self.faults: dict[str, str] = {}
@@ -65,6 +67,7 @@ class Ports:
         self._options = options
         self._userfaultfds = Userfaultfds()
         self._listeners = listeners
+        self._uids = uids
         self._known: set[str] = set()
         self._crashed: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}
@@ -230,11 +233,11 @@ class Ports:
     def _spawn(self, spec: WorkerSpec, now: float) -> None:
         try:
             with contextlib.ExitStack() as stack:
-                ifindex = self._taps.create(spec.name)
+                self._taps.create(spec.name)
                 queues = self._taps.open_queues(spec.name, spec.queues)
                 for fd in queues:
                     stack.callback(os.close, fd)
-                uid, gid = worker_ids(self._options, ifindex)
+                uid, gid = worker_ids(self._options, self._uids)
                 spec = replace(spec, uid=uid, gid=gid)
                 front_end = self._listener(spec)
                 if front_end is not None:

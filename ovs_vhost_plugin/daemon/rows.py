@@ -67,6 +67,7 @@ class RowErrorName(StrEnum):
     SOCK_DIR_INVALID = "sock-dir-invalid"
     QUEUES_INVALID = "queues-invalid"
     MTU_OUT_OF_RANGE = "mtu-out-of-range"
+    BRIDGE_NAME_INVALID = "bridge-name-invalid"
 
 
 class RowError(NamedError):
@@ -190,7 +191,7 @@ def parse(
     announce, given, slip = _announce(keys, formats)
     return PortSpec(
         name=name,
-        bridge=bridge.name,
+        bridge=_bridge(bridge.name),
         ofport=next((n for n in interface.ofport if n > 0), None),
         mode=mode,
         path=path,
@@ -243,6 +244,15 @@ def _name(name: str) -> str:
             RowErrorName.NAME_INVALID,
             "no network interface may have this name; "
             "use letters, digits and '.', '_', '-' (not 'all' or 'default')",
+        )
+    return name
+
+
+def _bridge(name: str) -> str:
+    # It names the bridge's socket, and stands in commands to the switch and in what is shown.
+    if not name.isprintable():
+        raise RowError(
+            RowErrorName.BRIDGE_NAME_INVALID, "the bridge's name has characters not printable"
         )
     return name
 

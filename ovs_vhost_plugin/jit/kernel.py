@@ -5,20 +5,19 @@ An explicit signature compiles at import, never while packets wait, and refuses 
 layout. `nogil` lets the control plane's Python run beside the loops. Division by zero follows
 numpy, because raising would need the interpreter.
 
-numba's cache notices a change of the file that a kernel is in, but not of the kernels that were
-compiled into it from other files. So the cache's place depends on all of this package's sources.
+What is compiled is kept where `cache.py` says, and nowhere else.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
+import contextlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+from numba.core.caching import CacheImpl
+
+from ovs_vhost_plugin.jit import cache
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -26,24 +25,13 @@ JIT = not numba.config.DISABLE_JIT
 """False under NUMBA_DISABLE_JIT=1: kernels are then plain Python, seen by coverage tools."""
 
 
-def _cache_directory() -> Path:
-    package = Path(__file__).parent
-    digest = hashlib.sha256()
-    for source in sorted(package.glob("*.py")):
-        digest.update(source.read_bytes())
-    name = f"kernels-{digest.hexdigest()[:16]}"
-    base = package / "__pycache__"
-    if not os.access(base if base.exists() else package, os.W_OK):
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(home) / "ovs-vhost-plugin" / name
-    for stale in base.glob("kernels-*"):
-        if stale.name != name:
-            shutil.rmtree(stale, ignore_errors=True)
-    return base / name
-
-
-if not numba.config.CACHE_DIR:
-    numba.config.CACHE_DIR = str(_cache_directory())
+_CACHE = cache.of_sources(cache.find())
+if _CACHE is not None:
+    numba.config.CACHE_DIR = str(_CACHE)
+# Where numba cannot write there it would turn to a directory beside the source, then to one in
+# $HOME, whoever may write to those. The first of its locators is the one that asks CACHE_DIR.
+numba.config.CACHE_LOCATOR_CLASSES = ""
+CacheImpl._locator_classes = CacheImpl._locator_classes[:1]
 
 
 def kernel(signature: object, *, inline: bool = False) -> Callable[[Function], Function]:
@@ -54,10 +42,23 @@ def kernel(signature: object, *, inline: bool = False) -> Callable[[Function], F
     more still, and nothing here owns an array: without `_nrt` there are none, and nothing can be
     allocated.
     """
+
+    def compile_now(function: Function) -> Function:
+        if _CACHE is not None:
+            # RuntimeError: no locator takes the function; OSError: the disk is full, or another
+            # release has just removed what it took for stale.
+            with contextlib.suppress(OSError, RuntimeError):
+                return _njit(signature, inline, cached=True)(function)
+        return _njit(signature, inline, cached=False)(function)
+
+    return compile_now
+
+
+def _njit(signature: object, inline: bool, *, cached: bool) -> Callable[[Function], Function]:
     return numba.njit(  # type: ignore[no-any-return]
         signature,
         nogil=True,
-        cache=True,
+        cache=cached,
         error_model="numpy",
         boundscheck=False,
         forceinline=inline,

@@ -60,7 +60,14 @@ OVN = (
     Program("ovn-controller", "ovn-host"),
     Program("ovn-nbctl", "ovn-common"),
 )
-EVERYTHING = (*SWITCH, *GUEST, *OVN, *TEST)
+SYSTEMD = (
+    Program("/lib/systemd/systemd", "systemd"),
+    Program("systemd-analyze", "systemd"),
+    Program("systemd-tmpfiles", "systemd"),
+    Program("unshare", "util-linux"),
+)
+"""What checks etc/, and runs the unit; nothing of the product needs it."""
+EVERYTHING = (*SWITCH, *GUEST, *OVN, *TEST, *SYSTEMD)
 
 _UNITS = {
     "openvswitch-switch": ("openvswitch-switch", "ovs-vswitchd", "ovsdb-server"),

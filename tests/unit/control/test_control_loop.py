@@ -10,16 +10,17 @@ import pytest
 from test_control_reconcile import PORT
 
 from ovs_vhost_plugin.daemon.connector import Connector
-from ovs_vhost_plugin.daemon.listener import FrontEndListeners, Owner
+from ovs_vhost_plugin.daemon.listener import FrontEndListeners
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.mounts import Mounts
-from ovs_vhost_plugin.daemon.options import Options, worker_ids
+from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.ovsdb import Snapshot, Standing
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reconcile import RELEASE_TIMEOUT, Phase, worker_spec
 from ovs_vhost_plugin.daemon.reports import Connect, State
 from ovs_vhost_plugin.daemon.rows import RowError, RowErrorName, Switch
 from ovs_vhost_plugin.daemon.sockpolicy import SocketError, SocketErrorName
+from ovs_vhost_plugin.daemon.uids import Uids
 from ovs_vhost_plugin.daemon.workers import Ended, Heard
 from ovs_vhost_plugin.dirs import StateDir
 from ovs_vhost_plugin.tap import TapError, TapErrorName
@@ -157,7 +158,8 @@ class World:
         self.announcing, self.forwarding = FakeAnnouncing(), FakeForwarding()
         state = StateDir.create(directory)
         listeners = FrontEndListeners(state, Mounts())
-        ports = Ports(self.workers, self.taps, state, OPTIONS, listeners)  # type: ignore[arg-type]
+        uids = Uids(state.path / "last-uid")
+        ports = Ports(self.workers, self.taps, state, OPTIONS, listeners, uids)  # type: ignore[arg-type]
         self.connector = Connector(self.workers.links, self.reach, ports.counters)
         self.loop = Loop(
             self.database,  # type: ignore[arg-type]
@@ -396,15 +398,6 @@ def test_exit_without_cleaning_leaves_all(world: World) -> None:
     world.loop.turn(NOW)
     world.loop.exit(NOW, cleanup=False)
     assert world.loop.exiting and world.taps.made == {"vhu0"}
-
-
-@pytest.mark.parametrize(
-    ("euid", "user", "ids"),
-    [(0, None, (0x70000007,) * 2), (0, Owner(5, 6), (5, 6)), (1000, None, (0, 0))],
-)
-def test_whom_workers_run_as(monkeypatch, euid: int, user: Owner | None, ids: tuple) -> None:
-    monkeypatch.setattr("os.geteuid", lambda: euid)
-    assert worker_ids(replace(OPTIONS, worker_user=user), 7) == ids
 
 
 def test_a_tap_stays_while_the_switch_has_it_open(world: World) -> None:

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where compiled kernels are kept between two starts. This is the one place that decides it.
+
+numba loads what it kept with pickle, so whoever may write there runs code as whoever loads it, and
+that is root in the daemon's nursery. So neither $HOME nor numba's own variable counts here, and a
+directory that is not ours alone is refused: compiling anew costs seconds, and nothing else.
+
+It is kept free of numba, so that the daemon can say what is wrong without loading a compiler.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovs_vhost_plugin import trusted
+from ovs_vhost_plugin.trusted import DistrustError
+
+VARIABLE = "OVS_VHOST_CACHE_DIR"
+"""The environment's word for the directory."""
+
+SYSTEM = Path("/var/cache/ovs-vhost")
+"""Root's; the unit's CacheDirectory= makes it."""
+
+_WHAT_TO_DO = f"each start compiles for seconds; set {VARIABLE} to a directory of root's alone"
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Where to keep kernels; without a directory, `refusal` says why as name and text."""
+
+    directory: Path | None
+    refusal: str = ""
+
+
+def place() -> Path:
+    """The directory wanted: as the environment says, else root's, else in the user's own cache."""
+    given = os.environ.get(VARIABLE)
+    if given:
+        return Path(given).absolute()
+    if os.geteuid() == 0:
+        return SYSTEM
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home).absolute() / "ovs-vhost"
+
+
+def find() -> Cache:
+    """Make the directory if need be, and check that it is ours and can be written."""
+    base = place()
+    try:
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        trusted.check_directory(base)
+        trusted.check_files(base)
+        with tempfile.TemporaryFile(dir=base):
+            pass
+    except DistrustError as error:
+        return Cache(None, f"cache-not-trusted: {error}; {_WHAT_TO_DO}")
+    except OSError as error:
+        return Cache(None, f"cache-not-usable: {base}: {error.strerror}; {_WHAT_TO_DO}")
+    return Cache(base)
+
+
+def of_sources(cache: Cache) -> Path | None:
+    """The part of the cache for these kernels; what older ones left in it is removed.
+
+    numba notices a change of the file that a kernel is in, but not of the kernels that were
+    compiled into it from other files. So the name depends on all of the package's sources.
+    """
+    if cache.directory is None:
+        return None
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    name = f"kernels-{digest.hexdigest()[:16]}"
+    for stale in cache.directory.glob("kernels-*"):
+        if stale.name != name:
+            shutil.rmtree(stale, ignore_errors=True)
+    return cache.directory / name
