@@ -87,6 +87,7 @@ class Loop:
         if self.snapshot is not before:
             self._announce([], now)
         self.ports.take(events, self.desired, now)
+        self.ports.seclusion.run()
         if self._serving and self.snapshot is not None:
             self._act(self.snapshot, now)
             self.reopening.run(self.snapshot, now)
@@ -106,6 +107,7 @@ class Loop:
         """Register all that another turn is needed for."""
         self.database.wait(poller, now)
         self.ports.workers.wait(poller, now)
+        self.ports.seclusion.wait(poller)
         self.announcing.wait(poller)
         self.forwarding.wait(poller)
         self.reopening.wait(poller, now)

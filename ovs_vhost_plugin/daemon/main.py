@@ -24,9 +24,10 @@ from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.ovsdb import Database
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reopening import Reopening
+from ovs_vhost_plugin.daemon.seclusion import Seclusion
 from ovs_vhost_plugin.daemon.workers import Workers
 from ovs_vhost_plugin.dirs import StateDir
-from ovs_vhost_plugin.tap import Taps
+from ovs_vhost_plugin.tap import HostStack, Taps
 
 vlog = ovs.vlog.Vlog("vhost_main")
 
@@ -65,7 +66,8 @@ def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: str) ->
     made = formats.installed()
     database = Database(chosen.database, rundir, os.cpu_count() or 1, formats=made.keys())
     taps = Taps(state)
-    ports = Ports(workers, taps, state, chosen)
+    taps.prepare()
+    ports = Ports(workers, taps, Seclusion(HostStack()), state, chosen)
     announcing = Announcing(workers.tell, made)
     forwarding = Forwarding(workers.tell, announcing.macs)
     reopening = Reopening(taps, ports.unheard)

@@ -27,14 +27,16 @@ from ovs_vhost_plugin.daemon.reconcile import (
     Observed,
     Quit,
     Remove,
+    Seclude,
     Spawn,
 )
 from ovs_vhost_plugin.daemon.reports import AskUserfaultfd, Connect, Hello, State
 from ovs_vhost_plugin.daemon.rows import PortSpec
+from ovs_vhost_plugin.daemon.seclusion import Seclusion
 from ovs_vhost_plugin.daemon.workerlink import WorkerLink
 from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard, Workers
 from ovs_vhost_plugin.dirs import StateDir
-from ovs_vhost_plugin.tap import TapError, Taps
+from ovs_vhost_plugin.tap import TapError, TapErrorName, Taps
 
 vlog = ovs.vlog.Vlog("vhost_ports")
 
@@ -46,10 +48,19 @@ class Ports:
              a worker's crash until a front-end is connected again
     counters how often each named fault has come up, over all ports
     unheard  ports whose tap is not yet seen to be open in the switch; whether it was made here
+    seclusion  the ports that the host's own network stack does not hear
     """
 
-    def __init__(self, workers: Workers, taps: Taps, state: StateDir, options: Options) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        taps: Taps,
+        seclusion: Seclusion,
+        state: StateDir,
+        options: Options,
+    ) -> None:
         self.workers = workers
+        self.seclusion = seclusion
         self.faults: dict[str, str] = {}
         self.counters: Counter[str] = Counter()
         self.unheard: dict[str, bool] = {}
@@ -60,7 +71,8 @@ class Ports:
         self._known: set[str] = set()
         self._crashed: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}
-        self._tap_seen: dict[str, bool] = {}
+        self._tap_seen: dict[str, int | None] = {}
+        self._shared: set[str] = set()  # adopted, with a tap that others may have attached to
         self._gone_since: dict[str, float] = {}
         self._told: dict[str, State] = {}  # what was logged last
 
@@ -71,11 +83,24 @@ class Ports:
         """Take over what an earlier daemon left."""
         self._known |= self._state.ports()
         self.unheard |= dict.fromkeys(self._known, False)
+        for name in sorted(self._known):
+            self._claim(name)
         self.workers.adopt(now)
+
+    def _claim(self, name: str) -> None:
+        """Take a tap that an earlier version left to everybody."""
+        try:
+            if self._taps.claim(name):
+                self._shared.add(name)
+                vlog.warn(f"{name}: its tap did not belong to root; it does now")
+        except TapError as error:
+            vlog.warn(f"{name}: {error}")
 
     def let_go(self) -> None:
         """Forget all without touching any: they are another daemon's now."""
         self.workers.forget_all()
+        self.seclusion.let_go()
+        self._shared.clear()
         self._known.clear()
         self.unheard.clear()
         self._backoffs.clear()
@@ -102,12 +127,26 @@ class Ports:
                 case Heard(name, AskUserfaultfd()):
                     if link := self.link(name):
                         self._userfaultfds.answer(link, desired.get(name), now)
-                case Heard(name, Hello()) if name not in self._crashed:
-                    self.faults.pop(name, None)
+                case Heard(name, Hello(spec=spec)):
+                    self._hello(name, spec.queues, now)
                 case Heard(name, State() as state):
                     self._state_told(name, state)
                 case Ended(name, fault, lived):
                     self._ended(name, fault, lived, now)
+
+    def _hello(self, name: str, queues: int, now: float) -> None:
+        if name not in self._crashed:
+            self.faults.pop(name, None)
+        if name in self._shared:
+            self._shared.discard(name)
+            # Whoever attached before the tap was root's is attached still: it is made anew.
+            if self._taps.queues(name) > queues and (link := self.link(name)):
+                self._held(name)
+                link.quit(now)
+
+    def _held(self, name: str) -> None:
+        vlog.warn(f"{name}: {TapErrorName.HELD}: some other process has a queue of its tap open")
+        self.counters[TapErrorName.HELD] += 1
 
     def _state_told(self, name: str, state: State) -> None:
         """Log what has changed; a worker tells its state only so often (worker/daemonlink.py)."""
@@ -165,15 +204,27 @@ class Ports:
 
     def _observe(self, name: str, gone: bool, now: float) -> Observed:
         if name not in self._tap_seen:
-            self._tap_seen[name] = self._taps.owned(name) is not None
-        tap = self._tap_seen[name]
+            self._tap_seen[name] = self._taps.owned(name)
+        index = self._tap_seen[name]
+        tap = index is not None
+        secluded = None if index is None else self.seclusion.of(name, index)
         link = self.link(name)
         if link is None:
             retry_at = self._backoffs.get(name, Backoff()).retry_at
+            released_by = self._released_by(name, gone, now)
+            held_until = retry_at if self._is_held(name) else 0.0
             return Observed(
-                tap=tap, retry_at=retry_at, released_by=self._released_by(name, gone, now)
+                tap,
+                retry_at=retry_at,
+                released_by=released_by,
+                secluded=secluded,
+                held_until=held_until,
             )
-        return Observed(tap, link.phase, link.spec, link.since)
+        return Observed(tap, link.phase, link.spec, link.since, secluded=secluded)
+
+    def _is_held(self, name: str) -> bool:
+        """Whether the port's tap was told to go and did not."""
+        return self.faults.get(name, "").startswith(f"{TapErrorName.HELD}: ")
 
     def _released_by(self, name: str, gone: bool, now: float) -> float:
         if not gone:
@@ -189,6 +240,10 @@ class Ports:
         match action:
             case CreateTap(name):
                 self._create_tap(name, now)
+            case Seclude(name, wanted):
+                if (index := self._taps.owned(name)) is not None:
+                    self.seclusion.apply(name, index, wanted)
+                self._tap_seen.pop(name, None)
             case Spawn(spec):
                 self._spawn(spec, now)
             case Configure(spec):
@@ -209,7 +264,7 @@ class Ports:
             case Abandon(name):
                 self._abandon(name, now)
             case Remove(name):
-                self._remove(name)
+                self._remove(name, now)
 
     def _abandon(self, name: str, now: float) -> None:
         """Have nothing of a stuck worker's be the port's any more."""
@@ -239,6 +294,8 @@ class Ports:
 
     def _spawn(self, spec: WorkerSpec, now: float) -> None:
         try:
+            if self._renew(spec.name, now):
+                return
             with contextlib.ExitStack() as stack:
                 ifindex = self._taps.create(spec.name)
                 queues = self._taps.open_queues(spec.name, spec.queues)
@@ -259,6 +316,15 @@ class Ports:
         else:
             vlog.info(f"{spec.name}: starting a worker: {spec.mode} {spec.path}")
 
+    def _renew(self, name: str, now: float) -> bool:
+        """Make a tap anew of which somebody has queues, though no worker is left; whether so."""
+        if not self._taps.queues(name):
+            return False
+        self._held(name)
+        self._taps.delete(name)
+        self._create_tap(name, now)
+        return True
+
     def _listener(self, spec: WorkerSpec) -> socket.socket | None:
         unlink_front_end(self._state, spec.name)
         if spec.mode != "server":
@@ -266,12 +332,14 @@ class Ports:
         owner, mode = self._options.sock_owner, self._options.sock_mode
         return listen_front_end(self._state, spec.name, Path(spec.path), owner, mode)
 
-    def _remove(self, name: str) -> None:
+    def _remove(self, name: str, now: float) -> None:
         unlink_front_end(self._state, name)
         try:
-            self._taps.remove(name)
+            self._taps.delete(name)
         except TapError as error:
-            vlog.warn(f"{name}: tap not removed: {error}")
+            self.fail(name, str(error), now)
+            return
+        self.seclusion.forget(name)
         self._state.forget(name)
         self._known.discard(name)
         self.unheard.pop(name, None)
@@ -279,6 +347,7 @@ class Ports:
         journals.tidy(self._state, self._known)
         self._tap_seen.pop(name, None)
         self._backoffs.pop(name, None)
+        self._shared.discard(name)
         self.faults.pop(name, None)
         vlog.info(f"{name}: removed")
 
@@ -296,6 +365,11 @@ class Ports:
         if link.state is None:
             return status.of_starting(port.path, fault) if link.child else None
         return status.of_state(link.state, fault)
+
+    def leftovers(self, desired: Collection[str]) -> dict[str, str]:
+        """Of ports that are to be no more, what keeps them from going."""
+        gone = sorted(self._known - set(desired))
+        return {name: self.faults[name] for name in gone if self._is_held(name)}
 
     def keys_of_wrong(self, name: str, error: str) -> dict[str, str]:
         """The external_ids of a row that makes no port; its worker of better days may run."""
