@@ -343,7 +343,7 @@ def test_what_the_last_daemon_published_stays_until_its_worker_speaks(world: Wor
 def test_a_worker_that_was_told_to_end_does_not_speak_for_the_next_one(world: World) -> None:
     """As for a port that was removed and added again: nobody is to connect to what goes away."""
     world.rows(ports={"vhu0": PORT})
-    for _ in range(2):
+    for _ in range(3):
         world.loop.turn(NOW)
     link = world.workers.links["vhu0"]
     link.phase, link.spec = Phase.RUNNING, worker_spec(PORT)
