@@ -59,6 +59,7 @@ class HostStack:
 
     def __init__(self) -> None:
         self._shut: dict[str, int] = {}
+        self._lost: set[str] = set()
         self._nft: Any = None
         self._watch: socket.socket | None = None
 
@@ -102,7 +103,8 @@ class HostStack:
 
     def hear(self) -> list[str]:
         """Names of taps whose chains somebody has removed since: `shuts` no longer has them."""
-        lost = [name for name in self._deleted() if name in self._shut]
+        lost = sorted((self._lost | self._deleted()) & self._shut.keys())
+        self._lost.clear()
         for name in lost:
             del self._shut[name]
         return lost
@@ -154,10 +156,8 @@ class HostStack:
         self._tables.table("add", name=_PREFIX + name)
         try:
             self._add_chain(name)
-        except NetlinkError as error:
-            if error.code not in (errno.EEXIST, errno.EBUSY, errno.EINVAL):
-                raise
-            # One of an earlier tap, or of somebody who took the name.
+        except NetlinkError:
+            # There may be one that cannot be changed into ours, by whoever took the name.
             self._remove(name)
             self._tables.table("add", name=_PREFIX + name)
             self._add_chain(name)
@@ -186,9 +186,8 @@ class HostStack:
         except NetlinkError as error:
             if error.code != errno.ENOENT:
                 raise
-        # Our own deletion is no news.
-        for other in self._deleted() - {name}:
-            self._shut.pop(other, None)
+        self._lost |= self._deleted()
+        self._lost.discard(name)  # by ourselves, which is no news
 
 
 def deletions(messages: bytes) -> set[str]:
