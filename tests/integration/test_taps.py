@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -267,13 +268,12 @@ def test_a_kernel_without_it_is_told_of(
     taps: Taps, stack: HostStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pyroute2 import NetlinkError
-    from pyroute2.nftables.main import NFTables
 
     def refuse(*_: object, **__: object) -> None:
         raise NetlinkError(errno.EOPNOTSUPP, "Operation not supported")
 
     index = taps.create("vhu0")
-    monkeypatch.setattr(NFTables, "chain", refuse)
+    monkeypatch.setattr(stack, "_nft", SimpleNamespace(table=refuse, chain=refuse))
     with pytest.raises(HostStackError, match="nftables: Operation not supported"):
         stack.shut("vhu0", index)
     assert conf("rp_filter") == "1"
