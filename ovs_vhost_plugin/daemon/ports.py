@@ -13,6 +13,7 @@ import ovs.vlog
 
 from ovs_vhost_plugin.control import WorkerSpec
 from ovs_vhost_plugin.daemon import journals, status
+from ovs_vhost_plugin.daemon.holders import Holders
 from ovs_vhost_plugin.daemon.listener import ListenError, listen_front_end, unlink_front_end
 from ovs_vhost_plugin.daemon.options import Options, worker_ids
 from ovs_vhost_plugin.daemon.postcopy import Userfaultfds
@@ -72,7 +73,7 @@ class Ports:
         self._crashed: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}
         self._tap_seen: dict[str, int | None] = {}
-        self._shared: set[str] = set()  # adopted, with a tap that others may have attached to
+        self._holders = Holders(taps, self.counters)
         self._gone_since: dict[str, float] = {}
         self._told: dict[str, State] = {}  # what was logged last
 
@@ -84,23 +85,14 @@ class Ports:
         self._known |= self._state.ports()
         self.unheard |= dict.fromkeys(self._known, False)
         for name in sorted(self._known):
-            self._claim(name)
+            self._holders.claim(name)
         self.workers.adopt(now)
-
-    def _claim(self, name: str) -> None:
-        """Take a tap that an earlier version left to everybody."""
-        try:
-            if self._taps.claim(name):
-                self._shared.add(name)
-                vlog.warn(f"{name}: its tap did not belong to root; it does now")
-        except TapError as error:
-            vlog.warn(f"{name}: {error}")
 
     def let_go(self) -> None:
         """Forget all without touching any: they are another daemon's now."""
         self.workers.forget_all()
         self.seclusion.let_go()
-        self._shared.clear()
+        self._holders.forget_all()
         self._known.clear()
         self.unheard.clear()
         self._backoffs.clear()
@@ -137,16 +129,8 @@ class Ports:
     def _hello(self, name: str, queues: int, now: float) -> None:
         if name not in self._crashed:
             self.faults.pop(name, None)
-        if name in self._shared:
-            self._shared.discard(name)
-            # Whoever attached before the tap was root's is attached still: it is made anew.
-            if self._taps.queues(name) > queues and (link := self.link(name)):
-                self._held(name)
-                link.quit(now)
-
-    def _held(self, name: str) -> None:
-        vlog.warn(f"{name}: {TapErrorName.HELD}: some other process has a queue of its tap open")
-        self.counters[TapErrorName.HELD] += 1
+        if self._holders.beside(name, queues) and (link := self.link(name)):
+            link.quit(now)  # the tap is made anew before the next one
 
     def _state_told(self, name: str, state: State) -> None:
         """Log what has changed; a worker tells its state only so often (worker/daemonlink.py)."""
@@ -209,18 +193,12 @@ class Ports:
         tap = index is not None
         secluded = None if index is None else self.seclusion.of(name, index)
         link = self.link(name)
-        if link is None:
-            retry_at = self._backoffs.get(name, Backoff()).retry_at
-            released_by = self._released_by(name, gone, now)
-            held_until = retry_at if self._is_held(name) else 0.0
-            return Observed(
-                tap,
-                retry_at=retry_at,
-                released_by=released_by,
-                secluded=secluded,
-                held_until=held_until,
-            )
-        return Observed(tap, link.phase, link.spec, link.since, secluded=secluded)
+        if link is not None:
+            return Observed(tap, link.phase, link.spec, link.since, secluded=secluded)
+        retry_at = self._backoffs.get(name, Backoff()).retry_at
+        held_until = retry_at if self._is_held(name) else 0.0
+        released_by = self._released_by(name, gone, now)
+        return Observed(tap, None, None, 0.0, retry_at, released_by, secluded, held_until)
 
     def _is_held(self, name: str) -> bool:
         """Whether the port's tap was told to go and did not."""
@@ -274,7 +252,7 @@ class Ports:
         self._tap_seen.pop(name, None)
         unlink_front_end(self._state, name)
         try:
-            self._taps.remove(name)  # it holds the tap open: the next worker gets another one
+            self._taps.delete(name)  # it holds the tap open: the next worker gets another one
         except TapError as error:
             vlog.warn(f"{name}: tap not removed: {error}")
         pid = "" if link is None or link.pid is None else f" (pid {link.pid})"
@@ -318,9 +296,8 @@ class Ports:
 
     def _renew(self, name: str, now: float) -> bool:
         """Make a tap anew of which somebody has queues, though no worker is left; whether so."""
-        if not self._taps.queues(name):
+        if not self._holders.without(name):
             return False
-        self._held(name)
         self._taps.delete(name)
         self._create_tap(name, now)
         return True
@@ -347,7 +324,6 @@ class Ports:
         journals.tidy(self._state, self._known)
         self._tap_seen.pop(name, None)
         self._backoffs.pop(name, None)
-        self._shared.discard(name)
         self.faults.pop(name, None)
         vlog.info(f"{name}: removed")
 

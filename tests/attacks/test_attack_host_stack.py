@@ -11,9 +11,6 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from tap_attacker import (
@@ -138,20 +135,17 @@ class Victim:
 
 
 @pytest.fixture(scope="module")
-def victim(require) -> Iterator[Victim]:
-    words = packages.missing((*packages.SWITCH, packages.NFT), root=False)
-    require(words is None, words)
-    with ExitStack() as stack:
-        # Not pytest's directory: a socket's path has at most 107 bytes.
-        top = stack.enter_context(TemporaryDirectory(prefix="ovs-vhost-"))
-        host = stack.enter_context(Host("stack", Path(top, "h")))
-        host.switch.ofctl("del-flows", str(host.directory / f"{BRIDGE}.mgmt"))
-        host.add_server_port(PORT, "external_ids:vhost-user-queues=1")
-        host.wait_status(PORT, "listening")
-        host.wait_ofport(PORT)
-        found = Victim(host)
-        stack.callback(lambda: os.close(found.queue))
-        yield found
+def victim(host: Host, require: Callable[[object, str], None]) -> Iterator[Victim]:
+    lacking = packages.missing((packages.NFT,))
+    require(lacking is None, lacking or "")
+    host.switch.ofctl("del-flows", str(host.directory / f"{BRIDGE}.mgmt"))
+    host.add_server_port(PORT, "external_ids:vhost-user-queues=1")
+    # The first worker on a machine waits for its kernels to be compiled.
+    host.wait_status(PORT, "listening", 300)
+    host.wait_ofport(PORT)
+    found = Victim(host)
+    yield found
+    os.close(found.queue)
 
 
 ATTACKS = [

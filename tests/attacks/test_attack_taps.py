@@ -8,11 +8,10 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
+from attack_hosts import worker_pid
 from tap_attacker import (
     BROADCAST,
     GUEST_MAC,
@@ -24,34 +23,24 @@ from tap_attacker import (
     write,
 )
 
-from ovs_vhost_plugin.lab import packages
 from ovs_vhost_plugin.lab.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.process import wait_until
 
 pytestmark = pytest.mark.system
 
 
-@pytest.fixture(scope="module")
-def tap_host(require) -> Iterator[Host]:
-    words = packages.missing(packages.SWITCH, root=False)
-    require(words is None, words)
-    with ExitStack() as stack:
-        # Not pytest's directory: a socket's path has at most 107 bytes.
-        top = stack.enter_context(TemporaryDirectory(prefix="ovs-vhost-"))
-        yield stack.enter_context(Host("taps", Path(top, "h")))
-
-
 @pytest.fixture
-def port(tap_host: Host, request) -> Iterator[str]:
+def port(host: Host, request) -> Iterator[str]:
     """A port with a worker."""
     name = "vhu0"
-    tap_host.add_server_port(name)
+    host.add_server_port(name)
     try:
-        tap_host.wait_status(name, "listening")
-        tap_host.wait_ofport(name)
+        # The first worker on a machine waits for its kernels to be compiled.
+        host.wait_status(name, "listening", 300)
+        host.wait_ofport(name)
         yield name
     finally:
-        remove_port(tap_host, name)
+        remove_port(host, name)
 
 
 def remove_port(host: Host, name: str) -> None:
@@ -70,32 +59,31 @@ def owner(host: Host, name: str) -> str | int | None:
 
 
 def worker_uid(host: Host, name: str) -> int:
-    pid = int(Path(host.directory, "ovs-vhost", f"{name}.pid").read_text().split()[0])
-    return Path(f"/proc/{pid}").stat().st_uid
+    return Path(f"/proc/{worker_pid(host, name)}").stat().st_uid
 
 
-def test_nobody_attaches_to_a_vm_s_tap(tap_host: Host, port: str) -> None:
-    assert attach_as(tap_host, NOBODY, port) == errno.EPERM
+def test_nobody_attaches_to_a_vm_s_tap(host: Host, port: str) -> None:
+    assert attach_as(host, NOBODY, port) == errno.EPERM
 
 
-def test_a_worker_s_user_attaches_to_no_other_tap(tap_host: Host, port: str) -> None:
-    tap_host.add_server_port("vhu1")
+def test_a_worker_s_user_attaches_to_no_other_tap(host: Host, port: str) -> None:
+    host.add_server_port("vhu1")
     try:
-        tap_host.wait_status("vhu1", "listening")
-        assert attach_as(tap_host, worker_uid(tap_host, port), "vhu1") == errno.EPERM
+        host.wait_status("vhu1", "listening")
+        assert attach_as(host, worker_uid(host, port), "vhu1") == errno.EPERM
     finally:
-        remove_port(tap_host, "vhu1")
+        remove_port(host, "vhu1")
 
 
-def test_nobody_is_fast_enough_for_a_new_tap(tap_host: Host) -> None:
+def test_nobody_is_fast_enough_for_a_new_tap(host: Host) -> None:
     for _ in range(5):
-        with racing(tap_host, NOBODY, "vhu0") as attached:
-            tap_host.add_server_port("vhu0")
+        with racing(host, NOBODY, "vhu0") as attached:
+            host.add_server_port("vhu0")
             try:
-                tap_host.wait_status("vhu0", "listening")
+                host.wait_status("vhu0", "listening")
                 assert not attached()
             finally:
-                remove_port(tap_host, "vhu0")
+                remove_port(host, "vhu0")
 
 
 def give_away(host: Host, name: str, uid: int) -> None:
@@ -106,30 +94,30 @@ def give_away(host: Host, name: str, uid: int) -> None:
     os.close(queue)
 
 
-def test_a_tap_that_was_given_away_is_root_s_again_at_the_next_worker(tap_host, port) -> None:
-    give_away(tap_host, port, NOBODY)
-    assert attach_as(tap_host, NOBODY, port) == 0
+def test_a_tap_that_was_given_away_is_root_s_again_at_the_next_worker(host, port) -> None:
+    give_away(host, port, NOBODY)
+    assert attach_as(host, NOBODY, port) == 0
 
-    tap_host.switch.vsctl("set", "Interface", port, "external_ids:vhost-user-queues=3")
+    host.switch.vsctl("set", "Interface", port, "external_ids:vhost-user-queues=3")
 
-    wait_until(lambda: owner(tap_host, port) == "root", "root to own the tap")
-    assert attach_as(tap_host, NOBODY, port) == errno.EPERM
+    wait_until(lambda: owner(host, port) == "root", "root to own the tap")
+    assert attach_as(host, NOBODY, port) == errno.EPERM
 
 
-def test_a_tap_that_was_given_away_is_root_s_again_at_adoption(tap_host, port) -> None:
-    give_away(tap_host, port, NOBODY)
-    index = tap(tap_host, port)["ifindex"]
-    uid = worker_uid(tap_host, port)
+def test_a_tap_that_was_given_away_is_root_s_again_at_adoption(host, port) -> None:
+    give_away(host, port, NOBODY)
+    index = tap(host, port)["ifindex"]
+    uid = worker_uid(host, port)
 
-    tap_host.stop_daemon(kill=True)
-    tap_host.start_daemon()
+    host.stop_daemon(kill=True)
+    host.start_daemon()
 
-    wait_until(lambda: owner(tap_host, port) == "root", "root to own the tap")
-    assert attach_as(tap_host, NOBODY, port) == errno.EPERM
+    wait_until(lambda: owner(host, port) == "root", "root to own the tap")
+    assert attach_as(host, NOBODY, port) == errno.EPERM
     # The worker had it for itself, and goes on.
-    tap_host.wait_status(port, "listening")
-    assert (tap(tap_host, port)["ifindex"], worker_uid(tap_host, port)) == (index, uid)
-    assert f"{port}: its tap did not belong to root" in tap_host.log.read_text()
+    host.wait_status(port, "listening")
+    assert (tap(host, port)["ifindex"], worker_uid(host, port)) == (index, uid)
+    assert f"{port}: its tap did not belong to root" in host.log.read_text()
 
 
 @contextlib.contextmanager
@@ -152,46 +140,45 @@ def send(queue: int, source: bytes) -> bool:
     return True
 
 
-def test_who_attached_before_is_out_after_adoption(tap_host: Host, port: str) -> None:
-    give_away(tap_host, port, NOBODY)
-    with thief(tap_host, port) as queue:
+def test_who_attached_before_is_out_after_adoption(host: Host, port: str) -> None:
+    give_away(host, port, NOBODY)
+    with thief(host, port) as queue:
         assert send(queue, GUEST_MAC)
 
-        tap_host.stop_daemon(kill=True)
-        tap_host.start_daemon()
+        host.stop_daemon(kill=True)
+        host.start_daemon()
 
         wait_until(lambda: not send(queue, GUEST_MAC), "the thief to be cut off")
-    tap_host.wait_status(port, "listening")
-    assert "tap-held" in tap_host.log.read_text()
+    host.wait_status(port, "listening")
+    assert "tap-held" in host.log.read_text()
 
 
-def test_what_a_worker_left_behind_gets_no_frame_of_the_next_worker(tap_host, port) -> None:
-    pid = Path(tap_host.directory, "ovs-vhost", f"{port}.pid").read_text().split()[0]
-    with thief(tap_host, port) as queue:
-        os.kill(int(pid), signal.SIGKILL)
+def test_what_a_worker_left_behind_gets_no_frame_of_the_next_worker(host, port) -> None:
+    with thief(host, port) as queue:
+        os.kill(worker_pid(host, port), signal.SIGKILL)
         wait_until(lambda: not send(queue, GUEST_MAC), "the thief to be cut off")
-    tap_host.wait_status(port, "listening")
+    host.wait_status(port, "listening")
 
 
-def test_what_outlives_a_port_is_not_in_the_next_tenant_s_vlan(tap_host: Host) -> None:
+def test_what_outlives_a_port_is_not_in_the_next_tenant_s_vlan(host: Host) -> None:
     evil = bytes.fromhex("5254000000ee")
-    tap_host.add_server_port("vhu0")
-    tap_host.wait_status("vhu0", "listening")
-    tap_host.wait_ofport("vhu0")
+    host.add_server_port("vhu0")
+    host.wait_status("vhu0", "listening")
+    host.wait_ofport("vhu0")
     try:
-        with thief(tap_host, "vhu0") as queue:
-            remove_port(tap_host, "vhu0")
-            tap_host.add_server_port("vhu0", tag=77)
-            tap_host.wait_status("vhu0", "listening")
-            tap_host.wait_ofport("vhu0")
+        with thief(host, "vhu0") as queue:
+            remove_port(host, "vhu0")
+            host.add_server_port("vhu0", tag=77)
+            host.wait_status("vhu0", "listening")
+            host.wait_ofport("vhu0")
 
             assert not send(queue, evil)
             # What is the port's own is in it, so that the other would have been.
-            with thief(tap_host, "vhu0") as own:
-                wait_until(lambda: send(own, GUEST_MAC) and learned(tap_host, GUEST_MAC), "VLAN 77")
-            assert not learned(tap_host, evil)
+            with thief(host, "vhu0") as own:
+                wait_until(lambda: send(own, GUEST_MAC) and learned(host, GUEST_MAC), "VLAN 77")
+            assert not learned(host, evil)
     finally:
-        remove_port(tap_host, "vhu0")
+        remove_port(host, "vhu0")
 
 
 def learned(host: Host, mac: bytes) -> bool:

@@ -40,6 +40,8 @@ SHOW = {
             "announced": "",
         }
     ],
+    "sandbox": "",
+    "stuck": [],
     "leftovers": {"vhu2": "tap-held: y"},
     "wrong_rows": {"vhu1": "mode-unknown: x"},
     "faults": {"mode-unknown": 1},
