@@ -65,12 +65,17 @@ class Victim:
             self.host.namespace.sysctl(f"{conf}/rp_filter", str(rp_filter))
             self.host.namespace.sysctl(f"{conf}/arp_ignore", "0")
             self.host.namespace.sysctl(f"{conf}/accept_local", "1")
-            self.host.namespace.sysctl(f"net/ipv6/conf/{scope}/disable_ipv6", "0")
+        self.host.namespace.sysctl(f"net/ipv6/conf/{PORT}/disable_ipv6", "0")
 
-    def count(self, name: str) -> int:
-        """A counter of the host's IP."""
-        lines = self.host.namespace.run("nstat", "-asz", name).splitlines()
-        return int(next(line.split()[1] for line in lines if line.startswith(name)))
+    def pings(self) -> int:
+        """How many echo requests the host has heard."""
+        lines = self.host.namespace.run("nstat", "-asz", "IcmpInEchos").splitlines()
+        return int(lines[-1].split()[1])
+
+    def ipv6_packets(self) -> int:
+        """How many IPv6 packets the host has heard from the tap."""
+        lines = self.host.namespace.run("cat", f"/proc/net/dev_snmp6/{PORT}").splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("Ip6InReceives")))
 
     def answers_arp(self) -> bool:
         """The host's stack works on a frame, and says what it says, before the write returns."""
@@ -86,9 +91,9 @@ class Victim:
         return any(frame[:6] == GUEST_MAC and frame[12:14] == b"\x08\x06" for frame in frames)
 
     def hears_ping(self) -> bool:
-        before = self.count("IcmpInEchos")
+        before = self.pings()
         write(self.queue, ping(self.mac, GUEST, HOST))
-        return self.count("IcmpInEchos") > before
+        return self.pings() > before
 
     def hears_udp(self) -> bool:
         return self._hears(udp(self.mac, GUEST, HOST, 9999), 9999)
@@ -98,9 +103,9 @@ class Victim:
         return self._hears(udp(BROADCAST, "0.0.0.0", "255.255.255.255", 67), 67)
 
     def hears_ipv6(self) -> bool:
-        before = self.count("Ip6InReceives")
+        before = self.ipv6_packets()
         write(self.queue, neighbour_solicitation(ALL_NODES))
-        return self.count("Ip6InReceives") > before
+        return self.ipv6_packets() > before
 
     def _hears(self, frame: bytes, port: int) -> bool:
         with self.host.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as heard:
