@@ -34,7 +34,8 @@ def show(data: Mapping[str, Any]) -> str:
         heads = ("port", "bridge", "ofport", "status", "mode", "queues", "mtu", "offloads")
         parts.append(_table((*heads, "socket", "announced"), rows))
     errors = [(port["name"], port["error"]) for port in data["ports"] if port["error"]]
-    errors += sorted(data["wrong_rows"].items())
+    errors += [(port["name"], text) for port in data["ports"] if (text := _exposed(port))]
+    errors += sorted({**data["leftovers"], **data["wrong_rows"]}.items())
     if errors:
         parts.append(_table(("port", "error"), errors))
     if data["stuck"]:
@@ -46,6 +47,12 @@ def show(data: Mapping[str, Any]) -> str:
         parts.append("no vhost-user ports; add one with:\n  ovs-vsctl add-port BRIDGE PORT -- set ")
         parts[-1] += "Interface PORT options:vhost-server-path=SOCKET\n"
     return "\n".join(parts)
+
+
+def _exposed(port: Mapping[str, Any]) -> str:
+    """What is said of a port whose guest this host's own network stack may hear."""
+    told = str(port["host_stack"])
+    return told if told.startswith("host-stack-open") else ""
 
 
 def _port_row(port: Mapping[str, Any]) -> list[object]:

@@ -92,6 +92,7 @@ class Loop:
         self.ports.take(events, self.desired, now)
         self.connector.take(events, now)
         self.connector.run(self.desired, now)
+        self.ports.seclusion.run()
         if self._serving and self.snapshot is not None:
             self._act(self.snapshot, now)
             self.reopening.run(self.snapshot, now)
@@ -112,6 +113,7 @@ class Loop:
         self.database.wait(poller, now)
         self.ports.workers.wait(poller, now)
         self.connector.wait(poller, now)
+        self.ports.seclusion.wait(poller)
         self.announcing.wait(poller)
         self.forwarding.wait(poller)
         self.reopening.wait(poller, now)

@@ -29,11 +29,12 @@ from ovs_vhost_plugin.daemon.ovsdb import Database
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reach import Reach
 from ovs_vhost_plugin.daemon.reopening import Reopening
+from ovs_vhost_plugin.daemon.seclusion import Seclusion
 from ovs_vhost_plugin.daemon.uids import Uids
 from ovs_vhost_plugin.daemon.workers import Workers
 from ovs_vhost_plugin.dirs import StateDir
 from ovs_vhost_plugin.jit import cache
-from ovs_vhost_plugin.tap import Taps
+from ovs_vhost_plugin.tap import HostStack, Taps
 
 vlog = ovs.vlog.Vlog("vhost_main")
 
@@ -87,9 +88,12 @@ def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: Path) -
     cpus = os.cpu_count() or 1
     database = Database(chosen.database, os.fspath(rundir), cpus, formats=made.keys())
     taps = Taps(state)
+    taps.prepare()
+    seclusion = Seclusion(HostStack())
     mounts = Mounts()
     listeners = FrontEndListeners(state, mounts, workers.dispose)
-    ports = Ports(workers, taps, state, chosen, listeners, Uids.of_machine(state))
+    uids = Uids.of_machine(state)
+    ports = Ports(workers, taps, seclusion, state, chosen, listeners, uids)
     reach = Reach(rundir, state, chosen.database, workers.pids, mounts, workers.dispose)
     connector = Connector(workers.links, reach.connect, ports.counters, workers.dispose)
     announcing = Announcing(workers.tell, made)

@@ -13,6 +13,7 @@ import ovs.vlog
 
 from ovs_vhost_plugin.control import WorkerSpec
 from ovs_vhost_plugin.daemon import journals, status
+from ovs_vhost_plugin.daemon.holders import Holders
 from ovs_vhost_plugin.daemon.listener import FrontEndListeners, ListenError
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.postcopy import Userfaultfds
@@ -27,15 +28,17 @@ from ovs_vhost_plugin.daemon.reconcile import (
     Observed,
     Quit,
     Remove,
+    Seclude,
     Spawn,
 )
 from ovs_vhost_plugin.daemon.reports import AskUserfaultfd, Hello, State
 from ovs_vhost_plugin.daemon.rows import PortSpec
+from ovs_vhost_plugin.daemon.seclusion import Seclusion
 from ovs_vhost_plugin.daemon.uids import Uids, worker_ids
 from ovs_vhost_plugin.daemon.workerlink import WorkerLink
 from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard, Workers
 from ovs_vhost_plugin.dirs import StateDir
-from ovs_vhost_plugin.tap import TapError, Taps
+from ovs_vhost_plugin.tap import TapError, TapErrorName, Taps
 
 vlog = ovs.vlog.Vlog("vhost_ports")
 
@@ -47,18 +50,21 @@ class Ports:
              a worker's crash until a front-end is connected again
     counters how often each named fault has come up, over all ports
     unheard  ports whose tap is not yet seen to be open in the switch; whether it was made here
+    seclusion  the ports that the host's own network stack does not hear
     """
 
     def __init__(
         self,
         workers: Workers,
         taps: Taps,
+        seclusion: Seclusion,
         state: StateDir,
         options: Options,
         listeners: FrontEndListeners,
         uids: Uids,
     ) -> None:
         self.workers = workers
+        self.seclusion = seclusion
         self.faults: dict[str, str] = {}
         self.counters: Counter[str] = Counter()
         self.unheard: dict[str, bool] = {}
@@ -71,7 +77,8 @@ class Ports:
         self._known: set[str] = set()
         self._crashed: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}
-        self._tap_seen: dict[str, bool] = {}
+        self._tap_seen: dict[str, int | None] = {}
+        self._holders = Holders(taps, self.counters)
         self._gone_since: dict[str, float] = {}
         self._told: dict[str, State] = {}  # what was logged last
 
@@ -82,11 +89,15 @@ class Ports:
         """Take over what an earlier daemon left."""
         self._known |= self._state.ports()
         self.unheard |= dict.fromkeys(self._known, False)
+        for name in sorted(self._known):
+            self._holders.claim(name)
         self.workers.adopt(now)
 
     def let_go(self) -> None:
         """Forget all without touching any: they are another daemon's now."""
         self.workers.forget_all()
+        self.seclusion.let_go()
+        self._holders.forget_all()
         self._known.clear()
         self.unheard.clear()
         self._backoffs.clear()
@@ -111,12 +122,18 @@ class Ports:
                 case Heard(name, AskUserfaultfd()):
                     if link := self.link(name):
                         self._userfaultfds.answer(link, desired.get(name), now)
-                case Heard(name, Hello()) if name not in self._crashed:
-                    self.faults.pop(name, None)
+                case Heard(name, Hello(spec=spec)):
+                    self._hello(name, spec.queues, now)
                 case Heard(name, State() as state):
                     self._state_told(name, state)
                 case Ended(name, fault, lived):
                     self._ended(name, fault, lived, now)
+
+    def _hello(self, name: str, queues: int, now: float) -> None:
+        if name not in self._crashed:
+            self.faults.pop(name, None)
+        if self._holders.beside(name, queues) and (link := self.link(name)):
+            link.quit(now)  # the tap is made anew before the next one
 
     def _state_told(self, name: str, state: State) -> None:
         """Log what has changed; a worker tells its state only so often (worker/daemonlink.py)."""
@@ -158,15 +175,21 @@ class Ports:
 
     def _observe(self, name: str, gone: bool, now: float) -> Observed:
         if name not in self._tap_seen:
-            self._tap_seen[name] = self._taps.owned(name) is not None
-        tap = self._tap_seen[name]
+            self._tap_seen[name] = self._taps.owned(name)
+        index = self._tap_seen[name]
+        tap = index is not None
+        secluded = None if index is None else self.seclusion.of(name, index)
         link = self.link(name)
-        if link is None:
-            retry_at = self._backoffs.get(name, Backoff()).retry_at
-            return Observed(
-                tap=tap, retry_at=retry_at, released_by=self._released_by(name, gone, now)
-            )
-        return Observed(tap, link.phase, link.spec, link.since)
+        if link is not None:
+            return Observed(tap, link.phase, link.spec, link.since, secluded=secluded)
+        retry_at = self._backoffs.get(name, Backoff()).retry_at
+        held_until = retry_at if self._is_held(name) else 0.0
+        released_by = self._released_by(name, gone, now)
+        return Observed(tap, None, None, 0.0, retry_at, released_by, secluded, held_until)
+
+    def _is_held(self, name: str) -> bool:
+        """Whether the port's tap was told to go and did not."""
+        return self.faults.get(name, "").startswith(f"{TapErrorName.HELD}: ")
 
     def _released_by(self, name: str, gone: bool, now: float) -> float:
         if not gone:
@@ -182,6 +205,10 @@ class Ports:
         match action:
             case CreateTap(name):
                 self._create_tap(name, now)
+            case Seclude(name, wanted):
+                if (index := self._taps.owned(name)) is not None:
+                    self.seclusion.apply(name, index, wanted)
+                self._tap_seen.pop(name, None)
             case Spawn(spec):
                 self._spawn(spec, now)
             case Configure(spec):
@@ -202,7 +229,7 @@ class Ports:
             case Abandon(name):
                 self._abandon(name, now)
             case Remove(name):
-                self._remove(name)
+                self._remove(name, now)
 
     def _abandon(self, name: str, now: float) -> None:
         """Have nothing of a stuck worker's be the port's any more."""
@@ -212,7 +239,7 @@ class Ports:
         self._tap_seen.pop(name, None)
         self._listeners.unlink(name)
         try:
-            self._taps.remove(name)  # it holds the tap open: the next worker gets another one
+            self._taps.delete(name)  # it holds the tap open: the next worker gets another one
         except TapError as error:
             vlog.warn(f"{name}: tap not removed: {error}")
         pid = "" if link is None or link.pid is None else f" (pid {link.pid})"
@@ -232,6 +259,8 @@ class Ports:
 
     def _spawn(self, spec: WorkerSpec, now: float) -> None:
         try:
+            if self._renew(spec.name, now):
+                return
             with contextlib.ExitStack() as stack:
                 self._taps.create(spec.name)
                 queues = self._taps.open_queues(spec.name, spec.queues)
@@ -254,6 +283,14 @@ class Ports:
         else:
             vlog.info(f"{spec.name}: starting a worker: {spec.mode} {spec.path}")
 
+    def _renew(self, name: str, now: float) -> bool:
+        """Make a tap anew of which somebody has queues, though no worker is left; whether so."""
+        if not self._holders.without(name):
+            return False
+        self._taps.delete(name)
+        self._create_tap(name, now)
+        return True
+
     def _listener(self, spec: WorkerSpec) -> socket.socket | None:
         self._listeners.unlink(spec.name)
         if spec.mode != "server":
@@ -261,12 +298,14 @@ class Ports:
         owner, mode = self._options.sock_owner, self._options.sock_mode
         return self._listeners.listen(spec.name, Path(spec.path), owner, mode)
 
-    def _remove(self, name: str) -> None:
+    def _remove(self, name: str, now: float) -> None:
         self._listeners.unlink(name)
         try:
-            self._taps.remove(name)
+            self._taps.delete(name)
         except TapError as error:
-            vlog.warn(f"{name}: tap not removed: {error}")
+            self.fail(name, str(error), now)
+            return
+        self.seclusion.forget(name)
         self._state.forget(name)
         self._known.discard(name)
         self.unheard.pop(name, None)
@@ -291,6 +330,11 @@ class Ports:
         if link.state is None:
             return status.of_starting(port.path, fault) if link.child else None
         return status.of_state(link.state, fault)
+
+    def leftovers(self, desired: Collection[str]) -> dict[str, str]:
+        """Of ports that are to be no more, what keeps them from going."""
+        gone = sorted(self._known - set(desired))
+        return {name: self.faults[name] for name in gone if self._is_held(name)}
 
     def keys_of_wrong(self, name: str, error: str) -> dict[str, str]:
         """The external_ids of a row that makes no port; its worker of better days may run."""

@@ -63,6 +63,8 @@ class Observed:
 
     spec           None while it is not known what an adopted worker serves
     released_by    until when the switch may keep the tap open of a port whose row is gone
+    secluded       whether the host's own stack is kept away from the tap; None: not known yet
+    held_until     when to try again to remove a tap that did not go
     """
 
     tap: bool = False
@@ -71,6 +73,8 @@ class Observed:
     since: float = 0.0
     retry_at: float = 0.0
     released_by: float = 0.0
+    secluded: bool | None = None
+    held_until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,14 @@ class CreateTap:
     """Make the port's tap."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seclude:
+    """Keep the host's own network stack away from the port's tap, or no longer."""
+
+    name: str
+    wanted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +136,7 @@ class Remove:
     name: str
 
 
-Action = CreateTap | Spawn | Configure | Quit | Kill | Abandon | Remove
+Action = CreateTap | Seclude | Spawn | Configure | Quit | Kill | Abandon | Remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +217,10 @@ def _step(
         return _deadline(seen, QUIT_TIMEOUT, now) or Kill(name, "it did not end")
     if port is None:
         return None if wrong else _take_down(name, seen, now)
+    if seen.tap and seen.secluded is not port.userspace:
+        # Before there is a worker, and so a guest. The kernel's bridges take no frame that the
+        # host's stack is kept away from.
+        return Seclude(name, port.userspace)
     if seen.phase is Phase.STARTING and seen.spec is None:
         return _deadline(seen, HELLO_TIMEOUT, now) or Kill(name, "it said no hello")
     if seen.phase is not None:
@@ -221,6 +237,8 @@ def _take_down(name: str, seen: Observed, now: float) -> Action | float:
         # The switch is late, or it has the tap open again: then a row that has not come here yet
         # adds the port anew, and is to find this tap and not the next one.
         return min(now + RELEASE_POLL, seen.released_by)
+    if now < seen.held_until:
+        return seen.held_until
     return Remove(name)
 
 

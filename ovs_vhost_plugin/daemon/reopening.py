@@ -36,7 +36,7 @@ _DATAPATH = "netdev@ovs-netdev"  # all userspace bridges of an ovs-vswitchd shar
 
 
 class Ears(Protocol):
-    """What is asked of taps (tap.py)."""
+    """What is asked of taps (tap/taps.py)."""
 
     def heard(self, name: str) -> bool:
         """Whether the switch has opened this very tap."""

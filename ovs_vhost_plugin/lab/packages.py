@@ -47,7 +47,9 @@ GUEST = (
 DPDK_SWITCH = Program(
     "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk", "openvswitch-switch-dpdk"
 )
+NFT = Program("nft", "nftables")
 TEST = (
+    NFT,
     Program("iperf3", "iperf3"),
     Program("ethtool", "ethtool"),
     Program("ping", "iputils-ping"),

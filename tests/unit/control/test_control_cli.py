@@ -35,10 +35,12 @@ SHOW = {
             "queues": 4,
             "mtu": None,
             "finish_offloads": True,
+            "host_stack": "host-stack-open: why",
             "vring_sizes": [256, 256],
             "announced": "",
         }
     ],
+    "leftovers": {"vhu2": "tap-held: y"},
     "wrong_rows": {"vhu1": "mode-unknown: x"},
     "faults": {"mode-unknown": 1},
 }
@@ -54,12 +56,14 @@ def test_show_is_plain_text_and_takes_nothing_for_markup() -> None:
     assert rows[3][:8] == ["vhu0", "br0", "-", "running", "client", "1/4", "-", "finished"]
     assert "/run/[red]x" in rows[3]
     assert ["vhu0", "header-version:", "[bold]version", "3"] in rows
+    assert ["vhu0", "host-stack-open:", "why"] in rows
     assert ["vhu1", "mode-unknown:", "x"] in rows
+    assert ["vhu2", "tap-held:", "y"] in rows
     assert text.isascii() and "\x1b" not in text
 
 
 def test_show_without_ports_says_how_to_add_one() -> None:
-    text = render.show({**SHOW, "ports": [], "wrong_rows": {}, "faults": {}})
+    text = render.show({**SHOW, "ports": [], "leftovers": {}, "wrong_rows": {}, "faults": {}})
     assert "ovs-vsctl add-port" in text
 
 

@@ -19,11 +19,12 @@ from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reconcile import RELEASE_TIMEOUT, Phase, worker_spec
 from ovs_vhost_plugin.daemon.reports import Connect, State
 from ovs_vhost_plugin.daemon.rows import RowError, RowErrorName, Switch
+from ovs_vhost_plugin.daemon.seclusion import Seclusion
 from ovs_vhost_plugin.daemon.sockpolicy import SocketError, SocketErrorName
 from ovs_vhost_plugin.daemon.uids import Uids
 from ovs_vhost_plugin.daemon.workers import Ended, Heard
 from ovs_vhost_plugin.dirs import StateDir
-from ovs_vhost_plugin.tap import TapError, TapErrorName
+from ovs_vhost_plugin.tap import HostStackError, TapError, TapErrorName
 
 NOW = 100.0
 OPTIONS = Options("unix:x", None, False, None, None, 0o660)
@@ -65,6 +66,17 @@ class FakeTaps:
         self.made: set[str] = set()
         self.open: set[str] = set()  # in the switch
         self.foreign: set[str] = set()
+        self.held: dict[str, int] = {}  # queues that others have open
+        self.stuck: set[str] = set()
+        self.unclaimed: set[str] = set()
+
+    def claim(self, name: str) -> bool:
+        claimed = name in self.unclaimed
+        self.unclaimed.discard(name)
+        return claimed
+
+    def queues(self, name: str) -> int:
+        return self.held.get(name, 0)
 
     def owned(self, name: str) -> int | None:
         return 7 if name in self.made else None
@@ -78,11 +90,48 @@ class FakeTaps:
     def open_queues(self, name: str, queues: int) -> list[int]:
         return []
 
-    def remove(self, name: str) -> None:
+    def delete(self, name: str) -> None:
+        if name in self.stuck:
+            raise TapError(TapErrorName.HELD, "x")
         self.made.discard(name)
+        self.held.pop(name, None)
 
     def heard(self, name: str) -> bool:
         return name in self.open
+
+
+class FakeStack:
+    """What is kept from the host's stack; `others` is what somebody else changed."""
+
+    def __init__(self) -> None:
+        self.shut_out: dict[str, int] = {}
+        self.touched: list[str] = []
+        self.others: list[str] = []
+        self.unable = ""
+
+    def shut(self, name: str, index: int) -> None:
+        if self.unable:
+            raise HostStackError(self.unable)
+        self.shut_out[name] = index
+
+    def open(self, name: str) -> None:
+        self.touched.append(name)
+        self.shut_out.pop(name, None)
+
+    def forget(self, name: str) -> None:
+        self.shut_out.pop(name, None)
+
+    def let_go(self) -> None:
+        self.shut_out.clear()
+
+    def hear(self) -> list[str]:
+        lost, self.others = self.others, []
+        for name in lost:
+            self.shut_out.pop(name)
+        return lost
+
+    def fileno(self) -> int | None:
+        return None
 
 
 class FakeWorkers:
@@ -159,7 +208,9 @@ class World:
         state = StateDir.create(directory)
         listeners = FrontEndListeners(state, Mounts())
         uids = Uids(state.path / "last-uid")
-        ports = Ports(self.workers, self.taps, state, OPTIONS, listeners, uids)  # type: ignore[arg-type]
+        self.stack = FakeStack()
+        parts: Any = (self.workers, self.taps, Seclusion(self.stack))  # type: ignore[arg-type]
+        ports = Ports(*parts, state, OPTIONS, listeners, uids)
         self.connector = Connector(self.workers.links, self.reach, ports.counters)
         self.loop = Loop(
             self.database,  # type: ignore[arg-type]
@@ -194,6 +245,8 @@ def test_the_tap_comes_before_the_worker_and_both_before_long(world: World) -> N
     world.rows(ports={"vhu0": PORT})
     world.loop.turn(NOW)
     assert world.taps.made == {"vhu0"} and not world.workers.links
+    world.loop.turn(NOW)
+    assert world.stack.shut_out == {"vhu0": 7} and not world.workers.links
     world.loop.turn(NOW)
     assert world.workers.links["vhu0"].spec.path == PORT.path
 
@@ -301,7 +354,7 @@ def test_what_the_last_daemon_published_stays_until_its_worker_speaks(world: Wor
 def test_a_worker_that_was_told_to_end_does_not_speak_for_the_next_one(world: World) -> None:
     """As for a port that was removed and added again: nobody is to connect to what goes away."""
     world.rows(ports={"vhu0": PORT})
-    for _ in range(2):
+    for _ in range(3):
         world.loop.turn(NOW)
     link = world.workers.links["vhu0"]
     link.phase, link.spec = Phase.RUNNING, worker_spec(PORT)
@@ -421,7 +474,7 @@ def test_a_tap_stays_while_the_switch_has_it_open(world: World) -> None:
 
 def test_a_tap_does_not_stay_for_ever_nor_for_a_row_that_is_only_not_ours(world: World) -> None:
     world.rows(ports={"vhu0": PORT, "vhu1": replace(PORT, name="vhu1")})
-    for _ in range(2):
+    for _ in range(3):
         world.loop.turn(NOW)
     world.workers.links.clear()
     world.taps.open |= {"vhu0", "vhu1"}

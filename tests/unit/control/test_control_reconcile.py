@@ -23,6 +23,7 @@ from ovs_vhost_plugin.daemon.reconcile import (
     Phase,
     Quit,
     Remove,
+    Seclude,
     Spawn,
     reconcile,
     worker_spec,
@@ -57,14 +58,19 @@ def plan(
 
 
 def running(spec: WorkerSpec = SPEC, **fields: object) -> Observed:
-    return replace(Observed(True, Phase.RUNNING, spec, NOW - 60), **fields)  # type: ignore[arg-type]
+    seen = Observed(True, Phase.RUNNING, spec, NOW - 60, secluded=True)
+    return replace(seen, **fields)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("seen", "action"),
     [
         (None, CreateTap("vhu0")),
-        (Observed(tap=True), Spawn(SPEC)),
+        (Observed(tap=True), Seclude("vhu0", True)),
+        (Observed(tap=True, secluded=False), Seclude("vhu0", True)),
+        (running(secluded=False), Seclude("vhu0", True)),
+        (running(phase=Phase.STARTING, spec=None, secluded=None), Seclude("vhu0", True)),
+        (Observed(tap=True, secluded=True), Spawn(SPEC)),
         (running(tap=False), Quit("vhu0", "its tap is gone")),
         (running(replace(SPEC, path="/b")), Quit("vhu0", "the port was reconfigured")),
         (running(replace(SPEC, mode="server")), Quit("vhu0", "the port was reconfigured")),
@@ -107,7 +113,7 @@ def test_the_step_towards_a_port(seen: Observed | None, action: Action) -> None:
         (running(phase=Phase.STARTING, since=NOW, spec=None), NOW + HELLO_TIMEOUT),
         (running(phase=Phase.ENDING, since=NOW), NOW + QUIT_TIMEOUT),
         (Observed(retry_at=NOW + 3), NOW + 3),
-        (Observed(tap=True, retry_at=NOW + 3), NOW + 3),
+        (Observed(tap=True, retry_at=NOW + 3, secluded=True), NOW + 3),
     ],
 )
 def test_what_is_waited_for(seen: Observed, wake_at: float | None) -> None:
@@ -122,7 +128,22 @@ def test_a_port_that_is_gone_is_taken_down() -> None:
     # but for a switch that has the tap open.
     assert plan(None, Observed(tap=True, released_by=NOW + 1)) == ([], NOW + RELEASE_POLL)
     assert plan(None, Observed(tap=True, released_by=NOW))[0] == [Remove("vhu0")]
-    assert plan(PORT, Observed(tap=True, released_by=NOW + 1))[0] == [Spawn(SPEC)]
+    wanted_again = Observed(tap=True, released_by=NOW + 1, secluded=True)
+    assert plan(PORT, wanted_again)[0] == [Spawn(SPEC)]
+    # What did not go is tried again later, and is no hurry for what was wanted.
+    held = Observed(tap=True, held_until=NOW + 3)
+    assert plan(None, held) == ([], NOW + 3)
+    assert plan(None, replace(held, held_until=NOW))[0] == [Remove("vhu0")]
+
+
+def test_the_host_s_stack_is_kept_from_taps_of_userspace_bridges_alone() -> None:
+    kernel = replace(PORT, userspace=False)
+    seen = Observed(tap=True)
+    assert plan(kernel, seen)[0] == [Seclude("vhu0", False)]
+    assert plan(kernel, replace(seen, secluded=False))[0] == [Spawn(worker_spec(kernel))]
+    # The port was moved to a bridge of the other kind.
+    assert plan(kernel, running(worker_spec(kernel)))[0] == [Seclude("vhu0", False)]
+    assert plan(kernel, running(worker_spec(kernel), secluded=False)) == ([], None)
 
 
 @pytest.mark.parametrize("seen", [None, Observed(tap=True), running(), running(tap=False)])
@@ -132,7 +153,7 @@ def test_a_row_that_is_wrong_changes_nothing(seen: Observed | None) -> None:
 
 def test_no_more_are_spawned_than_the_nursery_takes() -> None:
     ports = {f"vhu{i}": replace(PORT, name=f"vhu{i}") for i in range(5)}
-    taps = dict.fromkeys(ports, Observed(tap=True))
+    taps = dict.fromkeys(ports, Observed(tap=True, secluded=True))
     made = reconcile(ports, (), taps, 2, NOW)
     assert [type(action) for action in made.actions] == [Spawn, Spawn]
 
@@ -177,10 +198,15 @@ class World:
             case CreateTap(name):
                 if not self.fails(name):
                     self.observed[name] = replace(self.seen(name), tap=True)
+            case Seclude(name, wanted):
+                assert self.seen(name).tap
+                self.observed[name] = replace(self.seen(name), secluded=wanted)
             case Spawn(spec):
-                assert self.seen(spec.name).tap and self.seen(spec.name).phase is None
+                seen = self.seen(spec.name)
+                assert seen.tap and seen.phase is None and seen.secluded
                 if not self.fails(spec.name):
-                    self.observed[spec.name] = Observed(True, Phase.REQUESTED, spec, self.now)
+                    new = Observed(True, Phase.REQUESTED, spec, self.now, secluded=True)
+                    self.observed[spec.name] = new
             case Configure(spec):
                 self.observed[spec.name] = replace(self.seen(spec.name), spec=spec)
             case Quit(name, _):
@@ -218,7 +244,7 @@ class World:
             elif seen.phase is Phase.KILLED or (
                 seen.phase is Phase.ENDING and name not in self.deaf
             ):
-                self.observed[name] = Observed(tap=seen.tap)
+                self.observed[name] = Observed(tap=seen.tap, secluded=seen.secluded)
             else:
                 continue
             moved = True

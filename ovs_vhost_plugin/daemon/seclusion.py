@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which ports this host's own network stack is kept away from, and what is said of it.
+
+Where the kernel cannot do it, ports work all the same; that is logged once and shown for each.
+"""
+
+import select
+from typing import Any, Protocol
+
+import ovs.vlog
+
+from ovs_vhost_plugin.tap import HostStackError
+
+vlog = ovs.vlog.Vlog("vhost_seclusion")
+
+OPEN = "host-stack-open"
+"""The name of this host's hearing a port's guest."""
+
+
+class Stack(Protocol):
+    """What does it (tap/host_stack.py)."""
+
+    def shut(self, name: str, index: int) -> None:
+        """Keep the host's stack away from a tap; raises HostStackError."""
+
+    def open(self, name: str) -> None:
+        """Let the tap be as the kernel makes them."""
+
+    def forget(self, name: str) -> None:
+        """Remove what is left of a tap that has gone."""
+
+    def let_go(self) -> None:
+        """Leave all to another daemon."""
+
+    def hear(self) -> list[str]:
+        """From which taps somebody else has let the host's stack hear again."""
+
+    def fileno(self) -> int | None:
+        """What is readable then."""
+
+
+class Seclusion:
+    """The taps by the name of their port, each as last tried: ifindex, and whether secluded.
+
+    open  ports whose guest the host's stack may hear, and why
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self.open: dict[str, str] = {}
+        self._stack = stack
+        self._tried: dict[str, tuple[int, bool]] = {}
+        self._complained = ""
+
+    def of(self, name: str, index: int) -> bool | None:
+        """What was last tried of this very tap; None: nothing."""
+        tried = self._tried.get(name)
+        return tried[1] if tried is not None and tried[0] == index else None
+
+    def apply(self, name: str, index: int, wanted: bool) -> None:
+        """Keep the host's stack away from a tap, or let it be. A failure stays with `open`.
+
+        It is not tried again before there is another tap, as what the kernel lacks it lacks.
+        """
+        self._tried[name] = index, wanted
+        self.open.pop(name, None)
+        if not wanted:
+            self._stack.open(name)
+            return
+        try:
+            self._stack.shut(name, index)
+        except HostStackError as error:
+            self.open[name] = f"{OPEN}: {error}"
+            if self._complained != str(error):
+                vlog.warn(
+                    f"{name}: {OPEN}: this host's own network stack hears what guests send to "
+                    f"userspace bridges, and may answer: {error}"
+                )
+            self._complained = str(error)
+
+    def forget(self, name: str) -> None:
+        """The port's tap has gone."""
+        if self._tried.pop(name, None) is not None:
+            self._stack.forget(name)
+        self.open.pop(name, None)
+
+    def let_go(self) -> None:
+        """Leave all as it is, to another daemon."""
+        self._tried.clear()
+        self.open.clear()
+        self._stack.let_go()
+
+    def run(self) -> None:
+        """Put back at once what somebody else removed."""
+        for name in self._stack.hear():
+            vlog.warn(f"{name}: somebody removed the table ovs-vhost-{name} of nftables: put back")
+            index, _ = self._tried[name]
+            self.apply(name, index, True)
+
+    def wait(self, poller: Any) -> None:
+        """Register what `run` has to be called for."""
+        fd = self._stack.fileno()
+        if fd is not None:
+            poller.fd_wait(fd, select.POLLIN)
+
+    def shown(self, name: str) -> str:
+        """For people: whether the host's stack hears the port's guest."""
+        secluded = self._tried.get(name, (0, False))[1]
+        return self.open.get(name) or ("shut out" if secluded else "")

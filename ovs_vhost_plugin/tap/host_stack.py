@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps this host's own network stack from hearing and answering a guest, port by port.
+
+A userspace bridge reads a tap with a packet socket, which takes nothing away: every frame goes on
+to the host's ARP, IPv4 and the rest, as if the guest were a neighbour on one of its networks. A
+chain of nftables at the tap's ingress drops them there, after the packet sockets had their copy
+(__netif_receive_skb_core in net/core/dev.c). Not tc: a switch that polices removes the ingress
+qdisc of others. The kernel's bridges take their frames after this hook, so their ports have none.
+
+Each tap has a table of its own, so that several daemons do not meet. Tables have no owner (Linux
+5.12, `flags owner`): until Linux 6.9 such a table would go with the daemon, while workers live on.
+So whoever flushes the rules takes ours along; the kernel tells, and we put them back. Meanwhile
+there are the settings of the tap, which leave IPv4 little to say.
+Source: nft(8), linux/netfilter/nf_tables.h, Documentation/networking/ip-sysctl.rst.
+"""
+
+import contextlib
+import errno
+import re
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_PREFIX = "ovs-vhost-"
+_CHAIN = "ingress"
+_NFPROTO_NETDEV = 5
+_NF_NETDEV_INGRESS = 0
+_FIRST = -500  # before the chains of others, most of which are at 0 (filter)
+_NF_DROP = 0
+
+_NETLINK_NETFILTER = 12
+_NFNLGRP_NFTABLES = 7
+_DELETIONS = (0x0A02, 0x0A05)  # NFNL_SUBSYS_NFTABLES with NFT_MSG_DELTABLE, NFT_MSG_DELCHAIN
+_NLMSGHDR = struct.Struct("=IHHII")  # length, type, flags, sequence, port
+_TABLE_OF = re.compile(rb"ovs-vhost-([!-~]{1,15})\0")
+
+# What the chain makes needless, for the moment in which it is not there.
+_SETTINGS = {
+    "accept_local": "0",
+    "arp_accept": "0",
+    "arp_ignore": "8",  # answers for no address
+    "forwarding": "0",
+    "route_localnet": "0",
+    "rp_filter": "1",
+}
+
+
+class HostStackError(Exception):
+    """The host's stack cannot be kept away; the text says why."""
+
+
+class HostStack:
+    """The chains of this network namespace.
+
+    State is what this object did: whoever else removes a chain is heard by `hear`.
+    """
+
+    def __init__(self) -> None:
+        self._shut: dict[str, int] = {}
+        self._lost: set[str] = set()
+        self._nft: Any = None
+        self._watch: socket.socket | None = None
+
+    def shuts(self, name: str, index: int) -> bool:
+        """Whether the chain of this very tap is there."""
+        return self._shut.get(name) == index
+
+    def shut(self, name: str, index: int) -> None:
+        """Keep the host's stack away from the tap `name`; idempotent.
+
+        HostStackError when the kernel cannot; the settings are made all the same.
+        """
+        _set(name, _SETTINGS)
+        self._shut.pop(name, None)
+        with _named_errors():
+            self._listen()
+            self._put(name)
+        self._shut[name] = index
+
+    def open(self, name: str) -> None:
+        """Let the tap be as the kernel makes them, whether or not there is anything to undo."""
+        self._shut.pop(name, None)
+        _set(name, dict.fromkeys(_SETTINGS))
+        self.forget(name)
+
+    def forget(self, name: str) -> None:
+        """Remove what is left of a tap that has gone."""
+        self._shut.pop(name, None)
+        # Where there are no nftables, there is nothing to remove.
+        with contextlib.suppress(HostStackError), _named_errors():
+            self._remove(name)
+
+    def let_go(self) -> None:
+        """Leave all chains as they are, to another daemon."""
+        self._shut.clear()
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+
+    # -- what others do --------------------------------------------------------------------------
+
+    def hear(self) -> list[str]:
+        """Names of taps whose chains somebody has removed since: `shuts` no longer has them."""
+        lost = sorted((self._lost | self._deleted()) & self._shut.keys())
+        self._lost.clear()
+        for name in lost:
+            del self._shut[name]
+        return lost
+
+    def fileno(self) -> int | None:
+        """What is readable when there is something to hear; None while there cannot be."""
+        return None if self._watch is None else self._watch.fileno()
+
+    def _listen(self) -> None:
+        if self._watch is not None:
+            return
+        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        watch = socket.socket(socket.AF_NETLINK, kind, _NETLINK_NETFILTER)
+        try:
+            watch.bind((0, 1 << (_NFNLGRP_NFTABLES - 1)))
+        except OSError:
+            watch.close()
+            raise
+        self._watch = watch
+
+    def _deleted(self) -> set[str]:
+        """Of which taps a table or chain has gone, by whoever."""
+        names: set[str] = set()
+        while self._watch is not None:
+            try:
+                names |= deletions(self._watch.recv(1 << 16))
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # more than fits: any of them may be gone
+                    raise
+                names |= self._shut.keys()
+        return names
+
+    # -- the chains ------------------------------------------------------------------------------
+
+    @property
+    def _tables(self) -> Any:
+        if self._nft is None:
+            # Late, and so not in the nursery nor in any worker, which have no use for it.
+            from pyroute2.nftables.main import NFTables
+
+            self._nft = NFTables(nfgen_family=_NFPROTO_NETDEV)
+        return self._nft
+
+    def _put(self, name: str) -> None:
+        from pyroute2 import NetlinkError
+
+        self._tables.table("add", name=_PREFIX + name)
+        try:
+            self._add_chain(name)
+        except NetlinkError:
+            # There may be one that cannot be changed into ours, by whoever took the name.
+            self._remove(name)
+            self._tables.table("add", name=_PREFIX + name)
+            self._add_chain(name)
+
+    def _add_chain(self, name: str) -> None:
+        hook = [
+            ("NFTA_HOOK_HOOKNUM", _NF_NETDEV_INGRESS),
+            ("NFTA_HOOK_PRIORITY", _FIRST),
+            ("NFTA_HOOK_DEV", name),
+        ]
+        # `kwarg` passes attributes as they are: by its own words the library knows no ingress yet.
+        attributes = {
+            "table": _PREFIX + name,
+            "name": _CHAIN,
+            "hook": {"attrs": hook},
+            "policy": _NF_DROP,
+            "type": "filter",
+        }
+        self._tables.chain("add", kwarg=attributes)
+
+    def _remove(self, name: str) -> None:
+        from pyroute2 import NetlinkError
+
+        try:
+            self._tables.table("del", name=_PREFIX + name)
+        except NetlinkError as error:
+            if error.code != errno.ENOENT:
+                raise
+        self._lost |= self._deleted()
+        self._lost.discard(name)  # by ourselves, which is no news
+
+
+def deletions(messages: bytes) -> set[str]:
+    """Of which taps these notifications of nftables say that a table or chain has gone."""
+    names: set[str] = set()
+    while len(messages) >= _NLMSGHDR.size:
+        length, kind, *_ = _NLMSGHDR.unpack_from(messages)
+        if kind in _DELETIONS:
+            names.update(name.decode() for name in _TABLE_OF.findall(messages[:length]))
+        messages = messages[max(length + 3 & ~3, _NLMSGHDR.size) :]
+    return names
+
+
+def _set(name: str, settings: dict[str, str] | dict[str, None]) -> None:
+    """Write the tap's IPv4 settings; None stands for what new interfaces have."""
+    top = Path("/proc/sys/net/ipv4/conf")
+    for setting, value in settings.items():
+        with contextlib.suppress(OSError):  # it has gone, or the kernel lacks it
+            wanted = (top / "default" / setting).read_text() if value is None else value
+            (top / name / setting).write_text(wanted)
+
+
+@contextlib.contextmanager
+def _named_errors() -> Iterator[None]:
+    from pyroute2 import NetlinkError
+
+    try:
+        yield
+    except NetlinkError as error:
+        raise HostStackError(f"nftables: {error.args[-1]}") from error
+    except OSError as error:
+        raise HostStackError(f"nftables: {error.strerror}") from error

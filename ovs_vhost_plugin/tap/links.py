@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Taps as rtnetlink shows and removes them.
+
+Not by /sys: which namespace's devices that shows depends on who mounted it.
+Source: rtnetlink(7), linux/if_link.h (IFLA_TUN_*), drivers/net/tun.c (tun_fill_info).
+"""
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class TapLink:
+    """A tap as it is.
+
+    owner   uid of who may attach without privileges; None: everybody
+    queues  how many are open, also those that are detached
+    """
+
+    index: int
+    owner: int | None
+    queues: int
+    carrier: bool
+
+
+class Links:
+    """The links of the network namespace in which this was made."""
+
+    def __init__(self) -> None:
+        # Late, and so not in the nursery nor in any worker, which have no use for it.
+        from pyroute2 import IPRoute
+
+        self._links: Any = IPRoute()
+
+    def tap(self, index: int) -> TapLink | None:
+        """The tap with this ifindex; None when there is none, or another kind of link."""
+        from pyroute2 import NetlinkError
+
+        try:
+            found = self._links.get_links(index)
+        except NetlinkError as error:
+            if error.code == errno.ENODEV:
+                return None
+            raise OSError(error.code, os.strerror(error.code)) from error
+        return _parse(found[0]) if found else None
+
+    def delete(self, index: int) -> None:
+        """Remove a link, whoever has queues of it open; OSError when that is refused."""
+        from pyroute2 import NetlinkError
+
+        try:
+            self._links.link("del", index=index)
+        except NetlinkError as error:
+            if error.code != errno.ENODEV:
+                raise OSError(error.code, os.strerror(error.code)) from error
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._links.close()
+
+
+def _parse(link: Any) -> TapLink | None:
+    about = link.get_attr("IFLA_LINKINFO")
+    if about is None or about.get_attr("IFLA_INFO_KIND") != "tun":
+        return None
+    tun = about.get_attr("IFLA_INFO_DATA")
+    numbers = (tun.get_attr("IFLA_TUN_NUM_QUEUES"), tun.get_attr("IFLA_TUN_NUM_DISABLED_QUEUES"))
+    return TapLink(
+        index=link["index"],
+        owner=tun.get_attr("IFLA_TUN_OWNER"),
+        queues=sum(number or 0 for number in numbers),
+        carrier=bool(link.get_attr("IFLA_CARRIER")),
+    )
