@@ -27,8 +27,8 @@ from ovs_vhost_plugin.announce.model import Location
 from ovs_vhost_plugin.announce.vlan import TPID, PortVlan, dress, tag_of, vlan_of
 from ovs_vhost_plugin.announce.wire import LONGEST_FRAME, Output
 
-SENDERS = 256
-"""Senders that are looked up in one table; the frames of more go as the host's own."""
+SENDERS = 32
+"""Senders that are looked up in one table, which may be long; more go as the host's own."""
 
 _SHORTEST_FRAME = 14
 _IP = (b"\x08\x00", b"\x86\xdd")  # EtherTypes of IPv4 and IPv6 (RFC 894, RFC 2464)

@@ -447,7 +447,8 @@ def test_a_worker_that_hands_over_without_end_is_cut_off_by_name(
     world.table(table(HERE))
     world.holding(STATION, hold=2)
     world.table(table(THERE))
-    batch_of(world, given)
+    for _ in range(2):
+        batch_of(world, given)
     assert world.forwarding.counters["hold-over-limit"] == 2
 
 
