@@ -18,7 +18,7 @@ begun when this one ends. So however many requests come, the last is always foll
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -28,13 +28,13 @@ from ovs_vhost_plugin.announce.announcement import MAX_INJECTIONS, Announcement,
 from ovs_vhost_plugin.announce.compose import compose
 from ovs_vhost_plugin.announce.formats import Format
 from ovs_vhost_plugin.announce.frames import FrameError, check_mac
+from ovs_vhost_plugin.announce.history import History
 from ovs_vhost_plugin.announce.limit import TokenBucket
 from ovs_vhost_plugin.announce.model import Location, Outcome, Result
 from ovs_vhost_plugin.announce.refusals import Refusals
 
 MAX_UNDER_WAY = 64  # announcements on one port; the oldest gives way to the newest
 ATTEMPT_RATE, ATTEMPT_BURST = 40.0, 80  # of one port; QEMU sends 5 requests in 0.8 s
-HISTORY = 256
 MANUAL = "manual"  # an operator waits for the answer
 
 
@@ -72,7 +72,7 @@ class Announcer:
 
     def __init__(self, formats: Mapping[str, Format] | None = None) -> None:
         self.counters: Counter[str] = Counter()
-        self.history: deque[Result] = deque(maxlen=HISTORY)
+        self.history: History[Result] = History()
         self._formats = formats or {}
         self._locations: dict[str, Location] = {}
         self._ports: dict[str, _Port] = {}

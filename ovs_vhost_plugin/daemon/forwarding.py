@@ -11,7 +11,7 @@ asked for one batch at a time, and `Departure` decides, by rows and tables, what
 """
 
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import ovs.vlog
 
 from ovs_vhost_plugin.announce.departure import Departure
+from ovs_vhost_plugin.announce.history import History
 from ovs_vhost_plugin.announce.onward import Rows, Unfit
 from ovs_vhost_plugin.announce.parcels import ParcelService
 from ovs_vhost_plugin.announce.switchd import Answer, Question, Switchd
@@ -34,7 +35,6 @@ vlog = ovs.vlog.Vlog("vhost_forward")
 
 PAUSE = 0.005
 """Seconds between two batches when the first has left nothing: stragglers come in ones."""
-HISTORY = 256
 SIGHTS = 8
 """Times in a hold that the log says where the guest is."""
 _LOCALLY_ADMINISTERED = b"\x02"  # IEEE 802: the second bit of a MAC's first byte
@@ -48,7 +48,7 @@ class Forwarding:
 
     def __init__(self, send: Send) -> None:
         self.counters: Counter[str] = Counter()
-        self.history: deque[Record] = deque(maxlen=HISTORY)
+        self.history: History[Record] = History()
         self._send = send
         self._snapshot: Snapshot | None = None
         self._owners: Owners | None = None

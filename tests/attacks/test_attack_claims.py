@@ -236,6 +236,8 @@ def test_past_the_flow_table_no_claim_is_announced(puppets, add) -> None:
     (entry,) = announcements(puppets, EVIL)
     assert (entry["outcome"], entry["frames"]) == ("refused", 0)
     assert entry["reason"].startswith("mac-not-given: ")
+    assert "refused: mac-not-given" in puppets.appctl("vhost/announce", EVIL)
+    assert "learned on br0" in puppets.appctl("vhost/announce", EVIL, VICTIM.hex(":"))
 
 
 def claims_the_gateways(host: ControlHost, evil: FrontEnd, how: str) -> None:

@@ -495,4 +495,5 @@ def test_what_is_refused_is_in_the_record_by_its_name(world: World) -> None:
     # the bridge has the guest elsewhere, where it is the same as the receiver: only rows know
     assert entry["refused"] == {"to-stranger": 1, "from-group": 1}
     assert world.forwarding.counters["frames-to-stranger"] == 1
-    assert "1 refused from-group" in world.forwarding.history[0].summary()
+    (record,) = world.forwarding.history
+    assert "1 refused from-group" in record.summary()
