@@ -146,7 +146,9 @@ def hold_log(data: Mapping[str, Any]) -> str:
         dropped = {k.removeprefix("dropped_"): n for k, n in counts.items() if "dropped_" in k}
         ago, took = data["now"] - entry["ended_at"], entry["ended_at"] - entry["began_at"]
         known = [counts.get(key, 0) for key in ("held", "forwarded", "returned")]
-        why = ", ".join(f"{key} {count}" for key, count in dropped.items())
+        dropped |= entry["refused"]
+        whys = [f"{key} {count}" for key, count in dropped.items()]
+        why = ", ".join([*whys, *(["hold-over-limit"] if entry["over"] else [])])
         ports = ", ".join(sorted({f"port {port}" for port in entry["places"].values()}))
         rows.append([f"{ago:.1f}", entry["port"], f"{took:.2f}", *known, why, ports])
     return _table(heads, rows) if rows else "nothing has been held yet\n"

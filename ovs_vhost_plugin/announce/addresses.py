@@ -4,7 +4,8 @@
 SEND_RARP names one MAC. A guest may use more of them, in several VLANs, and its neighbours hold
 IP addresses in their caches, not only MACs in their tables. So stations come from automation
 (`external_ids:vhost-user-addresses`, `attached-mac`), from SEND_RARP and from the guest's own
-frames, and are merged by MAC and VLAN.
+frames, and are merged by MAC and VLAN. What automation gives is so; the rest are claims, and
+whoever uses a station has to mind which it is.
 """
 
 from __future__ import annotations
@@ -96,6 +97,18 @@ def spread(stations: Sequence[Station], location: Location) -> tuple[Station, ..
         if location.carries(one.vlan):
             kept.setdefault((one.mac, location.vlan_of(one.vlan)), one)
     return tuple(kept.values())[:MAX_STATIONS]
+
+
+def names(given: Iterable[Station], location: Location, mac: bytes, vlan: int) -> bool:
+    """Whether `given` says that `mac` in the bridge's `vlan` is the guest's at `location`.
+
+    As `spread` has it: a MAC given without a tag is in the port's own VLAN and in all of `trunks`.
+    """
+    listed = bool(vlan) and vlan in location.trunks and not location.is_access
+    return any(
+        one.mac == mac and (location.vlan_of(one.vlan) == vlan or (listed and one.vlan == 0))
+        for one in given
+    )
 
 
 def is_host(ip: bytes, size: int) -> bool:

@@ -18,7 +18,7 @@ begun when this one ends. So however many requests come, the last is always foll
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -28,13 +28,13 @@ from ovs_vhost_plugin.announce.announcement import MAX_INJECTIONS, Announcement,
 from ovs_vhost_plugin.announce.compose import compose
 from ovs_vhost_plugin.announce.formats import Format
 from ovs_vhost_plugin.announce.frames import FrameError, check_mac
+from ovs_vhost_plugin.announce.history import History
 from ovs_vhost_plugin.announce.limit import TokenBucket
 from ovs_vhost_plugin.announce.model import Location, Outcome, Result
+from ovs_vhost_plugin.announce.refusals import Refusals
 
 MAX_UNDER_WAY = 64  # announcements on one port; the oldest gives way to the newest
 ATTEMPT_RATE, ATTEMPT_BURST = 40.0, 80  # of one port; QEMU sends 5 requests in 0.8 s
-REFUSAL_RATE, REFUSAL_BURST = 1.0, 5  # refusals of one port that are told; all are counted
-HISTORY = 256
 MANUAL = "manual"  # an operator waits for the answer
 
 
@@ -63,7 +63,7 @@ class _Attempt:
 @dataclass(slots=True)
 class _Port:
     attempts: TokenBucket
-    refusals: TokenBucket
+    refusals: Refusals
     announcements: dict[Key, Announcement] = field(default_factory=dict)  # oldest first
 
 
@@ -72,7 +72,7 @@ class Announcer:
 
     def __init__(self, formats: Mapping[str, Format] | None = None) -> None:
         self.counters: Counter[str] = Counter()
-        self.history: deque[Result] = deque(maxlen=HISTORY)
+        self.history: History[Result] = History()
         self._formats = formats or {}
         self._locations: dict[str, Location] = {}
         self._ports: dict[str, _Port] = {}
@@ -93,13 +93,14 @@ class Announcer:
     def request(self, request: Request, now: float, refusal: str = "") -> None:
         """Announce a station; with a `refusal`, only tell that it is not announced, and why.
 
-        A time of reception that cannot be is taken as `now`.
+        That is told once for a station, as whoever asks may go on asking. It is counted by the
+        name with which `refusal` begins. A time of reception that cannot be is taken as `now`.
         """
         self.counters["requests"] += 1
         if not 0 <= request.received_at <= now:
             request = replace(request, received_at=now)
         if refusal:
-            self._refuse(Announcement(request, now), refusal, now)
+            self._turn_down(Announcement(request, now), refusal, now)
             return
         running = self._port(request.port, now).announcements.get(_key(request))
         if running is None:
@@ -200,10 +201,8 @@ class Announcer:
 
     def _port(self, name: str, now: float) -> _Port:
         if name not in self._ports:
-            self._ports[name] = _Port(
-                TokenBucket(ATTEMPT_RATE, ATTEMPT_BURST, now),
-                TokenBucket(REFUSAL_RATE, REFUSAL_BURST, now),
-            )
+            attempts = TokenBucket(ATTEMPT_RATE, ATTEMPT_BURST, now)
+            self._ports[name] = _Port(attempts, Refusals(now))
         return self._ports[name]
 
     def _running(self) -> Iterator[Announcement]:
@@ -222,12 +221,12 @@ class Announcer:
         try:
             check_mac(request.station.mac)
         except FrameError as error:
-            self._refuse(announcement, error.name.value, now)
+            self._turn_down(announcement, error.name.value, now)
             return
         if len(port.announcements) >= MAX_UNDER_WAY:
             oldest = next(iter(port.announcements.values()))
             del port.announcements[_key(oldest.request)]
-            self._refuse(oldest, "flood", now)
+            self._refuse(oldest, "flood", tell=port.refusals.worth_telling(now))
         port.announcements[_key(request)] = announcement
 
     def _attempt(
@@ -320,18 +319,23 @@ class Announcer:
         port = self._ports[announcement.request.port]
         del port.announcements[_key(announcement.request)]
         if announcement.outcome is Outcome.REFUSED:
-            self._refuse(announcement, announcement.reason, now)
+            self._refuse(announcement, announcement.reason, tell=port.refusals.worth_telling(now))
         else:
             self._tell(announcement)
         if announcement.successor is not None:
             requests = announcement.successor_requests
             self._start(Announcement(announcement.successor, now, requests), now)
 
-    def _refuse(self, announcement: Announcement, reason: str, now: float) -> None:
+    def _turn_down(self, announcement: Announcement, refusal: str, now: float) -> None:
+        name, request = refusal.partition(":")[0], announcement.request
+        self.counters[name] += 1
+        news = self._port(request.port, now).refusals.is_news((_key(request), name), now)
+        self._refuse(announcement, refusal, tell=news)
+
+    def _refuse(self, announcement: Announcement, reason: str, *, tell: bool) -> None:
         announcement.outcome = Outcome.REFUSED
         announcement.reason = reason
-        request = announcement.request
-        if request.trigger == MANUAL or self._port(request.port, now).refusals.take(now):
+        if tell or announcement.request.trigger == MANUAL:
             self._tell(announcement)
         else:
             self.counters[Outcome.REFUSED.value] += 1

@@ -3,36 +3,35 @@
 
 The worker says for whom it holds frames, the bridge's MAC table says where they are. A worker may
 have been taken over by its guest, and a frame that is forwarded does not pass the pipeline again:
-so it may only go to an address that was the guest's, by the word of the bridge, which had it on
-the port, of the database, or of the hypervisor's SEND_RARP. That also keeps copies of flooded
-frames, which were for somebody else, from being sent twice.
+so it may only go to an address that was the guest's. That is the word of the database, or of the
+bridge, if it had the address on the port before the hold: by the first table that was read after
+the worker had said that the guest begins to migrate. What the bridge has learned since does not
+count, nor does what a worker or a front-end says. That also keeps copies of flooded frames, which
+were for somebody else, from being sent twice.
 
-Nor shall the switches behind the bridge learn from it that its sender is on this host: they would
-send the guest's answers here, where they are lost. So an IP packet goes on in a frame of the host's
-own, as from a router; its receiver does not mind the source. Other protocols' may, and stay.
+`announce/onward.py` says of each frame in whose name it goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
-from ovs_vhost_plugin.announce import fdb
+from ovs_vhost_plugin.announce import fdb, onward
+from ovs_vhost_plugin.announce.addresses import names
 from ovs_vhost_plugin.announce.model import Location
-from ovs_vhost_plugin.announce.vlan import TPID, PortVlan, dress, tag_of, vlan_of
-from ovs_vhost_plugin.announce.wire import LONGEST_FRAME, Output
+from ovs_vhost_plugin.announce.onward import Parcel, Rows, Senders, Unfit
+from ovs_vhost_plugin.announce.vlan import PortVlan, dress, vlan_of
 
 PACE = ((2.0, 0.005), (4.0, 0.02), (float("inf"), 0.1))
 """Until so many seconds after its begin, the seconds between two looks at the table."""
+HURRIES = 64
+"""Times in a hold that the worker's word makes for looks out of turn."""
 SETTLINGS = 8
 """Times in a hold that the bridge is made to count; that costs it a look at all its flows."""
 MACS = 1024
 """Addresses of a port that are remembered."""
 
 _LOCAL_EXPERIMENTAL = b"\x88\xb5"  # IEEE 802: EtherType for local experiments
-_IP = (b"\x08\x00", b"\x86\xdd")  # EtherTypes of IPv4 and IPv6 (RFC 894, RFC 2464)
-
-Parcel = tuple[bytes, int | Output]
-"""A frame, and the port (or NORMAL) to which it goes."""
 
 
 class Departure:
@@ -53,7 +52,9 @@ class Departure:
         self._looks = 0  # to be taken at once, since the last sighting
         self._unsettled = True  # the bridge is to count
         self._settlings = 0
+        self._hurries = 0
         self._residents: set[tuple[bytes, int]] = set()
+        self._senders = Senders("", 0)
 
     def hold(self, stations: tuple[str, ...], now: float, sighted: int = 0) -> None:
         """Take the worker's word that it holds frames for `stations`.
@@ -64,33 +65,35 @@ class Departure:
         if not self.held:
             self.held, self.began, self.look_at = True, now, now
             self.resident = None  # it may have moved since
-        if stations and not self.stations:
+        if stations and not self.stations and self._may_hurry():
             self.look_at = now
-        if sighted > self._sighted:
+        if sighted > self._sighted and self._may_hurry():
             self._sighted, self._looks, self.look_at = sighted, 2, now
         self.stations = stations
+
+    def _may_hurry(self) -> bool:
+        self._hurries += 1
+        return self._hurries <= HURRIES
 
     def table(
         self,
         text: str,
         place: Location,
         vlans: Mapping[int, PortVlan],
-        macs: Collection[bytes],
+        rows: Rows,
         now: float,
     ) -> bool:
-        """Take the bridge's MAC table; whether a station was found at a new place.
-
-        macs: addresses that are the guest's for other reasons than that the bridge has them here.
-        """
-        residents = fdb.on_port(text, place.ofport)
-        self.resident = min(residents, default=None)
-        if not self._looked:
+        """Take the bridge's MAC table; whether a station was found at a new place."""
+        self._senders = Senders(text, place.ofport)
+        self.resident = min(self._senders.here, default=None)
+        if not self._looked and not self.held:
             self._looked = True
-            self._residents |= set(sorted(residents)[:MACS])
+            own = sorted((mac, vlan) for mac, vlan in self._senders.here if mac not in rows.others)
+            self._residents = set(own[:MACS])
         before = dict(self.places)
         self.places, stays = {}, False
         for station in self.stations:
-            port = self._place_of(station, text, place, vlans, macs)
+            port = self._place_of(station, text, place, vlans, rows)
             if port == place.ofport:
                 # Here it is stopped: its last frames, counted late, have moved the entry back.
                 port = before.get(station)
@@ -147,30 +150,13 @@ class Departure:
         frames: Iterable[bytes],
         place: Location,
         vlans: Mapping[int, PortVlan],
-        own: bytes | None = None,
-    ) -> list[Parcel | None]:
-        """Address frames that the worker handed over; None for one that may not be forwarded.
-
-        own: the MAC of the host on this bridge, for the source of IP packets.
-        """
-        return [self._parcel(_sent_by(own, frame), place, vlans) for frame in frames]
-
-    def _parcel(
-        self, frame: bytes, place: Location, vlans: Mapping[int, PortVlan]
-    ) -> Parcel | None:
-        if not 14 <= len(frame) <= LONGEST_FRAME - 4:
-            return None
-        tag = tag_of(frame)
-        port = self.places.get(f"{frame[:6].hex()}.{tag}")
-        vlan = vlan_of(tag, vlans.get(place.ofport, PortVlan()))
-        if port is None or vlan is None:
-            return None
-        target = vlans.get(port, PortVlan())
-        dressed = dress(frame, vlan, target)
-        if dressed is None:
-            return None
-        # Of a bond's members only one may send, and the switch knows which.
-        return dressed, Output.NORMAL if target.bond else port
+        rows: Rows,
+    ) -> list[Parcel | Unfit]:
+        """Address frames that the worker handed over; a name for one that may not be forwarded."""
+        return [
+            onward.address(frame, self.places, self._senders, place, vlans, rows)
+            for frame in frames
+        ]
 
     def _place_of(
         self,
@@ -178,29 +164,16 @@ class Departure:
         text: str,
         place: Location,
         vlans: Mapping[int, PortVlan],
-        macs: Collection[bytes],
+        rows: Rows,
     ) -> int | None:
         mac, tag = bytes.fromhex(station[:12]), int(station[13:])
         vlan = vlan_of(tag, vlans.get(place.ofport, PortVlan()))
         port = next((e.port for e in fdb.entries_of(text, mac) if e.vlan == vlan), None)
         if not isinstance(port, int) or vlan is None:
             return None  # not learned, or the bridge's own
-        if port == place.ofport:
-            if len(self._residents) < MACS:
-                self._residents.add((mac, vlan))
-            return port
-        if mac not in macs and (mac, vlan) not in self._residents:
-            return None
-        return port
+        guests = (mac, vlan) in self._residents or names(rows.given, place, mac, vlan)
+        return port if guests else None
 
     def _next_look(self, now: float) -> float:
         age = now - self.began
         return now + next(seconds for until, seconds in PACE if age < until)
-
-
-def _sent_by(own: bytes | None, frame: bytes) -> bytes:
-    """The frame with our source, if it carries an IP packet (in one VLAN tag at most)."""
-    at = 16 if frame[12:14] == TPID else 12
-    if own is None or frame[at : at + 2] not in _IP:
-        return frame
-    return frame[:6] + own + frame[12:]

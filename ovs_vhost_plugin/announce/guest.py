@@ -24,6 +24,9 @@ A frame of its own teaches a switch at once, unless it takes a cached flow, as i
 guest has been before. Open vSwitch forgets a flow that nothing took for 10 s (max-idle).
 """
 
+MAX_BEFORE = 64
+"""Stations that are remembered of it meanwhile: as many as a worker tells of at once."""
+
 _RUNNING, _CONNECTED, _AWAY = 2, 1, 0
 _LEVELS = {"running": _RUNNING, "connected": _CONNECTED}
 
@@ -66,13 +69,8 @@ class Guest:
         """Whether there is no front-end."""
         return self._level == _AWAY
 
-    @property
-    def mac(self) -> bytes | None:
-        """The NIC's MAC as the front-end said."""
-        return self._rarp[0].mac if self._rarp else None
-
     def known(self, now: float) -> tuple[Station, ...]:
-        """What the guest uses, by SEND_RARP and by its own frames."""
+        """What the guest uses, by SEND_RARP and by its own frames. These are claims."""
         if now > self._before_until:
             self._before = ()
         return merge((*self._rarp, *self._learned, *self._before))
@@ -139,7 +137,7 @@ class Guest:
         if self._level == _AWAY:
             if before == _RUNNING:
                 self._lost_at = now
-                self._before = merge((*self._learned, *self._before))
+                self._before = merge((*self._learned, *self._before))[:MAX_BEFORE]
                 self._before_until = now + REMEMBERED
             elif self._ran:
                 self._forget()  # it stopped its rings first: it has moved out, or was shut down

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 
 class TokenBucket:
-    """Allows `burst` events at once and `rate` a second in the long run."""
+    """Allows `burst` events (or bytes, ...) at once and `rate` a second in the long run."""
 
     def __init__(self, rate: float, burst: int, now: float) -> None:
         self._rate = rate

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ovs_vhost_plugin.announce.channel import ANSWER_TIMEOUT
-from ovs_vhost_plugin.announce.departure import Parcel
 from ovs_vhost_plugin.announce.link import Link, LinkLost, Poller
+from ovs_vhost_plugin.announce.onward import Parcel
 from ovs_vhost_plugin.announce.openflow import Barrier, ErrorReply, Negotiated, Session
 from ovs_vhost_plugin.announce.wire import OpenFlowError, Output
 

@@ -2,7 +2,8 @@
 """Announcing the guests of this switch: from what workers report and rows say, to log and rows.
 
 Who asks: the front-end (SEND_RARP), the guest that runs here now (`announce/guest.py`), a port
-that was moved, an operator. What is asked for: every station that the guest is known to use.
+that was moved, an operator. What is asked for: every station that the guest is known to use, by the
+rows, or by what its peers claim (`daemon/claims.py`).
 """
 
 import time
@@ -11,16 +12,17 @@ from typing import Any
 
 import ovs.vlog
 
-from ovs_vhost_plugin.announce.addresses import Station, merge, spread
+from ovs_vhost_plugin.announce.addresses import Station, spread
 from ovs_vhost_plugin.announce.announcement import Request
 from ovs_vhost_plugin.announce.announcer import MANUAL
 from ovs_vhost_plugin.announce.formats import Format
 from ovs_vhost_plugin.announce.guest import Change, Guest
-from ovs_vhost_plugin.announce.model import Location, Result
+from ovs_vhost_plugin.announce.model import Location, Outcome, Result
 from ovs_vhost_plugin.announce.rounds import Rounds
 from ovs_vhost_plugin.announce.service import AnnounceService
+from ovs_vhost_plugin.daemon.claims import NOT_GIVEN, sort_out
 from ovs_vhost_plugin.daemon.ovsdb import Snapshot
-from ovs_vhost_plugin.daemon.places import foreign, location_of, mac_of_row
+from ovs_vhost_plugin.daemon.places import Owners, given_to, location_of
 from ovs_vhost_plugin.daemon.reports import Addresses, Rarp, Started, State, Stats
 from ovs_vhost_plugin.daemon.rows import PortSpec
 from ovs_vhost_plugin.daemon.silence import Silence
@@ -56,6 +58,7 @@ class Announcing:
         self._service: AnnounceService | None = None
         self._rundir = ""
         self._snapshot: Snapshot | None = None
+        self._owners: Owners | None = None
         self._locations: dict[str, Location] = {}
         self._guests: dict[str, Guest] = {}
         self._announces_itself: dict[str, bool] = {}
@@ -70,7 +73,7 @@ class Announcing:
         """Take where the ports are now; a guest whose port was moved is announced there."""
         if snapshot is self._snapshot:
             return
-        self._snapshot = snapshot
+        self._snapshot, self._owners = snapshot, Owners(snapshot)
         rundir = snapshot.switch.rundir
         if self._service is None or rundir != self._rundir:
             self._open(rundir)
@@ -178,45 +181,49 @@ class Announcing:
             self._rounds.begin(name, trigger, port.announce, now)
 
     def _request(self, port: PortSpec, trigger: str, at: float) -> tuple[Station, ...]:
-        return self._announce(port, self.stations(port), trigger, at)
+        """Announce what the guest is known to use; the stations that this was about."""
+        claims = self._guest(port.name).known(self._clock())
+        found = sort_out(port, self._locations[port.name], claims)
+        refused = [(one, name.advice) for one, name in found.refused]
+        return self._announce(port, found.allowed, refused, trigger, at)
 
     def _announce(
-        self, port: PortSpec, stations: tuple[Station, ...], trigger: str, at: float
+        self,
+        port: PortSpec,
+        allowed: tuple[Station, ...],
+        refused: Iterable[tuple[Station, str]],
+        trigger: str,
+        at: float,
     ) -> tuple[Station, ...]:
-        assert self._service is not None and self._snapshot is not None
-        spreaded = spread(stations, self._locations[port.name])
+        assert self._service is not None and self._owners is not None
+        spreaded = spread(allowed, self._locations[port.name])
         running = {name for name, guest in self._guests.items() if guest.running}
-        for station in spreaded:
-            rarped = {name: guest.mac for name, guest in self._guests.items()}
-            refusal = foreign(station.mac, port, self._snapshot, running, rarped)
+        foreign = [self._owners.foreign(one.mac, port, running) for one in spreaded]
+        asked = (*zip(spreaded, foreign, strict=True), *refused)
+        for station, refusal in asked:
             request = Request(port.name, station, trigger, at, port.announce)
             self._service.request(request, refusal)
-        return spreaded
+        return tuple(station for station, _ in asked)
 
-    def stations(self, port: PortSpec) -> tuple[Station, ...]:
-        """What the guest of `port` is known to use, its NIC's own MAC first."""
-        guest = self._guest(port.name)
-        attached = mac_of_row(port)
-        own = () if attached is None else (Station(attached),)
-        return merge((*own, *port.addresses, *guest.known(self._clock())))
-
-    def macs(self, port: PortSpec) -> set[bytes]:
-        """The MACs that the guest of `port` is known to use."""
-        return {station.mac for station in self.stations(port)}
+    def known(self, port: PortSpec) -> bool:
+        """Whether anything is known of the guest of `port`, by whomever."""
+        return bool(given_to(port) or self._guest(port.name).known(self._clock()))
 
     def by_hand(self, port: PortSpec, mac: bytes | None, waiter: Waiter) -> bool:
         """Announce all stations, or `mac` only; `waiter` is called with the first's result.
 
-        False if there is nothing to announce, or nothing that the port carries.
+        Who names a MAC here is the administrator, and so it is the guest's. False if there is
+        nothing to announce, or nothing that the port carries.
         """
-        stations = self.stations(port)
-        if mac is not None:
-            stations = merge((Station(mac), *(one for one in stations if one.mac == mac)))
-        planned = spread(stations, self._locations[port.name])
-        if not planned:
+        claims = self._guest(port.name).known(self._clock())
+        found = sort_out(port, self._locations[port.name], claims, by_hand=mac)
+        allowed = tuple(one for one in found.allowed if mac is None or one.mac == mac)
+        # what may not be announced is of interest where there is nothing else
+        refused = [] if allowed else [(one, name.advice) for one, name in found.refused[:1]]
+        asked = self._announce(port, allowed, refused, MANUAL, self._clock())
+        if not asked:
             return False
-        self._waiters.append((port.name, planned[0], waiter))
-        self._announce(port, stations, MANUAL, self._clock())
+        self._waiters.append((port.name, asked[0], waiter))
         self.run()
         return True
 
@@ -239,12 +246,20 @@ class Announcing:
         for result in self._service.take_results():
             summary = result.summary()
             vlog.info(f"{result.port}: announced {summary}")
-            self.announced[result.port] = summary
+            if not self._beside_the_point(result):
+                self.announced[result.port] = summary
             key = result.port, result.mac, result.vlan
             answered = [w for w in self._waiters if (w[0], w[1].mac, w[1].vlan) == key]
             self._waiters = [w for w in self._waiters if w not in answered]
             for _, _, waiter in answered:
                 waiter(result)
+
+    def _beside_the_point(self, result: Result) -> bool:
+        """Whether it says only that a peer claims more than the rows give, which is announced."""
+        port = self._port(result.port)
+        if result.outcome is not Outcome.REFUSED or port is None:
+            return False
+        return bool(given_to(port)) and result.reason.partition(":")[0] in NOT_GIVEN
 
     def wait(self, poller: Any) -> None:
         """Register what `run` has to be called for."""

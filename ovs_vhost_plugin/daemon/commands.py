@@ -167,7 +167,7 @@ class Commands:
         if len(rest) == 2 and (mac := parse_mac(rest[1])) is None:
             raise UsageError(f"{rest[1]!r} is no MAC address")
         announcing = self._loop.announcing
-        if mac is None and not announcing.stations(port):
+        if mac is None and not announcing.known(port):
             raise UsageError(
                 f"the MAC of {port.name}'s guest is not known yet: give it, "
                 "or set external_ids:attached-mac"

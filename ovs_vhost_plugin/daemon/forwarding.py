@@ -5,105 +5,64 @@
     holding ──► read the MAC table again and again ──► an address is on another port
             ──► release to the worker ──► held ──► packet-outs to that port, a barrier ──► release …
 
-All of it is asked for by a worker, which a guest may have taken over. So a port has so many holds
-and no more, a table is read at a pace that costs ovs-vswitchd little, a worker is asked for one
-batch at a time, and `Departure` decides what may go where.
+All of it is asked for by a worker, which a guest may have taken over. So a port has its `Allowance`
+of holds, frames and time, a table is read at a pace that costs ovs-vswitchd little, a worker is
+asked for one batch at a time, and `Departure` decides, by rows and tables, what may go where.
 """
 
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import ovs.vlog
 
-from ovs_vhost_plugin.announce.departure import Departure, Parcel
-from ovs_vhost_plugin.announce.limit import TokenBucket
+from ovs_vhost_plugin.announce.departure import Departure
+from ovs_vhost_plugin.announce.history import History
+from ovs_vhost_plugin.announce.onward import Rows, Unfit
 from ovs_vhost_plugin.announce.parcels import ParcelService
 from ovs_vhost_plugin.announce.switchd import Answer, Question, Switchd
+from ovs_vhost_plugin.daemon.allowance import HOLD_LIMIT, SECONDS, Allowance
+from ovs_vhost_plugin.daemon.leaving import Leaving, Record
 from ovs_vhost_plugin.daemon.ovsdb import Snapshot
-from ovs_vhost_plugin.daemon.places import location_of
+from ovs_vhost_plugin.daemon.places import Owners, location_of
 from ovs_vhost_plugin.daemon.reports import Held, Holding, State
-from ovs_vhost_plugin.daemon.rows import PortSpec, parse_mac
+from ovs_vhost_plugin.daemon.rows import PortSpec
 from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard
 
 vlog = ovs.vlog.Vlog("vhost_forward")
 
-HOLDS_PER_SECOND, HOLDS_AT_ONCE = 0.2, 5
-"""Migrations of one port; with more, frames stay held and are dropped by the worker."""
 PAUSE = 0.005
 """Seconds between two batches when the first has left nothing: stragglers come in ones."""
-HISTORY = 256
+SIGHTS = 8
+"""Times in a hold that the log says where the guest is."""
 _LOCALLY_ADMINISTERED = b"\x02"  # IEEE 802: the second bit of a MAC's first byte
 _LOG_ALL = 1 << 26  # vhost-user "Migration"
 
 Send = Callable[[str, dict[str, Any], float], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A hold that has ended: what the worker says became of its frames; times CLOCK_MONOTONIC."""
-
-    port: str
-    began_at: float
-    ended_at: float
-    counts: dict[str, int]
-    places: dict[str, int]
-
-    def summary(self) -> str:
-        """One line for the log."""
-        words = [f"{n} {k.replace('_', ' ')}" for k, n in sorted(self.counts.items())]
-        places = [f"{station} on port {port}" for station, port in self.places.items()]
-        seconds = self.ended_at - self.began_at
-        frames = ", ".join(words) or "no frames"
-        return f"held for {seconds:.2f} s: {frames}" + "".join(f"; {p}" for p in places[:4])
-
-
-@dataclass(slots=True)
-class _Port:
-    """A port whose guest migrates, or did."""
-
-    departure: Departure
-    hold: int | None = None
-    parcels: ParcelService | None = None
-    released: dict[int, frozenset[str]] = field(default_factory=dict)  # requests not yet answered
-    queue: list[Parcel] = field(default_factory=list)  # wait for the batch before them
-    release_at: float = 0.0
-    asked: bool = False  # for the table
-
-    def may_release(self) -> bool:
-        """Whether the worker is to be asked for the next batch.
-
-        After the one before has arrived, which gives switches behind the bridge time to take it; or
-        when there is more to ask for than there was. The worker goes by the last request: none is
-        to wait for another's frames, which may not come.
-        """
-        stations = self.departure.places.keys()
-        if not stations or self.parcels is None or not self.parcels.ready or self.queue:
-            return False
-        asked = max(self.released, default=None)
-        return asked is None or self.released[asked] != stations
-
-
 class Forwarding:
     """The forwarding of all ports. `send` gives a command to a port's worker, if it is there."""
 
-    def __init__(self, send: Send, macs_of: Callable[[PortSpec], Collection[bytes]]) -> None:
+    def __init__(self, send: Send) -> None:
         self.counters: Counter[str] = Counter()
-        self.history: deque[Record] = deque(maxlen=HISTORY)
+        self.history: History[Record] = History()
         self._send = send
-        self._macs_of = macs_of
         self._snapshot: Snapshot | None = None
+        self._owners: Owners | None = None
+        self._rows: dict[str, Rows] = {}  # of the snapshot
         self._switchd: Switchd | None = None
         self._rundir = ""
-        self._ports: dict[str, _Port] = {}
-        self._limits: dict[str, TokenBucket] = {}
+        self._ports: dict[str, Leaving] = {}
+        self._allowances: dict[str, Allowance] = {}
         self._request = 0
 
     def locate(self, snapshot: Snapshot) -> None:
         """Take where the ports are now."""
-        self._snapshot = snapshot
+        if snapshot is not self._snapshot:
+            self._snapshot, self._owners, self._rows = snapshot, Owners(snapshot), {}
         if self._switchd is None or snapshot.switch.rundir != self._rundir:
             if self._switchd is not None:
                 self._switchd.close()
@@ -113,8 +72,8 @@ class Forwarding:
                 port.asked = False
         for name in self._ports.keys() - snapshot.ports.keys():
             self._forget(name)
-        for name in self._limits.keys() - snapshot.ports.keys():
-            del self._limits[name]
+        for name in self._allowances.keys() - snapshot.ports.keys():
+            del self._allowances[name]
 
     def take(self, events: list[Event], now: float) -> None:
         """Take what the workers reported."""
@@ -144,6 +103,9 @@ class Forwarding:
                 else:
                     self._ports[name].departure.no_table(now)
         for name, port in list(self._ports.items()):
+            if port.lasts_until is not None and now >= port.lasts_until:
+                self._over(name, port, f"more than {SECONDS:g} s", now)
+                continue
             self._settle(name, port)
             self._deliver(port, now)
             self._release(name, port, now)
@@ -156,6 +118,8 @@ class Forwarding:
         for name, port in self._ports.items():
             if port.parcels is not None:
                 port.parcels.wait(poller)
+            if port.lasts_until is not None:
+                poller.timer_wait_until(port.lasts_until * 1e3)
             look_at = port.departure.look_at
             if look_at is not None and self._bridge(name) not in under_way:
                 poller.timer_wait_until(look_at * 1e3)
@@ -177,7 +141,10 @@ class Forwarding:
         migrates = state.has(_LOG_ALL)
         known = self._ports.get(name)
         if migrates and known is None and self._forwards(name):
-            self._ports[name] = _Port(Departure(now))
+            if self._allowance(name, now).look(now):
+                self._ports[name] = Leaving(Departure(now))
+            else:
+                self.counters["looks-refused"] += 1
         elif not migrates and known is not None and known.hold is None:
             self._forget(name)
 
@@ -188,16 +155,17 @@ class Forwarding:
                 self._ended(name, port, holding, now)
             return
         if port is None or port.hold != holding.hold:
-            if not self._forwards(name) or not self._limit(name, now).take(now):
+            if not self._forwards(name) or not self._allowance(name, now).hold(now):
                 self.counters["holds-refused"] += 1
                 return
             self.counters["holds"] += 1
             if port is None or port.hold is not None:
                 self._forget(name)
-                port = self._ports[name] = _Port(Departure(now))
+                port = self._ports[name] = Leaving(Departure(now))
             port.hold = holding.hold
             port.parcels = ParcelService(location_of(self._spec(name), self._rundir).mgmt_path)
-        port.departure.hold(holding.stations, now, holding.sighted)
+        if port.parcels is not None:
+            port.departure.hold(holding.stations, now, holding.sighted)
 
     def _held(self, name: str, held: Held, now: float) -> None:
         """Forward a batch that was asked for; anything else means nothing."""
@@ -207,18 +175,49 @@ class Forwarding:
             return
         port.released = {n: stations for n, stations in port.released.items() if n > held.id}
         port.release_at = now if held.left else now + PAUSE
+        frames = held.frames
+        over = self._allowance(name, now).batch(len(frames), sum(map(len, frames)), now)
+        if over:
+            self._refuse(port, "over-limit", len(frames))
+            self._over(name, port, over, now)
+            return
         place, vlans = self._place(name)
-        addressed = port.departure.parcels(held.frames, place, vlans, self._own_mac(name))
-        parcels = [parcel for parcel in addressed if parcel is not None]
-        self.counters["frames-unfit"] += len(addressed) - len(parcels)
-        port.queue += parcels
+        for parcel in port.departure.parcels(frames, place, vlans, self._rows_at(name)):
+            if isinstance(parcel, Unfit):
+                self._refuse(port, parcel.value)
+            else:
+                port.queue.append(parcel)
 
-    def _ended(self, name: str, port: _Port, holding: Holding, now: float) -> None:
-        places, began = dict(port.departure.places), port.departure.began
-        record = Record(name, began, now, holding.counts, places)
-        self.history.append(record)
-        vlog.info(f"{name}: {record.summary()}")
+    def _refuse(self, port: Leaving, name: str, count: int = 1) -> None:
+        port.refused[name] += count
+        self.counters["frames-unfit"] += count
+        self.counters[f"frames-{name}"] += count
+
+    def _over(self, name: str, port: Leaving, what: str, now: float) -> None:
+        """End a hold for the daemon's part, whatever its worker does."""
+        self.counters[HOLD_LIMIT] += 1
+        self._record(name, port, {}, now, what)
+        if port.parcels is not None:
+            self.counters["frames-lost"] += len(port.queue)
+            port.parcels.close()
+        # Its number stays known, so that it does not begin again.
+        self._ports[name] = Leaving(Departure(now), port.hold)
+        self._ports[name].departure.look_at = None
+
+    def _ended(self, name: str, port: Leaving, holding: Holding, now: float) -> None:
+        if port.parcels is not None:
+            self._record(name, port, holding.counts, now)
         self._forget(name)
+
+    def _record(
+        self, name: str, port: Leaving, counts: dict[str, int], now: float, over: str = ""
+    ) -> None:
+        departure = port.departure
+        places, refused = dict(departure.places), dict(port.refused)
+        record = Record(name, departure.began, now, counts, places, refused, over)
+        self.history.append(record)
+        say = vlog.warn if over else vlog.info
+        say(f"{name}: {record.summary()}")
 
     # -- the switch ------------------------------------------------------------------------------
 
@@ -237,14 +236,16 @@ class Forwarding:
             self._switchd.ask(Question("fdb/show", (bridge,)), now)
 
     def _table(self, name: str, text: str, now: float) -> None:
-        spec, (place, vlans) = self._spec(name), self._place(name)
+        place, vlans = self._place(name)
         port = self._ports[name]
-        if port.departure.table(text, place, vlans, self._macs_of(spec), now):
-            found = ", ".join(f"{s} on port {p}" for s, p in port.departure.places.items())
-            vlog.info(f"{name}: forwarding what is held: {found:.200}")
+        if port.departure.table(text, place, vlans, self._rows_at(name), now):
             port.release_at = now
+            port.sights += 1
+            if port.sights <= SIGHTS:
+                found = ", ".join(f"{s} on port {p}" for s, p in port.departure.places.items())
+                vlog.info(f"{name}: forwarding what is held: {found:.200}")
 
-    def _settle(self, name: str, port: _Port) -> None:
+    def _settle(self, name: str, port: Leaving) -> None:
         """Have the bridge count: the guest's last frames before it has moved, its first after.
 
         The last, counted later, would move its address back to this port, in a bridge that has
@@ -258,7 +259,7 @@ class Forwarding:
         if frame is not None:
             port.parcels.teach(place.ofport, frame)
 
-    def _deliver(self, port: _Port, now: float) -> None:
+    def _deliver(self, port: Leaving, now: float) -> None:
         if port.parcels is None:
             return
         batch = port.parcels.run(now)
@@ -275,7 +276,7 @@ class Forwarding:
             self.counters["frames-forwarded"] += batch.sent - batch.refused
             self.counters["frames-refused"] += batch.refused
 
-    def _release(self, name: str, port: _Port, now: float) -> None:
+    def _release(self, name: str, port: Leaving, now: float) -> None:
         """Ask the worker for the next batch, once the one before has arrived."""
         if not port.may_release() or now < port.release_at:
             return
@@ -307,17 +308,17 @@ class Forwarding:
         }
         return place, vlans
 
-    def _own_mac(self, name: str) -> bytes | None:
-        """The host's MAC on the port's bridge: of one of the bridge's internal ports."""
-        assert self._snapshot is not None
-        return parse_mac(min(self._snapshot.own_macs.get(self._bridge(name), ()), default=""))
+    def _rows_at(self, name: str) -> Rows:
+        assert self._owners is not None
+        if name not in self._rows:
+            self._rows[name] = self._owners.rows_at(self._spec(name))
+        return self._rows[name]
 
     def _under_way(self) -> set[str]:
         return {self._bridge(name) for name, port in self._ports.items() if port.asked}
 
-    def _limit(self, name: str, now: float) -> TokenBucket:
-        fresh = TokenBucket(HOLDS_PER_SECOND, HOLDS_AT_ONCE, now)
-        return self._limits.setdefault(name, fresh)
+    def _allowance(self, name: str, now: float) -> Allowance:
+        return self._allowances.setdefault(name, Allowance(now))
 
     def _forget(self, name: str) -> None:
         port = self._ports.pop(name, None)

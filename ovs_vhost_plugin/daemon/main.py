@@ -97,7 +97,7 @@ def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: Path) -
     reach = Reach(rundir, state, chosen.database, workers.pids, mounts, workers.dispose)
     connector = Connector(workers.links, reach.connect, ports.counters, workers.dispose)
     announcing = Announcing(workers.tell, made)
-    forwarding = Forwarding(workers.tell, announcing.macs)
+    forwarding = Forwarding(workers.tell)
     reopening = Reopening(taps, ports.unheard)
     parts = (database, ports, connector, announcing, forwarding, reopening)
     return Loop(*parts, adopt_dpdk_types=chosen.adopt_dpdk_types)

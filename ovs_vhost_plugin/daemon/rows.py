@@ -24,6 +24,8 @@ PATH_KEY = "vhost-server-path"
 MODE_KEY = "vhost-user-mode"
 QUEUES_KEY = "vhost-user-queues"
 ANNOUNCE_KEY = "vhost-user-announce"
+MAC_KEY = "attached-mac"
+"""Not ours: as libvirt, OVN and Open vSwitch's integration guide have it."""
 ADDRESSES_KEY = "vhost-user-addresses"
 CONFIG_KEY = "vhost-user-config"
 POSTCOPY_KEY = "vhost-user-postcopy"
@@ -204,7 +206,7 @@ def parse(
         finish_offloads=userspace and not switch.takes_offloads,
         announce=announce,
         addresses=given,
-        attached_mac=keys.get("attached-mac", ""),
+        attached_mac=keys.get(MAC_KEY, ""),
         slip=slip,
         learns=list(bridge.fail_mode) != ["secure"],
         ovn=keys.get("ovn-installed") == "true",
@@ -338,6 +340,8 @@ def _announce(
     announce = policy.DEFAULT
     given: tuple[Station, ...] = ()
     slips = []
+    if (mac := keys.get(MAC_KEY, "")) and parse_mac(mac) is None:
+        slips.append(f"attached-mac-invalid: external_ids:{MAC_KEY}: write 52:54:00:12:34:56")
     try:
         announce = policy.parse(keys.get(ANNOUNCE_KEY, ""), formats)
     except PolicyError as error:

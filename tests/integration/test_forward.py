@@ -9,6 +9,7 @@ from announce_bridge import bridge, private_switch
 
 from ovs_vhost_plugin.announce.departure import Departure
 from ovs_vhost_plugin.announce.frames import rarp
+from ovs_vhost_plugin.announce.onward import Rows
 from ovs_vhost_plugin.announce.parcels import ParcelService
 from ovs_vhost_plugin.announce.switchd import Answer, Question, Switchd
 from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
@@ -18,6 +19,8 @@ pytestmark = pytest.mark.integration
 
 GUEST = bytes.fromhex("525400123456")
 CLIENT = bytes.fromhex("0200000000aa")
+ROWS = Rows(own=CLIENT)
+"""In whose name frames go on; here that is the client's."""
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +133,7 @@ def test_an_access_ports_frames_follow_as_the_switch_itself_would_send_them(
         departure = Departure(0.0)
         br.taps["guest"].send(rarp(GUEST))
         wait_until(lambda: br.place_of(GUEST) == (str(place.ofport), 10), "learned here")
-        departure.table(table_of(switch, br.name), place, vlans, (), 0.0)
+        departure.table(table_of(switch, br.name), place, vlans, ROWS, 0.0)
         departure.hold((station,), 0.1)
 
         announced = rarp(GUEST)
@@ -139,8 +142,8 @@ def test_an_access_ports_frames_follow_as_the_switch_itself_would_send_them(
         br.taps["peer"].send(announced)
         there = (str(br.ofport("peer")), 10)
         wait_until(lambda: br.place_of(GUEST) == there, "learned there")
-        assert departure.table(table_of(switch, br.name), place, vlans, (), 0.2)
-        (parcel,) = departure.parcels([frame(7)], place, vlans)
+        assert departure.table(table_of(switch, br.name), place, vlans, ROWS, 0.2)
+        (parcel,) = departure.parcels([frame(7)], place, vlans, ROWS)
         br.taps["peer"].frames()
         deliver(place.mgmt_path, [parcel])
         forwarded = tap_frames(br.taps["peer"], 1)
@@ -163,7 +166,7 @@ def test_a_guests_last_frames_are_counted_before_it_is_learned_elsewhere(switch)
         assert br.place_of(GUEST) == here
         departure = Departure(0.0)
         departure.hold((), 0.0)
-        departure.table(table_of(switch, br.name), br.location(), {}, (), 0.0)
+        departure.table(table_of(switch, br.name), br.location(), {}, ROWS, 0.0)
         nobody = bytes.fromhex("02000000feed")
         settling = departure.settling(nobody, br.location(), {})
 
@@ -190,6 +193,7 @@ def test_an_announcement_that_met_a_cached_flow_is_counted_too(switch):
         wait_until(lambda: br.place_of(GUEST) == here, "it comes")
         switch.vsctl("set", *setting)
         departure = Departure(0.0)
+        departure.table(table_of(switch, br.name), br.location(), {}, ROWS, 0.0)
         departure.hold((f"{GUEST.hex()}.0",), 0.0)
         teach(br, settle(departure, br, switch, "02000000feed", sighted=0))
         wait_until(lambda: br.place_of(bytes.fromhex("02000000feed")) == here, "all is counted")
@@ -204,10 +208,9 @@ def test_an_announcement_that_met_a_cached_flow_is_counted_too(switch):
 
 def settle(departure, br, switch, nobody, sighted):
     """The frame by which the bridge is made to count, after so many looks as that takes."""
-    stations = (f"{GUEST.hex()}.0",)
-    departure.hold(stations, 1.0, sighted)
+    departure.hold((f"{GUEST.hex()}.0",), 1.0, sighted)
     for _ in range(2):
-        departure.table(table_of(switch, br.name), br.location(), {}, (), 1.0)
+        departure.table(table_of(switch, br.name), br.location(), {}, ROWS, 1.0)
     return departure.settling(bytes.fromhex(nobody), br.location(), {})
 
 

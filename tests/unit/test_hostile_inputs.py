@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ovs_vhost_plugin.daemon.allowance import HOLD_LIMIT
+from ovs_vhost_plugin.daemon.claims import NOT_GIVEN
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost.errors import PeerErrorName
 
@@ -22,12 +24,14 @@ ELSEWHERE = {
     "worker-channel",
 }
 """What the daemon calls the end of a worker."""
+REFUSED = {"mac-foreign", HOLD_LIMIT, *NOT_GIVEN}
+"""And what it calls what it refuses one."""
 
 
 def test_every_error_and_fault_is_in_the_table_and_no_other() -> None:
     names = {str(name) for name in PeerErrorName} | {fault.kebab for fault in Fault}
     assert names - NAMED == set()
-    assert NAMED - names == ELSEWHERE
+    assert NAMED - names == ELSEWHERE | REFUSED
 
 
 @pytest.mark.parametrize("what", [what for what, names, _ in ROWS if names != "name"])

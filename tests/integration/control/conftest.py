@@ -1,84 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A private host whose daemon has fake workers."""
 
-import contextlib
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from control_host import ControlHost
 
 from ovs_vhost_plugin.lab import packages
-from ovs_vhost_plugin.lab.host import Host
-from ovs_vhost_plugin.lab.process import PATIENCE, Process, wait_until
-
-_PROGRAM = Path(__file__).with_name("daemon_with_fake_worker.py")
-
-
-class ControlHost(Host):
-    """A host whose daemon forks fake workers; the rest is real."""
-
-    def launch_daemon(self) -> None:
-        self.daemon = self.start_another(self._options)
-
-    def start_another(self, options: Sequence[str], name: str = "ovs-vhost") -> Process:
-        package_root = str(Path(__file__).parents[3])
-        path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
-        return self.namespace.start(
-            [
-                *(sys.executable, str(_PROGRAM), self.switch.db),
-                f"--pidfile={self.directory}/{name}.pid",
-                *(f"--log-file={self.directory}/{name}.log", "-vfile:dbg", "-vconsole:off"),
-                *options,
-            ],
-            self.directory / f"{name}.out",
-            env={**self.switch.env, "PYTHONPATH": path},
-        )
-
-    @property
-    def state(self) -> Path:
-        return self.directory / "ovs-vhost"
-
-    def worker_pid(self, port: str) -> int:
-        path = self.state / f"{port}.pid"
-
-        def recorded() -> list[str] | None:
-            with contextlib.suppress(FileNotFoundError):  # between two workers
-                return path.read_text().split()[:1]
-            return None
-
-        return int(wait_until(recorded, f"{path}")[0])
-
-    def link(self, name: str) -> str:
-        """`ip link show` of a device, "" when there is none."""
-        return self.namespace.run("ip", "-d", "link", "show", name, check=False)
-
-    def leftovers(self) -> list[str]:
-        """What there is of any port but its journal, by which it finds its guest's rings again."""
-        return sorted(path.name for path in self.state.iterdir() if path.name != "journals")
-
-    def wait_gone(self, name: str) -> None:
-        wait_until(lambda: not self.link(name) and not self.leftovers(), f"end of {name}")
-
-    def wait_status_of(self, name: str, wanted: Callable[[dict[str, str]], bool]) -> dict[str, str]:
-        def asked() -> dict[str, str] | None:
-            status = self.status(name)
-            return status if wanted(status) else None
-
-        return wait_until(asked, f"{name}: wanted status")
-
-    def end_workers(self) -> None:
-        """Workers outlive the daemon by design; tests must not leave them."""
-        if self.daemon is None:
-            self.start_daemon()
-        self.appctl("exit", "--cleanup")
-        assert self.daemon is not None
-        self.daemon.wait(PATIENCE)
-        self.daemon = None
 
 
 @pytest.fixture

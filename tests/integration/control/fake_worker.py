@@ -2,8 +2,8 @@
 """A worker without a data path, for tests of the daemon: it speaks the control protocol.
 
 The port's name says how it behaves: `mute*` never answers, `rude*` answers garbage, `flood*`
-reports without end, `raise*` fails at once, `deaf*` does not quit. `puppet*` reports what its
-front-end tells it to, a JSON object a line.
+reports without end, `raise*` fails at once, `deaf*` does not quit. `puppet*` does what its
+front-end tells it to, a JSON object a line, and passes on what the daemon says of holds.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ class FakeWorker:
         self.strings = b""
 
     def pull(self) -> None:
-        """Report what the front-end tells, or count as it says."""
+        """Report what the front-end tells, or count or transmit as it says."""
         assert self.front_end is not None
         self.strings += self.front_end.recv(65536)
         *lines, self.strings = self.strings.split(b"\n")
@@ -69,6 +69,8 @@ class FakeWorker:
             report = json.loads(line)
             if "counters" in report:
                 self.counters = report["counters"]
+            elif "transmit" in report:
+                self.transmit(report["transmit"])
             else:
                 self.tell(**report)
 
@@ -139,12 +141,17 @@ class FakeWorker:
                 self.configured = what
                 self.tell_state()
             case {"op": "inject", "frames": frames}:
-                for frame in frames:
-                    os.write(self.taps[0], bytes(_VNET_HEADER) + bytes.fromhex(frame))
+                self.transmit(frames)
+            case {"op": "release"} if self.puppet and self.front_end is not None:
+                self.front_end.sendall(json.dumps(command).encode() + b"\n")
             case {"op": "connected"}:
                 self.front_end = socket.socket(fileno=fds[0])
                 self.tell_state()
         return False
+
+    def transmit(self, frames: list[str]) -> None:
+        for frame in frames:
+            os.write(self.taps[0], bytes(_VNET_HEADER) + bytes.fromhex(frame))
 
     def connect(self) -> None:
         """By the daemon, as a worker has no file system."""

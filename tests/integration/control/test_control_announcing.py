@@ -5,14 +5,13 @@ The port's worker is a puppet: the test tells as its front-end what it is to rep
 """
 
 import json
-import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from announce_bridge import Tap
+from puppet import GUEST_ANNOUNCE, MAC, PORT, FrontEnd, Peer, wait_log
+from puppet import announcements as log
 
 from ovs_vhost_plugin.announce.frames import gratuitous_arp, rarp, tagged
 from ovs_vhost_plugin.lab.host import BRIDGE
@@ -20,65 +19,9 @@ from ovs_vhost_plugin.lab.process import LabError, wait_until
 
 pytestmark = pytest.mark.integration
 
-PORT = "puppet0"
-MAC = bytes.fromhex("525400123456")
 IP = bytes([192, 0, 2, 1])
 ATTACHED = f"external_ids:attached-mac={MAC.hex(':')}"
 GIVEN = f"external_ids:vhost-user-addresses={MAC.hex(':')} 192.0.2.1"
-GUEST_ANNOUNCE = 1 << 21
-
-
-class FrontEnd:
-    """Pulls the strings of a port's puppet."""
-
-    def __init__(self, host: Any, port: str, path: Path) -> None:
-        self._host, self._port = host, port
-        self._sock = socket.socket(socket.AF_UNIX)
-        self._sock.connect(str(path))
-        host.wait_status(port, "connected")
-
-    def tell(self, **report: Any) -> None:
-        self._sock.sendall(json.dumps(report).encode() + b"\n")
-
-    def status(self, status: str, features: int = GUEST_ANNOUNCE) -> None:
-        self.tell(
-            event="state",
-            state={
-                "status": status,
-                "socket": "",
-                "features": f"0x{features:016x}",
-                "protocol_features": "0x7",
-                "num_vrings": 2,
-                "vring_sizes": [256, 256],
-                "mtu": None,
-                "error": "",
-                "error_detail": "",
-                "errors": 0,
-            },
-        )
-
-    def move_in(self, base: int = 700) -> None:
-        """As a guest does that a migration brings."""
-        self.tell(event="started", base=base, sent=0)
-        self.status("running")
-        self._host.wait_status(self._port, "running")
-
-    def close(self) -> None:
-        self._sock.close()
-
-
-class Peer:
-    """Another port of the bridge, and all that it is sent."""
-
-    def __init__(self, host: Any, bridge: str = BRIDGE) -> None:
-        self._tap = Tap(host.namespace, f"peer-{bridge}")
-        host.switch.add_port(bridge, f"peer-{bridge}")
-        wait_until(lambda: host.switch.ofport(f"peer-{bridge}"), "the peer's port")
-        self._seen: list[bytes] = []
-
-    def seen(self, mac: bytes = MAC) -> list[bytes]:
-        self._seen += self._tap.frames()
-        return [frame for frame in self._seen if frame[6:12] == mac]
 
 
 @pytest.fixture
@@ -101,18 +44,6 @@ def add(host: Any, front_ends: list[FrontEnd]) -> Any:
         return front_ends[-1]
 
     return make
-
-
-def log(host: Any, port: str = PORT) -> list[dict[str, Any]]:
-    """The announcements of a port that have ended."""
-    shown = json.loads(host.appctl("vhost/announce-log", port, "--format", "json"))
-    return shown["announcements"]
-
-
-def wait_log(host: Any, count: int, port: str = PORT) -> list[dict[str, Any]]:
-    return wait_until(
-        lambda: (found := log(host, port)) and len(found) >= count and found, f"{count} results"
-    )
 
 
 def place(host: Any, mac: bytes = MAC, bridge: str = BRIDGE) -> tuple[str, int] | None:
@@ -168,12 +99,12 @@ def test_a_guest_that_boots_is_left_to_itself(host, add) -> None:
 def test_what_the_guest_was_seen_to_use_is_announced_too(host, add) -> None:
     peer = Peer(host)
     nested = bytes.fromhex("525400123499")
-    front_end = add(ATTACHED, "external_ids:vhost-user-announce=rounds=1")
+    front_end = add(GIVEN, "external_ids:vhost-user-announce=rounds=1")
     station = {"mac": nested.hex(":"), "vlan": 30, "router": False, "ipv4": [], "ipv6": []}
     front_end.tell(event="addresses", addresses=[{**station, "ipv4": ["192.0.2.1"]}])
     front_end.move_in()
     wait_log(host, 2)
-    assert peer.seen() == [rarp(MAC)]
+    assert peer.seen() == [rarp(MAC), gratuitous_arp(MAC, IP)]
     frames = [rarp(nested), gratuitous_arp(nested, IP)]
     assert peer.seen(nested) == [tagged(frame, 30) for frame in frames]
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovs_vhost_plugin.announce.addresses import Station
-from ovs_vhost_plugin.announce.guest import NO_CHANGE, REMEMBERED, UNNAMED, Guest
+from ovs_vhost_plugin.announce.guest import MAX_BEFORE, NO_CHANGE, REMEMBERED, UNNAMED, Guest
 
 MAC = bytes.fromhex("525400123456")
 OTHER = Station(bytes.fromhex("525400123457"), 10)
@@ -87,7 +87,6 @@ def test_what_is_known_goes_with_the_guest():
     guest.rarp(MAC)
     guest.uses((OTHER,), 3)
     assert guest.known(3) == (Station(MAC), OTHER)
-    assert guest.mac == MAC
     tell(guest, "connected")
     assert guest.known(4) == (Station(MAC), OTHER), "a migration may be cancelled"
     tell(guest, "connecting")
@@ -102,6 +101,17 @@ def test_what_is_known_survives_a_lost_worker_for_a_while():
     guest.uses((), 4)  # the new worker knows nothing yet
     assert guest.known(4) == (OTHER,)
     assert guest.known(4 + REMEMBERED) == ()
+
+
+def test_a_worker_that_comes_and_goes_with_ever_new_addresses_leaves_no_more_of_them():
+    guest = Guest()
+    for now in range(20):
+        tell(guest, "connected", 5, "running")
+        new = (bytes([0x52, 0x54, 0, 0, now, n]) for n in range(MAX_BEFORE))
+        guest.uses(tuple(map(Station, new)), now)
+        tell(guest, "ended")
+    guest.uses((), 20)
+    assert len(guest.known(20)) == MAX_BEFORE
 
 
 def test_a_guest_that_begins_anew_is_another():

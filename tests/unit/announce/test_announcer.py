@@ -22,12 +22,12 @@ from ovs_vhost_plugin.announce.announcer import (
     ATTEMPT_RATE,
     MANUAL,
     MAX_UNDER_WAY,
-    REFUSAL_BURST,
     Announcer,
 )
 from ovs_vhost_plugin.announce.frames import rarp
 from ovs_vhost_plugin.announce.model import Location, Outcome
 from ovs_vhost_plugin.announce.policy import Policy
+from ovs_vhost_plugin.announce.refusals import REMEMBERED
 from ovs_vhost_plugin.announce.wire import Output
 
 MAC = bytes.fromhex("525400123456")
@@ -552,8 +552,29 @@ def test_a_time_of_reception_that_cannot_be_is_not_believed(announcer, received_
 def test_a_flood_of_bad_macs_is_counted_but_told_rarely(announcer):
     for _ in range(1000):
         announcer.request(ask("vhu0", bytes(6), 0.0), 0.0)
-    assert len(announcer.take_results()) == REFUSAL_BURST
-    assert announcer.counters["refused"] == 1000
+    assert len(announcer.take_results()) == 1
+    assert announcer.counters["refused"] == announcer.counters["mac-zero"] == 1000
+
+
+def test_what_is_refused_to_a_peer_is_told_once_of_each_mac_and_counted_by_its_name(announcer):
+    name = "mac-not-given"
+    for now in range(3):
+        for mac in (MAC, OTHER):
+            for vlan in (0, 7):
+                request = Request("vhu0", Station(mac, vlan), "send-rarp", now)
+                announcer.request(request, 10.0 * now, f"{name}: add it")
+    told = [(one.mac, one.vlan, one.reason) for one in announcer.take_results()]
+    assert told == [(mac, vlan, f"{name}: add it") for mac in (MAC, OTHER) for vlan in (0, 7)]
+    assert announcer.counters["refused"] == announcer.counters[name] == 12
+    announcer.request(ask("vhu0", MAC, 40.0), 40.0, "mac-foreign: vhu1's")
+    assert [one.reason for one in announcer.take_results()] == ["mac-foreign: vhu1's"]
+
+
+def test_ever_new_macs_are_not_all_told(announcer):
+    for n in range(10 * REMEMBERED):
+        mac = b"\x52\x54\x00\x00" + n.to_bytes(2, "big")
+        announcer.request(ask("vhu0", mac, 0.0), 10.0 * n, "mac-not-given: add it")
+    assert len(announcer.take_results()) == REMEMBERED
 
 
 def test_an_operator_is_told_of_every_refusal(announcer):

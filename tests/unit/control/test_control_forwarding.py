@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forwarding, told the time and the MAC table; worker and bridge note what they are given."""
+"""Forwarding, told the time, the rows and the MAC table; worker and bridge note what they get."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from typing import Any
 import pytest
 from test_control_reconcile import PORT
 
+from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.parcels import Batch
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.switchd import Answer, NoAnswer, Question
 from ovs_vhost_plugin.announce.vlan import PortVlan
 from ovs_vhost_plugin.daemon import forwarding
-from ovs_vhost_plugin.daemon.forwarding import HOLDS_AT_ONCE, PAUSE, Forwarding
+from ovs_vhost_plugin.daemon.allowance import BATCHES, BYTES, FRAMES, HOLDS_AT_ONCE, SECONDS
+from ovs_vhost_plugin.daemon.forwarding import PAUSE, Forwarding
 from ovs_vhost_plugin.daemon.ovsdb import Snapshot
 from ovs_vhost_plugin.daemon.reports import Held, Holding, State
-from ovs_vhost_plugin.daemon.rows import Switch
+from ovs_vhost_plugin.daemon.rows import PortSpec, Switch
 from ovs_vhost_plugin.daemon.workers import Ended, Heard
 
 GUEST = bytes.fromhex("525400000001")
 STATION = GUEST.hex() + ".0"
 HERE, THERE = 3, 1
 LOG_ALL = "0x0000000104000000"
+OWN = bytes.fromhex("0a0000000009")
 
 
 def table(port: int, mac: bytes = GUEST) -> str:
@@ -32,6 +35,11 @@ def table(port: int, mac: bytes = GUEST) -> str:
 
 def frame(number: int, mac: bytes = GUEST) -> bytes:
     return mac + b"\2" * 6 + b"\x08\x00" + number.to_bytes(46, "big")
+
+
+def sent(number: int, mac: bytes = GUEST) -> bytes:
+    """`frame` as it goes on: an IP packet, in the host's own name."""
+    return mac + OWN + frame(number)[12:]
 
 
 class FakeTables:
@@ -101,17 +109,16 @@ class World:
     def __init__(self) -> None:
         self.now = 100.0
         self.told: list[dict[str, Any]] = []
-        self.mac: bytes | None = None
-        self.own = ""
-        self.forwarding = Forwarding(self._send, lambda _: () if self.mac is None else (self.mac,))
+        self.forwarding = Forwarding(self._send)
         self.locate()
 
-    def locate(self, **changes: Any) -> None:
+    def locate(self, others: dict[str, PortSpec] | None = None, **changes: Any) -> None:
         port = replace(PORT, name="vhu0", bridge="br0", ofport=HERE, tag=None, **changes)
         vlans = {("br0", HERE): PortVlan(), ("br0", THERE): PortVlan(), ("br1", THERE): PortVlan()}
         switch = Switch("/run/ovs", "", False, frozenset())
-        own = {"br0": {self.own}} if self.own else {}
-        self.forwarding.locate(Snapshot(switch, {"vhu0": port}, own_macs=own, vlans=vlans))
+        ports = {"vhu0": port, **(others or {})}
+        snapshot = Snapshot(switch, ports, own_macs={"br0": {OWN.hex(":")}}, vlans=vlans)
+        self.forwarding.locate(snapshot)
 
     def hear(self, *reports: Any, after: float = 0.0) -> None:
         self.now += after
@@ -172,7 +179,7 @@ def test_a_guest_is_followed_batch_after_batch(world: World) -> None:
     assert world.told == [{"op": "release", "id": 1, "stations": [STATION]}]
     assert world.parcels.path == "/run/ovs/br0.mgmt"
     world.hear(Held(1, (frame(1), frame(2)), True))
-    assert world.parcels.sent == [[(frame(1), THERE), (frame(2), THERE)]]
+    assert world.parcels.sent == [[(sent(1), THERE), (sent(2), THERE)]]
     assert len(world.told) == 1  # not before these have arrived
     world.parcels.answer = Batch(2)
     world.hear()
@@ -205,6 +212,8 @@ def test_the_bridge_counts_once_in_a_hold_by_an_address_of_nobodys(world: World)
 
 
 def test_a_guest_that_is_sighted_elsewhere_has_its_first_frames_counted(world: World) -> None:
+    world.hear(state(LOG_ALL))
+    world.table(table(HERE))
     world.holding(STATION)
     world.table(table(HERE))
     assert len(world.parcels.taught) == 1
@@ -226,15 +235,6 @@ def test_a_guest_that_the_bridge_has_not_here_needs_no_counting(world: World, te
     assert world.parcels.taught == []
 
 
-def test_an_ip_packet_is_forwarded_as_the_bridges_own(world: World) -> None:
-    world.own = "0a:00:00:00:00:09"
-    world.locate()
-    found(world)
-    world.hear(Held(1, (frame(1),), False))
-    sent = GUEST + bytes.fromhex("0a0000000009") + frame(1)[12:]
-    assert world.parcels.sent == [[(sent, THERE)]]
-
-
 def test_the_table_is_asked_for_once_at_a_time_and_nothing_spins_meanwhile(world: World) -> None:
     world.hear(state(LOG_ALL))
     assert world.asked() == ["br0"]
@@ -244,7 +244,7 @@ def test_the_table_is_asked_for_once_at_a_time_and_nothing_spins_meanwhile(world
     assert world.asked() == [] and world.wakes() == []
     world.holding(STATION)
     world.table(table(HERE))
-    (wake,) = world.wakes()
+    wake = min(world.wakes())
     assert wake > world.now
 
 
@@ -252,7 +252,7 @@ def test_a_switch_that_does_not_answer_is_asked_again_later(world: World) -> Non
     world.holding(STATION)
     world.table(None)
     assert world.asked() == []
-    (wake,) = world.wakes()
+    wake = min(world.wakes())
     assert wake > world.now
     world.hear(after=wake - world.now)
     assert world.asked() == ["br0"]
@@ -272,7 +272,7 @@ def test_a_worker_gets_no_frame_to_anybody_else(world: World) -> None:
     found(world)
     stranger = bytes.fromhex("525400000077")
     world.hear(Held(1, (frame(1, stranger), frame(2), frame(3, b"\xff" * 6)), False))
-    assert world.parcels.sent == [[(frame(2), THERE)]]
+    assert world.parcels.sent == [[(sent(2), THERE)]]
     assert world.forwarding.counters["frames-unfit"] == 2
     world.hear(Held(1, (frame(4),), False))  # an answer too many
     assert len(world.parcels.sent) == 1
@@ -280,7 +280,7 @@ def test_a_worker_gets_no_frame_to_anybody_else(world: World) -> None:
 
 def test_what_the_worker_was_asked_for_before_is_not_lost_when_there_is_more(world: World) -> None:
     nested = bytes.fromhex("525400000002")
-    world.mac = nested
+    world.locate(addresses=(Station(nested),))
     found(world)
     world.holding(STATION, nested.hex() + ".0")
     world.now += 0.1
@@ -291,14 +291,13 @@ def test_what_the_worker_was_asked_for_before_is_not_lost_when_there_is_more(wor
     world.parcels.answer = Batch(len(world.parcels.sent[0]))
     world.hear()
     assert [p for batch in world.parcels.sent for p in batch] == [
-        (frame(1), THERE),
-        (frame(2, nested), THERE),
+        (sent(1), THERE),
+        (sent(2, nested), THERE),
     ]
 
 
 def test_addresses_that_are_found_one_by_one_are_all_asked_for(world: World) -> None:
     nested = [bytes((0x52, 0x54, 0, 0, 1, n)) for n in range(3)]
-    world.mac = None
     stations = [mac.hex() + ".0" for mac in nested]
     lines = [table(HERE, mac).partition("\n")[2] for mac in nested]
     world.hear(state(LOG_ALL))
@@ -319,7 +318,7 @@ def test_frames_wait_while_the_bridge_is_away(world: World) -> None:
     assert world.parcels.sent == []
     world.parcels.ready = True
     world.hear()
-    assert world.parcels.sent == [[(frame(1), THERE)]]
+    assert world.parcels.sent == [[(sent(1), THERE)]]
     world.parcels.answer = Batch(1, lost="gone")
     world.hear()
     assert world.forwarding.counters["frames-lost"] == 1
@@ -377,3 +376,124 @@ def test_a_migration_that_is_called_off_before_the_end_leaves_nothing(world: Wor
     world.holding(STATION)
     world.table(table(THERE))
     assert world.told == []  # what was known then is not known any more
+
+
+@pytest.mark.parametrize("told", ["nothing", "both at once", "both before the table"])
+def test_without_a_look_before_the_hold_only_rows_say_whose_an_address_is(
+    world: World, told: str
+) -> None:
+    if told == "both at once":
+        world.hear(state(LOG_ALL), Holding(1, True, (STATION,), {}))
+    else:
+        if told == "both before the table":
+            world.hear(state(LOG_ALL))
+        world.holding(STATION)
+    world.table(table(HERE))
+    world.hear(after=0.1)
+    world.table(table(THERE))
+    assert world.told == []
+    world.locate(attached_mac=GUEST.hex(":"))
+    world.hear(after=0.1)
+    world.table(table(THERE))
+    assert world.told == [{"op": "release", "id": 1, "stations": [STATION]}]
+
+
+def test_what_other_ports_rows_name_is_not_forwarded_to(world: World) -> None:
+    other = replace(PORT, name="vhu1", bridge="br0", ofport=THERE, attached_mac=GUEST.hex(":"))
+    world.locate(others={"vhu1": other})
+    found(world)
+    assert world.told == []
+    world.locate(others={"vhu1": other}, attached_mac=GUEST.hex(":"))
+    world.hear(after=0.1)
+    world.table(table(THERE))
+    assert world.told[-1]["stations"] == [STATION], "given to both, it is both's"
+
+
+def batch_of(world: World, frames: list[bytes]) -> None:
+    """Hand over what was asked for, and have the bridge take it."""
+    world.hear(Held(world.told[-1]["id"], tuple(frames), True))
+    if not world.parcels.closed and world.parcels.sent:
+        world.parcels.answer = Batch(len(frames))
+    world.hear()
+
+
+@pytest.mark.parametrize(
+    ("frames", "size", "most"),
+    [(256, 60, FRAMES // 256), (5, 9014, BYTES // (5 * 9014)), (0, 0, BATCHES)],
+)
+def test_a_worker_that_hands_over_without_end_is_cut_off_by_name(
+    world: World, frames: int, size: int, most: int
+) -> None:
+    found(world)
+    given = [frame(1).ljust(size, b"\0")] * frames
+    began, batches = world.now, 0
+    while not world.parcels.closed:
+        batch_of(world, given)
+        batches += 1
+        assert batches <= most + 1
+    assert batches == most + 1 and world.now == began
+    assert world.forwarding.counters["hold-over-limit"] == 1
+    assert world.forwarding.counters["frames-over-limit"] == frames
+    (record,) = world.forwarding.history
+    assert "; hold-over-limit: more than " in record.summary()
+    # neither does it begin again, nor is there more than a trickle for the next
+    told = len(world.told)
+    world.holding(STATION)
+    world.hear(Held(told, tuple(given), True))
+    assert len(world.told) == told and world.wakes() == []
+    world.hear(Holding(1, False, (), {}))
+    assert len(world.forwarding.history) == 1
+    world.hear(state(LOG_ALL))
+    world.table(table(HERE))
+    world.holding(STATION, hold=2)
+    world.table(table(THERE))
+    for _ in range(2):
+        batch_of(world, given)
+    assert world.forwarding.counters["hold-over-limit"] == 2
+
+
+def test_a_hold_of_a_hundred_thousand_frames_goes_through(world: World) -> None:
+    """10,000 a second, of 1,500 bytes, for the 10 s that a worker holds."""
+    found(world)
+    given = [frame(1).ljust(1514, b"\0")] * 32
+    for _ in range(100_000 // 32):
+        world.now += 0.0032
+        batch_of(world, given)
+    world.hear(Holding(1, False, (), {}))
+    assert world.forwarding.counters["frames-forwarded"] == 100_000
+    assert world.forwarding.counters["hold-over-limit"] == 0
+
+
+def test_a_hold_without_end_ends_by_the_daemons_clock(world: World) -> None:
+    found(world)
+    until = world.now + SECONDS
+    assert any(abs(wake - until) < 0.1 for wake in world.wakes())
+    world.hear(after=SECONDS)
+    assert world.parcels.closed
+    (record,) = world.forwarding.history
+    assert record.over == "more than 12 s"
+    world.holding(STATION)
+    assert world.wakes() == []
+
+
+def test_the_bridge_is_asked_for_so_many_migrations_and_no_more(world: World) -> None:
+    for _ in range(3 * HOLDS_AT_ONCE):
+        world.hear(state(LOG_ALL))
+        if world.asked():
+            world.table(table(HERE), after=0.0)
+        world.hear(state("0x0000000100000000"))
+    assert world.forwarding.counters["looks-refused"] == 2 * HOLDS_AT_ONCE
+
+
+def test_what_is_refused_is_in_the_record_by_its_name(world: World) -> None:
+    found(world)
+    stranger = bytes.fromhex("525400000077")
+    group = frame(2)[:6] + b"\xff" * 6 + frame(2)[12:]
+    world.hear(Held(1, (frame(1, stranger), frame(1)[:6] + GUEST + frame(1)[12:], group), False))
+    world.hear(Holding(1, False, (), {"held": 3}))
+    (entry,) = world.forwarding.log()
+    # the bridge has the guest elsewhere, where it is the same as the receiver: only rows know
+    assert entry["refused"] == {"to-stranger": 1, "from-group": 1}
+    assert world.forwarding.counters["frames-to-stranger"] == 1
+    (record,) = world.forwarding.history
+    assert "1 refused from-group" in record.summary()

@@ -100,10 +100,12 @@ def test_what_a_port_works_without_is_a_slip_and_no_error() -> None:
     keys = {
         "vhost-user-announce": "frames=rarp,smoke",
         "vhost-user-addresses": "52:54:00:00:00:01 192.0.2.1; 52:54",
+        "attached-mac": "52:54",
     }
     spec = parse(interface(external_ids=keys))
     assert (spec.announce, spec.addresses) == (Policy(), ())
-    first, second = spec.slip.split("; ", 1)
+    mac, first, second = spec.slip.split("; ", 2)
+    assert mac.startswith("attached-mac-invalid: external_ids:attached-mac: ")
     assert first.startswith("announce-frames-unknown: external_ids:vhost-user-announce: 'smoke'")
     assert second.startswith("addresses-mac-invalid: external_ids:vhost-user-addresses: '52:54'")
     assert parse(interface(external_ids=keys), formats=["smoke"]).announce.frames[1] == "smoke"
