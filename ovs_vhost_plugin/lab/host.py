@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ovs_vhost_plugin import pidfile
 from ovs_vhost_plugin.lab.namespace import Namespace
 from ovs_vhost_plugin.lab.process import PATIENCE, LabError, Process, wait_until
 from ovs_vhost_plugin.lab.setup import Setup
@@ -54,6 +55,7 @@ class Host(Setup):
     def _set_up(self) -> None:
         self._closing.enter_context(self.namespace)
         self._closing.enter_context(self.switch)
+        self._closing.callback(self._end_workers)
         self._closing.callback(self.stop_daemon)
         self.switch.add_bridge(BRIDGE)
         if self._with_daemon:
@@ -103,6 +105,14 @@ class Host(Setup):
             else:
                 self.daemon.stop()
         self.daemon = None
+
+    def _end_workers(self) -> None:
+        """End workers that outlive the daemon; they are in namespaces of their own."""
+        for record in (self.directory / "ovs-vhost").glob("*.pid"):
+            worker = pidfile.open_process(record)
+            if worker is not None:
+                pidfile.kill(worker)
+                os.close(worker)
 
     def appctl(self, *command: str, check: bool = True) -> str:
         """`ovs-appctl -t ovs-vhost COMMAND` on this host's daemon."""

@@ -63,7 +63,10 @@ class FakeWorker:
     def pull(self) -> None:
         """Report what the front-end tells, or count or transmit as it says."""
         assert self.front_end is not None
-        self.strings += self.front_end.recv(65536)
+        said = self.front_end.recv(65536)
+        if not said:
+            self.puppet = False  # nobody plays any more
+        self.strings += said
         *lines, self.strings = self.strings.split(b"\n")
         for line in lines:
             report = json.loads(line)
