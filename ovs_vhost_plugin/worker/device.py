@@ -45,6 +45,9 @@ class Observer(Protocol):
     def error(self, error: PeerError) -> None:
         """A peer's mistake that did not cost it the connection."""
 
+    def busy(self) -> None:
+        """It is still at what it was asked, and does not hang."""
+
 
 class Device:
     """Memory, log and queue pairs of one port, for one session after the other."""
@@ -70,7 +73,7 @@ class Device:
         self._channel = channel
         self._inband = inband
         self._basis = Basis(finish_offloads=finish_offloads, finish_udp=finish_udp)
-        self._postcopy = Postcopy(userfaultfds, self.pairs, self._basis)
+        self._postcopy = Postcopy(userfaultfds, self.pairs, self._basis, alive=observer.busy)
         self._arrivals = Arrivals(self.pairs, taps, holding)
         self._misses = Misses(channel.ask, observer.error)
         self._rings = Rings(

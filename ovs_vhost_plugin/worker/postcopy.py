@@ -58,15 +58,18 @@ class Postcopy:
         pairs: Sequence[QueuePair],
         basis: Basis,
         give_up: Callable[[str], object] = end_worker,
+        alive: Callable[[], object] = lambda: None,
     ) -> None:
         """`device` makes userfaultfds; without it PAGEFAULT is not offered.
 
-        `give_up` is told why a page that a ring waits for is not waited for any longer.
+        `give_up` is told why a page that a ring waits for is not waited for any longer, and until
+        then `alive` is called: whoever waits so long does not hang.
         """
         self._device = device
         self._pairs = tuple(pairs)
         self._basis = basis
         self._give_up = give_up
+        self._alive = alive
         self._userfault: Userfault | None = None
 
     def advise(self) -> int:
@@ -128,6 +131,7 @@ class Postcopy:
         """Have loops that do not stop waited for, so many seconds."""
 
         def stuck(seconds: float) -> None:
+            self._alive()
             if seconds >= patience:
                 self._give_up(f"{why}, for {seconds:.1f} s")
 

@@ -144,6 +144,8 @@ class Port:
         assert error.name in _NAMES
         self.errors.append(error.name)
 
+    def busy(self) -> None: ...
+
     # -- steps -----------------------------------------------------------------------------------
 
     def do(self, step: tuple[Any, ...]) -> None:

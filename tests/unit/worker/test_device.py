@@ -172,6 +172,7 @@ class Observed:
         self.rarps: list[bytes] = []
         self.bases: list[int] = []
         self.errors: list[PeerError] = []
+        self.busies = 0
 
     def rarp(self, mac: bytes) -> None:
         self.rarps.append(mac)
@@ -181,6 +182,9 @@ class Observed:
 
     def error(self, error: PeerError) -> None:
         self.errors.append(error)
+
+    def busy(self) -> None:
+        self.busies += 1
 
 
 class Port:

@@ -269,6 +269,7 @@ def test_a_page_that_never_comes_is_not_waited_for_without_end(port, place, monk
     why, there = given_up[0]
     assert "gone" in why
     assert page in there == before
+    assert port.observed.busies, "it does not hang as long as it waits"
 
 
 def test_memory_that_was_there_before_cannot_come_late(port):
