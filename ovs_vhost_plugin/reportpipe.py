@@ -53,6 +53,7 @@ class ReportReader:
                 reports.append((_decode(line), len(line)))
             _require_short(self._part)
         except ChannelBroken as broken:
+            self._part = b""
             return reports, broken
         return reports, None
 

@@ -31,10 +31,10 @@ SPEC = WorkerSpec("vhu0", "server", "/run/vm.sock", 1, None, False, True)
 
 LINES = st.sampled_from([json.dumps(event).encode() + b"\n" for event in EVENTS])
 ANY_LINE = JSON.map(lambda value: json.dumps(value).encode() + b"\n")
-LONG = st.integers(1, 3 * MAX_PACKET).map(lambda size: b"x" * size)
+LONG = st.integers(1, 3 * MAX_PACKET)  # bytes without an end of line
 STEPS = st.lists(
     st.tuples(
-        st.lists(LINES | ANY_LINE | LONG | st.binary(max_size=64), max_size=4).map(b"".join),
+        st.lists(LINES | ANY_LINE | LONG | st.binary(max_size=64), max_size=4),
         st.sampled_from([0.0, 0.0, 0.01, 0.5, 5.0]),
         st.booleans(),  # whether it is asked for its statistics before
     ),
@@ -98,13 +98,15 @@ def hearing() -> Iterator[Hearing]:
 
 @examples(150)
 @given(steps=STEPS)
-def test_what_is_heard_stays_within_its_budgets(steps: list[tuple[bytes, float, bool]]) -> None:
+def test_what_is_heard_stays_within_its_budgets(
+    steps: list[tuple[list[bytes | int], float, bool]],
+) -> None:
     with hearing() as found:
-        for data, pause, ask in steps:
+        for parts, pause, ask in steps:
             if ask and found.link.send({"op": "stats", "id": 1}, found.now):
                 found.asked += 1
                 found.worker.receive()
-            found.write(data)
+            found.write(b"".join(b"x" * p if isinstance(p, int) else p for p in parts))
             found.now += pause
             found.check()
         assert found.link.fault(None).isprintable()
