@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,14 @@ class Evil:
 
     def give(self, fd: int) -> None:
         """Have it take an fd, which later sources have as `gift`."""
+        self.give_by(lambda sock: socket.send_fds(sock, [b"x"], [fd]))
+
+    def give_by(self, send: Callable[[socket.socket], object]) -> None:
+        """The same of an fd that `send` sends to it, with a byte."""
         self.send("me.names['gift'] = socket.recv_fds(me.master, 1, 1)[1][0]")
         # It sleeps in recvmsg(2), and not in the poll(2) of its loop, which would take the byte.
         wait_until(lambda: "unix_stream" in self._sleeps_in(), "the worker to wait for the fd")
-        socket.send_fds(self._sock, [b"x"], [fd])
+        send(self._sock)
         if "error" in (answer := self._answer()):
             raise LabError(f"the fd did not arrive: {answer}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from attack_hosts import worker_pid
-from stuck_files import hanging_file, lingering_socket
+from stuck_files import hanging_file_elsewhere, lingering_socket
 
 from ovs_vhost_plugin.lab.process import wait_until
 
@@ -104,8 +104,8 @@ def test_one_that_does_not_quit_is_killed(evil_host, evil):
 
 def test_one_that_the_kernel_does_not_end_is_named_and_its_name_is_free(evil_host, evil):
     """It waits for a file system that does not answer, which no signal ends."""
-    with hanging_file(closes=True) as file:
-        evil.give(file)
+    with hanging_file_elsewhere() as passer:
+        evil.give_by(lambda sock: passer.send(b"x", sock.fileno()))
         pid = evil.pid
         evil.send("os.pread(gift, 1, 0)")
         wait_until(lambda: "request_wait" in Path(f"/proc/{pid}/wchan").read_text(), "its wait")
