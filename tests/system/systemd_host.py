@@ -52,6 +52,7 @@ DefaultDependencies=no
 [Service]
 ProtectHome=tmpfs
 BindReadOnlyPaths={checkout} {python} {environment}
+StandardError=append:/run/openvswitch/ovs-vhost.err
 """
 
 
@@ -104,7 +105,12 @@ class SystemdHost(Host):
                 lambda: self.appctl("version").startswith("ovs-vhost ") or None, "ovs-vhost answers"
             )
         except LabError as error:
-            raise LabError(f"{error}\n{self.run('systemctl', 'status', 'ovs-vhost')}") from error
+            raise LabError(f"{error}\n{self._words()}") from error
+
+    def _words(self) -> str:
+        """What the service said last."""
+        printed = self.run("tail", "-n", "20", "/run/openvswitch/ovs-vhost.err")
+        return self.run("systemctl", "status", "ovs-vhost") + printed
 
     def appctl(self, *command: str, check: bool = True) -> str:
         """From inside: a pidfile's number means nothing elsewhere."""
