@@ -2,8 +2,6 @@
 """A worker that was taken over against the daemon: it cannot be frozen, flooded or kept busy."""
 
 import json
-import os
-import signal
 import socket
 from pathlib import Path
 
@@ -107,11 +105,12 @@ def test_one_that_the_kernel_does_not_end_is_named_and_its_name_is_free(evil_hos
     with hanging_file_elsewhere() as passer:
         evil.give_by(lambda sock: passer.send(b"x", sock.fileno()))
         pid = evil.pid
-        evil.send("os.pread(gift, 1, 0)")
-        wait_until(lambda: "request_wait" in Path(f"/proc/{pid}/wchan").read_text(), "its wait")
         index = evil_host.namespace.run("cat", "/sys/class/net/evil0/ifindex")
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: "evil0: worker-stuck" in evil_host.log.read_text(), "its name")
+        evil.send("os.pwrite(2, struct.pack('=Q', 1), 0); os.pread(gift, 1, 0)")
+        wait_until(lambda: answers(evil_host)["stuck"], "a worker that is stuck")
+        fault = evil_host.status("evil0").get("error", "")
+        assert not fault or fault.startswith("worker-stuck")
+        assert "evil0: worker-stuck: the kernel does not end" in evil_host.log.read_text()
         assert {"name": "evil0", "pid": pid} in answers(evil_host)["stuck"]
         # Another worker, with another tap: the stuck one has nothing of the port any more.
         evil_host.wait_status("evil0", "listening")
