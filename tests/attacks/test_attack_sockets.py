@@ -106,6 +106,7 @@ def spot(site: Site) -> Iterator[Path]:
 
 def test_the_vms_own_socket_is_connected(site: Site, spot: Path) -> None:
     port = site.port(spot)
+    site.host.wait_ready(port)
     with listening_as(TENANT, spot) as listener, listener.accept()[0] as accepted:
         site.wait_connected(port)
         # Whoever is behind it sees the power of its own user, and not root's.
