@@ -31,12 +31,10 @@ from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard
 vlog = ovs.vlog.Vlog("vhost_connector")
 
 FIRST_RETRY, LAST_RETRY = 0.1, 1.0
-"""Seconds until nobody's socket is tried again: doubling from the first to the last."""
+"""Seconds, at most, until nobody's socket is tried again: doubling from the first to the last."""
 
 GOOD_AFTER, LONGEST_PAUSE = 5.0, 10.0
 """A connection that lived less long (seconds) costs a pause, doubling to the longest."""
-
-_TICK = 0.1  # seconds; tries fall together on a grid, as each awakens the whole daemon
 
 
 @dataclass(slots=True)
@@ -111,7 +109,7 @@ class Connector:
         wants.due = now + wants.pause
 
     def _try(self, port: PortSpec, link: WorkerLink, wants: _Port, now: float) -> None:
-        wants.due = _on_grid(now + wants.retry)
+        wants.due = _next_multiple(wants.retry, now)
         wants.retry = min(2 * wants.retry, LAST_RETRY)
         try:
             sock = self._reach(port.path, port.socket_owner)
@@ -154,5 +152,9 @@ def _pause(wants: _Port, now: float) -> float:
     return min(max(2 * wants.pause, FIRST_RETRY), LONGEST_PAUSE)
 
 
-def _on_grid(at: float) -> float:
-    return math.ceil(at / _TICK) * _TICK
+def _next_multiple(delay: float, now: float) -> float:
+    """The next time to try, at most `delay` seconds from now.
+
+    Tries of many ports fall together so: each time awakens the whole daemon.
+    """
+    return (math.floor(now / delay) + 1) * delay

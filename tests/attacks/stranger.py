@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 NOBODY = 65534
 TENANT, NEIGHBOUR = 64001, 64002
 """Users of two VMs; no account needs to have these numbers."""
+
+_FOREVER = 600  # seconds; nothing that is tested waits so long
 
 
 def run_as(uid: int, act: Callable[[], object]) -> None:
@@ -48,6 +51,21 @@ def listening_as(uid: int, path: Path) -> Iterator[socket.socket]:
             yield listener
         finally:
             path.unlink(missing_ok=True)
+
+
+def lingering() -> tuple[socket.socket, socket.socket]:
+    """A TCP socket whose last close waits for ever (SO_LINGER, socket(7)), and the end that does
+    not read: when that is closed, the wait is over."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sender = socket.create_connection(server.getsockname())
+        receiver, _ = server.accept()
+    sender.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sender.send(bytes(1 << 16))
+    sender.setblocking(True)
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, _FOREVER))
+    return sender, receiver
 
 
 def _fork(uid: int, act: Callable[[], object]) -> int:

@@ -381,7 +381,7 @@ def test_a_slip_is_published_beside_the_status_and_counted(world: World) -> None
 
 def test_a_socket_that_has_to_be_mended_is_published_beside_the_status(world: World) -> None:
     world.rows(ports={"vhu0": replace(PORT, socket_owner="qemu")})
-    for _ in range(2):
+    for _ in range(3):
         world.loop.turn(NOW)
     world.workers.events.append(Heard("vhu0", Connect()))
     world.loop.turn(NOW)
