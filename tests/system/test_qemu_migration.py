@@ -165,6 +165,7 @@ def test_memory_is_whole_after_a_postcopy_migration_under_load(fabric, queues, d
     """The guest goes on at the destination before its memory has come."""
     key = "external_ids:vhost-user-postcopy=true"
     fabric.b.switch.vsctl("set", "Interface", PORT, key)
+    fabric.b.wait_status(PORT, "connecting", 300)
     wait_until(lambda: stats(fabric.b)["postcopy"] == "offered", "postcopy")
     with (
         qemu(fabric.a, queues=queues, **device) as here,
