@@ -7,8 +7,10 @@ front-end tells it to, a JSON object a line, and passes on what the daemon says 
 """
 
 import contextlib
+import ctypes
 import fcntl
 import json
+import mmap
 import os
 import select
 import signal
@@ -30,10 +32,28 @@ def warm() -> None:
     pass
 
 
+def read_beyond_a_file(*_: object) -> None:
+    """As a worker whose front-end cuts its memory file short: SIGBUS."""
+    fd = os.memfd_create("short")
+    os.ftruncate(fd, 1 << 16)
+    with mmap.mmap(fd, 1 << 16) as mapped:
+        os.ftruncate(fd, 0)
+        mapped.find(b"x")
+
+
+def read_nowhere(*_: object) -> None:
+    """As a worker with a fault of its own: SIGSEGV."""
+    ctypes.string_at(8)
+
+
 def run(spec: WorkerSpec, inheritance: Inheritance) -> int:
     if spec.name.startswith("raise"):
         raise RuntimeError("this worker was told to fail")
     os.close(inheritance.journal)
+    # Faults of its own: of other signals a process that is the first of its PID namespace gets
+    # only those that it has handlers for, and SIGKILL (pid_namespaces(7)).
+    signal.signal(signal.SIGUSR1, read_beyond_a_file)
+    signal.signal(signal.SIGUSR2, read_nowhere)
     return FakeWorker(spec, inheritance).serve()
 
 

@@ -146,6 +146,8 @@ def test_a_change_of_mtu_or_offloads_reaches_the_running_worker(host) -> None:
         "config": False,
         "mac": "",
         "link_up": True,
+        "postcopy": False,
+        "any_memory": False,
     }
     assert wait_until(configured, "configure") == {**rest, "finish_offloads": True, "hold": True}
     host.switch.vsctl("set", "Open_vSwitch", ".", "other_config:userspace-tso-enable=true")

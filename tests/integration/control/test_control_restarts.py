@@ -90,8 +90,9 @@ def test_a_worker_that_died_while_no_daemon_ran_is_replaced(host) -> None:
     ("number", "error"),
     [
         (signal.SIGKILL, "worker-sigkill: "),
-        (signal.SIGBUS, "memory-file-truncated: "),
-        (signal.SIGTERM, "worker-sigterm: "),
+        # at which the fake worker does what is answered by these signals
+        (signal.SIGUSR1, "memory-file-truncated: "),
+        (signal.SIGUSR2, "worker-sigsegv: "),
     ],
 )
 def test_a_worker_that_dies_is_named_and_replaced(host, number: int, error: str) -> None:
@@ -113,7 +114,7 @@ def test_an_adopted_worker_that_dies_of_sigbus_is_named_too(host) -> None:
     host.start_daemon()
     wait_until(lambda: phases(host) == {"vhu0": "running"}, "adoption")
 
-    os.kill(pid, signal.SIGBUS)
+    os.kill(pid, signal.SIGUSR1)
 
     status = host.wait_status_of("vhu0", lambda status: "error" in status)
     assert status["error"].startswith("memory-file-truncated: ")

@@ -14,6 +14,7 @@ from ovs_vhost_plugin.daemon.postcopy import Userfaultfds
 from ovs_vhost_plugin.daemon.rows import PortSpec
 from ovs_vhost_plugin.daemon.workerlink import WorkerLink
 from ovs_vhost_plugin.vhost import userfault
+from ovs_vhost_plugin.vitals import Vitals
 
 NOW = 50.0
 
@@ -29,10 +30,13 @@ class Rig:
 
     def __init__(self, directory: Path) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.worker = Channel(theirs)
+        self.worker = Channel(theirs, max_fds=2)
         channel = Channel(ours, max_fds=0)
-        record, log = directory / "pid", directory / "log"
-        self.link = WorkerLink("vhu0", channel, None, record, log, NOW, child=False)
+        record = directory / "pid"
+        self.link = WorkerLink("vhu0", channel, None, record, Vitals(), NOW, child=False)
+        ((_, fds),) = self.worker.receive()  # the hello
+        for fd in fds:
+            os.close(fd)
         self.device = Userfaultfds()
 
     def ask(self, spec: PortSpec | None, now: float = NOW) -> tuple[dict[str, Any], int]:
