@@ -8,7 +8,7 @@ A worker faces a guest and may have been taken over by it: the daemon believes n
 worker reports before it is checked (`reports.py` checks contents and `reportrates.py` rates).
 
 daemon → worker, key "op":
-    hello {version} + 2 fds: report pipe, vitals (`vitals.py`) |
+    hello {version} + 3 fds: report pipe, file and alarm for its vitals (`vitals.py`) |
     configure {mtu, finish_offloads, finish_udp, hold, state, config, mac, link_up, postcopy,
     any_memory} | stats {id} | connected + 1 fd | inject {frames: [hex]} |
     release {id, stations} | userfaultfd + 1 fd | userfaultfd {error} |

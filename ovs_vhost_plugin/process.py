@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import resource
+import time
 from collections.abc import Iterator, Set
 from pathlib import Path
 
@@ -112,6 +113,22 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str | No
 def unmount(target: str, flags: int) -> None:
     """umount2(2)."""
     _call("umount2", target.encode(), flags)
+
+
+class _Timerspec(ctypes.Structure):
+    """struct itimerspec: seconds and nanoseconds, of the interval and of the first time."""
+
+    _fields_ = tuple((name, ctypes.c_long) for name in ("again", "again_ns", "first", "first_ns"))
+
+
+def make_timer() -> int:
+    """A timerfd(2) of CLOCK_MONOTONIC that does not block and is not set. From Python 3.13: os."""
+    return _call("timerfd_create", time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def set_timer(fd: int, seconds: int) -> None:
+    """Have a timerfd go off once after `seconds`; 0: not at all."""
+    _call("timerfd_settime", fd, 0, ctypes.byref(_Timerspec(0, 0, seconds, 0)), None)
 
 
 def forbid_new_privileges() -> None:

@@ -17,6 +17,7 @@ import ovs.vlog
 
 from ovs_vhost_plugin import __version__, pidfile
 from ovs_vhost_plugin.announce.addresses import Station
+from ovs_vhost_plugin.announce.limit import TokenBucket
 from ovs_vhost_plugin.control import Channel, ChannelBroken, ChannelClosed, WorkerSpec
 from ovs_vhost_plugin.daemon import reports
 from ovs_vhost_plugin.daemon.reconcile import Phase
@@ -32,8 +33,10 @@ _READ_AT_ONCE = 128 * 1024
 
 _STUCK = "worker-stuck"
 
-HANG_LOOKS = 3
-"""Looks at a pulse that find the same work still going on, before the worker is taken to hang."""
+HANG_ALARMS = 3
+"""Alarms that find the same work still going on, before the worker is taken to hang."""
+
+_ALARMS_PER_SECOND, _ALARMS_AT_ONCE = 1.0, 10
 
 _LAST_WORDS = ("postcopy-page-missing:", "fds-not-closed:")
 """What a worker says that ends because of its front-end."""
@@ -75,13 +78,14 @@ class WorkerLink:
         self._reports = ReportReader()
         self._rates = ReportRates(now)
         self._pidfd: int | None = None
-        self._pulse, self._looks = 0, 0
+        self._pulse, self._alarms = 0, 0
+        self._false_alarms = TokenBucket(_ALARMS_PER_SECOND, _ALARMS_AT_ONCE, now)
         self._greet(now)
 
     def _greet(self, now: float) -> None:
         """Send the hello, with where to report to and where to show a pulse."""
         hello = {"op": "hello", "version": __version__}
-        self.send(hello, now, (self._reports.writer, self.vitals.fd))
+        self.send(hello, now, (self._reports.writer, self.vitals.fd, self.vitals.alarm))
         self._reports.give_away()
 
     def born(self, pid: int, now: float) -> None:
@@ -174,15 +178,20 @@ class WorkerLink:
             self._keep(report, now)
         return heard
 
-    def hangs(self) -> bool:
-        """Whether it has been busy with the same since several looks; this is one more.
+    def alarmed(self, now: float) -> None:
+        """Its alarm went off. Kill it where it has been busy with the same for several alarms.
 
-        Looks are counted and not seconds: while this daemon is held up, so may be its workers.
+        Alarms are counted and not seconds: while this daemon was held up, so were its workers.
         """
         pulse = self.vitals.busy_since if self.phase is Phase.RUNNING else 0
-        self._looks = self._looks + 1 if pulse and pulse == self._pulse else 0
+        self._alarms = self._alarms + 1 if pulse and pulse == self._pulse else 1
         self._pulse = pulse
-        return self._looks >= HANG_LOOKS
+        self.vitals.rewind(busy=bool(pulse))
+        if pulse and self._alarms >= HANG_ALARMS:
+            vlog.warn(f"{self.name}: its worker hangs: killing it")
+            self.kill(f"{_STUCK}: it did not come back from what its peer asked", now)
+        elif not self._false_alarms.take(now):
+            self._lost(ReportError("a flood of alarms"), now)
 
     def ended(self) -> bool:
         """Whether a worker that is not the nursery's child has ended."""

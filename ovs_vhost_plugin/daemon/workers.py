@@ -31,9 +31,6 @@ vlog = ovs.vlog.Vlog("vhost_workers")
 _SPAWNS_AT_ONCE = 4
 """Workers that the nursery is asked for at a time: their taps' fds are in flight meanwhile."""
 
-_LOOK_EVERY = 2.0
-"""Seconds between looks at the workers' pulses, which wakes none of them."""
-
 
 @dataclass(frozen=True, slots=True)
 class Heard:
@@ -84,7 +81,8 @@ class Workers:
         self._ready = False
         self._backoff = Backoff()
         self._began = 0.0
-        self._look_at = 0.0
+        self._alarms = select.epoll()
+        self._alarmed: dict[int, WorkerLink] = {}
         self._unwanted: list[int] = []
 
     # -- the nursery -----------------------------------------------------------------------------
@@ -197,7 +195,7 @@ class Workers:
                 fds = [link.vitals.fd, *joins, *listeners, journal, *queues]
                 self._nursery.channel.send(request, fds)
             except ChannelClosed as closed:
-                link.close()
+                self._close(link)
                 self._state.forget(spec.name)
                 self._nursery_died(str(closed), now)
                 return
@@ -263,6 +261,7 @@ class Workers:
             stack.callback(vitals.close)
             link = WorkerLink(name, channel, spec, self._state.pid(name), vitals, now, child=child)
             stack.pop_all()
+        self._watch(link)
         return link
 
     def abandon(self, name: str) -> None:
@@ -281,25 +280,32 @@ class Workers:
         for link in list(self.links.values()):
             events += [Heard(link.name, report) for report in link.receive(now)]
         events += self._hear_nursery(now)
-        self._look(now)
+        self._hear_alarms(now)
         for link in list(self.links.values()):
             if link.ended():
                 events.append(self._end(link, link.fault(None), now))
         for stuck in [stuck for stuck in self.stuck if stuck.link.ended()]:
             vlog.info(f"{stuck.name}: the worker that was stuck has ended")
-            stuck.link.close()
+            self._close(stuck.link)
             self.stuck.remove(stuck)
         return events
 
-    def _look(self, now: float) -> None:
-        """Find workers that hang, and end them."""
-        if now < self._look_at:
-            return
-        self._look_at = now + _LOOK_EVERY
-        for link in self.links.values():
-            if link.hangs():
-                vlog.warn(f"{link.name}: its worker hangs: killing it")
-                link.kill("worker-stuck: it did not come back from what its peer asked", now)
+    def _hear_alarms(self, now: float) -> None:
+        """See to workers that have been busy for long: few, and all asked for by one call."""
+        for fd, _ in self._alarms.poll(0):
+            link = self._alarmed.get(fd)
+            if link is not None:
+                link.alarmed(now)
+
+    def _watch(self, link: WorkerLink) -> None:
+        self._alarmed[link.vitals.alarm] = link
+        self._alarms.register(link.vitals.alarm, select.EPOLLIN)
+
+    def _close(self, link: WorkerLink) -> None:
+        """Let go of a worker; of its alarm first, which the worker has as well."""
+        if self._alarmed.pop(link.vitals.alarm, None) is not None:
+            self._alarms.unregister(link.vitals.alarm)
+        link.close()
 
     def wait(self, poller: Any, now: float) -> None:
         """Register what `run` has to be called for."""
@@ -307,8 +313,7 @@ class Workers:
             link.wait(poller)
         for stuck in self.stuck:
             stuck.link.wait(poller)
-        if self.links:
-            poller.timer_wait(math.ceil((self._look_at - now) * 1000))
+        poller.fd_wait(self._alarms.fileno(), select.POLLIN)
         if self._nursery is not None:
             channel = self._nursery.channel
             wants = select.POLLOUT if channel.wants_write or self._unwanted else 0
@@ -323,7 +328,7 @@ class Workers:
     def forget_all(self) -> None:
         """Let go of all workers, as another daemon serves the database now."""
         for link in [*self.links.values(), *(stuck.link for stuck in self.stuck)]:
-            link.close()
+            self._close(link)
         self.links.clear()
         self.stuck.clear()
 
@@ -335,7 +340,7 @@ class Workers:
             self._nursery = None
 
     def _end(self, link: WorkerLink, fault: str, now: float) -> Ended:
-        link.close()
+        self._close(link)
         del self.links[link.name]
         self._clear(link.name)
         return Ended(link.name, fault, now - link.began)

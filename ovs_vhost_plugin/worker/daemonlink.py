@@ -8,13 +8,12 @@ worker's vitals: then it is told.
 
 from __future__ import annotations
 
-import os
 import selectors
 import socket
 from collections.abc import Callable
 from typing import Any
 
-from ovs_vhost_plugin import __version__, vitals
+from ovs_vhost_plugin import __version__
 from ovs_vhost_plugin.control import Channel, ChannelClosed, WorkerSpec
 from ovs_vhost_plugin.reportpipe import ReportWriter
 from ovs_vhost_plugin.worker.limiter import Limiter
@@ -41,9 +40,13 @@ class DaemonLink:
         addresses: Callable[[], list[dict[str, Any]]],
         holding: Callable[[], dict[str, Any] | None],
         handle: Handler,
+        adopt_vitals: Callable[[int, int], object],
         on_daemon: Callable[[], object] = lambda: None,
     ) -> None:
-        """`on_daemon` is called when a daemon has come that knows nothing yet."""
+        """`adopt_vitals` takes the fds of the file and the alarm for this worker's vitals.
+
+        `on_daemon` is called when a daemon has come that knows nothing yet.
+        """
         self._listener = listener
         self._selector = selector
         self._spec = spec
@@ -51,6 +54,7 @@ class DaemonLink:
         self._addresses = addresses
         self._holding = holding
         self._handle = handle
+        self._adopt_vitals = adopt_vitals
         self._on_daemon = on_daemon
         self._channel: Channel | None = None
         self._reports: ReportWriter | None = None  # from the daemon's hello on
@@ -149,7 +153,7 @@ class DaemonLink:
         except OSError:
             return
         self._drop()
-        self._channel = Channel(sock, max_fds=2)
+        self._channel = Channel(sock, max_fds=3)
         self._selector.register(self._channel, selectors.EVENT_READ, self._receive)
 
     def _receive(self, now: float) -> None:
@@ -158,16 +162,15 @@ class DaemonLink:
             return
         try:
             for command, fds in channel.receive():
-                if command.get("op") == "hello" and len(fds) == 2 and self._reports is None:
-                    self._greet(fds[0], fds[1], now)
+                if command.get("op") == "hello" and len(fds) == 3 and self._reports is None:
+                    self._greet(*fds, now=now)
                 else:
                     self._handle(command, fds)
         except ChannelClosed:
             self._drop()
 
-    def _greet(self, reports: int, black_box: int, now: float) -> None:
-        vitals.adopt(black_box)
-        os.close(black_box)
+    def _greet(self, reports: int, black_box: int, alarm: int, *, now: float) -> None:
+        self._adopt_vitals(black_box, alarm)
         self._reports = ReportWriter(reports)
         hello = {"event": "hello", "version": __version__, "spec": self._spec().to_json()}
         if self.send(hello):

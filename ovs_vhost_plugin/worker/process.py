@@ -23,13 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from ovs_vhost_plugin import process, vitals
+from ovs_vhost_plugin import process
 from ovs_vhost_plugin.announce import frames
 from ovs_vhost_plugin.control import Inheritance, WorkerSpec
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import Nic, Offer, offer
 from ovs_vhost_plugin.vhost.spec import ProtocolFeature
+from ovs_vhost_plugin.vitals import Pulse
 from ovs_vhost_plugin.worker import journal, statistics
 from ovs_vhost_plugin.worker.addresses import Addresses
 from ovs_vhost_plugin.worker.backend import BackEndChannel
@@ -69,7 +70,7 @@ def warm() -> None:
 
 def run(spec: WorkerSpec, inheritance: Inheritance) -> int:
     """Be the worker of `spec` until told to quit; return the exit status."""
-    worker = Worker(spec, inheritance, vitals.beat)
+    worker = Worker(spec, inheritance, Pulse())
     try:
         worker.serve()
     finally:
@@ -80,13 +81,10 @@ def run(spec: WorkerSpec, inheritance: Inheritance) -> int:
 class Worker:
     """The wiring of one port."""
 
-    def __init__(
-        self, spec: WorkerSpec, inheritance: Inheritance, beat: Callable[[int], object]
-    ) -> None:
-        """`beat` is told since when the worker is busy (nanoseconds), and with 0 that it sleeps."""
+    def __init__(self, spec: WorkerSpec, inheritance: Inheritance, pulse: Pulse) -> None:
         tap_fds = inheritance.taps
         self._spec = spec
-        self._beat = beat
+        self._pulse = pulse
         self._selector = selectors.DefaultSelector()
         self._errors: Counter[str] = Counter()
         self._last_error: PeerError | None = None
@@ -145,6 +143,7 @@ class Worker:
             lambda: self._addresses.current,
             self._holding.report,
             self._command,
+            pulse.adopt,
             on_daemon=lambda: self._front_end.daemon_came(),
         )
         listener = inheritance.listener
@@ -183,7 +182,7 @@ class Worker:
                 self._expectation.due(now),
             )
             timeout = min((w for w in waits if w is not None), default=None)
-            self._beat(0)
+            self._pulse.beat(0)
             ready = self._selector.select(timeout)
             self.busy()
             for key, _ in ready:
@@ -192,7 +191,7 @@ class Worker:
 
     def busy(self) -> None:
         """Say that this worker does something now; if it does not say it again, it hangs."""
-        self._beat(time.monotonic_ns())
+        self._pulse.beat(time.monotonic_ns())
 
     def close(self) -> None:
         """Stop the rings before the memory behind them goes."""

@@ -26,9 +26,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ovs_vhost_plugin import vitals
 from ovs_vhost_plugin.control import Channel, ChannelClosed, Inheritance, WorkerSpec
 from ovs_vhost_plugin.reportpipe import ReportWriter
+from ovs_vhost_plugin.vitals import Pulse
 
 MODULES = (
     *(array, ctypes, errno, fcntl, json, mmap, os, resource, select, signal, socket, struct),
@@ -71,6 +71,7 @@ class EvilWorker:
         self.names: dict[str, Any] = {module.__name__: module for module in MODULES}
         self.names |= {"me": self, "libc": LIBC, "Path": Path}
         self.part = b""
+        self.pulse, self.alarm = Pulse(), -1
 
     def tell(self, event: str, **what: Any) -> None:
         """Report to the daemon."""
@@ -92,7 +93,7 @@ class EvilWorker:
             ready = {fd for fd, _ in poll.poll()}
             if self.control.fileno() in ready:
                 sock, _ = self.control.accept()
-                self.channel = Channel(sock, max_fds=2)
+                self.channel = Channel(sock, max_fds=3)
             if self.listener.fileno() in ready:
                 self.master, _ = self.listener.accept()
             if self.channel is not None and self.channel.fileno() in ready and self.hear():
@@ -108,8 +109,8 @@ class EvilWorker:
                 self.commands.append(command)
                 match command:
                     case {"op": "hello"}:
-                        vitals.adopt(fds[1])
-                        os.close(fds[1])
+                        self.pulse.adopt(fds[1], fds[2])
+                        self.alarm = fds[2]
                         self.reports = ReportWriter(fds[0])
                         self.tell("hello", version="evil", spec=self.spec.to_json())
                         self.tell_state("listening")

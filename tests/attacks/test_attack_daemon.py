@@ -86,8 +86,15 @@ def test_a_flood_costs_the_worker_alone(evil_host, evil, kind):
 def test_a_worker_that_hangs_is_found_and_replaced(evil_host, evil):
     """By its pulse: nobody asks it anything."""
     pid = evil.pid
-    evil.send("os.pwrite(2, struct.pack('=Q', 1), 0); time.sleep(600)")
+    evil.send("me.pulse.beat(1); time.sleep(600)")
     ended_as(evil_host, pid, "worker-stuck: ")
+
+
+def test_an_alarm_that_never_stops_costs_the_worker_alone(evil_host, evil):
+    """Every nanosecond, and it is busy with nothing."""
+    pid = evil.pid
+    evil.run("libc.timerfd_settime(me.alarm, 0, struct.pack('=4q', 0, 1, 0, 1), None)")
+    ended_as(evil_host, pid, "worker-channel: a flood of alarms")
 
 
 def test_one_that_does_not_quit_is_killed(evil_host, evil):
@@ -106,7 +113,7 @@ def test_one_that_the_kernel_does_not_end_is_named_and_its_name_is_free(evil_hos
         evil.give_by(lambda sock: passer.send(b"x", sock.fileno()))
         pid = evil.pid
         index = evil_host.namespace.run("cat", "/sys/class/net/evil0/ifindex")
-        evil.send("os.pwrite(2, struct.pack('=Q', 1), 0); os.pread(gift, 1, 0)")
+        evil.send("me.pulse.beat(1); os.pread(gift, 1, 0)")
         wait_until(lambda: answers(evil_host)["stuck"], "a worker that is stuck")
         fault = evil_host.status("evil0").get("error", "")
         assert not fault or fault.startswith("worker-stuck")

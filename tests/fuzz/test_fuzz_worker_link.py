@@ -47,7 +47,7 @@ class Hearing:
 
     def __init__(self, link: WorkerLink, worker: Channel) -> None:
         self.link, self.now = link, BEGIN
-        ((_, (self.pipe, self.vitals)),) = worker.receive()
+        ((_, (self.pipe, self.vitals, self.alarm)),) = worker.receive()
         os.set_blocking(self.pipe, False)
         self.worker = worker
         self.kinds: Counter[str] = Counter()
@@ -83,7 +83,7 @@ class Hearing:
 @contextlib.contextmanager
 def hearing() -> Iterator[Hearing]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    worker = Channel(theirs, max_fds=2)
+    worker = Channel(theirs, max_fds=3)
     record = Path("/nonexistent/record")
     link = WorkerLink("vhu0", Channel(ours), SPEC, record, Vitals(), BEGIN, child=True)
     found = Hearing(link, worker)
@@ -94,6 +94,7 @@ def hearing() -> Iterator[Hearing]:
         worker.close()
         os.close(found.pipe)
         os.close(found.vitals)
+        os.close(found.alarm)
 
 
 @examples(150)

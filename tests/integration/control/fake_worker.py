@@ -132,13 +132,14 @@ class FakeWorker:
 
     def accept(self) -> None:
         sock, _ = self.control.accept()
-        self.channel = Channel(sock, max_fds=2)
+        self.channel = Channel(sock, max_fds=3)
 
-    def greet(self, reports: int, black_box: int) -> None:
+    def greet(self, reports: int, black_box: int, alarm: int) -> None:
         if self.spec.name.startswith("rude"):
             os.write(reports, b"[1, 2\n")
         vitals.adopt(black_box)
         os.close(black_box)
+        os.close(alarm)
         self.reports = ReportWriter(reports)
         self.tell("hello", version="fake", spec=self.spec.to_json())
         self.tell_state()

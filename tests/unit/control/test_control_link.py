@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import select
 import signal
 import socket
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from ovs_vhost_plugin.control import Channel, WorkerSpec
 from ovs_vhost_plugin.daemon.reconcile import Phase
 from ovs_vhost_plugin.daemon.reportrates import RATES
 from ovs_vhost_plugin.daemon.reports import Hello, Started, State
-from ovs_vhost_plugin.daemon.workerlink import HANG_LOOKS, WorkerLink
+from ovs_vhost_plugin.daemon.workerlink import HANG_ALARMS, WorkerLink
 from ovs_vhost_plugin.reportpipe import ReportWriter
 from ovs_vhost_plugin.vitals import Vitals
 
@@ -42,11 +43,11 @@ class Worker:
     def __init__(self, directory: Path, *, child: bool) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.record = directory / "pid"
-        self.channel = Channel(theirs, max_fds=2)
+        self.channel = Channel(theirs, max_fds=3)
         channel = Channel(ours, max_fds=0)
         spec = SPEC if child else None
         self.link = WorkerLink("vhu0", channel, spec, self.record, Vitals(), NOW, child=child)
-        ((hello, (pipe, self.vitals)),) = self.channel.receive()
+        ((hello, (pipe, self.vitals, self.alarm)),) = self.channel.receive()
         assert hello["op"] == "hello"
         self.pipe = pipe
         self.reports = ReportWriter(pipe)
@@ -72,6 +73,7 @@ class Worker:
         self.link.close()
         self.channel.close()
         os.close(self.vitals)
+        os.close(self.alarm)
         with contextlib.suppress(OSError):
             self.reports.close()
 
@@ -286,11 +288,45 @@ def test_an_answer_to_each_question_is_no_flood(child: Worker) -> None:
 
 def test_a_worker_hangs_when_it_does_not_come_back_from_the_same(child: Worker) -> None:
     child.hello()
-    for look in range(2 * HANG_LOOKS):  # one that sleeps, and one that is busy with another thing
+    for look in range(2 * HANG_ALARMS):  # one that sleeps, and one that is busy with another thing
         child.pulse(look % 2 * (look + 1))
-        assert not child.link.hangs()
+        child.link.alarmed(NOW + look)
+        assert child.link.phase is Phase.RUNNING
     child.pulse(77)
-    assert [child.link.hangs() for _ in range(HANG_LOOKS + 1)] == [False] * HANG_LOOKS + [True]
+    phases = []
+    for look in range(HANG_ALARMS):
+        child.link.alarmed(NOW + 20 + look)
+        phases.append(child.link.phase)
+    assert phases == [Phase.RUNNING] * (HANG_ALARMS - 1) + [Phase.KILLED]
+    assert child.link.fault(None).startswith("worker-stuck: ")
+
+
+def test_an_alarm_goes_off_for_one_that_is_busy_and_not_for_one_that_sleeps(
+    child: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vitals, "ALARM", 1)
+    monkeypatch.setattr(os, "pwrite", lambda *_: None)  # this process keeps its standard error
+    pulse = vitals.Pulse()
+    pulse._alarm = child.alarm
+    pulse.beat(5)
+    pulse.beat(0)
+    poll = select.poll()
+    poll.register(child.link.vitals.alarm, select.POLLIN)
+    assert not poll.poll(1500)
+    pulse.beat(5)
+    assert poll.poll(60_000)
+    child.link.vitals.rewind(busy=False)
+    assert not poll.poll(0)
+
+
+def test_alarms_without_end_are_a_flood(child: Worker) -> None:
+    child.hello()
+    alarms = 0
+    while child.link.channel is not None:
+        child.link.alarmed(NOW)
+        alarms += 1
+    assert alarms == 11
+    assert child.link.fault(None) == "worker-channel: a flood of alarms"
 
 
 def test_the_vitals_cannot_be_made_larger(child: Worker) -> None:

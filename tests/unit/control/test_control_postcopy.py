@@ -30,7 +30,7 @@ class Rig:
 
     def __init__(self, directory: Path) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.worker = Channel(theirs, max_fds=2)
+        self.worker = Channel(theirs, max_fds=3)
         channel = Channel(ours, max_fds=0)
         record = directory / "pid"
         self.link = WorkerLink("vhu0", channel, None, record, Vitals(), NOW, child=False)

@@ -2,12 +2,12 @@
 """What the daemon is told of SEND_RARP, and when."""
 
 import contextlib
+import os
 import selectors
 import socket
 
 import pytest
 
-from ovs_vhost_plugin import vitals
 from ovs_vhost_plugin.control import Channel, WorkerSpec
 from ovs_vhost_plugin.reportpipe import ReportReader
 from ovs_vhost_plugin.vitals import Vitals
@@ -25,7 +25,8 @@ class Daemon:
         self.channel = Channel(self.sock)
         self.reports = ReportReader()
         self.vitals = Vitals()
-        self.channel.send({"op": "hello", "version": "1"}, [self.reports.writer, self.vitals.fd])
+        self.fds = [self.reports.writer, self.vitals.fd, self.vitals.alarm]
+        self.channel.send({"op": "hello", "version": "1"}, self.fds)
         self.reports.give_away()
 
     def receive(self):
@@ -38,11 +39,10 @@ class Daemon:
 
 
 @pytest.fixture
-def link(tmp_path, monkeypatch):
+def link(tmp_path):
     """A worker's link, and the daemon's end of it past the greeting."""
     spec = WorkerSpec("vhu0", "client", "/vm.sock", 1, None, finish_offloads=False, hold=True)
     path = str(tmp_path / "control")
-    monkeypatch.setattr(vitals, "adopt", lambda _fd: None)  # this process keeps its stderr
     with (
         selectors.DefaultSelector() as selector,
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
@@ -50,7 +50,14 @@ def link(tmp_path, monkeypatch):
         listener.bind(path)
         listener.listen()
         made = DaemonLink(
-            listener, selector, lambda: spec, dict, list, lambda: None, lambda command, fds: None
+            listener,
+            selector,
+            lambda: spec,
+            dict,
+            list,
+            lambda: None,
+            lambda command, fds: None,
+            close,
         )
         with contextlib.closing(Daemon(path)) as daemon:
             while not made.connected:
@@ -58,6 +65,12 @@ def link(tmp_path, monkeypatch):
                     key.data(0.0)
             assert daemon.receive()[0]["event"] == "hello"
             yield made, daemon
+
+
+def close(*fds):
+    """This process keeps its standard error."""
+    for fd in fds:
+        os.close(fd)
 
 
 def macs(daemon):
