@@ -36,18 +36,9 @@ _OF_SOCKETS = ("getsockopt", "getsockname", "getpeername")
 _OF_FDS = ("close", "dup", "dup2", "dup3", "fcntl", "lseek", "ftruncate", "eventfd2", "pipe2")
 _OF_FILES = ("fstat", "newfstatat", "statx", "fstatfs", "readlink", "readlinkat", "memfd_create")
 _OF_MEMORY = ("brk", "munmap", "mremap", "madvise")
-_OF_THREADS = (
-    "restart_syscall",
-    "futex",
-    "set_robust_list",
-    "rseq",
-    "gettid",
-    "getpid",
-    "sched_yield",
-    "exit",
-)
+_OF_THREADS = ("futex", "set_robust_list", "rseq", "gettid", "getpid", "sched_yield", "exit")
 _OF_TIME = ("clock_gettime", "clock_nanosleep", "nanosleep", "timerfd_settime")
-_OF_SIGNALS = ("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "exit_group")
+_OF_SIGNALS = ("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "restart_syscall")
 _TO_KNOW = ("getrandom", "sched_getaffinity", "getuid", "geteuid", "getgid", "getegid", "uname")
 
 ALLOWED = (
@@ -62,6 +53,7 @@ ALLOWED = (
     *_OF_TIME,
     *_OF_SIGNALS,
     *_TO_KNOW,
+    "exit_group",
 )
 """System calls that a worker may make with any arguments; those with some are in `_with_arguments`.
 

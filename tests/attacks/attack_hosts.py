@@ -9,7 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ovs_vhost_plugin.lab.host import Host
 from ovs_vhost_plugin.lab.process import PATIENCE, LabError, wait_until
@@ -20,11 +20,15 @@ _PROGRAM = Path(__file__).with_name("daemon_with_evil_worker.py")
 class EvilHost(Host):
     """A host all of whose workers have been taken over; the rest is real."""
 
+    wrapper: ClassVar[tuple[str, ...]] = ()
+    """A command that runs the daemon's."""
+
     def launch_daemon(self) -> None:
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self.daemon = self.namespace.start(
             [
+                *self.wrapper,
                 *(sys.executable, str(_PROGRAM), self.switch.db),
                 f"--pidfile={self.directory}/ovs-vhost.pid",
                 *(f"--log-file={self.log}", "-vconsole:off"),
