@@ -60,13 +60,18 @@ class Connector:
         reach: Callable[[str, str], socket | None],
         counters: Counter[str],
         dispose: Callable[[int], None] = os.close,
+        may_try: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`reach`: `Reach.connect`; `counters` counts errors by name; `dispose` takes an fd."""
+        """`reach`: `Reach.connect`; `counters` counts errors by name; `dispose` takes an fd.
+
+        Without `may_try()` nothing is tried: what would be disposed of could not be.
+        """
         self.errors: dict[str, str] = {}
         self._links = links
         self._reach = reach
         self._counters = counters
         self._dispose = dispose
+        self._may_try = may_try
         self._ports: dict[str, _Port] = {}
         self._wake_at: float | None = None
 
@@ -111,6 +116,8 @@ class Connector:
     def _try(self, port: PortSpec, link: WorkerLink, wants: _Port, now: float) -> None:
         wants.due = _next_multiple(wants.retry, now)
         wants.retry = min(2 * wants.retry, LAST_RETRY)
+        if not self._may_try():
+            return
         try:
             sock = self._reach(port.path, port.socket_owner)
         except SocketError as error:

@@ -95,7 +95,11 @@ def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: Path) -
     uids = Uids.of_machine(state)
     ports = Ports(workers, taps, seclusion, state, chosen, listeners, uids)
     reach = Reach(rundir, state, chosen.database, workers.pids, mounts, workers.dispose)
-    connector = Connector(workers.links, reach.connect, ports.counters, workers.dispose)
+
+    def may_try() -> bool:
+        return not workers.disposal.full
+
+    connector = Connector(workers.links, reach.connect, ports.counters, workers.dispose, may_try)
     announcing = Announcing(workers.tell, made)
     forwarding = Forwarding(workers.tell)
     reopening = Reopening(taps, ports.unheard)

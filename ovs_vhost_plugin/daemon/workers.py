@@ -18,6 +18,8 @@ import ovs.vlog
 from ovs_vhost_plugin import pidfile
 from ovs_vhost_plugin.control import Channel, ChannelClosed, WorkerSpec, threads_of
 from ovs_vhost_plugin.daemon import cgroups
+from ovs_vhost_plugin.daemon.alarms import Alarms
+from ovs_vhost_plugin.daemon.disposal import Disposal
 from ovs_vhost_plugin.daemon.listener import listen_control
 from ovs_vhost_plugin.daemon.nursery import Nursery
 from ovs_vhost_plugin.daemon.reconcile import Backoff
@@ -81,9 +83,8 @@ class Workers:
         self._ready = False
         self._backoff = Backoff()
         self._began = 0.0
-        self._alarms = select.epoll()
-        self._alarmed: dict[int, WorkerLink] = {}
-        self._unwanted: list[int] = []
+        self._alarms = Alarms()
+        self.disposal = Disposal()
 
     # -- the nursery -----------------------------------------------------------------------------
 
@@ -133,7 +134,8 @@ class Workers:
             channel = self._nursery.channel
             channel.flush()
             events = [self._nursery_says(said, now) for said, _ in channel.receive()]
-            self._pass_unwanted()
+            if self._ready:
+                self.disposal.pass_on(channel)
         except ChannelClosed as closed:
             self._nursery_died(str(closed), now)
             return []
@@ -205,25 +207,10 @@ class Workers:
         self.links[spec.name] = link
 
     def dispose(self, fd: int) -> None:
-        """Have an fd closed that a peer has touched, in a process for which nobody waits.
-
-        The last close(2) of a socket closes what lies in its queue unread, and a peer may have
-        sent what takes its time to close. Takes the fd.
-        """
-        self._unwanted.append(fd)
-        self._pass_unwanted()
-
-    def _pass_unwanted(self) -> None:
-        """Hand them to the nursery, if there is one now."""
-        while self._unwanted and self._nursery is not None and self._ready:
-            fd = self._unwanted[0]
-            try:
-                if not self._nursery.channel.send_now({"dispose": True}, [fd]):
-                    return
-            except ChannelClosed:
-                return  # it is seen to be dead when it is heard
-            os.close(fd)  # never the last: the nursery has it
-            del self._unwanted[0]
+        """Have an fd closed that a peer has touched; takes it."""
+        self.disposal.take(fd)
+        if self._nursery is not None and self._ready:
+            self.disposal.pass_on(self._nursery.channel)
 
     def adopt(self, now: float) -> None:
         """Find the workers of an earlier daemon; clear away what dead ones left."""
@@ -261,7 +248,7 @@ class Workers:
             stack.callback(vitals.close)
             link = WorkerLink(name, channel, spec, self._state.pid(name), vitals, now, child=child)
             stack.pop_all()
-        self._watch(link)
+        self._alarms.add(link)
         return link
 
     def abandon(self, name: str) -> None:
@@ -280,7 +267,8 @@ class Workers:
         for link in list(self.links.values()):
             events += [Heard(link.name, report) for report in link.receive(now)]
         events += self._hear_nursery(now)
-        self._hear_alarms(now)
+        for link in self._alarms.gone_off():
+            link.alarmed(now)
         for link in list(self.links.values()):
             if link.ended():
                 events.append(self._end(link, link.fault(None), now))
@@ -290,21 +278,9 @@ class Workers:
             self.stuck.remove(stuck)
         return events
 
-    def _hear_alarms(self, now: float) -> None:
-        """See to workers that have been busy for long: few, and all asked for by one call."""
-        for fd, _ in self._alarms.poll(0):
-            link = self._alarmed.get(fd)
-            if link is not None:
-                link.alarmed(now)
-
-    def _watch(self, link: WorkerLink) -> None:
-        self._alarmed[link.vitals.alarm] = link
-        self._alarms.register(link.vitals.alarm, select.EPOLLIN)
-
     def _close(self, link: WorkerLink) -> None:
-        """Let go of a worker; of its alarm first, which the worker has as well."""
-        if self._alarmed.pop(link.vitals.alarm, None) is not None:
-            self._alarms.unregister(link.vitals.alarm)
+        """Let go of a worker."""
+        self._alarms.remove(link)
         link.close()
 
     def wait(self, poller: Any, now: float) -> None:
@@ -313,10 +289,10 @@ class Workers:
             link.wait(poller)
         for stuck in self.stuck:
             stuck.link.wait(poller)
-        poller.fd_wait(self._alarms.fileno(), select.POLLIN)
+        self._alarms.wait(poller)
         if self._nursery is not None:
             channel = self._nursery.channel
-            wants = select.POLLOUT if channel.wants_write or self._unwanted else 0
+            wants = select.POLLOUT if channel.wants_write or self.disposal.waiting else 0
             poller.fd_wait(channel.fileno(), select.POLLIN | wants)
         else:
             poller.timer_wait(math.ceil((self._backoff.retry_at - now) * 1000))
