@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fds that a peer has touched, on their way to a process that closes them and that nobody waits for.
+"""Fds that a peer has touched, on their way to a process that closes them while nobody waits.
 
 The last close(2) of a socket closes what lies in its queue unread, and a peer may have sent what
 takes its time to close.
