@@ -2,7 +2,6 @@
 """A worker that was taken over against the daemon: it cannot be frozen, flooded or kept busy."""
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
@@ -25,11 +24,8 @@ def evil(evil_host):
 @pytest.fixture
 def lingering():
     """A socket of which the last close takes ten minutes."""
-    sock, peer = lingering_socket()
-    yield sock
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes(8))
-    sock.close()
-    peer.close()
+    with lingering_socket() as sock:
+        yield sock
 
 
 def answers(host):

@@ -126,17 +126,30 @@ def _pass_on(control: socket.socket, fd: int) -> None:
         control.send(b"done")
 
 
-def lingering_socket(seconds: int = 600) -> tuple[socket.socket, socket.socket]:
-    """A TCP socket whose close waits `seconds` for its peer, which reads nothing, and the peer.
+@contextmanager
+def lingering_socket(seconds: int = 600) -> Iterator[socket.socket]:
+    """A TCP socket whose closing waits `seconds` for its peer, until this is over.
 
-    Over the loopback interface of whoever calls. It waits for what was not sent yet.
+    It has not sent all that it was given, and its peer reads nothing. Over the loopback interface
+    of the namespace that the caller is in. Whoever detaches it has it, and its peer goes all the
+    same; else it is closed here, without waiting.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sock = socket.create_connection(listener.getsockname())
         peer, _ = listener.accept()
+    with peer:
+        sock.setblocking(False)
+        _linger(sock, seconds)
+        with suppress(BlockingIOError):
+            while True:
+                sock.send(bytes(1 << 16))
+        try:
+            yield sock
+        finally:
+            if sock.fileno() >= 0:
+                _linger(sock, 0)
+                sock.close()
+
+
+def _linger(sock: socket.socket, seconds: int) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, seconds))
-    sock.setblocking(False)
-    with suppress(BlockingIOError):
-        while True:
-            sock.send(bytes(1 << 16))
-    return sock, peer

@@ -50,11 +50,8 @@ def stuck_file(require):
 @pytest.fixture
 def stuck_socket():
     """Only the last fd of a socket is closed slowly: this is."""
-    with Namespace("stuck") as place:
-        with place.entered():
-            sock, peer = lingering_socket()
+    with Namespace("stuck") as place, place.entered(), lingering_socket() as sock:
         yield sock.detach()
-        peer.close()
 
 
 def tell(request, fd):

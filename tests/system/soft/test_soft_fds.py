@@ -69,13 +69,23 @@ def check_refused(port, request, send):
     assert port.pid == pid
 
 
+@contextlib.contextmanager
+def linger_in(host):
+    """A socket that lingers, in a host's namespace."""
+    with contextlib.ExitStack() as stack:
+        with host.namespace.entered():
+            sock = stack.enter_context(lingering_socket())
+        yield sock
+
+
 def passing(fd):
-    """Sends `fd`, and has it no more."""
+    """Sends `fd`, and has it no more before all is sent: the last to close it is the other end."""
 
     def send(data, connection):
         with socket.socket(fileno=os.dup(connection)) as sock:
-            socket.send_fds(sock, [data], [fd])
-        os.close(fd)
+            socket.send_fds(sock, [data[:1]], [fd])
+            os.close(fd)
+            sock.sendall(data[1:])
 
     return send
 
@@ -95,9 +105,7 @@ def test_a_file_whose_server_does_not_answer(port, stuck_file, request_):
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: request.name)
 def test_a_socket_that_lingers(port, request_):
     """The worker has the last fd of it: closing that is what waits."""
-    with port.host.namespace.entered():
-        sock, peer = lingering_socket()
-    with peer:
+    with linger_in(port.host) as sock:
         check_refused(port, request_, passing(sock.detach()))
 
 
@@ -117,9 +125,7 @@ def test_ever_more_fds_that_hang_end_their_own_worker_by_name(plug):
     pid = port.pid
     with contextlib.ExitStack() as stack:
         for _ in range(10):
-            with port.host.namespace.entered():
-                sock, peer = lingering_socket()
-            stack.enter_context(peer)
+            sock = stack.enter_context(linger_in(port.host))
             with socket.socket(socket.AF_UNIX) as front_end, contextlib.suppress(OSError):
                 front_end.connect(str(port.path))
                 passing(sock.detach())(GET_FEATURES, front_end.fileno())

@@ -252,6 +252,13 @@ def test_a_flood_of_any_kind_is_cut_off(child: Worker, kind: str) -> None:
     assert child.link.fault(None) == f"worker-channel: a flood of reports: {kind}"
 
 
+@pytest.mark.parametrize("kind", [[], {}, None, 1, "none"])
+def test_what_is_no_kind_of_report_costs_the_worker_its_channel(child: Worker, kind: Any) -> None:
+    child.says(event=kind)
+    assert child.link.channel is None
+    assert child.link.fault(None).startswith("worker-channel: ")
+
+
 def test_a_flood_of_bytes_is_cut_off(child: Worker) -> None:
     """Few reports, each as long as may be."""
     addresses = [
