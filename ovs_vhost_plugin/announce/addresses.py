@@ -84,7 +84,8 @@ def spread(stations: Sequence[Station], location: Location) -> tuple[Station, ..
     """The stations to announce at `location`: one for each MAC and VLAN of the bridge.
 
     What the port does not carry is left out. A MAC seen without a tag on a port that lists its
-    VLANs (`trunks`) is announced in each of them: the list says that they are the guest's.
+    VLANs (`trunks`) is announced in each of them: the list says that they are the guest's. Nothing
+    is in VLAN 4095, which is reserved: automation gives it to ports that are not wired yet.
     """
     listed = [vlan for vlan in location.trunks if vlan and location.carries(vlan)]
     if location.is_access or len(listed) >= MAX_STATIONS:
@@ -94,7 +95,7 @@ def spread(stations: Sequence[Station], location: Location) -> tuple[Station, ..
         found += [Station(one.mac, vlan) for one in stations if one.vlan == 0]
     kept: dict[tuple[bytes, int], Station] = {}
     for one in merge(found):
-        if location.carries(one.vlan):
+        if location.carries(one.vlan) and location.vlan_of(one.vlan) <= MAX_VLAN:
             kept.setdefault((one.mac, location.vlan_of(one.vlan)), one)
     return tuple(kept.values())[:MAX_STATIONS]
 

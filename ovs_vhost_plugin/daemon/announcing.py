@@ -175,7 +175,7 @@ class Announcing:
         if port is None or not port.announce.enabled:
             return
         if not self._request(port, trigger, now):
-            vlog.info(f"{name}: {trigger}, and no address of its guest is known yet")
+            vlog.info(f"{name}: {trigger}, and no address is known yet that its port carries")
             self._guest(name).unnamed(trigger, now)
         elif now - self._rarp_at.get(name, -RARP_ROUNDS) >= RARP_ROUNDS:
             self._rounds.begin(name, trigger, port.announce, now)

@@ -140,6 +140,20 @@ def test_a_spread_keeps_ips_where_they_were_seen_and_is_bounded():
     assert spread([seen], at(mode="trunk", trunks=tuple(range(4095)))) == (seen,)
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        at(tag=4095),
+        at(mode="trunk", trunks=(4095,)),
+        at(tag=4095, mode="native-tagged", trunks=(4095,)),
+        at(tag=4095, mode="native-untagged"),
+    ],
+)
+def test_nothing_is_announced_into_the_reserved_vlan(place: Location):
+    """Neutron gives it to ports that are not wired yet."""
+    assert [one.vlan for one in spread([Station(MAC), Station(MAC, 7)], place)] in ([], [7])
+
+
 def test_where_a_frame_is_learned():
     assert (at().vlan_of(0), at(tag=10).vlan_of(0)) == (0, 10)
     assert at(tag=5, mode="native-untagged").vlan_of(7) == 7
