@@ -215,6 +215,9 @@ class Session(State):
                 payload = yield from self._refuse(message, error)
         finally:
             close_fds(fds)
+        if message.request == FrontendRequest.SET_PROTOCOL_FEATURES:
+            # It may have negotiated REPLY_ACK, and then asks for that itself (User Mode Linux).
+            self.acknowledges = self._wants_acknowledgement(message)
         if payload is None and self.acknowledges:
             payload = spec.U64.pack(0)
         if payload is None:

@@ -66,6 +66,17 @@ def test_need_reply_is_ignored_without_reply_ack(bare):
     assert bare.send(R.SET_OWNER, need_reply=True) is None
 
 
+def test_the_message_that_negotiates_reply_ack_may_ask_for_it(bare):
+    """As User Mode Linux does, and waits for ever."""
+    features = ProtocolFeature.REPLY_ACK.mask
+    reply = bare.u64(R.SET_PROTOCOL_FEATURES, features, need_reply=True)
+    assert reply == Message(R.SET_PROTOCOL_FEATURES, OK, 0x5)
+
+
+def test_the_message_that_gives_reply_ack_up_is_not_acknowledged(peer):
+    assert peer.u64(R.SET_PROTOCOL_FEATURES, 0, need_reply=True) is None
+
+
 # -- refusals --------------------------------------------------------------------------------
 
 
