@@ -105,12 +105,15 @@ def set_mem_table(state: State, payload: bytes, fds: list[int]) -> Handling:
         raise PeerError(PeerErrorName.REGIONS_NONE)
     if count > spec.MAX_REGIONS:
         raise PeerError(PeerErrorName.REGIONS_TOO_MANY, str(count))
-    if len(payload) != spec.MEMORY_HEADER.size + count * spec.MEMORY_REGION.size:
+    end = spec.MEMORY_HEADER.size + count * spec.MEMORY_REGION.size
+    # There may be room for more regions than it has: User Mode Linux always sends two.
+    most = spec.MEMORY_HEADER.size + spec.MAX_REGIONS * spec.MEMORY_REGION.size
+    if not end <= len(payload) <= most:
         detail = f"SET_MEM_TABLE: {len(payload)} bytes for {count} regions"
         raise PeerError(PeerErrorName.PAYLOAD_SIZE, detail)
     if len(fds) != count:
         raise PeerError(PeerErrorName.REGIONS_FDS_DIFFER, f"{count} regions, {len(fds)} fds")
-    body = payload[spec.MEMORY_HEADER.size :]
+    body = payload[spec.MEMORY_HEADER.size : end]
     regions = tuple(MemoryRegion(*fields) for fields in spec.MEMORY_REGION.iter_unpack(body))
     taken = tuple(fds)
     fds.clear()

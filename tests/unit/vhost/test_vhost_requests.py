@@ -142,8 +142,16 @@ def test_memory_table_cut_short(peer, payload):
     assert name_of(peer.send, R.SET_MEM_TABLE, payload) == PeerErrorName.PAYLOAD_SIZE
 
 
-def test_memory_table_longer_than_its_regions(peer):
-    payload = table((0, 1, 0, 0)) + b"x"
+def test_memory_table_with_room_to_spare(peer, memfd):
+    """As User Mode Linux sends it: room for two regions, and one of them."""
+    payload = table((0, 4096, 0, 0)) + bytes(spec.MEMORY_REGION.size)
+    assert peer.send(R.SET_MEM_TABLE, payload, (memfd(4096),)) is None
+    (effect,) = peer.effects
+    assert [region.size for region in effect.regions] == [4096]
+
+
+def test_memory_table_longer_than_any(peer):
+    payload = table((0, 1, 0, 0)) + bytes(spec.MAX_REGIONS * spec.MEMORY_REGION.size)
     assert name_of(peer.send, R.SET_MEM_TABLE, payload) == PeerErrorName.PAYLOAD_SIZE
 
 
