@@ -75,13 +75,16 @@ class DaemonLink:
         """Whether a daemon listens."""
         return self._reports is not None
 
-    def rarp(self, mac: bytes, at: float) -> None:
-        """Pass SEND_RARP on; of a flood, the latest.
+    def rarp(self, mac: bytes, at: float) -> bool:
+        """Pass SEND_RARP on; of a flood, the latest. False when no daemon is there for it.
 
         At once: what the front-end sends after it starts the rings, which takes its time.
         """
+        if not self.connected:
+            return False
         self._rarps.offer({"event": "rarp", "mac": mac.hex(":"), "at": at})
         self._pass_rarp(at)
+        return self.connected
 
     def started(self, event: dict[str, Any], now: float) -> None:
         """Tell that rings began to run; of a front-end that starts them without end, the latest."""

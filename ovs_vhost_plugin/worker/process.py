@@ -234,9 +234,7 @@ class Worker:
     def rarp(self, mac: bytes) -> None:
         """Pass SEND_RARP to the daemon; while there is none, the guest's own tap must do."""
         self._rarps += 1
-        if self._daemon.connected:
-            self._daemon.rarp(mac, time.monotonic())
-        else:
+        if not self._daemon.rarp(mac, time.monotonic()):
             self._inject([frames.rarp(mac)])
 
     def started(self, base: int) -> None:

@@ -94,3 +94,13 @@ def test_of_a_flood_the_latest_is_told_in_its_time(link):
     assert macs(daemon) == [f"52:54:00:00:00:{BURST + 4:02x}"]
     worker.run(200.0)
     assert macs(daemon) == []
+
+
+def test_a_rarp_that_nobody_hears_is_said_to_be_so(link):
+    """The daemon has just gone, and the worker has not seen it yet: its own tap has to do."""
+    worker, daemon = link
+    assert worker.rarp(b"\x52\x54\0\0\0\1", at=100.0)
+    with open(os.devnull) as nothing:  # noqa: PTH123 - an fd, in the place of the pipe's end
+        os.dup2(nothing.fileno(), daemon.reports.fileno())
+    assert worker.connected
+    assert not worker.rarp(b"\x52\x54\0\0\0\1", at=101.0)
