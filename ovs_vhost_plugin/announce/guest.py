@@ -50,6 +50,7 @@ class Guest:
         self._level = _AWAY
         self._ran = False  # on this connection
         self._began = False  # its rings, on this connection
+        self._replaced = False  # it is about to go, and its port is another's already
         self._pending = ""
         self._lost_at: float | None = None
         self._unnamed = ""  # the trigger for which it is to be announced, once it has a name
@@ -79,6 +80,12 @@ class Guest:
         """Take note of SEND_RARP."""
         self._rarp = (Station(mac),)
         self._unnamed = ""
+
+    def replaced(self) -> None:
+        """Its port is another guest's from now on, of which nothing is known."""
+        self._forget()
+        self._unnamed = self._pending = ""
+        self._replaced = not self.away
 
     def unnamed(self, trigger: str, now: float) -> None:
         """It was to be announced for `trigger`, and nothing is known of it."""
@@ -135,7 +142,10 @@ class Guest:
     def _stopped(self, before: int, now: float) -> Change:
         self._pending = self._unnamed = ""
         if self._level == _AWAY:
-            if before == _RUNNING:
+            if self._replaced:
+                self._forget()
+                self._replaced = False
+            elif before == _RUNNING:
                 self._lost_at = now
                 self._before = merge((*self._learned, *self._before))[:MAX_BEFORE]
                 self._before_until = now + REMEMBERED

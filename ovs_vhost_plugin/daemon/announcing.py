@@ -61,6 +61,7 @@ class Announcing:
         self._owners: Owners | None = None
         self._locations: dict[str, Location] = {}
         self._guests: dict[str, Guest] = {}
+        self._sockets: dict[str, tuple[str, str]] = {}  # mode and path by which it is the guest's
         self._announces_itself: dict[str, bool] = {}
         self._rarp_at: dict[str, float] = {}
         self._rounds = Rounds()
@@ -74,6 +75,7 @@ class Announcing:
         if snapshot is self._snapshot:
             return
         self._snapshot, self._owners = snapshot, Owners(snapshot)
+        self._see_replaced(snapshot)
         rundir = snapshot.switch.rundir
         if self._service is None or rundir != self._rundir:
             self._open(rundir)
@@ -91,6 +93,16 @@ class Announcing:
             guest = self._guests.get(name)
             if name in before and before[name].moved_to(place) and guest and guest.running:
                 self._begin(name, "port-moved", now)
+
+    def _see_replaced(self, snapshot: Snapshot) -> None:
+        """A port that has another socket now is another guest's: it is not told what was known."""
+        for name, port in snapshot.ports.items():
+            socket = port.mode, port.path
+            if self._sockets.setdefault(name, socket) != socket:
+                self._sockets[name] = socket
+                self._rounds.cancel(name)
+                self._silence.cancel(name)
+                self._guest(name).replaced()
 
     def _open(self, rundir: str) -> None:
         if self._service is not None:
@@ -115,6 +127,7 @@ class Announcing:
         """Forget the guest of a port without a row, unless it runs on: a row may be put right."""
         if name not in self._locations and self._guest(name).away:
             del self._guests[name]
+            self._sockets.pop(name, None)
             self._announces_itself.pop(name, None)
             self._rarp_at.pop(name, None)
 

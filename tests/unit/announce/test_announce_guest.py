@@ -168,3 +168,26 @@ def test_it_is_not_where_that_is_no_longer_asked_for(meanwhile):
         tell(guest, "connected", 6, "running")
     now = 4 + (UNNAMED if meanwhile == "late" else 0)
     assert guest.uses((OTHER,), now).trigger == ""
+
+
+def test_another_guest_of_the_port_is_not_told_what_was_known_of_the_one_before():
+    guest = Guest()
+    tell(guest, "connected", 5, "running")
+    guest.rarp(MAC)
+    guest.uses((OTHER,), 3)
+    guest.replaced()
+    assert guest.known(3) == ()
+    guest.uses((OTHER,), 4)  # its worker is on its way out
+    assert tell(guest, "ended", "connected", 7, "running") == ["stop", "", "", "moved-in"]
+    assert guest.known(5) == ()
+    guest.uses((OTHER,), 6)
+    assert tell(guest, "connecting", "connected", 9, "running")[-1] == "reconnect"
+
+
+def test_one_that_had_gone_before_is_forgotten_as_well():
+    guest = Guest()
+    tell(guest, "connected", 5, "running")
+    guest.uses((OTHER,), 3)
+    tell(guest, "ended")
+    guest.replaced()
+    assert tell(guest, "connected", 7, "running")[-1] == "moved-in"
