@@ -68,7 +68,7 @@ class _Nursery:
             worker = importlib.import_module(self._module)
             worker.warm()
             with contextlib.suppress(ImportError):  # then the sandbox has no filter, and says so
-                sandbox.library()
+                sandbox.bindings()
             if process.threads() != 1:
                 raise RuntimeError("warming left a thread: forking would not be safe")
         except Exception as error:

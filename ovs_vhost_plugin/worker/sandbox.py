@@ -115,7 +115,7 @@ def _with_arguments(seccomp: ModuleType) -> list[tuple[str, tuple[Any, ...]]]:
 
 
 @cache
-def library() -> ModuleType:
+def bindings() -> ModuleType:
     """libseccomp's bindings: the distribution's, or PyPI's of the same interface.
 
     To be called first while there still are files. Raises ImportError.
@@ -130,7 +130,7 @@ def library() -> ModuleType:
 
 def filter_system_calls() -> None:
     """From now on, in every thread, only the system calls above."""
-    seccomp = library()
+    seccomp = bindings()
     rules = seccomp.SyscallFilter(seccomp.KILL_PROCESS)
     for name in ALLOWED:
         _add(rules, seccomp.ALLOW, name)
@@ -143,7 +143,7 @@ def filter_system_calls() -> None:
 
 def _add(rules: Any, action: Any, name: str, *arguments: Any) -> None:
     """Add a rule, unless this processor's Linux has no such call (aarch64 has no poll)."""
-    seccomp = library()
+    seccomp = bindings()
     try:
         number = seccomp.resolve_syscall(seccomp.Arch.NATIVE, name)
     except (ValueError, RuntimeError):
