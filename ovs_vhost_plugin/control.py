@@ -255,12 +255,17 @@ def _decode(packet: bytes, flags: int) -> dict[str, Any]:
         raise ChannelBroken(f"packet of more than {MAX_PACKET} bytes")
     if flags & socket.MSG_CTRUNC:
         raise ChannelBroken("more fds than this end takes")
+    return decode_object(packet, "packet")
+
+
+def decode_object(text: bytes, what: str) -> dict[str, Any]:
+    """The JSON object that `text` is, `what` a peer has sent. Raises ChannelBroken."""
     try:
-        obj = json.loads(packet)
+        obj = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ChannelBroken("packet is no JSON") from error
+        raise ChannelBroken(f"{what} is no JSON") from error
     if not isinstance(obj, dict):
-        raise ChannelBroken("packet is no JSON object")
+        raise ChannelBroken(f"{what} is no JSON object")
     return obj
 
 

@@ -20,7 +20,6 @@ NEW_UTS = 0x0400_0000
 NEW_IPC = 0x0800_0000
 NEW_PID = 0x2000_0000
 NEW_NET = 0x4000_0000
-NEW_CGROUP = 0x0200_0000
 
 # linux/mount.h
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
@@ -38,7 +37,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _call(name: str, *arguments: object) -> int:
-    result: int = _libc[name](*arguments)
+    result: int = getattr(_libc, name)(*arguments)  # which libc's object keeps
     if result < 0:
         raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
     return result

@@ -12,7 +12,13 @@ import os
 from collections import deque
 from typing import Any
 
-from ovs_vhost_plugin.control import MAX_BACKLOG, MAX_PACKET, ChannelBroken, ChannelClosed
+from ovs_vhost_plugin.control import (
+    MAX_BACKLOG,
+    MAX_PACKET,
+    ChannelBroken,
+    ChannelClosed,
+    decode_object,
+)
 
 _READ_AT_ONCE = 64 * 1024  # what a pipe holds (pipe(7))
 
@@ -50,7 +56,8 @@ class ReportReader:
         reports = []
         try:
             for line in lines:
-                reports.append((_decode(line), len(line)))
+                _require_short(line)
+                reports.append((decode_object(line, "a report"), len(line)))
             _require_short(self._part)
         except ChannelBroken as broken:
             self._part = b""
@@ -105,17 +112,6 @@ class ReportWriter:
     def close(self) -> None:
         """Close it."""
         os.close(self._fd)
-
-
-def _decode(line: bytes) -> dict[str, Any]:
-    _require_short(line)
-    try:
-        report = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ChannelBroken("a report is no JSON") from error
-    if not isinstance(report, dict):
-        raise ChannelBroken("a report is no JSON object")
-    return report
 
 
 def _require_short(line: bytes) -> None:

@@ -116,10 +116,7 @@ class FrontEndListeners:
     def listen(self, name: str, path: Path, owner: Owner | None, mode: int) -> socket.socket:
         """The socket of a port, for those whom `owner` and `mode` let connect. ListenError."""
         try:
-            with (
-                process.umask(0o022),  # QEMU's user passes through directories that are made
-                sockpath.walk(os.fspath(path.parent), self._mounts, make=True) as directory,
-            ):
+            with sockpath.walk(os.fspath(path.parent), self._mounts, make=True) as directory:
                 self._clear(directory.fd, path)
                 sock, inode = _bind(directory.fd, path.name, owner, mode)
             try:
@@ -190,9 +187,9 @@ def _bind(
     """Make and open the socket; also its device and inode."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # Nobody gets in before owner and mode are set, and nobody is let in before listen(2).
-    before = os.umask(0o177)
     try:
-        sock.bind(f"{sockpath.name_of(directory)}/{name}")
+        with process.umask(0o177):
+            sock.bind(f"{sockpath.name_of(directory)}/{name}")
         file = ioctl(sock, _SIOCUNIXFILE)
         try:
             if owner is not None:
@@ -205,8 +202,6 @@ def _bind(
     except OSError:
         sock.close()
         raise
-    finally:
-        os.umask(before)
     return sock, (found.st_dev, found.st_ino)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from ovs_vhost_plugin import process
 from ovs_vhost_plugin.daemon.mounts import Mounts, mount_of
 from ovs_vhost_plugin.daemon.sockpolicy import SocketError, SocketErrorName, owned_safely
 
@@ -207,12 +208,8 @@ def _as_user(uid: int) -> Iterator[None]:
 
 def _make(name: str, directory: int) -> None:
     """Make a directory that all may pass and only root may change, where there is nothing."""
-    before = os.umask(0o022)
-    try:
-        with suppress(FileExistsError):
-            os.mkdir(name, 0o755, dir_fd=directory)
-    finally:
-        os.umask(before)
+    with process.umask(0o022), suppress(FileExistsError):
+        os.mkdir(name, 0o755, dir_fd=directory)
 
 
 def _names(path: str) -> list[str]:

@@ -31,7 +31,7 @@ vlog = ovs.vlog.Vlog("vhost_worker")
 _READ_AT_ONCE = 128 * 1024
 """Bytes of reports that are read before other workers' turn."""
 
-_STUCK = "worker-stuck"
+_STUCK = "worker-stuck: it did not come back from what its peer asked"
 
 HANG_ALARMS = 3
 """Alarms that find the same work still going on, before the worker is taken to hang."""
@@ -145,7 +145,7 @@ class WorkerLink:
 
     def kill(self, reason: str, now: float) -> None:
         """End it without its help."""
-        self._error = self._error or reason
+        self._error = self._error or f"worker-channel: {reason}"
         self._open_pidfd()
         if self._pidfd is not None:
             pidfile.kill(self._pidfd)
@@ -189,7 +189,8 @@ class WorkerLink:
         self.vitals.rewind(busy=bool(pulse))
         if pulse and self._alarms >= HANG_ALARMS:
             vlog.warn(f"{self.name}: its worker hangs: killing it")
-            self.kill(f"{_STUCK}: it did not come back from what its peer asked", now)
+            self._error = self._error or _STUCK
+            self.kill("it hangs", now)
         elif not self._false_alarms.take(now):
             self._lost(ReportError("a flood of alarms"), now)
 
@@ -216,8 +217,7 @@ class WorkerLink:
         if status == -signal.SIGSYS:
             return "worker-sigsys: it made a system call that no worker may make"
         if self._error:
-            name = "" if self._error.startswith(_STUCK) else "worker-channel: "
-            return f"{name}{self._error}"
+            return self._error
         if status is not None and status < 0:
             return f"worker-{signal.Signals(-status).name.lower()}: killed by a signal"
         name = "worker-died" if status is None else f"worker-exit-{status}"
@@ -261,7 +261,7 @@ class WorkerLink:
     def _lost(self, why: Exception, now: float) -> None:
         # That it is gone is no reason in itself: its exit status or its log says more.
         if isinstance(why, ChannelBroken | ReportError):
-            self._error = reports.printable(str(why))
+            self._error = f"worker-channel: {reports.printable(str(why))}"
         self._close_channel()
         if self.phase is not Phase.KILLED:
             self._enter_ending(now)

@@ -9,7 +9,6 @@ that started them, so ending our own children would not be enough) and all its d
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import os
 import shutil
@@ -22,14 +21,13 @@ from pathlib import Path
 from ovs_vhost_plugin.lab import process
 from ovs_vhost_plugin.lab.process import PATIENCE, LabError, Process
 from ovs_vhost_plugin.lab.setup import Setup
+from ovs_vhost_plugin.process import NEW_NET, enter
 
 PREFIX = "ovh"
-CLONE_NEWNET = 0x40000000  # linux/sched.h
 
 _NETNS_DIRECTORY = Path("/run/netns")
 _SCRATCH = Path("/tmp")
 _serial = itertools.count()
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Namespace(Setup):
@@ -83,11 +81,11 @@ class Namespace(Setup):
             open("/proc/thread-self/ns/net") as home,  # noqa: PTH123  a handle, not a file
             (_NETNS_DIRECTORY / self.name).open() as there,
         ):
-            _setns(there.fileno())
+            enter(there.fileno(), NEW_NET)
             try:
                 yield
             finally:
-                _setns(home.fileno())
+                enter(home.fileno(), NEW_NET)
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """A socket that lives in this namespace, usable from anywhere."""
@@ -182,9 +180,3 @@ def _state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return "X"
-
-
-def _setns(fd: int) -> None:
-    if _libc.setns(fd, CLONE_NEWNET):
-        error = ctypes.get_errno()
-        raise OSError(error, f"setns: {os.strerror(error)}")

@@ -9,13 +9,11 @@ Source: network_namespaces(7), setns(2), net/core/dev.c (__dev_change_net_namesp
 """
 
 import contextlib
-import ctypes
 import os
 from collections.abc import Iterator
 from typing import Any
 
-_CLONE_NEWNET = 0x40000000  # linux/sched.h
-_libc = ctypes.CDLL(None, use_errno=True)
+from ovs_vhost_plugin import process
 
 
 class Birthplace:
@@ -28,7 +26,7 @@ class Birthplace:
 
         self._home = _here()
         try:
-            _check(_libc.unshare(_CLONE_NEWNET))
+            process.unshare(process.NEW_NET)
             try:
                 self._place = _here()
                 self._links: Any = IPRoute()
@@ -41,16 +39,18 @@ class Birthplace:
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
         """Be in it for the length of the context."""
-        _check(_libc.setns(self._place, _CLONE_NEWNET))
+        process.enter(self._place, process.NEW_NET)
         try:
             yield
         finally:
             self._return()
 
     def _return(self) -> None:
-        if _libc.setns(self._home, _CLONE_NEWNET):
-            # Not an OSError, which would be one port's: whoever is lost here can do nothing right.
-            raise RuntimeError(f"cannot return to the daemon's namespace: {ctypes.get_errno()}")
+        try:
+            process.enter(self._home, process.NEW_NET)
+        except OSError as error:
+            # One that is no port's: whoever is lost here can do nothing right.
+            raise RuntimeError(f"cannot return to the daemon's namespace: {error}") from error
 
     def send_home(self, index: int) -> None:
         """Move an interface from here to the daemon's own namespace.
@@ -74,9 +74,3 @@ class Birthplace:
 
 def _here() -> int:
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _check(result: int) -> None:
-    if result:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))

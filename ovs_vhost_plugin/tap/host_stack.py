@@ -63,10 +63,6 @@ class HostStack:
         self._nft: Any = None
         self._watch: socket.socket | None = None
 
-    def shuts(self, name: str, index: int) -> bool:
-        """Whether the chain of this very tap is there."""
-        return self._shut.get(name) == index
-
     def shut(self, name: str, index: int) -> None:
         """Keep the host's stack away from the tap `name`; idempotent.
 

@@ -83,13 +83,13 @@ class DaemonLink:
         if not self.connected:
             return False
         self._rarps.offer({"event": "rarp", "mac": mac.hex(":"), "at": at})
-        self._pass_rarp(at)
+        self._pass(self._rarps, at)
         return self.connected
 
     def started(self, event: dict[str, Any], now: float) -> None:
         """Tell that rings began to run; of a front-end that starts them without end, the latest."""
         self._starts.offer(event)
-        self._pass_start(now)
+        self._pass(self._starts, now)
 
     def send(self, event: dict[str, Any]) -> bool:
         """Send one event now; False when no daemon is there for it."""
@@ -129,8 +129,8 @@ class DaemonLink:
         hold = self._holds.take(now)
         if hold is not None and self.send(hold):
             self._told_hold = hold
-        self._pass_rarp(now)
-        self._pass_start(now)
+        self._pass(self._rarps, now)
+        self._pass(self._starts, now)
 
     def due(self, now: float) -> float | None:
         """Seconds until `run` has something to tell."""
@@ -140,15 +140,11 @@ class DaemonLink:
         waits = [w for w in (limiter.due(now) for limiter in limiters) if w is not None]
         return min(waits, default=None)
 
-    def _pass_rarp(self, now: float) -> None:
-        rarp = self._rarps.take(now)
-        if rarp is not None:
-            self.send(rarp)
-
-    def _pass_start(self, now: float) -> None:
-        start = self._starts.take(now)
-        if start is not None:
-            self.send(start)
+    def _pass(self, limiter: Limiter[dict[str, Any]], now: float) -> None:
+        """Send what a limiter lets through."""
+        event = limiter.take(now)
+        if event is not None:
+            self.send(event)
 
     def _accept(self, _now: float) -> None:
         try:
