@@ -3,40 +3,22 @@
 
 import contextlib
 import json
-import os
 import socket
-import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
+
+from control_host import ControlHost, worker_pid
 
 from ovs_vhost_plugin.lab.host import Host
 from ovs_vhost_plugin.lab.process import PATIENCE, LabError, wait_until
 
-_PROGRAM = Path(__file__).with_name("daemon_with_evil_worker.py")
 
-
-class EvilHost(Host):
+class EvilHost(ControlHost):
     """A host all of whose workers have been taken over; the rest is real."""
 
-    wrapper: ClassVar[tuple[str, ...]] = ()
-    """A command that runs the daemon's."""
-
-    def launch_daemon(self) -> None:
-        root = str(Path(__file__).parents[2])
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-        self.daemon = self.namespace.start(
-            [
-                *self.wrapper,
-                *(sys.executable, str(_PROGRAM), self.switch.db),
-                f"--pidfile={self.directory}/ovs-vhost.pid",
-                *(f"--log-file={self.log}", "-vconsole:off"),
-                *self._options,
-            ],
-            self.directory / "ovs-vhost.out",
-            env={**self.switch.env, "PYTHONPATH": path},
-        )
+    program = Path(__file__).with_name("daemon_with_evil_worker.py")
 
     @contextlib.contextmanager
     def evil_port(self, name: str, *settings: str) -> Iterator["Evil"]:
@@ -103,25 +85,3 @@ class Evil:
     def close(self) -> None:
         """Let it go."""
         self._sock.close()
-
-
-def worker_pid(host: Host, name: str) -> int:
-    """The pid of a port's worker, as the nursery recorded it."""
-    record = host.directory / "ovs-vhost" / f"{name}.pid"
-
-    def recorded() -> list[str] | None:
-        with contextlib.suppress(FileNotFoundError):  # between two workers
-            return record.read_text().split()[:1]
-        return None
-
-    return int(wait_until(recorded, f"{record}")[0])
-
-
-def end(host: Host) -> None:
-    """Workers outlive the daemon by design; tests must not leave them."""
-    if host.daemon is None:
-        host.start_daemon()
-    host.appctl("exit", "--cleanup")
-    assert host.daemon is not None
-    host.daemon.wait(PATIENCE)
-    host.daemon = None

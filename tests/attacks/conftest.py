@@ -6,10 +6,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from attack_hosts import EvilHost, end
+from attack_hosts import Evil, EvilHost
+from control_host import end_workers
 
 from ovs_vhost_plugin.lab import packages
 from ovs_vhost_plugin.lab.host import Host
+from ovs_vhost_plugin.lab.process import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def evil_host(directory: Path) -> Iterator[EvilHost]:
     """A host whose workers have been taken over."""
     with EvilHost("evil", directory / "evil") as host:
         yield host
-        end(host)
+        end_workers(host)
 
 
 @pytest.fixture(scope="module")
@@ -34,4 +36,13 @@ def host(directory: Path) -> Iterator[Host]:
     """A host with the product's own workers."""
     with Host("attacked", directory / "host") as host:
         yield host
-        end(host)
+        end_workers(host)
+
+
+@pytest.fixture
+def evil(evil_host: EvilHost) -> Iterator[Evil]:
+    """A port whose worker does what it is told; it is gone afterwards."""
+    with evil_host.evil_port("evil0") as evil:
+        yield evil
+    evil_host.delete_port("evil0")
+    wait_until(lambda: not list(evil_host.state.glob("evil0.*")), "its end")

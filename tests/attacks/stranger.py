@@ -5,7 +5,6 @@ import contextlib
 import os
 import signal
 import socket
-import struct
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,8 +13,6 @@ from pathlib import Path
 NOBODY = 65534
 TENANT, NEIGHBOUR = 64001, 64002
 """Users of two VMs; no account needs to have these numbers."""
-
-_FOREVER = 600  # seconds; nothing that is tested waits so long
 
 
 def run_as(uid: int, act: Callable[[], object]) -> None:
@@ -53,19 +50,11 @@ def listening_as(uid: int, path: Path) -> Iterator[socket.socket]:
             path.unlink(missing_ok=True)
 
 
-def lingering() -> tuple[socket.socket, socket.socket]:
-    """A TCP socket whose last close waits for ever (SO_LINGER, socket(7)), and the end that does
-    not read: when that is closed, the wait is over."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        sender = socket.create_connection(server.getsockname())
-        receiver, _ = server.accept()
-    sender.setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            sender.send(bytes(1 << 16))
-    sender.setblocking(True)
-    sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, _FOREVER))
-    return sender, receiver
+def become(uid: int) -> None:
+    """Be this user and no group but its own, for good."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
 
 
 def _fork(uid: int, act: Callable[[], object]) -> int:
@@ -74,9 +63,7 @@ def _fork(uid: int, act: Callable[[], object]) -> int:
         return pid
     status = 1
     try:
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
+        become(uid)
         act()
         status = 0
     except BaseException:

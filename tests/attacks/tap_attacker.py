@@ -9,6 +9,8 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from stranger import become
+
 from ovs_vhost_plugin.guest.responder import checksum
 
 NOBODY = 65534
@@ -51,9 +53,7 @@ def outcome_as(uid: int, deed: Callable[[], Any]) -> int:
     if pid == 0:
         result = 255
         try:
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
+            become(uid)
             deed()
             result = 0
         except OSError as error:

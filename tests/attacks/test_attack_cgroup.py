@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
-from attack_hosts import EvilHost, end
+from attack_hosts import EvilHost
+from control_host import end_workers
 
 from ovs_vhost_plugin.daemon.cgroups import own_group
 from ovs_vhost_plugin.lab.process import wait_until
@@ -43,7 +44,7 @@ def host(directory, group):
     kind = type("GroupedHost", (EvilHost,), {"wrapper": ("/bin/sh", "-c", enter, "sh")})
     with kind("grouped", directory / "grouped") as made:
         yield made
-        end(made)
+        end_workers(made)
 
 
 def mount_of(path):

@@ -5,20 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
-from attack_hosts import worker_pid
+from control_host import worker_pid
 from stuck_files import hanging_file_elsewhere, lingering_socket
 
 from ovs_vhost_plugin.lab.process import wait_until
 
 pytestmark = pytest.mark.system
-
-
-@pytest.fixture
-def evil(evil_host):
-    with evil_host.evil_port("evil0") as evil:
-        yield evil
-    evil_host.delete_port("evil0")
-    wait_until(lambda: not list((evil_host.directory / "ovs-vhost").glob("evil0.*")), "its end")
 
 
 @pytest.fixture

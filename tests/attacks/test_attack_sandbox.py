@@ -13,14 +13,6 @@ KILLED: dict[str, object] = {}
 """The answer of a worker that the kernel ended for its system call."""
 
 
-@pytest.fixture
-def evil(evil_host):
-    with evil_host.evil_port("evil0") as evil:
-        yield evil
-    evil_host.delete_port("evil0")
-    wait_until(lambda: not list((evil_host.directory / "ovs-vhost").glob("evil0.*")), "its end")
-
-
 FORBIDDEN = {
     "fork": "os.fork()",
     "vfork": "libc.syscall(58)",

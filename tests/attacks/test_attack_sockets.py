@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stranger import NEIGHBOUR, TENANT, lingering, listening_as, run_as, running_as
+from stranger import NEIGHBOUR, TENANT, listening_as, run_as, running_as
+from stuck_files import lingering_socket
 
 from ovs_vhost_plugin.daemon.listener import FrontEndListeners, ListenError, Owner
 from ovs_vhost_plugin.daemon.mounts import Mounts
@@ -226,17 +227,15 @@ def test_what_is_closed_of_a_front_end_freezes_nobody(site: Site, spot: Path) ->
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, reader)
         listener = stack.enter_context(listening_as(TENANT, spot))
-        ends = [lingering() for _ in range(8)]
-        for _, receiver in ends:
-            stack.enter_context(receiver)  # its end resets the other: whoever waits goes on
+        lingering = [stack.enter_context(lingering_socket()) for _ in range(8)]
 
         def attack() -> None:
             accepted = []  # kept open, as the daemon's end counts
-            while ends:
+            while lingering:
                 accepted.append(listener.accept()[0])
                 try:
-                    socket.send_fds(accepted[-1], [b"x"], [ends[-1][0].fileno()])
-                    ends.pop()[0].close()
+                    socket.send_fds(accepted[-1], [b"x"], [lingering[-1].fileno()])
+                    lingering.pop().close()
                     os.write(writer, b"s")
                 except PermissionError:
                     os.write(writer, b"r")
@@ -245,8 +244,8 @@ def test_what_is_closed_of_a_front_end_freezes_nobody(site: Site, spot: Path) ->
 
         stack.enter_context(running_as(TENANT, attack))
         os.close(writer)
-        for sender, _ in ends:
-            os.close(sender.detach())
+        for sock in lingering:
+            os.close(sock.detach())
         site.wait_refused(port, "socket-not-trusted")
         for _ in range(40):
             assert site.host.appctl("version")

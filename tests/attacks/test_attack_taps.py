@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from attack_hosts import worker_pid
+from control_host import worker_pid
 from tap_attacker import (
     BROADCAST,
     GUEST_MAC,

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A private host whose daemon forks fake workers; the rest is real."""
+"""Private hosts whose daemons fork workers of the tests'; the rest is real."""
 
 import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from ovs_vhost_plugin.lab.host import Host
 from ovs_vhost_plugin.lab.process import PATIENCE, Process, wait_until
@@ -16,6 +17,11 @@ _PROGRAM = Path(__file__).parent / "control" / "daemon_with_fake_worker.py"
 class ControlHost(Host):
     """A host whose daemon forks fake workers; the rest is real."""
 
+    program: ClassVar[Path] = _PROGRAM
+    """The daemon with the tests' workers."""
+    wrapper: ClassVar[tuple[str, ...]] = ()
+    """A command that runs the daemon's."""
+
     def launch_daemon(self) -> None:
         self.daemon = self.start_another(self._options)
 
@@ -24,7 +30,7 @@ class ControlHost(Host):
         path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
         return self.namespace.start(
             [
-                *(sys.executable, str(_PROGRAM), self.switch.db),
+                *(*self.wrapper, sys.executable, str(self.program), self.switch.db),
                 f"--pidfile={self.directory}/{name}.pid",
                 *(f"--log-file={self.directory}/{name}.log", "-vfile:dbg", "-vconsole:off"),
                 *options,
@@ -38,14 +44,7 @@ class ControlHost(Host):
         return self.directory / "ovs-vhost"
 
     def worker_pid(self, port: str) -> int:
-        path = self.state / f"{port}.pid"
-
-        def recorded() -> list[str] | None:
-            with contextlib.suppress(FileNotFoundError):  # between two workers
-                return path.read_text().split()[:1]
-            return None
-
-        return int(wait_until(recorded, f"{path}")[0])
+        return worker_pid(self, port)
 
     def link(self, name: str) -> str:
         """`ip link show` of a device, "" when there is none."""
@@ -66,10 +65,26 @@ class ControlHost(Host):
         return wait_until(asked, f"{name}: wanted status")
 
     def end_workers(self) -> None:
-        """Workers outlive the daemon by design; tests must not leave them."""
-        if self.daemon is None:
-            self.start_daemon()
-        self.appctl("exit", "--cleanup")
-        assert self.daemon is not None
-        self.daemon.wait(PATIENCE)
-        self.daemon = None
+        end_workers(self)
+
+
+def worker_pid(host: Host, port: str) -> int:
+    """The pid of a port's worker, as the nursery recorded it."""
+    path = host.directory / "ovs-vhost" / f"{port}.pid"
+
+    def recorded() -> list[str] | None:
+        with contextlib.suppress(FileNotFoundError):  # between two workers
+            return path.read_text().split()[:1]
+        return None
+
+    return int(wait_until(recorded, f"{path}")[0])
+
+
+def end_workers(host: Host) -> None:
+    """Workers outlive the daemon by design; tests must not leave them."""
+    if host.daemon is None:
+        host.start_daemon()
+    host.appctl("exit", "--cleanup")
+    assert host.daemon is not None
+    host.daemon.wait(PATIENCE)
+    host.daemon = None
