@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -113,6 +114,17 @@ class Host(Setup):
             if worker is not None:
                 pidfile.kill(worker)
                 os.close(worker)
+
+    def worker_pid(self, port: str) -> int:
+        """The pid of a port's worker, awaited: there is none between two workers."""
+        record = self.directory / "ovs-vhost" / f"{port}.pid"
+
+        def recorded() -> list[str] | None:
+            with contextlib.suppress(FileNotFoundError):
+                return record.read_text().split()[:1]
+            return None
+
+        return int(wait_until(recorded, f"{record}")[0])
 
     def appctl(self, *command: str, check: bool = True) -> str:
         """`ovs-appctl -t ovs-vhost COMMAND` on this host's daemon."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from control_host import ControlHost, worker_pid
+from control_host import ControlHost
 
 from ovs_vhost_plugin.lab.host import Host
 from ovs_vhost_plugin.lab.process import PATIENCE, LabError, wait_until
@@ -42,7 +42,7 @@ class Evil:
     @property
     def pid(self) -> int:
         """The worker's pid, as the host's own namespace counts."""
-        return worker_pid(self.host, self.name)
+        return self.host.worker_pid(self.name)
 
     def send(self, source: str) -> None:
         """Have it run something that may not answer."""

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import pytest
-from control_host import worker_pid
 from stuck_files import hanging_file_elsewhere, lingering_socket
 
 from ovs_vhost_plugin.lab.process import wait_until
@@ -28,7 +27,7 @@ def answers(host):
 def ended_as(host, pid, name):
     """Wait until the port's worker has ended by that name, and another one is there."""
     wait_until(lambda: host.status("evil0").get("error", "").startswith(name), f"{name} published")
-    wait_until(lambda: worker_pid(host, "evil0") != pid, "another worker")
+    wait_until(lambda: host.worker_pid("evil0") != pid, "another worker")
     host.wait_status("evil0", "listening")
 
 

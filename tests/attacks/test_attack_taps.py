@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from control_host import worker_pid
 from tap_attacker import (
     BROADCAST,
     GUEST_MAC,
@@ -59,7 +58,7 @@ def owner(host: Host, name: str) -> str | int | None:
 
 
 def worker_uid(host: Host, name: str) -> int:
-    return Path(f"/proc/{worker_pid(host, name)}").stat().st_uid
+    return Path(f"/proc/{host.worker_pid(name)}").stat().st_uid
 
 
 def test_nobody_attaches_to_a_vm_s_tap(host: Host, port: str) -> None:
@@ -155,7 +154,7 @@ def test_who_attached_before_is_out_after_adoption(host: Host, port: str) -> Non
 
 def test_what_a_worker_left_behind_gets_no_frame_of_the_next_worker(host, port) -> None:
     with thief(host, port) as queue:
-        os.kill(worker_pid(host, port), signal.SIGKILL)
+        os.kill(host.worker_pid(port), signal.SIGKILL)
         wait_until(lambda: not send(queue, GUEST_MAC), "the thief to be cut off")
     host.wait_status(port, "listening")
 

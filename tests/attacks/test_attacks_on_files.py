@@ -19,7 +19,6 @@ import pytest
 from ovs_vhost_plugin.jit import cache
 from ovs_vhost_plugin.lab import packages
 from ovs_vhost_plugin.lab.host import Host
-from ovs_vhost_plugin.lab.process import wait_until
 
 pytestmark = pytest.mark.system
 
@@ -175,8 +174,7 @@ def test_workers_of_daemons_in_two_network_namespaces_are_different_users(open_d
 
 def _worker(host: Host, name: str) -> int:
     host.wait_status(name, "listening", WARM)
-    record = host.directory / "ovs-vhost" / f"{name}.pid"
-    return int(wait_until(lambda: record.read_text().split()[:1] or None, f"{record}")[0])
+    return host.worker_pid(name)
 
 
 def _user(pid: int) -> tuple[int, int]:

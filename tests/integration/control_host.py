@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Private hosts whose daemons fork workers of the tests'; the rest is real."""
 
-import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -43,9 +42,6 @@ class ControlHost(Host):
     def state(self) -> Path:
         return self.directory / "ovs-vhost"
 
-    def worker_pid(self, port: str) -> int:
-        return worker_pid(self, port)
-
     def link(self, name: str) -> str:
         """`ip link show` of a device, "" when there is none."""
         return self.namespace.run("ip", "-d", "link", "show", name, check=False)
@@ -66,18 +62,6 @@ class ControlHost(Host):
 
     def end_workers(self) -> None:
         end_workers(self)
-
-
-def worker_pid(host: Host, port: str) -> int:
-    """The pid of a port's worker, as the nursery recorded it."""
-    path = host.directory / "ovs-vhost" / f"{port}.pid"
-
-    def recorded() -> list[str] | None:
-        with contextlib.suppress(FileNotFoundError):  # between two workers
-            return path.read_text().split()[:1]
-        return None
-
-    return int(wait_until(recorded, f"{path}")[0])
 
 
 def end_workers(host: Host) -> None:

@@ -120,8 +120,7 @@ class Site(Setup):
 
     def worker(self, port: str = PORT) -> int:
         """The pid of a port's worker."""
-        record = (self.host.directory / "ovs-vhost" / f"{port}.pid").read_text()
-        return int(record.split()[0])
+        return self.host.worker_pid(port)
 
     def ping(self, size: int, *, count: int = 3, guest: str = GUEST) -> None:
         """Ping the guest with `size` bytes of payload, which ping compares with what it sent.

@@ -130,7 +130,7 @@ def test_a_guest_whose_worker_died_is_announced_when_it_is_back(host, closing) -
     (by_its_first_frame,) = wait_log(host, "vhu0", 1)
     assert (by_its_first_frame["trigger"], by_its_first_frame["frames"]) == ("moved-in", 2)
     bases = [vring.queue.used_index for vring in guest.vrings]
-    pid = int((host.directory / "ovs-vhost" / "vhu0.pid").read_text().split()[0])
+    pid = host.worker_pid("vhu0")
     os.kill(pid, signal.SIGKILL)
     host.wait_status("vhu0", "listening")
 

@@ -135,7 +135,7 @@ def test_traffic_that_says_nothing_new_does_not_wake_the_worker(host):
         frame = arp(MAC, "10.0.0.2")
         guest.send(frame)
         wait_until(lambda: shown(host) == [station(MAC, 0, ("10.0.0.2",))], "it is shown")
-        pid = int((host.directory / "ovs-vhost" / f"{PORT}.pid").read_text().split()[0])
+        pid = host.worker_pid(PORT)
 
         def sleeps_through() -> bool:
             before, at_first = transmitted(host), asleep(pid)

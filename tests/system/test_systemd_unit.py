@@ -70,20 +70,20 @@ def test_ports_of_both_modes_serve_and_outlive_the_service(make_host):
         host.wait_running("client0")
         host.wait_running("server0")
         _exchange(guests)
-        pids = {name: _worker(host, name) for name in ("client0", "server0")}
+        pids = {name: host.worker_pid(name) for name in ("client0", "server0")}
         # Workers are in the service's control group: stopping it leaves them be.
         assert host.run("systemctl", "stop", "ovs-vhost") == ""
         _exchange(guests)
         assert host.run("systemctl", "start", "ovs-vhost") == ""
         host.wait_daemon()
         host.wait_running("client0")
-        assert {name: _worker(host, name) for name in pids} == pids
+        assert {name: host.worker_pid(name) for name in pids} == pids
         _exchange(guests)
     # A worker that does not listen is killed, though the service has no CAP_KILL.
-    host.run("kill", "-STOP", pids["client0"])
+    host.run("kill", "-STOP", str(pids["client0"]))
     host.delete_port("client0")
     wait_until(lambda: not (host.directory / "ovs-vhost" / "client0.pid").exists(), "its end")
-    assert not host.run("ps", "-o", "stat=", "-p", pids["client0"]).strip()
+    assert not host.run("ps", "-o", "stat=", "-p", str(pids["client0"])).strip()
 
 
 def test_what_the_service_makes_is_nobody_else_s(make_host):
@@ -122,11 +122,6 @@ def test_an_owner_by_option_needs_the_drop_in_that_the_unit_names(make_host):
     host.add_server_port("server0")
     host.wait_status("server0", "listening", 300)
     assert (host.directory / "server0").stat().st_uid == 65534
-
-
-def _worker(host: SystemdHost, name: str) -> str:
-    """Its process, as the service's namespace counts."""
-    return (host.directory / "ovs-vhost" / f"{name}.pid").read_text().split()[0]
 
 
 def _capabilities() -> list[str]:

@@ -102,7 +102,7 @@ class SoftPort:
     @property
     def pid(self):
         """The worker's."""
-        return int((self.host.directory / "ovs-vhost" / f"{self.name}.pid").read_text().split()[0])
+        return self.host.worker_pid(self.name)
 
     def open_files(self):
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))

@@ -45,12 +45,9 @@ def test_virtio_user_as_server_takes_the_worker_that_comes_after_a_killed_one(pa
     """Its packed rings begin anew, as it does not know either where they stood."""
     made = plug("client", VirtioUserConfig(MAC, queue_size=256, packed=packed))
     check_what_testpmd_gives_back(made, peer, 160)
-    killed = made.record.read_text().split()[0]
-    os.kill(int(killed), signal.SIGKILL)
-    wait_until(
-        lambda: made.record.exists() and made.record.read_text().split()[:1] not in ([], [killed]),
-        "another",
-    )
+    killed = made.worker
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: made.worker != killed, "another")
     wait_until(lambda: made.stats().get("status") == "running", "the rings run again", SECONDS)
     made.host.wait_carrier(made.port)
     check_what_testpmd_gives_back(made, peer, 160)

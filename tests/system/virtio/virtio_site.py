@@ -123,9 +123,9 @@ class Plugged:
         return answer["ports"].get(self.port, {})
 
     @property
-    def record(self):
-        """The file in which the worker's pid is."""
-        return self.host.directory / "ovs-vhost" / f"{self.port}.pid"
+    def worker(self):
+        """The worker's pid."""
+        return self.host.worker_pid(self.port)
 
     def fail(self, *words):
         """Fail with all that may tell why."""
