@@ -16,32 +16,17 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovs_vhost_plugin.lab import process
+from ovs_vhost_plugin.lab import modules, process
 from ovs_vhost_plugin.lab.process import LabError
 
 # Meta packages that depend on the newest kernel for virtual machines: Debian's, Ubuntu's.
 KERNEL_PACKAGES = ("linux-image-cloud-amd64", "linux-image-virtual")
 
-# In this order: each needs the ones before it.
-MODULES = (
-    "virtio_ring",
-    "virtio",
-    "virtio_pci_legacy_dev",
-    "virtio_pci_modern_dev",
-    "virtio_pci",
-    "failover",
-    "net_failover",
-    "virtio_net",
-    "llc",
-    "stp",
-    "mrp",
-    "garp",
-    "8021q",
-)
+MODULES = ("virtio_pci", "virtio_net", "8021q")
+"""What the guest needs of its kernel; what these depend on comes with them."""
 
 INIT = Path(__file__).with_name("init.sh")
 BUSYBOX = Path("/bin/busybox")
@@ -136,7 +121,7 @@ def _fingerprint(version: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def _pack(modules: Path, target: Path) -> None:
+def _pack(tree: Path, target: Path) -> None:
     """Write the initramfs: a cpio archive in the kernel's newc format, gzipped."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -145,8 +130,8 @@ def _pack(modules: Path, target: Path) -> None:
         _copy_program(BUSYBOX, root)
         shutil.copy(INIT, root / "init")
         (root / "init").chmod(0o755)
-        for number, module in enumerate(_module_files(modules)):
-            shutil.copy(module, root / "modules" / f"{number:02d}-{module.name}")
+        for number, (name, module) in enumerate(modules.load_order(tree, MODULES).items()):
+            (root / "modules" / f"{number:02d}-{name}.ko").write_bytes(module)
         for program in _programs():
             _copy_program(program, root)
         names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
@@ -160,17 +145,6 @@ def _pack(modules: Path, target: Path) -> None:
     partial = target.with_suffix(f".{os.getpid()}")
     partial.write_bytes(gzip.compress(archive, 1))
     partial.rename(target)
-
-
-def _module_files(tree: Path) -> Iterator[Path]:
-    """The modules' files in the order to load them; what the kernel has built in needs none."""
-    builtin = {Path(line).stem for line in (tree / "modules.builtin").read_text().splitlines()}
-    for name in MODULES:
-        found = list(tree.rglob(f"{name}.ko"))
-        if found:
-            yield found[0]
-        elif name not in builtin:
-            raise LabError(f"{tree}: no module {name} that busybox could load")
 
 
 def _copy_program(program: Path, root: Path) -> None:

@@ -41,6 +41,7 @@ GUEST = (
     Program("qemu-system-x86_64", "qemu-system-x86"),
     Program("busybox", "busybox-static"),
     Program("cpio", "cpio"),
+    Program("zstd", "zstd"),
     Program("nc.openbsd", "netcat-openbsd"),
     Program("chrt", "util-linux"),
 )
