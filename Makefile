@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo   the main job on private hosts: a guest, a flow, a live migration, a timeline
-# make test   unit, fuzz, integration, attack and system tests; what cannot run here is skipped with its reason
+# make test   unit, fuzz, integration, attack and system tests; what cannot run here is skipped with its
+#             reason. KINDS="unit system": only these
 # make lint   formatting, lint, types, import rules
 # make fuzz   random messages, rings, reports and answers for FUZZ_SECONDS (300)
 # make grid   DPDK's virtio-user in each way that it can be run: 488, of which make test has some 25
@@ -10,6 +11,8 @@
 # make bench-rings         our rings beside DPDK's, under the same front-end: ratios
 # make migration-report  QEMU guests migrate in every case of the matrix: docs/migration-report.md
 # make setup  Debian packages (as root) and the virtual environment, which the others do as needed
+# make test DISTRO=trixie   the same on another release, in a root that debootstrap makes (as root);
+#             so do demo, fuzz, grid and the others. MIRROR=URL: where the machine's mirror has it not
 # make clean  removes what the above made in this directory
 
 PYTHON ?= python3
@@ -19,6 +22,7 @@ SETUP := $(VENV)/.setup
 PACKAGES := ovs_vhost_plugin/lab/packages.py
 DEMO ?=
 TEST ?=
+KINDS ?= unit fuzz integration attacks system
 BENCH ?=
 REPORT ?=
 export FUZZ_SECONDS ?= 300
@@ -26,11 +30,16 @@ export FUZZ_SECONDS ?= 300
 .PHONY: demo test fuzz grid lint migration-report setup packages clean
 .PHONY: bench-announce bench-instructions bench-learn bench-rings
 
+ifneq ($(DISTRO),)
+demo test fuzz grid lint migration-report setup packages bench-announce bench-instructions bench-learn bench-rings:
+	@$(PYTHON) -m ovs_vhost_plugin.lab.distro $(DISTRO) make --no-print-directory DISTRO= PYTHON=python3 $@
+
+else
 demo: setup
 	$(BIN)/ovs-vhost demo $(DEMO)
 
 test: setup
-	@status=0; for kind in unit fuzz integration attacks system; do \
+	@status=0; for kind in $(KINDS); do \
 		echo "--- $$kind tests"; \
 		$(BIN)/python -m pytest tests/$$kind $(TEST) || status=1; \
 	done; exit $$status
@@ -82,6 +91,8 @@ $(BIN)/python:
 		apt-get -qq update && \
 		DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends python3-venv >&2; }
 	$(PYTHON) -m venv $(VENV)
+
+endif
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -70,7 +70,9 @@ SYSTEMD = (
     Program("unshare", "util-linux"),
 )
 """What checks etc/, and runs the unit; nothing of the product needs it."""
-EVERYTHING = (*SWITCH, *GUEST, *OVN, *TEST, *SYSTEMD)
+RELEASES = (Program("debootstrap", "debootstrap"), Program("unshare", "util-linux"))
+"""What makes a root of another release (distro.py), and goes into it."""
+EVERYTHING = (*SWITCH, *GUEST, *OVN, *TEST, *SYSTEMD, *RELEASES)
 
 _UNITS = {
     "openvswitch-switch": ("openvswitch-switch", "ovs-vswitchd", "ovsdb-server"),
