@@ -93,7 +93,7 @@ class WorkerSpec:
     uid: int = 0
     gid: int = 0
     finish_udp: bool = True
-    state: bool = True
+    state: bool = False
     config: bool = False
     mac: str = ""
     link_up: bool = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ovs_vhost_plugin.announce.wire import Output
@@ -41,7 +41,8 @@ class Policy:
     rounds, initial, max, step  as QEMU's announce parameters; times in ms
     guest_silent  ms after which a guest that was to announce itself is announced; None: never
     hold     whether frames for a guest that migrates away are held and forwarded
-    state    whether what a guest is known to use moves with it, as device state
+    state    whether what a guest is known to use moves with it, as device state: between hosts that
+             all do so, and front-ends that all know of it
     """
 
     enabled: bool = True
@@ -53,7 +54,7 @@ class Policy:
     step: int = 100
     guest_silent: int | None = None
     hold: bool = True
-    state: bool = True
+    state: bool = False
 
     def delay(self, done: int) -> float | None:
         """Seconds to the next round after `done` rounds, None if there is none.
@@ -68,13 +69,16 @@ class Policy:
 DEFAULT = Policy()
 
 
-def parse(text: str, formats: Collection[str] = ()) -> Policy:
-    """Read a policy; `formats` are the names of the entry points there are. Raises PolicyError."""
+def parse(text: str, formats: Collection[str] = (), default: Policy = DEFAULT) -> Policy:
+    """Read a policy; `default` says what it does not. Raises PolicyError.
+
+    `formats` are the names of the entry points there are.
+    """
     words = text.split()
     if "off" in words:
         if len(words) > 1:
             raise PolicyError(PolicyErrorName.KEY_TWICE, "'off' stands alone")
-        return Policy(enabled=False)
+        return replace(default, enabled=False)
     found: dict[str, object] = {}
     for word in words:
         key, _, value = word.partition("=")
@@ -85,7 +89,7 @@ def parse(text: str, formats: Collection[str] = ()) -> Policy:
         if field in found:
             raise PolicyError(PolicyErrorName.KEY_TWICE, f"give {key} once")
         found[field] = read(key, value, formats)
-    return Policy(**found)  # type: ignore[arg-type]
+    return replace(default, **found)  # type: ignore[arg-type]
 
 
 def _number(least: int, most: int) -> Callable[[str, str, Collection[str]], int]:

@@ -32,6 +32,8 @@ POSTCOPY_KEY = "vhost-user-postcopy"
 MEMORY_KEY = "vhost-user-memory-files"
 ANY_MEMORY = "any"
 """Of MEMORY_KEY: the one value that it can have."""
+STATE_KEY = "vhost-user-device-state"
+"""Of Open_vSwitch:other_config: the default of all ports' `state=` in ANNOUNCE_KEY."""
 DPDK_TYPE_KEY = "vhost-user-dpdk-type"
 """Where a row that was taken over keeps the type it had."""
 
@@ -84,12 +86,14 @@ class Switch:
     sock_dir    other_config:vhost-sock-dir, relative to `rundir`
     takes_offloads  userspace bridges take partial checksums and GSO frames
     iface_types interface types that ovs-vswitchd knows; empty until it has said so
+    announce    how guests are announced whose rows do not say
     """
 
     rundir: str
     sock_dir: str
     takes_offloads: bool
     iface_types: frozenset[str]
+    announce: Policy = policy.DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,7 @@ def parse_switch(row: Any, rundir: str) -> Switch:
         sock_dir=row.other_config.get("vhost-sock-dir", ""),
         takes_offloads=_true(row.other_config.get("userspace-tso-enable")),
         iface_types=frozenset(row.iface_types),
+        announce=Policy(state=_true(row.other_config.get(STATE_KEY))),
     )
 
 
@@ -190,7 +195,7 @@ def parse(
     userspace = bridge.datapath_type == "netdev"
     mode = _mode(keys.get(MODE_KEY, "client"))
     path = _path(mode, interface.options.get(PATH_KEY), name, switch)
-    announce, given, slip = _announce(keys, formats)
+    announce, given, slip = _announce(keys, formats, switch.announce)
     return PortSpec(
         name=name,
         bridge=_bridge(bridge.name),
@@ -334,16 +339,16 @@ def _tag(port: Any) -> int | None:
 
 
 def _announce(
-    keys: Mapping[str, str], formats: Collection[str]
+    keys: Mapping[str, str], formats: Collection[str], default: Policy
 ) -> tuple[Policy, tuple[Station, ...], str]:
     """The policy and the addresses; for what is wrong its default, and what is wrong with it."""
-    announce = policy.DEFAULT
+    announce = default
     given: tuple[Station, ...] = ()
     slips = []
     if (mac := keys.get(MAC_KEY, "")) and parse_mac(mac) is None:
         slips.append(f"attached-mac-invalid: external_ids:{MAC_KEY}: write 52:54:00:12:34:56")
     try:
-        announce = policy.parse(keys.get(ANNOUNCE_KEY, ""), formats)
+        announce = policy.parse(keys.get(ANNOUNCE_KEY, ""), formats, default)
     except PolicyError as error:
         slips.append(f"{error.name}: external_ids:{ANNOUNCE_KEY}: {error.text}")
     try:

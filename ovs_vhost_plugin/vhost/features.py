@@ -68,7 +68,7 @@ _PROTOCOL_FEATURES = (
     ProtocolFeature.PAGEFAULT,  # the guest moves first, its memory follows
     ProtocolFeature.INFLIGHT_SHMFD,  # a front-end may keep what is in flight
     ProtocolFeature.GET_VRING_BASE_INFLIGHT,  # what another back-end left in flight may stay so
-    ProtocolFeature.DEVICE_STATE,  # what the guest is known to use moves with it
+    ProtocolFeature.DEVICE_STATE,  # what the guest is known to use moves with it, if asked for
     # Not CONFIG, unless asked for: QEMU keeps a NIC's configuration itself, and warns of it.
 )
 
@@ -108,11 +108,10 @@ def offer(
 ) -> Offer:
     """The offer of a port with `queue_pairs` pairs; the MTU bits only for a port that has one.
 
-    A front-end that is offered DEVICE_STATE can only move to another back-end that has it too, so
-    that it can be left out. PAGEFAULT is left out unless it is asked for, and where no userfaultfd
-    can be had. With `nic` the
-    NIC's configuration space is offered; a guest that is offered no MAC makes one up (virtio 1.2,
-    5.1.5).
+    DEVICE_STATE is left out unless it is asked for: who is offered it can only move to where both
+    back-end and front-end have it too. So is PAGEFAULT, also where no userfaultfd can be had. With
+    `nic` the NIC's configuration space is offered; a guest that is offered no MAC makes one up
+    (virtio 1.2, 5.1.5).
     """
     features = reduce(or_, (bit.mask for bit in _FEATURES))
     protocol_features = reduce(or_, (bit.mask for bit in _PROTOCOL_FEATURES))

@@ -29,6 +29,8 @@ from ovs_vhost_plugin.vhost.spec import (
 pytestmark = pytest.mark.system
 
 PORT = "vhu0"
+ON, OFF = (f"external_ids:vhost-user-announce=state={word}" for word in ("on", "off"))
+STATE_KEY = "vhost-user-device-state"
 NIC = bytes.fromhex("525400000001")
 NESTED, VLAN, ADDRESS = bytes.fromhex("0242c0000205"), 10, "192.0.2.5"
 TAG = struct.pack("!HH", 0x8100, VLAN)
@@ -47,7 +49,7 @@ def fabric(require) -> Iterator[Fabric]:
 def paths(fabric):
     """The sockets of a port on each host, of whose guest nobody has told anything."""
     hosts = (fabric.a, fabric.b)
-    made = [host.add_server_port(PORT) for host in hosts]
+    made = [host.add_server_port(PORT, ON) for host in hosts]
     for host in hosts:
         host.wait_ofport(PORT)
         host.wait_status(PORT, "listening", 300)
@@ -135,11 +137,21 @@ def errors(host) -> dict[str, int]:
     return json.loads(text)["ports"][PORT]["errors"]
 
 
-def test_where_it_is_switched_off_it_is_not_offered(fabric, paths):
-    row = ("Interface", PORT, "external_ids:vhost-user-announce=state=off")
-    fabric.a.switch.vsctl("set", *row)
-    wait_until(lambda: "state False" in fabric.a.log.read_text(), "the worker is told")
-    fabric.a.stats(PORT)  # which it answers after that
-    frontend = SoftGuest(paths[0], CONFIG).connect()
-    assert not frontend.has(ProtocolFeature.DEVICE_STATE)
-    frontend.close()
+@pytest.mark.parametrize(
+    ("everywhere", "row", "offered"),
+    [(None, (), False), ("true", (), True), ("true", (OFF,), False), (None, (ON,), True)],
+    ids=["default", "all-ports", "not-this-one", "this-one"],
+)
+def test_it_is_offered_where_that_is_switched_on(fabric, everywhere, row, offered):
+    column = ("Open_vSwitch", ".", "other_config")
+    if everywhere:
+        fabric.a.switch.vsctl("set", *column[:2], f"{column[2]}:{STATE_KEY}={everywhere}")
+    path = fabric.a.add_server_port(PORT, *row)
+    try:
+        fabric.a.wait_status(PORT, "listening", 300)
+        frontend = SoftGuest(path, CONFIG).connect()
+        assert frontend.has(ProtocolFeature.DEVICE_STATE) is offered
+        frontend.close()
+    finally:
+        fabric.a.switch.vsctl("remove", *column, STATE_KEY)
+        fabric.a.delete_port(PORT)

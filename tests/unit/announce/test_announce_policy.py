@@ -75,7 +75,16 @@ def test_any_text_is_a_policy_or_a_named_error(text):
 
 
 def test_hold_and_state_are_on_or_off():
-    assert DEFAULT.state and parse("hold=off").state and not parse("state=off").state
+    assert not DEFAULT.state and not parse("hold=off").state and parse("state=on").state
     assert DEFAULT.hold and parse("hold=on").hold and not parse("hold=off rounds=2").hold
     with pytest.raises(PolicyError, match="announce-value-invalid"):
         parse("hold=maybe")
+
+
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [("", True), ("off", True), ("hold=off", True), ("state=off", False), ("state=on", True)],
+)
+def test_what_a_policy_does_not_say_is_as_by_default(text, state):
+    assert parse(text, default=Policy(state=True, rounds=7)).state is state
+    assert parse(text, default=Policy(state=True, rounds=7)).rounds == 7

@@ -126,7 +126,7 @@ def test_what_the_guest_uses_is_kept_until_it_is_told_anew(child: Worker) -> Non
 
 
 def test_configure_reaches_the_worker(child: Worker) -> None:
-    spec = WorkerSpec("vhu0", "client", "/x", 1, 9000, True, False, state=False)
+    spec = WorkerSpec("vhu0", "client", "/x", 1, 9000, True, False, state=True)
     child.link.configure(spec, NOW)
     ((said, _),) = child.channel.receive()
     assert said == {
@@ -135,7 +135,7 @@ def test_configure_reaches_the_worker(child: Worker) -> None:
         "finish_offloads": True,
         "finish_udp": True,
         "hold": False,
-        "state": False,
+        "state": True,
         "config": False,
         "mac": "",
         "link_up": True,

@@ -315,6 +315,27 @@ def test_where_frames_are_held(announce: str, fail_mode: tuple[str, ...], holds:
 
 
 @pytest.mark.parametrize(
+    ("everywhere", "announce", "moves"),
+    [
+        (None, "", False),
+        (None, "state=on", True),
+        ("true", "", True),
+        ("true", "off", True),
+        ("true", "state=off", False),
+        ("false", "state=on", True),
+        ("true", "frames=smoke", True),
+    ],
+)
+def test_where_the_state_of_a_guest_moves_with_it(
+    everywhere: str | None, announce: str, moves: bool
+) -> None:
+    """As the row says, else the database."""
+    config = {} if everywhere is None else {"vhost_user_device_state": everywhere}
+    row = interface(external_ids={"vhost-user-announce": announce})
+    assert parse(row, switch=switch(**config)).announce.state is moves
+
+
+@pytest.mark.parametrize(
     ("keys", "ovn"),
     [
         ({}, False),
