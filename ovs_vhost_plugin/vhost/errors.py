@@ -144,6 +144,7 @@ class PeerErrorName(StrEnum):
     POSTCOPY_WITH_MEMORY = "postcopy-with-memory"
     POSTCOPY_UNAVAILABLE = "postcopy-unavailable"
     POSTCOPY_MEMORY_KIND = "postcopy-memory-kind"
+    POSTCOPY_SEVERAL_PAIRS = "postcopy-several-pairs"
 
 
 class PeerError(Exception):

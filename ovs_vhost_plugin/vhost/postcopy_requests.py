@@ -4,8 +4,8 @@
 ADVISE, while the memory is still copied: the front-end gets a userfaultfd. LISTEN: from now on
 memory comes with its pages missing. Each region is answered with the address at which it is mapped
 here, by which the front-end knows the faults; when it has them all it acknowledges, and only then
-may memory be touched (`vhost/requests.py`). END: all pages have come. QEMU 7.2 sends each of the
-three once for each queue pair, and all first ones before any second. Sections cited are those of
+may memory be touched (`vhost/requests.py`). END: all pages have come. QEMU sends each of the three
+once for each queue pair, and all first ones before any second. Sections cited are those of
 vhost-user, "Front-end message types".
 """
 
@@ -22,7 +22,16 @@ from ovs_vhost_plugin.vhost.state import Postcopy, State
 
 
 def advise(state: State, _payload: bytes, _fds: list[int]) -> Handling:
-    """Answer a userfaultfd, and no payload."""
+    """Answer a userfaultfd, and no payload.
+
+    QEMU 10.0 sends memory for its first pair only, and then waits without end for answers to what
+    it has not sent: the guest is lost. Refused now, it goes on at the source. QEMU 7.2, which sends
+    memory for each pair, is known by a SET_VRING_ENABLE that asks for no acknowledgement, where
+    10.0's does; either sends it while it waits for the guest.
+    """
+    if state.postcopy is Postcopy.ADVISED and not state.enables_unasked:
+        detail = "this QEMU loses a guest with several queue pairs: use one, or precopy"
+        raise PeerError(PeerErrorName.POSTCOPY_SEVERAL_PAIRS, detail)
     listening = state.postcopy is Postcopy.LISTENING
     if not listening:
         state.postcopy = Postcopy.OFF

@@ -105,6 +105,7 @@ class State:
         self.guest_mtu: int | None = None  # what the guest's driver goes by, once it does
         self.postcopy = Postcopy.OFF
         self.bases_pending = False  # the front-end has not acknowledged where memory is mapped
+        self.enables_unasked = False  # it does not ask whether SET_VRING_ENABLE was executed
         self.keeps_inflight = False  # the front-end keeps what is in flight
         self.acknowledges = False  # the request under way is to be answered by REPLY_ACK
         self.reply_fds: tuple[int, ...] = ()  # of the answer under way; the device's

@@ -149,6 +149,7 @@ def set_enable(state: State, payload: bytes, _fds: list[int]) -> Handling:
     if enable > 1:
         raise PeerError(PeerErrorName.VRING_ENABLE_VALUE, f"vring {index}: {enable}")
     yield from _change(vring, enabled=bool(enable))
+    state.enables_unasked = not state.acknowledges
     return None
 
 

@@ -159,6 +159,49 @@ def test_each_may_be_said_once_for_each_queue_pair(listening):
     assert listening.effects == []
 
 
+def wait_for_guest(peer, pairs, *, asks):
+    """What QEMU sends while it waits for a migration, as recorded of 7.2 and (`asks`) 10.0.
+
+    Less what comes with an fd: SET_BACKEND_REQ_FD, SET_VRING_CALL and SET_VRING_ERR.
+    """
+    for pair in range(pairs):
+        peer.send(R.GET_FEATURES)
+        peer.send(R.GET_PROTOCOL_FEATURES)
+        peer.send(R.SET_PROTOCOL_FEATURES, spec.U64.pack(0x1F12F))
+        if not pair:
+            peer.send(R.GET_QUEUE_NUM)
+        peer.send(R.GET_MAX_MEM_SLOTS)
+        if not pair:
+            peer.send(R.SET_OWNER)
+        peer.send(R.GET_FEATURES)
+    if asks:
+        peer.send(R.RESET_DEVICE)
+    for index in range(2 * pairs):  # the guest's driver is to switch on the others
+        peer.send(R.SET_VRING_ENABLE, spec.VRING_STATE.pack(index, index < 2), need_reply=asks)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "asks", "granted"),
+    [(1, False, [True]), (1, True, [True]), (2, False, [True, True]), (2, True, [True, False])],
+    ids=["QEMU 7.2, 1 pair", "QEMU 10.0, 1 pair", "QEMU 7.2, 2 pairs", "QEMU 10.0, 2 pairs"],
+)
+def test_a_front_end_that_would_lose_its_guest_is_refused_before(peer, pairs, asks, granted):
+    peer.execute = answer
+    wait_for_guest(peer, pairs, asks=asks)
+    replies = [peer.send(R.POSTCOPY_ADVISE) for _ in range(pairs)]
+    assert [reply.fds == (USERFAULTFD,) for reply in replies] == granted
+    assert all(reply.payload == b"" for reply in replies)
+    if not granted[-1]:
+        assert peer.effects[-1].error.name == PeerErrorName.POSTCOPY_SEVERAL_PAIRS
+
+
+def test_of_a_front_end_that_has_not_shown_which_it_is_the_second_pair_is_refused(peer):
+    """As it comes back when a worker is replaced while QEMU waits."""
+    peer.execute = answer
+    assert peer.send(R.POSTCOPY_ADVISE).fds == (USERFAULTFD,)
+    assert peer.send(R.POSTCOPY_ADVISE).fds == ()
+
+
 @pytest.mark.parametrize(
     ("before", "request_", "name"),
     [
