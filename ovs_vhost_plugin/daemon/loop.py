@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import ovs.poller
 import ovs.vlog
 
-from ovs_vhost_plugin.daemon import status
+from ovs_vhost_plugin.daemon import adoption, status
 from ovs_vhost_plugin.daemon.announcing import Announcing
 from ovs_vhost_plugin.daemon.connector import Connector
 from ovs_vhost_plugin.daemon.forwarding import Forwarding
@@ -50,6 +50,7 @@ class Loop:
         self.reopening = reopening
         self.snapshot: Snapshot | None = None
         self._adopt_dpdk_types = adopt_dpdk_types
+        self._telling = adoption.Telling()
         self._serving = False
         self._complained: dict[str, str] = {}
         self._wake_at: float | None = None
@@ -67,6 +68,7 @@ class Loop:
         """End soon; with `cleanup`, after the workers and taps."""
         if cleanup:
             self._cleanup_until = now + _CLEANUP_TIMEOUT
+            self._wake_at = now
         else:
             self._exiting = True
 
@@ -176,11 +178,16 @@ class Loop:
             wanted = self._keys(name, current, snapshot)
             if wanted is not None and (todo := status.changes(current, wanted)):
                 changes[name] = todo
-        adopted = snapshot.adoptable if self._adopt_dpdk_types else {}
+        adopts = self._adopt_dpdk_types and self._cleanup_until is None
+        adopted = snapshot.adoptable if adopts else {}
         for name, keys in adopted.items():
             changes[name] = {**changes.get(name, {}), **keys}
-        if changes:
-            self.database.write(changes, frozenset(adopted))
+        types = self._telling.step(snapshot.switch.iface_types, adopts, now)
+        if isinstance(types, float):
+            self._wake_at = min(self._wake_at or types, types)
+            types = {}
+        if changes or types:
+            self.database.write(changes, frozenset(adopted), types)
 
     def _keys(
         self, name: str, current: Mapping[str, str], snapshot: Snapshot
@@ -212,8 +219,9 @@ class Loop:
             self._exiting = True
 
     def _stained(self) -> bool:
-        """Whether a row still has keys of ours."""
+        """Whether a row still has something of ours."""
         snapshot = self.database.snapshot()
-        return snapshot is not None and any(
-            status.changes(keys, {}) for keys in snapshot.keys.values()
+        return snapshot is not None and (
+            any(status.changes(keys, {}) for keys in snapshot.keys.values())
+            or bool(adoption.told(snapshot.switch.iface_types, wanted=False))
         )

@@ -18,7 +18,7 @@ import ovs.db.idl
 import ovs.vlog
 
 from ovs_vhost_plugin.announce.vlan import PortVlan
-from ovs_vhost_plugin.daemon import rows
+from ovs_vhost_plugin.daemon import adoption, rows
 from ovs_vhost_plugin.daemon.rows import PortSpec, RowError, RowErrorName, Switch
 from ovs_vhost_plugin.text import escaped
 
@@ -144,8 +144,8 @@ def read(
                 snapshot.ports[name] = spec
             except RowError as error:
                 snapshot.errors[name] = error
-        elif rows.is_adoptable(interface, snapshot.switch):
-            snapshot.adoptable[name] = rows.adoption_keys(interface)
+        elif adoption.is_adoptable(interface, snapshot.switch.iface_types):
+            snapshot.adoptable[name] = adoption.keys(interface)
     for name, wrong in _second_at_a_path(snapshot.ports.values()).items():
         del snapshot.ports[name]
         snapshot.errors[name] = wrong
@@ -248,9 +248,14 @@ class Database:
         return self._transaction is None and now >= self._retry_at
 
     def write(
-        self, changes: Mapping[str, Mapping[str, str | None]], clear_types: frozenset[str]
+        self,
+        changes: Mapping[str, Mapping[str, str | None]],
+        clear_types: frozenset[str],
+        iface_types: Mapping[str, bool],
     ) -> None:
         """Set or (None) remove external_ids by Interface name; empty the type of `clear_types`.
+
+        `iface_types` are added to the switch's (True) or taken out of them (False).
 
         The outcome shows in the next snapshots: compare and write again what is still missing.
         """
@@ -265,6 +270,11 @@ class Database:
                     row.delkey("external_ids", key)
                 else:
                     row.setkey("external_ids", key, value)
+        for row in self._idl.tables["Open_vSwitch"].rows.values():
+            for name, wanted in iface_types.items():
+                # Value by value: what else ovs-vswitchd writes there meanwhile is not lost.
+                change = row.addvalue if wanted else row.delvalue
+                change("iface_types", name)
         self._transaction = transaction
         transaction.commit()
 

@@ -34,11 +34,6 @@ ANY_MEMORY = "any"
 """Of MEMORY_KEY: the one value that it can have."""
 STATE_KEY = "vhost-user-device-state"
 """Of Open_vSwitch:other_config: the default of all ports' `state=` in ANNOUNCE_KEY."""
-DPDK_TYPE_KEY = "vhost-user-dpdk-type"
-"""Where a row that was taken over keeps the type it had."""
-
-DPDK_MODES = {"dpdkvhostuser": "server", "dpdkvhostuserclient": "client"}
-"""OVS-DPDK's interface types → the mode that means the same."""
 
 MAX_QUEUES = 128
 """Most queue pairs: a tap has at most 256 queues, and 2 x 128 vrings fit vhost-user's index."""
@@ -85,7 +80,8 @@ class Switch:
     rundir      where ovs-vswitchd has its sockets
     sock_dir    other_config:vhost-sock-dir, relative to `rundir`
     takes_offloads  userspace bridges take partial checksums and GSO frames
-    iface_types interface types that ovs-vswitchd knows; empty until it has said so
+    iface_types interface types that ovs-vswitchd has, empty until it has said so, and those that
+                we have added (`adoption`)
     announce    how guests are announced whose rows do not say
     """
 
@@ -169,15 +165,6 @@ def is_ours(interface: Any) -> bool:
     )
 
 
-def is_adoptable(interface: Any, switch: Switch) -> bool:
-    """Whether a row is of an OVS-DPDK type that this ovs-vswitchd does not have."""
-    return (
-        interface.type in DPDK_MODES
-        and bool(switch.iface_types)
-        and interface.type not in switch.iface_types
-    )
-
-
 def parse(
     interface: Any,
     port: Any,
@@ -229,15 +216,6 @@ def parse_mac(text: str) -> bytes | None:
         return None
     packed: bytes = netaddr.EUI(text, version=48).packed
     return packed
-
-
-def adoption_keys(interface: Any) -> dict[str, str | None]:
-    """The external_ids to set when a row's OVS-DPDK type is cleared."""
-    keys: Mapping[str, str] = interface.external_ids
-    return {
-        DPDK_TYPE_KEY: interface.type,
-        MODE_KEY: keys.get(MODE_KEY, DPDK_MODES[interface.type]),
-    }
 
 
 def _name(name: str) -> str:

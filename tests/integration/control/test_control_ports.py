@@ -260,31 +260,3 @@ def test_a_socket_that_others_serve_is_left_to_them(host) -> None:
         assert path.is_socket()
     # The dead socket that is left is in nobody's way.
     host.wait_status("vhu1", "listening")
-
-
-def test_types_of_ovs_dpdk_are_taken_over_on_request(make_host) -> None:
-    host = make_host(daemon_options=["--adopt-dpdk-types"])
-    path = host.directory / "vhu0.sock"
-    host.switch.add_port(
-        BRIDGE, "vhu0", "type=dpdkvhostuserclient", f"options:vhost-server-path={path}"
-    )
-    host.switch.add_port(BRIDGE, "vhu1", "type=dpdkvhostuser")
-
-    host.wait_status("vhu0", "connecting")
-    host.wait_status("vhu1", "listening")
-    assert host.wait_ofport("vhu0") > 0
-    assert host.switch.interface("vhu0", "type") == ""
-    assert host.status("vhu0")["dpdk-type"] == "dpdkvhostuserclient"
-    assert host.status("vhu1")["dpdk-type"] == "dpdkvhostuser"
-
-
-def test_types_of_ovs_dpdk_are_left_alone_otherwise(host) -> None:
-    host.switch.vsctl(
-        *("--no-wait", "add-port", BRIDGE, "vhu1"),
-        *("--", "set", "Interface", "vhu1", "type=dpdkvhostuser"),
-    )
-    host.add_client_port("vhu0")
-    host.wait_status("vhu0", "connecting")
-
-    assert host.switch.interface("vhu1", "type") == "dpdkvhostuser"
-    assert not host.status("vhu1")

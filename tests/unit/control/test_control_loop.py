@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop with a mocked database and mocked taps: when it acts and what it publishes."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from test_control_reconcile import PORT
 
+from ovs_vhost_plugin.daemon import adoption
 from ovs_vhost_plugin.daemon.connector import Connector
 from ovs_vhost_plugin.daemon.listener import FrontEndListeners
 from ovs_vhost_plugin.daemon.loop import Loop
@@ -34,7 +36,7 @@ class FakeDatabase:
     def __init__(self) -> None:
         self.standing = Standing.ACTIVE
         self.rows = Snapshot(Switch("/run/ovs", "", False, frozenset()))
-        self.written: list[tuple[dict[str, Any], frozenset[str]]] = []
+        self.written: list[tuple[dict[str, Any], frozenset[str], dict[str, bool]]] = []
         self.busy = False
 
     def run(self, now: float) -> None:
@@ -49,8 +51,11 @@ class FakeDatabase:
     def writable(self, now: float) -> bool:
         return not self.busy
 
-    def write(self, changes: dict[str, Any], clear_types: frozenset[str]) -> None:
-        self.written.append((changes, clear_types))
+    def write(
+        self, changes: dict[str, Any], clear_types: frozenset[str], iface_types: dict[str, bool]
+    ) -> None:
+        self.written.append((changes, clear_types, iface_types))
+        self.tell({name for name, wanted in iface_types.items() if wanted}, iface_types.keys())
         for name, todo in changes.items():
             keys = dict(self.rows.keys[name])
             for key, value in todo.items():
@@ -59,6 +64,11 @@ class FakeDatabase:
                 else:
                     keys[key] = value
             self.rows = replace(self.rows, keys={**self.rows.keys, name: keys})
+
+    def tell(self, types: Iterable[str], gone: Iterable[str] = ()) -> None:
+        """Change what Open_vSwitch:iface_types has."""
+        found = (self.rows.switch.iface_types - frozenset(gone)) | frozenset(types)
+        self.rows = replace(self.rows, switch=replace(self.rows.switch, iface_types=found))
 
 
 class FakeTaps:
@@ -230,6 +240,12 @@ class World:
         names |= {*changes.get("adoptable", {}), *self.database.rows.keys}
         found = {name: self.database.rows.keys.get(name, keys or {}) for name in names}
         self.database.rows = replace(self.database.rows, keys=found, **changes)
+
+    def sleeps(self, now: float) -> float | None:
+        """How long the loop sleeps at most, in seconds."""
+        waits: list[int] = []
+        self.loop.wait(SimpleNamespace(timer_wait=waits.append), now)  # type: ignore[arg-type]
+        return min(waits) / 1000 if waits else None
 
     def keys(self, name: str = "vhu0") -> dict[str, str]:
         return dict(self.database.rows.keys[name])
@@ -434,13 +450,48 @@ def test_dpdk_types_are_cleared_only_on_request(tmp_path: Path, monkeypatch) -> 
         world.rows(adoptable=adoptable)
         world.loop.turn(NOW)
     assert not shy.database.written
-    assert bold.database.written == [(adoptable, frozenset({"vhu0"}))]
+    assert bold.database.written == [(adoptable, frozenset({"vhu0"}), {})]
+
+
+def test_dpdk_types_are_told_on_request_and_taken_back_at_the_end(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    world = World(Path(), adopt=True)
+    ours = {"dpdkvhostuser", "dpdkvhostuserclient"}
+    world.database.tell({"system"})
+    world.loop.turn(NOW)
+    assert world.database.rows.switch.iface_types == {"system", *ours}
+    # The switch writes its own again, at once and later.
+    for now, told in ((NOW, False), (NOW + 1, True), (NOW + 2, True)):
+        world.database.tell((), ours)
+        world.loop.turn(now)
+        assert (world.database.rows.switch.iface_types >= ours) is told
+        assert world.sleeps(now) == (None if told else adoption.PACE)
+    world.loop.turn(NOW + 3)
+    assert len(world.database.written) == 3
+
+    world.loop.exit(NOW + 4, cleanup=True)
+    for _ in range(3):
+        world.loop.turn(NOW + 4)
+    assert world.loop.exiting and world.database.rows.switch.iface_types == {"system"}
+
+
+def test_a_daemon_that_lost_the_lock_does_not_wake_up_to_tell_types(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    world = World(Path(), adopt=True)
+    world.database.tell({"system"})
+    world.loop.turn(NOW)
+    world.database.tell((), adoption.MODES)
+    world.loop.turn(NOW)
+    world.database.standing = Standing.CONTENDED
+    world.loop.turn(NOW)
+    assert world.sleeps(NOW) is None
 
 
 def test_cleaning_up_ends_when_nothing_is_left(world: World) -> None:
     world.rows(ports={"vhu0": PORT})
     world.loop.turn(NOW)
     world.loop.exit(NOW, cleanup=True)
+    assert world.sleeps(NOW) == 0
     for _ in range(3):
         world.loop.turn(NOW)
     assert world.loop.exiting and not world.taps.made and world.keys() == {}

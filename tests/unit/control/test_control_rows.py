@@ -247,34 +247,6 @@ def test_the_socket_directory_does_not_concern_client_ports() -> None:
     assert parse(interface(), switch=switch(vhost_sock_dir="..")).path == "/run/vm.sock"
 
 
-@pytest.mark.parametrize(
-    ("type_", "types", "adoptable"),
-    [
-        ("dpdkvhostuserclient", {"system"}, True),
-        ("dpdkvhostuser", {"system"}, True),
-        ("dpdkvhostuser", {"system", "dpdkvhostuser"}, False),
-        ("dpdkvhostuser", set(), False),  # ovs-vswitchd has not said yet
-        ("dpdk", {"system"}, False),
-        ("", {"system"}, False),
-    ],
-)
-def test_which_rows_of_ovs_dpdk_may_be_taken_over(type_: str, types: set, adoptable: bool) -> None:
-    found = Switch(RUNDIR, "", False, frozenset(types))
-    assert rows.is_adoptable(interface(type=type_), found) is adoptable
-
-
-def test_a_row_taken_over_is_ours_and_means_the_same() -> None:
-    for type_, options, mode in (
-        ("dpdkvhostuserclient", {"vhost-server-path": "/run/vm.sock"}, "client"),
-        ("dpdkvhostuser", {}, "server"),
-    ):
-        before = interface(type=type_, options=options)
-        keys = rows.adoption_keys(before)
-        after = interface(options=options, external_ids=keys)
-        assert keys["vhost-user-dpdk-type"] == type_
-        assert rows.is_ours(after) and parse(after).mode == mode
-
-
 TEXT = st.text(max_size=130)
 
 

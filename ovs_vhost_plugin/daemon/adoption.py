@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Automation written for OVS-DPDK, on a switch without DPDK (`--adopt-dpdk-types`). Pure.
+
+Rows of OVS-DPDK's interface types are taken over. And these types are told as the switch's own, in
+Open_vSwitch:iface_types: by it Neutron decides whether a VM gets a vhost-user port or a tap.
+
+ovs-vswitchd writes that column at the end of each reconfiguration, with the types that it has
+itself (discover_types in vswitchd/bridge.c). A write of ours is no reason for it to reconfigure. So
+each of its writes is followed by one of ours, and there it ends.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ovs_vhost_plugin.daemon.rows import MODE_KEY
+
+TYPE_KEY = "vhost-user-dpdk-type"
+"""Where a row that was taken over keeps the type it had."""
+
+MODES = {"dpdkvhostuser": "server", "dpdkvhostuserclient": "client"}
+"""OVS-DPDK's interface types → the mode that means the same."""
+
+_DPDK = "dpdk"
+"""A type of its own network cards: a switch with DPDK has all three (netdev_dpdk_register in
+lib/netdev-dpdk.c). As we never tell it, the other two without it are told by us."""
+
+PACE = 0.1
+"""Seconds between two writes of the column, so that a switch that reconfigures all the time costs
+ten a second."""
+
+
+def lacks_dpdk(iface_types: Collection[str]) -> bool:
+    """Whether the switch has told its types, and DPDK's are not among them."""
+    return _DPDK not in iface_types and not MODES.keys() >= set(iface_types)
+
+
+def is_adoptable(interface: Any, iface_types: Collection[str]) -> bool:
+    """Whether a row is of an OVS-DPDK type that this ovs-vswitchd does not have."""
+    return interface.type in MODES and lacks_dpdk(iface_types)
+
+
+def keys(interface: Any) -> dict[str, str | None]:
+    """The external_ids to set when a row's OVS-DPDK type is cleared."""
+    had: Mapping[str, str] = interface.external_ids
+    return {TYPE_KEY: interface.type, MODE_KEY: had.get(MODE_KEY, MODES[interface.type])}
+
+
+def told(iface_types: Collection[str], wanted: bool) -> dict[str, bool]:
+    """Which types to add to the column (True) and which to take out of it (False)."""
+    if not lacks_dpdk(iface_types):
+        return {}
+    return {name: wanted for name in MODES if (name in iface_types) is not wanted}
+
+
+class Telling:
+    """When the column is written: at once, and not more often than PACE has it."""
+
+    def __init__(self) -> None:
+        self._next_at = 0.0
+
+    def step(
+        self, iface_types: Collection[str], wanted: bool, now: float
+    ) -> dict[str, bool] | float:
+        """What to write now, as `told` has it; or when to write it."""
+        todo = told(iface_types, wanted)
+        if todo and now < self._next_at:
+            return self._next_at
+        if todo:
+            self._next_at = now + PACE
+        return todo

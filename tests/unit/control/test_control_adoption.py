@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which rows of OVS-DPDK are taken over, and which types the database is told."""
+
+import pytest
+from test_control_rows import interface, parse
+
+from ovs_vhost_plugin.daemon import adoption, rows
+from ovs_vhost_plugin.daemon.adoption import PACE, Telling
+
+NOW = 10.0
+OWN = {"system", "internal"}
+OURS = {"dpdkvhostuser", "dpdkvhostuserclient"}
+WITH_DPDK = {*OWN, *OURS, "dpdk"}
+
+
+@pytest.mark.parametrize(
+    ("type_", "types", "adoptable"),
+    [
+        ("dpdkvhostuserclient", OWN, True),
+        ("dpdkvhostuser", OWN, True),
+        ("dpdkvhostuser", {*OWN, *OURS}, True),  # told by us
+        ("dpdkvhostuser", WITH_DPDK, False),
+        ("dpdkvhostuser", set(), False),  # ovs-vswitchd has not said yet
+        ("dpdkvhostuser", OURS, False),
+        ("dpdk", OWN, False),
+        ("", OWN, False),
+    ],
+)
+def test_which_rows_of_ovs_dpdk_may_be_taken_over(type_: str, types: set, adoptable: bool) -> None:
+    assert adoption.is_adoptable(interface(type=type_), types) is adoptable
+
+
+def test_a_row_taken_over_is_ours_and_means_the_same() -> None:
+    for type_, options, mode in (
+        ("dpdkvhostuserclient", {"vhost-server-path": "/run/vm.sock"}, "client"),
+        ("dpdkvhostuser", {}, "server"),
+    ):
+        before = interface(type=type_, options=options)
+        keys = adoption.keys(before)
+        after = interface(options=options, external_ids=keys)
+        assert keys["vhost-user-dpdk-type"] == type_
+        assert rows.is_ours(after) and parse(after).mode == mode
+
+
+ALL, NONE = dict.fromkeys(OURS, True), dict.fromkeys(OURS, False)
+
+
+@pytest.mark.parametrize(
+    ("types", "with_option", "without"),
+    [
+        (OWN, ALL, {}),
+        ({*OWN, "dpdkvhostuser"}, {"dpdkvhostuserclient": True}, {"dpdkvhostuser": False}),
+        ({*OWN, *OURS}, {}, NONE),
+        (WITH_DPDK, {}, {}),  # the switch's own, with the option or without it
+        (set(), {}, {}),  # the switch has not said yet
+        (OURS, {}, {}),
+    ],
+)
+def test_the_types_are_told_with_the_option_and_taken_back_without_it(
+    types: set, with_option: dict, without: dict
+) -> None:
+    assert adoption.told(types, wanted=True) == with_option
+    assert adoption.told(types, wanted=False) == without
+
+
+def test_each_write_of_the_switch_is_followed_by_one_of_ours_at_a_bounded_pace() -> None:
+    telling = Telling()
+    assert telling.step(OWN, True, NOW) == ALL
+    assert telling.step({*OWN, *OURS}, True, NOW) == {}
+    assert telling.step(OWN, True, NOW + 0.01) == telling.step(OWN, True, NOW + 0.02) == NOW + PACE
+    assert telling.step(OWN, True, NOW + PACE) == ALL
+    assert telling.step({*OWN, *OURS}, False, NOW + 2 * PACE) == NONE
