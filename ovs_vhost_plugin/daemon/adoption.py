@@ -12,6 +12,7 @@ each of its writes is followed by one of ours, and there it ends.
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from ovs_vhost_plugin.announce.limit import TokenBucket
 from ovs_vhost_plugin.daemon.rows import MODE_KEY
 
 TYPE_KEY = "vhost-user-dpdk-type"
@@ -24,9 +25,10 @@ _DPDK = "dpdk"
 """A type of its own network cards: a switch with DPDK has all three (netdev_dpdk_register in
 lib/netdev-dpdk.c). As we never tell it, the other two without it are told by us."""
 
-PACE = 0.1
-"""Seconds between two writes of the column, so that a switch that reconfigures all the time costs
-ten a second."""
+RATE, BURST = 10.0, 100
+"""Most writes of the column, a second and at once. Whoever waits for the switch, as Neutron's agent
+does, goes on by the very write of the switch that takes our types out: so ours follows at once,
+unless the switch reconfigures all the time."""
 
 
 def lacks_dpdk(iface_types: Collection[str]) -> bool:
@@ -53,18 +55,16 @@ def told(iface_types: Collection[str], wanted: bool) -> dict[str, bool]:
 
 
 class Telling:
-    """When the column is written: at once, and not more often than PACE has it."""
+    """When the column is written."""
 
     def __init__(self) -> None:
-        self._next_at = 0.0
+        self._bucket = TokenBucket(RATE, BURST, 0.0)
 
     def step(
         self, iface_types: Collection[str], wanted: bool, now: float
     ) -> dict[str, bool] | float:
         """What to write now, as `told` has it; or when to write it."""
         todo = told(iface_types, wanted)
-        if todo and now < self._next_at:
-            return self._next_at
-        if todo:
-            self._next_at = now + PACE
+        if todo and not self._bucket.take(now):
+            return self._bucket.ready_at(now)
         return todo

@@ -87,6 +87,7 @@ class Loop:
         events = self.ports.workers.run(now)
         self._announce(events, now)
         self.database.run(now)
+        self._tell_types(now)
         before = self.snapshot
         self._look(now)
         if self.snapshot is not before:
@@ -168,7 +169,28 @@ class Loop:
         plan = reconcile(self.desired, wrong, self.ports.observe(snapshot.keys, now), slots, now)
         for action in plan.actions:
             self.ports.execute(action, now)
-        self._wake_at = now if plan.actions else plan.wake_at
+        self._wake_by(now if plan.actions else plan.wake_at)
+
+    def _wake_by(self, at: float | None) -> None:
+        if at is not None:
+            self._wake_at = at if self._wake_at is None else min(self._wake_at, at)
+
+    @property
+    def _adopts(self) -> bool:
+        return self._adopt_dpdk_types and self._cleanup_until is None
+
+    def _tell_types(self, now: float) -> None:
+        """Add OVS-DPDK's types to the switch's or take them back: at once, as others wait for it.
+
+        So before all rows are read.
+        """
+        if not self.database.writable(now) or self.database.standing is not Standing.ACTIVE:
+            return
+        types = self._telling.step(self.database.iface_types, self._adopts, now)
+        if isinstance(types, float):
+            self._wake_by(types)
+        elif types:
+            self.database.write({}, frozenset(), types)
 
     def _publish(self, snapshot: Snapshot, now: float) -> None:
         if not self.database.writable(now) or self.database.standing is not Standing.ACTIVE:
@@ -178,16 +200,11 @@ class Loop:
             wanted = self._keys(name, current, snapshot)
             if wanted is not None and (todo := status.changes(current, wanted)):
                 changes[name] = todo
-        adopts = self._adopt_dpdk_types and self._cleanup_until is None
-        adopted = snapshot.adoptable if adopts else {}
+        adopted = snapshot.adoptable if self._adopts else {}
         for name, keys in adopted.items():
             changes[name] = {**changes.get(name, {}), **keys}
-        types = self._telling.step(snapshot.switch.iface_types, adopts, now)
-        if isinstance(types, float):
-            self._wake_at = min(self._wake_at or types, types)
-            types = {}
-        if changes or types:
-            self.database.write(changes, frozenset(adopted), types)
+        if changes:
+            self.database.write(changes, frozenset(adopted))
 
     def _keys(
         self, name: str, current: Mapping[str, str], snapshot: Snapshot
@@ -223,5 +240,5 @@ class Loop:
         snapshot = self.database.snapshot()
         return snapshot is not None and (
             any(status.changes(keys, {}) for keys in snapshot.keys.values())
-            or bool(adoption.told(snapshot.switch.iface_types, wanted=False))
+            or bool(adoption.told(self.database.iface_types, wanted=False))
         )

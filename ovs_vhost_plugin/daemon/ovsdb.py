@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 import ovs.db.idl
@@ -243,6 +244,12 @@ class Database:
             self._snapshot = read(self._idl.tables, self._rundir, self._cpus, self._formats)
         return self._snapshot
 
+    @property
+    def iface_types(self) -> frozenset[str]:
+        """The switch's interface types that the database has now; some may be ours."""
+        rows = self._idl.tables["Open_vSwitch"].rows.values()
+        return frozenset().union(*(row.iface_types for row in rows))
+
     def writable(self, now: float) -> bool:
         """Whether `write` may be called: nothing is under way, and no refusal was just now."""
         return self._transaction is None and now >= self._retry_at
@@ -251,7 +258,7 @@ class Database:
         self,
         changes: Mapping[str, Mapping[str, str | None]],
         clear_types: frozenset[str],
-        iface_types: Mapping[str, bool],
+        iface_types: Mapping[str, bool] = MappingProxyType({}),
     ) -> None:
         """Set or (None) remove external_ids by Interface name; empty the type of `clear_types`.
 

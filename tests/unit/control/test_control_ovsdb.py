@@ -187,7 +187,7 @@ def test_keys_are_written_one_by_one_and_others_left_alone(database: Database) -
     idl(database).tables = tables(one, other)
 
     database.write(
-        {"vhu0": {"vhost-user-status": "running", "vhost-user-error": None}}, frozenset(), {}
+        {"vhu0": {"vhost-user-status": "running", "vhost-user-error": None}}, frozenset()
     )
 
     assert one.written == [
@@ -200,12 +200,13 @@ def test_keys_are_written_one_by_one_and_others_left_alone(database: Database) -
 def test_a_type_is_cleared_only_if_it_is_still_what_was_read(database: Database) -> None:
     row = interface("vhu0", type="dpdkvhostuser")
     idl(database).tables = tables(row)
-    database.write({"vhu0": {}}, frozenset({"vhu0"}), {})
+    database.write({"vhu0": {}}, frozenset({"vhu0"}))
     assert row.written == [("verify", "type")] and row.type == ""
 
 
 def test_interface_types_are_added_and_taken_out_one_by_one(database: Database) -> None:
     (switch,) = idl(database).tables["Open_vSwitch"].rows.values()
+    assert database.iface_types == {"system"}
     database.write({}, frozenset(), {"dpdkvhostuser": True, "dpdkvhostuserclient": False})
     assert switch.written == [
         ("add", "iface_types", "dpdkvhostuser"),
@@ -214,7 +215,7 @@ def test_interface_types_are_added_and_taken_out_one_by_one(database: Database) 
 
 
 def test_one_transaction_at_a_time(database: Database) -> None:
-    database.write({}, frozenset(), {})
+    database.write({}, frozenset())
     (transaction,) = FakeTransaction.made
     database.run(NOW)
     assert not database.writable(NOW)
@@ -226,7 +227,7 @@ def test_one_transaction_at_a_time(database: Database) -> None:
 
 
 def test_a_refusal_is_tried_again_after_a_while(database: Database) -> None:
-    database.write({}, frozenset(), {})
+    database.write({}, frozenset())
     FakeTransaction.made[0].status = FakeTransaction.TRY_AGAIN
     database.run(NOW)
     waits: list[int] = []
