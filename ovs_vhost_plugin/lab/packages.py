@@ -19,7 +19,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Program:
-    """A program by name (found on PATH) or by absolute path, and the package that has it."""
+    """A program by name (found on PATH), or any file by its path, and the package that has it."""
 
     name: str
     package: str
@@ -27,6 +27,8 @@ class Program:
     @property
     def present(self) -> bool:
         """Whether this machine has it."""
+        if self.name.startswith("/"):
+            return Path(self.name).exists()
         return shutil.which(self.name, path=_search_path()) is not None
 
 
@@ -63,6 +65,13 @@ OVN = (
     Program("ovn-controller", "ovn-host"),
     Program("ovn-nbctl", "ovn-common"),
 )
+BINDINGS = (
+    Program("/usr/lib/python3/dist-packages/ovs/__init__.py", "python3-openvswitch"),
+    Program(
+        "/usr/lib/python3/dist-packages/sortedcontainers/__init__.py", "python3-sortedcontainers"
+    ),
+)
+"""Open vSwitch's for Python as Debian has them: a package of the product would depend on these."""
 SYSTEMD = (
     Program("/lib/systemd/systemd", "systemd"),
     Program("systemd-analyze", "systemd"),
@@ -72,7 +81,7 @@ SYSTEMD = (
 """What checks etc/, and runs the unit; nothing of the product needs it."""
 RELEASES = (Program("debootstrap", "debootstrap"), Program("unshare", "util-linux"))
 """What makes a root of another release (distro.py), and goes into it."""
-EVERYTHING = (*SWITCH, *GUEST, *OVN, *TEST, *SYSTEMD, *RELEASES)
+EVERYTHING = (*SWITCH, *GUEST, *OVN, *TEST, *BINDINGS, *SYSTEMD, *RELEASES)
 
 _UNITS = {
     "openvswitch-switch": ("openvswitch-switch", "ovs-vswitchd", "ovsdb-server"),
