@@ -84,19 +84,22 @@ def spread(stations: Sequence[Station], location: Location) -> tuple[Station, ..
     """The stations to announce at `location`: one for each MAC and VLAN of the bridge.
 
     What the port does not carry is left out. A MAC seen without a tag on a port that lists its
-    VLANs (`trunks`) is announced in each of them: the list says that they are the guest's. Nothing
-    is in VLAN 4095, which is reserved: automation gives it to ports that are not wired yet.
+    VLANs (`trunks`, `cvlans`) is announced in each of them: the list says that they are the
+    guest's. Through a tunnel it is announced in each customer VLAN: they are one for the bridge,
+    and not for the switches of the customer. Nothing is in VLAN 4095, which is reserved: automation
+    gives it to ports that are not wired yet.
     """
-    listed = [vlan for vlan in location.trunks if vlan and location.carries(vlan)]
-    if location.is_access or len(listed) >= MAX_STATIONS:
+    listed = [vlan for vlan in location.listed if vlan and location.carries(vlan)]
+    if len(listed) >= MAX_STATIONS:
         listed = []
     found = list(stations)
     for vlan in listed:
         found += [Station(one.mac, vlan) for one in stations if one.vlan == 0]
     kept: dict[tuple[bytes, int], Station] = {}
     for one in merge(found):
-        if location.carries(one.vlan) and location.vlan_of(one.vlan) <= MAX_VLAN:
-            kept.setdefault((one.mac, location.vlan_of(one.vlan)), one)
+        vlan = location.vlan_of(one.vlan)
+        if location.carries(one.vlan) and vlan <= MAX_VLAN:
+            kept.setdefault((one.mac, one.vlan if location.is_tunnel else vlan), one)
     return tuple(kept.values())[:MAX_STATIONS]
 
 
@@ -105,7 +108,7 @@ def names(given: Iterable[Station], location: Location, mac: bytes, vlan: int) -
 
     As `spread` has it: a MAC given without a tag is in the port's own VLAN and in all of `trunks`.
     """
-    listed = bool(vlan) and vlan in location.trunks and not location.is_access
+    listed = bool(vlan) and vlan in location.listed and not location.is_tunnel
     return any(
         one.mac == mac and (location.vlan_of(one.vlan) == vlan or (listed and one.vlan == 0))
         for one in given

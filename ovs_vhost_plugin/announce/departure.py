@@ -20,7 +20,7 @@ from ovs_vhost_plugin.announce import fdb, onward
 from ovs_vhost_plugin.announce.addresses import names
 from ovs_vhost_plugin.announce.model import Location
 from ovs_vhost_plugin.announce.onward import Parcel, Rows, Senders, Unfit
-from ovs_vhost_plugin.announce.vlan import PortVlan, dress, vlan_of
+from ovs_vhost_plugin.announce.vlan import PortVlan, enter, vlan_of
 
 PACE = ((2.0, 0.005), (4.0, 0.02), (float("inf"), 0.1))
 """Until so many seconds after its begin, the seconds between two looks at the table."""
@@ -134,11 +134,11 @@ class Departure:
             return None
         mac, vlan = self.resident
         frame = mac + nobody + _LOCAL_EXPERIMENTAL + bytes(46)
-        dressed = dress(frame, vlan, vlans.get(place.ofport, PortVlan()))
-        if dressed is not None:
+        entering = enter(frame, vlan, vlans.get(place.ofport, PortVlan()))
+        if entering is not None:
             self._unsettled = False
             self._settlings += 1
-        return dressed
+        return entering
 
     def no_table(self, now: float) -> None:
         """Take it that the table could not be read."""

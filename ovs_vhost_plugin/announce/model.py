@@ -17,8 +17,8 @@ class Location:
 
     `ofport` is its OpenFlow number, below 1 while ovs-vswitchd has not assigned one. `tag` is the
     VLAN an untagged frame from the port belongs to, None for none. `mgmt_path` is the bridge's
-    OpenFlow management socket. `vlan_mode` and `trunks` are the columns of the Port row. `ovn`:
-    ovn-controller has bound the port, so the flows are its own and learn nothing.
+    OpenFlow management socket. `vlan_mode`, `trunks` and `cvlans` are the columns of the Port row.
+    `ovn`: ovn-controller has bound the port, so the flows are its own and learn nothing.
     """
 
     bridge: str
@@ -28,16 +28,31 @@ class Location:
     vlan_mode: str = ""
     trunks: tuple[int, ...] = ()
     ovn: bool = False
+    cvlans: tuple[int, ...] = ()
 
     @property
     def is_access(self) -> bool:
         """Whether the port carries one VLAN (ovs-vswitchd.conf.db(5), Port: vlan_mode)."""
-        return self.tag is not None and self.vlan_mode in ("", "access", "dot1q-tunnel")
+        return self.tag is not None and self.vlan_mode in ("", "access")
+
+    @property
+    def is_tunnel(self) -> bool:
+        """Whether what the guest tags is inside another VLAN for the bridge (IEEE 802.1Q, 15)."""
+        return self.tag is not None and self.vlan_mode == "dot1q-tunnel"
+
+    @property
+    def listed(self) -> tuple[int, ...]:
+        """The tags of the guest's own frames that the Port row lists."""
+        if self.is_access:
+            return ()
+        return self.cvlans if self.is_tunnel else self.trunks
 
     def carries(self, vlan: int) -> bool:
         """Whether the bridge takes a frame with this 802.1Q tag, 0 for none, from the port."""
         if self.is_access:
-            return vlan == 0 or self.vlan_mode == "dot1q-tunnel"
+            return vlan == 0
+        if self.is_tunnel:
+            return not self.cvlans or vlan in self.cvlans
         inner = self.vlan_of(vlan)
         return not self.trunks or inner in self.trunks or inner == self.tag
 
@@ -50,12 +65,12 @@ class Location:
             return True
         if other.ofport > 0 and self.ofport > 0 and other.ofport != self.ofport:
             return True
-        vlans = self.tag, self.vlan_mode, self.trunks
-        return self.bridge != other.bridge or vlans != (other.tag, other.vlan_mode, other.trunks)
+        vlans, others = ((one.tag, one.vlan_mode, one.trunks, one.cvlans) for one in (self, other))
+        return self.bridge != other.bridge or vlans != others
 
     def vlan_of(self, vlan: int) -> int:
         """In which VLAN the bridge learns the source of such a frame."""
-        if vlan == 0 or self.vlan_mode == "dot1q-tunnel":
+        if vlan == 0 or self.is_tunnel:
             return self.tag or 0
         return vlan
 

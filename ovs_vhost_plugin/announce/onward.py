@@ -24,7 +24,7 @@ from enum import StrEnum
 from ovs_vhost_plugin.announce import fdb
 from ovs_vhost_plugin.announce.addresses import Station, names
 from ovs_vhost_plugin.announce.model import Location
-from ovs_vhost_plugin.announce.vlan import TPID, PortVlan, dress, tag_of, vlan_of
+from ovs_vhost_plugin.announce.vlan import PortVlan, carry, ethertype_of, tag_of, vlan_of
 from ovs_vhost_plugin.announce.wire import LONGEST_FRAME, Output
 
 SENDERS = 32
@@ -97,7 +97,8 @@ def address(
         return Unfit.MALFORMED
     tag = tag_of(frame)
     port = places.get(f"{frame[:6].hex()}.{tag}")
-    vlan = vlan_of(tag, vlans.get(place.ofport, PortVlan()))
+    origin = vlans.get(place.ofport, PortVlan())
+    vlan = vlan_of(tag, origin)
     if port is None or vlan is None:
         return Unfit.TO_STRANGER
     source = frame[6:12]
@@ -108,10 +109,10 @@ def address(
     if rows.own is None:
         if not _vouched(source, vlan, port, senders, rows):
             return Unfit.FROM_NOBODY
-    elif _is_ip(frame) or not _vouched(source, vlan, port, senders, rows):
+    elif ethertype_of(frame) in _IP or not _vouched(source, vlan, port, senders, rows):
         frame = frame[:6] + rows.own + frame[12:]
     target = vlans.get(port, PortVlan())
-    dressed = dress(frame, vlan, target)
+    dressed = carry(frame, origin, target)
     if dressed is None:
         return Unfit.TO_NO_VLAN
     # Of a bond's members only one may send, and the switch knows which.
@@ -124,9 +125,3 @@ def _vouched(source: bytes, vlan: int, target: int, senders: Senders, rows: Rows
     if port is None or port == target:
         return False
     return source not in rows.others or port in rows.others[source]
-
-
-def _is_ip(frame: bytes) -> bool:
-    """Whether it carries an IP packet (in one VLAN tag at most)."""
-    at = 16 if frame[12:14] == TPID else 12
-    return frame[at : at + 2] in _IP

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 _ADDRESSES = 12
-_ETHERNET = 14
-TPID = b"\x81\x00"  # IEEE 802.1Q
-_VID = 0xFFF
+_ETHERNET, _TAG = 14, 4
+C_TAG, S_TAG = b"\x81\x00", b"\x88\xa8"
+"""IEEE 802.1Q, table 9-1: EtherTypes of a customer's and of a service's VLAN tag."""
+TPIDS = (C_TAG, S_TAG)
+_VID, _PRIORITY = 0xFFF, 0xF000
 
 
 class VlanMode(StrEnum):
@@ -28,20 +30,32 @@ class VlanMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PortVlan:
-    """How a port treats VLANs. `tag` is the access or native VLAN, 0 for none.
+    """How a port treats VLANs. `tag` is the access, native or service VLAN, 0 for none.
 
-    bond  more than one interface: only the switch knows which of them sends
+    bond    more than one interface: only the switch knows which of them sends
+    cvlans  the customer VLANs that a tunnel takes, 0 for no tag; empty: all
+    tpid    how a tunnel's service tag begins
     """
 
     mode: VlanMode = VlanMode.TRUNK
     tag: int = 0
     bond: bool = False
+    cvlans: frozenset[int] = frozenset()
+    tpid: bytes = S_TAG
+
+    def takes(self, tag: int) -> bool:
+        """Whether a tunnel takes frames that have this tag already, 0 for none."""
+        return not self.cvlans or tag in self.cvlans
 
 
 def tag_of(frame: bytes) -> int:
     """The VLAN ID that a frame says itself, 0 without one."""
-    tagged = frame[_ADDRESSES:_ETHERNET] == TPID and len(frame) >= _ETHERNET + 4
-    return int.from_bytes(frame[14:16], "big") & _VID if tagged else 0
+    return int.from_bytes(frame[14:16], "big") & _VID if _is_tagged(frame) else 0
+
+
+def ethertype_of(frame: bytes) -> bytes:
+    """What it carries, in one tag at most."""
+    return frame[16:18] if _is_tagged(frame) else frame[12:14]
 
 
 def vlan_of(tag: int, port: PortVlan) -> int | None:
@@ -52,30 +66,66 @@ def vlan_of(tag: int, port: PortVlan) -> int | None:
         case VlanMode.NATIVE_UNTAGGED:
             return tag or port.tag
         case VlanMode.DOT1Q_TUNNEL:
-            return None
+            return port.tag if port.takes(tag) else None
     return tag
 
 
-def dress(frame: bytes, vlan: int, port: PortVlan) -> bytes | None:
-    """The frame as it leaves on `port` in `vlan`; None if it would not. Its priority stays.
+def carry(frame: bytes, origin: PortVlan, port: PortVlan) -> bytes | None:
+    """A frame that left on `origin` as it leaves on `port`; None if it would not.
 
-    For a bond it is dressed as in VLAN `vlan` of a trunk: the switch goes on from there.
+    Its priority stays. For a bond it is dressed as for a trunk: the switch goes on from there.
     """
+    vlan = vlan_of(tag_of(frame), origin)
+    if vlan is None:
+        return None
+    if port.bond:
+        port = PortVlan()
+    tpid, priority, rest = C_TAG, 0, frame[_ADDRESSES:]
+    if _is_tagged(frame):
+        tpid, priority = rest[:2], int.from_bytes(rest[2:4], "big") & _PRIORITY
+    if origin.mode is VlanMode.DOT1Q_TUNNEL and port.mode is not VlanMode.ACCESS:
+        # What it says itself is the customer's. An access port takes that off as well.
+        tpid = origin.tpid
+    elif _is_tagged(frame):
+        rest = rest[_TAG:]
+    inner = frame[:_ADDRESSES] + rest
+    if not _leaves(vlan, tag_of(inner), port):
+        return None
+    if not _shows(vlan, port):
+        return inner
+    return frame[:_ADDRESSES] + tpid + (priority | vlan).to_bytes(2, "big") + rest
+
+
+def enter(frame: bytes, vlan: int, port: PortVlan) -> bytes | None:
+    """A frame without a tag as it has to come in by `port` to be in `vlan`; None: it cannot be."""
+    tag = vlan if _shows(vlan, port) else 0
+    if port.mode is VlanMode.DOT1Q_TUNNEL and port.cvlans:
+        tag = min(port.cvlans)
+    if vlan_of(tag, port) != vlan:
+        return None
+    head = C_TAG + tag.to_bytes(2, "big") if tag else b""
+    return frame[:_ADDRESSES] + head + frame[_ADDRESSES:]
+
+
+def _leaves(vlan: int, inner: int, port: PortVlan) -> bool:
+    """Whether a frame in `vlan`, with the tag `inner` besides, may leave on `port`."""
     match port.mode:
-        case _ if port.bond:
-            tagged = vlan != 0
         case VlanMode.ACCESS:
-            if vlan != port.tag:
-                return None
-            tagged = False
-        case VlanMode.NATIVE_UNTAGGED:
-            tagged = vlan != port.tag
+            return vlan == port.tag
         case VlanMode.DOT1Q_TUNNEL:
-            return None
-        case _:
-            tagged = vlan != 0
-    priority, rest = 0, frame[_ADDRESSES:]
-    if rest[:2] == TPID and len(frame) >= _ETHERNET + 4:
-        priority, rest = int.from_bytes(rest[2:4], "big") & ~_VID, rest[4:]
-    head = TPID + (priority | vlan).to_bytes(2, "big") if tagged else b""
-    return frame[:_ADDRESSES] + head + rest
+            return vlan == port.tag and port.takes(inner)
+    return True
+
+
+def _shows(vlan: int, port: PortVlan) -> bool:
+    """Whether frames in `vlan` have its tag on `port`."""
+    match port.mode:
+        case VlanMode.ACCESS | VlanMode.DOT1Q_TUNNEL:
+            return False
+        case VlanMode.NATIVE_UNTAGGED:
+            return vlan != port.tag
+    return vlan != 0
+
+
+def _is_tagged(frame: bytes) -> bool:
+    return frame[_ADDRESSES:_ETHERNET] in TPIDS and len(frame) >= _ETHERNET + _TAG

@@ -62,6 +62,8 @@ _COLUMNS: dict[str, dict[str, dict[str, Any]]] = {
         "interfaces": _refs("Interface"),
         "tag": _set_of("integer", 1),
         "trunks": _set_of("integer"),
+        "cvlans": _set_of("integer"),
+        "other_config": {"type": _STRINGS},
         "vlan_mode": _set_of("string", 1),
     },
     "Interface": {

@@ -24,6 +24,7 @@ def location_of(port: PortSpec, rundir: str) -> Location:
         mgmt_path=f"{rundir}/{port.bridge}.mgmt",
         vlan_mode=port.vlan_mode,
         trunks=port.trunks,
+        cvlans=port.cvlans,
         ovn=port.ovn,
     )
 

@@ -16,7 +16,7 @@ import netaddr
 from ovs_vhost_plugin.announce import addresses, policy
 from ovs_vhost_plugin.announce.addresses import AddressError, Station
 from ovs_vhost_plugin.announce.policy import Policy, PolicyError
-from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
+from ovs_vhost_plugin.announce.vlan import C_TAG, S_TAG, PortVlan, VlanMode
 from ovs_vhost_plugin.daemon.sockpolicy import OWNER_KEY
 from ovs_vhost_plugin.named import NamedError
 
@@ -101,7 +101,7 @@ class PortSpec:
     queues   most queue pairs offered
     mtu      bytes, None when not requested
     tag      VLAN of frames that the guest sends untagged, None: no VLAN
-    vlan_mode, trunks  as in the Port row
+    vlan_mode, trunks, cvlans  as in the Port row
     userspace  the bridge is ovs-vswitchd's own, not the kernel's
     finish_offloads  the bridge takes no unfinished checksums and no GSO frames
     announce   how the guest is announced
@@ -139,6 +139,7 @@ class PortSpec:
     postcopy: bool = False
     any_memory: bool = False
     socket_owner: str = ""
+    cvlans: tuple[int, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -194,6 +195,7 @@ def parse(
         tag=_tag(port),
         vlan_mode=next(iter(port.vlan_mode), ""),
         trunks=tuple(sorted(port.trunks)),
+        cvlans=tuple(sorted(port.cvlans)),
         userspace=userspace,
         finish_offloads=userspace and not switch.takes_offloads,
         announce=announce,
@@ -343,7 +345,9 @@ def parse_vlan(port: Any) -> PortVlan:
     tag = int(port.tag[0]) if port.tag else None
     default = VlanMode.TRUNK if tag is None else VlanMode.ACCESS
     mode = VlanMode(port.vlan_mode[0]) if port.vlan_mode else default
-    return PortVlan(mode, tag or 0, bond=len(port.interfaces) > 1)
+    tpid = C_TAG if port.other_config.get("qinq-ethtype") == "802.1q" else S_TAG
+    bond = len(port.interfaces) > 1
+    return PortVlan(mode, tag or 0, bond, cvlans=frozenset(port.cvlans), tpid=tpid)
 
 
 def _true(text: str | None) -> bool:

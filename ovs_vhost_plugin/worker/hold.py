@@ -26,7 +26,7 @@ STATIONS = 64
 """Addresses that are told of: a guest's own, those nested in it, each with its VLANs."""
 
 _ETHERNET = 14
-_VLAN = b"\x81\x00"
+_VLANS = (b"\x81\x00", b"\x88\xa8")  # IEEE 802.1Q, table 9-1: C-TAG and S-TAG
 
 
 class Reason(StrEnum):
@@ -68,7 +68,7 @@ def sender_of(frame: bytes) -> str | None:
 
 
 def _station(mac: bytes, frame: bytes) -> str:
-    tagged = frame[12:14] == _VLAN and len(frame) >= _ETHERNET + 4
+    tagged = frame[12:14] in _VLANS and len(frame) >= _ETHERNET + 4
     vlan = int.from_bytes(frame[14:16], "big") & 0xFFF if tagged else 0
     return f"{mac.hex()}.{vlan}"
 

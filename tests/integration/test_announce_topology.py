@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Announcements through VLANs, bonds and patch ports, as the other side of the bridge sees them."""
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import dpkt
@@ -155,6 +156,22 @@ def test_every_vlan_of_a_port_learns_and_the_trunk_behind_it_sees_the_tag(
         assert vlans_of(switch, br) == {(vlan, port) for vlan in learned_in}
         # the peer is a trunk of all VLANs
         assert seen(br.taps["peer"]) == [tagged(rarp(MAC), vlan) for vlan in sent_in]
+
+
+def test_through_a_tunnel_a_guest_is_announced_in_each_customer_vlan(switch, service):
+    """Its own tags are inner ones: for the bridge all is in one VLAN."""
+    columns = ("vlan_mode=dot1q-tunnel", "tag=7", "cvlans=10,20")
+    with bridge(switch) as br:
+        switch.vsctl("set", "Port", br.ports["guest"], *columns)
+        place = replace(br.location(), tag=7, vlan_mode="dot1q-tunnel", cvlans=(10, 20))
+        announce(service, place, Station(MAC), Station(MAC, 20, (IPV4,)), Station(MAC, 30))
+        assert vlans_of(switch, br) == {(7, str(place.ofport))}
+        service_tag = b"\x88\xa8\x00\x07"
+        announced = [(20, rarp(MAC)), (20, gratuitous_arp(MAC, IPV4)), (10, rarp(MAC))]
+        assert seen(br.taps["peer"]) == [
+            frame[:12] + service_tag + frame[12:]
+            for frame in (tagged(frame, vlan) for vlan, frame in announced)
+        ]
 
 
 def test_every_mac_and_vlan_that_a_guest_uses_is_announced(switch, service):

@@ -2,6 +2,7 @@
 """Frames that follow a guest over a real bridge: where they come out, and what is learned."""
 
 import time
+from dataclasses import replace
 
 import ovs.poller
 import pytest
@@ -9,10 +10,10 @@ from announce_bridge import bridge, private_switch
 
 from ovs_vhost_plugin.announce.departure import Departure
 from ovs_vhost_plugin.announce.frames import rarp
-from ovs_vhost_plugin.announce.onward import Rows
+from ovs_vhost_plugin.announce.onward import Rows, Unfit
 from ovs_vhost_plugin.announce.parcels import ParcelService
 from ovs_vhost_plugin.announce.switchd import Answer, Question, Switchd
-from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
+from ovs_vhost_plugin.announce.vlan import C_TAG, S_TAG, PortVlan, VlanMode, enter
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
 
 pytestmark = pytest.mark.integration
@@ -29,9 +30,13 @@ def switch(tmp_path_factory, require):
         yield switch
 
 
-def frame(number, tag=None):
-    middle = b"" if tag is None else b"\x81\x00" + tag.to_bytes(2, "big")
-    return GUEST + CLIENT + middle + b"\x88\xb5" + number.to_bytes(46, "big")
+def frame(number):
+    return GUEST + CLIENT + b"\x88\xb5" + number.to_bytes(46, "big")
+
+
+def tagged(plain, tags):
+    """A frame with these tags, the outer one first."""
+    return plain[:12] + b"".join(tpid + vlan.to_bytes(2, "big") for tpid, vlan in tags) + plain[12:]
 
 
 def turn(service, until, seconds=PATIENCE):
@@ -112,45 +117,81 @@ def test_what_the_switch_refuses_is_counted(switch):
         assert [f for f in br.taps["peer"].frames() if f[6:12] == CLIENT] == []
 
 
+def columns_of(port):
+    """The columns of a Port row that says this."""
+    if port == TRUNK:
+        return []
+    tpid = "802.1q" if port.tpid == C_TAG else "802.1ad"
+    cvlans = [f"cvlans={','.join(map(str, sorted(port.cvlans)))}"] if port.cvlans else []
+    mode = [f"vlan_mode={port.mode}", f"tag={port.tag}"]
+    return [*mode, f"other_config:qinq-ethtype={tpid}", *cvlans]
+
+
+def in_vlan_10(mode, *cvlans, tpid=S_TAG):
+    return PortVlan(VlanMode(mode), 10, cvlans=frozenset(cvlans), tpid=tpid)
+
+
+TRUNK = PortVlan()
+ACCESS, NATIVE, TAGGED, TUNNEL = map(
+    in_vlan_10, ("access", "native-untagged", "native-tagged", "dot1q-tunnel")
+)
+SERVICE, CUSTOMER = (S_TAG, 10), (C_TAG, 20)
+
+
 @pytest.mark.parametrize(
-    ("peer", "settings", "expected"),
+    ("origin", "tags", "peer", "expected"),
     [
-        (PortVlan(), (), 10),
-        (PortVlan(VlanMode.ACCESS, 10), ("tag=10",), None),
-        (PortVlan(VlanMode.NATIVE_UNTAGGED, 10), ("tag=10", "vlan_mode=native-untagged"), None),
-        (PortVlan(VlanMode.NATIVE_TAGGED, 20), ("tag=20", "vlan_mode=native-tagged"), 10),
+        (ACCESS, [], TRUNK, [(C_TAG, 10)]),
+        (ACCESS, [], ACCESS, []),
+        (ACCESS, [], NATIVE, []),
+        (ACCESS, [], TAGGED, [(C_TAG, 10)]),
+        (ACCESS, [], TUNNEL, []),
+        (TRUNK, [SERVICE], TRUNK, [SERVICE]),
+        (TRUNK, [(C_TAG, 10)], TUNNEL, []),
+        (TUNNEL, [], TRUNK, [SERVICE]),
+        (TUNNEL, [CUSTOMER], TRUNK, [SERVICE, CUSTOMER]),
+        (TUNNEL, [CUSTOMER], TAGGED, [SERVICE, CUSTOMER]),
+        (TUNNEL, [CUSTOMER], NATIVE, [CUSTOMER]),
+        (TUNNEL, [CUSTOMER], TUNNEL, [CUSTOMER]),
+        (TUNNEL, [CUSTOMER], ACCESS, []),
+        (in_vlan_10("dot1q-tunnel", 20), [CUSTOMER], TRUNK, [SERVICE, CUSTOMER]),
+        (TUNNEL, [CUSTOMER], in_vlan_10("dot1q-tunnel", 20, 21), [CUSTOMER]),
+        (TUNNEL, [CUSTOMER], in_vlan_10("dot1q-tunnel", 21), None),
+        (in_vlan_10("dot1q-tunnel", tpid=C_TAG), [CUSTOMER], TRUNK, [(C_TAG, 10), CUSTOMER]),
     ],
 )
-def test_an_access_ports_frames_follow_as_the_switch_itself_would_send_them(
-    switch, peer, settings, expected
+def test_frames_follow_through_vlans_as_the_switch_itself_would_send_them(
+    switch, origin, tags, peer, expected
 ):
-    with bridge(switch, guest_tag=10) as br:
-        if settings:
-            switch.vsctl("set", "Port", br.ports["peer"], *settings)
-        place, vlans = br.location(), {br.ofport("guest"): PortVlan(VlanMode.ACCESS, 10)}
-        vlans[br.ofport("peer")] = peer
-        station = GUEST.hex() + ".0"
+    with bridge(switch) as br:
+        for role, port in (("guest", origin), ("peer", peer)):
+            if columns := columns_of(port):
+                switch.vsctl("set", "Port", br.ports[role], *columns)
+        place = replace(br.location(), tag=origin.tag or None, vlan_mode=str(origin.mode))
+        vlans = {place.ofport: origin, br.ofport("peer"): peer}
+        vlan = origin.tag or tags[0][1]
         departure = Departure(0.0)
-        br.taps["guest"].send(rarp(GUEST))
-        wait_until(lambda: br.place_of(GUEST) == (str(place.ofport), 10), "learned here")
+        br.taps["guest"].send(tagged(rarp(GUEST), tags))
+        wait_until(lambda: br.place_of(GUEST) == (str(place.ofport), vlan), "learned here")
         departure.table(table_of(switch, br.name), place, vlans, ROWS, 0.0)
-        departure.hold((station,), 0.1)
+        departure.hold((f"{GUEST.hex()}.{tags[0][1] if tags else 0}",), 0.1)
 
-        announced = rarp(GUEST)
-        if expected is not None:
-            announced = announced[:12] + b"\x81\x00\x00\x0a" + announced[12:]
-        br.taps["peer"].send(announced)
-        there = (str(br.ofport("peer")), 10)
+        br.taps["peer"].send(enter(rarp(GUEST), vlan, peer))
+        there = (str(br.ofport("peer")), vlan)
         wait_until(lambda: br.place_of(GUEST) == there, "learned there")
         assert departure.table(table_of(switch, br.name), place, vlans, ROWS, 0.2)
-        (parcel,) = departure.parcels([frame(7)], place, vlans, ROWS)
+        held = tagged(frame(7), tags)
+        (parcel,) = departure.parcels([held], place, vlans, ROWS)
+        if expected is None:
+            # The switch looks at what a port includes only when it floods.
+            assert parcel is Unfit.TO_NO_VLAN
+            return
         br.taps["peer"].frames()
         deliver(place.mgmt_path, [parcel])
         forwarded = tap_frames(br.taps["peer"], 1)
-        assert forwarded == [frame(7, expected)]
-
+        assert forwarded == [tagged(frame(7), expected)]
         # The oracle: what the bridge does with such a frame itself.
-        br.taps["guest"].send(frame(7))
+        br.taps["guest"].send(held)
         assert tap_frames(br.taps["peer"], 1) == forwarded
 
 

@@ -26,8 +26,13 @@ def ip(text: str) -> bytes:
     return ip_address(text).packed
 
 
-def at(tag: int | None = None, mode: str = "", trunks: tuple[int, ...] = ()) -> Location:
-    return Location("br0", 1, tag, "/run/br0.mgmt", mode, trunks)
+def at(
+    tag: int | None = None,
+    mode: str = "",
+    trunks: tuple[int, ...] = (),
+    cvlans: tuple[int, ...] = (),
+) -> Location:
+    return Location("br0", 1, tag, "/run/br0.mgmt", mode, trunks, cvlans=cvlans)
 
 
 def test_automation_gives_stations():
@@ -119,7 +124,10 @@ def test_merging_keeps_every_mac_and_vlan_once_in_order_and_is_bounded(stations)
         (at(tag=5, mode="native-untagged", trunks=(10, 20)), [0], [0, 10, 20]),
         (at(tag=5, mode="native-tagged", trunks=(10,)), [0, 10], [0, 10]),
         (at(tag=5, mode="native-tagged"), [0, 5, 10], [0, 10]),  # 0 and 5 are one VLAN
-        (at(tag=5, mode="dot1q-tunnel"), [0, 10], [0]),  # in the VLAN of the tunnel, both
+        # one VLAN for the bridge, and two for the customer's switches
+        (at(tag=5, mode="dot1q-tunnel"), [0, 10], [0, 10]),
+        (at(tag=5, mode="dot1q-tunnel", cvlans=(10, 20)), [0, 30], [10, 20]),
+        (at(tag=5, mode="dot1q-tunnel", trunks=(10,), cvlans=(0, 20)), [0, 10], [0, 20]),
     ],
 )
 def test_what_the_port_carries_is_announced_once_in_each_vlan(place, used, announced):
@@ -147,6 +155,7 @@ def test_a_spread_keeps_ips_where_they_were_seen_and_is_bounded():
         at(mode="trunk", trunks=(4095,)),
         at(tag=4095, mode="native-tagged", trunks=(4095,)),
         at(tag=4095, mode="native-untagged"),
+        at(tag=4095, mode="dot1q-tunnel", cvlans=(7,)),
     ],
 )
 def test_nothing_is_announced_into_the_reserved_vlan(place: Location):
@@ -165,6 +174,7 @@ def test_a_port_has_moved_when_the_switch_has_to_learn_anew():
     assert not here.moved_to(here)
     assert here.moved_to(at(tag=11)) and here.moved_to(at())
     assert here.moved_to(at(tag=10, mode="native-tagged"))
+    assert here.moved_to(replace(here, cvlans=(7,)))
     assert here.moved_to(Location("br1", 1, 10, "/run/br1.mgmt"))
     assert here.moved_to(Location("br0", 2, 10, "/run/br0.mgmt"))
     assert not here.moved_to(Location("br0", -1, 10, "/run/br0.mgmt")), "ovs-vswitchd restarts"

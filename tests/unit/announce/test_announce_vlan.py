@@ -5,19 +5,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode, dress, tag_of, vlan_of
+from ovs_vhost_plugin.announce.vlan import (
+    C_TAG,
+    S_TAG,
+    PortVlan,
+    VlanMode,
+    carry,
+    enter,
+    ethertype_of,
+    tag_of,
+    vlan_of,
+)
 
 PLAIN = bytes(range(12)) + b"\x08\x00" + b"payload"
 
 
-def tagged(vlan: int, priority: int = 0) -> bytes:
-    return PLAIN[:12] + b"\x81\x00" + (priority << 13 | vlan).to_bytes(2, "big") + PLAIN[12:]
+def tagged(vlan: int, priority: int = 0, frame: bytes = PLAIN, tpid: bytes = C_TAG) -> bytes:
+    return frame[:12] + tpid + (priority << 13 | vlan).to_bytes(2, "big") + frame[12:]
 
 
 ACCESS_10 = PortVlan(VlanMode.ACCESS, 10)
 NATIVE_10 = PortVlan(VlanMode.NATIVE_UNTAGGED, 10)
 TAGGED_10 = PortVlan(VlanMode.NATIVE_TAGGED, 10)
 TUNNEL_10 = PortVlan(VlanMode.DOT1Q_TUNNEL, 10)
+CUSTOMERS = PortVlan(VlanMode.DOT1Q_TUNNEL, 10, cvlans=frozenset({20, 21}))
 TRUNK = PortVlan()
 
 
@@ -31,7 +42,11 @@ TRUNK = PortVlan()
         (PLAIN, NATIVE_10, 10),
         (tagged(20), NATIVE_10, 20),
         (tagged(10), TAGGED_10, 10),
-        (PLAIN, TUNNEL_10, None),
+        (tagged(20, tpid=S_TAG), TRUNK, 20),
+        (PLAIN, TUNNEL_10, 10),
+        (tagged(20), TUNNEL_10, 10),
+        (tagged(20), CUSTOMERS, 10),
+        (PLAIN, CUSTOMERS, None),
     ],
 )
 def test_which_vlan_a_frame_left_the_bridge_in(frame, port, vlan):
@@ -39,31 +54,72 @@ def test_which_vlan_a_frame_left_the_bridge_in(frame, port, vlan):
 
 
 @pytest.mark.parametrize(
-    ("frame", "vlan", "port", "dressed"),
+    ("frame", "origin", "port", "carried"),
     [
-        (PLAIN, 10, TRUNK, tagged(10)),
-        (PLAIN, 10, ACCESS_10, PLAIN),
-        (PLAIN, 20, ACCESS_10, None),
-        (PLAIN, 0, TRUNK, PLAIN),
-        (PLAIN, 10, NATIVE_10, PLAIN),
-        (PLAIN, 20, NATIVE_10, tagged(20)),
-        (PLAIN, 10, TAGGED_10, tagged(10)),
-        (PLAIN, 10, TUNNEL_10, None),
-        (tagged(20, 5), 20, TRUNK, tagged(20, 5)),
-        (tagged(20), 20, PortVlan(VlanMode.ACCESS, 20), PLAIN),
+        (PLAIN, ACCESS_10, TRUNK, tagged(10)),
+        (PLAIN, ACCESS_10, ACCESS_10, PLAIN),
+        (PLAIN, ACCESS_10, PortVlan(VlanMode.ACCESS, 20), None),
+        (tagged(20), ACCESS_10, TRUNK, None),
+        (PLAIN, TRUNK, TRUNK, PLAIN),
+        (PLAIN, ACCESS_10, NATIVE_10, PLAIN),
+        (tagged(20), TRUNK, NATIVE_10, tagged(20)),
+        (PLAIN, ACCESS_10, TAGGED_10, tagged(10)),
+        (tagged(20, 5), TRUNK, TRUNK, tagged(20, 5)),
+        (tagged(20), TRUNK, PortVlan(VlanMode.ACCESS, 20), PLAIN),
+        # a service's tag is around the customer's, and has its priority
+        (PLAIN, TUNNEL_10, TRUNK, tagged(10, tpid=S_TAG)),
+        (tagged(20, 5), TUNNEL_10, TRUNK, tagged(10, 5, tagged(20, 5), S_TAG)),
+        (tagged(20), TUNNEL_10, TUNNEL_10, tagged(20)),
+        (tagged(10, 5, tagged(20, 5), S_TAG), TRUNK, TUNNEL_10, tagged(20, 5)),
+        (tagged(20), TUNNEL_10, ACCESS_10, PLAIN),
+        (tagged(20), CUSTOMERS, TRUNK, tagged(10, frame=tagged(20), tpid=S_TAG)),
+        (PLAIN, CUSTOMERS, TRUNK, None),
+        (PLAIN, TUNNEL_10, CUSTOMERS, None),
         # the switch itself undresses what a bond sends
-        (PLAIN, 10, PortVlan(VlanMode.ACCESS, 10, bond=True), tagged(10)),
-        (PLAIN, 0, PortVlan(bond=True), PLAIN),
+        (PLAIN, ACCESS_10, PortVlan(VlanMode.ACCESS, 10, bond=True), tagged(10)),
+        (PLAIN, TRUNK, PortVlan(bond=True), PLAIN),
     ],
 )
-def test_how_it_leaves_on_another_port(frame, vlan, port, dressed):
-    assert dress(frame, vlan, port) == dressed
+def test_how_it_leaves_on_another_port(frame, origin, port, carried):
+    assert carry(frame, origin, port) == carried
+
+
+@pytest.mark.parametrize(
+    ("vlan", "port", "entering"),
+    [
+        (0, TRUNK, PLAIN),
+        (20, TRUNK, tagged(20)),
+        (10, ACCESS_10, PLAIN),
+        (20, ACCESS_10, None),
+        (10, PortVlan(VlanMode.ACCESS, 10, bond=True), PLAIN),
+        (10, NATIVE_10, PLAIN),
+        (20, NATIVE_10, tagged(20)),
+        (10, TAGGED_10, tagged(10)),
+        (10, TUNNEL_10, PLAIN),
+        (10, CUSTOMERS, tagged(20)),
+        (20, TUNNEL_10, None),
+    ],
+)
+def test_how_one_has_to_come_in_to_be_in_a_vlan(vlan, port, entering):
+    assert enter(PLAIN, vlan, port) == entering
+    if entering is not None:
+        assert vlan_of(tag_of(entering), port) == vlan
 
 
 @given(st.binary(min_size=14, max_size=80), st.integers(1, 4094))
 def test_only_the_tag_changes(frame, vlan):
-    there = dress(frame, vlan, TRUNK)
-    assert there is not None and tag_of(there) == vlan
-    back = dress(there, vlan, PortVlan(VlanMode.ACCESS, vlan))
-    was_tagged = frame[12:14] == b"\x81\x00" and len(frame) >= 18
-    assert back == (frame[:12] + frame[16:] if was_tagged else frame)
+    access, tunnel = (PortVlan(mode, vlan) for mode in (VlanMode.ACCESS, VlanMode.DOT1Q_TUNNEL))
+    plain = tag_of(frame) == 0
+    for port in (tunnel, access) if plain else (tunnel,):
+        there = carry(frame, port, TRUNK)
+        assert there is not None and tag_of(there) == vlan
+        was_tagged = port is access and is_tagged(frame)
+        assert carry(there, TRUNK, port) == (frame[:12] + frame[16:] if was_tagged else frame)
+
+
+def is_tagged(frame):
+    return frame[12:14] in (C_TAG, S_TAG) and len(frame) >= 18
+
+
+def test_what_a_frame_carries():
+    assert {ethertype_of(one) for one in (PLAIN, tagged(7), tagged(7, tpid=S_TAG))} == {b"\x08\0"}

@@ -41,8 +41,20 @@ def interface(name: str, **columns: Any) -> Row:
     return Row(name=name, **{**defaults, "mac_in_use": [], "admin_state": [], **columns})
 
 
+PORT: dict[str, Any] = {
+    "tag": [],
+    "trunks": [],
+    "cvlans": [],
+    "vlan_mode": [],
+    "other_config": {},
+}
+"""A Port row's columns but for its interfaces."""
+
+
 def tables(*interfaces: Row, iface_types: tuple[str, ...] = ("system",)) -> dict[str, Any]:
-    port = Row(interfaces=list(interfaces), tag=[], trunks=[], vlan_mode=[])
+    port = Row(
+        interfaces=list(interfaces), tag=[], trunks=[], vlan_mode=[], cvlans=[], other_config={}
+    )
     bridge = Row(name="br0", datapath_type="netdev", fail_mode=[], ports=[port])
     switch = Row(bridges=[bridge], external_ids={}, other_config={}, iface_types=list(iface_types))
     found = {"Open_vSwitch": [switch], "Bridge": [bridge], "Port": [port]}
@@ -248,11 +260,7 @@ def two_bridges(*interfaces: tuple[str, Row]) -> dict[str, Any]:
             name=bridge,
             datapath_type="netdev",
             fail_mode=[],
-            ports=[
-                Row(interfaces=[row], tag=[], trunks=[], vlan_mode=[])
-                for name, row in interfaces
-                if name == bridge
-            ],
+            ports=[Row(interfaces=[row], **PORT) for name, row in interfaces if name == bridge],
         )
         for bridge in ("br0", "br1")
     ]

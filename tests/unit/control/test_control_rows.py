@@ -41,7 +41,15 @@ def server(name: str = "vhu0", **external_ids: str) -> Any:
 
 def port(**columns: Any) -> Any:
     return SimpleNamespace(
-        **{"tag": [], "trunks": [], "vlan_mode": [], "interfaces": [None], **columns}
+        **{
+            "tag": [],
+            "trunks": [],
+            "cvlans": [],
+            "vlan_mode": [],
+            "other_config": {},
+            "interfaces": [None],
+            **columns,
+        }
     )
 
 
@@ -321,6 +329,9 @@ def test_which_ports_are_ovns(keys: dict[str, str], ovn: bool) -> None:
     assert parse(interface(external_ids=keys)).ovn is ovn
 
 
+TUNNEL = {"tag": [7], "vlan_mode": ["dot1q-tunnel"]}
+
+
 @pytest.mark.parametrize(
     ("columns", "vlan"),
     [
@@ -330,6 +341,11 @@ def test_which_ports_are_ovns(keys: dict[str, str], ovn: bool) -> None:
         ({"tag": [7], "vlan_mode": ["trunk"]}, PortVlan(VlanMode.TRUNK, 7)),
         ({"tag": [7], "vlan_mode": ["native-untagged"]}, PortVlan(VlanMode.NATIVE_UNTAGGED, 7)),
         ({"interfaces": [None, None]}, PortVlan(bond=True)),
+        (TUNNEL, PortVlan(VlanMode.DOT1Q_TUNNEL, 7, tpid=b"\x88\xa8")),
+        (
+            {**TUNNEL, "cvlans": [20], "other_config": {"qinq-ethtype": "802.1q"}},
+            PortVlan(VlanMode.DOT1Q_TUNNEL, 7, cvlans=frozenset({20}), tpid=b"\x81\0"),
+        ),
     ],
 )
 def test_what_a_port_does_with_vlans(columns: dict[str, Any], vlan: PortVlan) -> None:
