@@ -239,7 +239,7 @@ class Commands:
     def _port_overview(self, port: PortSpec) -> dict[str, Any]:
         link = self._loop.ports.link(port.name)
         state = None if link is None else link.state
-        keys = self._loop.ports.keys(port) or {}
+        keys = self._loop.keys(port) or {}
         return {
             "name": port.name,
             "bridge": port.bridge,

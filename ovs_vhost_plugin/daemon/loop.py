@@ -13,6 +13,8 @@ import ovs.vlog
 
 from ovs_vhost_plugin.daemon import adoption, status
 from ovs_vhost_plugin.daemon.announcing import Announcing
+from ovs_vhost_plugin.daemon.carrying import NAME as CANNOT_CARRY
+from ovs_vhost_plugin.daemon.carrying import Carrying
 from ovs_vhost_plugin.daemon.connector import Connector
 from ovs_vhost_plugin.daemon.forwarding import Forwarding
 from ovs_vhost_plugin.daemon.ovsdb import Database, Snapshot, Standing
@@ -48,6 +50,7 @@ class Loop:
         self.announcing = announcing
         self.forwarding = forwarding
         self.reopening = reopening
+        self.carrying = Carrying()
         self.snapshot: Snapshot | None = None
         self._adopt_dpdk_types = adopt_dpdk_types
         self._telling = adoption.Telling()
@@ -63,6 +66,17 @@ class Loop:
         if self.snapshot is None or self._cleanup_until is not None:
             return {}
         return self.snapshot.ports
+
+    def keys(self, port: PortSpec) -> dict[str, str] | None:
+        """The status keys of a port; None while it is not known what to say."""
+        keys = self.ports.keys(port)
+        if keys is None:
+            return None
+        if uncarried := self.carrying.errors.get(port.name):
+            keys = status.of_uncarried(keys, uncarried)
+        if error := self.connector.errors.get(port.name):
+            keys.setdefault(status.ERROR, error)
+        return keys
 
     def exit(self, now: float, *, cleanup: bool) -> None:
         """End soon; with `cleanup`, after the workers and taps."""
@@ -99,6 +113,8 @@ class Loop:
         if self._serving and self.snapshot is not None:
             self._act(self.snapshot, now)
             self.reopening.run(self.snapshot, now)
+            for _ in self.carrying.look(self.desired, self.snapshot.keys, now):
+                self.ports.counters[CANNOT_CARRY] += 1
             self._publish(self.snapshot, now)
         self._check_cleanup(now)
         return events
@@ -120,6 +136,7 @@ class Loop:
         self.announcing.wait(poller)
         self.forwarding.wait(poller)
         self.reopening.wait(poller, now)
+        self.carrying.wait(poller)
         for at in (self._wake_at, self._cleanup_until):
             if at is not None:
                 poller.timer_wait(math.ceil((at - now) * 1000))
@@ -217,11 +234,9 @@ class Loop:
         if name not in snapshot.ports:
             return {}
         port = snapshot.ports[name]
-        keys = self.ports.keys(port)
-        if keys is not None:
-            for error in (self.connector.errors.get(name), port.slip):
-                if error:
-                    keys.setdefault(status.ERROR, error)
+        keys = self.keys(port)
+        if keys is not None and port.slip:
+            keys.setdefault(status.ERROR, port.slip)
         # A daemon that was restarted knows nothing better than what the last one wrote.
         announced = self.announcing.announced.get(name, current.get(status.ANNOUNCED))
         if keys is not None and announced:

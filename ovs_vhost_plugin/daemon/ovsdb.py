@@ -55,6 +55,7 @@ _COLUMNS: dict[str, dict[str, dict[str, Any]]] = {
     "Bridge": {
         "name": {"type": "string"},
         "datapath_type": {"type": "string"},
+        "datapath_version": {"type": "string"},
         "fail_mode": _set_of("string", 1),
         "ports": _refs("Port"),
     },
@@ -75,6 +76,7 @@ _COLUMNS: dict[str, dict[str, dict[str, Any]]] = {
         "ofport": _set_of("integer", 1),
         "mac_in_use": _set_of("string", 1),
         "admin_state": _set_of("string", 1),
+        "error": _set_of("string", 1),
     },
 }
 _SCHEMA = {

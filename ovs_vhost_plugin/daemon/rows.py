@@ -19,6 +19,7 @@ from ovs_vhost_plugin.announce.policy import Policy, PolicyError
 from ovs_vhost_plugin.announce.vlan import C_TAG, S_TAG, PortVlan, VlanMode
 from ovs_vhost_plugin.daemon.sockpolicy import OWNER_KEY
 from ovs_vhost_plugin.named import NamedError
+from ovs_vhost_plugin.text import escaped
 
 PATH_KEY = "vhost-server-path"
 MODE_KEY = "vhost-user-mode"
@@ -41,6 +42,8 @@ MAX_QUEUES = 128
 DEFAULT_MAX_QUEUES = 16
 _NAME_MAX = 15  # IFNAMSIZ with its terminator is 16
 _PATH_MAX, _FILE_NAME_MAX = 4095, 255  # bytes, linux/limits.h less the terminator
+_BUILT_IN = "<built-in>"
+"""Bridge.datapath_version of a userspace bridge."""
 _MTU_MIN, _MTU_MAX = 68, 65535  # virtio 1.2, 5.1.4.1: from 68; VIRTIO_NET_F_MTU's field is 16 bits
 
 # What the kernel takes as a name (dev_valid_name), less '%', by which TUNSETIFF makes up names,
@@ -114,6 +117,7 @@ class PortSpec:
     postcopy  front-ends are trusted with a userfaultfd of their worker
     any_memory  guest memory may be in files of any kind, and not in memory alone
     socket_owner  the only user whose socket `path` may be, by name or number; "": not said
+    uncarried  why the bridge carries none of its frames, by ovs-vswitchd's word; "": it does
     """
 
     name: str
@@ -140,6 +144,7 @@ class PortSpec:
     any_memory: bool = False
     socket_owner: str = ""
     cvlans: tuple[int, ...] = ()
+    uncarried: str = ""
 
     @property
     def holds(self) -> bool:
@@ -209,6 +214,7 @@ def parse(
         postcopy=_true(keys.get(POSTCOPY_KEY)),
         any_memory=keys.get(MEMORY_KEY) == ANY_MEMORY,
         socket_owner=keys.get(OWNER_KEY, ""),
+        uncarried=_uncarried(interface, bridge, userspace=userspace),
     )
 
 
@@ -309,6 +315,22 @@ def _mtu(request: list[int]) -> int | None:
             RowErrorName.MTU_OUT_OF_RANGE, f"set mtu_request to {_MTU_MIN} to {_MTU_MAX}"
         )
     return int(request[0])
+
+
+def _uncarried(interface: Any, bridge: Any, *, userspace: bool) -> str:
+    """Why ovs-vswitchd does not carry the port's frames, "" if it does."""
+    if interface.error:
+        return f"Open vSwitch says: {escaped(interface.error[0]):.150}"
+    version = bridge.datapath_version
+    if version and (version == _BUILT_IN) is not userspace:
+        # What a bridge had before stays in its row when it cannot be made anew.
+        return (
+            f"ovs-vswitchd has made no datapath_type={escaped(bridge.datapath_type) or 'system'}, "
+            "its log says why (is the kernel module openvswitch loaded?)"
+        )
+    if not any(number > 0 for number in interface.ofport):
+        return "ovs-vswitchd has given the port no number; does it run? its log says more"
+    return ""
 
 
 def _tag(port: Any) -> int | None:

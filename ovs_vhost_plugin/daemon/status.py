@@ -46,6 +46,13 @@ def of_state(state: State, error: str) -> dict[str, str]:
     return {**keys, ERROR: shown} if shown else keys
 
 
+def of_uncarried(keys: Mapping[str, str], error: str) -> dict[str, str]:
+    """The keys of a port whose bridge does not carry its frames: it does not run."""
+    if keys[STATUS] == "running":
+        return {**keys, STATUS: "error", ERROR: error}
+    return {ERROR: error, **keys}
+
+
 def changes(current: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str | None]:
     """What to do to external_ids `current`: key → value to set, or None to remove."""
     ours = {key: value for key, value in current.items() if _OURS.fullmatch(key)}

@@ -11,6 +11,7 @@ import pytest
 from test_control_reconcile import PORT
 
 from ovs_vhost_plugin.daemon import adoption
+from ovs_vhost_plugin.daemon.carrying import PATIENCE
 from ovs_vhost_plugin.daemon.connector import Connector
 from ovs_vhost_plugin.daemon.listener import FrontEndListeners
 from ovs_vhost_plugin.daemon.loop import Loop
@@ -400,6 +401,50 @@ def test_a_slip_is_published_beside_the_status_and_counted(world: World) -> None
     world.rows(ports={"vhu0": PORT})
     world.loop.turn(NOW + 3)
     assert world.keys().get("vhost-user-error") is None
+
+
+def told(world: World, status: str) -> None:
+    link = world.workers.links["vhu0"]
+    link.phase = Phase.RUNNING
+    link.state = State(status, PORT.path, "", "", 0, (), None, "", "", 0)
+
+
+def test_running_is_not_said_of_a_port_that_its_bridge_does_not_carry(world: World) -> None:
+    world.rows(ports={"vhu0": PORT})
+    for _ in range(3):
+        world.loop.turn(NOW)
+    told(world, "running")
+    world.rows(ports={"vhu0": replace(PORT, uncarried="no module")})
+    for late in (0.0, PATIENCE / 2):
+        world.loop.turn(NOW + late)
+        assert world.keys()["vhost-user-status"] == "running", "ovs-vswitchd may be at it"
+    waits: list[float] = []
+    world.loop.carrying.wait(SimpleNamespace(timer_wait_until=waits.append))
+    assert waits == [(NOW + PATIENCE) * 1e3]
+    world.loop.turn(NOW + PATIENCE)
+    assert world.keys()["vhost-user-status"] == "error"
+    assert world.keys()["vhost-user-error"] == "bridge-cannot-carry: no module"
+    told(world, "connected")
+    world.loop.turn(NOW + PATIENCE)
+    assert world.keys()["vhost-user-status"] == "connected"
+    assert world.keys()["vhost-user-error"] == "bridge-cannot-carry: no module"
+    assert world.loop.ports.counters == {"bridge-cannot-carry": 1}
+    told(world, "running")
+    world.rows(ports={"vhu0": PORT})
+    world.loop.turn(NOW + PATIENCE)
+    assert world.keys()["vhost-user-status"] == "running"
+    assert world.keys().get("vhost-user-error") is None
+
+
+def test_what_an_earlier_daemon_has_waited_for_needs_no_patience(world: World) -> None:
+    before = {"vhost-user-status": "error", "vhost-user-error": "bridge-cannot-carry: no module"}
+    world.rows(ports={"vhu0": replace(PORT, uncarried="no module")}, keys=before)
+    world.taps.made.add("vhu0")
+    world.workers.spawn(worker_spec(PORT), None, -1, [], NOW)
+    told(world, "running")
+    for _ in range(2):
+        world.loop.turn(NOW)
+        assert world.keys() == {**before, "vhost-user-socket": PORT.path}
 
 
 def test_a_socket_that_has_to_be_mended_is_published_beside_the_status(world: World) -> None:

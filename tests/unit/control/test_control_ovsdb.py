@@ -38,7 +38,8 @@ class Row(SimpleNamespace):
 
 def interface(name: str, **columns: Any) -> Row:
     defaults = {"type": "", "options": {}, "external_ids": {}, "mtu_request": [], "ofport": []}
-    return Row(name=name, **{**defaults, "mac_in_use": [], "admin_state": [], **columns})
+    defaults |= {"mac_in_use": [], "admin_state": [], "error": []}
+    return Row(name=name, **{**defaults, **columns})
 
 
 PORT: dict[str, Any] = {
@@ -49,13 +50,13 @@ PORT: dict[str, Any] = {
     "other_config": {},
 }
 """A Port row's columns but for its interfaces."""
+BRIDGE = {"datapath_type": "netdev", "datapath_version": "<built-in>", "fail_mode": []}
+"""A Bridge row's, but for its name and ports."""
 
 
 def tables(*interfaces: Row, iface_types: tuple[str, ...] = ("system",)) -> dict[str, Any]:
-    port = Row(
-        interfaces=list(interfaces), tag=[], trunks=[], vlan_mode=[], cvlans=[], other_config={}
-    )
-    bridge = Row(name="br0", datapath_type="netdev", fail_mode=[], ports=[port])
+    port = Row(interfaces=list(interfaces), **PORT)
+    bridge = Row(name="br0", ports=[port], **BRIDGE)
     switch = Row(bridges=[bridge], external_ids={}, other_config={}, iface_types=list(iface_types))
     found = {"Open_vSwitch": [switch], "Bridge": [bridge], "Port": [port]}
     return {
@@ -258,8 +259,7 @@ def two_bridges(*interfaces: tuple[str, Row]) -> dict[str, Any]:
     switch.bridges = [
         Row(
             name=bridge,
-            datapath_type="netdev",
-            fail_mode=[],
+            **BRIDGE,
             ports=[Row(interfaces=[row], **PORT) for name, row in interfaces if name == bridge],
         )
         for bridge in ("br0", "br1")

@@ -28,6 +28,7 @@ def interface(name: str = "vhu0", **columns: Any) -> Any:
             "external_ids": {},
             "mtu_request": [],
             "ofport": [3],
+            "error": [],
             "admin_state": [],
             **columns,
         }
@@ -54,7 +55,12 @@ def port(**columns: Any) -> Any:
 
 
 def bridge(datapath_type: str = "netdev", fail_mode: tuple[str, ...] = ()) -> Any:
-    return SimpleNamespace(name="br0", datapath_type=datapath_type, fail_mode=list(fail_mode))
+    return SimpleNamespace(
+        name="br0",
+        datapath_type=datapath_type,
+        datapath_version="<built-in>" if datapath_type == "netdev" else "<unknown>",
+        fail_mode=list(fail_mode),
+    )
 
 
 def switch(**other_config: str) -> Switch:
@@ -155,6 +161,31 @@ def test_who_finishes_offloads(datapath: str, tso: dict[str, str], finish: bool)
     spec = parse(interface(), bridge=bridge(datapath), switch=switch(**tso))
     assert spec.finish_offloads is finish
     assert worker_spec(spec).finish_udp is (datapath == "netdev")
+
+
+@pytest.mark.parametrize(
+    ("columns", "datapath", "version", "why"),
+    [
+        ({}, "netdev", "<built-in>", ""),
+        ({}, "system", "<unknown>", ""),
+        ({}, "", "6.1.0", ""),
+        ({}, "netdev", "", ""),  # a switch that is too old to say
+        ({"ofport": []}, "netdev", "<built-in>", "has given the port no number"),
+        ({"ofport": [-1]}, "netdev", "<built-in>", "has given the port no number"),
+        ({"error": ["could not open\n"], "ofport": [-1]}, "netdev", "", "could not open\\n"),
+        # what the row says of the bridge is of before it was given another type
+        ({}, "system", "<built-in>", "datapath_type=system"),
+        ({}, "", "<built-in>", "datapath_type=system"),
+        ({}, "netdev", "<unknown>", "datapath_type=netdev"),
+    ],
+)
+def test_whether_the_bridge_carries_a_port(
+    columns: dict[str, Any], datapath: str, version: str, why: str
+) -> None:
+    row = bridge(datapath)
+    row.datapath_version = version
+    uncarried = parse(interface(**columns), bridge=row).uncarried
+    assert why in uncarried and bool(why) == bool(uncarried) and len(uncarried) < 200
 
 
 @pytest.mark.parametrize(
