@@ -13,15 +13,14 @@ import ovs.vlog
 
 from ovs_vhost_plugin.daemon import adoption, status
 from ovs_vhost_plugin.daemon.announcing import Announcing
-from ovs_vhost_plugin.daemon.carrying import NAME as CANNOT_CARRY
-from ovs_vhost_plugin.daemon.carrying import Carrying
 from ovs_vhost_plugin.daemon.connector import Connector
 from ovs_vhost_plugin.daemon.forwarding import Forwarding
+from ovs_vhost_plugin.daemon.lasting import Lasting
 from ovs_vhost_plugin.daemon.ovsdb import Database, Snapshot, Standing
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reconcile import reconcile
 from ovs_vhost_plugin.daemon.reopening import Reopening
-from ovs_vhost_plugin.daemon.rows import PortSpec
+from ovs_vhost_plugin.daemon.rows import PortSpec, Trouble
 from ovs_vhost_plugin.daemon.workers import Event
 
 vlog = ovs.vlog.Vlog("vhost_loop")
@@ -50,7 +49,7 @@ class Loop:
         self.announcing = announcing
         self.forwarding = forwarding
         self.reopening = reopening
-        self.carrying = Carrying()
+        self.lasting = Lasting()
         self.snapshot: Snapshot | None = None
         self._adopt_dpdk_types = adopt_dpdk_types
         self._telling = adoption.Telling()
@@ -72,10 +71,12 @@ class Loop:
         keys = self.ports.keys(port)
         if keys is None:
             return None
-        if uncarried := self.carrying.errors.get(port.name):
+        if uncarried := self.lasting.of(port.name, Trouble.CANNOT_CARRY):
             keys = status.of_uncarried(keys, uncarried)
-        if error := self.connector.errors.get(port.name):
-            keys.setdefault(status.ERROR, error)
+        not_taken = self.lasting.of(port.name, Trouble.MTU_NOT_TAKEN)
+        for error in (self.connector.errors.get(port.name), not_taken):
+            if error:
+                keys.setdefault(status.ERROR, error)
         return keys
 
     def exit(self, now: float, *, cleanup: bool) -> None:
@@ -113,8 +114,8 @@ class Loop:
         if self._serving and self.snapshot is not None:
             self._act(self.snapshot, now)
             self.reopening.run(self.snapshot, now)
-            for _ in self.carrying.look(self.desired, self.snapshot.keys, now):
-                self.ports.counters[CANNOT_CARRY] += 1
+            troubles = self.lasting.look(self.desired.values(), self.snapshot.keys, now)
+            self.ports.counters.update(troubles)
             self._publish(self.snapshot, now)
         self._check_cleanup(now)
         return events
@@ -136,7 +137,7 @@ class Loop:
         self.announcing.wait(poller)
         self.forwarding.wait(poller)
         self.reopening.wait(poller, now)
-        self.carrying.wait(poller)
+        self.lasting.wait(poller)
         for at in (self._wake_at, self._cleanup_until):
             if at is not None:
                 poller.timer_wait(math.ceil((at - now) * 1000))

@@ -73,6 +73,7 @@ _COLUMNS: dict[str, dict[str, dict[str, Any]]] = {
         "options": {"type": _STRINGS},
         "external_ids": {"type": _STRINGS},
         "mtu_request": _set_of("integer", 1),
+        "mtu": _set_of("integer", 1),
         "ofport": _set_of("integer", 1),
         "mac_in_use": _set_of("string", 1),
         "admin_state": _set_of("string", 1),

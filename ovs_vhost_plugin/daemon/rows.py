@@ -6,7 +6,7 @@ Rows are whatever has the columns as attributes: the Idl's, or a test's.
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any
@@ -42,6 +42,8 @@ MAX_QUEUES = 128
 DEFAULT_MAX_QUEUES = 16
 _NAME_MAX = 15  # IFNAMSIZ with its terminator is 16
 _PATH_MAX, _FILE_NAME_MAX = 4095, 255  # bytes, linux/limits.h less the terminator
+TAP_MTU_MAX = 65535 - 14
+"""Longest frame of a tap, less its Ethernet header (tun_net_initialize in drivers/net/tun.c)."""
 _BUILT_IN = "<built-in>"
 """Bridge.datapath_version of a userspace bridge."""
 _MTU_MIN, _MTU_MAX = 68, 65535  # virtio 1.2, 5.1.4.1: from 68; VIRTIO_NET_F_MTU's field is 16 bits
@@ -70,6 +72,13 @@ class RowErrorName(StrEnum):
     QUEUES_INVALID = "queues-invalid"
     MTU_OUT_OF_RANGE = "mtu-out-of-range"
     BRIDGE_NAME_INVALID = "bridge-name-invalid"
+
+
+class Trouble(StrEnum):
+    """What the columns of ovs-vswitchd can show to be wrong with a port that there is."""
+
+    CANNOT_CARRY = "bridge-cannot-carry"
+    MTU_NOT_TAKEN = "mtu-not-taken"
 
 
 class RowError(NamedError):
@@ -102,7 +111,7 @@ class PortSpec:
     ofport   OpenFlow port, None until ovs-vswitchd has given one
     mode     "client": the front-end listens on `path`; "server": we do
     queues   most queue pairs offered
-    mtu      bytes, None when not requested
+    mtu      bytes that the tap has, None when none are requested
     tag      VLAN of frames that the guest sends untagged, None: no VLAN
     vlan_mode, trunks, cvlans  as in the Port row
     userspace  the bridge is ovs-vswitchd's own, not the kernel's
@@ -117,7 +126,7 @@ class PortSpec:
     postcopy  front-ends are trusted with a userfaultfd of their worker
     any_memory  guest memory may be in files of any kind, and not in memory alone
     socket_owner  the only user whose socket `path` may be, by name or number; "": not said
-    uncarried  why the bridge carries none of its frames, by ovs-vswitchd's word; "": it does
+    troubles  what is wrong by ovs-vswitchd's word, as text: for now, or for good
     """
 
     name: str
@@ -144,7 +153,7 @@ class PortSpec:
     any_memory: bool = False
     socket_owner: str = ""
     cvlans: tuple[int, ...] = ()
-    uncarried: str = ""
+    troubles: Mapping[Trouble, str] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool:
@@ -189,6 +198,11 @@ def parse(
     mode = _mode(keys.get(MODE_KEY, "client"))
     path = _path(mode, interface.options.get(PATH_KEY), name, switch)
     announce, given, slip = _announce(keys, formats, switch.announce)
+    mtu, not_taken = _mtu(interface)
+    troubles = [
+        (Trouble.CANNOT_CARRY, _uncarried(interface, bridge, userspace=userspace)),
+        (Trouble.MTU_NOT_TAKEN, not_taken),
+    ]
     return PortSpec(
         name=name,
         bridge=_bridge(bridge.name),
@@ -196,7 +210,7 @@ def parse(
         mode=mode,
         path=path,
         queues=_queues(keys.get(QUEUES_KEY), cpus),
-        mtu=_mtu(interface.mtu_request),
+        mtu=mtu,
         tag=_tag(port),
         vlan_mode=next(iter(port.vlan_mode), ""),
         trunks=tuple(sorted(port.trunks)),
@@ -214,7 +228,7 @@ def parse(
         postcopy=_true(keys.get(POSTCOPY_KEY)),
         any_memory=keys.get(MEMORY_KEY) == ANY_MEMORY,
         socket_owner=keys.get(OWNER_KEY, ""),
-        uncarried=_uncarried(interface, bridge, userspace=userspace),
+        troubles={name: text for name, text in troubles if text},
     )
 
 
@@ -307,14 +321,23 @@ def _queues(text: str | None, cpus: int) -> int:
     return int(text)
 
 
-def _mtu(request: list[int]) -> int | None:
-    if not request:
-        return None
-    if not _MTU_MIN <= request[0] <= _MTU_MAX:
+def _mtu(interface: Any) -> tuple[int | None, str]:
+    """The MTU to offer, and what is wrong with the one that is asked for.
+
+    The guest is offered what the tap has, whatever was asked for; that is ovs-vswitchd's to set.
+    """
+    request = next(iter(interface.mtu_request), None)
+    if request is None:
+        return None, ""
+    if not _MTU_MIN <= request <= _MTU_MAX:
         raise RowError(
             RowErrorName.MTU_OUT_OF_RANGE, f"set mtu_request to {_MTU_MIN} to {_MTU_MAX}"
         )
-    return int(request[0])
+    has = next(iter(interface.mtu), None if request > TAP_MTU_MAX else request)
+    if has == request:
+        return int(request), ""
+    offered = "no MTU" if has is None else f"{has}, which the tap has"
+    return has, f"mtu_request={request}: a tap takes {TAP_MTU_MAX} at most; offered is {offered}"
 
 
 def _uncarried(interface: Any, bridge: Any, *, userspace: bool) -> str:

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the bridge does with a port, and what is said of it and done for its guest then."""
 
+import json
+
 import pytest
 from soft_ports import GUEST_MAC, SoftPort, check_outward
 
-from ovs_vhost_plugin.guest.soft import Config
+from ovs_vhost_plugin.daemon.rows import TAP_MTU_MAX
+from ovs_vhost_plugin.guest.connection import BackEndError
+from ovs_vhost_plugin.guest.soft import FEATURES, Config
+from ovs_vhost_plugin.lab.process import wait_until
+from ovs_vhost_plugin.vhost.spec import Feature
 
 pytestmark = pytest.mark.system
 
@@ -44,3 +50,22 @@ def test_a_port_that_the_switch_cannot_open_says_so_before_there_is_a_guest(soft
             port.wait_published("bridge-cannot-carry: ovs-vswitchd has given the port no number")
     finally:
         soft_host.switch.vsctl("del-br", "br8")
+
+
+def test_an_mtu_that_the_tap_does_not_take_is_not_offered(plug):
+    port = plug(settings=("mtu_request=9000",))
+    set_mtu = ("set", "Interface", port.name)
+    shown = json.loads(port.host.namespace.run("ip", "-d", "-json", "link", "show", port.name))
+    assert shown[0]["max_mtu"] == TAP_MTU_MAX
+    port.host.switch.vsctl(*set_mtu, f"mtu_request={TAP_MTU_MAX + 1}")
+    port.wait_published(f"mtu-not-taken: mtu_request={TAP_MTU_MAX + 1}: ")
+    (tap,) = json.loads(port.host.namespace.run("ip", "-json", "link", "show", port.name))
+    guest = port.make_guest(Config(mac=GUEST_MAC, mtu=tap["mtu"] + 1))
+    with pytest.raises(BackEndError):
+        guest.start()
+    guest.close()
+    port.guest(Config(mac=GUEST_MAC, mtu=tap["mtu"], features=FEATURES | Feature.MTU.mask))
+    port.host.wait_status(port.name, "running")
+    assert port.published_error().startswith("mtu-not-taken: ")
+    port.host.switch.vsctl(*set_mtu, f"mtu_request={TAP_MTU_MAX}")
+    wait_until(lambda: port.published_error() == "", "the tap takes it")

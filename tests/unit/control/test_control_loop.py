@@ -11,8 +11,8 @@ import pytest
 from test_control_reconcile import PORT
 
 from ovs_vhost_plugin.daemon import adoption
-from ovs_vhost_plugin.daemon.carrying import PATIENCE
 from ovs_vhost_plugin.daemon.connector import Connector
+from ovs_vhost_plugin.daemon.lasting import PATIENCE
 from ovs_vhost_plugin.daemon.listener import FrontEndListeners
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.mounts import Mounts
@@ -21,7 +21,7 @@ from ovs_vhost_plugin.daemon.ovsdb import Snapshot, Standing
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reconcile import RELEASE_TIMEOUT, Phase, worker_spec
 from ovs_vhost_plugin.daemon.reports import Connect, State
-from ovs_vhost_plugin.daemon.rows import RowError, RowErrorName, Switch
+from ovs_vhost_plugin.daemon.rows import RowError, RowErrorName, Switch, Trouble
 from ovs_vhost_plugin.daemon.seclusion import Seclusion
 from ovs_vhost_plugin.daemon.sockpolicy import SocketError, SocketErrorName
 from ovs_vhost_plugin.daemon.uids import Uids
@@ -414,12 +414,12 @@ def test_running_is_not_said_of_a_port_that_its_bridge_does_not_carry(world: Wor
     for _ in range(3):
         world.loop.turn(NOW)
     told(world, "running")
-    world.rows(ports={"vhu0": replace(PORT, uncarried="no module")})
+    world.rows(ports={"vhu0": replace(PORT, troubles={Trouble.CANNOT_CARRY: "no module"})})
     for late in (0.0, PATIENCE / 2):
         world.loop.turn(NOW + late)
         assert world.keys()["vhost-user-status"] == "running", "ovs-vswitchd may be at it"
     waits: list[float] = []
-    world.loop.carrying.wait(SimpleNamespace(timer_wait_until=waits.append))
+    world.loop.lasting.wait(SimpleNamespace(timer_wait_until=waits.append))
     assert waits == [(NOW + PATIENCE) * 1e3]
     world.loop.turn(NOW + PATIENCE)
     assert world.keys()["vhost-user-status"] == "error"
@@ -436,9 +436,21 @@ def test_running_is_not_said_of_a_port_that_its_bridge_does_not_carry(world: Wor
     assert world.keys().get("vhost-user-error") is None
 
 
+def test_an_mtu_that_is_not_taken_is_published_beside_the_status(world: World) -> None:
+    world.rows(ports={"vhu0": replace(PORT, troubles={Trouble.MTU_NOT_TAKEN: "most is 9"})})
+    for late in (0, 0, 0, PATIENCE):
+        assert world.keys().get("vhost-user-error") is None
+        world.loop.turn(NOW + late)
+    assert world.keys()["vhost-user-status"] == "starting"
+    assert world.keys()["vhost-user-error"] == "mtu-not-taken: most is 9"
+    assert world.loop.ports.counters == {"mtu-not-taken": 1}
+
+
 def test_what_an_earlier_daemon_has_waited_for_needs_no_patience(world: World) -> None:
     before = {"vhost-user-status": "error", "vhost-user-error": "bridge-cannot-carry: no module"}
-    world.rows(ports={"vhu0": replace(PORT, uncarried="no module")}, keys=before)
+    world.rows(
+        ports={"vhu0": replace(PORT, troubles={Trouble.CANNOT_CARRY: "no module"})}, keys=before
+    )
     world.taps.made.add("vhu0")
     world.workers.spawn(worker_spec(PORT), None, -1, [], NOW)
     told(world, "running")

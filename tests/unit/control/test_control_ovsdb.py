@@ -38,7 +38,7 @@ class Row(SimpleNamespace):
 
 def interface(name: str, **columns: Any) -> Row:
     defaults = {"type": "", "options": {}, "external_ids": {}, "mtu_request": [], "ofport": []}
-    defaults |= {"mac_in_use": [], "admin_state": [], "error": []}
+    defaults |= {"mac_in_use": [], "admin_state": [], "error": [], "mtu": []}
     return Row(name=name, **{**defaults, **columns})
 
 

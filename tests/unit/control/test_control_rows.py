@@ -13,7 +13,7 @@ from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.daemon import rows
 from ovs_vhost_plugin.daemon.reconcile import worker_spec
-from ovs_vhost_plugin.daemon.rows import RowError, Switch
+from ovs_vhost_plugin.daemon.rows import RowError, Switch, Trouble
 
 RUNDIR = "/run/ovs"
 CPUS = 4
@@ -27,6 +27,7 @@ def interface(name: str = "vhu0", **columns: Any) -> Any:
             "options": {"vhost-server-path": "/run/vm.sock"},
             "external_ids": {},
             "mtu_request": [],
+            "mtu": [],
             "ofport": [3],
             "error": [],
             "admin_state": [],
@@ -184,8 +185,30 @@ def test_whether_the_bridge_carries_a_port(
 ) -> None:
     row = bridge(datapath)
     row.datapath_version = version
-    uncarried = parse(interface(**columns), bridge=row).uncarried
+    troubles = parse(interface(**columns), bridge=row).troubles
+    uncarried = troubles.get(Trouble.CANNOT_CARRY, "")
     assert why in uncarried and bool(why) == bool(uncarried) and len(uncarried) < 200
+
+
+@pytest.mark.parametrize(
+    ("request_", "has", "offered", "wrong"),
+    [
+        ([], [1500], None, ""),
+        ([9000], [9000], 9000, ""),
+        ([9000], [], 9000, ""),  # ovs-vswitchd has not opened the tap, which will take it
+        ([9000], [1500], 1500, "mtu_request=9000: a tap takes 65521 at most; offered is 1500"),
+        ([65535], [1500], 1500, "mtu_request=65535: a tap takes 65521 at most; offered is 1500"),
+        ([65535], [], None, "mtu_request=65535: a tap takes 65521 at most; offered is no MTU"),
+        ([65521], [65521], 65521, ""),
+    ],
+)
+def test_the_guest_is_offered_the_mtu_that_the_tap_has(
+    request_: list[int], has: list[int], offered: int | None, wrong: str
+) -> None:
+    spec = parse(interface(mtu_request=request_, mtu=has))
+    assert spec.mtu == offered
+    trouble = spec.troubles.get(Trouble.MTU_NOT_TAKEN, "")
+    assert trouble.startswith(wrong) and bool(wrong) == bool(trouble)
 
 
 @pytest.mark.parametrize(

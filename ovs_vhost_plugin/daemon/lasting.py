@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ovs-vswitchd's columns say is wrong with ports, once it lasts.
+
+While ovs-vswitchd is at a change, its columns still say what was before: for a moment every port
+that is new has no bridge that carries it, and every MTU that is asked for is not taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ovs.vlog
+
+from ovs_vhost_plugin.daemon.rows import PortSpec, Trouble
+from ovs_vhost_plugin.daemon.status import ERROR
+
+vlog = ovs.vlog.Vlog("vhost_lasting")
+
+PATIENCE = 2.0
+"""Seconds that ovs-vswitchd has to take up a row: a change of the datapath takes less than one."""
+
+
+class Lasting:
+    """The troubles of ports that have lasted for longer than PATIENCE."""
+
+    def __init__(self) -> None:
+        self._texts: dict[tuple[str, Trouble], str] = {}
+        self._since: dict[tuple[str, Trouble], float] = {}
+
+    def of(self, port: str, trouble: Trouble) -> str:
+        """Its name and text, "" when there is no such trouble, or not long enough."""
+        text = self._texts.get((port, trouble))
+        return f"{trouble}: {text}" if text else ""
+
+    def look(
+        self, ports: Iterable[PortSpec], keys: Mapping[str, Mapping[str, str]], now: float
+    ) -> list[Trouble]:
+        """Take what the rows say now; those that count from now on.
+
+        keys  external_ids by name: what an earlier daemon has waited for needs no more patience
+        """
+        wrong = {(port.name, name): text for port in ports for name, text in port.troubles.items()}
+        for port, name in wrong.keys() - self._since.keys():
+            known = keys[port].get(ERROR, "").startswith(name)
+            self._since[port, name] = now - PATIENCE if known else now
+        for gone in self._since.keys() - wrong.keys():
+            del self._since[gone]
+        before, self._texts = (
+            self._texts,
+            {one: text for one, text in wrong.items() if now >= self._since[one] + PATIENCE},
+        )
+        for port, name in before.keys() - self._texts.keys():
+            vlog.info(f"{port}: no more {name}")
+        begun = sorted(self._texts.keys() - before.keys())
+        for port, name in begun:
+            vlog.warn(f"{port}: {self.of(port, name)}")
+        return [name for _, name in begun]
+
+    def wait(self, poller: Any) -> None:
+        """Register what `look` has to be called again for."""
+        for one in self._since.keys() - self._texts.keys():
+            poller.timer_wait_until((self._since[one] + PATIENCE) * 1e3)
