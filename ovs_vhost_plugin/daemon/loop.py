@@ -13,6 +13,7 @@ import ovs.vlog
 
 from ovs_vhost_plugin.daemon import adoption, status
 from ovs_vhost_plugin.daemon.announcing import Announcing
+from ovs_vhost_plugin.daemon.carriage import Trouble
 from ovs_vhost_plugin.daemon.connector import Connector
 from ovs_vhost_plugin.daemon.forwarding import Forwarding
 from ovs_vhost_plugin.daemon.lasting import Lasting
@@ -20,7 +21,7 @@ from ovs_vhost_plugin.daemon.ovsdb import Database, Snapshot, Standing
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reconcile import reconcile
 from ovs_vhost_plugin.daemon.reopening import Reopening
-from ovs_vhost_plugin.daemon.rows import PortSpec, Trouble
+from ovs_vhost_plugin.daemon.rows import PortSpec
 from ovs_vhost_plugin.daemon.workers import Event
 
 vlog = ovs.vlog.Vlog("vhost_loop")

@@ -19,7 +19,7 @@ import ovs.db.idl
 import ovs.vlog
 
 from ovs_vhost_plugin.announce.vlan import PortVlan
-from ovs_vhost_plugin.daemon import adoption, rows
+from ovs_vhost_plugin.daemon import adoption, carriage, rows
 from ovs_vhost_plugin.daemon.rows import PortSpec, RowError, RowErrorName, Switch
 from ovs_vhost_plugin.text import escaped
 
@@ -51,6 +51,7 @@ _COLUMNS: dict[str, dict[str, dict[str, Any]]] = {
         "external_ids": {"type": _STRINGS},
         "other_config": {"type": _STRINGS},
         "iface_types": _set_of("string"),
+        "ovs_version": _set_of("string", 1),
     },
     "Bridge": {
         "name": {"type": "string"},
@@ -143,7 +144,7 @@ def read(
         if interface.type == "internal":
             snapshot.own_macs.setdefault(bridge.name, set()).update(interface.mac_in_use)
         for ofport in interface.ofport:
-            snapshot.vlans[bridge.name, ofport] = rows.parse_vlan(port)
+            snapshot.vlans[bridge.name, ofport] = carriage.parse_vlan(port)
         if rows.is_ours(interface):
             try:
                 spec = rows.parse(interface, port, bridge, snapshot.switch, cpus, formats)

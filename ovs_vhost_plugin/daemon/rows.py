@@ -16,10 +16,17 @@ import netaddr
 from ovs_vhost_plugin.announce import addresses, policy
 from ovs_vhost_plugin.announce.addresses import AddressError, Station
 from ovs_vhost_plugin.announce.policy import Policy, PolicyError
-from ovs_vhost_plugin.announce.vlan import C_TAG, S_TAG, PortVlan, VlanMode
+from ovs_vhost_plugin.daemon.carriage import (
+    USERSPACE,
+    Offloads,
+    Trouble,
+    finishes,
+    offered_mtu,
+    uncarried,
+)
 from ovs_vhost_plugin.daemon.sockpolicy import OWNER_KEY
+from ovs_vhost_plugin.daemon.tunnels import lead_into_tunnels, version_of
 from ovs_vhost_plugin.named import NamedError
-from ovs_vhost_plugin.text import escaped
 
 PATH_KEY = "vhost-server-path"
 MODE_KEY = "vhost-user-mode"
@@ -31,6 +38,7 @@ ADDRESSES_KEY = "vhost-user-addresses"
 CONFIG_KEY = "vhost-user-config"
 POSTCOPY_KEY = "vhost-user-postcopy"
 MEMORY_KEY = "vhost-user-memory-files"
+OFFLOADS_KEY = "vhost-user-offloads"
 ANY_MEMORY = "any"
 """Of MEMORY_KEY: the one value that it can have."""
 STATE_KEY = "vhost-user-device-state"
@@ -42,10 +50,6 @@ MAX_QUEUES = 128
 DEFAULT_MAX_QUEUES = 16
 _NAME_MAX = 15  # IFNAMSIZ with its terminator is 16
 _PATH_MAX, _FILE_NAME_MAX = 4095, 255  # bytes, linux/limits.h less the terminator
-TAP_MTU_MAX = 65535 - 14
-"""Longest frame of a tap, less its Ethernet header (tun_net_initialize in drivers/net/tun.c)."""
-_BUILT_IN = "<built-in>"
-"""Bridge.datapath_version of a userspace bridge."""
 _MTU_MIN, _MTU_MAX = 68, 65535  # virtio 1.2, 5.1.4.1: from 68; VIRTIO_NET_F_MTU's field is 16 bits
 
 # What the kernel takes as a name (dev_valid_name), less '%', by which TUNSETIFF makes up names,
@@ -74,13 +78,6 @@ class RowErrorName(StrEnum):
     BRIDGE_NAME_INVALID = "bridge-name-invalid"
 
 
-class Trouble(StrEnum):
-    """What the columns of ovs-vswitchd can show to be wrong with a port that there is."""
-
-    CANNOT_CARRY = "bridge-cannot-carry"
-    MTU_NOT_TAKEN = "mtu-not-taken"
-
-
 class RowError(NamedError):
     """A row that makes no port: the name is for programs, the text says what to do."""
 
@@ -92,6 +89,7 @@ class Switch:
     rundir      where ovs-vswitchd has its sockets
     sock_dir    other_config:vhost-sock-dir, relative to `rundir`
     takes_offloads  userspace bridges take partial checksums and GSO frames
+    into_tunnels  names of bridges that lead into tunnels which take none
     iface_types interface types that ovs-vswitchd has, empty until it has said so, and those that
                 we have added (`adoption`)
     announce    how guests are announced whose rows do not say
@@ -101,6 +99,7 @@ class Switch:
     sock_dir: str
     takes_offloads: bool
     iface_types: frozenset[str]
+    into_tunnels: frozenset[str] = frozenset()
     announce: Policy = policy.DEFAULT
 
 
@@ -115,7 +114,7 @@ class PortSpec:
     tag      VLAN of frames that the guest sends untagged, None: no VLAN
     vlan_mode, trunks, cvlans  as in the Port row
     userspace  the bridge is ovs-vswitchd's own, not the kernel's
-    finish_offloads  the bridge takes no unfinished checksums and no GSO frames
+    finish_offloads  the bridge, or what it leads to, takes no unfinished checksums and GSO frames
     announce   how the guest is announced
     addresses  what automation says that the guest uses
     slip     what is wrong with a key that the port works without, as name and text; "" for nothing
@@ -169,6 +168,7 @@ def parse_switch(row: Any, rundir: str) -> Switch:
         sock_dir=row.other_config.get("vhost-sock-dir", ""),
         takes_offloads=_true(row.other_config.get("userspace-tso-enable")),
         iface_types=frozenset(row.iface_types),
+        into_tunnels=lead_into_tunnels(row.bridges, version_of(next(iter(row.ovs_version), ""))),
         announce=Policy(state=_true(row.other_config.get(STATE_KEY))),
     )
 
@@ -194,13 +194,12 @@ def parse(
     """
     name = _name(interface.name)
     keys = interface.external_ids
-    userspace = bridge.datapath_type == "netdev"
     mode = _mode(keys.get(MODE_KEY, "client"))
     path = _path(mode, interface.options.get(PATH_KEY), name, switch)
     announce, given, slip = _announce(keys, formats, switch.announce)
     mtu, not_taken = _mtu(interface)
     troubles = [
-        (Trouble.CANNOT_CARRY, _uncarried(interface, bridge, userspace=userspace)),
+        (Trouble.CANNOT_CARRY, uncarried(interface, bridge)),
         (Trouble.MTU_NOT_TAKEN, not_taken),
     ]
     return PortSpec(
@@ -215,8 +214,13 @@ def parse(
         vlan_mode=next(iter(port.vlan_mode), ""),
         trunks=tuple(sorted(port.trunks)),
         cvlans=tuple(sorted(port.cvlans)),
-        userspace=userspace,
-        finish_offloads=userspace and not switch.takes_offloads,
+        userspace=bridge.datapath_type == USERSPACE,
+        finish_offloads=finishes(
+            keys.get(OFFLOADS_KEY, Offloads.AUTO),
+            bridge,
+            takes_offloads=switch.takes_offloads,
+            into_tunnels=switch.into_tunnels,
+        ),
         announce=announce,
         addresses=given,
         attached_mac=keys.get(MAC_KEY, ""),
@@ -322,38 +326,15 @@ def _queues(text: str | None, cpus: int) -> int:
 
 
 def _mtu(interface: Any) -> tuple[int | None, str]:
-    """The MTU to offer, and what is wrong with the one that is asked for.
-
-    The guest is offered what the tap has, whatever was asked for; that is ovs-vswitchd's to set.
-    """
-    request = next(iter(interface.mtu_request), None)
-    if request is None:
+    """The MTU to offer, and what is wrong with the one that is asked for."""
+    if not interface.mtu_request:
         return None, ""
+    request = int(interface.mtu_request[0])
     if not _MTU_MIN <= request <= _MTU_MAX:
         raise RowError(
             RowErrorName.MTU_OUT_OF_RANGE, f"set mtu_request to {_MTU_MIN} to {_MTU_MAX}"
         )
-    has = next(iter(interface.mtu), None if request > TAP_MTU_MAX else request)
-    if has == request:
-        return int(request), ""
-    offered = "no MTU" if has is None else f"{has}, which the tap has"
-    return has, f"mtu_request={request}: a tap takes {TAP_MTU_MAX} at most; offered is {offered}"
-
-
-def _uncarried(interface: Any, bridge: Any, *, userspace: bool) -> str:
-    """Why ovs-vswitchd does not carry the port's frames, "" if it does."""
-    if interface.error:
-        return f"Open vSwitch says: {escaped(interface.error[0]):.150}"
-    version = bridge.datapath_version
-    if version and (version == _BUILT_IN) is not userspace:
-        # What a bridge had before stays in its row when it cannot be made anew.
-        return (
-            f"ovs-vswitchd has made no datapath_type={escaped(bridge.datapath_type) or 'system'}, "
-            "its log says why (is the kernel module openvswitch loaded?)"
-        )
-    if not any(number > 0 for number in interface.ofport):
-        return "ovs-vswitchd has given the port no number; does it run? its log says more"
-    return ""
+    return offered_mtu(request, interface)
 
 
 def _tag(port: Any) -> int | None:
@@ -382,17 +363,10 @@ def _announce(
         slips.append(f"{error.name}: external_ids:{ADDRESSES_KEY}: {error.text}")
     if keys.get(MEMORY_KEY, ANY_MEMORY) != ANY_MEMORY:
         slips.append(f"memory-files-unknown: external_ids:{MEMORY_KEY}: only 'any' can be set")
+    if keys.get(OFFLOADS_KEY, Offloads.AUTO) not in list(Offloads):
+        words = ", ".join(Offloads)
+        slips.append(f"offloads-unknown: external_ids:{OFFLOADS_KEY}: one of {words}")
     return announce, given, "; ".join(slips)
-
-
-def parse_vlan(port: Any) -> PortVlan:
-    """What a Port row says of VLANs (ovs-vswitchd.conf.db(5), Port, "VLAN Configuration")."""
-    tag = int(port.tag[0]) if port.tag else None
-    default = VlanMode.TRUNK if tag is None else VlanMode.ACCESS
-    mode = VlanMode(port.vlan_mode[0]) if port.vlan_mode else default
-    tpid = C_TAG if port.other_config.get("qinq-ethtype") == "802.1q" else S_TAG
-    bond = len(port.interfaces) > 1
-    return PortVlan(mode, tag or 0, bond, cvlans=frozenset(port.cvlans), tpid=tpid)
 
 
 def _true(text: str | None) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from test_control_reconcile import PORT
 
 from ovs_vhost_plugin.daemon import adoption
+from ovs_vhost_plugin.daemon.carriage import Trouble
 from ovs_vhost_plugin.daemon.connector import Connector
 from ovs_vhost_plugin.daemon.lasting import PATIENCE
 from ovs_vhost_plugin.daemon.listener import FrontEndListeners
@@ -21,7 +22,7 @@ from ovs_vhost_plugin.daemon.ovsdb import Snapshot, Standing
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reconcile import RELEASE_TIMEOUT, Phase, worker_spec
 from ovs_vhost_plugin.daemon.reports import Connect, State
-from ovs_vhost_plugin.daemon.rows import RowError, RowErrorName, Switch, Trouble
+from ovs_vhost_plugin.daemon.rows import RowError, RowErrorName, Switch
 from ovs_vhost_plugin.daemon.seclusion import Seclusion
 from ovs_vhost_plugin.daemon.sockpolicy import SocketError, SocketErrorName
 from ovs_vhost_plugin.daemon.uids import Uids

@@ -57,7 +57,8 @@ BRIDGE = {"datapath_type": "netdev", "datapath_version": "<built-in>", "fail_mod
 def tables(*interfaces: Row, iface_types: tuple[str, ...] = ("system",)) -> dict[str, Any]:
     port = Row(interfaces=list(interfaces), **PORT)
     bridge = Row(name="br0", ports=[port], **BRIDGE)
-    switch = Row(bridges=[bridge], external_ids={}, other_config={}, iface_types=list(iface_types))
+    switch = Row(bridges=[bridge], external_ids={}, other_config={}, ovs_version=[])
+    switch.iface_types = list(iface_types)
     found = {"Open_vSwitch": [switch], "Bridge": [bridge], "Port": [port]}
     return {
         name: SimpleNamespace(rows={uuid.uuid4(): row for row in rows})

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
-from ovs_vhost_plugin.daemon import rows
+from ovs_vhost_plugin.daemon import carriage, rows
+from ovs_vhost_plugin.daemon.carriage import Trouble
 from ovs_vhost_plugin.daemon.reconcile import worker_spec
-from ovs_vhost_plugin.daemon.rows import RowError, Switch, Trouble
+from ovs_vhost_plugin.daemon.rows import RowError, Switch
 
 RUNDIR = "/run/ovs"
 CPUS = 4
@@ -64,8 +65,12 @@ def bridge(datapath_type: str = "netdev", fail_mode: tuple[str, ...] = ()) -> An
     )
 
 
-def switch(**other_config: str) -> Switch:
+def switch(*tunnels: str, version: str = "3.1.0", **other_config: str) -> Switch:
+    """A switch whose bridge br0 has tunnels of these types."""
+    ports = [port(interfaces=[interface(kind, type=kind)]) for kind in tunnels]
     row = SimpleNamespace(
+        bridges=[SimpleNamespace(name="br0", ports=ports)],
+        ovs_version=[version] if version else [],
         external_ids={},
         other_config={key.replace("_", "-"): value for key, value in other_config.items()},
         iface_types=["system", "internal"],
@@ -141,7 +146,13 @@ def test_a_server_port_listens_where_ovs_dpdk_would() -> None:
 
 
 def test_the_switch_names_its_run_directory() -> None:
-    row = SimpleNamespace(external_ids={"rundir": "/x"}, other_config={}, iface_types=[])
+    row = SimpleNamespace(
+        bridges=[],
+        ovs_version=[],
+        external_ids={"rundir": "/x"},
+        other_config={},
+        iface_types=[],
+    )
     assert rows.parse_switch(row, RUNDIR).rundir == "/x"
     row.external_ids["rundir"] = "relative"
     assert rows.parse_switch(row, RUNDIR).rundir == RUNDIR
@@ -162,6 +173,30 @@ def test_who_finishes_offloads(datapath: str, tso: dict[str, str], finish: bool)
     spec = parse(interface(), bridge=bridge(datapath), switch=switch(**tso))
     assert spec.finish_offloads is finish
     assert worker_spec(spec).finish_udp is (datapath == "netdev")
+
+
+@pytest.mark.parametrize(
+    ("key", "tunnel", "tso", "datapath", "finish"),
+    [
+        ("auto", "vxlan", "true", "netdev", True),
+        ("auto", "internal", "true", "netdev", False),
+        ("finish", "internal", "true", "netdev", True),
+        ("finish", "internal", "false", "system", True),
+        ("pass", "vxlan", "true", "netdev", False),
+        ("pass", "internal", "false", "netdev", True),  # they would be damaged
+        ("auto", "vxlan", "true", "system", False),
+        ("some", "vxlan", "true", "netdev", True),
+    ],
+)
+def test_a_key_says_who_finishes_offloads(
+    key: str, tunnel: str, tso: str, datapath: str, finish: bool
+) -> None:
+    row = interface(external_ids={"vhost-user-offloads": key})
+    found = switch(tunnel, userspace_tso_enable=tso)
+    spec = parse(row, bridge=bridge(datapath), switch=found)
+    assert spec.finish_offloads is finish
+    wrong = "offloads-unknown: external_ids:vhost-user-offloads: one of auto, finish, pass"
+    assert spec.slip == (wrong if key == "some" else "")
 
 
 @pytest.mark.parametrize(
@@ -403,7 +438,7 @@ TUNNEL = {"tag": [7], "vlan_mode": ["dot1q-tunnel"]}
     ],
 )
 def test_what_a_port_does_with_vlans(columns: dict[str, Any], vlan: PortVlan) -> None:
-    assert rows.parse_vlan(port(**columns)) == vlan
+    assert carriage.parse_vlan(port(**columns)) == vlan
 
 
 def test_the_configuration_is_offered_where_that_is_asked_for() -> None:
