@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ovs_vhost_plugin
 from ovs_vhost_plugin.announce.model import Outcome
+from ovs_vhost_plugin.daemon.carriage import Trouble
 from ovs_vhost_plugin.daemon.claims import NotGiven
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.worker.hold import Reason
@@ -42,7 +43,11 @@ def enums() -> list[type[Enum]]:
 
 
 def names() -> set[str]:
-    named = {str(member.value) for enum in (*enums(), NotGiven, Reason, Outcome) for member in enum}
+    named = {
+        str(member.value)
+        for enum in (*enums(), NotGiven, Reason, Outcome, Trouble)
+        for member in enum
+    }
     heads = {
         head
         for part in PARTS

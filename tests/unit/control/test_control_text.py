@@ -86,7 +86,7 @@ def _said_of(snapshot: ovsdb.Snapshot | None, name: str, directory: Path) -> lis
     assert len([line for line in lines if line]) <= heads + rows
     published = [
         value
-        for changes, _ in world.database.written
+        for changes, *_ in world.database.written
         for todo in changes.values()
         for value in todo.values()
         if value is not None
