@@ -142,14 +142,15 @@ def test_a_change_of_mtu_or_offloads_reaches_the_running_worker(host) -> None:
     rest = {
         "mtu": 9000,
         "finish_udp": True,
-        "state": True,
+        "state": False,
         "config": False,
         "mac": "",
         "link_up": True,
         "postcopy": False,
         "any_memory": False,
     }
-    assert wait_until(configured, "configure") == {**rest, "finish_offloads": True, "hold": True}
+    finished = {**rest, "finish_offloads": True, "hold": True}
+    wait_until(lambda: configured() == finished, "configure")
     host.switch.vsctl("set", "Open_vSwitch", ".", "other_config:userspace-tso-enable=true")
     passed_on = {**rest, "finish_offloads": False}
     wait_until(lambda: configured() == {**passed_on, "hold": True}, "configure")
