@@ -6,6 +6,7 @@ distributions patch their copy. So: the environment, as for every program of the
 the bindings say if it exists, else the distributions' place.
 """
 
+import hashlib
 import os
 import stat
 from dataclasses import dataclass
@@ -81,13 +82,16 @@ class StateDir:
         """All such records."""
         return list(self.path.glob("*.sock"))
 
-    def journal(self, port: str) -> Path:
-        """Where the worker's rings stand; it outlives the worker, and for a while the port."""
-        return self.journals / port
+    def journal(self, socket: str) -> Path:
+        """Where the rings of the guest at that socket stand; it outlives worker and port.
+
+        Not by the port's name: a guest may come back to a port of another one.
+        """
+        return self.journals / hashlib.blake2b(socket.encode(), digest_size=16).hexdigest()
 
     @property
     def journals(self) -> Path:
-        """The directory of the journals, each named as its port."""
+        """The directory of the journals."""
         return self.path / "journals"
 
     def ports(self) -> set[str]:

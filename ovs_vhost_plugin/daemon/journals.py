@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files in which workers note where their rings stand, for the next worker of the port.
+"""The files in which workers note where their rings stand, for the next worker of that guest.
 
 In the run directory, which is memory on every distribution: a killed worker's file is there for
 the next one, also if the daemon was killed as well, and gone when the machine starts anew. The
@@ -15,12 +15,12 @@ from ovs_vhost_plugin.control import JOURNAL_BYTES
 from ovs_vhost_plugin.dirs import StateDir
 
 _KEPT = 64
-"""Journals kept of ports that are gone: one that is added again finds its guest's rings."""
+"""Journals kept of guests whose ports are gone: one that is added again finds their rings."""
 _PAGE = 4096
 
 
 def renew(path: Path, vrings: int) -> int:
-    """Put a new file in place of a port's journal, with what that said; return its fd.
+    """Put a new file in place of a journal, with what that said; return its fd.
 
     Raises OSError.
     """
@@ -52,8 +52,9 @@ def _copy(path: Path, target: int, size: int) -> None:
         os.close(source)
 
 
-def tidy(state: StateDir, ports: Collection[str]) -> None:
-    """Remove the journals of ports other than these, but for the latest few."""
-    gone = [path for path in state.journals.iterdir() if path.name not in ports]
+def tidy(state: StateDir, sockets: Collection[str]) -> None:
+    """Remove the journals of guests at other sockets than these, but for the latest few."""
+    used = {state.journal(socket) for socket in sockets}
+    gone = [path for path in state.journals.iterdir() if path not in used]
     for path in sorted(gone, key=lambda path: path.stat().st_mtime)[:-_KEPT]:
         path.unlink()

@@ -75,6 +75,7 @@ class Ports:
         self._listeners = listeners
         self._uids = uids
         self._known: set[str] = set()
+        self._sockets: dict[str, str] = {}  # where the worker of each port has its guest, or had
         self._crashed: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}
         self._tap_seen: dict[str, int | None] = {}
@@ -99,6 +100,7 @@ class Ports:
         self.seclusion.let_go()
         self._holders.forget_all()
         self._known.clear()
+        self._sockets.clear()
         self.unheard.clear()
         self._backoffs.clear()
         self._told.clear()
@@ -123,16 +125,17 @@ class Ports:
                     if link := self.link(name):
                         self._userfaultfds.answer(link, desired.get(name), now)
                 case Heard(name, Hello(spec=spec)):
-                    self._hello(name, spec.queues, now)
+                    self._hello(name, spec, now)
                 case Heard(name, State() as state):
                     self._state_told(name, state)
                 case Ended(name, fault, lived):
                     self._ended(name, fault, lived, now)
 
-    def _hello(self, name: str, queues: int, now: float) -> None:
+    def _hello(self, name: str, spec: WorkerSpec, now: float) -> None:
+        self._sockets[name] = spec.path
         if name not in self._crashed:
             self.faults.pop(name, None)
-        if self._holders.beside(name, queues) and (link := self.link(name)):
+        if self._holders.beside(name, spec.queues) and (link := self.link(name)):
             link.quit(now)  # the tap is made anew before the next one
 
     def _state_told(self, name: str, state: State) -> None:
@@ -258,6 +261,7 @@ class Ports:
             vlog.info(f"{name}: tap created")
 
     def _spawn(self, spec: WorkerSpec, now: float) -> None:
+        self._sockets[spec.name] = spec.path
         try:
             if self._renew(spec.name, now):
                 return
@@ -271,7 +275,7 @@ class Ports:
                 front_end = self._listener(spec)
                 if front_end is not None:
                     stack.callback(self._listeners.discard, front_end)
-                journal = journals.renew(self._state.journal(spec.name), 2 * spec.queues)
+                journal = journals.renew(self._state.journal(spec.path), 2 * spec.queues)
                 stack.callback(os.close, journal)
                 self.workers.spawn(spec, front_end, journal, queues, now)
                 if front_end is not None and self.link(spec.name) is not None:
@@ -310,7 +314,9 @@ class Ports:
         self._known.discard(name)
         self.unheard.pop(name, None)
         self._gone_since.pop(name, None)
-        journals.tidy(self._state, self._known)
+        self._sockets.pop(name, None)
+        if self._sockets.keys() >= self._known:  # (what an earlier daemon left is not told so far)
+            journals.tidy(self._state, self._sockets.values())
         self._tap_seen.pop(name, None)
         self._backoffs.pop(name, None)
         self.faults.pop(name, None)

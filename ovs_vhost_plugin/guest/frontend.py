@@ -84,16 +84,16 @@ class FrontEnd:
 
     def initialise(self, protocol_features: int = PROTOCOL_FEATURES) -> None:
         """Learn what the back-end offers, settle the protocol's features and own the device."""
-        self.offered = self._ask_number(FrontendRequest.GET_FEATURES)
+        self.offered = self.ask_number(FrontendRequest.GET_FEATURES)
         if self.offered & Feature.PROTOCOL_FEATURES.mask:
-            offered = self._ask_number(FrontendRequest.GET_PROTOCOL_FEATURES)
+            offered = self.ask_number(FrontendRequest.GET_PROTOCOL_FEATURES)
             self.protocol_features = offered & protocol_features
             payload = spec.U64.pack(self.protocol_features)
             self.connection.tell(FrontendRequest.SET_PROTOCOL_FEATURES, payload)
         if self.has(ProtocolFeature.MQ):
-            self.queue_pairs_offered = self._ask_number(FrontendRequest.GET_QUEUE_NUM)
+            self.queue_pairs_offered = self.ask_number(FrontendRequest.GET_QUEUE_NUM)
         if self.has(ProtocolFeature.CONFIGURE_MEM_SLOTS):
-            self.memory_slots_offered = self._ask_number(FrontendRequest.GET_MAX_MEM_SLOTS)
+            self.memory_slots_offered = self.ask_number(FrontendRequest.GET_MAX_MEM_SLOTS)
         if self.has(ProtocolFeature.BACKEND_REQ):
             self.open_channel()
         self.connection.tell(FrontendRequest.SET_OWNER)
@@ -283,7 +283,7 @@ class FrontEnd:
 
     def end_postcopy(self) -> None:
         """Say that all pages have come."""
-        if answer := self._ask_number(FrontendRequest.POSTCOPY_END):
+        if answer := self.ask_number(FrontendRequest.POSTCOPY_END):
             raise RequestRefusedError(f"POSTCOPY_END: {answer}")
         self.bases = None
 
@@ -297,14 +297,14 @@ class FrontEnd:
         """Pass the back-end its end of a pipe."""
         payload = spec.DEVICE_STATE.pack(direction, TransferPhase.STOPPED)
         try:
-            answer = self._ask_number(FrontendRequest.SET_DEVICE_STATE_FD, payload, [fd])
+            answer = self.ask_number(FrontendRequest.SET_DEVICE_STATE_FD, payload, [fd])
         finally:
             os.close(fd)
         if answer != spec.DEVICE_STATE_NO_FD:
             raise RequestRefusedError(f"SET_DEVICE_STATE_FD: {answer:#x}")
 
     def _check_state(self) -> None:
-        answer = self._ask_number(FrontendRequest.CHECK_DEVICE_STATE)
+        answer = self.ask_number(FrontendRequest.CHECK_DEVICE_STATE)
         if answer:
             raise RequestRefusedError(f"CHECK_DEVICE_STATE: {answer}")
 
@@ -332,9 +332,10 @@ class FrontEnd:
         """Send a request; `ack` where QEMU wants to know how it went and REPLY_ACK is there."""
         self.connection.tell(request, payload, fds, ack and self.has(ProtocolFeature.REPLY_ACK))
 
-    def _ask_number(
+    def ask_number(
         self, request: FrontendRequest, payload: bytes = b"", fds: Sequence[int] = ()
     ) -> int:
+        """Send a request whose answer is one number."""
         answer = self.connection.ask(request, payload, fds, size=spec.U64.size)
         number: int = spec.U64.unpack(answer)[0]
         return number

@@ -96,6 +96,11 @@ class PackedQueue:
         return packed_base.encode(position, self.size)
 
     @property
+    def avail_base(self) -> int:
+        """What the device has been offered up to, for a front-end that gives that as the base."""
+        return packed_base.encode(self._published, self.size)
+
+    @property
     def outstanding(self) -> int:
         """Chains that the device has."""
         return len(self._chains)

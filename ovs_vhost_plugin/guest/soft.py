@@ -147,6 +147,10 @@ class SoftGuest:
             connection = Connection.accept(self._listener, timeout)
         else:
             connection = Connection.connect(self.path, timeout)
+        return self.initialise(connection)
+
+    def initialise(self, connection: Connection) -> FrontEnd:
+        """Begin the session on a new connection."""
         frontend = FrontEnd(connection)
         inband = ProtocolFeature.INBAND_NOTIFICATIONS.mask if self.config.inband else 0
         frontend.initialise(PROTOCOL_FEATURES | inband)

@@ -130,6 +130,11 @@ class SplitQueue:
         return self.used_index
 
     @property
+    def avail_base(self) -> int:
+        """What the device has been offered up to, for a front-end that gives that as the base."""
+        return self._published
+
+    @property
     def outstanding(self) -> int:
         """Chains that the device has."""
         return len(self._chains)

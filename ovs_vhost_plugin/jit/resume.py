@@ -113,7 +113,7 @@ def _resume_split(ring: Vring, memory: Memory, net: Net) -> int:
     state = ring.state[0]
     used = int64(load_acquire(ring.used, 1))
     if state["next_avail"] != used:
-        return _NOT_THIS_RING  # where its front-end says: it gives up what is between the two
+        return _NOT_THIS_RING  # the guest has changed the one meanwhile
     promised = ring.journal[PROMISED]
     ahead = (promised - used) & 0xFFFF
     offered = (int64(load_acquire(ring.avail, 1)) - used) & 0xFFFF

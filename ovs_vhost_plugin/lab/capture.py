@@ -7,6 +7,7 @@ asks, so a capture does not disturb the timing that it measures.
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import time
@@ -124,6 +125,10 @@ class Capture:
                 )
             except BlockingIOError:
                 break
+            except OSError as error:
+                if error.errno != errno.ENETDOWN:
+                    raise
+                continue  # the device has gone since; what passed before is here still
             seconds, nanoseconds = _TIMESPEC.unpack(control[0][2])
             at = seconds + nanoseconds / 1e9 + offset
             self._frames.append(Frame(at, address[2] == PACKET_OUTGOING, data))

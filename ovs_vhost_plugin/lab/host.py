@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ovs_vhost_plugin import pidfile
+from ovs_vhost_plugin.dirs import PROGRAM, StateDir
 from ovs_vhost_plugin.lab.namespace import Namespace
 from ovs_vhost_plugin.lab.process import PATIENCE, LabError, Process, wait_until
 from ovs_vhost_plugin.lab.setup import Setup
@@ -125,6 +126,10 @@ class Host(Setup):
             return None
 
         return int(wait_until(recorded, f"{record}")[0])
+
+    def journal(self, socket: Path) -> Path:
+        """The file in which it is noted where the rings of the guest at `socket` stand."""
+        return StateDir(self.directory / PROGRAM).journal(str(socket))
 
     def appctl(self, *command: str, check: bool = True) -> str:
         """`ovs-appctl -t ovs-vhost COMMAND` on this host's daemon."""

@@ -70,7 +70,6 @@ class PeerErrorName(StrEnum):
     VRING_SIZE_NOT_POWER_OF_TWO = "vring-size-not-power-of-two"
     VRING_SIZE_TOO_LARGE = "vring-size-too-large"
     VRING_BASE_RANGE = "vring-base-range"
-    VRING_BASE_IN_FLIGHT = "vring-base-in-flight"
     VRING_STARTED = "vring-started"
     VRING_FLAGS = "vring-flags"
     VRING_MISALIGNED = "vring-misaligned"

@@ -4,7 +4,8 @@
 vhost-user "A vring descriptor index for packed virtqueues": bits 0-14 are the next descriptor to
 be made available, bit 15 is its wrap counter (virtio 1.2, 2.8.1), bits 16-31 are the same of the
 next used one. A stopped ring has given back what it took, so both halves say the same; DPDK, as
-either side, leaves the upper one 0.
+either side, leaves the upper one 0. A front-end that lost its back-end may know that some were not
+given back: nobody has them, so the ring goes on at the used half.
 
 Elsewhere it is a *position*: it counts modulo twice the ring's size, and the wrap counter is 1 in
 the lower half. So a ring begins at position 0, as a split one does at index 0.
@@ -26,11 +27,18 @@ def encode(position: int, size: int) -> int:
 
 def decode(base: int, size: int) -> int:
     """The position that `base` says. Raises PeerError."""
-    avail, used = base & _HALF, base >> 16
-    slot = avail & ~_WRAP
+    avail = _position(base & _HALF, size)
+    if base >> 16 in (0, base & _HALF):
+        return avail
+    used = _position(base >> 16, size)
+    if (avail - used) % (2 * size) > size:
+        detail = f"avail {base & _HALF:#x}, used {base >> 16:#x} of {size}"
+        raise PeerError(PeerErrorName.VRING_BASE_RANGE, detail)
+    return used
+
+
+def _position(half: int, size: int) -> int:
+    slot = half & ~_WRAP
     if slot >= size:
         raise PeerError(PeerErrorName.VRING_BASE_RANGE, f"descriptor {slot} of {size}")
-    if used not in (0, avail):
-        detail = f"avail {avail:#x}, used {used:#x}"
-        raise PeerError(PeerErrorName.VRING_BASE_IN_FLIGHT, detail)
-    return slot if avail & _WRAP else slot + size
+    return slot if half & _WRAP else slot + size

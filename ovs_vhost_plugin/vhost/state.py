@@ -18,7 +18,10 @@ class Vring:
     owns the fds; -1 stands for none, and a started vring without a kick fd is to be polled.
 
     *_told: the front-end has sent SET_VRING_KICK, _CALL or _ERR, with an fd or without. An fd that
-    it did not send is our own, for messages (vhost-user "In-band notifications").
+    it did not send is our own, for messages (vhost-user "In-band notifications"). So with
+    SET_VRING_ENABLE: until it has said whether a ring is enabled, the ring does not run. Once it
+    is disabled, what it sends is to be discarded, and Cloud Hypervisor enables rings that have
+    something to send only after it started them.
     """
 
     index: int
@@ -36,12 +39,13 @@ class Vring:
     kick_told: bool = False
     call_told: bool = False
     err_told: bool = False
+    enable_told: bool = False
     started: bool = False
     enabled: bool = False
 
     def ready(self) -> bool:
         """Whether all is there to process the ring, as enabled or as disabled."""
-        return self.started and self.size > 0 and self.addressed
+        return self.started and self.enable_told and self.size > 0 and self.addressed
 
     @property
     def inband_kick(self) -> bool:

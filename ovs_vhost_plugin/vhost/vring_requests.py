@@ -148,7 +148,7 @@ def set_enable(state: State, payload: bytes, _fds: list[int]) -> Handling:
     vring = _vring(state, index)
     if enable > 1:
         raise PeerError(PeerErrorName.VRING_ENABLE_VALUE, f"vring {index}: {enable}")
-    yield from _change(vring, enabled=bool(enable))
+    yield from _change(vring, enabled=bool(enable), enable_told=True)
     state.enables_unasked = not state.acknowledges
     return None
 
@@ -157,7 +157,7 @@ def enable_all(state: State, enabled: bool) -> Generator[Effect, object, None]:
     """Enable or disable every ring that is not so yet."""
     for vring in state.vrings:
         if vring.enabled != enabled:
-            yield from _change(vring, enabled=enabled)
+            yield from _change(vring, enabled=enabled, enable_told=True)
 
 
 def _vring(state: State, index: int) -> Vring:

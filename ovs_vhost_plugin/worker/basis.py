@@ -252,14 +252,21 @@ class Basis:
         )
 
     def _first_avail(self, base: int, used: NDArray[np.uint8]) -> int:
-        """Where a ring that starts goes on: at the base its front-end gives.
+        """Where a split ring that starts goes on: at its used index, whatever `base` says.
 
-        A front-end whose back-end died was not told a base. QEMU then takes the used index, as a
-        split ring gives chains back in order; DPDK's virtio-user says 0 and leaves that to us. A
-        guest that comes by postcopy comes from a back-end that told.
+        Used elements are in the order of the chains, so that nobody has any chain behind the used
+        index: "if virtqueue is processed in order", what is in flight can be had from the ring
+        (vhost-user "Inflight I/O tracking"). What GET_VRING_BASE answers is the used index as well:
+        nothing is in flight in a ring that is stopped, or a region has it (`inflight.py`). So a
+        base that differs is no answer of a back-end's, but the guess of a front-end that lost one:
+        Cloud Hypervisor says the avail index, by which nobody would have what the guest has posted;
+        DPDK's virtio-user says 0, others what they were told last.
+
+        A guest that comes by postcopy comes from a back-end that answered, and its used ring may
+        not be here yet.
         """
         if base > 0xFFFF:  # it was set while packed rings were negotiated
             raise PeerError(PeerErrorName.VRING_BASE_RANGE, f"{base:#x}")
-        if base or self.pages_missing:
+        if self.pages_missing:
             return base
         return int.from_bytes(used[2:4].tobytes(), "little")  # virtio 1.2, 2.7.8: idx

@@ -75,11 +75,11 @@ class Tracking:
         _store(self.region, inflight.ENTRIES + inflight.ENTRY * head, 0)
 
 
-def _recover(region: Bytes, size: int, used: int, offered: int, base: int | None) -> Tracking:
+def _recover(region: Bytes, size: int, used: int, offered: int) -> Tracking:
     """Bring a queue's region up to date with its ring of `size` that has used index `used`.
 
-    offered: chains that its driver has made available and that are not given back. base: as for
-    `track`. Raises DamagedError; the region is then as it was.
+    offered: chains that its driver has made available and that are not given back.
+    Raises DamagedError; the region is then as it was.
     """
     data = region.tobytes()
     header = np.frombuffer(data, HEADER, 1)[0]
@@ -95,8 +95,7 @@ def _recover(region: Bytes, size: int, used: int, offered: int, base: int | None
     heads = np.flatnonzero(marked)
     if len(heads) and heads[-1] >= size:
         raise DamagedError(Fault.INFLIGHT_OUT_OF_RANGE)
-    elsewhere = base not in (None, used, (used + len(heads)) & _HALF)
-    if len(heads) > offered or (len(heads) and elsewhere):
+    if len(heads) > offered:
         raise DamagedError(Fault.INFLIGHT_STALE)
     for head in left_over:
         _store(region, inflight.ENTRIES + inflight.ENTRY * head, 0)
@@ -145,22 +144,20 @@ def _last_batch(header: Any, entries: NDArray[Any], used: int) -> list[int]:
     return list(batch)
 
 
-def track(ring: layout.Vring, region: Bytes, *, base: int | None) -> Tracking:
+def track(ring: layout.Vring, region: Bytes) -> Tracking:
     """Have `ring`, which is about to begin, note what is in flight, and begin with what was.
 
-    `base`: what its front-end says where it goes on, None if it was here before. What was in flight
-    was taken from the avail ring before: so the ring goes on behind the used index, or stands by
-    the front-end's reckoning that much further on. Raises DamagedError.
+    What was in flight was taken from the avail ring before: so the ring goes on where it stands,
+    at its used index, and what its front-end calls its base may be that much further on, or by as
+    much as the driver has offered since. Raises DamagedError.
     """
-    state, used = ring.state[0], int(ring.state[0]["next_used"])
-    # One that was here before may be ahead of the used index: its front-end once had it skip some.
-    at = int(state["next_avail"]) if base is None else used
+    state, at = ring.state[0], int(ring.state[0]["next_avail"])
+    used = int(state["next_used"])
     offered = (int(ring.avail[1]) - at) & _HALF
-    tracking = _recover(region, int(state["size"]), used, offered, base)
+    tracking = _recover(region, int(state["size"]), used, offered)
     for i, head in enumerate(tracking.heads):
         tracking.words[inflight.HEADS + (at + i) % int(state["size"])] = head
     if tracking.heads:
-        state["next_avail"] = state["next_fetch"] = at
         state["avail_idx"] = (at + len(tracking.heads)) & _HALF
     state["tracked"] = mapping.address(tracking.words.view(np.uint8))
     return tracking

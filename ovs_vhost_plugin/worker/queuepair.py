@@ -297,8 +297,7 @@ class QueuePair:
             return None
         if ring.state[0]["packed"]:
             return inflight_packed.track(ring, vring.inflight, config.memory(kind), self._net)
-        base = vring.next_avail if vring.resumes else None
-        return inflight.track(ring, vring.inflight, base=base)
+        return inflight.track(ring, vring.inflight)
 
     def _vring(self, kind: Kind, vring: VringConfig | None, config: PairConfig) -> layout.Vring:
         """A vring as the loop takes it; without entries if there is none."""

@@ -146,7 +146,7 @@ def test_its_fds_are_its_own(evil):
     tap = "/dev/net/tun"
     assert kinds.count(tap) == len(evil.run("result = me.taps")["result"])
     files = {link for link in links if link.startswith("/")} - {tap, "/dev/null"}
-    journal = f"{evil.host.directory}/ovs-vhost/journals/evil0"
+    journal = str(evil.host.journal(evil.host.directory / "evil0"))
     assert files == {"/memfd:vitals (deleted)", journal}
 
 

@@ -123,5 +123,5 @@ def buffers(site, guest, index):
 
 def position(site, index):
     """Where a packed ring stands, as its worker notes it."""
-    journal = (site.host.directory / "ovs-vhost" / "journals" / PORT).read_bytes()
+    journal = site.host.journal(site.host.directory / f"{PORT}.sock").read_bytes()
     return struct.unpack_from("<q", journal, JOURNAL_BYTES * index + 8 * 2)[0]

@@ -94,7 +94,7 @@ def await_another(port, killed):
 
 def lose_journal(port):
     """What the next worker is to know, it shall know from its front-end."""
-    (port.host.directory / "ovs-vhost" / "journals" / port.name).write_bytes(b"")
+    port.host.journal(port.path).write_bytes(b"")
 
 
 @pytest.mark.parametrize("journal", [True, False], ids=["journal", "no journal"])

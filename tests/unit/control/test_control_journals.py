@@ -17,7 +17,7 @@ def state(tmp_path: Path) -> StateDir:
 
 
 def test_the_next_worker_gets_a_copy_that_the_one_before_cannot_change(state: StateDir) -> None:
-    path = state.journal("vhu.0")
+    path = state.journal("/run/vm0.sock")
     first = journals.renew(path, 4)
     assert os.fstat(first).st_size == 4 * JOURNAL_BYTES
     os.pwrite(first, b"here", JOURNAL_BYTES)
@@ -30,7 +30,7 @@ def test_the_next_worker_gets_a_copy_that_the_one_before_cannot_change(state: St
     assert os.pread(third, 4, JOURNAL_BYTES) == b"here"
     for fd in (first, second, third):
         os.close(fd)
-    assert [path.name for path in state.journals.iterdir()] == ["vhu.0"]
+    assert [path.name for path in state.journals.iterdir()] == [state.journal("/run/vm0.sock").name]
 
 
 def test_a_journal_cut_short_by_the_worker_before_is_whole_for_the_next(state: StateDir) -> None:
@@ -43,12 +43,12 @@ def test_a_journal_cut_short_by_the_worker_before_is_whole_for_the_next(state: S
     os.close(fd)
 
 
-def test_journals_of_ports_that_are_gone_are_kept_within_bounds(state: StateDir) -> None:
+def test_journals_of_guests_whose_ports_are_gone_are_kept_within_bounds(state: StateDir) -> None:
     for i in range(100):
-        os.close(journals.renew(state.journal(f"gone{i}"), 2))
-        os.utime(state.journal(f"gone{i}"), (i, i))
-    os.close(journals.renew(state.journal("vhu0"), 2))
-    os.utime(state.journal("vhu0"), (0, 0))
-    journals.tidy(state, {"vhu0"})
-    left = {path.name for path in state.journals.iterdir()}
-    assert left == {"vhu0"} | {f"gone{i}" for i in range(36, 100)}
+        os.close(journals.renew(state.journal(f"/gone{i}"), 2))
+        os.utime(state.journal(f"/gone{i}"), (i, i))
+    os.close(journals.renew(state.journal("/here"), 2))
+    os.utime(state.journal("/here"), (0, 0))
+    journals.tidy(state, {"/here"})
+    kept = {state.journal(socket) for socket in ("/here", *(f"/gone{i}" for i in range(36, 100)))}
+    assert set(state.journals.iterdir()) == kept

@@ -75,15 +75,15 @@ class Tracked:
         self.driver.offer(head)
         return head
 
-    def ring(self, base: int | None = None) -> tuple[layout.Vring, Tracking]:
-        """As a worker takes it over whose front-end says `base`, by the region."""
+    def ring(self) -> tuple[layout.Vring, Tracking]:
+        """As a worker takes it over, by the region."""
         used = self.driver.used_idx
         state = dict.fromkeys(("next_avail", "next_fetch", "avail_idx"), used)
         ring = kernel_ring(
             self.driver, writes=self.writes, indirect=self.indirect, next_used=used, **state
         )
         ring = ring._replace(journal=self.journal)
-        return ring, track(ring, self.region, base=base)
+        return ring, track(ring, self.region)
 
     def state(self) -> bytes:
         """All that outlives a process."""
@@ -113,7 +113,7 @@ FORMS = [(first, indirect) for first in (0, SIZE - 3, 0xFFFD) for indirect in (F
 def test_every_chain_is_sent_and_given_back_once(first: int, indirect: bool) -> None:
     case = Tracked(False, first, indirect)
     _compile_transmit()
-    ring, tracking = case.ring(first)
+    ring, tracking = case.ring()
     reader, writer = os.pipe2(os.O_DIRECT | os.O_NONBLOCK)
     net, learned = new_net(writer), fresh.new_learned(-1)
     states: dict[bytes, set[int]] = {}
@@ -147,12 +147,12 @@ def check_sent(
     found = case.found(state)
     back = [head for head, _ in found.driver.collect()]
     assert back in ([], case.ids)
-    ring, tracking = found.ring(found.driver.used_idx)
+    ring, tracking = found.ring()
     if journal:
         assert resume(ring, found.memory, new_net(-1)) == found.driver.used_idx
         back += [head for head, _ in found.driver.collect()]
         assert all(count <= len(back) <= count + 1 for count in sent)
-        ring, tracking = found.ring(found.driver.used_idx)
+        ring, tracking = found.ring()
     in_flight = Reference(found.driver, found.region).in_flight()
     assert tracking.heads == in_flight == case.ids[len(back) :][: len(in_flight)]
     reader, writer = os.pipe2(os.O_DIRECT | os.O_NONBLOCK)
@@ -175,7 +175,7 @@ def test_every_buffer_is_filled_and_given_back_once(first: int, indirect: bool) 
     for data in (frame(40, 1), frame(170, 2), frame(60, 3)):  # of one, two and one buffers
         wire.send(bytes(NET_HEADER) + data)
     _compile_receive()
-    ring, _tracking = case.ring(first)
+    ring, _tracking = case.ring()
     net = new_net(tap.fileno())
     states = states_of(case, lambda: _receive(ring, case.queue, case.memory, net))
     assert {check_received(case, state, tap, wire) for state in states} == {0, 4}
@@ -187,7 +187,7 @@ def check_received(case: Tracked, state: bytes, tap: socket.socket, wire: socket
     found = case.found(state)
     before = found.driver.collect()
     assert [written for _, written in before] in ([], [52, 112, 70, 72])
-    ring, _tracking = found.ring(found.driver.used_idx)
+    ring, _tracking = found.ring()
     for i in range(CHAINS):
         wire.send(bytes(NET_HEADER) + frame(60, i))
     receive(ring, found.queue, found.memory, new_net(tap.fileno()))

@@ -17,7 +17,7 @@ from ring_reference import Driver, GuestMemory
 from test_jit_killed import BUFFERS, LENGTH, RING, new_net
 from test_jit_killed import HEADER as NET_HEADER
 
-from ovs_vhost_plugin.jit import fresh, layout, split
+from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.transmit import transmit
 from ovs_vhost_plugin.worker.inflight import DamagedError, Tracking, hand_over, track
@@ -40,11 +40,11 @@ class Foreign:
         self.driver.offer(*heads)
         assert [self.back_end.take() for _ in heads] == list(heads)
 
-    def ring(self, base: int) -> tuple[layout.Vring, Tracking]:
+    def ring(self) -> tuple[layout.Vring, Tracking]:
         used = self.driver.used_idx
-        state = dict.fromkeys(("next_avail", "next_fetch", "avail_idx"), base)
+        state = dict.fromkeys(("next_avail", "next_fetch", "avail_idx"), used)
         ring = kernel_ring(self.driver, next_used=used, published=used, **state)
-        return ring, track(ring, self.region, base=base)
+        return ring, track(ring, self.region)
 
     def send(self, ring: layout.Vring) -> list[bytes]:
         """What goes into the tap."""
@@ -67,11 +67,7 @@ def frames(*heads: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("first", [0, 0xFFFE])
-@pytest.mark.parametrize("told", [False, True], ids=["lost", "told"])
-def test_what_another_back_end_left_in_flight_is_resubmitted_in_order(
-    first: int, told: bool
-) -> None:
-    """Its front-end says the used index, or the avail index that GET_VRING_BASE told."""
+def test_what_another_back_end_left_in_flight_is_resubmitted_in_order(first: int) -> None:
     case = Foreign(first)
     case.take(3, 1, 7, 0)
     case.back_end.give_back([1, 0])
@@ -80,8 +76,7 @@ def test_what_another_back_end_left_in_flight_is_resubmitted_in_order(
     case.back_end.give_back([6, 4])
     case.driver.collect()
     case.driver.offer(6)  # 3 and 7 are in the avail ring no more
-    used = case.driver.used_idx
-    ring, tracking = case.ring((used + 6) & 0xFFFF if told else used)
+    ring, tracking = case.ring()
     assert tracking.heads == [3, 7, 1, 0, 5, 2]
     assert case.send(ring) == frames(3, 7, 1, 0, 5, 2, 6)
     assert [head for head, _ in case.driver.collect()] == [3, 7, 1, 0, 5, 2, 6]
@@ -96,7 +91,7 @@ def test_a_ring_that_is_handed_over_loses_nothing(keep: bool) -> None:
     case.driver.collect()
     case.take(1, 7)  # 3 is in the avail ring no more, these are
     case.driver.offer(0, 2)
-    ring, tracking = case.ring(3)
+    ring, tracking = case.ring()
     base = hand_over(ring, tracking, kernel_memory(case.guest), fresh.new_net(), keep=keep)
     assert base == 4
     if keep:
@@ -105,24 +100,8 @@ def test_a_ring_that_is_handed_over_loses_nothing(keep: bool) -> None:
     else:
         assert case.back_end.header()[1] == 0  # as if it had never been used
         assert case.driver.collect() == [(3, 0)]
-    ring, _tracking = case.ring(base)
+    ring, _tracking = case.ring()
     assert case.send(ring) == frames(*[3] * keep, 1, 7, 0, 2)
-    assert case.back_end.in_flight() == []
-
-
-def test_a_ring_that_skipped_some_goes_on_behind_them_after_a_pause() -> None:
-    """Its front-end has had it begin ahead of the used index, with nothing in flight."""
-    case = Foreign()
-    case.driver.offer(4, 5, 3, 1, 7)
-    ring, tracking = case.ring(2)
-    assert split.fetch(ring, kernel_memory(case.guest), fresh.new_queue(), 1, 1) == 0
-    assert case.back_end.in_flight() == [3, 1, 7]
-    ring.state[0]["next_fetch"] = ring.state[0]["avail_idx"] = 2  # as it is after a pause
-    tracking = track(ring, case.region, base=None)
-    assert tracking.heads == [3, 1, 7]
-    assert case.send(ring) == frames(3, 1, 7)
-    assert [head for head, _ in case.driver.collect()] == [3, 1, 7]
-    assert ring.state[0]["next_avail"] == 5
     assert case.back_end.in_flight() == []
 
 
@@ -146,7 +125,7 @@ def test_it_resubmits_what_the_specification_says(data: st.DataObject) -> None:
     back = [head for head, _ in case.driver.collect()]
     expected = case.back_end.in_flight()
     assert sorted(back + expected) == sorted(held)
-    ring, tracking = case.ring(case.driver.used_idx)
+    ring, tracking = case.ring()
     assert tracking.heads == expected
     assert case.send(ring) == frames(*expected)
     assert [head for head, _ in case.driver.collect()] == expected
@@ -160,7 +139,7 @@ def damaged(change: Callable[[Foreign], object]) -> Fault:
     change(case)
     before = case.region.tobytes()
     with pytest.raises(DamagedError) as caught:
-        case.ring(2)
+        case.ring()
     assert case.region.tobytes() == before
     return caught.value.fault
 
@@ -184,7 +163,7 @@ def test_a_head_beyond_the_ring() -> None:
     back_end.begin()
     back_end.put_entry(8, 1, 0, 0)
     with pytest.raises(DamagedError, match="inflight-out-of-range"):
-        case.ring(0)
+        case.ring()
 
 
 def test_a_list_that_loops() -> None:
@@ -196,9 +175,8 @@ def test_a_list_that_loops() -> None:
     [
         lambda case: case.back_end.put_header(used_idx=0xFFF9),
         lambda case: case.back_end.put_entry(5, 1, 0, 9),
-        lambda case: case.driver.put(case.driver.used + 2, 0),
     ],
-    ids=["longer ago than a batch", "never offered", "a base elsewhere"],
+    ids=["longer ago than a batch", "never offered"],
 )
 def test_a_region_of_a_ring_that_stood_elsewhere(change: Callable[[Foreign], object]) -> None:
     assert damaged(change) == Fault.INFLIGHT_STALE

@@ -84,7 +84,8 @@ class FrontEnd:
         return self.send(FrontendRequest.SET_VRING_ADDR, payload, **kwargs)
 
     def set_up_vring(self, index: int = 0) -> None:
-        """Size, base, addresses and kick, in QEMU's order."""
+        """Disabled for now, size, base, addresses and kick, in QEMU's order."""
+        self.state(FrontendRequest.SET_VRING_ENABLE, index, 0)
         self.state(FrontendRequest.SET_VRING_NUM, index, 256)
         self.state(FrontendRequest.SET_VRING_BASE, index, 0)
         self.addr(index)

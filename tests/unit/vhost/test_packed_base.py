@@ -29,15 +29,22 @@ def test_what_was_answered_is_understood(size, data):
 
 
 @pytest.mark.parametrize(
+    ("base", "position"), [(0x8002_8003, 2), (0x0003_8003, 11), (0x8007_0001, 7)], ids=hex
+)
+def test_what_is_between_the_halves_was_lost_with_a_back_end_and_is_done_again(base, position):
+    assert decode(base, 8) == position
+
+
+@pytest.mark.parametrize(
     ("base", "name"),
     [
         (0x8008, PeerErrorName.VRING_BASE_RANGE),
         (0x7FFF, PeerErrorName.VRING_BASE_RANGE),
-        (0x8002_8003, PeerErrorName.VRING_BASE_IN_FLIGHT),
-        (0x0003_8003, PeerErrorName.VRING_BASE_IN_FLIGHT),
+        (0x8008_8003, PeerErrorName.VRING_BASE_RANGE),
+        (0x8004_8003, PeerErrorName.VRING_BASE_RANGE),  # used ahead of what is available
     ],
 )
-def test_bases_that_no_stopped_ring_has(base, name):
+def test_bases_that_no_ring_has(base, name):
     with pytest.raises(PeerError) as caught:
         decode(base, 8)
     assert caught.value.name == name

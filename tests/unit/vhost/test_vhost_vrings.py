@@ -152,6 +152,7 @@ def test_addresses_again_while_running_to_log(peer):
 
 
 def test_a_ring_starts_at_set_vring_kick(peer):
+    peer.state(R.SET_VRING_ENABLE, 0, 0)
     peer.state(R.SET_VRING_NUM, 0, 256)
     peer.addr()
     assert not peer.session.vrings[0].ready()
@@ -160,7 +161,23 @@ def test_a_ring_starts_at_set_vring_kick(peer):
     assert not peer.session.vrings[0].enabled
 
 
+@pytest.mark.parametrize("enabled", [0, 1])
+def test_a_ring_that_is_started_waits_until_it_is_said_whether_it_is_enabled(peer, enabled):
+    """Cloud Hypervisor says so last: what the guest has sent is not to be discarded until then."""
+    peer.state(R.SET_VRING_NUM, 0, 256)
+    peer.addr()
+    peer.u64(R.SET_VRING_KICK, 0, (os.eventfd(0),))
+    assert not peer.session.vrings[0].ready()
+    peer.state(R.SET_VRING_ENABLE, 0, enabled)
+    assert peer.effects == [effects.ReconfigureVring(0)]
+    assert peer.session.vrings[0].ready()
+    peer.state(R.GET_VRING_BASE, 0, 0)
+    peer.u64(R.SET_VRING_KICK, 0, (os.eventfd(0),))
+    assert peer.session.vrings[0].ready()
+
+
 def test_kick_before_setup(peer):
+    peer.state(R.SET_VRING_ENABLE, 0, 0)
     peer.u64(R.SET_VRING_KICK, 0, (os.eventfd(0),))
     assert not peer.session.vrings[0].ready()
     peer.state(R.SET_VRING_NUM, 0, 256)
@@ -171,6 +188,7 @@ def test_kick_before_setup(peer):
 
 
 def test_kick_without_an_fd_means_polling(peer):
+    peer.state(R.SET_VRING_ENABLE, 0, 0)
     peer.state(R.SET_VRING_NUM, 0, 256)
     peer.addr()
     peer.u64(R.SET_VRING_KICK, spec.VRING_NO_FD)

@@ -68,6 +68,9 @@ def test_a_running_packed_ring_goes_on_where_it_was(basis: Basis) -> None:
 
 def test_a_split_ring_answers_the_index_itself(basis: Basis) -> None:
     ready(basis, 0, 128, 77)
+    assert basis.memory is not None
+    used = basis.memory.view(USER + 0x8000, 4, 4)
+    used[2] = 77
     vring = basis.vring(0, None)
     assert vring is not None and vring.next_avail == 77
     assert basis.base(0, 65535) == 65535
@@ -77,7 +80,7 @@ def test_a_split_ring_answers_the_index_itself(basis: Basis) -> None:
     ("features", "size", "base", "name"),
     [
         (PACKED, 100, 0x8064, PeerErrorName.VRING_BASE_RANGE),
-        (PACKED, 100, 0x8001_8002, PeerErrorName.VRING_BASE_IN_FLIGHT),
+        (PACKED, 100, 0x8002_8001, PeerErrorName.VRING_BASE_RANGE),
         # Set while packed rings were negotiated, which they are no more.
         (0, 100, 0, PeerErrorName.VRING_SIZE_NOT_POWER_OF_TWO),
         (0, 128, 0x8000_8000, PeerErrorName.VRING_BASE_RANGE),
