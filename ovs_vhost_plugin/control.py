@@ -10,7 +10,8 @@ worker reports before it is checked (`reports.py` checks contents and `reportrat
 daemon → worker, key "op":
     hello {version} + 3 fds: report pipe, file and alarm for its vitals (`vitals.py`) |
     configure {mtu, finish_offloads, finish_udp, hold, state, config, mac, link_up, postcopy,
-    any_memory} | stats {id} | connected + 1 fd | inject {frames: [hex]} |
+    any_memory, features_off, protocol_features_off} | stats {id} | connected + 1 fd |
+    inject {frames: [hex]} |
     release {id, stations} | userfaultfd + 1 fd | userfaultfd {error} |
     quit
 `version` is the release each side runs, for people to read.
@@ -80,6 +81,7 @@ class WorkerSpec:
     link_up         what it says of the link
     postcopy        offer PAGEFAULT: a userfaultfd, which reaches all of the worker's memory
     any_memory      take guest memory from files of any kind, and not from memory alone
+    features_off, protocol_features_off  masks of what is not offered; from the next connection on
     uid, gid        what the worker changes to before it reads from a peer; 0: no change
     """
 
@@ -99,6 +101,8 @@ class WorkerSpec:
     link_up: bool = True
     postcopy: bool = False
     any_memory: bool = False
+    features_off: int = 0
+    protocol_features_off: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The spec as a JSON object."""

@@ -166,6 +166,8 @@ def worker_spec(port: PortSpec) -> WorkerSpec:
         link_up=port.link_up or not port.config,
         postcopy=port.postcopy,
         any_memory=port.any_memory,
+        features_off=port.withheld.features,
+        protocol_features_off=port.withheld.protocol_features,
     )
 
 
@@ -261,7 +263,8 @@ def _may_change(spec: WorkerSpec) -> tuple[object, ...]:
     nic = spec.config, spec.mac, spec.link_up
     finish = spec.finish_offloads, spec.finish_udp
     trust = spec.postcopy, spec.any_memory
-    return spec.mtu, finish, spec.hold, spec.state, nic, trust
+    off = spec.features_off, spec.protocol_features_off
+    return spec.mtu, finish, spec.hold, spec.state, nic, trust, off
 
 
 def _deadline(seen: Observed, timeout: float, now: float) -> float | None:

@@ -27,6 +27,8 @@ from ovs_vhost_plugin.daemon.carriage import (
 from ovs_vhost_plugin.daemon.sockpolicy import OWNER_KEY
 from ovs_vhost_plugin.daemon.tunnels import lead_into_tunnels, version_of
 from ovs_vhost_plugin.named import NamedError
+from ovs_vhost_plugin.vhost import withheld
+from ovs_vhost_plugin.vhost.withheld import NOTHING, Withheld
 
 PATH_KEY = "vhost-server-path"
 MODE_KEY = "vhost-user-mode"
@@ -38,6 +40,7 @@ ADDRESSES_KEY = "vhost-user-addresses"
 CONFIG_KEY = "vhost-user-config"
 POSTCOPY_KEY = "vhost-user-postcopy"
 MEMORY_KEY = "vhost-user-memory-files"
+FEATURES_OFF_KEY = "vhost-user-features-off"
 OFFLOADS_KEY = "vhost-user-offloads"
 ANY_MEMORY = "any"
 """Of MEMORY_KEY: the one value that it can have."""
@@ -124,6 +127,7 @@ class PortSpec:
     link_up  nobody has taken the port down
     postcopy  front-ends are trusted with a userfaultfd of their worker
     any_memory  guest memory may be in files of any kind, and not in memory alone
+    withheld  what front-ends are not offered
     socket_owner  the only user whose socket `path` may be, by name or number; "": not said
     troubles  what is wrong by ovs-vswitchd's word, as text: for now, or for good
     """
@@ -150,6 +154,7 @@ class PortSpec:
     link_up: bool = True
     postcopy: bool = False
     any_memory: bool = False
+    withheld: Withheld = NOTHING
     socket_owner: str = ""
     cvlans: tuple[int, ...] = ()
     troubles: Mapping[Trouble, str] = field(default_factory=dict)
@@ -196,7 +201,9 @@ def parse(
     keys = interface.external_ids
     mode = _mode(keys.get(MODE_KEY, "client"))
     path = _path(mode, interface.options.get(PATH_KEY), name, switch)
-    announce, given, slip = _announce(keys, formats, switch.announce)
+    announce, given, slips = _announce(keys, formats, switch.announce)
+    off, mistaken = withheld.parse(keys.get(FEATURES_OFF_KEY, ""))
+    slips += [f"{error.name}: external_ids:{FEATURES_OFF_KEY}: {error.text}" for error in mistaken]
     mtu, not_taken = _mtu(interface)
     troubles = [
         (Trouble.CANNOT_CARRY, uncarried(interface, bridge)),
@@ -224,13 +231,14 @@ def parse(
         announce=announce,
         addresses=given,
         attached_mac=keys.get(MAC_KEY, ""),
-        slip=slip,
+        slip="; ".join(slips),
         learns=list(bridge.fail_mode) != ["secure"],
         ovn=keys.get("ovn-installed") == "true",
         config=_true(keys.get(CONFIG_KEY)),
         link_up=list(interface.admin_state) != ["down"],
         postcopy=_true(keys.get(POSTCOPY_KEY)),
         any_memory=keys.get(MEMORY_KEY) == ANY_MEMORY,
+        withheld=off,
         socket_owner=keys.get(OWNER_KEY, ""),
         troubles={name: text for name, text in troubles if text},
     )
@@ -346,7 +354,7 @@ def _tag(port: Any) -> int | None:
 
 def _announce(
     keys: Mapping[str, str], formats: Collection[str], default: Policy
-) -> tuple[Policy, tuple[Station, ...], str]:
+) -> tuple[Policy, tuple[Station, ...], list[str]]:
     """The policy and the addresses; for what is wrong its default, and what is wrong with it."""
     announce = default
     given: tuple[Station, ...] = ()
@@ -366,7 +374,7 @@ def _announce(
     if keys.get(OFFLOADS_KEY, Offloads.AUTO) not in list(Offloads):
         words = ", ".join(Offloads)
         slips.append(f"offloads-unknown: external_ids:{OFFLOADS_KEY}: one of {words}")
-    return announce, given, "; ".join(slips)
+    return announce, given, slips
 
 
 def _true(text: str | None) -> bool:

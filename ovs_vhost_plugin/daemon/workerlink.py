@@ -133,6 +133,8 @@ class WorkerLink:
             "link_up": spec.link_up,
             "postcopy": spec.postcopy,
             "any_memory": spec.any_memory,
+            "features_off": spec.features_off,
+            "protocol_features_off": spec.protocol_features_off,
         }
         if self.send(command, now):
             self.spec = spec

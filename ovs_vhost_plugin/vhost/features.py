@@ -7,11 +7,14 @@ VM can migrate between any two of them (vhost-user's front-end refuses a destina
 feature the guest has acknowledged).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
+from typing import TypeVar
 
 from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
+from ovs_vhost_plugin.vhost.withheld import NOTHING, Withheld
 
 _FEATURES = (
     # The device's side of virtio
@@ -72,6 +75,34 @@ _PROTOCOL_FEATURES = (
     # Not CONFIG, unless asked for: QEMU keeps a NIC's configuration itself, and warns of it.
 )
 
+# Which others each needs one of (virtio 1.2, 5.1.3.1), in an order in which they can be left out.
+_NEEDS: dict[Feature, tuple[Feature, ...]] = {
+    Feature.GUEST_TSO4: (Feature.GUEST_CSUM,),
+    Feature.GUEST_TSO6: (Feature.GUEST_CSUM,),
+    Feature.GUEST_UFO: (Feature.GUEST_CSUM,),
+    Feature.GUEST_USO4: (Feature.GUEST_CSUM,),
+    Feature.GUEST_USO6: (Feature.GUEST_CSUM,),
+    Feature.GUEST_ECN: (Feature.GUEST_TSO4, Feature.GUEST_TSO6),
+    Feature.HOST_TSO4: (Feature.CSUM,),
+    Feature.HOST_TSO6: (Feature.CSUM,),
+    Feature.HOST_UFO: (Feature.CSUM,),
+    Feature.HOST_USO: (Feature.CSUM,),
+    Feature.HOST_ECN: (Feature.HOST_TSO4, Feature.HOST_TSO6),
+    Feature.CTRL_RX: (Feature.CTRL_VQ,),
+    Feature.CTRL_RX_EXTRA: (Feature.CTRL_VQ,),
+    Feature.CTRL_VLAN: (Feature.CTRL_VQ,),
+    Feature.GUEST_ANNOUNCE: (Feature.CTRL_VQ,),
+    Feature.MQ: (Feature.CTRL_VQ,),
+    Feature.CTRL_MAC_ADDR: (Feature.CTRL_VQ,),
+}
+# The same of vhost-user's, as "Protocol features" has it.
+_PROTOCOL_NEEDS: dict[ProtocolFeature, tuple[ProtocolFeature, ...]] = {
+    ProtocolFeature.GET_VRING_BASE_INFLIGHT: (ProtocolFeature.INFLIGHT_SHMFD,),
+    ProtocolFeature.INBAND_NOTIFICATIONS: (ProtocolFeature.BACKEND_REQ,),
+}
+
+_Bit = TypeVar("_Bit", Feature, ProtocolFeature)
+
 
 @dataclass(frozen=True, slots=True)
 class Nic:
@@ -105,13 +136,14 @@ def offer(
     postcopy: bool = True,
     nic: Nic | None = None,
     any_memory: bool = False,
+    withheld: Withheld = NOTHING,
 ) -> Offer:
     """The offer of a port with `queue_pairs` pairs; the MTU bits only for a port that has one.
 
     DEVICE_STATE is left out unless it is asked for: who is offered it can only move to where both
     back-end and front-end have it too. So is PAGEFAULT, also where no userfaultfd can be had. With
     `nic` the NIC's configuration space is offered; a guest that is offered no MAC makes one up
-    (virtio 1.2, 5.1.5).
+    (virtio 1.2, 5.1.5). What is `withheld`, and what needs it, is never offered.
     """
     features = reduce(or_, (bit.mask for bit in _FEATURES))
     protocol_features = reduce(or_, (bit.mask for bit in _PROTOCOL_FEATURES))
@@ -126,4 +158,19 @@ def offer(
         protocol_features |= ProtocolFeature.CONFIG.mask
         if nic.mac is None:
             features &= ~Feature.MAC.mask
+    features = _without(features, withheld.features, _NEEDS)
+    protocol_features = _without(protocol_features, withheld.protocol_features, _PROTOCOL_NEEDS)
     return Offer(features, protocol_features, queue_pairs, mtu, nic, any_memory)
+
+
+def _without(offered: int, withheld: int, needs: Mapping[_Bit, tuple[_Bit, ...]]) -> int:
+    """Leave out what is withheld, and what needs it.
+
+    "The device MUST NOT offer a feature which requires another feature which was not offered"
+    (virtio 1.2, 2.2.1).
+    """
+    offered &= ~withheld
+    for bit, others in needs.items():
+        if not any(offered & other.mask for other in others):
+            offered &= ~bit.mask
+    return offered

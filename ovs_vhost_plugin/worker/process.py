@@ -30,6 +30,7 @@ from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import Nic, Offer, offer
 from ovs_vhost_plugin.vhost.spec import ProtocolFeature
+from ovs_vhost_plugin.vhost.withheld import Withheld
 from ovs_vhost_plugin.vitals import Pulse
 from ovs_vhost_plugin.worker import journal, statistics
 from ovs_vhost_plugin.worker.addresses import Addresses
@@ -48,7 +49,10 @@ from ovs_vhost_plugin.worker.userfaultdevice import UserfaultDevice
 from ovs_vhost_plugin.worker.vringconfig import PairConfig
 
 # Further fields of a worker's spec that the daemon may change
-_MAY_CHANGE = ("finish_udp", "hold", "state", "config", "mac", "link_up", "postcopy", "any_memory")
+_MAY_CHANGE = (
+    *("finish_udp", "hold", "state", "config", "mac", "link_up", "postcopy", "any_memory"),
+    *("features_off", "protocol_features_off"),
+)
 
 
 def warm() -> None:
@@ -315,6 +319,7 @@ class Worker:
             postcopy=self._userfaultfds.there,
             nic=nic,
             any_memory=spec.any_memory,
+            withheld=Withheld(spec.features_off, spec.protocol_features_off),
         )
 
     def _snapshot(self) -> dict[str, Any]:

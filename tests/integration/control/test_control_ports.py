@@ -148,6 +148,8 @@ def test_a_change_of_mtu_or_offloads_reaches_the_running_worker(host) -> None:
         "link_up": True,
         "postcopy": False,
         "any_memory": False,
+        "features_off": 0,
+        "protocol_features_off": 0,
     }
     finished = {**rest, "finish_offloads": True, "hold": True}
     wait_until(lambda: configured() == finished, "configure")

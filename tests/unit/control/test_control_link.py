@@ -141,6 +141,8 @@ def test_configure_reaches_the_worker(child: Worker) -> None:
         "link_up": True,
         "postcopy": False,
         "any_memory": False,
+        "features_off": 0,
+        "protocol_features_off": 0,
     }
     assert child.link.spec is not None and child.link.spec.mtu == 9000
 

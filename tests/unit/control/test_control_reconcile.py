@@ -29,6 +29,7 @@ from ovs_vhost_plugin.daemon.reconcile import (
     worker_spec,
 )
 from ovs_vhost_plugin.daemon.rows import PortSpec
+from ovs_vhost_plugin.vhost.withheld import Withheld
 
 NOW = 1000.0
 PORT = PortSpec(
@@ -85,6 +86,8 @@ def running(spec: WorkerSpec = SPEC, **fields: object) -> Observed:
         (running(replace(SPEC, link_up=False)), Configure(SPEC)),
         (running(replace(SPEC, postcopy=True)), Configure(SPEC)),
         (running(replace(SPEC, any_memory=True)), Configure(SPEC)),
+        (running(replace(SPEC, features_off=1)), Configure(SPEC)),
+        (running(replace(SPEC, protocol_features_off=1)), Configure(SPEC)),
         (
             running(phase=Phase.STARTING, spec=None, since=NOW - HELLO_TIMEOUT),
             Kill("vhu0", "it said no hello"),
@@ -327,3 +330,8 @@ def test_a_worker_is_told_what_its_front_end_is_trusted_with() -> None:
     for trust in ("postcopy", "any_memory"):
         assert not getattr(worker_spec(PORT), trust)
         assert getattr(worker_spec(replace(PORT, **{trust: True})), trust)  # type: ignore[arg-type]
+
+
+def test_a_worker_is_told_what_it_does_not_offer() -> None:
+    told = worker_spec(replace(PORT, withheld=Withheld(1 << 17, 1 << 2)))
+    assert (told.features_off, told.protocol_features_off) == (1 << 17, 1 << 2)

@@ -15,6 +15,8 @@ from ovs_vhost_plugin.daemon import carriage, rows
 from ovs_vhost_plugin.daemon.carriage import Trouble
 from ovs_vhost_plugin.daemon.reconcile import worker_spec
 from ovs_vhost_plugin.daemon.rows import RowError, Switch
+from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
+from ovs_vhost_plugin.vhost.withheld import NOTHING, Withheld
 
 RUNDIR = "/run/ovs"
 CPUS = 4
@@ -459,3 +461,11 @@ def test_a_front_end_is_trusted_with_more_only_where_the_row_says_so() -> None:
     slip = parse(interface(external_ids={"vhost-user-memory-files": "all"}))
     assert not slip.any_memory
     assert slip.slip.startswith("memory-files-unknown: external_ids:vhost-user-memory-files: ")
+
+
+def test_features_that_are_not_offered_by_name() -> None:
+    assert parse(interface()).withheld == NOTHING
+    text = "VIRTIO_NET_F_CTRL_VQ,RARP,NONSENSE"
+    spec = parse(interface(external_ids={"vhost-user-features-off": text}))
+    assert spec.withheld == Withheld(Feature.CTRL_VQ.mask, ProtocolFeature.RARP.mask)
+    assert spec.slip.startswith("feature-unknown: external_ids:vhost-user-features-off: NONSENSE ")
