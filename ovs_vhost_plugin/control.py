@@ -19,7 +19,8 @@ worker → daemon, key "event":
     hello {version, spec} | state {state} | rarp {mac, at} | started {base, sent, moved_in} |
     connect | stats {id, stats} | addresses {addresses: [{mac, vlan, router, ipv4, ipv6}]} |
     holding {hold, active, stations, counts} | held {id, frames: [base64], left} | userfaultfd
-`stats` is plain JSON, in which "queue_pairs" is {names, values}: a row of counts for each pair.
+`stats` is plain JSON, in which "queue_pairs" is {names, values}: a row of counts for
+each pair up to the last one that has run.
 """
 
 import json

@@ -85,8 +85,7 @@ def _choose_cache() -> None:
 
 def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: Path) -> Loop:
     made = formats.installed()
-    cpus = os.cpu_count() or 1
-    database = Database(chosen.database, os.fspath(rundir), cpus, formats=made.keys())
+    database = Database(chosen.database, os.fspath(rundir), formats=made.keys())
     taps = Taps(state)
     taps.prepare()
     seclusion = Seclusion(HostStack())

@@ -128,9 +128,7 @@ class Snapshot:
         return wrong | {name: port.slip for name, port in self.ports.items() if port.slip}
 
 
-def read(
-    tables: Mapping[str, Any], rundir: str, cpus: int, formats: Collection[str] = ()
-) -> Snapshot | None:
+def read(tables: Mapping[str, Any], rundir: str, formats: Collection[str] = ()) -> Snapshot | None:
     """Read all rows; None while ovs-vswitchd has not made its one Open_vSwitch row."""
     row = next(iter(tables["Open_vSwitch"].rows.values()), None)
     if row is None:
@@ -147,7 +145,7 @@ def read(
             snapshot.vlans[bridge.name, ofport] = carriage.parse_vlan(port)
         if rows.is_ours(interface):
             try:
-                spec = rows.parse(interface, port, bridge, snapshot.switch, cpus, formats)
+                spec = rows.parse(interface, port, bridge, snapshot.switch, formats)
                 snapshot.ports[name] = spec
             except RowError as error:
                 snapshot.errors[name] = error
@@ -197,11 +195,10 @@ class Database:
         self,
         remote: str,
         rundir: str,
-        cpus: int,
         make_idl: Callable[..., Any] = ovs.db.idl.Idl,
         formats: Collection[str] = (),
     ) -> None:
-        self._rundir, self._cpus, self._formats = rundir, cpus, formats
+        self._rundir, self._formats = rundir, formats
         schema = ovs.db.idl.SchemaHelper(schema_json=_SCHEMA)
         for table, columns in _COLUMNS.items():
             schema.register_columns(table, list(columns))
@@ -247,7 +244,7 @@ class Database:
         """What the rows say now."""
         if self._read_at != self._idl.change_seqno:
             self._read_at = self._idl.change_seqno
-            self._snapshot = read(self._idl.tables, self._rundir, self._cpus, self._formats)
+            self._snapshot = read(self._idl.tables, self._rundir, self._formats)
         return self._snapshot
 
     @property

@@ -50,7 +50,6 @@ STATE_KEY = "vhost-user-device-state"
 MAX_QUEUES = 128
 """Most queue pairs: a tap has at most 256 queues, and 2 x 128 vrings fit vhost-user's index."""
 
-DEFAULT_MAX_QUEUES = 16
 _NAME_MAX = 15  # IFNAMSIZ with its terminator is 16
 _PATH_MAX, _FILE_NAME_MAX = 4095, 255  # bytes, linux/limits.h less the terminator
 _MTU_MIN, _MTU_MAX = 68, 65535  # virtio 1.2, 5.1.4.1: from 68; VIRTIO_NET_F_MTU's field is 16 bits
@@ -190,12 +189,11 @@ def parse(
     port: Any,
     bridge: Any,
     switch: Switch,
-    cpus: int,
     formats: Collection[str] = (),
 ) -> PortSpec:
     """What a row of ours asks for; raises RowError.
 
-    `cpus` decides the default of queues, `formats` are the announcements that users installed.
+    `formats` are the announcements that users installed.
     """
     name = _name(interface.name)
     keys = interface.external_ids
@@ -215,7 +213,7 @@ def parse(
         ofport=next((n for n in interface.ofport if n > 0), None),
         mode=mode,
         path=path,
-        queues=_queues(keys.get(QUEUES_KEY), cpus),
+        queues=_queues(keys.get(QUEUES_KEY)),
         mtu=mtu,
         tag=_tag(port),
         vlan_mode=next(iter(port.vlan_mode), ""),
@@ -323,9 +321,11 @@ def _server_path(name: str, switch: Switch) -> str:
     return str(PurePosixPath(switch.rundir) / directory / name)
 
 
-def _queues(text: str | None, cpus: int) -> int:
+def _queues(text: str | None) -> int:
+    # By default as many as there can be, on every host: a VM that has been given more than its port
+    # offers does not start, nor move there.
     if text is None:
-        return max(1, min(cpus, DEFAULT_MAX_QUEUES))
+        return MAX_QUEUES
     if not re.fullmatch(r"[0-9]{1,3}", text, re.ASCII) or not 1 <= int(text) <= MAX_QUEUES:
         raise RowError(
             RowErrorName.QUEUES_INVALID, f"set external_ids:{QUEUES_KEY} to 1 to {MAX_QUEUES}"

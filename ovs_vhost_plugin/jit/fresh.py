@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import mmap
+from typing import Any
+
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from ovs_vhost_plugin.jit.faults import FAULTS
 from ovs_vhost_plugin.jit.layout import (
@@ -30,6 +34,21 @@ from ovs_vhost_plugin.jit.layout import (
     Records,
 )
 
+_LARGE = mmap.PAGESIZE
+"""Bytes from which on an array has pages of its own."""
+
+
+def _zeros(count: int, dtype: DTypeLike) -> NDArray[Any]:
+    """An array of zeros; a large one takes memory page by page, as it is used.
+
+    numpy's would be filled in advance, and a port has 128 queue pairs, most of them never used.
+    """
+    size = count * np.dtype(dtype).itemsize
+    if size < _LARGE:
+        return np.zeros(count, dtype)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, dtype, count)
+
 
 def region_table(regions: Records) -> Records:
     """A copy of (guest, size, host) rows as a kernel takes them: numba minds alignment flags."""
@@ -41,10 +60,10 @@ def region_table(regions: Records) -> Records:
 def new_queue() -> Queue:
     """An empty queue of held chains."""
     queue = Queue(
-        iov=np.zeros(IOVECS, IOVEC),
-        guest=np.zeros(IOVECS, np.uint64),
-        chains=np.zeros(CHAINS, CHAIN),
-        table=np.zeros(2 * CHAINS, np.uint64),
+        iov=_zeros(IOVECS, IOVEC),
+        guest=_zeros(IOVECS, np.uint64),
+        chains=_zeros(CHAINS, CHAIN),
+        table=_zeros(2 * CHAINS, np.uint64),
         state=np.zeros(1, QUEUE),
     )
     empty(queue)
@@ -62,9 +81,9 @@ def new_net() -> Net:
     return Net(
         state=np.zeros(1, NET),
         header=np.zeros(HEADER_MAX, np.uint8),
-        frame=np.zeros(FRAME_MAX, np.uint8),
-        segment=np.zeros(HEADER_MAX + FRAME_MAX + FRAGMENT_HEADER, np.uint8),
-        pending=np.zeros(HEADER_MAX + FRAME_MAX, np.uint8),
+        frame=_zeros(FRAME_MAX, np.uint8),
+        segment=_zeros(HEADER_MAX + FRAME_MAX + FRAGMENT_HEADER, np.uint8),
+        pending=_zeros(HEADER_MAX + FRAME_MAX, np.uint8),
         backlog=np.zeros(0, np.uint8),
         patch=np.zeros(3, np.uint8),
         scratch=np.zeros(6, np.int64),
@@ -78,7 +97,7 @@ def new_learned(fd: int) -> Learned:
     learned = Learned(
         state=np.zeros(1, LEARNING),
         stations=np.zeros(STATIONS, STATION),
-        addresses=np.zeros(STATIONS * ADDRESSES, ADDRESS),
+        addresses=_zeros(STATIONS * ADDRESSES, ADDRESS),
         told=np.zeros(1, np.int64),
         head=np.zeros(HEAD, np.uint8),
         scratch=np.zeros(6, np.int64),

@@ -90,6 +90,8 @@ class GuestConfig:
     memory_mib: int = 256
     cpus: int = 1
     iommu: Sequence[str] = ()
+    machine: str = "pc"
+    """Both QEMUs of a migration must know it: `pc-i440fx-7.2`, ..."""
 
     def kernel_arguments(self) -> str:
         """The kernel's command line; `lab.` ones are for init.sh."""
@@ -107,7 +109,7 @@ class GuestConfig:
     def machine_arguments(self) -> list[str]:
         """QEMU's options for the machine; an IOMMU comes before the devices behind it."""
         if not self.iommu:
-            return ["-machine", "pc,memory-backend=memory"]
+            return ["-machine", f"{self.machine},memory-backend=memory"]
         iommu = "intel-iommu,intremap=off,device-iotlb=on"
         port = "pcie-root-port,id=above,chassis=1"  # a NIC has ATS only below one
         return ["-machine", "q35,memory-backend=memory", "-device", iommu, "-device", port]
@@ -128,7 +130,8 @@ class QemuGuest(Setup):
     """A QEMU process and the guest in it.
 
     Its sockets are in `directory` (keep the path short).  `incoming=True` makes a destination
-    that waits for a migration instead of booting; it must have the same `config`.
+    that waits for a migration instead of booting; it must have the same `config`. `program` is
+    how QEMU is called, where it is not the machine's own.
     """
 
     def __init__(
@@ -141,6 +144,7 @@ class QemuGuest(Setup):
         *,
         incoming: bool = False,
         extra: Sequence[str] = (),
+        program: Sequence[str] = (PROGRAM,),
     ) -> None:
         super().__init__()
         self.namespace = namespace
@@ -150,6 +154,7 @@ class QemuGuest(Setup):
         self._image = image
         self._incoming = incoming
         self._extra = list(extra)
+        self._program = program
         self._process: Process | None = None
         self._qmp: Qmp | None = None
         self._console: Console | None = None
@@ -182,6 +187,10 @@ class QemuGuest(Setup):
     def start(self, seconds: float = PATIENCE) -> None:
         """Launch QEMU and return when the guest takes commands, or waits for its migration."""
         self.launch()
+        self.follow(seconds)
+
+    def follow(self, seconds: float = PATIENCE) -> None:
+        """The same for a QEMU that was launched."""
         self._qmp = self.process.ready(
             lambda: _connect(self.directory / "qmp", seconds), "QEMU's monitor", seconds
         )
@@ -277,7 +286,7 @@ class QemuGuest(Setup):
         size = (config.memory_mib << 20) - _UNALIGNED
         memory = f"memory-backend-memfd,id=memory,size={size},share=on"
         return [
-            *(PROGRAM, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+            *(*self._program, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-accel", "tcg", "-object", memory, *config.machine_arguments()),
             *("-m", f"{size}B", "-smp", str(config.cpus)),
             *("-kernel", str(self._image.kernel), "-initrd", str(self._image.initramfs)),

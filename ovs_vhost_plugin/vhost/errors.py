@@ -34,6 +34,7 @@ class PeerErrorName(StrEnum):
     # The connection
     REPLIES_NOT_READ = "replies-not-read"
     SECOND_FRONT_END = "second-front-end"
+    FRONT_END_GIVES_UP = "front-end-gives-up"
 
     # The back-end channel (vhost-user "Back-end communication")
     BACKEND_FD_NOT_SOCKET = "backend-fd-not-socket"

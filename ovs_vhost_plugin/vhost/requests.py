@@ -207,6 +207,7 @@ def set_log_base(state: State, payload: bytes, fds: list[int]) -> Handling:
 def get_queue_num(state: State, _payload: bytes, _fds: list[int]) -> Handling:
     """Answer the most queue pairs: for a NIC, QEMU and DPDK both count pairs, not vrings."""
     yield from ()
+    state.counted_pairs = True
     return spec.U64.pack(state.offer.queue_pairs)
 
 

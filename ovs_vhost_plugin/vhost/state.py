@@ -109,6 +109,7 @@ class State:
         self.guest_mtu: int | None = None  # what the guest's driver goes by, once it does
         self.postcopy = Postcopy.OFF
         self.bases_pending = False  # the front-end has not acknowledged where memory is mapped
+        self.counted_pairs = False  # it has asked how many queue pairs there are
         self.enables_unasked = False  # it does not ask whether SET_VRING_ENABLE was executed
         self.keeps_inflight = False  # the front-end keeps what is in flight
         self.acknowledges = False  # the request under way is to be answered by REPLY_ACK
@@ -140,6 +141,11 @@ class State:
     def packed(self) -> bool:
         """Whether the rings are packed ones."""
         return bool(self.features & Feature.RING_PACKED.mask)
+
+    @property
+    def set_up(self) -> bool:
+        """Whether the front-end has begun to set up a vring."""
+        return any(vring.enabled or vring.size for vring in self.vrings)
 
     @property
     def started(self) -> bool:

@@ -116,6 +116,11 @@ class Device:
         return self._rings.running
 
     @property
+    def has_run(self) -> bool:
+        """Whether any ring has run in this session."""
+        return self._rings.has_run
+
+    @property
     def iotlb_counts(self) -> dict[str, int]:
         """Translations asked for, and those that made room for others, ever."""
         replaced = self._basis.iotlb.replaced

@@ -4,7 +4,9 @@
 A worker sees no file system, so the daemon connects it (`daemon/connector.py`).
 
 The session decides, the device acts, this moves messages between them and the socket. A front-end
-that misbehaves loses its connection; reconnecting backs off, so that it cannot cause a storm.
+that misbehaves loses its connection; reconnecting backs off, so that it cannot cause a storm. Nor
+can one that hangs up by itself, as QEMU does without end when it wants more than is offered, of
+which it tells in its own log only.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ _FIRST_RETRY = 0.1  # seconds
 _RETRY_GONE = 1.0  # a front-end that hung up, as a VM that boots does
 _RETRY_REFUSED = 10.0  # a front-end that breaks the protocol
 _GOOD_AFTER = 5.0  # a connection that lasted this long starts the back-off anew
+_STORM = 5  # connections one after the other, from which on they are none by chance
 
 
 class FrontEnd:
@@ -61,6 +64,8 @@ class FrontEnd:
         self._ask_at: float | None = None
         self._waiting = False  # for the daemon
         self._delay = _FIRST_RETRY
+        self._in_vain = 0  # connections one after the other that ended early, and no ring had run
+        self._accept_from = 0.0
         if listener is not None:
             listener.setblocking(False)
         else:
@@ -77,14 +82,17 @@ class FrontEnd:
 
     def due(self, now: float) -> float | None:
         """Seconds until `run` has something to do; None while it has not."""
-        if self._ask_at is None or self._waits(now):
+        at = self._ask_at
+        if self._listener is not None and self._accept_from > now:
+            at = self._accept_from
+        if at is None or self._waits(now):
             return None
-        return max(0.0, self._ask_at - now)
+        return max(0.0, at - now)
 
     def run(self, now: float) -> None:
         """Ask for a connection, or let front-ends connect, when it is time to."""
         if self._listener is not None:
-            self._let_connect(self._listener, not self._waits(now))
+            self._let_connect(self._listener, now >= self._accept_from and not self._waits(now))
         elif self._ask_at is not None and now >= self._ask_at and not self._waits(now):
             self._ask_at = None
             self._waiting = True
@@ -118,13 +126,15 @@ class FrontEnd:
 
     def _accept(self, now: float) -> None:
         assert self._listener is not None
+        if self._connection is not None:
+            # One that hangs up and comes again at once: its end is there to be read before this.
+            self._serve(now)
+        if now < self._accept_from:
+            return
         try:
             sock, _ = self._listener.accept()
         except (BlockingIOError, ConnectionError):
             return  # it has gone again
-        if self._connection is not None:
-            # One that hangs up and comes again at once: its end is there to be read before this.
-            self._serve(now)
         if self._connection is not None:
             close_fds([sock.detach()])
             self._on_error(PeerError(PeerErrorName.SECOND_FRONT_END, "the first one is connected"))
@@ -135,6 +145,10 @@ class FrontEnd:
         if self._listener is None:
             self._ask_at = now + self._delay
             self._delay = min(2 * self._delay, longest)
+        elif self._in_vain >= _STORM:
+            # Counted from when it came: who comes by a timer finds us there. QEMU stands still, and
+            # its guest, until it is answered.
+            self._accept_from = self._connected_at + _RETRY_GONE
 
     # -- serving ---------------------------------------------------------------------------------
 
@@ -153,16 +167,37 @@ class FrontEnd:
                 events |= selectors.EVENT_WRITE
             self._selector.modify(connection.fileno(), events, self._serve)
         except ConnectionClosed:
+            self._hung_up(now)
             self._disconnect(now, _RETRY_GONE)
         except PeerError as error:
             self._on_error(error)
             self._disconnect(now, _RETRY_REFUSED)
+
+    def _hung_up(self, now: float) -> None:
+        """Name a front-end that gives up, as far as can be told."""
+        session = self.session
+        if session is None or self._good(now):
+            return
+        if session.counted_pairs and not session.set_up:
+            pairs = session.offer.queue_pairs
+            why = f"it asked how many queue pairs there are ({pairs}) and hung up"
+        elif self._in_vain + 1 >= _STORM:
+            why = "it connects and hangs up again and again before any ring has run"
+        else:
+            return
+        advice = "its own log says why; for more pairs raise external_ids:vhost-user-queues"
+        self._on_error(PeerError(PeerErrorName.FRONT_END_GIVES_UP, f"{why}: {advice}"))
+
+    def _good(self, now: float) -> bool:
+        """Whether the connection was of use: a ring has run, or it lasted."""
+        return self._device.has_run or now - self._connected_at > _GOOD_AFTER
 
     def _disconnect(self, now: float, longest: float) -> None:
         connection, self._connection = self._connection, None
         if connection is None:
             return
         self._selector.unregister(connection.fileno())
+        self._in_vain = 0 if self._good(now) else self._in_vain + 1
         self._device.detach()
         self.session = None
         connection.close()

@@ -348,6 +348,8 @@ class Worker:
         return "not offered: to this front-end, which came before; to the next one"
 
     def _stats(self) -> dict[str, Any]:
+        pairs = self._device.pairs
+        last = max((pair.index for pair in pairs if pair.used), default=0)
         return {
             "status": self._front_end.status,
             "connections": self._front_end.connections,
@@ -357,5 +359,5 @@ class Worker:
             "errors": dict(self._errors),
             **self._device.iotlb_counts,
             "addresses": self._addresses.current,
-            **statistics.of_pairs([pair.counters for pair in self._device.pairs]),
+            **statistics.of_pairs([pair.counters for pair in pairs[: last + 1]]),
         }

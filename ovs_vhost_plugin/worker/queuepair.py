@@ -86,6 +86,8 @@ class QueuePair:
         self._faults: list[tuple[Kind, Fault]] = []
         self._told: set[Kind] = set()  # whose fault is in there, or was
         self._ended: threading.Event | None = None  # set when the thread has left the loop
+        self.used = False
+        """Whether it has ever run."""
         self.on_stuck: Callable[[float], object] = lambda _seconds: None
         """Told of a `stop` that the loop does not follow, with the seconds that it has waited."""
 
@@ -134,6 +136,7 @@ class QueuePair:
             stop=self._stop,
         )
         self._stop[0] = 0
+        self.used = True
         ended = threading.Event()
         # Not threading.Thread, whose start() waits until the processor has come to the new thread:
         # for milliseconds on a busy host, in which a guest that has moved stands still.

@@ -51,7 +51,8 @@ class Rings:
         self._tables: dict[int, NDArray[np.void]] = {}  # what running pairs translate with
         self._next_avail: dict[int, int] = {}  # vrings that were started, where they are
         self._running: set[int] = set()  # those of them whose memory is there
-        self._has_run = False  # whether any ring has, in this session
+        self.has_run = False
+        """Whether any ring has, in this session."""
         self._broken: set[int] = set()
         self._unsettled: set[int] = set()  # pairs that `settle` is to start
         self._to_call: set[int] = set()  # vrings whose drivers are called when they go on
@@ -70,8 +71,9 @@ class Rings:
             yield
         finally:
             for pair in pairs or self.pairs:
-                for error in self._start_pair(pair).values():
-                    self._on_error(error)
+                if any(self._matters(index) for _, index in _vrings_of(pair)):
+                    for error in self._start_pair(pair).values():
+                        self._on_error(error)
 
     def restart(self, index: int) -> None:
         """Have `settle` run vring `index` as the session has it now.
@@ -152,7 +154,7 @@ class Rings:
         SEND_RARP comes before the rings are set up; a tap queue keeps `txqueuelen` frames. A guest
         that was here before and is stopped is not about to run.
         """
-        if not self._has_run and self._arrivals.expect():
+        if not self.has_run and self._arrivals.expect():
             self.update_tap()
 
     def forget(self) -> None:
@@ -165,7 +167,7 @@ class Rings:
         self._running.clear()
         self._broken.clear()
         self._misses.clear()
-        self._has_run = False
+        self.has_run = False
 
     def update_tap(self) -> None:
         """Let the tap follow what receives, is held or expected."""
@@ -249,7 +251,7 @@ class Rings:
             self._arrivals.welcome(pair)
         self.update_tap()  # before the loop reads: it takes a detached queue for a broken one
         if rx is not None or tx is not None:
-            self._has_run = True
+            self.has_run = True
             config = pair.resumed(self._basis.pair(rx, tx))
             self._tables[pair.index] = config.regions
             pair.start(config)

@@ -125,7 +125,7 @@ class FakeTransaction:
 def database(monkeypatch: pytest.MonkeyPatch) -> Database:
     FakeTransaction.made = []
     monkeypatch.setattr(ovs.db.idl, "Transaction", FakeTransaction)
-    return Database("unix:x", "/run/ovs", 4, FakeIdl)
+    return Database("unix:x", "/run/ovs", FakeIdl)
 
 
 def idl(database: Database) -> FakeIdl:
@@ -141,7 +141,7 @@ def test_only_what_is_read_is_replicated_and_the_lock_is_asked_for(database: Dat
 
 
 def test_the_columns_suit_the_real_idl() -> None:
-    real = Database("unix:/nonexistent/db.sock", "/run/ovs", 4)
+    real = Database("unix:/nonexistent/db.sock", "/run/ovs")
     assert real.standing is Standing.WAITING
     real.close()
 
@@ -275,16 +275,16 @@ def ours(name: str, ofport: int) -> Row:
 def test_a_number_that_two_ports_of_a_bridge_have_is_not_believed() -> None:
     """A port that was just moved to a bridge has its old number, which may be another's there."""
     other = interface("eth0", ofport=[1])
-    snapshot = ovsdb.read(two_bridges(("br0", ours("vhu0", 1)), ("br1", other)), "/run/ovs", 4)
+    snapshot = ovsdb.read(two_bridges(("br0", ours("vhu0", 1)), ("br1", other)), "/run/ovs")
     assert snapshot is not None and snapshot.ports["vhu0"].ofport == 1
-    snapshot = ovsdb.read(two_bridges(("br1", ours("vhu0", 1)), ("br1", other)), "/run/ovs", 4)
+    snapshot = ovsdb.read(two_bridges(("br1", ours("vhu0", 1)), ("br1", other)), "/run/ovs")
     assert snapshot is not None and snapshot.ports["vhu0"].ofport is None
 
 
 def test_the_bridges_own_macs_are_those_of_its_internal_ports() -> None:
     local = interface("br0", type="internal", mac_in_use=["52:54:00:00:00:09"])
     uplink = interface("eth0", mac_in_use=["52:54:00:00:00:08"])
-    snapshot = ovsdb.read(two_bridges(("br0", local), ("br0", uplink)), "/run/ovs", 4)
+    snapshot = ovsdb.read(two_bridges(("br0", local), ("br0", uplink)), "/run/ovs")
     assert snapshot is not None and snapshot.own_macs == {"br0": {"52:54:00:00:00:09"}}
 
 
@@ -292,9 +292,9 @@ def test_slips_are_complaints_of_ports_that_work() -> None:
     row = ours("vhu0", 1)
     row.external_ids = {"vhost-user-announce": "frames=smoke"}
     bad = interface("vhu1", external_ids={"vhost-user-mode": "sometimes"})
-    snapshot = ovsdb.read(two_bridges(("br0", row), ("br0", bad)), "/run/ovs", 4)
+    snapshot = ovsdb.read(two_bridges(("br0", row), ("br0", bad)), "/run/ovs")
     assert snapshot is not None and list(snapshot.ports) == ["vhu0"]
     assert sorted(snapshot.complaints) == ["vhu0", "vhu1"]
     assert snapshot.complaints["vhu0"].startswith("announce-frames-unknown: ")
-    snapshot = ovsdb.read(two_bridges(("br0", row)), "/run/ovs", 4, ["smoke"])
+    snapshot = ovsdb.read(two_bridges(("br0", row)), "/run/ovs", ["smoke"])
     assert snapshot is not None and not snapshot.complaints

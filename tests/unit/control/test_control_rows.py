@@ -19,7 +19,6 @@ from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 from ovs_vhost_plugin.vhost.withheld import NOTHING, Withheld
 
 RUNDIR = "/run/ovs"
-CPUS = 4
 
 
 def interface(name: str = "vhu0", **columns: Any) -> Any:
@@ -81,7 +80,7 @@ def switch(*tunnels: str, version: str = "3.1.0", **other_config: str) -> Switch
 
 
 def parse(row: Any, **others: Any) -> rows.PortSpec:
-    found = {"port": port(), "bridge": bridge(), "switch": switch(), "cpus": CPUS, **others}
+    found = {"port": port(), "bridge": bridge(), "switch": switch(), **others}
     return rows.parse(row, **found)
 
 
@@ -107,7 +106,7 @@ def test_a_client_port() -> None:
         ofport=3,
         mode="client",
         path="/run/vm.sock",
-        queues=CPUS,
+        queues=128,
         mtu=9000,
         tag=10,
         trunks=(20, 30),
@@ -267,9 +266,9 @@ def test_no_ofport_yet(ofport: list[int]) -> None:
     assert parse(interface(ofport=ofport)).ofport is None
 
 
-@pytest.mark.parametrize(("cpus", "queues"), [(1, 1), (4, 4), (64, 16)])
-def test_the_default_of_queues(cpus: int, queues: int) -> None:
-    assert parse(interface(), cpus=cpus).queues == queues
+def test_queues_are_limited_by_the_row_alone() -> None:
+    assert parse(interface()).queues == 128
+    assert parse(interface(external_ids={"vhost-user-queues": "3"})).queues == 3
 
 
 def test_whose_rows() -> None:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """When a worker asks for its front-end. It never connects itself: it has no file system."""
 
+import contextlib
 import selectors
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,18 +17,22 @@ NOW = 50.0
 
 
 class Asking:
-    def __init__(self) -> None:
+    def __init__(self, listener: socket.socket | None = None) -> None:
         self.asked = 0
         self.errors: list[Any] = []
-        device: Any = SimpleNamespace(
-            running=False, attach=lambda session: None, detach=lambda: None, settle=lambda: None
+        self.device: Any = SimpleNamespace(
+            running=False,
+            has_run=False,
+            attach=lambda session: None,
+            detach=lambda: None,
+            settle=lambda: None,
         )
         self.selector = selectors.DefaultSelector()
-        offer: Any = lambda: SimpleNamespace(queues=1)  # noqa: E731
+        offer: Any = lambda: SimpleNamespace(queue_pairs=1)  # noqa: E731
         self.front_end = FrontEnd(
             "/nowhere",
-            None,
-            device,
+            listener,
+            self.device,
             self.selector,
             make_offer=offer,
             on_error=self.errors.append,
@@ -44,7 +50,8 @@ class Asking:
 
     def serve(self, now: float) -> None:
         for key, _ in self.selector.select(0):
-            key.data(now)
+            if key.fd in self.selector.get_map():  # as the worker's loop does
+                key.data(now)
 
     def connections(self, lived: float, count: int) -> list[float]:
         """How long it waited before it asked, each time its front-end had hung up."""
@@ -64,9 +71,13 @@ class Asking:
         return waits
 
 
+def session_of(offered: Any) -> Any:
+    return SimpleNamespace(offer=offered, counted_pairs=False, set_up=False)
+
+
 @pytest.fixture
 def asking(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asking]:
-    monkeypatch.setattr("ovs_vhost_plugin.worker.frontend.Session", lambda offer: SimpleNamespace())
+    monkeypatch.setattr("ovs_vhost_plugin.worker.frontend.Session", session_of)
     made = Asking()
     yield made
     made.front_end.close(NOW)
@@ -108,3 +119,110 @@ def test_a_second_connection_is_closed(asking: Asking) -> None:
     assert asking.front_end.connections == 1
     first.close()
     second.close()
+
+
+@pytest.mark.parametrize(
+    ("session", "has_run", "lived", "named"),
+    [
+        ({"counted_pairs": True}, False, 0.1, True),
+        ({"counted_pairs": True, "set_up": True}, False, 0.1, False),
+        ({"counted_pairs": True}, False, 60.0, False),
+        ({"counted_pairs": True, "set_up": True}, True, 0.1, False),
+        ({}, False, 0.1, False),
+    ],
+    ids=["gives up", "has a NIC already", "was there for long", "has run", "only looks"],
+)
+def test_a_front_end_that_counts_the_pairs_and_hangs_up_is_named(
+    asking: Asking, session: dict[str, bool], has_run: bool, lived: float, named: bool
+) -> None:
+    theirs = asking.connect(NOW)
+    vars(asking.front_end.session).update(session)
+    asking.device.has_run = has_run
+    theirs.close()
+    asking.serve(NOW + lived)
+    assert [error.name for error in asking.errors] == ["front-end-gives-up"] * named
+    if named:
+        assert "queue pairs there are (1)" in asking.errors[0].detail
+
+
+def test_a_storm_is_named(asking: Asking) -> None:
+    asking.front_end.run(NOW)
+    asking.connections(0.1, 4)
+    assert asking.errors == []
+    asking.connections(0.1, 2)
+    assert [error.name for error in asking.errors] == ["front-end-gives-up"] * 2
+
+
+class Listening(Asking):
+    """One in server mode, to which front-ends come that hang up again."""
+
+    def __init__(self, path: str) -> None:
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen(128)
+        super().__init__(self.listener)
+
+    def visit(self, now: float, lived: float = 0.0) -> bool:
+        """Whether one that comes now is served at once."""
+        before = self.front_end.connections
+        with socket.socket(socket.AF_UNIX) as theirs:
+            theirs.connect(self.listener.getsockname())
+            self.front_end.run(now)
+            self.serve(now)
+        if self.front_end.connections == before:
+            return False
+        self.front_end.run(now + lived)
+        self.serve(now + lived)
+        return True
+
+
+@pytest.fixture
+def listening(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Listening]:
+    monkeypatch.setattr("ovs_vhost_plugin.worker.frontend.Session", session_of)
+    made = Listening(str(tmp_path / "socket"))
+    yield made
+    made.front_end.close(NOW)
+    made.selector.close()
+    made.listener.close()
+
+
+def test_a_storm_is_let_in_once_a_second(listening: Listening) -> None:
+    served = [listening.visit(NOW + tick / 100) for tick in range(100)]
+    assert served == [True] * 5 + [False] * 95
+    # From the last one that was let in; and who came meanwhile waits in the listener's queue.
+    assert listening.front_end.due(NOW + 0.99) == pytest.approx(0.05)
+    listening.front_end.run(NOW + 1.04)
+    listening.serve(NOW + 1.04)
+    assert listening.front_end.connections == 6
+    assert {error.name for error in listening.errors} == {"front-end-gives-up"}
+
+
+def test_one_that_comes_by_a_timer_never_waits(listening: Listening) -> None:
+    assert all(listening.visit(NOW + tick, lived=0.01) for tick in range(20))
+
+
+def test_one_that_hangs_up_and_is_there_again_waits_as_well(listening: Listening) -> None:
+    """Its next connection is there before the end of this one is read."""
+    path = listening.listener.getsockname()
+    theirs = socket.socket(socket.AF_UNIX)
+    theirs.connect(path)
+    for _ in range(20):
+        listening.front_end.run(NOW)
+        listening.serve(NOW)
+        following = socket.socket(socket.AF_UNIX)
+        following.setblocking(False)
+        with contextlib.suppress(BlockingIOError):  # the queue is full
+            following.connect(path)
+        theirs.close()
+        theirs = following
+    theirs.close()
+    assert listening.front_end.connections == 5
+
+
+def test_a_usual_reconnect_is_let_in_at_once(listening: Listening) -> None:
+    for tick in range(5):
+        listening.visit(NOW + tick / 100)
+    listening.device.has_run = True
+    assert listening.visit(NOW + 2)
+    listening.device.has_run = False
+    assert listening.visit(NOW + 2.1) and listening.visit(NOW + 2.2)
