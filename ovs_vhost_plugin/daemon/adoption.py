@@ -44,7 +44,26 @@ def is_adoptable(interface: Any, iface_types: Collection[str]) -> bool:
 def keys(interface: Any) -> dict[str, str | None]:
     """The external_ids to set when a row's OVS-DPDK type is cleared."""
     had: Mapping[str, str] = interface.external_ids
-    return {TYPE_KEY: interface.type, MODE_KEY: had.get(MODE_KEY, MODES[interface.type])}
+    mode = MODES[interface.type]
+    if had.get(TYPE_KEY, interface.type) == interface.type:
+        mode = had.get(MODE_KEY, mode)
+    return {TYPE_KEY: interface.type, MODE_KEY: mode}
+
+
+class TakenOver:
+    """An adoptable row as it is when its type is cleared.
+
+    It counts as that from the first look at it: Nova sets the type of all its ports anew when it
+    starts, and the guests behind them are to notice as little as can be.
+    """
+
+    def __init__(self, interface: Any) -> None:
+        self._interface = interface
+        self.type = ""
+        self.external_ids = {**interface.external_ids, **keys(interface)}
+
+    def __getattr__(self, column: str) -> Any:
+        return getattr(self._interface, column)
 
 
 def told(iface_types: Collection[str], wanted: bool) -> dict[str, bool]:

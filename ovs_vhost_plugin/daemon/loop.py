@@ -41,8 +41,6 @@ class Loop:
         announcing: Announcing,
         forwarding: Forwarding,
         reopening: Reopening,
-        *,
-        adopt_dpdk_types: bool,
     ) -> None:
         self.database = database
         self.ports = ports
@@ -52,7 +50,6 @@ class Loop:
         self.reopening = reopening
         self.lasting = Lasting()
         self.snapshot: Snapshot | None = None
-        self._adopt_dpdk_types = adopt_dpdk_types
         self._telling = adoption.Telling()
         self._serving = False
         self._complained: dict[str, str] = {}
@@ -196,7 +193,7 @@ class Loop:
 
     @property
     def _adopts(self) -> bool:
-        return self._adopt_dpdk_types and self._cleanup_until is None
+        return self.database.adopts and self._cleanup_until is None
 
     def _tell_types(self, now: float) -> None:
         """Add OVS-DPDK's types to the switch's or take them back: at once, as others wait for it.
@@ -219,7 +216,7 @@ class Loop:
             wanted = self._keys(name, current, snapshot)
             if wanted is not None and (todo := status.changes(current, wanted)):
                 changes[name] = todo
-        adopted = snapshot.adoptable if self._adopts else {}
+        adopted = snapshot.adopted if self._adopts else {}
         for name, keys in adopted.items():
             changes[name] = {**changes.get(name, {}), **keys}
         if changes:

@@ -85,7 +85,8 @@ def _choose_cache() -> None:
 
 def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: Path) -> Loop:
     made = formats.installed()
-    database = Database(chosen.database, os.fspath(rundir), formats=made.keys())
+    place = chosen.database, os.fspath(rundir)
+    database = Database(*place, formats=made.keys(), adopts=chosen.adopt_dpdk_types)
     taps = Taps(state)
     taps.prepare()
     seclusion = Seclusion(HostStack())
@@ -102,8 +103,7 @@ def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: Path) -
     announcing = Announcing(workers.tell, made)
     forwarding = Forwarding(workers.tell)
     reopening = Reopening(taps, ports.unheard)
-    parts = (database, ports, connector, announcing, forwarding, reopening)
-    return Loop(*parts, adopt_dpdk_types=chosen.adopt_dpdk_types)
+    return Loop(database, ports, connector, announcing, forwarding, reopening)
 
 
 def _run(loop: Loop, commands: Commands, unixctl: ovs.unixctl.server.UnixctlServer) -> None:

@@ -106,15 +106,15 @@ class Snapshot:
     keys       external_ids of every Interface row, by name
     own_macs   the MACs of each bridge's internal ports, by bridge
     vlans      how each port of a bridge treats VLANs, by bridge and OpenFlow number
-    adoptable  rows of an OVS-DPDK type that this ovs-vswitchd does not have: name → the
-               external_ids to set when the type is cleared
+    adopted    rows of an OVS-DPDK type that are taken over: name → the external_ids to set when
+               the type is cleared
     """
 
     switch: Switch
     ports: dict[str, PortSpec] = field(default_factory=dict)
     errors: dict[str, RowError] = field(default_factory=dict)
     keys: dict[str, Mapping[str, str]] = field(default_factory=dict)
-    adoptable: dict[str, Mapping[str, str | None]] = field(default_factory=dict)
+    adopted: dict[str, Mapping[str, str | None]] = field(default_factory=dict)
     own_macs: dict[str, set[str]] = field(default_factory=dict)
     vlans: dict[tuple[str, int], PortVlan] = field(default_factory=dict)
 
@@ -128,7 +128,9 @@ class Snapshot:
         return wrong | {name: port.slip for name, port in self.ports.items() if port.slip}
 
 
-def read(tables: Mapping[str, Any], rundir: str, formats: Collection[str] = ()) -> Snapshot | None:
+def read(
+    tables: Mapping[str, Any], rundir: str, formats: Collection[str] = (), *, adopts: bool = False
+) -> Snapshot | None:
     """Read all rows; None while ovs-vswitchd has not made its one Open_vSwitch row."""
     row = next(iter(tables["Open_vSwitch"].rows.values()), None)
     if row is None:
@@ -143,14 +145,15 @@ def read(tables: Mapping[str, Any], rundir: str, formats: Collection[str] = ()) 
             snapshot.own_macs.setdefault(bridge.name, set()).update(interface.mac_in_use)
         for ofport in interface.ofport:
             snapshot.vlans[bridge.name, ofport] = carriage.parse_vlan(port)
+        if adopts and adoption.is_adoptable(interface, snapshot.switch.iface_types):
+            snapshot.adopted[name] = adoption.keys(interface)
+            interface = adoption.TakenOver(interface)
         if rows.is_ours(interface):
             try:
                 spec = rows.parse(interface, port, bridge, snapshot.switch, formats)
                 snapshot.ports[name] = spec
             except RowError as error:
                 snapshot.errors[name] = error
-        elif adoption.is_adoptable(interface, snapshot.switch.iface_types):
-            snapshot.adoptable[name] = adoption.keys(interface)
     for name, wrong in _second_at_a_path(snapshot.ports.values()).items():
         del snapshot.ports[name]
         snapshot.errors[name] = wrong
@@ -197,7 +200,11 @@ class Database:
         rundir: str,
         make_idl: Callable[..., Any] = ovs.db.idl.Idl,
         formats: Collection[str] = (),
+        *,
+        adopts: bool = False,
     ) -> None:
+        """`adopts`: rows of OVS-DPDK's types are taken over where the switch has none itself."""
+        self.adopts = adopts
         self._rundir, self._formats = rundir, formats
         schema = ovs.db.idl.SchemaHelper(schema_json=_SCHEMA)
         for table, columns in _COLUMNS.items():
@@ -244,7 +251,8 @@ class Database:
         """What the rows say now."""
         if self._read_at != self._idl.change_seqno:
             self._read_at = self._idl.change_seqno
-            self._snapshot = read(self._idl.tables, self._rundir, self._formats)
+            rules = self._rundir, self._formats
+            self._snapshot = read(self._idl.tables, *rules, adopts=self.adopts)
         return self._snapshot
 
     @property

@@ -42,6 +42,13 @@ def test_a_row_taken_over_is_ours_and_means_the_same() -> None:
         assert rows.is_ours(after) and parse(after).mode == mode
 
 
+def test_a_row_that_automation_sets_again_keeps_its_mode_unless_the_type_is_another() -> None:
+    keys = {"vhost-user-dpdk-type": "dpdkvhostuserclient", "vhost-user-mode": "client"}
+    for type_, mode in (("dpdkvhostuserclient", "client"), ("dpdkvhostuser", "server")):
+        again = adoption.keys(interface(type=type_, external_ids=keys))
+        assert again == {"vhost-user-dpdk-type": type_, "vhost-user-mode": mode}
+
+
 ALL, NONE = dict.fromkeys(OURS, True), dict.fromkeys(OURS, False)
 
 

@@ -35,7 +35,8 @@ OPTIONS = Options("unix:x", None, False, None, None, 0o660)
 
 
 class FakeDatabase:
-    def __init__(self) -> None:
+    def __init__(self, *, adopts: bool) -> None:
+        self.adopts = adopts
         self.standing = Standing.ACTIVE
         self.rows = Snapshot(Switch("/run/ovs", "", False, frozenset()))
         self.written: list[tuple[dict[str, Any], frozenset[str], Mapping[str, bool]]] = []
@@ -222,7 +223,8 @@ class FakeReopening:
 
 class World:
     def __init__(self, directory: Path, *, adopt: bool = False) -> None:
-        self.database, self.taps, self.workers = FakeDatabase(), FakeTaps(), FakeWorkers()
+        self.database, self.taps = FakeDatabase(adopts=adopt), FakeTaps()
+        self.workers = FakeWorkers()
         self.announcing, self.forwarding = FakeAnnouncing(), FakeForwarding()
         state = StateDir.create(directory)
         listeners = FrontEndListeners(state, Mounts())
@@ -238,7 +240,6 @@ class World:
             self.announcing,  # type: ignore[arg-type]
             self.forwarding,  # type: ignore[arg-type]
             FakeReopening(),  # type: ignore[arg-type]
-            adopt_dpdk_types=adopt,
         )
 
     def reach(self, path: str, owner: str) -> None:
@@ -246,7 +247,7 @@ class World:
 
     def rows(self, *, keys: dict[str, str] | None = None, **changes: Any) -> None:
         names = {*changes.get("ports", {}), *changes.get("errors", {})}
-        names |= {*changes.get("adoptable", {}), *self.database.rows.keys}
+        names |= {*changes.get("adopted", {}), *self.database.rows.keys}
         found = {name: self.database.rows.keys.get(name, keys or {}) for name in names}
         self.database.rows = replace(self.database.rows, keys=found, **changes)
 
@@ -507,15 +508,13 @@ def test_cleaning_up_does_not_wait_for_ever(world: World) -> None:
     assert world.loop.exiting
 
 
-def test_dpdk_types_are_cleared_only_on_request(tmp_path: Path, monkeypatch) -> None:
+def test_types_of_rows_that_are_taken_over_are_cleared(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    adoptable = {"vhu0": {"vhost-user-dpdk-type": "dpdkvhostuser", "vhost-user-mode": "server"}}
-    shy, bold = World(Path()), World(Path(), adopt=True)
-    for world in (shy, bold):
-        world.rows(adoptable=adoptable)
-        world.loop.turn(NOW)
-    assert not shy.database.written
-    assert bold.database.written == [(adoptable, frozenset({"vhu0"}), {})]
+    world = World(Path(), adopt=True)
+    keys = {"vhu0": {"vhost-user-dpdk-type": "dpdkvhostuser", "vhost-user-mode": "server"}}
+    world.rows(adopted=keys)
+    world.loop.turn(NOW)
+    assert world.database.written == [(keys, frozenset({"vhu0"}), {})]
 
 
 def test_dpdk_types_are_told_on_request_and_taken_back_at_the_end(tmp_path, monkeypatch) -> None:

@@ -183,11 +183,25 @@ def test_all_rows_are_read(database: Database) -> None:
     assert snapshot is not None
     assert list(snapshot.ports) == ["vhu0"] and snapshot.ports["vhu0"].bridge == "br0"
     assert {name: error.name for name, error in snapshot.errors.items()} == {"vhu1": "mode-unknown"}
-    assert list(snapshot.adoptable) == ["vhu2"]
+    assert not snapshot.adopted
     assert snapshot.keys["eth0"] == {"iface-id": "x"}
     assert database.snapshot() is snapshot
     idl(database).change_seqno += 1
     assert database.snapshot() is not snapshot
+
+
+def test_a_row_of_ovs_dpdk_is_a_port_from_the_first_look_at_it() -> None:
+    dpdk = interface("vhu2", type="dpdkvhostuser", mtu_request=[2000])
+    snapshot = ovsdb.read(tables(dpdk), "/run/ovs", 4, adopts=True)
+    assert snapshot is not None
+    port = snapshot.ports["vhu2"]
+    assert (port.mode, port.mtu) == ("server", 2000)
+    assert list(snapshot.adopted) == ["vhu2"]
+    assert dpdk.type == "dpdkvhostuser" and snapshot.keys["vhu2"] == {}
+
+    own = tables(dpdk, iface_types=("system", "dpdk", "dpdkvhostuser"))
+    snapshot = ovsdb.read(own, "/run/ovs", 4, adopts=True)
+    assert snapshot is not None and not snapshot.ports and not snapshot.adopted
 
 
 def test_there_is_nothing_to_read_before_ovs_vswitchd_made_its_row(database: Database) -> None:
