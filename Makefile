@@ -19,6 +19,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.setup
+OPENSTACK := $(VENV)/openstack/.setup
 PACKAGES := ovs_vhost_plugin/lab/packages.py
 DEMO ?=
 TEST ?=
@@ -38,7 +39,7 @@ else
 demo: setup
 	$(BIN)/ovs-vhost demo $(DEMO)
 
-test: setup
+test: setup $(OPENSTACK)
 	@status=0; for kind in $(KINDS); do \
 		echo "--- $$kind tests"; \
 		$(BIN)/python -m pytest tests/$$kind $(TEST) || status=1; \
@@ -82,6 +83,11 @@ packages:
 
 $(SETUP): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	@touch $@
+
+# Apart from all else: tests/openstack.txt says why.
+$(OPENSTACK): tests/openstack.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(@D) --requirement $<
 	@touch $@
 
 # Debian splits venv from Python; ensurepip is the part that is missing then.

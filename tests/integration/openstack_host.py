@@ -18,7 +18,7 @@ _PROGRAM = Path(__file__).with_name("openstack_program.py")
 def missing() -> str:
     """What is missing of it, "" if nothing."""
     present = (_PLACE / "os_vif").is_dir() and (_PLACE / "ovsdbapp").is_dir()
-    return "" if present else f"missing: {_PLACE}; make setup"
+    return "" if present else f"missing: os-vif and ovsdbapp in {_PLACE}; make test installs them"
 
 
 @dataclass(frozen=True)
