@@ -25,6 +25,12 @@ _DPDK = "dpdk"
 """A type of its own network cards: a switch with DPDK has all three (netdev_dpdk_register in
 lib/netdev-dpdk.c). As we never tell it, the other two without it are told by us."""
 
+TELL_KEY = "vhost-user-iface-types"
+"""Of Open_vSwitch: external_ids: "true" or "false", whether the types are told."""
+
+_OVN_KEY = "ovn-remote"
+"""Of Open_vSwitch: external_ids, or that with a chassis' name behind it (ovn-controller(8))."""
+
 RATE, BURST = 10.0, 100
 """Most writes of the column, a second and at once. Whoever waits for the switch, as Neutron's agent
 does, goes on by the very write of the switch that takes our types out: so ours follows at once,
@@ -64,6 +70,20 @@ class TakenOver:
 
     def __getattr__(self, column: str) -> Any:
         return getattr(self._interface, column)
+
+
+def tells(external_ids: Mapping[str, str]) -> bool:
+    """Whether the types are told; `external_ids` are the Open_vSwitch row's.
+
+    Not on a host of OVN, if nobody asks for it: ovn-controller passes the column on to the
+    southbound database, and whatever changes in a Chassis there has ovn-northd and the
+    ovn-controller of every host compute all anew (en_northd in northd/inc-proc-northd.c,
+    en_runtime_data in controller/ovn-controller.c): twice for each port that is plugged.
+    """
+    said = external_ids.get(TELL_KEY)
+    if said is None:
+        return not any(key.startswith(_OVN_KEY) for key in external_ids)
+    return said.lower() == "true"
 
 
 def told(iface_types: Collection[str], wanted: bool) -> dict[str, bool]:

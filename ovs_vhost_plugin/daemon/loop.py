@@ -191,10 +191,6 @@ class Loop:
         if at is not None:
             self._wake_at = at if self._wake_at is None else min(self._wake_at, at)
 
-    @property
-    def _adopts(self) -> bool:
-        return self.database.adopts and self._cleanup_until is None
-
     def _tell_types(self, now: float) -> None:
         """Add OVS-DPDK's types to the switch's or take them back: at once, as others wait for it.
 
@@ -202,7 +198,8 @@ class Loop:
         """
         if not self.database.writable(now) or self.database.standing is not Standing.ACTIVE:
             return
-        types = self._telling.step(self.database.iface_types, self._adopts, now)
+        wanted = self.database.tells_types and self._cleanup_until is None
+        types = self._telling.step(self.database.iface_types, wanted, now)
         if isinstance(types, float):
             self._wake_by(types)
         elif types:
@@ -216,7 +213,7 @@ class Loop:
             wanted = self._keys(name, current, snapshot)
             if wanted is not None and (todo := status.changes(current, wanted)):
                 changes[name] = todo
-        adopted = snapshot.adopted if self._adopts else {}
+        adopted = snapshot.adopted if self._cleanup_until is None else {}
         for name, keys in adopted.items():
             changes[name] = {**changes.get(name, {}), **keys}
         if changes:

@@ -261,6 +261,12 @@ class Database:
         rows = self._idl.tables["Open_vSwitch"].rows.values()
         return frozenset().union(*(row.iface_types for row in rows))
 
+    @property
+    def tells_types(self) -> bool:
+        """Whether OVS-DPDK's types are to be among them."""
+        rows = self._idl.tables["Open_vSwitch"].rows.values()
+        return self.adopts and all(adoption.tells(row.external_ids) for row in rows)
+
     def writable(self, now: float) -> bool:
         """Whether `write` may be called: nothing is under way, and no refusal was just now."""
         return self._transaction is None and now >= self._retry_at

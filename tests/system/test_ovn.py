@@ -8,8 +8,10 @@ OVN drops there what the guest sends and what is for it.
 
 import json
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -264,3 +266,26 @@ def test_a_guest_that_ovn_learns_of_late_is_announced_again(programs) -> None:
         wait_until(lambda: "active" in site.outcomes("port-moved"), "OVN takes the RARP")
         site.wait_activated()
         site.ping()
+
+
+def test_ml2_ovn_finds_the_types_of_ovs_dpdk_where_they_are_asked_for(programs) -> None:
+    """By the Chassis, as it decides (bind_port in Neutron's OVN mech_driver.py)."""
+    with ExitStack() as stack:
+        top = Path(stack.enter_context(TemporaryDirectory(prefix="ovs-vhost-")))
+        options = ["--adopt-dpdk-types"]
+        host = stack.enter_context(Host("a", top / "a", daemon_options=options))
+        ovn = stack.enter_context(Ovn(top / "ovn", (host,)))
+        ovn.sbctl("wait-until", "Chassis", "a", "other_config:datapath-type=netdev")
+
+        def types() -> list[str]:
+            return (
+                ovn.sbctl("get", "Chassis", "a", "other_config:iface-types").strip('"').split(",")
+            )
+
+        host.switch.add_port(INTEGRATION, PORT, "type=dpdkvhostuser")
+        host.wait_status(PORT, "listening", COMPILE_SECONDS)
+        assert "system" in types() and "dpdkvhostuser" not in types()
+
+        key = "external_ids:vhost-user-iface-types=true"
+        host.switch.vsctl("set", "Open_vSwitch", ".", key)
+        wait_until(lambda: "dpdkvhostuser" in types(), "the chassis has them")

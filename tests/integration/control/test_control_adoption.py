@@ -119,6 +119,14 @@ def test_cleaning_up_takes_them_back(host) -> None:
     assert not iface_types(host) & OURS
 
 
+def test_a_key_has_them_taken_back_and_told_again(host) -> None:
+    wait_told(host)
+    host.switch.vsctl("set", "Open_vSwitch", ".", "external_ids:vhost-user-iface-types=false")
+    wait_taken_back(host)
+    host.switch.vsctl("set", "Open_vSwitch", ".", "external_ids:vhost-user-iface-types=true")
+    wait_told(host)
+
+
 def test_there_is_at_most_one_write_for_each_of_the_switch(host) -> None:
     wait_told(host)
     reconfigured, written = reconfigurations(host), writes(host)

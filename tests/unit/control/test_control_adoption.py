@@ -70,6 +70,22 @@ def test_the_types_are_told_with_the_option_and_taken_back_without_it(
     assert adoption.told(types, wanted=False) == without
 
 
+@pytest.mark.parametrize(
+    ("external_ids", "tells"),
+    [
+        ({}, True),
+        ({"vhost-user-iface-types": "false"}, False),
+        ({"ovn-remote": "tcp:192.0.2.1:6642"}, False),
+        ({"ovn-remote-compute1": "tcp:192.0.2.1:6642"}, False),
+        ({"ovn-remote": "tcp:192.0.2.1:6642", "vhost-user-iface-types": "true"}, True),
+    ],
+)
+def test_on_a_host_of_ovn_the_types_are_told_only_on_request(
+    external_ids: dict, tells: bool
+) -> None:
+    assert adoption.tells(external_ids) is tells
+
+
 def test_each_write_of_the_switch_is_followed_by_one_of_ours_within_bounds() -> None:
     telling = Telling()
     for _ in range(BURST):

@@ -36,7 +36,7 @@ OPTIONS = Options("unix:x", None, False, None, None, 0o660)
 
 class FakeDatabase:
     def __init__(self, *, adopts: bool) -> None:
-        self.adopts = adopts
+        self.tells_types = adopts
         self.standing = Standing.ACTIVE
         self.rows = Snapshot(Switch("/run/ovs", "", False, frozenset()))
         self.written: list[tuple[dict[str, Any], frozenset[str], Mapping[str, bool]]] = []

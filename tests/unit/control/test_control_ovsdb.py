@@ -234,7 +234,11 @@ def test_a_type_is_cleared_only_if_it_is_still_what_was_read(database: Database)
 
 def test_interface_types_are_added_and_taken_out_one_by_one(database: Database) -> None:
     (switch,) = idl(database).tables["Open_vSwitch"].rows.values()
-    assert database.iface_types == {"system"}
+    assert database.iface_types == {"system"} and not database.tells_types
+    database.adopts = True
+    assert database.tells_types
+    switch.external_ids = {"vhost-user-iface-types": "false"}
+    assert not database.tells_types
     database.write({}, frozenset(), {"dpdkvhostuser": True, "dpdkvhostuserclient": False})
     assert switch.written == [
         ("add", "iface_types", "dpdkvhostuser"),
