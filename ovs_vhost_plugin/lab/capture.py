@@ -30,6 +30,7 @@ _BUFFER = 128 << 20
 
 
 TCP, UDP = 6, 17  # IANA, Protocol Numbers
+VXLAN, GENEVE = 4789, 6081  # IANA, Service Name and Port Number Registry: their UDP ports
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,18 @@ class Frame:
         return TcpSegment(identification, source, payload) if payload > 0 else None
 
     @property
+    def within(self) -> Frame:
+        """The frame that a tunnel's datagram carries (RFC 7348, RFC 8926), else this one."""
+        if (carried := self._datagram(UDP, VXLAN)) is not None:
+            return Frame(self.at, self.outgoing, carried[16:])
+        if (carried := self._datagram(UDP, GENEVE)) is not None:
+            return Frame(self.at, self.outgoing, carried[16 + 4 * (carried[8] & 0x3F) :])
+        return self
+
+    @property
     def _network(self) -> int:
         """Where the payload of the Ethernet frame begins."""
-        return 18 if self.data[12:14] == b"\x81\x00" else 14
+        return 18 if self.data[12:14] in (b"\x81\x00", b"\x88\xa8") else 14
 
     def _datagram(self, protocol: int, port: int) -> bytes | None:
         """What an IPv4 packet of `protocol` to `port` carries."""

@@ -7,7 +7,7 @@ all of them and tests/system/test_migration_cases.py says what has to hold.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -18,6 +18,13 @@ class Uplink(StrEnum):
     ACTIVE_BACKUP = "active-backup"
     BALANCE_SLB = "balance-slb"
     PATCH = "patch"
+    VXLAN = "vxlan"
+    GENEVE = "geneve"
+
+    @property
+    def tunnel(self) -> bool:
+        """Whether the bridges are joined by tunnels over the physical network (overlay.py)."""
+        return self in (Uplink.VXLAN, Uplink.GENEVE)
 
 
 class Pipeline(StrEnum):
@@ -26,6 +33,7 @@ class Pipeline(StrEnum):
     NORMAL = "normal"
     LEARN = "learn"
     SECURE = "secure"
+    CONNTRACK = "conntrack"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,9 @@ class Case:
     tagged     whether the guest tags its frames itself (a VLAN interface in the guest)
     caching    the physical switch has a flow cache: it learns late, and may unlearn
     hung       nothing of the guest's kernel that waits for a work queue runs while it moves
-    rate       datagrams a second to the guest
+    mesh       of tunnels there is one between each two bridges, and not only to the client's
+    settings   words of ovs-vsctl for both hosts; {uplink} and {bridge} stand for their names
+    rate       datagrams a second to the guest, each a frame of `size` + 42 bytes
     tcp        an iperf3 stream of TCP_BITS a second instead
     whole      whether every frame has to arrive that came to one of the hosts
     found      whether the network has to find the guest again
@@ -62,7 +72,10 @@ class Case:
     pipeline: Pipeline = Pipeline.NORMAL
     caching: bool = False
     hung: bool = False
+    mesh: bool = False
+    settings: str = ""
     rate: int = 1000
+    size: int = 64
     tcp: bool = False
     whole: bool = True
     found: bool = True
@@ -104,7 +117,60 @@ CASES = (
     Case("dpdk-guest", "OVS-DPDK, GUEST_ANNOUNCE", backend="ovs-dpdk", announces=True, whole=False),
 )
 
+_LARGEST = 1450 - 28
+"""Of a datagram whose frame fits a tunnel over a network with an MTU of 1,500 bytes."""
+_HTB = (
+    "set Port {uplink} qos=@qos -- "
+    "--id=@qos create QoS type=linux-htb other_config:max-rate=100000000 queues:0=@queue -- "
+    "--id=@queue create Queue other_config:max-rate=50000000"
+)
+_MIRROR = (
+    "add-port {bridge} mirror0 -- set Interface mirror0 type=internal -- "
+    "--id=@to get Port mirror0 -- "
+    "--id=@mirror create Mirror name=all select_all=true output_port=@to -- "
+    "set Bridge {bridge} mirrors=@mirror"
+)
+_SAMPLES = (
+    """--id=@sflow create sFlow agent=lo targets='"127.0.0.1:6343"' sampling=2 polling=1 -- """
+    """--id=@ipfix create IPFIX targets='"127.0.0.1:4739"' sampling=2 -- """
+    """--id=@netflow create NetFlow targets='"127.0.0.1:2055"' -- """
+    "set Bridge {bridge} sflow=@sflow ipfix=@ipfix netflow=@netflow"
+)
+
+NETWORKS = tuple(
+    replace(case, attached=True)
+    for case in (
+        Case("vxlan", "VXLAN, a third switch", uplink=Uplink.VXLAN, size=_LARGEST),
+        Case("geneve", "Geneve, a third switch", uplink=Uplink.GENEVE, size=_LARGEST),
+        Case("vxlan-mesh", "VXLAN, each to each", uplink=Uplink.VXLAN, mesh=True),
+        Case("geneve-mesh", "Geneve, each to each", uplink=Uplink.GENEVE, mesh=True),
+        Case(
+            "native-untagged",
+            "native-untagged trunk",
+            port=("vlan_mode=native-untagged", "tag=10", "trunks=20"),
+            vlan=10,
+        ),
+        Case(
+            "native-tagged",
+            "native-tagged trunk, the guest tags",
+            port=("vlan_mode=native-tagged", "tag=20", "trunks=10"),
+            vlan=20,
+            tagged=True,
+        ),
+        Case("dot1q-tunnel", "tunnel port", port=("vlan_mode=dot1q-tunnel", "tag=10"), vlan=10),
+        Case("htb", "QoS of the uplink, linux-htb", settings=_HTB),
+        Case("mirror", "all is mirrored to a port", settings=_MIRROR),
+        Case("samples", "sFlow, IPFIX and NetFlow", settings=_SAMPLES),
+        Case("conntrack", "connection tracking", pipeline=Pipeline.CONNTRACK),
+    )
+)
+"""More networks, beside those of the report; without `tagged` a software guest does.
+
+That is gone before a daemon that is held up has asked the bridge whose addresses were where: so
+rows name the guest's.
+"""
+
 
 def named(name: str) -> Case:
     """The case of this name; KeyError without one."""
-    return {case.name: case for case in CASES}[name]
+    return {case.name: case for case in (*CASES, *NETWORKS)}[name]

@@ -73,8 +73,10 @@ class Fabric(Setup):
         self._directory = directory
         self._options = daemon_options
         self._doubled: list[Host] = []
-        self.links: dict[Host, Uplink] = {}
-        """How hosts are linked that are not plainly (wiring.py)."""
+        self.link = Uplink.PLAIN, False
+        """How the hosts are linked, and whether each to each (wiring.py)."""
+        self.client_bridge = PHYSICAL
+        """Of the physical switch: where the client is."""
 
     def set_neighbour(self, address: str, mac: str) -> None:
         """Give the client a static ARP entry, so that it need not ask a silent guest."""
@@ -92,8 +94,9 @@ class Fabric(Setup):
             self._doubled.append(host)
 
     def physical_port(self, host: Host) -> int:
-        """The OpenFlow number of the physical switch's port that leads to a host."""
-        return self._physical_port(self._cable(host))
+        """The OpenFlow number of the port at the client's bridge that leads to a host."""
+        tunnelled = self.client_bridge != PHYSICAL
+        return self._physical_port(self.tunnel_to(host.label) if tunnelled else self._cable(host))
 
     def physical_ports(self, host: Host) -> list[int]:
         """The same, and that of the host's second cable where it has one."""
@@ -149,6 +152,11 @@ class Fabric(Setup):
     def _physical_port(self, name: str) -> int:
         self.physical.wait_until("Interface", name, "ofport>=1")
         return int(self.physical.interface(name, "ofport"))
+
+    @staticmethod
+    def tunnel_to(label: str) -> str:
+        """The name of a tunnel's port that leads to an end (overlay.py)."""
+        return f"tun-{label}"
 
     @staticmethod
     def _cable(host: Host) -> str:

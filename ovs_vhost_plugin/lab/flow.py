@@ -128,7 +128,7 @@ class Flow:
 
     def number(self, frame: Frame) -> int | None:
         """The number of the record in a captured frame, None without one."""
-        payload = frame.udp_payload(self._destination[1])
+        payload = frame.within.udp_payload(self._destination[1])
         return None if payload is None else number_of(self.flow, payload, self.size)
 
     def stop(self) -> None:

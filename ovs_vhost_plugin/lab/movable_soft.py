@@ -52,9 +52,10 @@ class SoftMovable:
 
     def boot(self, host: Host, socket: Path) -> None:
         """Listen for the back-end and start the rings."""
-        self._guest = SoftGuest(socket, self._config, server=True)
+        self._guest = SoftGuest(socket, self._config)
         with _as_lab_error():
-            self._guest.start()
+            bases = [vring.queue.base for vring in self._guest.vrings]
+            self._guest.run_on(self._accept(socket), bases)
         self._thread.start()
 
     def listen(self, port: int) -> None:
@@ -68,9 +69,8 @@ class SoftMovable:
 
     def prepare(self, host: Host, socket: Path) -> None:
         """Listen for the other back-end and settle the features with it."""
-        with _as_lab_error(), listen(socket) as listener:
-            self._destination = FrontEnd(Connection.accept(listener, self._config.timeout))
-            self._destination.initialise()
+        with _as_lab_error():
+            self._destination = self._accept(socket)
 
     def migrate(self) -> Migration:
         """Live-migrate as QEMU would."""
@@ -97,6 +97,14 @@ class SoftMovable:
             self._thread.join()
         if self._guest is not None:
             self._guest.close()
+
+    def _accept(self, socket: Path) -> FrontEnd:
+        """A session with the back-end of a port, which finds nobody there after it."""
+        socket.unlink(missing_ok=True)  # of an earlier stay
+        with listen(socket) as listener:
+            frontend = FrontEnd(Connection.accept(listener, self._config.timeout))
+        frontend.initialise()
+        return frontend
 
     def _serve(self) -> None:
         guest = self._running()

@@ -17,7 +17,7 @@ from ovs_vhost_plugin.lab import image, wiring
 from ovs_vhost_plugin.lab.capture import Capture
 from ovs_vhost_plugin.lab.cases import PLAIN, TCP_BITS, TCP_PACKETS, Case
 from ovs_vhost_plugin.lab.evidence import Evidence, merged
-from ovs_vhost_plugin.lab.fabric import PHYSICAL, Fabric
+from ovs_vhost_plugin.lab.fabric import Fabric
 from ovs_vhost_plugin.lab.flow import Arrivals, Flow
 from ovs_vhost_plugin.lab.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.macwatch import MacWatch
@@ -39,6 +39,7 @@ _LONGEST_SECONDS = 60.0
 _PAUSE = 0.5
 """Seconds; who reads nothing for twice as long reads no more."""
 _SNAP = 128
+"""Bytes of each captured frame, besides those of a datagram."""
 _MOST_FOR_CONSOLE = 1 << 20
 
 Progress = Callable[[str], None]
@@ -86,7 +87,8 @@ class Stage(Setup):
         if case is not PLAIN:
             self._progress("the network of the case")
             wiring.wire(self.fabric, case, PORT, self.guest.mac)
-            self._linux().use_vlan(case.vlan if case.tagged else 0)
+            if self.kind == "qemu":
+                self._linux().use_vlan(case.vlan if case.tagged else 0)
         self._introduce(case)
         self.guest.prepare(self.there, self._sockets[self.there])
         with contextlib.ExitStack() as closing:
@@ -120,7 +122,8 @@ class Stage(Setup):
         mac, ports = bytes.fromhex(guest.mac.replace(":", "")), fabric.physical_ports(self.here)
 
         def known() -> bool:
-            table = fabric.physical.appctl("ovs-vswitchd", "fdb/show", PHYSICAL)
+            bridge = fabric.client_bridge
+            table = fabric.physical.appctl("ovs-vswitchd", "fdb/show", bridge)
             return any(e.vlan == case.vlan and e.port in ports for e in entries_of(table, mac))
 
         wait_until(known, "the network learns the guest's MAC")
@@ -130,15 +133,19 @@ class Stage(Setup):
         enter = closing.enter_context
         fabric, guest, here, there = self.fabric, self.guest, self.here, self.there
         taps = [
-            enter(Capture(host.namespace, host.capture_device(PORT), snap=_SNAP))
+            enter(Capture(host.namespace, host.capture_device(PORT), snap=_SNAP + case.size))
             for host in (here, there)
         ]
         uplinks = [
-            [enter(Capture(host.namespace, name, snap=_SNAP)) for name in wiring.uplinks(case)]
+            [
+                enter(Capture(host.namespace, name, snap=_SNAP + case.size))
+                for name in wiring.uplinks(case)
+            ]
             for host in (here, there)
         ]
         local = enter(MacWatch(there.switch, BRIDGE, guest.mac, case.vlan))
-        physical = enter(MacWatch(fabric.physical, PHYSICAL, guest.mac, case.vlan))
+        bridge = fabric.client_bridge
+        physical = enter(MacWatch(fabric.physical, bridge, guest.mac, case.vlan))
         before = self._overruns()
         switches = (fabric.physical, here.switch, there.switch)
         unread = sum(switch.overruns() for switch in switches)
@@ -170,7 +177,7 @@ class Stage(Setup):
         client, address = self.fabric.client, self.guest.address
         if not case.tcp:
             self._progress(f"{case.rate} packets a second flow to the guest")
-            return Flow(client, (address, UDP_PORT), rate=case.rate)
+            return Flow(client, (address, UDP_PORT), rate=case.rate, size=case.size)
         self._progress("a TCP stream flows to the guest")
         self._linux().serve_tcp()
         return TcpStream(client, "eth0", address, self.fabric.directory, TCP_BITS)
@@ -197,11 +204,11 @@ class Stage(Setup):
             return sizes[-1] == flow.sent * flow.size or len(set(sizes[-3:])) == 1
 
         wait_until(ended, "the guest to have read what it received", _LONGEST_SECONDS, _PAUSE)
-        if sizes[-1] > _MOST_FOR_CONSOLE:
+        if self.kind == "qemu" and sizes[-1] > _MOST_FOR_CONSOLE:
             data = self._linux().received_by_network(self.fabric.client)
         else:
             data = self.guest.received()
-        return Arrivals.parse(flow.flow, data)
+        return Arrivals.parse(flow.flow, data, flow.size)
 
     def _overruns(self) -> int:
         return sum(host.overruns(PORT) for host in (self.here, self.there))
@@ -215,12 +222,13 @@ class Stage(Setup):
 class Stages(Setup):
     """Stages for any case, each made when it is first needed and kept for the next cases.
 
-    One on which something failed is not used again.
+    One on which something failed is not used again. `kind` is of the guests.
     """
 
-    def __init__(self, progress: Progress = lambda _: None) -> None:
+    def __init__(self, progress: Progress = lambda _: None, *, kind: str = "qemu") -> None:
         super().__init__()
         self._progress = progress
+        self._kind = kind
         self._stages: dict[tuple[str, bool], Stage] = {}
 
     def _set_up(self) -> None:
@@ -243,7 +251,7 @@ class Stages(Setup):
         key = _key(case)
         if key not in self._stages:
             stage = Stage(
-                "qemu", announces=case.announces, backend=case.backend, progress=self._progress
+                self._kind, announces=case.announces, backend=case.backend, progress=self._progress
             )
             self._stages[key] = stage.__enter__()
         return self._stages[key]

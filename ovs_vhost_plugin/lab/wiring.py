@@ -7,6 +7,9 @@ keys of the guest's port. Every switch then forgets what it had learned.
 
 from __future__ import annotations
 
+import shlex
+
+from ovs_vhost_plugin.lab import overlay
 from ovs_vhost_plugin.lab.cases import Case, Pipeline, Uplink
 from ovs_vhost_plugin.lab.fabric import FLOW_CACHE, NO_FLOW_CACHE, SECOND_UPLINK, UPLINK, Fabric
 from ovs_vhost_plugin.lab.host import BRIDGE, Host
@@ -15,6 +18,7 @@ from ovs_vhost_plugin.lab.switch import PrivateSwitch
 
 BOND = "bond0"
 OUTER_BRIDGE = "br-ext"
+MIRROR = "mirror0"
 INNER_PATCH, OUTER_PATCH = "patch-in", "patch-out"
 
 _NORMAL_FLOWS = "priority=0,actions=normal\n"
@@ -24,6 +28,13 @@ _LEARN_FLOWS = (
     "NXM_OF_ETH_DST[]=NXM_OF_ETH_SRC[],output:NXM_OF_IN_PORT[]),resubmit(,10)\n"
     "table=10,priority=0,actions=flood\n"
 )
+# ovs-actions(7), "ct": what has begun is let through both ways.
+_CONNTRACK_FLOWS = (
+    "table=0,priority=10,ip,actions=ct(table=1)\n"
+    "table=0,priority=0,actions=normal\n"
+    "table=1,priority=10,ip,ct_state=+trk+new,actions=ct(commit),normal\n"
+    "table=1,priority=5,ip,ct_state=+trk-inv,actions=normal\n"
+)
 _SECURE_FLOWS = (
     "priority=10,in_port={port},dl_src={mac},actions=normal\n"
     "priority=10,in_port={uplink},actions=normal\n"
@@ -32,12 +43,19 @@ _SECURE_FLOWS = (
 
 def wire(fabric: Fabric, case: Case, port: str, mac: str) -> None:
     """Make the case's network for the guest `mac` on the hosts' ports `port`."""
-    for host in (fabric.a, fabric.b):
-        if fabric.links.get(host, Uplink.PLAIN) is not case.uplink:
+    link = case.uplink, case.mesh
+    if fabric.link != link:
+        if fabric.link[0].tunnel:
+            overlay.take_up(fabric)
+        for host in (fabric.a, fabric.b):
             _link(fabric, host, case.uplink)
-            fabric.links[host] = case.uplink
+        if case.uplink.tunnel:
+            overlay.lay(fabric, case.uplink, mesh=case.mesh)
+        fabric.link = link
+    for host in (fabric.a, fabric.b):
         _direct(host, case, port, mac)
         _set_port(host.switch, case, port, mac)
+        _set_more(host.switch, case.settings)
     limit = f"other_config:{FLOW_CACHE if case.caching else NO_FLOW_CACHE}"
     fabric.physical.vsctl("set", "Open_vSwitch", ".", limit)
     _set_vlan(fabric.physical, fabric.client_port, (f"tag={case.vlan}",) if case.vlan else ())
@@ -62,6 +80,8 @@ def _link(fabric: Fabric, host: Host, uplink: Uplink) -> None:
     match uplink:
         case Uplink.PLAIN:
             host.add_uplink(UPLINK)
+        case Uplink.VXLAN | Uplink.GENEVE:
+            pass  # the uplink goes below the tunnels
         case Uplink.PATCH:
             host.switch.add_bridge(OUTER_BRIDGE)
             host.switch.add_port(OUTER_BRIDGE, UPLINK)
@@ -89,6 +109,7 @@ def _direct(host: Host, case: Case, port: str, mac: str) -> None:
     flows = {
         Pipeline.NORMAL: _NORMAL_FLOWS,
         Pipeline.LEARN: _LEARN_FLOWS,
+        Pipeline.CONNTRACK: _CONNTRACK_FLOWS,
         Pipeline.SECURE: _SECURE_FLOWS.format(port=port, mac=mac, uplink=UPLINK),
     }[case.pipeline]
     host.switch.ofctl("del-flows", BRIDGE)
@@ -107,6 +128,17 @@ def _set_port(switch: PrivateSwitch, case: Case, port: str, mac: str) -> None:
     given = [f'external_ids:{key}="{value}"' for key, value in keys.items() if value]
     if given:
         switch.vsctl("set", "Interface", port, *given)
+
+
+def _set_more(switch: PrivateSwitch, settings: str) -> None:
+    """Set what else the case has on a host's switch, and nothing that another one had."""
+    for column in ("mirrors", "sflow", "ipfix", "netflow"):
+        switch.vsctl("clear", "Bridge", BRIDGE, column)
+    switch.vsctl("--if-exists", "del-port", MIRROR)
+    switch.vsctl("--if-exists", "clear", "Port", UPLINK, "qos")
+    switch.vsctl("--", "--all", "destroy", "QoS", "--", "--all", "destroy", "Queue")
+    if settings:
+        switch.vsctl("--", *shlex.split(settings.format(uplink=UPLINK, bridge=BRIDGE)))
 
 
 def _set_vlan(switch: PrivateSwitch, port: str, columns: tuple[str, ...]) -> None:
