@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from qemu_site import GUEST, GUEST_MAC, MIB, PEER, PEER_MAC, PORT, Site, settled
+from qemu_site import GUEST, GUEST_MAC, MIB, PEER, PEER_MAC, PORT, Site, ring_size, settled
 
 from ovs_vhost_plugin.lab.capture import Capture
 from ovs_vhost_plugin.lab.host import BRIDGE
@@ -45,7 +45,7 @@ def guest(site):
 def test_the_port_says_what_was_negotiated(site, guest):
     told = site.told()
     assert told["socket"] == str(site.directory / "vm.sock")
-    assert (told["vring-0-size"], told["vring-1-size"]) == ("256", "256")
+    assert (told["vring-0-size"], told["vring-1-size"]) == (ring_size(), ring_size())
     assert "error" not in told
     offloads = (Feature.CSUM, Feature.GUEST_CSUM, Feature.HOST_TSO4, Feature.GUEST_TSO4)
     rings = (Feature.MRG_RXBUF, Feature.RING_INDIRECT_DESC, Feature.RING_EVENT_IDX)
@@ -153,7 +153,7 @@ def test_every_layout_carries_tcp_in_server_mode(site, variant):
         with site.qemu(path, listen=False, device=device) as running:
             site.host.wait_status(PORT, "running")
             assert {bit for bit in present | absent if site.features() & bit.mask} == present
-            size = device.get("rx_queue_size", "256")
+            size = ring_size(int(device.get("rx_queue_size", "256")))
             assert site.host.status(PORT)["vring-0-size"] == size
             for length in PING_SIZES:
                 site.ping(length)
