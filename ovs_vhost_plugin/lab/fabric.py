@@ -21,6 +21,7 @@ from pathlib import Path
 from ovs_vhost_plugin.lab.cases import Uplink
 from ovs_vhost_plugin.lab.dpdk import DpdkHost
 from ovs_vhost_plugin.lab.host import Host
+from ovs_vhost_plugin.lab.libvirt import LibvirtHost
 from ovs_vhost_plugin.lab.namespace import Namespace, scratch_directory, veth
 from ovs_vhost_plugin.lab.setup import Setup
 from ovs_vhost_plugin.lab.switch import PrivateSwitch
@@ -36,7 +37,7 @@ and when its revalidator comes by, a frame of before may move the address back.
 CLIENT_ADDRESS = "10.0.0.1"
 CLIENT_MAC = "02:00:00:00:00:01"
 
-HOSTS: dict[str, type[Host]] = {"ovs-vhost": Host, "ovs-dpdk": DpdkHost}
+HOSTS: dict[str, type[Host]] = {"ovs-vhost": Host, "libvirt": LibvirtHost, "ovs-dpdk": DpdkHost}
 """By what serves the guests' ports."""
 
 SIOCETHTOOL = 0x8946  # linux/sockios.h
@@ -69,7 +70,7 @@ class Fabric(Setup):
         super().__init__()
         self._offloads = userspace_tso
         self._host_type = HOSTS[backend]
-        self._daemons = daemons and backend == "ovs-vhost"
+        self._daemons = daemons and backend != "ovs-dpdk"
         self._directory = directory
         self._options = daemon_options
         self._doubled: list[Host] = []
@@ -160,11 +161,11 @@ class Fabric(Setup):
 
     @staticmethod
     def _cable(host: Host) -> str:
-        return f"to-{host.directory.name}"
+        return f"to-{host.label}"
 
     @staticmethod
     def _second_cable(host: Host) -> str:
-        return f"to-{host.directory.name}-2"
+        return f"to-{host.label}-2"
 
 
 def finish_checksums(namespace: Namespace, device: str) -> None:

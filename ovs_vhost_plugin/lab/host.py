@@ -48,11 +48,14 @@ class Host(Setup):
         super().__init__()
         self.label = label
         self.directory = directory
-        self.namespace = Namespace(label)
+        self.namespace = self._make_namespace()
         self.switch = self.switch_type(self.namespace, directory, userspace_tso=userspace_tso)
         self.daemon: Process | None = None
         self._with_daemon = daemon
         self._options = list(daemon_options)
+
+    def _make_namespace(self) -> Namespace:
+        return Namespace(self.label)
 
     def _set_up(self) -> None:
         self._closing.enter_context(self.namespace)

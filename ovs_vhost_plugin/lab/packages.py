@@ -72,6 +72,11 @@ BINDINGS = (
     ),
 )
 """Open vSwitch's for Python as Debian has them: a package of the product would depend on these."""
+LIBVIRT = (
+    # The package that has QEMU's user, in Debian 12, and by its dependencies the rest.
+    Program("libvirtd", "libvirt-daemon-system"),
+    Program("virsh", "libvirt-clients"),
+)
 SYSTEMD = (
     Program("/lib/systemd/systemd", "systemd"),
     Program("systemd-analyze", "systemd"),
@@ -81,12 +86,16 @@ SYSTEMD = (
 """What checks etc/, and runs the unit; nothing of the product needs it."""
 RELEASES = (Program("debootstrap", "debootstrap"), Program("unshare", "util-linux"))
 """What makes a root of another release (distro.py), and goes into it."""
-EVERYTHING = (*SWITCH, *GUEST, *OVN, *TEST, *BINDINGS, *SYSTEMD, *RELEASES)
+EVERYTHING = (*SWITCH, *GUEST, *OVN, *TEST, *BINDINGS, *LIBVIRT, *SYSTEMD, *RELEASES)
 
 _UNITS = {
     "openvswitch-switch": ("openvswitch-switch", "ovs-vswitchd", "ovsdb-server"),
     "ovn-central": ("ovn-central", "ovn-northd", "ovn-ovsdb-server-nb", "ovn-ovsdb-server-sb"),
     "ovn-host": ("ovn-host", "ovn-controller"),
+    "libvirt-daemon-system": (
+        *("libvirtd.service", "libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket"),
+        *("virtlogd.socket", "virtlogd-admin.socket", "libvirt-guests.service"),
+    ),
 }
 """The services that a package brings, and the next boot would start."""
 

@@ -8,11 +8,14 @@ crashes in its own MSI-X code with TCG and vhost).
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ovs_vhost_plugin.lab import process
 from ovs_vhost_plugin.lab.console import Console
 from ovs_vhost_plugin.lab.image import Image
 from ovs_vhost_plugin.lab.movable import Migration
@@ -24,13 +27,23 @@ from ovs_vhost_plugin.lab.setup import Setup
 T = TypeVar("T")
 
 PROGRAM = "qemu-system-x86_64"
-_UNALIGNED = 8192
+UNALIGNED = 8192
 """Bytes that a guest has less than whole MiB, so that what it writes while it migrates arrives.
 
 QEMU before 9.0 collects dirty bits for 64 pages at a time, and then does not make the emulated
 processor set them again (fixed by "physmem: Fix migration dirty bitmap coherency with TCG memory
 access"). In memory that is no multiple of 64 pages it goes page by page, and that is right.
 """
+
+
+@functools.cache
+def version() -> tuple[int, ...]:
+    """The installed QEMU's version, as numbers."""
+    words = process.run([PROGRAM, "--version"]).stdout
+    found = re.search(r"version ([0-9.]+)", words)
+    if found is None:
+        raise LabError(f"{PROGRAM}: no version in {words!r}")
+    return tuple(map(int, found[1].split(".")))
 
 
 @dataclass(frozen=True)
@@ -283,7 +296,7 @@ class QemuGuest(Setup):
 
     def _argv(self) -> list[str]:
         config = self.config
-        size = (config.memory_mib << 20) - _UNALIGNED
+        size = (config.memory_mib << 20) - UNALIGNED
         memory = f"memory-backend-memfd,id=memory,size={size},share=on"
         return [
             *(*self._program, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
