@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames that follow a guest over a real bridge: where they come out, and what is learned."""
 
+import os
 import time
 from dataclasses import replace
 
 import ovs.poller
 import pytest
-from announce_bridge import bridge, private_switch
+from announce_bridge import Tap, bridge, private_switch
 
 from ovs_vhost_plugin.announce.departure import Departure
 from ovs_vhost_plugin.announce.frames import rarp
@@ -193,6 +194,36 @@ def test_frames_follow_through_vlans_as_the_switch_itself_would_send_them(
         # The oracle: what the bridge does with such a frame itself.
         br.taps["guest"].send(held)
         assert tap_frames(br.taps["peer"], 1) == forwarded
+
+
+def test_a_held_frame_passes_the_split_horizon_of_a_mesh_which_the_networks_own_do_not(switch):
+    """Tunnels of a full mesh are protected ports: what comes by one does not leave by another."""
+    with bridge(switch) as br:
+        here, there = ((str(br.ofport(name)), 0) for name in ("guest", "peer"))
+        third = Tap(switch.namespace, f"third{br.name}")
+        switch.add_port(br.name, f"third{br.name}")
+        wait_until(lambda: switch.ofport(f"third{br.name}"), "the third port")
+        for name in (br.ports["peer"], f"third{br.name}"):
+            switch.vsctl("set", "Port", name, "protected=true")
+        br.taps["guest"].send(rarp(GUEST))
+        wait_until(lambda: br.place_of(GUEST) == here, "learned here")
+        departure = Departure(0.0)
+        departure.table(table_of(switch, br.name), br.location(), {}, ROWS, 0.0)
+        departure.hold((f"{GUEST.hex()}.0",), 0.1)
+        third.send(frame(1))
+        held = tap_frames(br.taps["guest"], 1)
+        br.taps["peer"].send(rarp(GUEST))
+        wait_until(lambda: br.place_of(GUEST) == there, "learned there")
+        assert departure.table(table_of(switch, br.name), br.location(), {}, ROWS, 0.2)
+
+        # One that comes now, as the network behind the third port has not learned yet, is lost.
+        third.send(frame(2))
+        third.send(after := b"\xff" * 6 + frame(3)[6:])
+        assert tap_frames(br.taps["guest"], 1) == [after]
+
+        deliver(br.location().mgmt_path, departure.parcels(held, br.location(), {}, ROWS))
+        assert tap_frames(br.taps["peer"], 1) == held == [frame(1)]
+        os.close(third.fd)
 
 
 def test_a_guests_last_frames_are_counted_before_it_is_learned_elsewhere(switch):
