@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ovs_vhost_plugin.lab.cases import CASES, Case
+from ovs_vhost_plugin.lab.cases import CASES, NETWORKS, Case
 from ovs_vhost_plugin.lab.stage import PORT, Stages
 from ovs_vhost_plugin.timeline import Report
 
@@ -33,7 +33,11 @@ def one_line(case: Case, report: Report) -> str:
     )
 
 
-OURS = [case for case in CASES if case.backend == "ovs-vhost"]
+OURS = [
+    *(case for case in CASES if case.backend == "ovs-vhost"),
+    # The others of NETWORKS are a software guest's: tests/system/soft/test_soft_networks.py
+    *(case for case in NETWORKS if case.tagged),
+]
 
 
 @pytest.mark.parametrize("case", OURS, ids=lambda case: case.name)
