@@ -11,12 +11,12 @@ import threading
 
 import pytest
 
-from ovs_vhost_plugin.lab import image
+from ovs_vhost_plugin.lab import image, versions
 from ovs_vhost_plugin.lab.capture import Capture
 from ovs_vhost_plugin.lab.fabric import CLIENT_ADDRESS, CLIENT_MAC, PHYSICAL, UPLINK, Fabric
 from ovs_vhost_plugin.lab.flow import Flow, GuestReceiver
 from ovs_vhost_plugin.lab.host import BRIDGE
-from ovs_vhost_plugin.lab.process import wait_until
+from ovs_vhost_plugin.lab.process import LabError, wait_until
 from ovs_vhost_plugin.lab.qemu import GuestConfig, QemuGuest, VhostUser
 from ovs_vhost_plugin.vhost.spec import Feature
 
@@ -162,7 +162,11 @@ def test_memory_is_whole_after_a_migration_under_load(fabric, queues, device):
     ids=["1-queue", "2-queues-packed"],
 )
 def test_memory_is_whole_after_a_postcopy_migration_under_load(fabric, queues, device):
-    """The guest goes on at the destination before its memory has come."""
+    """The guest goes on at the destination before its memory has come.
+
+    With QEMU 10.0 in one pair only: of several it would lose the guest (the test below).
+    """
+    queues = queues if versions.qemu() < (10, 0) else 1
     key = "external_ids:vhost-user-postcopy=true"
     fabric.b.switch.vsctl("set", "Interface", PORT, key)
     fabric.b.wait_status(PORT, "connecting", 300)
@@ -197,6 +201,30 @@ def test_memory_is_whole_after_a_postcopy_migration_under_load(fabric, queues, d
         assert "Oops" not in there.run("dmesg")
         assert faults(fabric.a) == faults(fabric.b) == {}
         assert stats(fabric.b)["errors"] == {}
+
+
+def test_a_postcopy_migration_of_several_pairs_loses_no_guest(fabric):
+    """QEMU 10.0 would: it is refused early, and the guest goes on where it was."""
+    fabric.b.switch.vsctl("set", "Interface", PORT, "external_ids:vhost-user-postcopy=true")
+    fabric.b.wait_status(PORT, "connecting", 300)
+    wait_until(lambda: stats(fabric.b)["postcopy"] == "offered", "postcopy")
+    with qemu(fabric.a, queues=2) as here, qemu(fabric.b, incoming=True, queues=2) as there:
+        fabric.a.wait_status(PORT, "running")
+        load = TcpLoad(fabric, here)
+        wait_until(lambda: load.sent >= 3 and load.received >= 3, "both streams", 60)
+        here.start_migration(there, postcopy=True)
+        if versions.qemu() < (10, 0):
+            here.finish_migration(there, 120)
+            goes_on, errors = there, {}
+        else:
+            with pytest.raises(LabError, match="the migration failed"):
+                here.finish_migration(there, 120)
+            goes_on, errors = here, {"postcopy-several-pairs": 1}
+        sent, received = load.sent, load.received
+        wait_until(lambda: load.sent > sent and load.received > received, "both streams go on", 60)
+        load.finish(goes_on)
+        assert stats(fabric.b)["errors"] == errors
+        assert faults(fabric.a) == faults(fabric.b) == {}
 
 
 def test_a_guest_moves_twenty_times_under_load_and_all_stays_whole(fabric):
