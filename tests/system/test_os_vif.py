@@ -2,6 +2,8 @@
 """OpenStack's os-vif plugs a VM's port as on OVS-DPDK, and the guest is on the network."""
 
 import json
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import IPv4Address
@@ -10,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from openstack_host import Vif, missing, plug, transact, unplug
+from page import block, blocks
 
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
 from ovs_vhost_plugin.lab import packages
@@ -57,6 +60,12 @@ class Site:
         while ping.running:
             self.guest.receive(0.05)
         return ping.returncode == 0
+
+    def command(self, line: str) -> str:
+        """A command of the page, on this host."""
+        path = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
+        argv = self.host.namespace.argv(*shlex.split(line))
+        return run(argv, env={**self.host.switch.env, "PATH": path}).stdout
 
     def libvirt(self, *command: str) -> str:
         """`ovs-vsctl` as libvirt calls it (src/util/virnetdevopenvswitch.c)."""
@@ -114,6 +123,21 @@ def test_a_vm_that_listens_is_isolated_wired_watched_plugged_again_and_unplugged
         return counters["rx_packets"] >= 3 and counters["tx_packets"] >= 3
 
     wait_until(counted, "the switch's counters", poll=0.2)
+
+    # What docs/openstack.md has people look at.
+    start = block("openstack.md", "ini", "ExecStartPre=").partition("ExecStartPre=/usr/bin/")[2]
+    assert site.command(start) == ""
+    shown = [
+        site.command(line)
+        for text in blocks("openstack.md", "sh")
+        for line in text.split("\n")[:-1]
+    ]
+    types, row, ports, stats, log = shown
+    assert "dpdkvhostuserclient" in types
+    assert vif.name in row and vif.id in row
+    assert vif.name in ports and "running" in ports
+    assert vif.name in stats
+    assert "port-moved" in log
 
     # Nova plugs all its VMs' ports again when it starts: it sets the type that we have emptied.
     worker = host.worker_pid(vif.name)

@@ -7,6 +7,8 @@ OVN drops there what the guest sends and what is for it.
 """
 
 import json
+import shlex
+import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from page import blocks
 
 from ovs_vhost_plugin.lab import packages
 from ovs_vhost_plugin.lab.capture import Capture
@@ -24,7 +27,7 @@ from ovs_vhost_plugin.lab.movable import Migration, Movable
 from ovs_vhost_plugin.lab.movable_qemu import QemuMovable
 from ovs_vhost_plugin.lab.movable_soft import SoftMovable
 from ovs_vhost_plugin.lab.ovn import INTEGRATION, Ovn
-from ovs_vhost_plugin.lab.process import wait_until
+from ovs_vhost_plugin.lab.process import run, wait_until
 from ovs_vhost_plugin.lab.setup import Setup
 
 pytestmark = pytest.mark.system
@@ -268,24 +271,32 @@ def test_a_guest_that_ovn_learns_of_late_is_announced_again(programs) -> None:
         site.ping()
 
 
-def test_ml2_ovn_finds_the_types_of_ovs_dpdk_where_they_are_asked_for(programs) -> None:
-    """By the Chassis, as it decides (bind_port in Neutron's OVN mech_driver.py)."""
+def test_the_page_s_commands_and_the_chassis_by_which_ml2_ovn_decides(programs) -> None:
+    """docs/ovn.md; Neutron's condition is in bind_port of its OVN mech_driver.py."""
     with ExitStack() as stack:
         top = Path(stack.enter_context(TemporaryDirectory(prefix="ovs-vhost-")))
         options = ["--adopt-dpdk-types"]
         host = stack.enter_context(Host("a", top / "a", daemon_options=options))
-        ovn = stack.enter_context(Ovn(top / "ovn", (host,)))
-        ovn.sbctl("wait-until", "Chassis", "a", "other_config:datapath-type=netdev")
+        stack.enter_context(Ovn(top / "ovn", (host,)))
+        path = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
+        databases = {
+            f"OVN_{name}_DB": f"unix:{top}/ovn/{name.lower()}.sock" for name in ("NB", "SB")
+        }
+        env = {**host.switch.env, **databases, "PATH": path}
 
-        def types() -> list[str]:
-            return (
-                ovn.sbctl("get", "Chassis", "a", "other_config:iface-types").strip('"').split(",")
-            )
+        def command(line: str) -> str:
+            argv = shlex.split(line.replace("/run/vm", str(host.directory)))
+            return run(host.namespace.argv(*argv), env=env).stdout
+
+        page = "\n".join(blocks("ovn.md", "sh")).splitlines()
+        *commands, tell, look = [line for line in page if line]
+        shown = [command(line) for line in commands]
+        assert any("vhu1" in text for text in shown)
+        host.wait_status("vhu1", "connecting", COMPILE_SECONDS)
 
         host.switch.add_port(INTEGRATION, PORT, "type=dpdkvhostuser")
-        host.wait_status(PORT, "listening", COMPILE_SECONDS)
-        assert "system" in types() and "dpdkvhostuser" not in types()
-
-        key = "external_ids:vhost-user-iface-types=true"
-        host.switch.vsctl("set", "Open_vSwitch", ".", key)
-        wait_until(lambda: "dpdkvhostuser" in types(), "the chassis has them")
+        host.wait_status(PORT, "listening")
+        assert command("ovn-sbctl get Chassis a other_config:datapath-type") == "netdev\n"
+        assert "system" in command(look) and "dpdkvhostuser" not in command(look)
+        command(tell)
+        wait_until(lambda: "dpdkvhostuser" in command(look), "the chassis has them")
