@@ -5,8 +5,14 @@ What each does to the flow is printed side by side. Only what must hold on any m
 OVS-DPDK drops what comes for a guest that is away, or slower than its ring.
 """
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import pytest
 
+from ovs_vhost_plugin.lab.dpdk import DpdkHost
+from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.lab.process import PATIENCE
 from ovs_vhost_plugin.lab.stage import Stage
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("qemu_programs")]
@@ -35,3 +41,23 @@ def test_a_migration_announced_by_send_rarp(capsys, backend):
     if backend == "ovs-vhost":
         # What the physical switch still sends to the old place comes to nobody.
         assert report.lost == report.unseen
+
+
+def test_a_switch_with_dpdk_keeps_its_ports_and_its_types():
+    """`--adopt-dpdk-types` is for switches without: ours can stand beside its own."""
+    with (
+        TemporaryDirectory(prefix="ovs-vhost-") as top,
+        DpdkHost("dpdk", Path(top, "h"), daemon_options=["--adopt-dpdk-types"]) as host,
+    ):
+        host.switch.add_port(BRIDGE, "vhu0", "type=dpdkvhostuser")
+        host.add_client_port("vhu1")
+        host.wait_ready("vhu1")
+        assert host.switch.interface("vhu0", "type") == "dpdkvhostuser"
+        assert host.wait_ofport("vhu0") > 0 and not host.status("vhu0")
+
+        host.appctl("exit", "--cleanup")
+        assert host.daemon.wait(PATIENCE) == 0
+        types = host.switch.vsctl("get", "Open_vSwitch", ".", "iface_types")
+        assert {"dpdk", "dpdkvhostuser", "dpdkvhostuserclient"} <= set(
+            types.strip("[]").split(", ")
+        )
