@@ -2,8 +2,8 @@
 """Linux guests in QEMU, with a vhost-user NIC, and their live migration.
 
 QEMU emulates the processor (`-accel tcg`), so this runs where virtual machines cannot nest.  Two
-things then differ from production: guests are slow, and the NIC has no MSI-X vectors (QEMU 7.2
-crashes in its own MSI-X code with TCG and vhost).
+things then differ from production: guests are slow, and the NIC has no MSI-X vectors, unless a
+configuration gives it some (QEMU 7.2 crashes in its own MSI-X code with TCG and vhost; 10.0 can).
 """
 
 from __future__ import annotations
