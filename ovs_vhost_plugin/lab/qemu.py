@@ -105,6 +105,8 @@ class GuestConfig:
     iommu: Sequence[str] = ()
     machine: str = "pc"
     """Both QEMUs of a migration must know it: `pc-i440fx-7.2`, ..."""
+    memory: str = "memory-backend-memfd,share=on"
+    """Where its memory is: other than this, no back-end can serve it."""
 
     def kernel_arguments(self) -> str:
         """The kernel's command line; `lab.` ones are for init.sh."""
@@ -297,7 +299,7 @@ class QemuGuest(Setup):
     def _argv(self) -> list[str]:
         config = self.config
         size = (config.memory_mib << 20) - UNALIGNED
-        memory = f"memory-backend-memfd,id=memory,size={size},share=on"
+        memory = f"{config.memory},id=memory,size={size}"
         return [
             *(*self._program, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-accel", "tcg", "-object", memory, *config.machine_arguments()),

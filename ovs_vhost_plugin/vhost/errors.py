@@ -63,6 +63,7 @@ class PeerErrorName(StrEnum):
     REGION_UNKNOWN = "region-unknown"
     REGION_MAP_FAILED = "region-map-failed"
     REGION_FILE_KIND = "region-file-kind"
+    MEMORY_NOT_SHARED = "memory-not-shared"
 
     # Vrings
     VRING_INDEX = "vring-index"

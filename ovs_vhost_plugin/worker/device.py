@@ -30,6 +30,7 @@ from ovs_vhost_plugin.worker.misses import Misses
 from ovs_vhost_plugin.worker.postcopy import Postcopy, Source
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 from ovs_vhost_plugin.worker.rings import Rings
+from ovs_vhost_plugin.worker.sharing import Sharing
 from ovs_vhost_plugin.worker.tapqueues import TapQueues
 
 
@@ -85,14 +86,17 @@ class Device:
             on_error=observer.error,
             on_fault=self._ring_broke,
         )
+        self.sharing = Sharing(self._basis, self._rings)
         self._set_format()
 
     def attach(self, session: Session) -> None:
         """Serve `session`; the one before was detached."""
         self._basis.session = session
+        self.sharing.begin()
 
     def detach(self) -> None:
         """The front-end has gone: stop, and let its memory go."""
+        self.sharing.end()
         self._postcopy.leave()
         self._rings.forget()
         self._postcopy.forget()

@@ -92,6 +92,7 @@ class Worker:
         self._selector = selectors.DefaultSelector()
         self._errors: Counter[str] = Counter()
         self._last_error: PeerError | None = None
+        self._not_shared: PeerError | None = None
         self._rarps = 0
         self._quitting = False
         taps = TapQueues(tap_fds)
@@ -176,6 +177,7 @@ class Worker:
             self._front_end.run(now)
             self._addresses.run(now)
             self._give_up(now)
+            self._judge_memory(now)
             self._daemon.run(now)
             waits = (
                 self._userfaultfds.due(now),
@@ -184,6 +186,7 @@ class Worker:
                 self._daemon.due(now),
                 self._holding.due(now),
                 self._expectation.due(now),
+                self._device.sharing.due(now),
             )
             timeout = min((w for w in waits if w is not None), default=None)
             self._pulse.beat(0)
@@ -209,6 +212,18 @@ class Worker:
             self._end_hold(Reason.EXPIRED)
         if self._expectation.overdue(now, expecting=self._device.expecting):
             self._device.expect_no_more()
+
+    def _judge_memory(self, now: float) -> None:
+        """Name memory that is not shared, until it turns out to be."""
+        error, before = self._device.sharing.run(now), self._not_shared
+        self._not_shared = error
+        if error is not None and error is not before:
+            self.error(error)
+        elif error is None and before is not None and self._last_error_is(before.name):
+            self._last_error = None
+
+    def _last_error_is(self, name: str) -> bool:
+        return self._last_error is not None and self._last_error.name == name
 
     def _end_hold(self, reason: Reason) -> None:
         if self._holding.active:
@@ -244,6 +259,7 @@ class Worker:
     def started(self, base: int) -> None:
         """Tell the daemon that the guest's rings run: what went wrong before is over."""
         self._last_error = None
+        self._device.sharing.begin()
         sent = sum(pair.counters["tx_packets"] for pair in self._device.pairs)
         moved_in = self._state.take_arrival()
         event = {"event": "started", "base": base, "sent": sent, "moved_in": moved_in}

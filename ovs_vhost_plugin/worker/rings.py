@@ -53,6 +53,7 @@ class Rings:
         self._running: set[int] = set()  # those of them whose memory is there
         self.has_run = False
         """Whether any ring has, in this session."""
+        self._kicked: dict[int, int] = {}  # of those, what they had been kicked before
         self._broken: set[int] = set()
         self._unsettled: set[int] = set()  # pairs that `settle` is to start
         self._to_call: set[int] = set()  # vrings whose drivers are called when they go on
@@ -61,6 +62,10 @@ class Rings:
     def running(self) -> bool:
         """Whether the guest can receive."""
         return any(self._receives(pair.index) for pair in self.pairs)
+
+    def kicks(self, index: int) -> int:
+        """How often vring `index` was kicked since it was started."""
+        return self._kicks_ever(index) - self._kicked.get(index, self._kicks_ever(index))
 
     @contextmanager
     def stopped(self, *pairs: QueuePair) -> Iterator[None]:
@@ -264,11 +269,17 @@ class Rings:
             return None
         vring = self._basis.vring(index, self._next_avail.get(index))
         if vring is not None:
+            if index not in self._next_avail:
+                self._kicked[index] = self._kicks_ever(index)
             self._next_avail[index] = vring.next_avail
             self._running.add(index)
             vring = replace(vring, call_first=index in self._to_call)
             self._to_call.discard(index)
         return vring
+
+    def _kicks_ever(self, index: int) -> int:
+        counters = self.pairs[index // 2].counters
+        return counters["tx_kicks" if index % 2 else "rx_kicks"]
 
     def _matters(self, index: int) -> bool:
         """Whether a vring runs or can run now: what is only being set up disturbs nobody."""
