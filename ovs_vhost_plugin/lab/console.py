@@ -20,16 +20,22 @@ _nonces = itertools.count(1)
 
 
 class Console:
-    """The console of one QEMU process, over its unix socket."""
+    """The console of one guest, over a stream socket, which becomes this object's."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self._text = ""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = sock
+
+    @classmethod
+    def connect(cls, path: Path) -> Console:
+        """The console of a QEMU process that listens on `path`."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._socket.connect(str(path))
+            sock.connect(str(path))
         except BaseException:
-            self._socket.close()
+            sock.close()
             raise
+        return cls(sock)
 
     def close(self) -> None:
         """Drop the connection; the guest goes on."""

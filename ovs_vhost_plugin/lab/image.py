@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,10 +63,17 @@ def build(cache: Path | None = None) -> Image:
     if not kernels:
         raise LabError(f"{kernel_tree}: no kernel in it; remove the directory to fetch it again")
     version = kernels[-1].name.removeprefix("vmlinuz-")
-    initramfs = cache / f"initramfs-{_fingerprint(version)}.gz"
-    if not initramfs.exists():
-        _pack(kernel_tree / "lib/modules" / version, initramfs)
-    return Image(kernels[-1], initramfs)
+    return Image(kernels[-1], initramfs(kernel_tree / "lib/modules" / version, MODULES, cache))
+
+
+def initramfs(tree: Path, names: Sequence[str], cache: Path | None = None) -> Path:
+    """The initramfs with those modules of the kernel's `tree`, from the cache or freshly made."""
+    cache = cache or cache_directory()
+    made = cache / f"initramfs-{_fingerprint(tree.name, names)}.gz"
+    if not made.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        _pack(tree, names, made)
+    return made
 
 
 def _unpack_kernel(target: Path) -> None:
@@ -112,16 +120,16 @@ def _programs() -> list[Path]:
     return [Path(path) for path in found if path]
 
 
-def _fingerprint(version: str) -> str:
+def _fingerprint(version: str, names: Sequence[str]) -> str:
     """Changes whenever the initramfs would: the kernel, the init, or a program in it."""
-    digest = hashlib.sha256(f"{version} {MODULES}".encode())
+    digest = hashlib.sha256(f"{version} {tuple(names)}".encode())
     digest.update(INIT.read_bytes())
     for program in (BUSYBOX, *_programs()):
         digest.update(f"{program} {program.stat().st_mtime_ns} {program.stat().st_size}".encode())
     return digest.hexdigest()[:12]
 
 
-def _pack(tree: Path, target: Path) -> None:
+def _pack(tree: Path, wanted: Sequence[str], target: Path) -> None:
     """Write the initramfs: a cpio archive in the kernel's newc format, gzipped."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -130,7 +138,7 @@ def _pack(tree: Path, target: Path) -> None:
         _copy_program(BUSYBOX, root)
         shutil.copy(INIT, root / "init")
         (root / "init").chmod(0o755)
-        for number, (name, module) in enumerate(modules.load_order(tree, MODULES).items()):
+        for number, (name, module) in enumerate(modules.load_order(tree, wanted).items()):
             (root / "modules" / f"{number:02d}-{name}.ko").write_bytes(module)
         for program in _programs():
             _copy_program(program, root)

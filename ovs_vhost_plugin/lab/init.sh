@@ -26,8 +26,10 @@ if [ -e /sys/class/net/eth0 ]; then
 fi
 
 # One line is one command: "NONCE COMMAND" answers "@NONCE@", its output, "@NONCE:STATUS@".
-stty -echo -onlcr </dev/ttyS0
-exec </dev/ttyS0 >/dev/ttyS0 2>&1
+console=/dev/$(argument console)
+[ -c "$console" ] || console=/dev/ttyS0
+stty -echo -onlcr <"$console"
+exec <"$console" >"$console" 2>&1
 echo @ready@
 while read -r nonce command; do
     echo "@$nonce@"

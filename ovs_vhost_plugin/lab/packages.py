@@ -86,7 +86,14 @@ SYSTEMD = (
 """What checks etc/, and runs the unit; nothing of the product needs it."""
 RELEASES = (Program("debootstrap", "debootstrap"), Program("unshare", "util-linux"))
 """What makes a root of another release (distro.py), and goes into it."""
-EVERYTHING = (*SWITCH, *GUEST, *OVN, *TEST, *BINDINGS, *LIBVIRT, *SYSTEMD, *RELEASES)
+UML = (
+    Program("linux.uml", "user-mode-linux"),
+    Program("busybox", "busybox-static"),
+    Program("cpio", "cpio"),
+    Program("nc.openbsd", "netcat-openbsd"),
+)
+"""A guest that needs no KVM."""
+EVERYTHING = (*SWITCH, *GUEST, *OVN, *TEST, *BINDINGS, *LIBVIRT, *SYSTEMD, *RELEASES, *UML)
 
 _UNITS = {
     "openvswitch-switch": ("openvswitch-switch", "ovs-vswitchd", "ovsdb-server"),

@@ -81,7 +81,7 @@ def run(
 
 
 class Process:
-    """A program in the background, with its output in a file."""
+    """A program in the background, with its output in a file, but for a `stdout` of its own."""
 
     def __init__(
         self,
@@ -91,6 +91,7 @@ class Process:
         env: Mapping[str, str] | None = None,
         fds: Sequence[int] = (),
         stdin: int = subprocess.DEVNULL,
+        stdout: int | None = None,
     ) -> None:
         self.argv = list(argv)
         self.output = output
@@ -99,8 +100,8 @@ class Process:
                 self._popen = subprocess.Popen(
                     self.argv,
                     stdin=stdin,
-                    stdout=sink,
-                    stderr=subprocess.STDOUT,
+                    stdout=sink if stdout is None else stdout,
+                    stderr=sink,
                     env=None if env is None else {**os.environ, **env},
                     pass_fds=tuple(fds),
                     start_new_session=True,

@@ -210,7 +210,7 @@ class QemuGuest(Setup):
             lambda: _connect(self.directory / "qmp", seconds), "QEMU's monitor", seconds
         )
         self._closing.callback(self._qmp.close)
-        self._console = Console(self.directory / "console")
+        self._console = Console.connect(self.directory / "console")
         self._closing.callback(self._console.close)
         if not self._incoming:
             self.qmp.command("cont")

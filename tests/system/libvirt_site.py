@@ -109,7 +109,7 @@ class Domain:
     @contextlib.contextmanager
     def console(self) -> Iterator[Console]:
         """Its serial console; one at a time."""
-        console = Console(self.host.run_directory / _CONSOLE)
+        console = Console.connect(self.host.run_directory / _CONSOLE)
         try:
             yield console
         finally:

@@ -116,7 +116,7 @@ def test_the_console_takes_the_answer_between_its_own_markers(peer):
         file.write(f"@n0@\nold\n@n0:0@\nlate noise @{nonce}@\nhi\r\nthere\n@{nonce}:0@\n")
         file.flush()
 
-    console = Console(peer(script))
+    console = Console.connect(peer(script))
     console.wait_booted(60)
     assert console.run("echo hi", seconds=60) == "hi\nthere"
     console.close()
@@ -128,7 +128,7 @@ def test_the_console_raises_what_failed_in_the_guest(peer):
         file.write(f"@{nonce}@\nnot found\n@{nonce}:127@\n")
         file.flush()
 
-    console = Console(peer(script))
+    console = Console.connect(peer(script))
     with pytest.raises(LabError, match="exit status 127: not found"):
         console.run("nonsense", seconds=60)
     console.close()
@@ -143,7 +143,7 @@ def test_the_console_says_what_it_saw_instead_of_an_answer(peer):
         said.set()
         gone.wait(60)
 
-    console = Console(peer(script))
+    console = Console.connect(peer(script))
     assert said.wait(60)
     with pytest.raises(LabError, match="Kernel panic"):
         console.run("true", seconds=0.2)
