@@ -18,6 +18,7 @@ from ovs_vhost_plugin.daemon.listener import FrontEndListeners, ListenError
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.postcopy import Userfaultfds
 from ovs_vhost_plugin.daemon.reconcile import (
+    ADOPTED_LINGERS,
     RELEASE_TIMEOUT,
     Abandon,
     Action,
@@ -197,9 +198,10 @@ class Ports:
     def _released_by(self, name: str, gone: bool, now: float) -> float:
         if not gone:
             self._gone_since.pop(name, None)
-        elif self._taps.heard(name):
-            return self._gone_since.setdefault(name, now) + RELEASE_TIMEOUT
-        return now
+            return now
+        lingers = ADOPTED_LINGERS if self._options.adopt_dpdk_types else 0.0
+        stays = RELEASE_TIMEOUT if self._taps.heard(name) else lingers
+        return self._gone_since.setdefault(name, now) + stays
 
     # -- what to do ------------------------------------------------------------------------------
 

@@ -28,6 +28,11 @@ FIRST_DELAY, LAST_DELAY = 0.1, 10.0
 RELEASE_TIMEOUT, RELEASE_POLL = 2.0, 0.02
 """Seconds that a tap may stay for a switch that has it open, and between two looks."""
 
+ADOPTED_LINGERS = 1.0
+"""Seconds that a tap stays behind its row where OVS-DPDK's types are taken over. When os-vif has
+unplugged a port it looks for a network device of that name and removes it, and fails if somebody
+else removes it in between."""
+
 GOOD_AFTER = 30.0
 """A worker that lived this long (seconds) did not fail at once: its delay starts anew."""
 
@@ -62,7 +67,7 @@ class Observed:
     """What there is of a port. No `phase`: no worker. `since` is when the phase began.
 
     spec           None while it is not known what an adopted worker serves
-    released_by    until when the switch may keep the tap open of a port whose row is gone
+    released_by    until when the tap stays of a port whose row is gone: the switch may have it open
     secluded       whether the host's own stack is kept away from the tap; None: not known yet
     held_until     when to try again to remove a tap that did not go
     """

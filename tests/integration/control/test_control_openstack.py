@@ -5,6 +5,7 @@ import pytest
 from openstack_host import missing, transact
 
 from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.lab.process import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -77,4 +78,4 @@ def test_a_port_of_another_name_takes_its_socket_over_in_one_transaction(host) -
     transact(host, ("del_port", ["vhu0"]), *client_port("vhu1", path))
     host.wait_status("vhu1", "connecting")
     assert "error" not in host.status("vhu1")
-    assert not host.link("vhu0")
+    wait_until(lambda: not host.link("vhu0"), "the end of vhu0")

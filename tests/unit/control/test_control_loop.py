@@ -20,7 +20,7 @@ from ovs_vhost_plugin.daemon.mounts import Mounts
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.ovsdb import Snapshot, Standing
 from ovs_vhost_plugin.daemon.ports import Ports
-from ovs_vhost_plugin.daemon.reconcile import RELEASE_TIMEOUT, Phase, worker_spec
+from ovs_vhost_plugin.daemon.reconcile import ADOPTED_LINGERS, RELEASE_TIMEOUT, Phase, worker_spec
 from ovs_vhost_plugin.daemon.reports import Connect, State
 from ovs_vhost_plugin.daemon.rows import RowError, RowErrorName, Switch
 from ovs_vhost_plugin.daemon.seclusion import Seclusion
@@ -231,7 +231,8 @@ class World:
         uids = Uids(state.path / "last-uid")
         self.stack = FakeStack()
         parts: Any = (self.workers, self.taps, Seclusion(self.stack))  # type: ignore[arg-type]
-        ports = Ports(*parts, state, OPTIONS, listeners, uids)
+        options = replace(OPTIONS, adopt_dpdk_types=adopt)
+        ports = Ports(*parts, state, options, listeners, uids)
         self.connector = Connector(self.workers.links, self.reach, ports.counters)
         self.loop = Loop(
             self.database,  # type: ignore[arg-type]
@@ -600,3 +601,21 @@ def test_a_tap_does_not_stay_for_ever_nor_for_a_row_that_is_only_not_ours(world:
     assert world.taps.made == {"vhu0"}
     world.loop.turn(NOW + 1 + RELEASE_TIMEOUT)
     assert not world.taps.made
+
+
+def test_where_os_vif_unplugs_a_tap_stays_a_moment_longer(tmp_path, monkeypatch) -> None:
+    """It removes the tap itself, and fails if we do that while it looks."""
+    monkeypatch.chdir(tmp_path)
+    world = World(Path(), adopt=True)
+    world.rows(ports={"vhu0": PORT})
+    for _ in range(3):
+        world.loop.turn(NOW)
+    world.workers.links.clear()
+    world.database.rows = replace(world.database.rows, ports={}, keys={})
+    for late, taps in (
+        (0.0, {"vhu0"}),
+        (ADOPTED_LINGERS - 0.1, {"vhu0"}),
+        (ADOPTED_LINGERS, set()),
+    ):
+        world.loop.turn(NOW + 1 + late)
+        assert world.taps.made == taps
