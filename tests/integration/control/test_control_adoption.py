@@ -137,7 +137,8 @@ def test_there_is_at_most_one_write_for_each_of_the_switch(host) -> None:
     wait_until(lambda: writes_in(host, 2.0) == 0, "two seconds without a write")
     assert neutron_chooses_vhost_user(host)
     reconfigured, written = reconfigurations(host) - reconfigured, writes(host) - written
-    assert reconfigured >= 10 and 2 <= written <= 2 * reconfigured
+    # One that was looked at before the count began may be written in it.
+    assert reconfigured >= 10 and 2 <= written <= 2 * (reconfigured + 1)
 
 
 def reconfigurations(host) -> int:
