@@ -297,23 +297,29 @@ class QemuGuest(Setup):
         )
 
     def _argv(self) -> list[str]:
-        config = self.config
-        size = (config.memory_mib << 20) - UNALIGNED
-        memory = f"{config.memory},id=memory,size={size}"
         return [
             *(*self._program, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-            *("-accel", "tcg", "-object", memory, *config.machine_arguments()),
-            *("-m", f"{size}B", "-smp", str(config.cpus)),
+            *("-accel", "tcg", *self._machine_arguments()),
             *("-kernel", str(self._image.kernel), "-initrd", str(self._image.initramfs)),
-            *("-append", config.kernel_arguments()),
+            *("-append", self.config.kernel_arguments()),
             *("-qmp", f"unix:{self.directory}/qmp,server=on,wait=off"),
             *("-chardev", f"socket,id=tty,path={self.directory}/console,server=on,wait=off"),
             *("-serial", "chardev:tty"),
-            *self.backend.arguments(),
-            *config.nic_arguments(self.backend.queues),
             # A guest that boots waits until somebody listens to its console.
             *(["-incoming", self.incoming_uri] if self._incoming else ["-S"]),
             *self._extra,
+        ]
+
+    def _machine_arguments(self) -> list[str]:
+        """QEMU's options for the machine and its NIC."""
+        config = self.config
+        size = (config.memory_mib << 20) - UNALIGNED
+        return [
+            *("-object", f"{config.memory},id=memory,size={size}"),
+            *config.machine_arguments(),
+            *("-m", f"{size}B", "-smp", str(config.cpus)),
+            *self.backend.arguments(),
+            *config.nic_arguments(self.backend.queues),
         ]
 
 
