@@ -21,7 +21,8 @@ class Vring:
     it did not send is our own, for messages (vhost-user "In-band notifications"). So with
     SET_VRING_ENABLE: until it has said whether a ring is enabled, the ring does not run. Once it
     is disabled, what it sends is to be discarded, and Cloud Hypervisor enables rings that have
-    something to send only after it started them.
+    something to send only after it started them. A ring of which it says no base begins at
+    its beginning, which is no base of 0 in a packed one (`packed_base.py`).
     """
 
     index: int
@@ -36,6 +37,7 @@ class Vring:
     kick_fd: int = -1
     call_fd: int = -1
     err_fd: int = -1
+    base_told: bool = False
     kick_told: bool = False
     call_told: bool = False
     err_told: bool = False

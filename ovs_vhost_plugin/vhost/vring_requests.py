@@ -68,7 +68,7 @@ def set_base(state: State, payload: bytes, _fds: list[int]) -> Handling:
     vring = _stopped_vring(state, index)
     if base > 0xFFFF and not state.packed:
         raise PeerError(PeerErrorName.VRING_BASE_RANGE, f"vring {index}: {base:#x}")
-    yield from _change(vring, base=base)
+    yield from _change(vring, base=base, base_told=True)
     return None
 
 

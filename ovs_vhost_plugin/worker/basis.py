@@ -175,7 +175,7 @@ class Basis:
     def _packed(self, vring: Vring, memory: MemoryTable, next_avail: int | None) -> VringConfig:
         """A packed ring starts where its front-end says, which alone can know (virtio 1.2, 2.8)."""
         if next_avail is None:
-            next_avail = packed_base.decode(vring.base, vring.size)
+            next_avail = packed_base.decode(vring.base, vring.size) if vring.base_told else 0
         view = self._view(memory)
         self._require_logged(vring, EVENT_AREA)
         return self._config(

@@ -41,6 +41,7 @@ def ready(basis: Basis, features: int, size: int, base: int, avail: int = 0x4000
         pass
     vring = basis.session.vrings[0]
     vring.size, vring.base, vring.addressed, vring.started = size, base, True, True
+    vring.base_told = True
     vring.desc_user, vring.avail_user, vring.used_user = USER, USER + avail, USER + 0x8000
     return vring
 
@@ -64,6 +65,16 @@ def test_a_running_packed_ring_goes_on_where_it_was(basis: Basis) -> None:
     ready(basis, PACKED, 100, 0x8005)
     vring = basis.vring(0, 150)
     assert vring is not None and vring.next_avail == 150
+
+
+def test_a_packed_ring_of_which_no_base_was_said_begins_at_the_beginning(basis: Basis) -> None:
+    """0 would be its second round: the wrap counter begins at 1 (virtio 1.2, 2.8.1)."""
+    ready(basis, PACKED, 100, 0)
+    said = basis.vring(0, None)
+    ready(basis, PACKED, 100, 0).base_told = False
+    unsaid = basis.vring(0, None)
+    assert said is not None and unsaid is not None
+    assert (said.next_avail, unsaid.next_avail) == (100, 0)
 
 
 def test_a_split_ring_answers_the_index_itself(basis: Basis) -> None:
