@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,9 @@ access"). In memory that is no multiple of 64 pages it goes page by page, and th
 
 @functools.cache
 def version() -> tuple[int, ...]:
-    """The installed QEMU's version, as numbers."""
+    """The installed QEMU's version, as numbers; none where there is no QEMU."""
+    if shutil.which(PROGRAM) is None:
+        return ()
     words = process.run([PROGRAM, "--version"]).stdout
     found = re.search(r"version ([0-9.]+)", words)
     if found is None:
@@ -202,10 +205,10 @@ class QemuGuest(Setup):
     def start(self, seconds: float = PATIENCE) -> None:
         """Launch QEMU and return when the guest takes commands, or waits for its migration."""
         self.launch()
-        self.follow(seconds)
+        self.attend(seconds)
 
-    def follow(self, seconds: float = PATIENCE) -> None:
-        """The same for a QEMU that was launched."""
+    def attend(self, seconds: float = PATIENCE) -> None:
+        """Return when what was launched takes commands, or waits for its migration."""
         self._qmp = self.process.ready(
             lambda: _connect(self.directory / "qmp", seconds), "QEMU's monitor", seconds
         )
@@ -246,12 +249,26 @@ class QemuGuest(Setup):
         """Have the guest go on at the destination now; its memory follows."""
         self.qmp.command("migrate-start-postcopy")
 
+    def finish_sending(self, seconds: float = PATIENCE) -> Event:
+        """Await the end of a migration on this side.  Raises LabError with QEMU's words."""
+        ends = ("completed", "failed", "cancelled")
+
+        def ended() -> Event | None:
+            events = (event for event in self.qmp.drain() if event.name == "MIGRATION")
+            return next((event for event in events if event.data["status"] in ends), None)
+
+        end = wait_until(ended, "the migration's end", seconds)
+        if end.data["status"] != "completed":
+            words = self.qmp.command("query-migrate").get("error-desc", end.data["status"])
+            raise LabError(f"the migration failed: {words}")
+        return end
+
     def finish_migration(self, destination: QemuGuest, seconds: float = PATIENCE) -> Migration:
         """Await the end of a migration on both sides."""
-        ended = self._ended(seconds)
-        if ended.data["status"] != "completed":
-            words = self.qmp.command("query-migrate").get("error-desc", ended.data["status"])
-            raise LabError(f"the migration failed: {words}; {destination.process.tail()}")
+        try:
+            ended = self.finish_sending(seconds)
+        except LabError as error:
+            raise LabError(f"{error}; {destination.process.tail()}") from error
         stopped = self.qmp.wait_event("STOP", seconds)
         resumed = destination.qmp.wait_event("RESUME", seconds)
         started = self.qmp.wait_event("MIGRATION", seconds, status="setup")
@@ -280,21 +297,6 @@ class QemuGuest(Setup):
     def incoming_uri(self) -> str:
         """Where this guest, as a destination, takes the migration."""
         return f"unix:{self.directory}/migrate"
-
-    def _ended(self, seconds: float) -> Event:
-        return wait_until(
-            lambda: next(
-                (
-                    event
-                    for event in self.qmp.drain()
-                    if event.name == "MIGRATION"
-                    and event.data["status"] in ("completed", "failed", "cancelled")
-                ),
-                None,
-            ),
-            "the migration's end",
-            seconds,
-        )
 
     def _argv(self) -> list[str]:
         return [

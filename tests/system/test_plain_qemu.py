@@ -48,7 +48,7 @@ class PageGuest(QemuGuest):
         self._names = {
             "52:54:00:12:34:56": GUEST_MAC,
             # See UNALIGNED; and QEMU 7.2 crashes with MSI-X when it emulates.
-            "1G": f"{(1 << 30) - qemu.UNALIGNED}B",
+            "1G": f"{(256 << 20) - qemu.UNALIGNED}B",
             **({"virtio-net-pci,": "virtio-net-pci,vectors=0,"} if qemu.version() < (8,) else {}),
             **names,
         }

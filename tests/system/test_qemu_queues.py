@@ -37,7 +37,7 @@ def test_a_vm_with_more_queues_than_the_row_lets_is_told_and_runs_when_it_may(si
         error = wait_until(lambda: site.host.status(PORT).get("error"), "an error")
         assert error.startswith("front-end-gives-up: ")
         site.host.switch.vsctl("set", "Interface", PORT, f"{limit}=2")
-        guest.follow()
+        guest.attend()
         site.host.wait_running(PORT)
         site.ping(1000)
         wait_until(lambda: "error" not in site.host.status(PORT), "the error's end")
