@@ -45,6 +45,7 @@ class FakePair:
         self.given: list[bytes] = []
         self.stands_at: int | None = None
         self.handed_over: list[str] = []
+        self.counters = {"rx_kicks": 0, "tx_kicks": 0}
         self._next = {"rx": 0, "tx": 0}
 
     @property
@@ -263,6 +264,16 @@ def set_up(port: Port, base: int = 0) -> None:
     port.memory(used_index=base)
     port.vring(0, base)
     port.vring(1, base)
+
+
+def test_kicks_before_a_ring_was_started_are_not_of_its_driver(port: Port) -> None:
+    """QEMU kicks once whenever it starts a ring: a guest that stops and goes on has not kicked."""
+    port.memory()
+    for _ in range(3):
+        port.vring(0)
+        port.pairs[0].counters["rx_kicks"] += 1
+        assert port.device.sharing._rings.kicks(0) == 1
+        port.base(0)
 
 
 def test_a_ring_runs_when_all_is_there_and_the_carrier_follows(port: Port) -> None:
