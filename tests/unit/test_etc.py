@@ -100,9 +100,10 @@ def test_systemd_understands_the_unit(run: Callable[..., str], tmp_path: Path) -
 def test_tmpfiles_makes_the_directories(run: Callable[..., str], tmp_path: Path) -> None:
     place = tmp_path / "etc" / "tmpfiles.d"
     place.mkdir(parents=True)
-    # The commented example is one that works.
-    text = TMPFILES.read_text().replace("#d /run", "d /run").replace(" root kvm ", " root root ")
-    (place / TMPFILES.name).write_text(re.sub(r"\broot root\b", "- -", text))
+    # The commented examples are such that work.
+    text = TMPFILES.read_text().replace("#d /run", "d /run")
+    owners = r"\b(root root|root kvm|libvirt-qemu kvm)\b"
+    (place / TMPFILES.name).write_text(re.sub(owners, "- -", text))
     run("systemd-tmpfiles", "--create", f"--root={tmp_path}", TMPFILES.name)
     modes = {
         str(path.relative_to(tmp_path)): oct(path.stat().st_mode & 0o7777)
@@ -112,6 +113,13 @@ def test_tmpfiles_makes_the_directories(run: Callable[..., str], tmp_path: Path)
     assert modes["run/ovs-vhost"] == "0o755"
     assert modes["var/cache/ovs-vhost"] == "0o700"
     assert modes["run/openvswitch/vhost"] == "0o2750"
+    assert modes["run/vm"] == "0o750"
+
+
+def test_the_libvirt_page_has_the_same_directories() -> None:
+    page = (CHECKOUT / "docs" / "libvirt.md").read_text()
+    examples = [line[1:] for line in TMPFILES.read_text().splitlines() if line.startswith("#d")]
+    assert examples and [line for line in examples if line not in page] == []
 
 
 def test_tests_named_in_the_security_page_exist() -> None:

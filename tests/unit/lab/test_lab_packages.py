@@ -82,9 +82,13 @@ def test_the_policy_is_cleared_away_when_apt_fails(apt, monkeypatch):
 @pytest.mark.parametrize(
     ("package", "unit"),
     [
+        ("openvswitch-switch", "openvswitch-switch"),
         ("openvswitch-switch", "ovs-vswitchd"),
+        ("ovn-central", "ovn-central"),
         ("ovn-central", "ovn-northd"),
+        ("ovn-host", "ovn-host"),
         ("ovn-host", "ovn-controller"),
+        ("libvirt-daemon-system", "libvirtd.service"),
     ],
 )
 def test_a_new_service_is_not_started_by_the_next_boot(apt, monkeypatch, package, unit):
@@ -92,7 +96,7 @@ def test_a_new_service_is_not_started_by_the_next_boot(apt, monkeypatch, package
     monkeypatch.setattr("shutil.which", lambda name, path=None: name if name != "new" else None)
     packages.install([Program("new", package), HERE])
     argv = calls[-1][0]
-    assert argv[:2] == ["systemctl", "disable"] and {package, unit} <= set(argv)
+    assert argv[:2] == ["systemctl", "disable"] and unit in argv
 
 
 def test_nothing_is_installed_when_nothing_is_missing(apt):
