@@ -101,7 +101,8 @@ _UNITS = {
     "ovn-host": ("ovn-host", "ovn-controller"),
     "libvirt-daemon-system": (
         *("libvirtd.service", "libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket"),
-        *("virtlogd.socket", "virtlogd-admin.socket", "libvirt-guests.service"),
+        *("virtlogd.socket", "virtlogd-admin.socket", "virtlockd.socket", "virtlockd-admin.socket"),
+        "libvirt-guests.service",
     ),
 }
 """The services that a package brings, and the next boot would start."""
