@@ -32,7 +32,7 @@ from ovs_vhost_plugin.jit.receive import receive
 from ovs_vhost_plugin.jit.transmit import BURST as PORT_BURST
 from ovs_vhost_plugin.jit.transmit import transmit
 
-FRAME = b"\xff" * 6 + b"\x52\x54\0\0\0\1" + b"\x08\0\x45" + bytes(45)
+FRAME = b"\x52\x54\0\0\0\2" + b"\x52\x54\0\0\0\1" + b"\x08\0\x45" + bytes(45)
 _F_SETPIPE_SZ = 1031  # linux/fcntl.h
 _PIPE_BYTES = 1 << 20  # what any user may have; a packet takes a page
 _MARKER = int(singlestep.MARKER)
@@ -69,11 +69,11 @@ def _transmits(ring, queue, memory, net, learned, bursts):
 
 
 @_compiled
-def _receives(ring, queue, memory, net, bursts):
-    receive(ring, queue, memory, net)
+def _receives(ring, queue, memory, net, learned, bursts):
+    receive(ring, queue, memory, net, learned)
     _raise(_MARKER)
     for _ in range(bursts):
-        receive(ring, queue, memory, net)
+        receive(ring, queue, memory, net, learned)
     _raise(_MARKER)
 
 
@@ -125,7 +125,9 @@ def port_receive(kind: Kind, bursts: int) -> layout.Net:
     ring, net = _offered(kind), new_net(reader)
     for _ in range((1 + bursts) * PORT_BURST):
         os.write(writer, bytes(HEADER) + FRAME)
-    _receives(ring.ring, ring.queue, ring.memory, net, bursts)
+    learned = fresh.new_learned(-1)
+    learned.watching[0] = 1  # as where the guest has an address
+    _receives(ring.ring, ring.queue, ring.memory, net, learned, bursts)
     return net
 
 

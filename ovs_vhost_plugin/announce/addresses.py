@@ -17,12 +17,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ovs_vhost_plugin.announce.frames import FrameError, check_mac
-from ovs_vhost_plugin.announce.model import Location
+from ovs_vhost_plugin.announce.model import MAX_VLAN, Location
 from ovs_vhost_plugin.named import NamedError
 
 MAX_STATIONS = 32  # of one port; what comes first is kept: the NIC's own MAC before all others
 MAX_IPS = 8  # of one station and family
-MAX_VLAN = 4094  # IEEE 802.1Q, 9.6: 4095 is reserved
 
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 

@@ -7,8 +7,10 @@ stand on one time line; a reader who wants wall-clock time adds `time.time() - t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+
+MAX_VLAN = 4094  # IEEE 802.1Q, 9.6: 4095 is reserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,10 @@ class Location:
     `ofport` is its OpenFlow number, below 1 while ovs-vswitchd has not assigned one. `tag` is the
     VLAN an untagged frame from the port belongs to, None for none. `mgmt_path` is the bridge's
     OpenFlow management socket. `vlan_mode`, `trunks` and `cvlans` are the columns of the Port row.
-    `ovn`: ovn-controller has bound the port, so the flows are its own and learn nothing.
+    `ovn`: ovn-controller has bound the port, so the flows are its own and learn nothing. `members`
+    are the OpenFlow numbers of the bond that it is in, which to the switch are one place, `mates`
+    those of them that are ports of ours, `slb` says that this is in mode balance-slb. `hindered`:
+    why the bridge passes nothing of the port yet.
     """
 
     bridge: str
@@ -29,6 +34,26 @@ class Location:
     trunks: tuple[int, ...] = ()
     ovn: bool = False
     cvlans: tuple[int, ...] = ()
+    members: tuple[int, ...] = ()
+    mates: tuple[int, ...] = ()
+    slb: bool = False
+    hindered: str = ""
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """The OpenFlow numbers by which the switch may call this place."""
+        return frozenset({self.ofport, *self.members})
+
+    def member(self, attempt: int) -> Location:
+        """The place as an attempt uses it: a bond takes broadcasts by its active member alone."""
+        others = [number for number in self.mates if number != self.ofport]
+        return replace(self, ofport=(self.ofport, *others)[attempt % (len(others) + 1)])
+
+    @property
+    def isolated(self) -> bool:
+        """Whether the port carries no VLAN but 4095: automation has not wired it yet."""
+        vlans = {self.tag} if self.is_access else {*self.trunks, self.tag} if self.trunks else {0}
+        return all(vlan is None or vlan > MAX_VLAN for vlan in vlans)
 
     @property
     def is_access(self) -> bool:
@@ -78,8 +103,9 @@ class Location:
 class Outcome(StrEnum):
     """How an announcement ended."""
 
-    LEARNED = "learned"  # the bridge sends to the port what is for the MAC
+    LEARNED = "learned"  # it got through, and the bridge sends to the port what is for the MAC
     NOT_LEARNED = "not-learned"  # sent, or tried, in vain
+    ISOLATED = "isolated"  # the port's network keeps what it sends from everybody
     ACTIVE = "active"  # OVN takes what comes from the port
     BLOCKED = "blocked"  # OVN drops it: activation-strategy still waits
     INJECTED = "injected"  # written into the tap, as OpenFlow was refused; not confirmed

@@ -20,6 +20,7 @@ from ovs_vhost_plugin.jit.layout import (
     FRAME_MAX,
     HEAD,
     HEADER_MAX,
+    HEARD,
     IOVEC,
     IOVECS,
     LEARNING,
@@ -28,11 +29,15 @@ from ovs_vhost_plugin.jit.layout import (
     REGION,
     STATION,
     STATIONS,
+    WATCHED,
     Learned,
     Net,
     Queue,
     Records,
 )
+
+Watch = tuple[Records, NDArray[np.int64]]
+"""`watched` and `watching` of a Learned."""
 
 _LARGE = mmap.PAGESIZE
 """Bytes from which on an array has pages of its own."""
@@ -92,8 +97,17 @@ def new_net() -> Net:
     )
 
 
-def new_learned(fd: int) -> Learned:
-    """Nothing learned yet; `fd` is an eventfd to write when that changes, or -1."""
+def new_watch() -> Watch:
+    """No address of a port to listen for others' claims to."""
+    return np.zeros(STATIONS * ADDRESSES, WATCHED), np.zeros(1, np.int64)
+
+
+def new_learned(fd: int, watch: Watch | None = None) -> Learned:
+    """Nothing learned yet; `fd` is an eventfd to write when that changes, or -1.
+
+    `watch`: the port's, which all its pairs share.
+    """
+    watched, watching = watch or new_watch()
     learned = Learned(
         state=np.zeros(1, LEARNING),
         stations=np.zeros(STATIONS, STATION),
@@ -101,6 +115,9 @@ def new_learned(fd: int) -> Learned:
         told=np.zeros(1, np.int64),
         head=np.zeros(HEAD, np.uint8),
         scratch=np.zeros(6, np.int64),
+        watched=watched,
+        watching=watching,
+        heard=np.zeros(HEADER_MAX + HEARD, np.uint8),
     )
     learned.state["fd"] = fd
     return learned

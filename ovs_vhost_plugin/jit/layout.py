@@ -145,9 +145,15 @@ router   1: it calls itself an IPv6 router
 seen     milliseconds of CLOCK_MONOTONIC; 0: a free place
 """
 
-ADDRESS = _record("high", "low", "seen")
-"""An IPv6 address of a station in two halves, or an IPv4 address mapped into one; `seen` as above.
+ADDRESS = _record("high", "low", "seen", "claimed")
+"""An IPv6 address of a station in two halves, or an IPv4 address mapped into one.
+
+seen     as above, where it is still used
+claimed  when the station last said by ARP or neighbour discovery that it has it
 """
+
+WATCHED = _record("key", "high", "low", "claimed")
+"""An address of a station (as above; 0: a free place), and when another one claimed it last."""
 
 LEARNING = _record(
     "fd",  # an eventfd, written when something new was learned; -1: nobody waits
@@ -159,6 +165,7 @@ LEARNING = _record(
     "until",  # up to this millisecond
     "tick",  # a millisecond, and how many frames were looked at in it
     "looks",
+    "claims",  # not 0: each claim is news, as some that were lost may be made again
 )
 
 assert IOVEC.itemsize == 16
@@ -187,6 +194,8 @@ ADDRESSES = 8
 """IP addresses that are remembered of each."""
 HEAD = 63
 """Bytes of a frame that are learned from: Ethernet, a VLAN tag, IPv6, an advertisement's flags."""
+HEARD = 82
+"""Bytes of a frame that others' claims are in: to the end of an advertisement's target."""
 
 
 class Vring(NamedTuple):
@@ -241,6 +250,9 @@ class Learned(NamedTuple):
     told: NDArray[np.int64]  # (1,), not 0: the eventfd was written, nobody has looked since
     head: NDArray[np.uint8]  # private copy of a frame's first bytes
     scratch: NDArray[np.int64]  # see syscalls
+    watched: Records  # WATCHED, of all pairs of the port together, written by the worker
+    watching: NDArray[np.int64]  # (1,): how many of its places to look at
+    heard: NDArray[np.uint8]  # private copy of a received frame's header and first bytes
 
 
 class Pair(NamedTuple):
@@ -282,7 +294,11 @@ MEMORY = _group(Memory, REGIONS, U8)
 QUEUE_T = _group(Queue, _records(IOVEC), U64, _records(CHAIN), U64, _records(QUEUE))
 NET_RECORDS = _records(NET)
 NET_T = _group(Net, NET_RECORDS, U8, U8, U8, U8, U8, U8, I64, _records(COUNTERS), I64)
-LEARNED = _group(Learned, _records(LEARNING), _records(STATION), _records(ADDRESS), I64, U8, I64)
+LEARNED = _group(
+    Learned,
+    *(_records(LEARNING), _records(STATION), _records(ADDRESS), I64, U8, I64),
+    *(_records(WATCHED), I64, U8),
+)
 PAIR = _group(
     Pair, VRING, VRING, QUEUE_T, QUEUE_T, MEMORY, MEMORY, NET_T, LEARNED, _records(POLLFD), I64
 )

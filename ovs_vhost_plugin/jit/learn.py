@@ -49,16 +49,16 @@ _LOOKS = 64
 _NEARLY_AGED = AGE - 2 * _CACHED
 """From here on a sight may be news to who asked with a clock somewhat ahead of ours."""
 
-_ETHERNET, _TAG = 14, 4
-_VLAN, _QINQ = 0x8100, 0x88A8
-_IPV4, _ARP, _IPV6 = 0x0800, 0x0806, 0x86DD
+ETHERNET, TAG = 14, 4
+VLAN, QINQ = 0x8100, 0x88A8
+_IPV4, ARP, IPV6 = 0x0800, 0x0806, 0x86DD
 _VLAN_RESERVED = 0xFFF  # IEEE 802.1Q, table 9-2
-_MAC = (1 << 48) - 1
+MAC = (1 << 48) - 1
 _GROUP = 1 << 40  # the bit of a MAC that makes it one of a group
 _ICMPV6, _HOPS = 58, 255
-_ROUTER, _SOLICITATION, _ADVERTISEMENT = 134, 135, 136  # RFC 4861, 4.2 to 4.4
+_ROUTER, _SOLICITATION, ADVERTISEMENT = 134, 135, 136  # RFC 4861, 4.2 to 4.4
 _ROUTER_FLAG = 0x80
-_SOURCE, _CLAIM, _HOSTS, _ROUTERS = 0, 1, 2, 3
+SOURCE, _CLAIM, _HOSTS, _ROUTERS = 0, 1, 2, 3
 """What a frame says of its IP address: sent from it; it is mine; it is mine, a host's, a router's.
 """
 
@@ -79,45 +79,46 @@ def take_head(learned: Learned, queue: Queue, at: int, end: int) -> int:
 
 
 @kernel(int64(U8, int64), inline=True)
-def _be32(frame: Bytes, at: int) -> int:
+def be32(frame: Bytes, at: int) -> int:
+    """The be32 at `at`."""
     return big(frame, at) << 16 | big(frame, at + 2)
 
 
 @kernel(int64(U8, int64), inline=True)
-def _be64(frame: Bytes, at: int) -> int:
-    # bits, not a number: the upper half of all addresses is negative
-    return _be32(frame, at) << 32 | _be32(frame, at + 4)
+def be64(frame: Bytes, at: int) -> int:
+    """The be64 at `at`, as bits and no number: the upper half of all addresses is negative."""
+    return be32(frame, at) << 32 | be32(frame, at + 4)
 
 
 @kernel(int64(U8, int64), inline=True)
-def _mapped(frame: Bytes, at: int) -> int:
+def mapped(frame: Bytes, at: int) -> int:
     """The lower half of an IPv4 address mapped into IPv6 (RFC 4291, 2.5.5.2); 0: no host's."""
     first = int64(frame[at])
     if first == 0 or first == 127 or first >= 224:  # RFC 1122, 3.2.1.3
         return 0
-    return 0xFFFF << 32 | _be32(frame, at)
+    return 0xFFFF << 32 | be32(frame, at)
 
 
 @kernel(int64(U8, int64, int64), inline=True)
-def _discovery(frame: Bytes, at: int, length: int) -> int:
+def discovery(frame: Bytes, at: int, length: int) -> int:
     """What the IPv6 packet at `at` says of its source."""
     if length < at + 45 or frame[at + 6] != _ICMPV6 or frame[at + 7] != _HOPS:
-        return _SOURCE
+        return SOURCE
     kind = frame[at + 40]
-    if kind == _ADVERTISEMENT:
+    if kind == ADVERTISEMENT:
         return _ROUTERS if frame[at + 44] & _ROUTER_FLAG else _HOSTS
     if kind == _ROUTER:
         return _ROUTERS
-    return _CLAIM if kind == _SOLICITATION else _SOURCE
+    return _CLAIM if kind == _SOLICITATION else SOURCE
 
 
 @kernel(boolean(U8, int64, int64), inline=True)
-def _is_arp(frame: Bytes, at: int, mac: int) -> bool:
+def is_arp(frame: Bytes, at: int, mac: int) -> bool:
     """Whether the ARP packet at `at` is for IPv4 on Ethernet, and from `mac` itself (RFC 826)."""
     # hardware type 1, protocol type IPv4, lengths 6 and 4
-    if _be32(frame, at) != 0x0001_0800 or big(frame, at + 4) != 0x0604:
+    if be32(frame, at) != 0x0001_0800 or big(frame, at + 4) != 0x0604:
         return False
-    return bool(big(frame, at + 8) << 32 | _be32(frame, at + 10) == mac)
+    return bool(big(frame, at + 8) << 32 | be32(frame, at + 10) == mac)
 
 
 @kernel(int64(LEARNED, int64))
@@ -169,6 +170,8 @@ def note_address(
             if unseen > AGE and not claims:
                 return False
             entry["seen"] = now
+            if claims:
+                entry["claimed"] = now
             return bool(unseen > _NEARLY_AGED)
         if entry["seen"] < learned.addresses[oldest]["seen"]:
             oldest = i
@@ -182,6 +185,7 @@ def note_address(
     entry["high"] = high
     entry["low"] = low
     entry["seen"] = now
+    entry["claimed"] = now
     fence()
     learned.stations[station]["version"] += 1
     return True
@@ -207,7 +211,7 @@ def look_again(learned: Learned) -> None:
 @kernel(void(LEARNED, int64, int64, int64, int64, int64))
 def note(learned: Learned, key: int, high: int, low: int, says: int, now: int) -> None:
     """Keep station `key`, and its address if it is a unicast one and claimed or known."""
-    mac = key & _MAC
+    mac = key & MAC
     if mac == 0 or mac & _GROUP or key >> 48 == _VLAN_RESERVED:
         return
     at = find_station(learned, key)
@@ -221,9 +225,9 @@ def note(learned: Learned, key: int, high: int, low: int, says: int, now: int) -
         learned.stations[at]["router"] = int64(says == _ROUTERS)
         news = True
     unicast = low != 0 if high == 0 else high >> 56 & 0xFF != 0xFF
-    if unicast and note_address(learned, at, high, low, says != _SOURCE, now):
+    if unicast and note_address(learned, at, high, low, says != SOURCE, now):
         news = True
-    if news:
+    if news or (says != SOURCE and learned.state[0]["claims"] != 0):
         tell(learned)
 
 
@@ -234,30 +238,30 @@ def learn(learned: Learned, frame: Bytes, length: int, now: int) -> None:
     There are at least an Ethernet header's. Of a frame with two tags the outer VLAN is learned,
     which is where a switch learns the MAC; addresses inside of the inner one are not.
     """
-    mac = big(frame, 6) << 32 | _be32(frame, 8)
+    mac = big(frame, 6) << 32 | be32(frame, 8)
     kind = big(frame, 12)
-    at = _ETHERNET
+    at = ETHERNET
     vlan = int64(0)
-    if kind in (_VLAN, _QINQ) and length >= _ETHERNET + _TAG:
+    if kind in (VLAN, QINQ) and length >= ETHERNET + TAG:
         vlan = big(frame, 14) & 0xFFF
         kind = big(frame, 16)
-        at = _ETHERNET + _TAG
+        at = ETHERNET + TAG
     key = vlan << 48 | mac
-    high, low, says = int64(0), int64(0), int64(_SOURCE)
+    high, low, says = int64(0), int64(0), int64(SOURCE)
     if kind == _IPV4:
         if length >= at + 20:
-            low = _mapped(frame, at + 12)
-    elif kind == _IPV6:
+            low = mapped(frame, at + 12)
+    elif kind == IPV6:
         if length >= at + 40:
-            high, low = _be64(frame, at + 8), _be64(frame, at + 16)
+            high, low = be64(frame, at + 8), be64(frame, at + 16)
             if high == 0:
                 low = 0  # no host's (RFC 4291, 2.4); here it would be taken for IPv4
-            says = _discovery(frame, at, length)
-    elif kind == _ARP and length >= at + 28 and _is_arp(frame, at, mac):
-        low = _mapped(frame, at + 14)
+            says = discovery(frame, at, length)
+    elif kind == ARP and length >= at + 28 and is_arp(frame, at, mac):
+        low = mapped(frame, at + 14)
         says = int64(_CLAIM)
     last = learned.state[0]
-    if says == _SOURCE:
+    if says == SOURCE:
         same = key == last["key"] and low == last["low"] and high == last["high"]
         if same and now <= last["until"]:
             return

@@ -163,6 +163,6 @@ def run(pair: Pair) -> None:
         if alive(pair.tx) and not state["tap_full"]:
             done += transmit(pair.tx, pair.tx_queue, pair.tx_memory, pair.net, pair.learned)
         if receives(pair) and not state["tap_lost"]:
-            done += receive(pair.rx, pair.rx_queue, pair.rx_memory, pair.net)
+            done += receive(pair.rx, pair.rx_queue, pair.rx_memory, pair.net, pair.learned)
         if done == 0:
             sleep(pair)

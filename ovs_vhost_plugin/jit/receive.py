@@ -21,10 +21,12 @@ from ovs_vhost_plugin.jit.layout import (
     CHAINS,
     FRAME_MAX,
     HEADER_MAX,
+    LEARNED,
     MEMORY,
     NET_T,
     QUEUE_T,
     VRING,
+    Learned,
     Memory,
     Net,
     Queue,
@@ -35,6 +37,7 @@ from ovs_vhost_plugin.jit.layout import (
     void,
 )
 from ovs_vhost_plugin.jit.notify import break_ring, flush
+from ovs_vhost_plugin.jit.overhear import hear, overhear, to_group
 from ovs_vhost_plugin.jit.ring import fetch, give_back, refuse_kicks
 from ovs_vhost_plugin.jit.syscalls import EAGAIN, EFAULT, EINTR, milliseconds, readv
 
@@ -129,14 +132,16 @@ def spill(queue: Queue, memory: Memory, net: Net, length: int) -> None:
     net.state[0]["pending_until"] = milliseconds(net.scratch) + PATIENCE
 
 
-@kernel(boolean(VRING, QUEUE_T, MEMORY, NET_T))
-def settle_pending(ring: Vring, queue: Queue, memory: Memory, net: Net) -> bool:
+@kernel(boolean(VRING, QUEUE_T, MEMORY, NET_T, LEARNED))
+def settle_pending(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learned) -> bool:
     """Deliver the waiting frame or give it up: False if it is to wait on."""
     held = queue.state[0]
     state = net.state[0]
     length = state["pending"]
     if held["length"] >= length:
         scatter(queue, held["first"], 0, net.pending, 0, length)
+        if net.pending[state["header_size"]] & 1:
+            hear(learned, net.pending, state["header_size"], length)
         complete(ring, queue, memory, net, length)
     elif held["full"] or held["count"] >= (ring.state[0]["size"] if state["mergeable"] else 1):
         net.counters[0]["rx_dropped_too_long"] += 1
@@ -168,8 +173,8 @@ def take_backlog(net: Net) -> None:
     state["pending_until"] = milliseconds(net.scratch) + PATIENCE
 
 
-@kernel(int64(VRING, QUEUE_T, MEMORY, NET_T))
-def receive(ring: Vring, queue: Queue, memory: Memory, net: Net) -> int:
+@kernel(int64(VRING, QUEUE_T, MEMORY, NET_T, LEARNED))
+def receive(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learned) -> int:
     """One burst: how many frames were dealt with."""
     state = net.state[0]
     held = queue.state[0]
@@ -188,7 +193,7 @@ def receive(ring: Vring, queue: Queue, memory: Memory, net: Net) -> int:
         if held["count"] > 0:
             refuse_kicks(ring, memory, net)
         if state["pending"]:
-            if not settle_pending(ring, queue, memory, net):
+            if not settle_pending(ring, queue, memory, net, learned):
                 break
         elif held["count"] == 0:
             break
@@ -205,6 +210,8 @@ def receive(ring: Vring, queue: Queue, memory: Memory, net: Net) -> int:
             if length > held["length"]:
                 spill(queue, memory, net, length)
             else:
+                if length > state["header_size"] and to_group(queue, net, learned):
+                    overhear(queue, net, learned, length)
                 complete(ring, queue, memory, net, length)
         done += 1
     flush(ring, memory, net)

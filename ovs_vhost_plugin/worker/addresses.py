@@ -4,17 +4,18 @@
 The loops write an eventfd when they learned something and are heard again after the next look,
 so a guest that makes up addresses causes as many looks as the limiter grants. Besides there is one
 look when something is about to age; a port whose guest has gone quiet is not looked at again. What
-came with a guest that moved in counts until it has aged.
+came with a guest that moved in counts until it has aged. What others have now does not count.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from ovs_vhost_plugin.worker.limiter import Limiter
+from ovs_vhost_plugin.worker.movedon import MovedOn, Watch
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 from ovs_vhost_plugin.worker.savedstate import Saved
 from ovs_vhost_plugin.worker.stations import Station, expiry, merge, unaged
@@ -25,7 +26,7 @@ _LOOKS_PER_SECOND, _LOOKS_AT_ONCE = 1.0, 5
 class Addresses:
     """The stations of the guest behind `pairs`, which write the eventfd `fd`."""
 
-    def __init__(self, pairs: Sequence[QueuePair], fd: int) -> None:
+    def __init__(self, pairs: Sequence[QueuePair], fd: int, watch: Watch) -> None:
         self.current: list[dict[str, Any]] = []
         """As the daemon is told: mac, vlan, router, ipv4, ipv6; at most 64 of them."""
         self.nic: bytes | None = None
@@ -33,6 +34,8 @@ class Addresses:
         self._inherited: Sequence[Station] = ()
         self._pairs = pairs
         self._fd = fd
+        self._watch = watch  # that of the pairs
+        self._moved_on = MovedOn()
         self._looks: Limiter[bool] = Limiter(_LOOKS_PER_SECOND, _LOOKS_AT_ONCE)
         self._expiry: float | None = None
 
@@ -60,7 +63,17 @@ class Addresses:
     def known(self, now: float) -> list[Station]:
         """What the guest uses: learned here, or come with it."""
         inherited = unaged(self._inherited, int(1000 * now))
-        return merge([*(pair.stations(int(1000 * now)) for pair in self._pairs), inherited])
+        self._moved_on.claimed(self._watch.claims())
+        seen = merge([*(pair.stations(int(1000 * now)) for pair in self._pairs), inherited])
+        return self._moved_on.without(seen)
+
+    def elsewhere(self, places: Iterable[tuple[int, int]], now: float) -> None:
+        """The bridge has these, MAC and VLAN, on other ports; it is told of without delay."""
+        places = set(places)
+        self._moved_on.elsewhere(places, int(1000 * now))
+        if self.nic is not None and (int.from_bytes(self.nic, "big"), 0) in places:
+            self.nic = None
+        self._look(now)
 
     def inherit(self, saved: Saved, now: float) -> None:
         """Take what came with a guest that moves in; it is told of without delay."""
@@ -77,6 +90,9 @@ class Addresses:
         stations = self.known(now)
         expires = expiry(stations)
         self._expiry = None if expires is None else expires / 1000
+        for pair in self._pairs:
+            pair.tell_of_claims(self._moved_on.addresses)
+        self._watch.follow(stations, int(1000 * now))
         if self.nic is not None:
             own = Station(int.from_bytes(self.nic, "big"), 0, int(1000 * now))
             stations = merge([[own], stations])

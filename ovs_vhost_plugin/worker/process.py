@@ -43,6 +43,7 @@ from ovs_vhost_plugin.worker.frontend import FrontEnd
 from ovs_vhost_plugin.worker.hold import Reason
 from ovs_vhost_plugin.worker.holding import Holding
 from ovs_vhost_plugin.worker.inband import InBand
+from ovs_vhost_plugin.worker.movedon import Watch, place_of
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 from ovs_vhost_plugin.worker.tapqueues import TapQueues
 from ovs_vhost_plugin.worker.userfaultdevice import UserfaultDevice
@@ -102,11 +103,18 @@ class Worker:
         learned_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         journals = journal.open_file(inheritance.journal, 2 * len(tap_fds))
         os.close(inheritance.journal)
+        watch = Watch()
         pairs = [
-            QueuePair(index, fd, learned_fd, journals=journals[2 * index : 2 * index + 2])
+            QueuePair(
+                index,
+                fd,
+                learned_fd,
+                journals=journals[2 * index : 2 * index + 2],
+                watch=watch.tables,
+            )
             for index, fd in enumerate(tap_fds)
         ]
-        self._addresses = Addresses(pairs, learned_fd)
+        self._addresses = Addresses(pairs, learned_fd, watch)
         self._holding = Holding(
             taps,
             self._selector,
@@ -292,6 +300,8 @@ class Worker:
                 self._configure(spec)
             case {"op": "release", "id": number, "stations": stations}:
                 self._holding.release(number, stations)
+            case {"op": "elsewhere", "stations": stations}:
+                self._addresses.elsewhere(map(place_of, stations), time.monotonic())
             case {"op": "stats", "id": request}:
                 self._daemon.send({"event": "stats", "id": request, "stats": self._stats()})
             case {"op": "inject", "frames": hex_frames}:

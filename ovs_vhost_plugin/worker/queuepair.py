@@ -51,7 +51,8 @@ class QueuePair:
 
     `learned_fd` is an eventfd, written when `stations` has something new; -1: nobody waits.
     `loop` is what the thread runs until `Pair.stop` is set. `journals` are those of the two rings,
-    in words that outlive this process; None: in some that do not.
+    in words that outlive this process; None: in some that do not. `watch`: addresses of the port to
+    listen for others' claims to.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class QueuePair:
         learned_fd: int = -1,
         loop: Callable[[layout.Pair], None] = run,
         journals: Sequence[Words] | None = None,
+        watch: fresh.Watch | None = None,
     ) -> None:
         self.index = index
         self._loop = loop
@@ -74,7 +76,7 @@ class QueuePair:
         self._net.state["fault_fd"] = self.fault_fd
         # Each pair, and each worker after another, begins elsewhere (RFC 7739, 5).
         self._net.state["fragment_id"] = secrets.randbits(32)
-        self._learned = fresh.new_learned(learned_fd)
+        self._learned = fresh.new_learned(learned_fd, watch)
         self._queues: dict[Kind, layout.Queue] = {
             "rx": fresh.new_queue(),
             "tx": fresh.new_queue(),
@@ -237,6 +239,10 @@ class QueuePair:
         """What the guest has used of late, `now` in ms; `learned_fd` tells of what follows."""
         look_again(self._learned)
         return read(self._learned, now)
+
+    def tell_of_claims(self, tell: bool) -> None:
+        """Whether each address that the guest claims is news, also one that it was seen with."""
+        self._learned.state["claims"] = tell
 
     def forget(self) -> None:
         """Forget what the guest uses: it has gone. The pair is stopped."""

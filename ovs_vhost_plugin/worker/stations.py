@@ -15,6 +15,8 @@ from typing import Any
 from ovs_vhost_plugin.jit.layout import ADDRESSES, STATIONS, Learned
 from ovs_vhost_plugin.jit.learn import AGE
 
+Ip = IPv4Address | IPv6Address
+
 _HALF = (1 << 64) - 1
 _MAC = (1 << 48) - 1
 
@@ -27,7 +29,13 @@ class Station:
     vlan: int
     seen: int
     router: bool = False
-    addresses: dict[IPv4Address | IPv6Address, int] = field(default_factory=dict)
+    addresses: dict[Ip, int] = field(default_factory=dict)
+    claims: dict[Ip, int] = field(default_factory=dict, compare=False)
+    """When it last said of an address, by ARP or neighbour discovery, that it has it."""
+
+    def claimed(self, ip: Ip) -> int:
+        """That; of an address that came with the guest, when it was last used there."""
+        return self.claims.get(ip, self.addresses[ip])
 
     def to_json(self) -> dict[str, Any]:
         """As the daemon is told: without times, which change with every frame."""
@@ -57,7 +65,9 @@ def read(learned: Learned, now: int) -> list[Station]:
         for entry in addresses[at * ADDRESSES : (at + 1) * ADDRESSES]:
             seen = int(entry["seen"])
             if seen and now - seen <= AGE:
-                station.addresses[_address(int(entry["high"]), int(entry["low"]))] = seen
+                ip = ip_of(int(entry["high"]), int(entry["low"]))
+                station.addresses[ip] = seen
+                station.claims[ip] = int(entry["claimed"])
         found.append(station)
     return found
 
@@ -70,7 +80,9 @@ def merge(tables: Iterable[list[Station]]) -> list[Station]:
         had.seen = max(had.seen, one.seen)
         had.router |= one.router
         for ip, seen in one.addresses.items():
+            claimed = max(one.claimed(ip), had.claimed(ip) if ip in had.addresses else 0)
             had.addresses[ip] = max(seen, had.addresses.get(ip, 0))
+            had.claims[ip] = claimed
     newest = sorted(merged.values(), key=lambda one: -one.seen)[:STATIONS]
     _settle(newest)
     return sorted(newest, key=lambda one: (one.mac, one.vlan))
@@ -104,6 +116,14 @@ def _settle(stations: list[Station]) -> None:
             one.addresses[ip] = seen
 
 
-def _address(high: int, low: int) -> IPv4Address | IPv6Address:
+def halves_of(ip: Ip) -> tuple[int, int]:
+    """An address as the tables have it, in signed numbers of 64 bits."""
+    packed = ip.packed.rjust(16, b"\0") if ip.version == 6 else bytes(10) + b"\xff\xff" + ip.packed
+    high, low = (int.from_bytes(packed[at : at + 8], "big", signed=True) for at in (0, 8))
+    return high, low
+
+
+def ip_of(high: int, low: int) -> Ip:
+    """An address of the tables."""
     ipv6 = IPv6Address((high & _HALF) << 64 | low & _HALF)
     return ipv6.ipv4_mapped or ipv6

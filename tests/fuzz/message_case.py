@@ -33,6 +33,7 @@ from ovs_vhost_plugin.worker.device import Device
 from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.holding import Holding
 from ovs_vhost_plugin.worker.inband import InBand
+from ovs_vhost_plugin.worker.movedon import Watch
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 from ovs_vhost_plugin.worker.vringconfig import PairConfig
 
@@ -111,7 +112,7 @@ class Port:
             time.monotonic,
             enabled=True,
         )
-        addresses = Addresses(self.pairs, -1)
+        addresses = Addresses(self.pairs, -1, Watch())
         self.state = DeviceState(addresses, self.selector, time.monotonic, lambda: None)
         channel = BackEndChannel(self.selector, self.error)
         self.device = Device(

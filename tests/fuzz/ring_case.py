@@ -68,6 +68,7 @@ class RingCase:
             self.net = fresh.new_net()
             self.queues = {kind: fresh.new_queue() for kind in ("rx", "tx")}
             self.learned = fresh.new_learned(-1)
+        self.learned.watching[0] = 1  # so that what is received is looked at
         self.rings = {kind: self._ring(kind) for kind in ("rx", "tx")}
         log = Guarded(LOG_BYTES if case["log"] == "whole" else 3).bytes
         log[:] = 0
@@ -212,7 +213,7 @@ class RingCase:
             self._check_frames(chains)
         else:
             self._allow(chains)
-            done = receive(ring, self.queues["rx"], self.regions, self.net)
+            done = receive(ring, self.queues["rx"], self.regions, self.net, self.learned)
         self._check_written(kind, before)
         fault = int(ring.state[0]["fault"])
         if fault:

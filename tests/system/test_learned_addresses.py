@@ -4,6 +4,7 @@
 import ipaddress
 import json
 import random
+import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import pytest
 
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
 from ovs_vhost_plugin.lab import packages
-from ovs_vhost_plugin.lab.host import Host
+from ovs_vhost_plugin.lab.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.process import wait_until
 
 pytestmark = pytest.mark.system
@@ -128,6 +129,55 @@ def test_what_a_guest_says_is_shown_told_to_the_next_daemon_and_gone_with_the_gu
         host.start_daemon()
         wait_until(lambda: shown(host) == expected, "the next daemon shows them")
     wait_until(lambda: shown(host) == [], "nothing is left")
+
+
+@pytest.fixture
+def network(host) -> Iterator[socket.socket]:
+    """Another station of the network, at the bridge's own port."""
+    host.namespace.run("ip", "link", "set", BRIDGE, "up")
+    with host.namespace.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+        wire.bind((BRIDGE, 0))
+        yield wire
+
+
+def pause(host: Host, guest: SoftGuest) -> set[int]:
+    """Pause the guest and let it go on: how many frames each announcement of it then has."""
+
+    def announced() -> list[int]:
+        log = json.loads(host.appctl("vhost/announce-log", PORT, "--format", "json"))
+        return [e["frames"] for e in log["announcements"] if e["trigger"] == "resumed"]
+
+    before = len(announced())
+    bases = guest.stop_rings()
+    host.wait_status(PORT, "connected")
+    guest.run_on(guest.frontend, bases)
+    return wait_until(lambda: set(announced()[before:]), "it is announced")
+
+
+@pytest.mark.parametrize(
+    ("claim", "vip", "family"),
+    [(arp, "10.0.0.9", "ipv4"), (advertisement, "2001:db8::9", "ipv6")],
+    ids=["ARP", "ND"],
+)
+def test_an_address_that_another_has_claimed_is_not_announced_until_the_guest_claims_it_again(
+    host, network, claim, vip, family
+):
+    """A guest gives up a VIP, another machine takes it and says so; then the guest is paused."""
+    own, both = station(MAC, 0, ("10.0.0.2",)), station(MAC, 0, ("10.0.0.2",))
+    both[family] = [*both[family], vip]
+    with running(host) as guest:
+        guest.send(arp(MAC, "10.0.0.2"))
+        guest.send(claim(MAC, vip), queue=1)
+        wait_until(lambda: shown(host) == [both], "the daemon shows both")
+        assert pause(host, guest) == {3}, "RARP and both"
+        wait_until(
+            lambda: network.send(claim(OTHER, vip)) and shown(host) == [own], "it is another's"
+        )
+        guest.drain()
+        assert pause(host, guest) == {2}
+        guest.send(claim(MAC, vip), queue=1)
+        wait_until(lambda: shown(host) == [both], "it is the guest's again")
+        assert pause(host, guest) == {3}
 
 
 def test_traffic_that_says_nothing_new_does_not_wake_the_worker(host):

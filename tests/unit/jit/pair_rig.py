@@ -20,6 +20,7 @@ import numpy as np
 from packed_reference import AVAIL, USED, PackedDriver
 from ring_reference import Driver, Eventfds, GuestMemory
 
+from ovs_vhost_plugin.jit import fresh
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost.spec import Feature
 from ovs_vhost_plugin.worker.queuepair import QueuePair
@@ -79,6 +80,7 @@ class Rig:
         first: int = 0,
         finish_offloads: bool = False,
         log_bytes: int | None = None,
+        watch: fresh.Watch | None = None,
     ) -> None:
         self.memory = GuestMemory((RX_RING, 0x30000), (TX_RING, 0x30000), (RX_BUFFERS, 0x200000))
         features |= self.extra_features
@@ -89,7 +91,7 @@ class Rig:
         self.tap, self.wire = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.wire.settimeout(PATIENCE)
         self.tap.setblocking(False)
-        self.pair = QueuePair(0, self.tap.fileno())
+        self.pair = QueuePair(0, self.tap.fileno(), watch=watch)
         self.features, self.header_size = features, header_size
         self.finish_offloads = finish_offloads
         self.log = None if log_bytes is None else np.zeros(log_bytes, np.uint8)

@@ -187,7 +187,9 @@ def test_every_buffer_is_filled_and_given_back_once(first: int, kind: str) -> No
     _compile_receive()
     ring, _tracking = case.ring()
     net = new_net(tap.fileno())
-    states = states_of(case, lambda: _receive(ring, case.queue, case.memory, net))
+    states = states_of(
+        case, lambda: _receive(ring, case.queue, case.memory, net, fresh.new_learned(-1))
+    )
     assert {check_received(case, state, tap, wire) for state in states} == {0, 4}
     tap.close()
     wire.close()
@@ -207,7 +209,7 @@ def check_received(case: Tracked, state: bytes, tap: socket.socket, wire: socket
     ring, _tracking = found.ring()
     for i in range(CHAINS):
         wire.send(bytes(NET_HEADER) + frame(60, i))
-    receive(ring, found.queue, found.memory, new_net(tap.fileno()))
+    receive(ring, found.queue, found.memory, new_net(tap.fileno()), fresh.new_learned(-1))
     after = found.driver.collect()
     assert [head for head, _ in before + after] == case.ids
     assert {written for _, written in after} == {72}

@@ -52,9 +52,9 @@ def _transmit(ring, queue, memory, net, learned):  # type: ignore[no-untyped-def
 
 
 @_compiled
-def _receive(ring, queue, memory, net):  # type: ignore[no-untyped-def]
+def _receive(ring, queue, memory, net, learned):  # type: ignore[no-untyped-def]
     _raise(_MARKER)
-    receive(ring, queue, memory, net)
+    receive(ring, queue, memory, net, learned)
     _raise(_MARKER)
 
 
@@ -229,7 +229,7 @@ def test_every_buffer_is_used_once_and_each_frame_is_whole(
     ring, net = begin(case), new_net(tap.fileno())
 
     def run() -> None:
-        _receive(ring, case.queue, case.memory, net)
+        _receive(ring, case.queue, case.memory, net, fresh.new_learned(-1))
 
     _compile_receive()
     states = states_of(case, run, lambda: 0)
@@ -244,7 +244,7 @@ def _compile_receive() -> None:
     case = Case(True, False, True, 0, 1)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as tap:
         tap.setblocking(False)
-        _receive(case.ring(), case.queue, case.memory, new_net(tap.fileno()))
+        _receive(case.ring(), case.queue, case.memory, new_net(tap.fileno()), fresh.new_learned(-1))
 
 
 def check_received(case: Case, state: bytes, tap: socket.socket, wire: socket.socket) -> int:
@@ -257,7 +257,7 @@ def check_received(case: Case, state: bytes, tap: socket.socket, wire: socket.so
     assert [written for _, written in before] in ([], [52, 112, 70, 72])
     for i in range(CHAINS):
         wire.send(bytes(HEADER) + frame(60, i))
-    receive(found.ring(at), found.queue, found.memory, net)
+    receive(found.ring(at), found.queue, found.memory, net, fresh.new_learned(-1))
     after = found.driver.collect()
     assert [head for head, _ in before + after] == case.ids
     assert {written for _, written in after} == {72}

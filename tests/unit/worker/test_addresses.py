@@ -3,12 +3,15 @@
 
 import os
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
 
 from ovs_vhost_plugin.jit.learn import AGE
 from ovs_vhost_plugin.worker.addresses import Addresses
+from ovs_vhost_plugin.worker.movedon import Watch
+from ovs_vhost_plugin.worker.savedstate import Saved
 from ovs_vhost_plugin.worker.stations import Station
 
 NOW = 1000.0
@@ -20,6 +23,10 @@ class FakePair:
     def __init__(self) -> None:
         self.known: list[Station] = []
         self.looks = 0
+        self.told_of_claims = False
+
+    def tell_of_claims(self, tell: bool) -> None:
+        self.told_of_claims = tell
 
     def stations(self, now: int) -> list[Station]:
         self.looks += 1
@@ -30,7 +37,8 @@ class Rig:
     def __init__(self) -> None:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.pair = FakePair()
-        self.addresses = Addresses([self.pair], self.fd)  # type: ignore[list-item]
+        self.watch = Watch()
+        self.addresses = Addresses([self.pair], self.fd, self.watch)  # type: ignore[list-item]
 
     def news(self, now: float) -> None:
         os.eventfd_write(self.fd, 1)
@@ -73,6 +81,44 @@ def test_a_guest_that_makes_up_addresses_is_looked_at_so_often_and_its_last_word
     assert due is not None and 0 < due <= 1
     rig.addresses.run(now + due + 0.001)
     assert rig.macs() == ["00:00:00:00:27:10"]  # 10,000
+
+
+def test_what_another_claims_is_told_of_and_what_the_guest_claims_again_too(rig: Rig) -> None:
+    ip = IPv4Address("10.0.0.1")
+    at = int(1000 * NOW)
+    rig.pair.known = [Station(1, 0, at, False, {ip: at}, {ip: at})]
+    rig.news(NOW)
+    assert rig.addresses.current[0]["ipv4"] == ["10.0.0.1"]
+    rig.watch.tables[0]["claimed"] = at + 10
+    rig.news(NOW + 0.02)
+    assert (rig.addresses.current[0]["ipv4"], rig.pair.told_of_claims) == ([], True)
+    assert rig.addresses.known(NOW + 0.02)[0].addresses == {}, "nor does it move with the guest"
+    rig.pair.known = [Station(1, 0, at + 30, False, {ip: at + 30}, {ip: at + 30})]
+    rig.news(NOW + 0.03)
+    assert rig.addresses.current[0]["ipv4"] == ["10.0.0.1"]
+    assert not rig.pair.told_of_claims
+
+
+def test_an_address_that_came_with_the_guest_is_listened_for_as_well(rig: Rig) -> None:
+    ip = IPv4Address("10.0.0.1")
+    at = int(1000 * NOW)
+    rig.addresses.inherit(Saved(None, [Station(1, 0, at - 50, False, {ip: at - 50})]), NOW)
+    assert rig.addresses.current[0]["ipv4"] == ["10.0.0.1"]
+    rig.watch.tables[0]["claimed"] = at + 10
+    rig.news(NOW + 0.02)
+    assert rig.addresses.current[0]["ipv4"] == []
+
+
+def test_what_the_bridge_has_elsewhere_is_told_of_no_more(rig: Rig) -> None:
+    at = int(1000 * NOW)
+    rig.pair.known = [Station(1, 0, at), Station(2, 0, at)]
+    rig.addresses.inherit(Saved((3).to_bytes(6, "big"), []), NOW)
+    assert len(rig.macs()) == 3
+    rig.addresses.elsewhere([(1, 0), (3, 0)], NOW + 1)
+    assert rig.macs() == ["00:00:00:00:00:02"]
+    rig.pair.known[0].seen = at + 1001
+    rig.news(NOW + 2)
+    assert len(rig.macs()) == 2
 
 
 def test_what_ages_is_dropped_and_then_nothing_wakes_the_worker(rig: Rig) -> None:

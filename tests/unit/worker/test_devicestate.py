@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from ovs_vhost_plugin.jit.learn import AGE
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.worker.addresses import Addresses
 from ovs_vhost_plugin.worker.devicestate import DeviceState
+from ovs_vhost_plugin.worker.movedon import Watch
 from ovs_vhost_plugin.worker.stations import Station
 
 NIC = bytes.fromhex("525400000001")
@@ -32,6 +34,9 @@ class Pair:
     def stations(self, now: int) -> list[Station]:
         return [one for one in self.known if now - one.seen <= AGE]
 
+    def tell_of_claims(self, tell: bool) -> None:
+        pass
+
 
 class Port:
     """One host's end; its clock has its own beginning."""
@@ -42,7 +47,8 @@ class Port:
         self.pair = Pair()
         self.learned_fd = os.eventfd(0)
         stack.callback(os.close, self.learned_fd)
-        self.addresses = Addresses([self.pair], self.learned_fd)  # type: ignore[list-item]
+        pairs: Any = [self.pair]
+        self.addresses = Addresses(pairs, self.learned_fd, Watch())
         selector = stack.enter_context(selectors.DefaultSelector())
         self.state = DeviceState(self.addresses, selector, lambda: self.now, self.loaded)
         stack.callback(self.state.forget)
