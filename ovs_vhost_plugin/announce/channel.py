@@ -86,6 +86,15 @@ class Channel:
         self._under_way.append(exchange)
         return exchange.xid
 
+    def packets_to(self, port: int, frames: Sequence[bytes]) -> None:
+        """Send frames to exactly `port` with the next `run`, from nobody; nothing tells of them.
+
+        While there is an `obstacle` they go nowhere.
+        """
+        if self.obstacle is None:
+            for frame in frames:
+                self._session.packet_to(port, frame)
+
     def run(self, now: float) -> list[Delivered | Refused | Lost]:
         """Connect, receive, answer; return what became of packet-outs."""
         if self._link.connect(now):

@@ -110,7 +110,7 @@ def neighbor_advertisement(mac: bytes, ip: bytes, *, router: bool) -> bytes:
     # RFC 8200, 8.1: the checksum covers a pseudo-header too
     pseudo = ip + ALL_NODES + struct.pack("!II", _ADVERTISEMENT.size, ICMPV6)
     header = _IPV6.pack(6 << 28, _ADVERTISEMENT.size, ICMPV6, HOP_LIMIT, ip, ALL_NODES)
-    message = body(_checksum(pseudo + body(0)))
+    message = body(checksum(pseudo + body(0)))
     return _ETHERNET.pack(ALL_NODES_MAC, mac, ETH_P_IPV6) + header + message
 
 
@@ -121,7 +121,7 @@ def tagged(frame: bytes, vlan: int) -> bytes:
     return frame[: 2 * ETH_ALEN] + struct.pack("!HH", ETH_P_8021Q, vlan) + frame[2 * ETH_ALEN :]
 
 
-def _checksum(data: bytes) -> int:
+def checksum(data: bytes) -> int:
     """RFC 1071, over an even number of bytes."""
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
