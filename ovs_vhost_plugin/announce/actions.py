@@ -37,11 +37,15 @@ class AskTable:
 
 @dataclass(frozen=True, slots=True)
 class AskTrace:
-    """Ask where `bridge` sends the frame `flow`; answer with `trace` or `no_trace`."""
+    """Ask where `bridge` sends the frame `flow`; answer with `trace` or `no_trace`.
+
+    `frame` is the whole of it, where `flow` says only where it comes from.
+    """
 
     token: int
     bridge: str
     flow: str
+    frame: bytes = b""
 
 
 Action = PacketOut | Inject | AskTable | AskTrace

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.model import Location, Outcome, Result
 from ovs_vhost_plugin.announce.policy import DEFAULT, Policy
+from ovs_vhost_plugin.announce.vlan import TPIDS
+from ovs_vhost_plugin.announce.wire import Output
 
 DEADLINE = 10.0  # for the whole announcement: an ovs-vswitchd may be restarting; seconds
 BACKOFF = (0.002, 0.02, 0.2, 0.5)  # before the second, third, ... attempt; seconds
@@ -49,6 +52,7 @@ class Announcement:
         self.refused = False  # by the switch, in answer to a packet-out
         self.obstacle = ""  # why the tap is used
         self.frames = 0
+        self.samples: tuple[bytes, ...] = ()  # one frame of each kind that an attempt sends
         self.format_error = ""
         self.confirmed_by = ""
         self.outcome = Outcome.NOT_LEARNED
@@ -80,15 +84,23 @@ class Announcement:
         if not self.injected:
             self.reason = obstacle
 
-    def sent(self, location: Location, frames: int, now: float, *, injected: bool) -> None:
+    def sent(
+        self, location: Location, frames: Sequence[bytes], now: float, *, injected: bool
+    ) -> None:
         """Note an attempt: by packet-out, or written into the port's tap."""
         self.waiting = False
         self.attempts += 1
         self.injections += injected
         self.injecting = injected
-        self.frames = frames
+        self.frames = len(frames)
+        self.samples = tuple({_kind(frame): frame for frame in reversed(frames)}.values())[::-1]
         self.location = location
         self.sent_at = now if self.sent_at is None else self.sent_at
+
+    @property
+    def past_the_table(self) -> bool:
+        """Whether the last attempt did not meet the bridge's flows."""
+        return self.request.policy.output is Output.NORMAL and not self.injecting
 
     def confirmed(self, outcome: Outcome, by: str, now: float) -> None:
         """Note that the switch has the station on the port: LEARNED, or with OVN ACTIVE."""
@@ -136,3 +148,8 @@ class Announcement:
             sent_at=self.sent_at,
             learned_at=self.learned_at,
         )
+
+
+def _kind(frame: bytes) -> bytes:
+    """Its EtherType."""
+    return frame[16:18] if frame[12:14] in TPIDS else frame[12:14]

@@ -4,12 +4,13 @@
 An announcement goes round this circle until the bridge sends to the port what is for the MAC, or
 until its attempts or its time are used up:
 
-    waiting ──PacketOut──► sent ──delivered──► AskTable ──on the port──► learned
-       ▲     (or Inject)    │ failed              │ nowhere ► AskTrace ──► learned
-       └─────── backoff ────┴─────────────────────┴ elsewhere, no answer
+    waiting ──PacketOut──► sent ──delivered──► AskTable ──on the port──► AskTrace ──► learned
+       ▲     (or Inject)    │ failed              │ nowhere ► AskTrace ────┘│
+       └─────── backoff ────┴─────────────────────┴ elsewhere, no answer ───┘ the flows drop it
 
-On OVN's bridge no flow reads the MAC table. There the question is, by AskTrace alone, whether the
-port is active.
+What is on the port may be there from before. So the last question is what the bridge's flows do
+with the announcement: one frame of each kind, until one gets through. On OVN's bridge no flow reads
+the MAC table. There the question is, by AskTrace alone, whether the port is active.
 
 One announcement of a MAC in a VLAN is under way on a port at a time. A request that comes before
 its frame went out is answered by that frame; one that comes later is answered by a successor,
@@ -23,8 +24,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ovs_vhost_plugin.announce import fdb, trace
-from ovs_vhost_plugin.announce.actions import Action, AskTable, AskTrace, Inject, PacketOut
+from ovs_vhost_plugin.announce.actions import Action, AskTable, Inject, PacketOut
 from ovs_vhost_plugin.announce.announcement import MAX_INJECTIONS, Announcement, Request
+from ovs_vhost_plugin.announce.attempt import Attempt
 from ovs_vhost_plugin.announce.compose import compose
 from ovs_vhost_plugin.announce.formats import Format
 from ovs_vhost_plugin.announce.frames import FrameError, check_mac
@@ -39,25 +41,6 @@ MANUAL = "manual"  # an operator waits for the answer
 
 
 Key = tuple[bytes, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    announcement: Announcement
-    location: Location
-    reason: str = ""  # what the MAC table says, while the flows are still to be asked
-
-    @property
-    def station_vlan(self) -> int:
-        return self.announcement.request.station.vlan
-
-    @property
-    def flow(self) -> str:
-        """The frame to ask about, with the guest's own tag: flows see that, and not the port's."""
-        mac = self.announcement.request.station.mac
-        if self.location.ovn:
-            return trace.flow_from(self.location.ofport, mac, self.station_vlan)
-        return trace.flow_to(mac, self.station_vlan)
 
 
 @dataclass(slots=True)
@@ -76,10 +59,10 @@ class Announcer:
         self._formats = formats or {}
         self._locations: dict[str, Location] = {}
         self._ports: dict[str, _Port] = {}
-        self._sent: dict[int, _Attempt] = {}  # by the token of a PacketOut, Inject or AskTrace
-        self._delivered: list[_Attempt] = []  # to be confirmed by a table asked for from now on
-        self._unknown: list[_Attempt] = []  # to be traced, as the table does not have them
-        self._asked: dict[str, list[_Attempt]] = {}  # by bridge; one question at a time
+        self._sent: dict[int, Attempt] = {}  # by the token of a PacketOut, Inject or AskTrace
+        self._delivered: list[Attempt] = []  # to be confirmed by a table asked for from now on
+        self._unknown: list[Attempt] = []  # to be traced, as the table does not have them
+        self._asked: dict[str, list[Attempt]] = {}  # by bridge; one question at a time
         self._results: list[Result] = []
         self._token = 0
         self._wake_at: float | None = None
@@ -160,9 +143,9 @@ class Announcer:
             place = attempt.location
             entries = fdb.entries_of(text, attempt.announcement.request.station.mac)
             vlan = place.vlan_of(attempt.station_vlan)
-            reason = fdb.missing(entries, place.ofport, vlan)
+            reason = fdb.missing(entries, place.numbers, vlan)
             if reason is None:
-                self._confirmed(attempt.announcement, Outcome.LEARNED, "fdb", now)
+                self._known(attempt, "fdb", now)
             elif fdb.knows(entries, vlan):
                 self._retry(attempt.announcement, Outcome.NOT_LEARNED, reason, now)
             else:
@@ -177,16 +160,21 @@ class Announcer:
     def trace(self, token: int, text: str, now: float) -> None:
         """Take the answer to an AskTrace."""
         attempt = self._sent.pop(token)
-        good, bad = Outcome.LEARNED, Outcome.NOT_LEARNED
+        if attempt.known_by:
+            self._passage(attempt, trace.stopped(text), now)
+            return
         if attempt.location.ovn:
-            good, bad = Outcome.ACTIVE, Outcome.BLOCKED
             reason = trace.blocked(text)
-        else:
-            reason = trace.missing(text, attempt.location.ofport)
+            if reason is None:
+                self._confirmed(attempt.announcement, Outcome.ACTIVE, "flow", now)
+            else:
+                self._retry(attempt.announcement, Outcome.BLOCKED, reason, now)
+            return
+        reason = trace.missing(text, attempt.location.numbers)
         if reason is None:
-            self._confirmed(attempt.announcement, good, "flow", now)
+            self._known(attempt, "flow", now)
         else:
-            self._retry(attempt.announcement, bad, reason or attempt.reason, now)
+            self._retry(attempt.announcement, Outcome.NOT_LEARNED, reason or attempt.reason, now)
 
     def no_trace(self, token: int, reason: str, now: float) -> None:
         """Take it that an AskTrace has no answer."""
@@ -237,6 +225,13 @@ class Announcer:
         if location is None or location.ofport < 1:
             announcement.reason = "ofport unknown"
             return announcement.deadline
+        if location.isolated:
+            announcement.outcome, announcement.reason = Outcome.ISOLATED, "it is in VLAN 4095 alone"
+            self._end(announcement, now)
+            return None
+        if location.hindered:
+            announcement.reason = f"the port does not forward yet ({location.hindered})"
+            return announcement.deadline
         due_at = announcement.due_at
         hindrance = obstacle(location)
         if hindrance is not None:
@@ -257,7 +252,12 @@ class Announcer:
     ) -> Action | None:
         request = announcement.request
         frames, wrong = compose(
-            request.station, request.policy, self._formats, request.port, location.bridge
+            request.station,
+            request.policy,
+            self._formats,
+            request.port,
+            location.bridge,
+            slb=location.slb,
         )
         if wrong:
             self.counters["format-errors"] += 1
@@ -267,15 +267,16 @@ class Announcer:
             announcement.outcome, announcement.reason = Outcome.REFUSED, reason
             self._end(announcement, now)
             return None
-        announcement.sent(location, len(frames), now, injected=by_tap)
-        token = self._note(_Attempt(announcement, location))
+        location = location.member(announcement.attempts)
+        announcement.sent(location, frames, now, injected=by_tap)
+        token = self._note(Attempt(announcement, location))
         if by_tap:
             self.counters["injections"] += 1
             return Inject(token, request.port, frames)
         self.counters["packet-outs"] += len(frames)
         return PacketOut(token, location, frames, request.policy.output)
 
-    def _note(self, attempt: _Attempt) -> int:
+    def _note(self, attempt: Attempt) -> int:
         self._token += 1
         self._sent[self._token] = attempt
         return self._token
@@ -301,9 +302,27 @@ class Announcer:
                 self._asked[bridge] = [attempt]
         unknown, self._unknown = self._unknown, []
         for attempt in unknown:
-            question = AskTrace(self._note(attempt), attempt.location.bridge, attempt.flow)
-            questions.append(question)
+            questions.append(attempt.question(self._note(attempt)))
         return questions
+
+    def _known(self, attempt: Attempt, by: str, now: float) -> None:
+        """The station is on the port; still to ask whether that is of this announcement."""
+        if attempt.announcement.past_the_table:
+            self._confirmed(attempt.announcement, Outcome.LEARNED, by, now)
+        else:
+            self._unknown.append(replace(attempt, known_by=by))
+
+    def _passage(self, attempt: Attempt, stopped: str | None, now: float) -> None:
+        """What the flows do with one kind of the announcement's frames."""
+        announcement = attempt.announcement
+        if stopped is None:
+            self._confirmed(announcement, Outcome.LEARNED, attempt.known_by, now)
+        elif attempt.sample + 1 < len(announcement.samples):
+            self._unknown.append(replace(attempt, sample=attempt.sample + 1))
+        else:
+            isolated = stopped == trace.ISOLATED
+            outcome = Outcome.ISOLATED if isolated else Outcome.NOT_LEARNED
+            self._retry(announcement, outcome, stopped, now)
 
     def _confirmed(self, announcement: Announcement, outcome: Outcome, by: str, now: float) -> None:
         announcement.confirmed(outcome, by, now)

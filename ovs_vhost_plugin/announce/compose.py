@@ -11,16 +11,28 @@ from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.formats import Format, FormatError, Guest, frames_of
 from ovs_vhost_plugin.announce.policy import BUILT_IN, Policy
 
+NO_ADDRESS = bytes(4)
+"""As the sender of ARP it makes a probe, from which nobody learns an address (RFC 5227, 1.1)."""
+
 
 def compose(
-    station: Station, policy: Policy, formats: Mapping[str, Format], port: str, bridge: str
+    station: Station,
+    policy: Policy,
+    formats: Mapping[str, Format],
+    port: str,
+    bridge: str,
+    *,
+    slb: bool = False,
 ) -> tuple[tuple[bytes, ...], str]:
-    """Return the frames, tagged where the guest tags, and what went wrong with a user's format."""
+    """Return the frames, tagged where the guest tags, and what went wrong with a user's format.
+
+    slb: the port is in a balance-slb bond, on which nothing but gratuitous ARP moves a MAC
+    """
     made: list[bytes] = []
     wrong = ""
     for name in policy.frames:
         if name in BUILT_IN:
-            made += _built_in(name, station)
+            made += _built_in(name, station, slb=slb)
             continue
         guest = Guest(
             mac=station.mac,
@@ -37,7 +49,9 @@ def compose(
     return tuple(frames.tagged(frame, station.vlan) for frame in made), wrong
 
 
-def _built_in(name: str, station: Station) -> list[bytes]:
+def _built_in(name: str, station: Station, *, slb: bool) -> list[bytes]:
+    if name == "garp" and slb and not station.ipv4:
+        return [frames.gratuitous_arp(station.mac, NO_ADDRESS)]
     if name == "garp":
         return [frames.gratuitous_arp(station.mac, ip) for ip in station.ipv4]
     if name == "na":

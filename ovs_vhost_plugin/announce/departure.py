@@ -54,7 +54,7 @@ class Departure:
         self._settlings = 0
         self._hurries = 0
         self._residents: set[tuple[bytes, int]] = set()
-        self._senders = Senders("", 0)
+        self._senders = Senders("", {0})
 
     def hold(self, stations: tuple[str, ...], now: float, sighted: int = 0) -> None:
         """Take the worker's word that it holds frames for `stations`.
@@ -84,7 +84,7 @@ class Departure:
         now: float,
     ) -> bool:
         """Take the bridge's MAC table; whether a station was found at a new place."""
-        self._senders = Senders(text, place.ofport)
+        self._senders = Senders(text, place.numbers)
         self.resident = min(self._senders.here, default=None)
         if not self._looked and not self.held:
             self._looked = True
@@ -94,7 +94,7 @@ class Departure:
         self.places, stays = {}, False
         for station in self.stations:
             port = self._place_of(station, text, place, vlans, rows)
-            if port == place.ofport:
+            if port in place.numbers:
                 # Here it is stopped: its last frames, counted late, have moved the entry back.
                 port = before.get(station)
                 stays = stays or port is None

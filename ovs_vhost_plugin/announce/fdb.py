@@ -12,6 +12,7 @@ the lines of the address asked for are looked at.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -54,17 +55,20 @@ def _parse_line(line: str) -> Entry | None:
         return None
 
 
-def on_port(table: str, ofport: int) -> set[tuple[bytes, int]]:
-    """Return the addresses of `table` that sit on `ofport`, each with its VLAN."""
+def on_port(table: str, ofports: Collection[int]) -> set[tuple[bytes, int]]:
+    """Return the addresses of `table` that sit on one of `ofports`, each with its VLAN."""
+    ports = "|".join(str(number) for number in sorted(ofports))
     lines = re.finditer(
-        rf"^ *{ofport} +(\d{{1,4}}) +((?:[0-9a-f]{{2}}:){{5}}[0-9a-f]{{2}}) ", table, re.MULTILINE
+        rf"^ *(?:{ports}) +(\d{{1,4}}) +((?:[0-9a-f]{{2}}:){{5}}[0-9a-f]{{2}}) ",
+        table,
+        re.MULTILINE,
     )
     return {(bytes.fromhex(line[2].replace(":", "")), int(line[1])) for line in lines}
 
 
-def missing(entries: list[Entry], ofport: int, vlan: int) -> str | None:
-    """Return None if the address sits on `ofport` in `vlan`, else where it is instead."""
-    if any(entry.port == ofport and entry.vlan == vlan for entry in entries):
+def missing(entries: list[Entry], ofports: Collection[int], vlan: int) -> str | None:
+    """Return None if the address sits on one of `ofports` in `vlan`, else where it is instead."""
+    if any(entry.port in ofports and entry.vlan == vlan for entry in entries):
         return None
     for entry in entries:
         if entry.vlan == vlan:

@@ -10,6 +10,7 @@ addresses, and so announces, itself.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ovs_vhost_plugin.announce.addresses import Station, merge
@@ -80,6 +81,12 @@ class Guest:
         """Take note of SEND_RARP."""
         self._rarp = (Station(mac),)
         self._unnamed = ""
+
+    def moved_on(self, places: Collection[tuple[bytes, int]]) -> None:
+        """Others have these now, each a MAC with the tag of its frames."""
+        self._rarp = _without(self._rarp, places)
+        self._learned = _without(self._learned, places)
+        self._before = _without(self._before, places)
 
     def replaced(self) -> None:
         """Its port is another guest's from now on, of which nothing is known."""
@@ -159,3 +166,9 @@ class Guest:
     def _forget(self) -> None:
         self._rarp = self._learned = self._before = ()
         self._lost_at = None
+
+
+def _without(
+    stations: tuple[Station, ...], places: Collection[tuple[bytes, int]]
+) -> tuple[Station, ...]:
+    return tuple(one for one in stations if (one.mac, one.vlan) not in places)

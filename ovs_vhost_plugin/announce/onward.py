@@ -65,9 +65,9 @@ class Rows:
 class Senders:
     """Where one answer of `fdb/show` has those who send: each is looked up once."""
 
-    def __init__(self, table: str, ofport: int) -> None:
-        """`ofport` is the port from which the guest departs; `here` is what the table has on it."""
-        self.here = fdb.on_port(table, ofport)
+    def __init__(self, table: str, ofports: Collection[int]) -> None:
+        """`ofports` are those from which the guest departs; `here` is what the table has there."""
+        self.here = fdb.on_port(table, ofports)
         self._table = table
         self._found: dict[tuple[bytes, int], int | str | None] = {}
 

@@ -11,7 +11,7 @@ the loop the daemon calls `set_locations` (when rows changed) and `request`, the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ovs_vhost_plugin.announce.actions import Action, AskTable, AskTrace, Inject, PacketOut
 from ovs_vhost_plugin.announce.announcement import Request
@@ -50,6 +50,7 @@ class AnnounceService:
         self._inject = inject
         self._clock = clock
         self._switchd = Switchd(rundir)
+        self._locations: dict[str, Location] = {}
         self._bridges: set[str] = set()  # the management sockets of bridges with ports of ours
         self._channels: dict[str, Channel] = {}  # to each of them
         self._tokens: dict[tuple[str, int], int] = {}  # (path, xid) of a burst to its token
@@ -61,11 +62,18 @@ class AnnounceService:
         in it with `ofport` -1: requests for it wait, bounded, until it has one.
         """
         self._announcer.set_locations(locations)
+        self._locations = dict(locations)
         self._bridges = {location.mgmt_path for location in locations.values()}
 
     def request(self, request: Request, refusal: str = "") -> None:
         """Ask for an announcement, or note its `refusal`; the result tells what came of it."""
         self._announcer.request(request, self._clock(), refusal)
+
+    def query(self, port: str, frames: Sequence[bytes]) -> None:
+        """Send frames to the guest of `port`, if its bridge can be reached."""
+        location = self._locations.get(port)
+        if location is not None and location.ofport > 0 and location.mgmt_path in self._channels:
+            self._channels[location.mgmt_path].packets_to(location.ofport, frames)
 
     def withdraw(self, port: str, reason: str) -> None:
         """Take back what was asked for on `port`: its guest has stopped."""
@@ -127,8 +135,9 @@ class AnnounceService:
         match action:
             case AskTable(bridge):
                 self._switchd.ask(Question("fdb/show", (bridge,)), self._clock())
-            case AskTrace(token, bridge, flow):
-                question = Question("ofproto/trace", (bridge, flow), token)
+            case AskTrace(token, bridge, flow, frame):
+                params = (bridge, flow, frame.hex()) if frame else (bridge, flow)
+                question = Question("ofproto/trace", params, token)
                 self._switchd.ask(question, self._clock())
             case Inject(token, port, frames):
                 if self._inject(port, frames):

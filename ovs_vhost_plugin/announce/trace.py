@@ -15,14 +15,34 @@ very first flow for the port drops everything else that comes from it:
 
      0. in_port=2, priority 1000, cookie 0xe3874e67
         drop
+
+That an address is known does not say that an announcement of it got through: what is known may be
+older. So the announcement itself is traced too. Where it comes to NORMAL and yet goes out nowhere,
+the port is isolated, by protected ports or VLANs:
+
+     0. priority 0
+        NORMAL
+         -> no learned MAC for destination, flooding
+         >> Flow is between protected ports, skipping output.
+    ...
+    Datapath actions: drop
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+
+NO_FLOW = "no flow of the bridge matches (fail_mode=secure?)"
+DROPPED = "the bridge's flows drop it"
+ISOLATED = "no other port of the bridge gets what this one sends"
 
 _OUTPUT = re.compile(r"(?:\boutput:|-> output port is )([0-9]{1,10})\b")
 _ACTIONS = re.compile(r"^Datapath actions: (.*)$", re.MULTILINE)
+_FLOODED = re.compile(r"^ *NORMAL\n *-> .*flooding$", re.MULTILINE)
+_NESTED = re.compile(r"\([^()]*\)")
+_OUT = re.compile(r"(?:^|,)(?:[0-9]+|hash|clone|tnl_push|lb_output)(?:,|$)")
+"""Of a list of actions without what is in parentheses: one by which a frame leaves."""
 _FLOW = re.compile(r"^ *[0-9]+\. ", re.MULTILINE)
 
 
@@ -49,8 +69,33 @@ def blocked(text: str) -> str | None:
     return "OVN drops what comes from the port" if flows else "the trace shows no flow"
 
 
-def missing(text: str, ofport: int) -> str | None:
-    """Return None if the frame goes to `ofport` and nowhere else, else what happens to it.
+def _outside(actions: str) -> str:
+    """What of `actions` is not in parentheses."""
+    count = 1
+    while count:
+        actions, count = _NESTED.subn("", actions)
+    return actions
+
+
+def flow_in(ofport: int) -> str:
+    """What to ask of a frame that is given as a whole: it comes from the port."""
+    return f"in_port={ofport}"
+
+
+def stopped(text: str) -> str | None:
+    """Return None if the frame goes out somewhere, else why it does not: `ISOLATED`, or other."""
+    found = _ACTIONS.findall(text)
+    if not found:
+        return "the trace shows no actions"
+    if any(_OUT.search(_outside(actions)) for actions in found):
+        return None
+    if "No match." in text:
+        return NO_FLOW
+    return ISOLATED if _FLOODED.search(text) else DROPPED
+
+
+def missing(text: str, ofports: Collection[int]) -> str | None:
+    """Return None if the frame goes to one of `ofports` and nowhere else, else what becomes of it.
 
     "" where the trace says nothing of it in particular: the frame is flooded.
     """
@@ -60,11 +105,11 @@ def missing(text: str, ofport: int) -> str | None:
     actions = found[1]
     if actions == "drop":
         if "No match." in text:
-            return "no flow of the bridge matches (fail_mode=secure?)"
-        return "the bridge's flows drop it"
+            return NO_FLOW
+        return DROPPED
     outputs = [one for one in re.sub(r"\([^()]*\)", "", actions).split(",") if one.isdigit()]
     named = {int(number) for number in _OUTPUT.findall(text)}
-    if len(outputs) == 1 and named == {ofport}:
+    if len(outputs) == 1 and len(named) == 1 and named.issubset(ofports):
         return None
     if len(outputs) == 1 and named:
         return "a flow sends to port " + ", ".join(map(str, sorted(named)))

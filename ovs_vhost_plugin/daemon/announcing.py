@@ -12,19 +12,21 @@ from typing import Any
 
 import ovs.vlog
 
-from ovs_vhost_plugin.announce.addresses import Station, spread
+from ovs_vhost_plugin.announce.addresses import MAX_STATIONS, Station, spread
 from ovs_vhost_plugin.announce.announcement import Request
 from ovs_vhost_plugin.announce.announcer import MANUAL
 from ovs_vhost_plugin.announce.formats import Format
+from ovs_vhost_plugin.announce.groups import queries
 from ovs_vhost_plugin.announce.guest import Change, Guest
 from ovs_vhost_plugin.announce.model import Location, Outcome, Result
 from ovs_vhost_plugin.announce.rounds import Rounds
 from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.daemon.claims import NOT_GIVEN, sort_out
+from ovs_vhost_plugin.daemon.elsewhere import MAC_ELSEWHERE, Elsewhere, Looked, refused_as
 from ovs_vhost_plugin.daemon.ovsdb import Snapshot
 from ovs_vhost_plugin.daemon.places import Owners, given_to, location_of
 from ovs_vhost_plugin.daemon.reports import Addresses, Rarp, Started, State, Stats
-from ovs_vhost_plugin.daemon.rows import PortSpec
+from ovs_vhost_plugin.daemon.rows import PortSpec, parse_mac
 from ovs_vhost_plugin.daemon.silence import Silence
 from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard
 from ovs_vhost_plugin.vhost.spec import Feature
@@ -33,6 +35,13 @@ vlog = ovs.vlog.Vlog("vhost_announce")
 
 RARP_ROUNDS = 1.0
 """Seconds after SEND_RARP in which the front-end makes the rounds itself."""
+
+MAX_QUERIED = 8
+"""VLANs of a guest that is asked for its multicast groups."""
+
+OF_BEFORE = frozenset({"resumed", "reconnect", "port-moved"})
+"""Triggers of guests that were here before: what is known of them may have moved on since."""
+_LOG_ALL = 1 << 26  # vhost-user "Migration"
 
 Tell = Callable[[str, dict[str, Any], float], bool]
 Waiter = Callable[[Result], None]
@@ -66,6 +75,8 @@ class Announcing:
         self._rarp_at: dict[str, float] = {}
         self._rounds = Rounds()
         self._silence = Silence(tell)
+        self._elsewhere: Elsewhere | None = None
+        self._migrates: dict[str, bool] = {}  # or did so when it stopped
         self._waiters: list[tuple[str, Station, Waiter]] = []
 
     # -- where the ports are ---------------------------------------------------------------------
@@ -91,8 +102,12 @@ class Announcing:
         now = self._clock()
         for name, place in locations.items():
             guest = self._guests.get(name)
-            if name in before and before[name].moved_to(place) and guest and guest.running:
-                self._begin(name, "port-moved", now)
+            if name not in before or not guest or not guest.running:
+                continue
+            if before[name].moved_to(place):
+                self._begin(name, "port-moved", now, before[name])
+            elif before[name].hindered and not place.hindered:
+                self._begin(name, "port-forwards", now)
 
     def _see_replaced(self, snapshot: Snapshot) -> None:
         """A port that has another socket now is another guest's: it is not told what was known."""
@@ -105,11 +120,11 @@ class Announcing:
                 self._guest(name).replaced()
 
     def _open(self, rundir: str) -> None:
-        if self._service is not None:
-            self._service.close()
+        self.close()
         self._service = AnnounceService(
             rundir, inject=self._inject, formats=self._formats, clock=self._clock
         )
+        self._elsewhere = Elsewhere(rundir)
         self._rundir, self._locations = rundir, {}
 
     def _inject(self, port: str, frames: tuple[bytes, ...]) -> bool:
@@ -118,6 +133,8 @@ class Announcing:
 
     def _forget(self, name: str) -> None:
         self._rounds.cancel(name)
+        if self._elsewhere is not None:
+            self._elsewhere.cancel(name)
         self._silence.cancel(name)
         self.announced.pop(name, None)
         self._forget_guest(name)
@@ -129,6 +146,7 @@ class Announcing:
             del self._guests[name]
             self._sockets.pop(name, None)
             self._announces_itself.pop(name, None)
+            self._migrates.pop(name, None)
             self._rarp_at.pop(name, None)
 
     # -- what workers report ---------------------------------------------------------------------
@@ -149,12 +167,22 @@ class Announcing:
                 case Heard(name, State() as state):
                     self._announces_itself[name] = _announces_itself(state)
                     self._changed(name, self._guest(name).told(state.status, now), now)
+                    self._see_migrating(name, state, now)
                 case Heard(name, Stats(request, stats)):
                     if self._silence.answered(name, request, stats):
                         self._begin(name, "guest-silent", now)
                 case Ended(name):
                     self._changed(name, self._guest(name).ended(now), now)
                     self._forget_guest(name)
+
+    def _see_migrating(self, name: str, state: State, now: float) -> None:
+        """What has moved on does not go along with a guest that begins to migrate."""
+        migrates, place = state.has(_LOG_ALL), self._locations.get(name)
+        if not self._guest(name).running:
+            return
+        began, self._migrates[name] = migrates and not self._migrates.get(name), migrates
+        if began and place is not None and self._elsewhere is not None:
+            self._elsewhere.look(name, "", place, self._guest(name).known(now), now)
 
     def _guest(self, name: str) -> Guest:
         return self._guests.setdefault(name, Guest())
@@ -171,6 +199,8 @@ class Announcing:
         if change.stopped:
             self._rounds.cancel(name)
             self._silence.cancel(name)
+            if self._elsewhere is not None:
+                self._elsewhere.cancel(name)
             if self._service is not None:
                 self._service.withdraw(name, "its guest has stopped")
         if change.trigger:
@@ -182,14 +212,58 @@ class Announcing:
 
     # -- announcing ------------------------------------------------------------------------------
 
-    def _begin(self, name: str, trigger: str, now: float) -> None:
-        """Announce all that the guest uses, and again in rounds."""
+    def _begin(self, name: str, trigger: str, now: float, before: Location | None = None) -> None:
+        """Announce all that the guest uses, and again in rounds.
+
+        If it was there before, what peers say of it is first looked for in the bridge's table.
+        """
         port = self._port(name)
         if port is None or not port.announce.enabled:
             return
+        given = {one.mac for one in given_to(port)}
+        claims = [one for one in self._guest(name).known(now) if one.mac not in given]
+        stayed = trigger in OF_BEFORE and not self._migrates.get(name)
+        if claims and stayed and self._elsewhere is not None:
+            place = before or self._locations[name]
+            self._elsewhere.look(name, trigger, place, claims, now)
+        else:
+            self._begin_rounds(port, trigger, now)
+
+    def _looked(self, looked: Looked, now: float) -> None:
+        """Forget what has moved on, here and in the worker, and announce the rest."""
+        name, moved, port = looked.port, looked.moved, self._port(looked.port)
+        if moved:
+            self._guest(name).moved_on(moved)
+            places = [f"{mac.hex()}.{vlan}" for mac, vlan in moved]
+            self._tell(name, {"op": "elsewhere", "stations": places}, now)
+        if port is None or not looked.trigger:
+            return
+        refused = [(Station(*key), refused_as(where)) for key, where in moved.items()]
+        self._announce(port, (), refused, looked.trigger, now)
+        self._begin_rounds(port, looked.trigger, now)
+
+    def _ask_for_groups(self, port: PortSpec) -> None:
+        """Have the guest tell a bridge that snoops which multicast groups it is in."""
+        own = parse_mac(min(self._own_macs(port.bridge), default=""))
+        if not port.snoops or own is None or self._service is None:
+            return
+        place, known = self._locations[port.name], self._guest(port.name).known(self._clock())
+        stations = spread((*given_to(port), *known), place)
+        for vlan in sorted({one.vlan for one in stations} | {0})[:MAX_QUERIED]:
+            if place.carries(vlan):
+                self._service.query(port.name, queries(own, vlan))
+
+    def _own_macs(self, bridge: str) -> set[str]:
+        return set() if self._snapshot is None else self._snapshot.own_macs.get(bridge, set())
+
+    def _begin_rounds(self, port: PortSpec, trigger: str, now: float) -> None:
+        name = port.name
+        self._ask_for_groups(port)
         if not self._request(port, trigger, now):
             vlog.info(f"{name}: {trigger}, and no address is known yet that its port carries")
             self._guest(name).unnamed(trigger, now)
+        elif self._locations[name].isolated:
+            self._rounds.cancel(name)  # and begin where it is wired: it has moved then
         elif now - self._rarp_at.get(name, -RARP_ROUNDS) >= RARP_ROUNDS:
             self._rounds.begin(name, trigger, port.announce, now)
 
@@ -209,7 +283,9 @@ class Announcing:
         at: float,
     ) -> tuple[Station, ...]:
         assert self._service is not None and self._owners is not None
-        spreaded = spread(allowed, self._locations[port.name])
+        place = self._locations[port.name]
+        # Of what it is in no VLAN to announce, the result says so.
+        spreaded = allowed[:MAX_STATIONS] if place.isolated else spread(allowed, place)
         running = {name for name, guest in self._guests.items() if guest.running}
         foreign = [self._owners.foreign(one.mac, port, running) for one in spreaded]
         asked = (*zip(spreaded, foreign, strict=True), *refused)
@@ -254,7 +330,11 @@ class Announcing:
             port = self._port(name)
             if port is not None and port.announce.enabled:
                 self._request(port, trigger, now)
+                self._ask_for_groups(port)
         self._silence.run(now)
+        if self._elsewhere is not None:
+            for looked in self._elsewhere.run(now):
+                self._looked(looked, now)
         self._service.run()
         for result in self._service.take_results():
             summary = result.summary()
@@ -272,12 +352,15 @@ class Announcing:
         port = self._port(result.port)
         if result.outcome is not Outcome.REFUSED or port is None:
             return False
-        return bool(given_to(port)) and result.reason.partition(":")[0] in NOT_GIVEN
+        name = result.reason.partition(":")[0]
+        return bool(given_to(port)) and name in NOT_GIVEN | {MAC_ELSEWHERE}
 
     def wait(self, poller: Any) -> None:
         """Register what `run` has to be called for."""
         if self._service is not None:
             self._service.wait(poller)
+        if self._elsewhere is not None:
+            self._elsewhere.wait(poller)
         for at in (self._rounds.wake_at(), self._silence.wake_at()):
             if at is not None:
                 poller.timer_wait_until(at * 1e3)
@@ -295,6 +378,9 @@ class Announcing:
         if self._service is not None:
             self._service.close()
             self._service = None
+        if self._elsewhere is not None:
+            self._elsewhere.close()
+            self._elsewhere = None
 
 
 def _announces_itself(state: State) -> bool:

@@ -58,6 +58,7 @@ _COLUMNS: dict[str, dict[str, dict[str, Any]]] = {
         "datapath_type": {"type": "string"},
         "datapath_version": {"type": "string"},
         "fail_mode": _set_of("string", 1),
+        "mcast_snooping_enable": {"type": "boolean"},
         "ports": _refs("Port"),
     },
     "Port": {
@@ -67,6 +68,9 @@ _COLUMNS: dict[str, dict[str, dict[str, Any]]] = {
         "cvlans": _set_of("integer"),
         "other_config": {"type": _STRINGS},
         "vlan_mode": _set_of("string", 1),
+        "bond_mode": _set_of("string", 1),
+        "status": {"type": _STRINGS},
+        "rstp_status": {"type": _STRINGS},
     },
     "Interface": {
         "name": {"type": "string"},

@@ -26,6 +26,10 @@ def location_of(port: PortSpec, rundir: str) -> Location:
         trunks=port.trunks,
         cvlans=port.cvlans,
         ovn=port.ovn,
+        members=port.members,
+        mates=port.mates,
+        slb=port.slb,
+        hindered=port.hindered,
     )
 
 

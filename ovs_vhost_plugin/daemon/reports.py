@@ -12,8 +12,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ovs_vhost_plugin.announce.addresses import MAX_VLAN, Station, is_host
+from ovs_vhost_plugin.announce.addresses import Station, is_host
 from ovs_vhost_plugin.announce.frames import FrameError, check_mac
+from ovs_vhost_plugin.announce.model import MAX_VLAN
 from ovs_vhost_plugin.control import HELD_BATCH_FRAMES, WorkerSpec
 
 STATUSES = frozenset({"connecting", "listening", "connected", "running"})

@@ -16,6 +16,7 @@ import netaddr
 from ovs_vhost_plugin.announce import addresses, policy
 from ovs_vhost_plugin.announce.addresses import AddressError, Station
 from ovs_vhost_plugin.announce.policy import Policy, PolicyError
+from ovs_vhost_plugin.daemon import portrow
 from ovs_vhost_plugin.daemon.carriage import (
     USERSPACE,
     Offloads,
@@ -129,6 +130,11 @@ class PortSpec:
     withheld  what front-ends are not offered
     socket_owner  the only user whose socket `path` may be, by name or number; "": not said
     troubles  what is wrong by ovs-vswitchd's word, as text: for now, or for good
+    members  the OpenFlow ports of all interfaces of its Port row: more than one in a bond
+    mates    those of them that are ports of ours
+    slb      that is a bond in mode balance-slb
+    snoops   the bridge sends multicast only where it was asked for
+    hindered why the bridge passes no frames of the port yet (spanning tree), "" if it does
     """
 
     name: str
@@ -157,6 +163,11 @@ class PortSpec:
     socket_owner: str = ""
     cvlans: tuple[int, ...] = ()
     troubles: Mapping[Trouble, str] = field(default_factory=dict)
+    members: tuple[int, ...] = ()
+    mates: tuple[int, ...] = ()
+    slb: bool = False
+    hindered: str = ""
+    snoops: bool = False
 
     @property
     def holds(self) -> bool:
@@ -239,6 +250,11 @@ def parse(
         withheld=off,
         socket_owner=keys.get(OWNER_KEY, ""),
         troubles={name: text for name, text in troubles if text},
+        members=portrow.numbers(port.interfaces),
+        mates=portrow.numbers(filter(is_ours, port.interfaces)),
+        slb=portrow.is_slb(port),
+        hindered=portrow.hindered(port),
+        snoops=bool(bridge.mcast_snooping_enable),
     )
 
 

@@ -196,9 +196,10 @@ GARBLED = st.lists(
 @given(text=GARBLED)
 def test_any_text_of_a_switch(text: str) -> None:
     for ofport in (1, 65279):
-        fdb.on_port(text, ofport)
-        fdb.missing(fdb.entries_of(text, bytes.fromhex("525400123456")), ofport, 0)
-        trace.missing(text, ofport)
+        fdb.on_port(text, {ofport})
+        fdb.missing(fdb.entries_of(text, bytes.fromhex("525400123456")), {ofport}, 0)
+        trace.missing(text, {ofport})
+    trace.stopped(text)
 
 
 @examples(150)

@@ -157,6 +157,56 @@ def test_output_normal_goes_past_the_pipeline_on_request(switch, service):
         assert br.taps["peer"].frames() == [rarp(MAC)]
 
 
+def learned_before(switch, br):
+    """Have the bridge know the MAC on the guest's port, from the guest's own frame."""
+    br.taps["guest"].send(rarp(MAC))
+    here = (str(br.ofport("guest")), 0)
+    wait_until(lambda: br.place_of(MAC) == here, "the bridge knows the MAC")
+    wait_until(br.taps["peer"].frames, "the frame itself")
+
+
+@pytest.mark.parametrize(
+    ("flow", "reason"),
+    [
+        ("priority=10,dl_type=0x8035,actions=drop", "the bridge's flows drop it"),
+        ("", "no flow of the bridge matches (fail_mode=secure?)"),
+    ],
+)
+def test_an_entry_from_before_does_not_make_a_dropped_announcement_learned(
+    switch, service, flow, reason
+):
+    with bridge(switch) as br:
+        learned_before(switch, br)
+        management = f"unix:{br.location().mgmt_path}"
+        if flow:
+            switch.ofctl("add-flow", management, flow)
+        else:
+            switch.ofctl("del-flows", management)
+        result = announce(service, br.location())
+        assert (result.outcome, result.reason) == (Outcome.NOT_LEARNED, reason)
+        assert br.place_of(MAC) == (str(br.ofport("guest")), 0)
+        assert br.taps["peer"].frames() == []
+
+
+def test_a_flow_against_rarp_lets_the_garp_teach(switch, service):
+    with bridge(switch) as br:
+        management = f"unix:{br.location().mgmt_path}"
+        switch.ofctl("add-flow", management, "priority=10,dl_type=0x8035,actions=drop")
+        result = announce(service, br.location(), Station(MAC, ipv4=(bytes([192, 0, 2, 1]),)))
+        assert result.outcome is Outcome.LEARNED, result
+
+
+def test_a_port_that_no_other_hears_is_isolated(switch, service):
+    """Protected ports, and the bridge's own in another VLAN."""
+    with bridge(switch, guest_tag=10) as br:
+        ports = [["--", "set", "Port", name, "protected=true"] for name in br.ports.values()]
+        switch.vsctl("set", "Port", br.name, "tag=7", *[word for port in ports for word in port])
+        result = announce(service, br.location())
+        assert result.outcome is Outcome.ISOLATED, result
+        assert br.place_of(MAC) == (str(br.ofport("guest")), 10), "the bridge has learned it"
+        assert br.taps["peer"].frames() == []
+
+
 def test_a_drop_that_ends_in_time_costs_only_a_retry(switch, service):
     with bridge(switch, fail_mode="secure") as br:
         service.set_locations({"vhu0": br.location()})

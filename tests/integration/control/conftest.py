@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from control_host import ControlHost
+from puppet import PORT, FrontEnd
 
 from ovs_vhost_plugin.lab import packages
 
@@ -30,3 +31,25 @@ def make_host(require: Callable[[object, str], None]) -> Iterator[Callable[..., 
 @pytest.fixture
 def host(make_host: Callable[..., ControlHost]) -> ControlHost:
     return make_host()
+
+
+@pytest.fixture
+def front_ends() -> Iterator[list[FrontEnd]]:
+    made: list[FrontEnd] = []
+    yield made
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def add(host: Any, front_ends: list[FrontEnd]) -> Any:
+    """Add a port and connect a front-end to it."""
+
+    def make(*settings: str, port: str = PORT) -> FrontEnd:
+        path = host.add_server_port(port, *settings)
+        host.wait_ofport(port)
+        host.wait_status(port, "listening")
+        front_ends.append(FrontEnd(host, port, path))
+        return front_ends[-1]
+
+    return make

@@ -166,7 +166,7 @@ class FakeWorker:
                 self.tell_state()
             case {"op": "inject", "frames": frames}:
                 self.transmit(frames)
-            case {"op": "release"} if self.puppet and self.front_end is not None:
+            case {"op": "release" | "elsewhere"} if self.puppet and self.front_end is not None:
                 self.front_end.sendall(json.dumps(command).encode() + b"\n")
             case {"op": "connected"}:
                 self.front_end = socket.socket(fileno=fds[0])

@@ -6,11 +6,10 @@ The port's worker is a puppet: the test tells as its front-end what it is to rep
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from puppet import GUEST_ANNOUNCE, MAC, PORT, FrontEnd, Peer, wait_log
+from puppet import GUEST_ANNOUNCE, MAC, PORT, Peer, wait_log
 from puppet import announcements as log
 
 from ovs_vhost_plugin.announce.frames import gratuitous_arp, rarp, tagged
@@ -22,28 +21,6 @@ pytestmark = pytest.mark.integration
 IP = bytes([192, 0, 2, 1])
 ATTACHED = f"external_ids:attached-mac={MAC.hex(':')}"
 GIVEN = f"external_ids:vhost-user-addresses={MAC.hex(':')} 192.0.2.1"
-
-
-@pytest.fixture
-def front_ends() -> Iterator[list[FrontEnd]]:
-    made: list[FrontEnd] = []
-    yield made
-    for one in made:
-        one.close()
-
-
-@pytest.fixture
-def add(host: Any, front_ends: list[FrontEnd]) -> Any:
-    """Add a port and connect a front-end to it."""
-
-    def make(*settings: str, port: str = PORT) -> FrontEnd:
-        path = host.add_server_port(port, *settings)
-        host.wait_ofport(port)
-        host.wait_status(port, "listening")
-        front_ends.append(FrontEnd(host, port, path))
-        return front_ends[-1]
-
-    return make
 
 
 def place(host: Any, mac: bytes = MAC, bridge: str = BRIDGE) -> tuple[str, int] | None:

@@ -30,7 +30,7 @@ def frame(kind, source=CLIENT, tag=None, to=GUEST):
 def sent(given, table, rows=ROWS, vlans=VLANS, place=PLACE):
     """What becomes of a frame whose receiver is THERE."""
     places = {f"{GUEST.hex()}.{tag}": THERE for tag in (0, 7)}
-    return address(given, places, Senders(table, HERE), place, vlans, rows)
+    return address(given, places, Senders(table, {HERE}), place, vlans, rows)
 
 
 @pytest.mark.parametrize("tag", [None, 7])
@@ -97,6 +97,6 @@ def test_a_host_without_an_address_sends_only_what_others_vouch_for():
 
 def test_the_bridges_table_is_searched_for_so_many_senders_and_no_more():
     macs = [bytes([0x52, 0, 0, 0, 0, n]) for n in range(2 * SENDERS)]
-    senders = Senders("".join(line(THIRD, mac) for mac in macs), HERE)
+    senders = Senders("".join(line(THIRD, mac) for mac in macs), {HERE})
     assert [senders.port_of(mac, 0) for mac in macs] == [THIRD] * SENDERS + [None] * SENDERS
     assert senders.port_of(macs[0], 0) == THIRD, "it is known already"

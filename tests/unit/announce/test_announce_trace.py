@@ -3,7 +3,16 @@
 
 import pytest
 
-from ovs_vhost_plugin.announce.trace import blocked, flow_from, flow_to, missing
+from ovs_vhost_plugin.announce.trace import (
+    DROPPED,
+    ISOLATED,
+    NO_FLOW,
+    blocked,
+    flow_from,
+    flow_to,
+    missing,
+    stopped,
+)
 
 HEAD = """Flow: in_port=LOCAL,vlan_tci=0x0000,dl_dst=52:54:00:12:34:56,dl_type=0x0000
 
@@ -44,7 +53,7 @@ Datapath actions: """
     ],
 )
 def test_only_a_frame_that_goes_to_the_port_alone_is_taken_for_learned(text, reason):
-    assert missing(text, 12) == reason
+    assert missing(text, {12}) == reason
 
 
 def test_the_question_is_about_the_guests_own_tag():
@@ -99,4 +108,43 @@ def test_only_a_frame_that_enters_ovns_pipeline_shows_that_the_port_is_active(te
 
 def test_a_port_number_that_is_none_is_no_reason_to_fail():
     text = f" -> output port is {'9' * 5000}\nDatapath actions: 2"
-    assert missing(text, 2) == ""
+    assert missing(text, {2}) == ""
+
+
+PROTECTED = """ 0. priority 0
+    NORMAL
+     -> no learned MAC for destination, flooding
+     >> Flow is between protected ports, skipping output.
+
+Datapath actions: drop
+"""
+
+
+@pytest.mark.parametrize(
+    "actions",
+    [
+        "1,3\n",
+        "push_vlan(vid=10,pcp=0),2\n",
+        "tnl_push(tnl_port(3),header(size=50,eth(dst=x)),out_port(1))\n",
+        "hash(l4(0)),recirc(0x1)\n",
+        "ct,recirc(0x1)\n\nrecirc(0x1)\nDatapath actions: 3\n",
+    ],
+)
+def test_an_announcement_gets_through_if_it_goes_out_somewhere(actions):
+    assert stopped(HEAD + " 0. priority 0\n    NORMAL\nDatapath actions: " + actions) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (" 0. No match.\n    drop\nDatapath actions: drop\n", NO_FLOW),
+        (" 0. rarp, priority 10\n    drop\nDatapath actions: drop\n", DROPPED),
+        (" 0. priority 0\n\nDatapath actions: drop\n", DROPPED),  # by STP
+        ("Datapath actions: userspace(pid=0,controller(reason=1))\n", DROPPED),
+        ("    NORMAL\n     >> disallowed VLAN\nDatapath actions: drop\n", DROPPED),
+        (PROTECTED, ISOLATED),
+        ("", "the trace shows no actions"),
+    ],
+)
+def test_why_an_announcement_does_not_get_through(text, why):
+    assert stopped(HEAD + text) == why

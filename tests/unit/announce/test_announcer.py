@@ -24,7 +24,7 @@ from ovs_vhost_plugin.announce.announcer import (
     MAX_UNDER_WAY,
     Announcer,
 )
-from ovs_vhost_plugin.announce.frames import rarp
+from ovs_vhost_plugin.announce.frames import gratuitous_arp, rarp
 from ovs_vhost_plugin.announce.model import Location, Outcome
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.refusals import REMEMBERED
@@ -58,6 +58,8 @@ class Switch:
         self.injected: list[tuple[float, str, tuple[bytes, ...]]] = []
         self.worker = True
         self.trace = FLOODED
+        self.passage: Callable[[bytes], str] = lambda _: FLOODED
+        self.traced: list[tuple[str, bytes]] = []
         self.flows: list[str] = []
         self.questions = 0
 
@@ -74,9 +76,12 @@ class Switch:
                     case AskTable(bridge):
                         self.questions += 1
                         self.announcer.table(bridge, self.text(bridge), now)
-                    case AskTrace(token, _, flow):
+                    case AskTrace(token, _, flow, b""):
                         self.flows.append(flow)
                         self.announcer.trace(token, self.trace, now)
+                    case AskTrace(token, _, flow, frame):
+                        self.traced.append((flow, frame))
+                        self.announcer.trace(token, self.passage(frame), now)
                     case Inject(token, port, frames):
                         self.injected.append((now, port, frames))
                         if self.worker:
@@ -129,7 +134,10 @@ def test_a_request_becomes_one_rarp_on_the_guests_own_port_and_is_confirmed(anno
     assert (packet_out.location, packet_out.frames) == (HOME, (rarp(MAC),))
     announcer.delivered(packet_out.token)
     assert announcer.run(10.001, lambda _: None) == [AskTable("br0")]
-    announcer.table("br0", row(2, 0, MAC), 10.0021)
+    announcer.table("br0", row(2, 0, MAC), 10.002)
+    (question,) = announcer.run(10.002, lambda _: None)
+    assert (question.flow, question.frame) == ("in_port=2", rarp(MAC))
+    announcer.trace(question.token, FLOODED, 10.0021)
     result = only_result(announcer)
     assert result.summary() == "52:54:00:12:34:56 learned 3.1ms send-rarp"
     assert (result.received_at, result.sent_at, result.learned_at) == (9.999, 10.0, 10.0021)
@@ -216,9 +224,13 @@ def test_an_answer_that_was_asked_for_before_the_frame_was_delivered_proves_noth
     announcer.delivered(second.token)
     assert announcer.run(0.0, lambda _: None) == [], "one question at a time"
     announcer.table("br0", row(2, 0, MAC), 0.001)
+    again, traced = announcer.run(0.001, lambda _: None)
+    announcer.trace(traced.token, FLOODED, 0.001)
     assert only_result(announcer).mac == MAC
-    assert announcer.run(0.001, lambda _: None) == [AskTable("br0")]
+    assert again == AskTable("br0")
     announcer.table("br0", row(2, 0, OTHER), 0.002)
+    (traced,) = announcer.run(0.002, lambda _: None)
+    announcer.trace(traced.token, FLOODED, 0.002)
     assert only_result(announcer).mac == OTHER
 
 
@@ -359,6 +371,115 @@ def test_a_learned_flow_confirms_where_the_mac_table_does_not(announcer):
     result = only_result(announcer)
     assert (result.outcome, result.confirmed_by) == (Outcome.LEARNED, "flow")
     assert switch.flows == ["in_port=LOCAL,dl_dst=52:54:00:12:34:56,dl_vlan=10"]
+
+
+DROPPED = " 0. rarp, priority 10\n    drop\nDatapath actions: drop\n"
+KEPT = " 0. priority 0\n    NORMAL\n     -> no learned MAC, flooding\nDatapath actions: drop\n"
+
+
+@pytest.mark.parametrize(
+    ("passage", "outcome", "reason"),
+    [
+        (DROPPED, Outcome.NOT_LEARNED, "the bridge's flows drop it"),
+        (KEPT, Outcome.ISOLATED, "no other port of the bridge gets what this one sends"),
+    ],
+)
+def test_an_entry_from_before_is_not_taken_for_an_announcement_that_got_nowhere(
+    announcer, passage, outcome, reason
+):
+    switch = Switch(announcer)
+    switch.passage = lambda _: passage
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
+    switch.run_until_idle(0.0)
+    result = only_result(announcer)
+    assert (result.outcome, result.reason, result.attempts) == (outcome, reason, MAX_ATTEMPTS)
+    assert result.learned_at is None
+
+
+def test_one_kind_of_frame_that_gets_through_is_enough(announcer):
+    """As where flows drop all RARP: the gratuitous ARP teaches the bridge as well."""
+    switch = Switch(announcer)
+    switch.passage = lambda frame: DROPPED if frame[12:14] == b"\x80\x35" else FLOODED
+    station = Station(MAC, ipv4=(bytes([192, 0, 2, 1]), bytes([192, 0, 2, 2])))
+    announcer.request(replace(ask("vhu0", MAC, 0.0), station=station), 0.0)
+    switch.run_until_idle(0.0)
+    assert only_result(announcer).outcome is Outcome.LEARNED
+    assert [frame[12:14] for _, frame in switch.traced] == [b"\x80\x35", b"\x08\x06"]
+
+
+def test_what_goes_past_the_flow_table_is_not_asked_of_it(announcer):
+    switch = Switch(announcer)
+    switch.passage = lambda _: DROPPED
+    announcer.request(replace(ask("vhu0", MAC, 0.0), policy=Policy(output=Output.NORMAL)), 0.0)
+    switch.run_until_idle(0.0)
+    assert (only_result(announcer).outcome, switch.traced) == (Outcome.LEARNED, [])
+
+
+def test_any_member_of_a_bond_is_the_place(announcer):
+    """The MAC table names whichever it likes."""
+    announcer.set_locations({"vhu0": replace(HOME, ofport=3, members=(2, 3))})
+    switch = Switch(announcer)
+    switch.text = lambda _: row(2, 0, MAC)
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
+    switch.run_until_idle(0.0)
+    assert only_result(announcer).outcome is Outcome.LEARNED
+
+
+def test_a_bond_that_takes_nothing_by_one_of_our_ports_gets_it_by_the_other(announcer):
+    """It takes broadcasts by its active member alone."""
+    announcer.set_locations({"vhu0": replace(HOME, ofport=3, members=(2, 3, 9), mates=(2, 3))})
+    switch = Switch(announcer, learns=False)
+    switch.text = lambda _: row(9, 0, MAC)
+    switch.passage = lambda _: FLOODED if len(switch.sent) > 1 else DROPPED
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
+    switch.run_until_idle(0.0)
+    assert (only_result(announcer).outcome, len(switch.sent)) == (Outcome.LEARNED, 2)
+    assert [action.location.ofport for _, action in switch.sent] == [3, 2]
+    assert [flow for flow, _ in switch.traced] == ["in_port=3", "in_port=2"]
+
+
+def test_a_balance_slb_bond_gets_a_garp_of_no_address_where_none_is_known(announcer):
+    announcer.set_locations({"vhu0": replace(HOME, slb=True)})
+    known = bytes([192, 0, 2, 1])
+    for station in (Station(MAC), Station(OTHER, ipv4=(known,))):
+        announcer.request(replace(ask("vhu0", MAC, 0.0), station=station), 0.0)
+    actions = announcer.run(0.0, lambda _: None)
+    assert [action.frames for action in actions] == [
+        (rarp(MAC), gratuitous_arp(MAC, bytes(4))),
+        (rarp(OTHER), gratuitous_arp(OTHER, known)),
+    ]
+
+
+def test_a_port_that_does_not_forward_yet_is_waited_for(announcer):
+    waiting = replace(HOME, hindered="RSTP: Discarding")
+    announcer.set_locations({"vhu0": waiting})
+    switch = Switch(announcer)
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
+    switch.turn(0.0)
+    assert (switch.sent, announcer.take_results()) == ([], [])
+    announcer.set_locations({"vhu0": HOME})
+    switch.turn(3.0)
+    assert only_result(announcer).summary() == "52:54:00:12:34:56 learned 3000.0ms send-rarp"
+    announcer.set_locations({"vhu0": waiting})
+    announcer.request(ask("vhu0", OTHER, 4.0), 4.0)
+    switch.run_until_idle(4.0)
+    result = only_result(announcer)
+    assert result.outcome is Outcome.NOT_LEARNED
+    assert result.reason == "the port does not forward yet (RSTP: Discarding)"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"tag": 4095}, {"vlan_mode": "trunk", "trunks": (4095,)}],
+)
+def test_a_port_that_is_not_wired_yet_announces_nothing_and_says_so(announcer, columns):
+    announcer.set_locations({"vhu0": replace(HOME, **columns)})
+    switch = Switch(announcer)
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
+    switch.run_until_idle(0.0)
+    result = only_result(announcer)
+    assert (result.outcome, result.reason) == (Outcome.ISOLATED, "it is in VLAN 4095 alone")
+    assert switch.sent == []
 
 
 def test_an_unanswered_trace_is_a_reason(announcer):

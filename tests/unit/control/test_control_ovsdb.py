@@ -48,9 +48,17 @@ PORT: dict[str, Any] = {
     "cvlans": [],
     "vlan_mode": [],
     "other_config": {},
+    "bond_mode": [],
+    "status": {},
+    "rstp_status": {},
 }
 """A Port row's columns but for its interfaces."""
-BRIDGE = {"datapath_type": "netdev", "datapath_version": "<built-in>", "fail_mode": []}
+BRIDGE: dict[str, Any] = {
+    "datapath_type": "netdev",
+    "datapath_version": "<built-in>",
+    "fail_mode": [],
+}
+BRIDGE |= {"mcast_snooping_enable": False}
 """A Bridge row's, but for its name and ports."""
 
 

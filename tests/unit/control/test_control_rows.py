@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
-from ovs_vhost_plugin.daemon import carriage, rows
+from ovs_vhost_plugin.daemon import carriage, portrow, rows
 from ovs_vhost_plugin.daemon.carriage import Trouble
 from ovs_vhost_plugin.daemon.reconcile import worker_spec
 from ovs_vhost_plugin.daemon.rows import RowError, Switch
@@ -51,7 +51,10 @@ def port(**columns: Any) -> Any:
             "cvlans": [],
             "vlan_mode": [],
             "other_config": {},
-            "interfaces": [None],
+            "bond_mode": [],
+            "status": {},
+            "rstp_status": {},
+            "interfaces": [interface()],
             **columns,
         }
     )
@@ -63,6 +66,7 @@ def bridge(datapath_type: str = "netdev", fail_mode: tuple[str, ...] = ()) -> An
         datapath_type=datapath_type,
         datapath_version="<built-in>" if datapath_type == "netdev" else "<unknown>",
         fail_mode=list(fail_mode),
+        mcast_snooping_enable=False,
     )
 
 
@@ -114,6 +118,8 @@ def test_a_client_port() -> None:
         finish_offloads=True,
         announce=Policy(enabled=False),
         attached_mac="52:54:00:00:00:01",
+        members=(3,),
+        mates=(3,),
     )
 
 
@@ -430,7 +436,7 @@ TUNNEL = {"tag": [7], "vlan_mode": ["dot1q-tunnel"]}
         ({"tag": [0]}, PortVlan(VlanMode.ACCESS, 0)),
         ({"tag": [7], "vlan_mode": ["trunk"]}, PortVlan(VlanMode.TRUNK, 7)),
         ({"tag": [7], "vlan_mode": ["native-untagged"]}, PortVlan(VlanMode.NATIVE_UNTAGGED, 7)),
-        ({"interfaces": [None, None]}, PortVlan(bond=True)),
+        ({"interfaces": [interface("a"), interface("b")]}, PortVlan(bond=True)),
         (TUNNEL, PortVlan(VlanMode.DOT1Q_TUNNEL, 7, tpid=b"\x88\xa8")),
         (
             {**TUNNEL, "cvlans": [20], "other_config": {"qinq-ethtype": "802.1q"}},
@@ -460,6 +466,49 @@ def test_a_front_end_is_trusted_with_more_only_where_the_row_says_so() -> None:
     slip = parse(interface(external_ids={"vhost-user-memory-files": "all"}))
     assert not slip.any_memory
     assert slip.slip.startswith("memory-files-unknown: external_ids:vhost-user-memory-files: ")
+
+
+def test_the_members_of_a_bond_are_one_place() -> None:
+    spec = parse(
+        interface(ofport=[4]),
+        port=port(
+            interfaces=[
+                interface(ofport=[4]),
+                interface(ofport=[3]),
+                interface(ofport=[]),
+                interface("eth0", options={}, ofport=[5]),
+            ]
+        ),
+    )
+    assert (spec.ofport, spec.members, spec.mates) == (4, (3, 4, 5), (3, 4))
+
+
+@pytest.mark.parametrize(
+    ("mode", "count", "slb"),
+    [
+        (["balance-slb"], 2, True),
+        (["balance-slb"], 1, False),
+        (["balance-tcp"], 2, False),
+        ([], 2, False),
+    ],
+)
+def test_which_port_is_in_a_balance_slb_bond(mode: list[str], count: int, slb: bool) -> None:
+    assert portrow.is_slb(port(bond_mode=mode, interfaces=[interface()] * count)) is slb
+
+
+@pytest.mark.parametrize(
+    ("columns", "why"),
+    [
+        ({}, ""),
+        ({"rstp_status": {"rstp_port_state": "Forwarding"}}, ""),
+        ({"rstp_status": {"rstp_port_state": "Discarding"}}, "RSTP: Discarding"),
+        ({"status": {"stp_state": "forwarding", "stp_sec_in_state": "3"}}, ""),
+        ({"status": {"stp_state": "listening", "stp_sec_in_state": "3"}}, "STP: listening"),
+        ({"status": {"stp_state": "x\n"}}, "STP: x\\n"),
+    ],
+)
+def test_a_spanning_tree_keeps_a_port_from_forwarding(columns: dict[str, Any], why: str) -> None:
+    assert portrow.hindered(port(**columns)) == why
 
 
 def test_features_that_are_not_offered_by_name() -> None:
