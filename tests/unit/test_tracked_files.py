@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What git keeps is what a person wrote and can read: no compiled code, no cache, no archive."""
 
+import collections
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,12 @@ CHECKOUT = Path(__file__).parents[2]
 
 BINARY: frozenset[str] = frozenset()
 """Tracked files that are no text, each with its reason in a comment. There are none."""
+
+
+def test_names_of_test_files_are_unique():
+    """Else pytest takes one for the other where all are run at once."""
+    names = collections.Counter(path.name for path in (CHECKOUT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_only_text_is_tracked():
