@@ -60,6 +60,14 @@ class Namespace(Setup):
         """Run a command in the namespace to its end; its standard output."""
         return process.run(self.argv(*command), stdin=stdin, check=check, seconds=seconds).stdout
 
+    def ping(self, address: str, *flags: str, count: int = 3) -> str:
+        """Ping until `count` answers have come: the first may take as long as a guest's boot.
+
+        Raises LabError when they do not come (ping(8): -c with -w).
+        """
+        words = ("ping", "-n", "-c", str(count), "-w", f"{PATIENCE:g}", *flags, address)
+        return self.run(*words, seconds=2 * PATIENCE)
+
     def start(
         self,
         command: Sequence[str],

@@ -111,7 +111,7 @@ class Site(Setup):
 
     def ping(self) -> None:
         """Ping until three are answered: a datapath goes by what it cached of the flows before."""
-        self.client.run("ping", "-n", "-c", "3", "-i", "0.1", "-w", "50", self.guest.address)
+        self.client.ping(self.guest.address, "-i", "0.1")
 
     def outcomes(self, trigger: str) -> list[str]:
         """What b's announcements with this trigger came to, oldest first."""

@@ -80,7 +80,7 @@ def qemu(host, program, *, incoming=False, queues=1):
 
 
 def ping(fabric):
-    fabric.client.run("ping", "-n", "-c", "1", "-w", "60", ADDRESS)
+    fabric.client.ping(ADDRESS, count=1)
 
 
 def test_a_guest_moves_from_qemu_10_to_the_machines_own_and_back(fabric, newer):
