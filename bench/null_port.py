@@ -45,6 +45,7 @@ from ovs_vhost_plugin.worker.device import Device
 from ovs_vhost_plugin.worker.devicestate import DeviceState
 from ovs_vhost_plugin.worker.frontend import FrontEnd
 from ovs_vhost_plugin.worker.inband import InBand
+from ovs_vhost_plugin.worker.movedon import Watch
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 
 MODES = {"idle": IDLE, "send": SEND, "receive": RECEIVE, "loopback": LOOPBACK}
@@ -94,7 +95,7 @@ class NullPort:
         complaints = Complaints()
         self._selector = selectors.DefaultSelector()
         state = DeviceState(
-            Addresses([self._pair], -1), self._selector, time.monotonic, lambda: None
+            Addresses([self._pair], -1, Watch()), self._selector, time.monotonic, lambda: None
         )
         channel = BackEndChannel(self._selector, complaints.error)
         self._device = Device(

@@ -215,13 +215,15 @@ class Announcing:
     def _begin(self, name: str, trigger: str, now: float, before: Location | None = None) -> None:
         """Announce all that the guest uses, and again in rounds.
 
-        If it was there before, what peers say of it is first looked for in the bridge's table.
+        If it was there before, what peers say of it is first looked for in the bridge's table, as
+        far as rows let it through.
         """
         port = self._port(name)
         if port is None or not port.announce.enabled:
             return
         given = {one.mac for one in given_to(port)}
-        claims = [one for one in self._guest(name).known(now) if one.mac not in given]
+        allowed = sort_out(port, self._locations[name], self._guest(name).known(now)).allowed
+        claims = [one for one in allowed if one.mac not in given]
         stayed = trigger in OF_BEFORE and not self._migrates.get(name)
         if claims and stayed and self._elsewhere is not None:
             place = before or self._locations[name]

@@ -165,6 +165,7 @@ def _map(
     except PeerError:
         state.bases_pending = before
         raise
+    state.sent_memory = True
     if not tell:
         return None
     assert isinstance(bases, tuple)

@@ -277,6 +277,7 @@ class Session(State):
             refusal = _REFUSED
         if error.fatal or (refusal is None and not (row and row.advisory)):
             raise error
+        self.refused = True
         # Whoever keeps the error must not keep the frames it passed, with the mappings in them.
         yield Refused(error.with_traceback(None))
         return refusal

@@ -112,6 +112,8 @@ class State:
         self.postcopy = Postcopy.OFF
         self.bases_pending = False  # the front-end has not acknowledged where memory is mapped
         self.counted_pairs = False  # it has asked how many queue pairs there are
+        self.sent_memory = False  # it has told of its guest's memory
+        self.refused = False  # something that it asked for
         self.enables_unasked = False  # it does not ask whether SET_VRING_ENABLE was executed
         self.keeps_inflight = False  # the front-end keeps what is in flight
         self.acknowledges = False  # the request under way is to be answered by REPLY_ACK
@@ -146,8 +148,8 @@ class State:
 
     @property
     def set_up(self) -> bool:
-        """Whether the front-end has begun to set up a vring."""
-        return any(vring.enabled or vring.size for vring in self.vrings)
+        """Whether the front-end has begun to set up its memory or a vring."""
+        return self.sent_memory or any(vring.enabled or vring.size for vring in self.vrings)
 
     @property
     def started(self) -> bool:

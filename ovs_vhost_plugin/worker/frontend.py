@@ -178,6 +178,8 @@ class FrontEnd:
         session = self.session
         if session is None or self._good(now):
             return
+        if session.refused:
+            return  # that has a name
         if session.counted_pairs and not session.set_up:
             pairs = session.offer.queue_pairs
             why = f"it asked how many queue pairs there are ({pairs}) and hung up"

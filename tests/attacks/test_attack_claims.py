@@ -103,6 +103,8 @@ def reaches(peer: Peer, front_end: FrontEnd, *frames: bytes) -> list[bytes]:
     """Hand frames over at the next order, then one to the guest itself: what came before that."""
     last = forged(GUEST, b"\x52\0\0\0\0\x01")
     order = front_end.order()
+    while order is not None and order["op"] != "release":
+        order = front_end.order()
     assert order is not None, "the guest itself has gone there"
     front_end.hand_over(order, [*frames, last], left=0)
     end = GUEST, last[12:]

@@ -44,6 +44,12 @@ REQUESTS = {
 MEMORY = [R.SET_MEM_TABLE, R.ADD_MEM_REG, R.SET_LOG_BASE, R.SET_INFLIGHT_FD]
 
 
+@pytest.fixture
+def port(plug):
+    """One that takes a device state as well."""
+    return plug(settings=("external_ids:vhost-user-announce=state=on",))
+
+
 def works(port):
     """A guest that behaves finds its port as if nothing had been."""
     guest = port.guest(Config())

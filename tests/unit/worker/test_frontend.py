@@ -72,7 +72,7 @@ class Asking:
 
 
 def session_of(offered: Any) -> Any:
-    return SimpleNamespace(offer=offered, counted_pairs=False, set_up=False)
+    return SimpleNamespace(offer=offered, counted_pairs=False, set_up=False, refused=False)
 
 
 @pytest.fixture
@@ -126,11 +126,19 @@ def test_a_second_connection_is_closed(asking: Asking) -> None:
     [
         ({"counted_pairs": True}, False, 0.1, True),
         ({"counted_pairs": True, "set_up": True}, False, 0.1, False),
+        ({"counted_pairs": True, "refused": True}, False, 0.1, False),
         ({"counted_pairs": True}, False, 60.0, False),
         ({"counted_pairs": True, "set_up": True}, True, 0.1, False),
         ({}, False, 0.1, False),
     ],
-    ids=["gives up", "has a NIC already", "was there for long", "has run", "only looks"],
+    ids=[
+        "gives up",
+        "has a NIC already",
+        "was refused something",
+        "was there for long",
+        "has run",
+        "only looks",
+    ],
 )
 def test_a_front_end_that_counts_the_pairs_and_hangs_up_is_named(
     asking: Asking, session: dict[str, bool], has_run: bool, lived: float, named: bool
