@@ -15,6 +15,10 @@ from ovs_vhost_plugin.announce.wire import Output
 DEADLINE = 10.0  # for the whole announcement: an ovs-vswitchd may be restarting; seconds
 BACKOFF = (0.002, 0.02, 0.2, 0.5)  # before the second, third, ... attempt; seconds
 MAX_ATTEMPTS = 1 + len(BACKOFF)
+SLB_LOCK = 5.0
+"""Seconds in which a bridge believes no bond in balance-slb of a MAC whose gratuitous ARP came by
+another port (MAC_GRAT_ARP_LOCK_TIME in Open vSwitch's lib/mac-learning.h)."""
+SLB_BACKOFF = (*BACKOFF, SLB_LOCK, *BACKOFF)
 INJECT_AFTER = 0.02  # seconds that a bridge may take to answer OpenFlow before the tap must do
 INJECT_BACKOFF = (0.02, 0.2, 0.6, 1.0)  # a warm flow hides a frame until the revalidator: 0.5 s
 MAX_INJECTIONS = 1 + len(INJECT_BACKOFF)
@@ -124,9 +128,11 @@ class Announcement:
         else:
             if outcome is Outcome.REFUSED:
                 self.refused, self.obstacle = True, reason
-            if self.attempts - self.injections >= MAX_ATTEMPTS:
+            slb = self.location is not None and self.location.slb
+            pauses, made = SLB_BACKOFF if slb else BACKOFF, self.attempts - self.injections
+            if made > len(pauses):
                 return False
-            self.due_at = now + BACKOFF[self.attempts - self.injections - 1]
+            self.due_at = now + pauses[made - 1]
         self.waiting = True
         return True
 

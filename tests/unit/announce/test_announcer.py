@@ -15,6 +15,7 @@ from ovs_vhost_plugin.announce.announcement import (
     DEADLINE,
     MAX_ATTEMPTS,
     MAX_INJECTIONS,
+    SLB_LOCK,
     Request,
 )
 from ovs_vhost_plugin.announce.announcer import (
@@ -448,6 +449,26 @@ def test_a_balance_slb_bond_gets_a_garp_of_no_address_where_none_is_known(announ
         (rarp(MAC), gratuitous_arp(MAC, bytes(4))),
         (rarp(OTHER), gratuitous_arp(OTHER, known)),
     ]
+
+
+def test_a_balance_slb_bond_is_tried_by_each_member_when_the_bridge_may_believe_it_again(announcer):
+    """A bridge that has had a gratuitous ARP of the MAC by another port locks it for a while."""
+    announcer.set_locations({"vhu0": replace(HOME, slb=True, members=(2, 3), mates=(2, 3))})
+    switch = Switch(announcer, learns=False)
+    locked_until = SLB_LOCK - 0.01
+    switch.text = lambda _: row(1 if switch.sent[-1][0] < locked_until else 2, 0, MAC)
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
+    switch.run_until_idle(0.0)
+    assert only_result(announcer).outcome is Outcome.LEARNED
+    assert [at >= locked_until for at, _ in switch.sent] == [False] * MAX_ATTEMPTS + [True]
+
+    switch.sent.clear()
+    switch.text = lambda _: row(1, 0, MAC)
+    announcer.request(ask("vhu0", MAC, 20.0), 20.0)
+    switch.run_until_idle(20.0)
+    assert (only_result(announcer).outcome, len(switch.sent)) == (Outcome.NOT_LEARNED, 10)
+    late = {place.location.ofport for at, place in switch.sent if at >= 20.0 + SLB_LOCK}
+    assert late == {2, 3}
 
 
 def test_a_port_that_does_not_forward_yet_is_waited_for(announcer):
