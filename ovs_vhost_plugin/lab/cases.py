@@ -52,6 +52,8 @@ class Case:
     hung       nothing of the guest's kernel that waits for a work queue runs while it moves
     mesh       of tunnels there is one between each two bridges, and not only to the client's
     settings   words of ovs-vsctl for both hosts; {uplink} and {bridge} stand for their names
+    rstp       the hosts' bridges run RSTP: a port forwards seconds after its link has come up
+    bonded     on both hosts the guest's port and one that nobody uses are a bond, balance-slb
     rate       datagrams a second to the guest, each a frame of `size` + 42 bytes
     tcp        an iperf3 stream of TCP_BITS a second instead
     whole      whether every frame has to arrive that came to one of the hosts
@@ -74,6 +76,8 @@ class Case:
     hung: bool = False
     mesh: bool = False
     settings: str = ""
+    rstp: bool = False
+    bonded: bool = False
     rate: int = 1000
     size: int = 64
     tcp: bool = False
@@ -162,6 +166,8 @@ NETWORKS = tuple(
         Case("mirror", "all is mirrored to a port", settings=_MIRROR),
         Case("samples", "sFlow, IPFIX and NetFlow", settings=_SAMPLES),
         Case("conntrack", "connection tracking", pipeline=Pipeline.CONNTRACK),
+        Case("rstp", "RSTP on both hosts", rstp=True),
+        Case("bonded-guest", "the guest's port and another one are a bond", bonded=True),
     )
 )
 """More networks, beside those of the report; without `tagged` a software guest does.

@@ -19,6 +19,7 @@ from ovs_vhost_plugin.lab.switch import PrivateSwitch
 BOND = "bond0"
 OUTER_BRIDGE = "br-ext"
 MIRROR = "mirror0"
+SECOND_MEMBER = "second0"
 INNER_PATCH, OUTER_PATCH = "patch-in", "patch-out"
 
 _NORMAL_FLOWS = "priority=0,actions=normal\n"
@@ -55,7 +56,7 @@ def wire(fabric: Fabric, case: Case, port: str, mac: str) -> None:
     for host in (fabric.a, fabric.b):
         _direct(host, case, port, mac)
         _set_port(host.switch, case, port, mac)
-        _set_more(host.switch, case.settings)
+        _set_more(host.switch, case, port)
     limit = f"other_config:{FLOW_CACHE if case.caching else NO_FLOW_CACHE}"
     fabric.physical.vsctl("set", "Open_vSwitch", ".", limit)
     _set_vlan(fabric.physical, fabric.client_port, (f"tag={case.vlan}",) if case.vlan else ())
@@ -63,6 +64,20 @@ def wire(fabric: Fabric, case: Case, port: str, mac: str) -> None:
         fabric.client.run("ip", "address", "replace", f"10.0.{case.vlan}.1/24", "dev", "eth0")
     for switch in (fabric.a.switch, fabric.b.switch, fabric.physical):
         switch.appctl("ovs-vswitchd", "fdb/flush")
+
+
+def wait_passing(switch: PrivateSwitch, case: Case, guest_port: str = "") -> None:
+    """Return when a host's bridge lets frames pass its uplinks, and the port of a guest there."""
+    if case.rstp:
+        for port in (*uplinks(case), *filter(None, [guest_port])):
+            switch.wait_until("Port", port, "rstp_status:rstp_port_state=Forwarding")
+    if case.bonded and guest_port:
+        wait_until(
+            lambda: (
+                f"{guest_port}: enabled" in switch.appctl("ovs-vswitchd", "bond/show", guest_port)
+            ),
+            "the guest's member of the bond to be enabled",
+        )
 
 
 def uplinks(case: Case) -> tuple[str, ...]:
@@ -130,15 +145,24 @@ def _set_port(switch: PrivateSwitch, case: Case, port: str, mac: str) -> None:
         switch.vsctl("set", "Interface", port, *given)
 
 
-def _set_more(switch: PrivateSwitch, settings: str) -> None:
+def _set_more(switch: PrivateSwitch, case: Case, port: str) -> None:
     """Set what else the case has on a host's switch, and nothing that another one had."""
     for column in ("mirrors", "sflow", "ipfix", "netflow"):
         switch.vsctl("clear", "Bridge", BRIDGE, column)
     switch.vsctl("--if-exists", "del-port", MIRROR)
+    switch.vsctl("--if-exists", "del-bond-iface", SECOND_MEMBER)
     switch.vsctl("--if-exists", "clear", "Port", UPLINK, "qos")
     switch.vsctl("--", "--all", "destroy", "QoS", "--", "--all", "destroy", "Queue")
-    if settings:
-        switch.vsctl("--", *shlex.split(settings.format(uplink=UPLINK, bridge=BRIDGE)))
+    if case.bonded:
+        switch.vsctl(
+            *("add-bond-iface", port, SECOND_MEMBER),
+            *("--", "set", "Interface", SECOND_MEMBER, "external_ids:vhost-user-mode=server"),
+            *("--", "set", "Port", port, f"bond_mode={Uplink.BALANCE_SLB}"),
+        )
+    if case.settings:
+        switch.vsctl("--", *shlex.split(case.settings.format(uplink=UPLINK, bridge=BRIDGE)))
+    if case.rstp:  # which nothing undoes: stage.py
+        switch.vsctl("set", "Bridge", BRIDGE, "rstp_enable=true")
 
 
 def _set_vlan(switch: PrivateSwitch, port: str, columns: tuple[str, ...]) -> None:

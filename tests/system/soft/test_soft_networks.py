@@ -32,8 +32,14 @@ def test_a_migration(stages, capsys, case):
     with capsys.disabled():
         print(
             f"\n{case.name}: {report.sent} sent, {report.lost} lost ({report.unseen} by the test "
-            f"network, {report.overrun} by a slow guest), {forwarded} forwarded"
+            f"network, of which {report.congested} by full sockets, {report.overrun} by a slow "
+            f"guest), {forwarded} forwarded"
         )
     assert report.damaged == report.duplicated == 0
     assert report.found
     assert report.unseen <= report.lost <= report.unseen + report.overrun
+    if case.rstp:  # the network goes to the old host until the new one's port forwards
+        assert forwarded > case.rate
+        destination = stages.source(case)
+        learned = [e for e in destination.announcements() if e["outcome"] == "learned"]
+        assert "port-forwards" in {entry["trigger"] for entry in learned}
