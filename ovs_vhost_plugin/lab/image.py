@@ -34,6 +34,9 @@ BUSYBOX = Path("/bin/busybox")
 # What busybox lacks: a receiver of UDP, a traffic generator, ways to set a thread's scheduling and
 # the NIC's queues. Each only where installed.
 _PROGRAMS = ("nc.openbsd", "iperf3", "chrt", "ethtool")
+FULL = "usr/bin"
+"""Where what busybox has under the same name is found by its path alone: iproute2's `ip`."""
+_FULL_PROGRAMS = ("ip",)
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,8 @@ def _dependencies(*packages: str) -> list[str]:
     return re.findall(r"^ +Depends: (linux-(?:image|modules)-\S+)", shown, re.MULTILINE)
 
 
-def _programs() -> list[Path]:
-    found = (shutil.which(name) for name in _PROGRAMS)
+def _programs(names: Sequence[str]) -> list[Path]:
+    found = (shutil.which(name) for name in names)
     return [Path(path) for path in found if path]
 
 
@@ -124,7 +127,7 @@ def _fingerprint(version: str, names: Sequence[str]) -> str:
     """Changes whenever the initramfs would: the kernel, the init, or a program in it."""
     digest = hashlib.sha256(f"{version} {tuple(names)}".encode())
     digest.update(INIT.read_bytes())
-    for program in (BUSYBOX, *_programs()):
+    for program in (BUSYBOX, *_programs(_PROGRAMS + _FULL_PROGRAMS)):
         digest.update(f"{program} {program.stat().st_mtime_ns} {program.stat().st_size}".encode())
     return digest.hexdigest()[:12]
 
@@ -133,15 +136,16 @@ def _pack(tree: Path, wanted: Sequence[str], target: Path) -> None:
     """Write the initramfs: a cpio archive in the kernel's newc format, gzipped."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        for directory in ("bin", "proc", "sys", "dev", "tmp", "run", "modules"):
-            (root / directory).mkdir()
-        _copy_program(BUSYBOX, root)
+        for directory in ("bin", FULL, "proc", "sys", "dev", "tmp", "run", "modules"):
+            (root / directory).mkdir(parents=True)
+        _copy_program(BUSYBOX, root / "bin", root)
         shutil.copy(INIT, root / "init")
         (root / "init").chmod(0o755)
         for number, (name, module) in enumerate(modules.load_order(tree, wanted).items()):
             (root / "modules" / f"{number:02d}-{name}.ko").write_bytes(module)
-        for program in _programs():
-            _copy_program(program, root)
+        for directory, programs in (("bin", _PROGRAMS), (FULL, _FULL_PROGRAMS)):
+            for program in _programs(programs):
+                _copy_program(program, root / directory, root)
         names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
         archive = subprocess.run(
             ["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"],
@@ -155,9 +159,9 @@ def _pack(tree: Path, wanted: Sequence[str], target: Path) -> None:
     partial.rename(target)
 
 
-def _copy_program(program: Path, root: Path) -> None:
+def _copy_program(program: Path, directory: Path, root: Path) -> None:
     """Copy a program with the libraries that ldd names; it fails on one that has none."""
-    shutil.copy(program, root / "bin")
+    shutil.copy(program, directory)
     for library in re.findall(
         r"(/\S+) \(0x", process.run(["ldd", str(program)], check=False).stdout
     ):
