@@ -194,6 +194,8 @@ class Announcing:
         port = self._port(name)
         if port is not None and port.announce.enabled:
             self._request(port, "send-rarp", at)
+            if self._guest(name).running:
+                self._ask_for_groups(port)
 
     def _changed(self, name: str, change: Change, now: float) -> None:
         if change.stopped:
@@ -251,9 +253,9 @@ class Announcing:
             return
         place, known = self._locations[port.name], self._guest(port.name).known(self._clock())
         stations = spread((*given_to(port), *known), place)
-        for vlan in sorted({one.vlan for one in stations} | {0})[:MAX_QUERIED]:
-            if place.carries(vlan):
-                self._service.query(port.name, queries(own, vlan))
+        likely = dict.fromkeys((0, *sorted(one.vlan for one in stations), *place.listed))
+        for vlan in [vlan for vlan in likely if place.carries(vlan)][:MAX_QUERIED]:
+            self._service.query(port.name, queries(own, vlan))
 
     def _own_macs(self, bridge: str) -> set[str]:
         return set() if self._snapshot is None else self._snapshot.own_macs.get(bridge, set())
