@@ -6,21 +6,32 @@ raises SIGBUS, which compiled code cannot catch, so the length is checked here. 
 its file later ends this port's own process and no other.
 """
 
+import ctypes
 import mmap
 import os
+import weakref
 
 import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
 
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_FAILED = ctypes.c_void_p(-1).value  # MAP_FAILED
+
 
 class TooShortError(Exception):
     """The file ends before the part that was to be mapped."""
 
 
-def map_shared(fd: int, offset: int, size: int) -> Bytes:
+def map_shared(fd: int, offset: int, size: int, wish: int = 0) -> Bytes:
     """Map `size` bytes at `offset` of `fd`, readable and writable; the fd stays the caller's.
+
+    They begin at the address `wish` if that can be: if nothing is there yet. 0 is no wish.
 
     The array keeps the mapping alive: it is unmapped when the last view of it has gone, never
     under a view. Raises TooShortError, or OSError where the file cannot be mapped at all.
@@ -35,6 +46,9 @@ def map_shared(fd: int, offset: int, size: int) -> Bytes:
         page = mmap.PAGESIZE
     start = offset & -page
     end = min(-(-(offset + size) // page) * page, length)
+    if wish:
+        whole = _map_near(max(wish - (offset - start), 0), fd, start, end - start)
+        return whole[offset - start :][:size]
     try:
         mapping = mmap.mmap(fd, end - start, mmap.MAP_SHARED, offset=start)
     except ValueError as error:  # the mmap module looks at the length too: it has just shrunk
@@ -42,6 +56,20 @@ def map_shared(fd: int, offset: int, size: int) -> Bytes:
     # A core dump of this process must not carry the guest's memory.
     mapping.madvise(mmap.MADV_DONTDUMP)
     return np.frombuffer(mapping, dtype=np.uint8)[offset - start :][:size]
+
+
+def _map_near(wish: int, fd: int, start: int, length: int) -> Bytes:
+    """The same at an address, or elsewhere; Python's mmap cannot ask for one. Raises OSError."""
+    access = mmap.PROT_READ | mmap.PROT_WRITE
+    at = _libc.mmap(wish, length, access, mmap.MAP_SHARED, fd, start)
+    if at == _FAILED:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    _libc.madvise(at, length, mmap.MADV_DONTDUMP)
+    pages = (ctypes.c_uint8 * length).from_address(at)
+    # Not at the end of the process: threads may still be at work.
+    weakref.finalize(pages, _libc.munmap, at, length).atexit = False
+    return np.frombuffer(memoryview(pages), dtype=np.uint8)
 
 
 def address(view: Bytes) -> int:

@@ -48,19 +48,21 @@ class MemoryTable:
 
     Takes `fds` (one for each region, in order) and closes them, also where it raises PeerError.
     `regions` is an array of REGION_DTYPE, sorted by guest address, `by_user` one of USER_DTYPE,
-    sorted by user address.
+    sorted by user address. `in_place`: mapped at its user address, wherever that is free.
     """
 
-    def __init__(self, regions: Sequence[MemoryRegion], fds: Sequence[int]) -> None:
+    def __init__(
+        self, regions: Sequence[MemoryRegion], fds: Sequence[int], *, in_place: bool = False
+    ) -> None:
         try:
             _check_table(regions, fds)
-            mapped = {r: _map(r, fd) for r, fd in zip(regions, fds, strict=True)}
+            mapped = {r: _map(r, fd, in_place) for r, fd in zip(regions, fds, strict=True)}
         finally:
             close_fds(fds)
         self._set(mapped)
         self._gone: Sequence[Place] = ()
 
-    def with_region(self, region: MemoryRegion, fd: int) -> MemoryTable:
+    def with_region(self, region: MemoryRegion, fd: int, *, in_place: bool = False) -> MemoryTable:
         """A table that has `region` too (VHOST_USER_ADD_MEM_REG); takes the fd. Raises PeerError.
 
         One that is at the same place already is replaced, and if it is of the same file this table
@@ -75,7 +77,7 @@ class MemoryTable:
             if len(others) >= MAX_MEM_SLOTS:
                 raise PeerError(PeerErrorName.REGIONS_TOO_MANY, str(len(others) + 1))
             _check([*others, region])
-            added = {region: _map(region, fd)}
+            added = {region: _map(region, fd, in_place)}
         finally:
             close_fds([fd])
         mapped = {one: self._mapped[one] for one in others} | added
@@ -237,9 +239,10 @@ def _file(fd: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _map(region: MemoryRegion, fd: int) -> _Mapped:
+def _map(region: MemoryRegion, fd: int, in_place: bool) -> _Mapped:
+    wish = region.user_address if in_place else 0
     try:
-        return _Mapped(mapping.map_shared(fd, region.mmap_offset, region.size), _file(fd))
+        return _Mapped(mapping.map_shared(fd, region.mmap_offset, region.size, wish), _file(fd))
     except mapping.TooShortError as error:
         raise PeerError(PeerErrorName.FILE_SHORTER_THAN_REGION, str(error)) from error
     except OSError as error:

@@ -182,9 +182,12 @@ class Device:
                 with self._rings.stopped():
                     self._set_format()
             case effects.SetMemoryTable(regions, fds):
-                return self._set_memory(MemoryTable(regions, fds)).bases(regions)
+                table = MemoryTable(regions, fds, in_place=self._basis.pages_missing)
+                return self._set_memory(table).bases(regions)
             case effects.AddMemoryRegion(region, fd):
-                return self._set_memory(self._memory.with_region(region, fd)).bases([region])
+                in_place = self._basis.pages_missing
+                table = self._memory.with_region(region, fd, in_place=in_place)
+                return self._set_memory(table).bases([region])
             case effects.RemoveMemoryRegion(region):
                 self._set_memory(self._memory.without_region(region))
             case effects.SetLog(size, offset, fd):

@@ -43,6 +43,8 @@ WAYS = {
     "switchover-ack": Way((8, 1), ("return-path", "switchover-ack")),
     "file": Way((8, 2), file=True),
     "mapped-ram": Way((9, 0), ("mapped-ram",), file=True),
+    # Before, QEMU could lose the last pages that were asked for.
+    "postcopy-preempt": Way((8, 2), ("postcopy-ram", "postcopy-preempt")),
     "cpr-transfer": Way((10,), same_memory=True),
 }
 HERE = {name: way for name, way in WAYS.items() if qemu.version() >= way.since}
@@ -151,6 +153,8 @@ def migrate(life, way):
     postcopy = "postcopy-ram" in way.capabilities
     if postcopy:
         life.postcopy(True)
+        # So slow that nearly all of it is still to come when the guest is there.
+        here.qmp.command("migrate-set-parameters", max_bandwidth=4 * MIB)
     there.start()
     for side in (here, there):
         prepare(side, way)
@@ -164,6 +168,8 @@ def migrate(life, way):
     here.finish_sending()
     if way.file:
         there.qmp.command("migrate-incoming", uri=uri)
+    if postcopy:
+        assert here.qmp.command("query-migrate")["ram"]["postcopy-requests"] > 0
     life.arrived(there)
     if postcopy:
         life.postcopy(False)

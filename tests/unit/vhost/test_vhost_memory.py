@@ -15,6 +15,7 @@ from ovs_vhost_plugin.vhost.memory import REGION_DTYPE, MemoryTable
 
 PAGE = mmap.PAGESIZE
 TOP = 2**64
+FREE = 0x1000_0000_0000  # where the kernel puts nothing that does not ask for it
 
 
 def region(guest=0, size=PAGE, user=0x7000_0000, offset=0):
@@ -272,6 +273,53 @@ def test_a_view_keeps_its_memory_mapped(memfd):
     assert mapped_files() == 1
     del view
     assert mapped_files() == 0
+
+
+# -- mapped where the front-end has it ---------------------------------------------------------
+
+
+def test_regions_in_place_are_at_their_user_addresses(memfd):
+    regions = [region(0, PAGE, FREE + 5, 2 * PAGE + 5), region(8 * PAGE, PAGE, FREE + 4 * PAGE)]
+    fds = [memfd(4 * PAGE), memfd(PAGE)]
+    os.pwrite(fds[0], b"here", 2 * PAGE + 5)
+    table = MemoryTable(regions, fds, in_place=True)
+    assert table.bases(regions) == (FREE + 5, FREE + 4 * PAGE)
+    assert bytes(table.view(FREE + 5, 4, 1)) == b"here"
+    more = region(16 * PAGE, PAGE, FREE + 6 * PAGE)
+    assert table.with_region(more, memfd(PAGE), in_place=True).bases([more]) == (FREE + 6 * PAGE,)
+    table.close()
+    assert mapped_files() == 0
+
+
+def test_a_view_keeps_memory_in_place_mapped(memfd):
+    table = MemoryTable([region(user=FREE)], [memfd(PAGE)], in_place=True)
+    view = table.view(FREE, 4, 1)
+    table.close()
+    view[:] = 7
+    assert mapped_files() == 1
+    del view
+    assert mapped_files() == 0
+
+
+@pytest.mark.parametrize("user", [0, 1, 3 * PAGE, TOP - PAGE, "taken"])
+def test_a_place_that_is_not_to_be_had_is_another(memfd, user):
+    """Nothing that is there already is lost, and no address of a front-end's is an error."""
+    taken = np.frombuffer(mmap.mmap(-1, PAGE), np.uint8)
+    before = mapping.address(taken)
+    user = before if user == "taken" else user
+    one = region(user=user)
+    table = MemoryTable([one], [memfd(PAGE)], in_place=True)
+    assert table.bases([one]) != (user,)
+    table.view(user, 4, 1)[:] = 7
+    assert not taken.any()
+    table.close()
+
+
+def test_memory_in_place_that_cannot_be_mapped(memfd):
+    fd = os.open("/proc/self/exe", os.O_RDONLY)
+    with pytest.raises(PeerError) as caught:
+        MemoryTable([region(user=FREE)], [fd], in_place=True)
+    assert caught.value.name == PeerErrorName.REGION_MAP_FAILED
 
 
 # -- one region at a time (VHOST_USER_ADD_MEM_REG, VHOST_USER_REM_MEM_REG) -------------------------

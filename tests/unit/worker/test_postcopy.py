@@ -29,7 +29,7 @@ from ovs_vhost_plugin.worker.inband import InBand
 from ovs_vhost_plugin.worker.queuepair import QueuePair
 
 PAGE = 4096
-USER = 0x7F00_0000_0000
+USER = 0x1000_0000_0000  # where the kernel puts nothing that does not ask for it
 SIZE = 8
 # Each part of each ring is in a page of its own, and so are the buffers, of two pages.
 DESC, AVAIL, USED = 0, PAGE, 2 * PAGE
@@ -198,6 +198,12 @@ def port(require):
     del port
     gc.collect()  # errors keep the mappings that they met, and those an fd
     os.close(device)
+
+
+def test_memory_is_where_the_front_end_has_it(port):
+    """By addresses that are not so QEMU keeps a list of pages that it never strikes off."""
+    port.begin()
+    assert port.base == USER
 
 
 def test_rings_go_on_as_their_pages_come(port):
