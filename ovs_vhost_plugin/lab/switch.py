@@ -166,6 +166,10 @@ class PrivateSwitch(Setup):
         """The MAC table of a bridge: MAC → (port number as shown, VLAN)."""
         return parse_fdb(self.appctl("ovs-vswitchd", "fdb/show", bridge))
 
+    def groups(self, bridge: str) -> dict[str, set[str]]:
+        """The multicast groups that ports of a bridge are in: port number as shown → groups."""
+        return parse_mdb(self.appctl("ovs-vswitchd", "mdb/show", bridge))
+
     def overruns(self) -> int:
         """How many frames the switch has not read in time: a packet socket was full (ss(8), -m)."""
         shown = self.namespace.run(
@@ -194,6 +198,17 @@ def parse_fdb(text: str) -> dict[str, tuple[str, int]]:
     """`fdb/show`'s table ("port VLAN MAC Age" and rows) as MAC → (port, VLAN)."""
     fields = (row.split() for row in text.splitlines()[1:])
     return {mac: (port, int(vlan)) for port, vlan, mac, *_ in fields}
+
+
+def parse_mdb(text: str) -> dict[str, set[str]]:
+    """`mdb/show`'s table; Open vSwitch 3.5 has a column more than 3.1."""
+    header, *rows = text.splitlines()
+    column = header.split().index("GROUP")
+    groups: dict[str, set[str]] = {}
+    for row in rows:
+        words = row.split()
+        groups.setdefault(words[0], set()).add(words[column])
+    return groups
 
 
 def _end(running: Process | None, kill: bool) -> None:

@@ -41,11 +41,7 @@ def snooping(switch) -> Iterator[Bridge]:
 
 def known(br: Bridge) -> dict[str, set[str]]:
     """The groups of each port, by its OpenFlow number."""
-    found: dict[str, set[str]] = {}
-    for line in br.switch.appctl("ovs-vswitchd", "mdb/show", br.name).splitlines()[1:]:
-        port, _, group, *_ = line.split()
-        found.setdefault(port, set()).add(group)
-    return found
+    return br.switch.groups(br.name)
 
 
 def join(guest: Namespace, device: str) -> list[socket.socket]:

@@ -43,8 +43,7 @@ def qemu(host: Host, *, incoming: bool = False) -> QemuGuest:
 
 def members(host: Host) -> set[str]:
     """The OpenFlow numbers of the ports that are in the group."""
-    table = host.switch.appctl("ovs-vswitchd", "mdb/show", BRIDGE).splitlines()
-    return {row.split()[0] for row in table[1:] if row.split()[2] == GROUP}
+    return {port for port, groups in host.switch.groups(BRIDGE).items() if GROUP in groups}
 
 
 def reports(tap: Capture) -> int:

@@ -5,7 +5,7 @@ import pytest
 
 from ovs_vhost_plugin.lab import process
 from ovs_vhost_plugin.lab.process import LabError, Process
-from ovs_vhost_plugin.lab.switch import parse_fdb
+from ovs_vhost_plugin.lab.switch import parse_fdb, parse_mdb
 
 DEAF = """
 import signal
@@ -66,3 +66,17 @@ def test_the_table_of_macs_is_read():
         "52:54:00:00:00:01": ("2", 10),
         "f6:ee:ac:ca:04:b0": ("LOCAL", 0),
     }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " port  VLAN  GROUP                Age\n"
+        "    2     0  239.1.2.3            4\n    2     0  ff0e::4242           4\n",
+        " port  VLAN  protocol  GROUP                Age\n"
+        "    2     0  IGMPv3    239.1.2.3            4\n    2     0  MLDv2     ff0e::4242    4\n",
+    ],
+    ids=["Open vSwitch 3.1", "3.5"],
+)
+def test_parse_mdb(text: str) -> None:
+    assert parse_mdb(text) == {"2": {"239.1.2.3", "ff0e::4242"}}
