@@ -49,7 +49,6 @@ def fabric():
         for host in (made.a, made.b):
             host.add_client_port(PORT, None, "external_ids:vhost-user-postcopy=true")
             host.wait_ofport(PORT)
-        made.set_neighbour(ADDRESS, MAC)
         for host in (made.a, made.b):
             host.wait_ready(PORT)
             wait_until(lambda host=host: host.stats(PORT)["postcopy"] == "offered", "postcopy")
