@@ -41,7 +41,6 @@ MAX_QUERIED = 8
 
 OF_BEFORE = frozenset({"resumed", "reconnect", "port-moved"})
 """Triggers of guests that were here before: what is known of them may have moved on since."""
-_LOG_ALL = 1 << 26  # vhost-user "Migration"
 
 Tell = Callable[[str, dict[str, Any], float], bool]
 Waiter = Callable[[Result], None]
@@ -177,7 +176,7 @@ class Announcing:
 
     def _see_migrating(self, name: str, state: State, now: float) -> None:
         """What has moved on does not go along with a guest that begins to migrate."""
-        migrates, place = state.has(_LOG_ALL), self._locations.get(name)
+        migrates, place = state.has(Feature.LOG_ALL.mask), self._locations.get(name)
         if not self._guest(name).running:
             return
         began, self._migrates[name] = migrates and not self._migrates.get(name), migrates
@@ -248,8 +247,10 @@ class Announcing:
 
     def _ask_for_groups(self, port: PortSpec) -> None:
         """Have the guest tell a bridge that snoops which multicast groups it is in."""
+        if not port.snoops or self._service is None:
+            return
         own = parse_mac(min(self._own_macs(port.bridge), default=""))
-        if not port.snoops or own is None or self._service is None:
+        if own is None:
             return
         place, known = self._locations[port.name], self._guest(port.name).known(self._clock())
         stations = spread((*given_to(port), *known), place)

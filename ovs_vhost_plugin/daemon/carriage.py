@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the switch does with a port's frames, by its rows: VLANs, MTU, offloads, or nothing at all.
+"""What the switch does with a port's frames, by its rows: MTU, offloads, or nothing at all.
 
 Pure. Rows are whatever has the columns as attributes.
 """
@@ -10,7 +10,6 @@ from collections.abc import Collection
 from enum import StrEnum
 from typing import Any
 
-from ovs_vhost_plugin.announce.vlan import C_TAG, S_TAG, PortVlan, VlanMode
 from ovs_vhost_plugin.text import escaped
 
 USERSPACE = "netdev"
@@ -79,13 +78,3 @@ def uncarried(interface: Any, bridge: Any) -> str:
     if not any(number > 0 for number in interface.ofport):
         return "ovs-vswitchd has given the port no number; does it run? its log says more"
     return ""
-
-
-def parse_vlan(port: Any) -> PortVlan:
-    """What a Port row says of VLANs (ovs-vswitchd.conf.db(5), Port, "VLAN Configuration")."""
-    tag = int(port.tag[0]) if port.tag else None
-    default = VlanMode.TRUNK if tag is None else VlanMode.ACCESS
-    mode = VlanMode(port.vlan_mode[0]) if port.vlan_mode else default
-    tpid = C_TAG if port.other_config.get("qinq-ethtype") == "802.1q" else S_TAG
-    bond = len(port.interfaces) > 1
-    return PortVlan(mode, tag or 0, bond, cvlans=frozenset(port.cvlans), tpid=tpid)

@@ -30,6 +30,7 @@ from ovs_vhost_plugin.daemon.places import Owners, location_of
 from ovs_vhost_plugin.daemon.reports import Held, Holding, State
 from ovs_vhost_plugin.daemon.rows import PortSpec
 from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard
+from ovs_vhost_plugin.vhost.spec import Feature
 
 vlog = ovs.vlog.Vlog("vhost_forward")
 
@@ -38,7 +39,6 @@ PAUSE = 0.005
 SIGHTS = 8
 """Times in a hold that the log says where the guest is."""
 _LOCALLY_ADMINISTERED = b"\x02"  # IEEE 802: the second bit of a MAC's first byte
-_LOG_ALL = 1 << 26  # vhost-user "Migration"
 
 Send = Callable[[str, dict[str, Any], float], bool]
 
@@ -138,7 +138,7 @@ class Forwarding:
 
     def _state(self, name: str, state: State, now: float) -> None:
         """A guest that begins to migrate: the bridge still has all its addresses here."""
-        migrates = state.has(_LOG_ALL)
+        migrates = state.has(Feature.LOG_ALL.mask)
         known = self._ports.get(name)
         if migrates and known is None and self._forwards(name):
             if self._allowance(name, now).look(now):

@@ -19,7 +19,7 @@ import ovs.db.idl
 import ovs.vlog
 
 from ovs_vhost_plugin.announce.vlan import PortVlan
-from ovs_vhost_plugin.daemon import adoption, carriage, rows
+from ovs_vhost_plugin.daemon import adoption, portrow, rows
 from ovs_vhost_plugin.daemon.rows import PortSpec, RowError, RowErrorName, Switch
 from ovs_vhost_plugin.text import escaped
 
@@ -148,7 +148,7 @@ def read(
         if interface.type == "internal":
             snapshot.own_macs.setdefault(bridge.name, set()).update(interface.mac_in_use)
         for ofport in interface.ofport:
-            snapshot.vlans[bridge.name, ofport] = carriage.parse_vlan(port)
+            snapshot.vlans[bridge.name, ofport] = portrow.parse_vlan(port)
         if adopts and adoption.is_adoptable(interface, snapshot.switch.iface_types):
             snapshot.adopted[name] = adoption.keys(interface)
             interface = adoption.TakenOver(interface)

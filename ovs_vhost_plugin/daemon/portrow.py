@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Port row says of where its frames pass: bond, spanning tree. Pure.
+"""What a Port row says of where its frames pass: VLANs, bond, spanning tree. Pure.
 
 Columns as in ovs-vswitchd.conf.db(5), table Port.
 """
@@ -7,6 +7,7 @@ Columns as in ovs-vswitchd.conf.db(5), table Port.
 from collections.abc import Iterable
 from typing import Any
 
+from ovs_vhost_plugin.announce.vlan import C_TAG, S_TAG, PortVlan, VlanMode
 from ovs_vhost_plugin.text import escaped
 
 _SLB = "balance-slb"
@@ -30,3 +31,13 @@ def hindered(port: Any) -> str:
     if rstp != "Forwarding":
         return f"RSTP: {escaped(rstp)}"
     return "" if stp == "forwarding" else f"STP: {escaped(stp)}"
+
+
+def parse_vlan(port: Any) -> PortVlan:
+    """What a Port row says of VLANs (ovs-vswitchd.conf.db(5), Port, "VLAN Configuration")."""
+    tag = int(port.tag[0]) if port.tag else None
+    default = VlanMode.TRUNK if tag is None else VlanMode.ACCESS
+    mode = VlanMode(port.vlan_mode[0]) if port.vlan_mode else default
+    tpid = C_TAG if port.other_config.get("qinq-ethtype") == "802.1q" else S_TAG
+    bond = len(port.interfaces) > 1
+    return PortVlan(mode, tag or 0, bond, cvlans=frozenset(port.cvlans), tpid=tpid)

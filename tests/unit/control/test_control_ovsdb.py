@@ -7,6 +7,7 @@ from typing import Any
 
 import ovs.db.idl
 import pytest
+from test_control_rows import PORT
 
 from ovs_vhost_plugin.daemon import ovsdb
 from ovs_vhost_plugin.daemon.ovsdb import LOCK, Database, Standing
@@ -42,23 +43,12 @@ def interface(name: str, **columns: Any) -> Row:
     return Row(name=name, **{**defaults, **columns})
 
 
-PORT: dict[str, Any] = {
-    "tag": [],
-    "trunks": [],
-    "cvlans": [],
-    "vlan_mode": [],
-    "other_config": {},
-    "bond_mode": [],
-    "status": {},
-    "rstp_status": {},
-}
-"""A Port row's columns but for its interfaces."""
 BRIDGE: dict[str, Any] = {
     "datapath_type": "netdev",
     "datapath_version": "<built-in>",
     "fail_mode": [],
+    "mcast_snooping_enable": False,
 }
-BRIDGE |= {"mcast_snooping_enable": False}
 """A Bridge row's, but for its name and ports."""
 
 

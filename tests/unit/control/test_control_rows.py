@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
-from ovs_vhost_plugin.daemon import carriage, portrow, rows
+from ovs_vhost_plugin.daemon import portrow, rows
 from ovs_vhost_plugin.daemon.carriage import Trouble
 from ovs_vhost_plugin.daemon.reconcile import worker_spec
 from ovs_vhost_plugin.daemon.rows import RowError, Switch
@@ -43,21 +43,21 @@ def server(name: str = "vhu0", **external_ids: str) -> Any:
     return interface(name, options={}, external_ids={"vhost-user-mode": "server", **keys})
 
 
+PORT: dict[str, Any] = {
+    "tag": [],
+    "trunks": [],
+    "cvlans": [],
+    "vlan_mode": [],
+    "other_config": {},
+    "bond_mode": [],
+    "status": {},
+    "rstp_status": {},
+}
+"""A Port row's columns but for its interfaces."""
+
+
 def port(**columns: Any) -> Any:
-    return SimpleNamespace(
-        **{
-            "tag": [],
-            "trunks": [],
-            "cvlans": [],
-            "vlan_mode": [],
-            "other_config": {},
-            "bond_mode": [],
-            "status": {},
-            "rstp_status": {},
-            "interfaces": [interface()],
-            **columns,
-        }
-    )
+    return SimpleNamespace(**{**PORT, "interfaces": [interface()], **columns})
 
 
 def bridge(datapath_type: str = "netdev", fail_mode: tuple[str, ...] = ()) -> Any:
@@ -445,7 +445,7 @@ TUNNEL = {"tag": [7], "vlan_mode": ["dot1q-tunnel"]}
     ],
 )
 def test_what_a_port_does_with_vlans(columns: dict[str, Any], vlan: PortVlan) -> None:
-    assert carriage.parse_vlan(port(**columns)) == vlan
+    assert portrow.parse_vlan(port(**columns)) == vlan
 
 
 def test_the_configuration_is_offered_where_that_is_asked_for() -> None:
