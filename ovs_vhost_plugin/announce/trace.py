@@ -107,7 +107,7 @@ def missing(text: str, ofports: Collection[int]) -> str | None:
         if "No match." in text:
             return NO_FLOW
         return DROPPED
-    outputs = [one for one in re.sub(r"\([^()]*\)", "", actions).split(",") if one.isdigit()]
+    outputs = [one for one in _outside(actions).split(",") if one.isdigit()]
     named = {int(number) for number in _OUTPUT.findall(text)}
     if len(outputs) == 1 and len(named) == 1 and named.issubset(ofports):
         return None
