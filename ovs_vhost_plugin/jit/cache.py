@@ -72,11 +72,17 @@ def of_sources(cache: Cache) -> Path | None:
     """
     if cache.directory is None:
         return None
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
-    name = f"kernels-{digest.hexdigest()[:16]}"
+    name = f"kernels-{digest_of(Path(__file__).parent)}"
     for stale in cache.directory.glob("kernels-*"):
         if stale.name != name:
             shutil.rmtree(stale, ignore_errors=True)
     return cache.directory / name
+
+
+def digest_of(package: Path) -> str:
+    """16 hex digits that differ when any Python source in `package`, at whatever depth, differs."""
+    digest = hashlib.sha256()
+    for source in sorted(package.rglob("*.py")):
+        digest.update(f"{source.relative_to(package)}\0".encode())
+        digest.update(hashlib.sha256(source.read_bytes()).digest())
+    return digest.hexdigest()[:16]

@@ -100,3 +100,17 @@ def test_kernels_are_compiled_without_a_place_too(place: Path) -> None:
     place.chmod(0o777)
     assert not any(_where({}).values())
     assert not list(place.iterdir())
+
+
+def test_a_change_of_any_source_at_any_depth_asks_for_other_kernels(tmp_path: Path) -> None:
+    (tmp_path / "ring" / "deeper").mkdir(parents=True)
+    source = tmp_path / "ring" / "deeper" / "split.py"
+    seen = {cache.digest_of(tmp_path)}
+    for text in ("first", "second"):
+        source.write_text(text)
+        seen.add(cache.digest_of(tmp_path))
+    source.rename(tmp_path / "ring" / "split.py")
+    seen.add(cache.digest_of(tmp_path))
+    assert len(seen) == 4
+    (tmp_path / "README.md").write_text("no source")
+    assert cache.digest_of(tmp_path) in seen
