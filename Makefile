@@ -20,7 +20,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.setup
 OPENSTACK := $(VENV)/openstack/.setup
-PACKAGES := ovs_vhost_plugin/lab/packages.py
+PACKAGES := ovs_vhost_plugin/lab/platform/packages.py
 DEMO ?=
 TEST ?=
 KINDS ?= unit fuzz integration attacks system
@@ -33,7 +33,7 @@ export FUZZ_SECONDS ?= 300
 
 ifneq ($(DISTRO),)
 demo test fuzz grid lint migration-report setup packages bench-announce bench-instructions bench-learn bench-rings:
-	@$(PYTHON) -m ovs_vhost_plugin.lab.distro $(DISTRO) make --no-print-directory DISTRO= PYTHON=python3 $@
+	@$(PYTHON) -m ovs_vhost_plugin.lab.platform.distro $(DISTRO) make --no-print-directory DISTRO= PYTHON=python3 $@
 
 else
 demo: setup

@@ -29,13 +29,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ovs_vhost_plugin.lab import image
-from ovs_vhost_plugin.lab.fabric import CLIENT_ADDRESS, CLIENT_MAC, Fabric
-from ovs_vhost_plugin.lab.flow import Flow, GuestReceiver
-from ovs_vhost_plugin.lab.host import BRIDGE
-from ovs_vhost_plugin.lab.macwatch import MacTable
+from ovs_vhost_plugin.lab.guests import image
+from ovs_vhost_plugin.lab.guests.qemu import GuestConfig, QemuGuest, VhostUser
+from ovs_vhost_plugin.lab.hosts.fabric import CLIENT_ADDRESS, CLIENT_MAC, Fabric
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE
+from ovs_vhost_plugin.lab.measure.flow import Flow, GuestReceiver
+from ovs_vhost_plugin.lab.measure.macwatch import MacTable
 from ovs_vhost_plugin.lab.process import LabError, wait_until
-from ovs_vhost_plugin.lab.qemu import GuestConfig, QemuGuest, VhostUser
 
 PORT, UDP_PORT = "vhu0", 7000
 MAC, ADDRESS = "52:54:00:00:00:01", "10.0.0.2"

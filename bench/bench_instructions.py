@@ -28,9 +28,9 @@ from bench import singlestep
 from bench.memory_ring import HEADER, SIZE, Kind, MemoryRing, new_net
 from bench.ring_kernels import BURST, PACKET_MAX, new_packets, put, take
 from ovs_vhost_plugin.jit import fresh, layout
-from ovs_vhost_plugin.jit.receive import receive
-from ovs_vhost_plugin.jit.transmit import BURST as PORT_BURST
-from ovs_vhost_plugin.jit.transmit import transmit
+from ovs_vhost_plugin.jit.net.receive import receive
+from ovs_vhost_plugin.jit.net.transmit import BURST as PORT_BURST
+from ovs_vhost_plugin.jit.net.transmit import transmit
 
 FRAME = b"\x52\x54\0\0\0\2" + b"\x52\x54\0\0\0\1" + b"\x08\0\x45" + bytes(45)
 _F_SETPIPE_SZ = 1031  # linux/fcntl.h

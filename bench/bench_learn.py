@@ -28,9 +28,9 @@ import numpy as np
 
 from bench.memory_ring import HEADER, SIZE, MemoryRing, new_net
 from ovs_vhost_plugin.jit import fresh, layout
-from ovs_vhost_plugin.jit.learn import learn, take_head
-from ovs_vhost_plugin.jit.overhear import overhear, to_group
-from ovs_vhost_plugin.jit.transmit import BURST, transmit
+from ovs_vhost_plugin.jit.net.learn import learn, take_head
+from ovs_vhost_plugin.jit.net.overhear import overhear, to_group
+from ovs_vhost_plugin.jit.net.transmit import BURST, transmit
 
 BURSTS = 500
 MAC = bytes.fromhex("525400000001")

@@ -40,7 +40,7 @@ from bench.ring_peers import (
     await_count,
     prefer,
 )
-from ovs_vhost_plugin.lab import packages
+from ovs_vhost_plugin.lab.platform import packages
 
 # name: entries of each ring, what else the front-end's device is told
 LAYOUTS = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ovs_vhost_plugin.jit import fresh, layout
-from ovs_vhost_plugin.jit.journal import WORDS
+from ovs_vhost_plugin.jit.recovery.journal import WORDS
 
 SIZE = 256
 HEADER = 12

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ovs_vhost_plugin.lab.cases import Case
-from ovs_vhost_plugin.timeline import Report
+from ovs_vhost_plugin.lab.measure.timeline import Report
 
 SHOWN = ("nobody", "hold-off", "send-rarp", "guest-announce", "guest-known", "guest-hung")
 BIN_MS, BEFORE_MS, AFTER_MS = 10, 150, 600

@@ -21,11 +21,12 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.migration_plot import SHOWN, plot
-from ovs_vhost_plugin.lab import namespace, packages
 from ovs_vhost_plugin.lab.cases import CASES, Case, named
+from ovs_vhost_plugin.lab.hosts import namespace
+from ovs_vhost_plugin.lab.measure.timeline import Report
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import LabError
 from ovs_vhost_plugin.lab.stage import Stages
-from ovs_vhost_plugin.timeline import Report
 
 DOCS = Path(__file__).parents[1] / "docs"
 README = DOCS.parent / "README.md"

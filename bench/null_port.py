@@ -39,14 +39,14 @@ from bench.ring_kernels import (
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import offer
-from ovs_vhost_plugin.worker.addresses import Addresses
 from ovs_vhost_plugin.worker.backend import BackEndChannel
-from ovs_vhost_plugin.worker.device import Device
-from ovs_vhost_plugin.worker.devicestate import DeviceState
+from ovs_vhost_plugin.worker.device.device import Device
+from ovs_vhost_plugin.worker.device.inband import InBand
+from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.frontend import FrontEnd
-from ovs_vhost_plugin.worker.inband import InBand
-from ovs_vhost_plugin.worker.movedon import Watch
-from ovs_vhost_plugin.worker.queuepair import QueuePair
+from ovs_vhost_plugin.worker.learned.addresses import Addresses
+from ovs_vhost_plugin.worker.learned.devicestate import DeviceState
+from ovs_vhost_plugin.worker.learned.movedon import Watch
 
 MODES = {"idle": IDLE, "send": SEND, "receive": RECEIVE, "loopback": LOOPBACK}
 _FRAME_BEGINS = bytes.fromhex("ffffffffffff5254000000010800")

@@ -19,7 +19,6 @@ from ovs_vhost_plugin.jit.atomics import (
     load_relaxed,
     store_release,
 )
-from ovs_vhost_plugin.jit.chain import gather, scatter
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
     I64,
@@ -38,11 +37,12 @@ from ovs_vhost_plugin.jit.layout import (
     void,
 )
 from ovs_vhost_plugin.jit.loop import alive
-from ovs_vhost_plugin.jit.notify import break_ring, flush
-from ovs_vhost_plugin.jit.receive import complete
-from ovs_vhost_plugin.jit.ring import ask_for_kicks, fetch, give_back, refuse_kicks
+from ovs_vhost_plugin.jit.net.receive import complete
+from ovs_vhost_plugin.jit.net.transmit import take_header
+from ovs_vhost_plugin.jit.ring.chain import gather, scatter
+from ovs_vhost_plugin.jit.ring.notify import break_ring, flush
+from ovs_vhost_plugin.jit.ring.ring import ask_for_kicks, fetch, give_back, refuse_kicks
 from ovs_vhost_plugin.jit.syscalls import poll
-from ovs_vhost_plugin.jit.transmit import take_header
 
 BURST = 32
 """Packets at once: what dpdk-testpmd takes."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from ovs_vhost_plugin.lab.guests.testpmd import Testpmd
 from ovs_vhost_plugin.lab.process import Process, wait_until
-from ovs_vhost_plugin.lab.testpmd import Testpmd
 
 FRONT_CORE, BACK_CORE = 0, 1
 MEGABYTES = 256

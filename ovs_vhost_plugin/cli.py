@@ -19,7 +19,8 @@ import ovs.daemon
 import ovs.unixctl
 import ovs.unixctl.client
 
-from ovs_vhost_plugin import __version__, dirs
+from ovs_vhost_plugin import __version__
+from ovs_vhost_plugin.common import dirs
 
 _TIMEOUT = 15  # seconds for the daemon's answer; an announcement takes up to 10
 

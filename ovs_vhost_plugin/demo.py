@@ -21,11 +21,12 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from ovs_vhost_plugin.lab import namespace, packages
-from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.lab.hosts import namespace
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE
+from ovs_vhost_plugin.lab.measure.timeline import Report
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import LabError
 from ovs_vhost_plugin.lab.stage import Stage
-from ovs_vhost_plugin.timeline import Report
 
 _MISSING, _FAILED, _INTERRUPTED = 1, 1, 130
 

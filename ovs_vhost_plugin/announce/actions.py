@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ovs_vhost_plugin.announce.model import Location
-from ovs_vhost_plugin.announce.wire import Output
+from ovs_vhost_plugin.openflow.wire import Output
 
 
 @dataclass(frozen=True, slots=True)

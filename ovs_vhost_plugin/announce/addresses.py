@@ -18,7 +18,7 @@ from enum import StrEnum
 
 from ovs_vhost_plugin.announce.frames import FrameError, check_mac
 from ovs_vhost_plugin.announce.model import MAX_VLAN, Location
-from ovs_vhost_plugin.named import NamedError
+from ovs_vhost_plugin.common.named import NamedError
 
 MAX_STATIONS = 32  # of one port; what comes first is kept: the NIC's own MAC before all others
 MAX_IPS = 8  # of one station and family

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.model import Location, Outcome, Result
 from ovs_vhost_plugin.announce.policy import DEFAULT, Policy
-from ovs_vhost_plugin.announce.vlan import TPIDS
-from ovs_vhost_plugin.announce.wire import Output
+from ovs_vhost_plugin.net.vlan import TPIDS
+from ovs_vhost_plugin.openflow.wire import Output
 
 DEADLINE = 10.0  # for the whole announcement: an ovs-vswitchd may be restarting; seconds
 BACKOFF = (0.002, 0.02, 0.2, 0.5)  # before the second, third, ... attempt; seconds

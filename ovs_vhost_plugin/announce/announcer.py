@@ -23,7 +23,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from ovs_vhost_plugin.announce import fdb, trace
 from ovs_vhost_plugin.announce.actions import Action, AskTable, Inject, PacketOut
 from ovs_vhost_plugin.announce.announcement import MAX_INJECTIONS, Announcement, Request
 from ovs_vhost_plugin.announce.attempt import Attempt
@@ -31,9 +30,10 @@ from ovs_vhost_plugin.announce.compose import compose
 from ovs_vhost_plugin.announce.formats import Format
 from ovs_vhost_plugin.announce.frames import FrameError, check_mac
 from ovs_vhost_plugin.announce.history import History
-from ovs_vhost_plugin.announce.limit import TokenBucket
 from ovs_vhost_plugin.announce.model import Location, Outcome, Result
 from ovs_vhost_plugin.announce.refusals import Refusals
+from ovs_vhost_plugin.common.ratelimit import TokenBucket
+from ovs_vhost_plugin.vswitchd import fdb, trace
 
 MAX_UNDER_WAY = 64  # announcements on one port; the oldest gives way to the newest
 ATTEMPT_RATE, ATTEMPT_BURST = 40.0, 80  # of one port; QEMU sends 5 requests in 0.8 s

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ovs_vhost_plugin.announce import trace
 from ovs_vhost_plugin.announce.actions import AskTrace
 from ovs_vhost_plugin.announce.announcement import Announcement
 from ovs_vhost_plugin.announce.model import Location
+from ovs_vhost_plugin.vswitchd import trace
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from ovs_vhost_plugin.announce.policy import BUILT_IN
-from ovs_vhost_plugin.text import escaped
+from ovs_vhost_plugin.common.text import escaped
 
 GROUP = "ovs_vhost_plugin.announcements"
 MAX_FRAMES = 16  # of one format for one station

@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 from enum import StrEnum
 
-from ovs_vhost_plugin.named import NamedError
+from ovs_vhost_plugin.common.named import NamedError
 
 ETH_ALEN = 6
 ETH_ZLEN = 60  # the shortest Ethernet frame without FCS (IEEE 802.3, 4.2.3.3)

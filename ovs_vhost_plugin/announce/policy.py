@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from ovs_vhost_plugin.announce.wire import Output
-from ovs_vhost_plugin.named import NamedError
+from ovs_vhost_plugin.common.named import NamedError
+from ovs_vhost_plugin.openflow.wire import Output
 
 BUILT_IN = ("rarp", "garp", "na")
 """Frames made here: reverse ARP, gratuitous ARP, unsolicited neighbour advertisement."""

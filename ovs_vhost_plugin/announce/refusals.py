@@ -7,7 +7,7 @@ thing, and not too much at once.
 
 from __future__ import annotations
 
-from ovs_vhost_plugin.announce.limit import TokenBucket
+from ovs_vhost_plugin.common.ratelimit import TokenBucket
 
 RATE, BURST = 1.0, 5
 """Refusals that are told, a second and at once."""

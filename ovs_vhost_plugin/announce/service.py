@@ -16,12 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from ovs_vhost_plugin.announce.actions import Action, AskTable, AskTrace, Inject, PacketOut
 from ovs_vhost_plugin.announce.announcement import Request
 from ovs_vhost_plugin.announce.announcer import Announcer
-from ovs_vhost_plugin.announce.channel import Channel, Delivered, Lost, Refused
 from ovs_vhost_plugin.announce.formats import Format
-from ovs_vhost_plugin.announce.link import Poller
 from ovs_vhost_plugin.announce.model import Location, Outcome, Result
-from ovs_vhost_plugin.announce.switchd import Answer, NoAnswer, Question, Switchd
-from ovs_vhost_plugin.announce.wire import OpenFlowError
+from ovs_vhost_plugin.openflow.connection import Channel, Delivered, Lost, Refused
+from ovs_vhost_plugin.openflow.wire import OpenFlowError
+from ovs_vhost_plugin.vswitchd.link import Poller
+from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question, Switchd
 
 Injector = Callable[[str, tuple[bytes, ...]], bool]
 

@@ -18,14 +18,14 @@ from ovs_vhost_plugin import __version__, render
 from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.announcement import DEADLINE
 from ovs_vhost_plugin.announce.model import Result
+from ovs_vhost_plugin.common.dirs import PROGRAM
+from ovs_vhost_plugin.common.text import escaped
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options
-from ovs_vhost_plugin.daemon.ovsdb import Standing
-from ovs_vhost_plugin.daemon.reports import Stats
-from ovs_vhost_plugin.daemon.rows import PortSpec, parse_mac
-from ovs_vhost_plugin.daemon.workers import Event, Heard
-from ovs_vhost_plugin.dirs import PROGRAM
-from ovs_vhost_plugin.text import escaped
+from ovs_vhost_plugin.daemon.ovsdb.database import Standing
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, parse_mac
+from ovs_vhost_plugin.daemon.workers.reports import Stats
+from ovs_vhost_plugin.daemon.workers.workers import Event, Heard
 
 _STATS_TIMEOUT = 1.0
 _ANNOUNCE_TIMEOUT = DEADLINE + 1.0

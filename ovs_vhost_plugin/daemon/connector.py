@@ -21,12 +21,12 @@ from typing import Any
 
 import ovs.vlog
 
-from ovs_vhost_plugin.daemon import sockpath
-from ovs_vhost_plugin.daemon.reports import Connect
-from ovs_vhost_plugin.daemon.rows import PortSpec
-from ovs_vhost_plugin.daemon.sockpolicy import SocketError
-from ovs_vhost_plugin.daemon.workerlink import WorkerLink
-from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
+from ovs_vhost_plugin.daemon.sockets import sockpath
+from ovs_vhost_plugin.daemon.sockets.sockpolicy import SocketError
+from ovs_vhost_plugin.daemon.workers.link import WorkerLink
+from ovs_vhost_plugin.daemon.workers.reports import Connect
+from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard
 
 vlog = ovs.vlog.Vlog("vhost_connector")
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import ovs.vlog
 
-from ovs_vhost_plugin.daemon.carriage import Trouble
-from ovs_vhost_plugin.daemon.rows import PortSpec
+from ovs_vhost_plugin.daemon.ovsdb.carriage import Trouble
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.status import ERROR
 
 vlog = ovs.vlog.Vlog("vhost_lasting")

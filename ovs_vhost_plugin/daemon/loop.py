@@ -11,18 +11,19 @@ from collections.abc import Mapping
 import ovs.poller
 import ovs.vlog
 
-from ovs_vhost_plugin.daemon import adoption, status
-from ovs_vhost_plugin.daemon.announcing import Announcing
-from ovs_vhost_plugin.daemon.carriage import Trouble
+from ovs_vhost_plugin.daemon import status
 from ovs_vhost_plugin.daemon.connector import Connector
-from ovs_vhost_plugin.daemon.forwarding import Forwarding
+from ovs_vhost_plugin.daemon.guests.announcing import Announcing
+from ovs_vhost_plugin.daemon.guests.forwarding import Forwarding
 from ovs_vhost_plugin.daemon.lasting import Lasting
-from ovs_vhost_plugin.daemon.ovsdb import Database, Snapshot, Standing
+from ovs_vhost_plugin.daemon.ovsdb import adoption
+from ovs_vhost_plugin.daemon.ovsdb.carriage import Trouble
+from ovs_vhost_plugin.daemon.ovsdb.database import Database, Snapshot, Standing
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reconcile import reconcile
-from ovs_vhost_plugin.daemon.reopening import Reopening
-from ovs_vhost_plugin.daemon.rows import PortSpec
-from ovs_vhost_plugin.daemon.workers import Event
+from ovs_vhost_plugin.daemon.taps.reopening import Reopening
+from ovs_vhost_plugin.daemon.workers.workers import Event
 
 vlog = ovs.vlog.Vlog("vhost_loop")
 

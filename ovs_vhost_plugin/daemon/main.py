@@ -14,25 +14,25 @@ import ovs.unixctl.server
 import ovs.util
 import ovs.vlog
 
-from ovs_vhost_plugin import dirs, process
 from ovs_vhost_plugin.announce import formats
+from ovs_vhost_plugin.common import dirs, process
+from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon import options
-from ovs_vhost_plugin.daemon.announcing import Announcing
 from ovs_vhost_plugin.daemon.commands import Commands
 from ovs_vhost_plugin.daemon.connector import Connector
-from ovs_vhost_plugin.daemon.forwarding import Forwarding
-from ovs_vhost_plugin.daemon.listener import FrontEndListeners
+from ovs_vhost_plugin.daemon.guests.announcing import Announcing
+from ovs_vhost_plugin.daemon.guests.forwarding import Forwarding
 from ovs_vhost_plugin.daemon.loop import Loop
-from ovs_vhost_plugin.daemon.mounts import Mounts
 from ovs_vhost_plugin.daemon.options import Options
-from ovs_vhost_plugin.daemon.ovsdb import Database
+from ovs_vhost_plugin.daemon.ovsdb.database import Database
 from ovs_vhost_plugin.daemon.ports import Ports
-from ovs_vhost_plugin.daemon.reach import Reach
-from ovs_vhost_plugin.daemon.reopening import Reopening
-from ovs_vhost_plugin.daemon.seclusion import Seclusion
-from ovs_vhost_plugin.daemon.uids import Uids
-from ovs_vhost_plugin.daemon.workers import Workers
-from ovs_vhost_plugin.dirs import StateDir
+from ovs_vhost_plugin.daemon.sockets.listener import FrontEndListeners
+from ovs_vhost_plugin.daemon.sockets.mounts import Mounts
+from ovs_vhost_plugin.daemon.sockets.reach import Reach
+from ovs_vhost_plugin.daemon.taps.reopening import Reopening
+from ovs_vhost_plugin.daemon.taps.seclusion import Seclusion
+from ovs_vhost_plugin.daemon.workers.uids import Uids
+from ovs_vhost_plugin.daemon.workers.workers import Workers
 from ovs_vhost_plugin.jit import cache
 from ovs_vhost_plugin.tap import HostStack, Taps
 

@@ -11,8 +11,8 @@ import ovs.daemon
 import ovs.vlog
 
 from ovs_vhost_plugin import __version__
-from ovs_vhost_plugin.daemon.listener import Owner
-from ovs_vhost_plugin.dirs import PROGRAM
+from ovs_vhost_plugin.common.dirs import PROGRAM
+from ovs_vhost_plugin.daemon.sockets.listener import Owner
 
 DEFAULT_SOCK_MODE = 0o660
 """Owner and group may connect. Who connects to a port's socket owns that NIC, so not the world;

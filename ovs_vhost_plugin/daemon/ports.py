@@ -11,12 +11,10 @@ from pathlib import Path
 
 import ovs.vlog
 
-from ovs_vhost_plugin.control import WorkerSpec
-from ovs_vhost_plugin.daemon import journals, status
-from ovs_vhost_plugin.daemon.holders import Holders
-from ovs_vhost_plugin.daemon.listener import FrontEndListeners, ListenError
+from ovs_vhost_plugin.common.dirs import StateDir
+from ovs_vhost_plugin.daemon import status
 from ovs_vhost_plugin.daemon.options import Options
-from ovs_vhost_plugin.daemon.postcopy import Userfaultfds
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.reconcile import (
     ADOPTED_LINGERS,
     RELEASE_TIMEOUT,
@@ -32,13 +30,16 @@ from ovs_vhost_plugin.daemon.reconcile import (
     Seclude,
     Spawn,
 )
-from ovs_vhost_plugin.daemon.reports import AskUserfaultfd, Hello, State
-from ovs_vhost_plugin.daemon.rows import PortSpec
-from ovs_vhost_plugin.daemon.seclusion import Seclusion
-from ovs_vhost_plugin.daemon.uids import Uids, worker_ids
-from ovs_vhost_plugin.daemon.workerlink import WorkerLink
-from ovs_vhost_plugin.daemon.workers import Ended, Event, Heard, Workers
-from ovs_vhost_plugin.dirs import StateDir
+from ovs_vhost_plugin.daemon.sockets.listener import FrontEndListeners, ListenError
+from ovs_vhost_plugin.daemon.taps.holders import Holders
+from ovs_vhost_plugin.daemon.taps.seclusion import Seclusion
+from ovs_vhost_plugin.daemon.workers import journals
+from ovs_vhost_plugin.daemon.workers.link import WorkerLink
+from ovs_vhost_plugin.daemon.workers.postcopy import Userfaultfds
+from ovs_vhost_plugin.daemon.workers.reports import AskUserfaultfd, Hello, State
+from ovs_vhost_plugin.daemon.workers.uids import Uids, worker_ids
+from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard, Workers
+from ovs_vhost_plugin.ipc.channel import WorkerSpec
 from ovs_vhost_plugin.tap import TapError, TapErrorName, Taps
 
 vlog = ovs.vlog.Vlog("vhost_ports")

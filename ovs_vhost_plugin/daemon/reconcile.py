@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from ovs_vhost_plugin.control import WorkerSpec
-from ovs_vhost_plugin.daemon.rows import PortSpec, parse_mac
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, parse_mac
+from ovs_vhost_plugin.ipc.channel import WorkerSpec
 
 HELLO_TIMEOUT = 10.0
 """Seconds for a worker to say hello, from its birth or from the connection to it."""

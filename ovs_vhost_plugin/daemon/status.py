@@ -8,7 +8,7 @@ written, key by key: keys of others in the same column are never touched.
 import re
 from collections.abc import Mapping
 
-from ovs_vhost_plugin.daemon.reports import State
+from ovs_vhost_plugin.daemon.workers.reports import State
 
 STATUS = "vhost-user-status"
 ERROR = "vhost-user-error"

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ovs_vhost_plugin.guest.connection import Connection
-from ovs_vhost_plugin.guest.frontend import FrontEnd
-from ovs_vhost_plugin.guest.inflight import Inflight
+from ovs_vhost_plugin.guest.frontend.connection import Connection
+from ovs_vhost_plugin.guest.frontend.frontend import FrontEnd
+from ovs_vhost_plugin.guest.frontend.inflight import Inflight
 from ovs_vhost_plugin.guest.soft import USUAL, Config, SoftGuest
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.spec import FrontendRequest, ProtocolFeature

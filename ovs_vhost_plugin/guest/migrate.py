@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from ovs_vhost_plugin.guest.connection import BackEndError
-from ovs_vhost_plugin.guest.dirtylog import DirtyLog
-from ovs_vhost_plugin.guest.frontend import FrontEnd
-from ovs_vhost_plugin.guest.memory import PAGE_SIZE, GuestMemory
+from ovs_vhost_plugin.guest.driver.memory import PAGE_SIZE, GuestMemory
+from ovs_vhost_plugin.guest.frontend.connection import BackEndError
+from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyLog
+from ovs_vhost_plugin.guest.frontend.frontend import FrontEnd
 from ovs_vhost_plugin.guest.soft import SoftGuest
 from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 

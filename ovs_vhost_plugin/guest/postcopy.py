@@ -16,11 +16,11 @@ from collections.abc import Iterable
 from random import Random
 from struct import Struct
 
-from ovs_vhost_plugin.guest.frontend import FrontEnd
-from ovs_vhost_plugin.guest.memory import PAGE_SIZE, GuestMemory
+from ovs_vhost_plugin.guest.driver.memory import PAGE_SIZE, GuestMemory
+from ovs_vhost_plugin.guest.frontend.frontend import FrontEnd
 from ovs_vhost_plugin.guest.migrate import MemoryDiffersError, Migration, differing_pages
 from ovs_vhost_plugin.guest.soft import SoftGuest
-from ovs_vhost_plugin.vhost.userfault import RANGE
+from ovs_vhost_plugin.vhost.memory.userfault import RANGE
 
 # linux/userfaultfd.h: struct uffd_msg, its event and address of a page fault; UFFDIO_WAKE
 _MESSAGE = Struct("=B15xQ8x")

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from ovs_vhost_plugin.guest.connection import Connection, listen
-from ovs_vhost_plugin.guest.driver import (
+from ovs_vhost_plugin.guest.driver.driver import (
     LARGEST_FRAME,
     PLAIN,
     NetHeader,
@@ -22,13 +21,19 @@ from ovs_vhost_plugin.guest.driver import (
     ReceiveQueue,
     TransmitQueue,
 )
-from ovs_vhost_plugin.guest.eventfd import wait_for
-from ovs_vhost_plugin.guest.frontend import PROTOCOL_FEATURES, FrontEnd, NotOfferedError, Vring
-from ovs_vhost_plugin.guest.iommu import Iommu, TranslatedMemory
-from ovs_vhost_plugin.guest.memory import PAGE_SIZE, GuestMemory
-from ovs_vhost_plugin.guest.packedqueue import PackedQueue, Virtqueue
-from ovs_vhost_plugin.guest.responder import Responder
-from ovs_vhost_plugin.guest.virtqueue import INDIRECT_ENTRIES, RingFullError, SplitQueue
+from ovs_vhost_plugin.guest.driver.iommu import Iommu, TranslatedMemory
+from ovs_vhost_plugin.guest.driver.memory import PAGE_SIZE, GuestMemory
+from ovs_vhost_plugin.guest.driver.packed import PackedQueue, Virtqueue
+from ovs_vhost_plugin.guest.driver.responder import Responder
+from ovs_vhost_plugin.guest.driver.split import INDIRECT_ENTRIES, RingFullError, SplitQueue
+from ovs_vhost_plugin.guest.frontend.connection import Connection, listen
+from ovs_vhost_plugin.guest.frontend.eventfd import wait_for
+from ovs_vhost_plugin.guest.frontend.frontend import (
+    PROTOCOL_FEATURES,
+    FrontEnd,
+    NotOfferedError,
+    Vring,
+)
 from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 
 FEATURES = (

@@ -17,8 +17,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovs_vhost_plugin import trusted
-from ovs_vhost_plugin.trusted import DistrustError
+from ovs_vhost_plugin.common import trusted
+from ovs_vhost_plugin.common.trusted import DistrustError
 
 VARIABLE = "OVS_VHOST_CACHE_DIR"
 """The environment's word for the directory."""

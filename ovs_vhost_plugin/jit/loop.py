@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from ovs_vhost_plugin.jit.atomics import address_of, load_acquire
 from ovs_vhost_plugin.jit.faults import Fault
-from ovs_vhost_plugin.jit.iotlb import waits
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
     NET_T,
@@ -25,9 +24,11 @@ from ovs_vhost_plugin.jit.layout import (
     int64,
     void,
 )
-from ovs_vhost_plugin.jit.notify import break_ring, call
-from ovs_vhost_plugin.jit.receive import receive
-from ovs_vhost_plugin.jit.ring import ask_for_kicks
+from ovs_vhost_plugin.jit.net.receive import receive
+from ovs_vhost_plugin.jit.net.transmit import transmit
+from ovs_vhost_plugin.jit.ring.iotlb import waits
+from ovs_vhost_plugin.jit.ring.notify import break_ring, call
+from ovs_vhost_plugin.jit.ring.ring import ask_for_kicks
 from ovs_vhost_plugin.jit.syscalls import (
     EAGAIN,
     POLLIN,
@@ -36,7 +37,6 @@ from ovs_vhost_plugin.jit.syscalls import (
     poll,
     read_event,
 )
-from ovs_vhost_plugin.jit.transmit import transmit
 
 WAKE, RX_KICK, TX_KICK, TAP = 0, 1, 2, 3
 """Places in the array of pollfds."""

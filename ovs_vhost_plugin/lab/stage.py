@@ -12,22 +12,23 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from ovs_vhost_plugin.announce.fdb import entries_of
-from ovs_vhost_plugin.lab import image, wiring
-from ovs_vhost_plugin.lab.capture import Capture
 from ovs_vhost_plugin.lab.cases import PLAIN, TCP_BITS, TCP_PACKETS, Case
-from ovs_vhost_plugin.lab.evidence import Evidence, merged
-from ovs_vhost_plugin.lab.fabric import Fabric
-from ovs_vhost_plugin.lab.flow import Arrivals, Flow
-from ovs_vhost_plugin.lab.host import BRIDGE, Host
-from ovs_vhost_plugin.lab.macwatch import MacWatch
-from ovs_vhost_plugin.lab.movable import Migration, Movable
-from ovs_vhost_plugin.lab.movable_qemu import QemuMovable
-from ovs_vhost_plugin.lab.movable_soft import SoftMovable
+from ovs_vhost_plugin.lab.guests import image
+from ovs_vhost_plugin.lab.guests.movable import Migration, Movable
+from ovs_vhost_plugin.lab.guests.movable_qemu import QemuMovable
+from ovs_vhost_plugin.lab.guests.movable_soft import SoftMovable
+from ovs_vhost_plugin.lab.hosts import wiring
+from ovs_vhost_plugin.lab.hosts.fabric import Fabric
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
+from ovs_vhost_plugin.lab.measure.capture import Capture
+from ovs_vhost_plugin.lab.measure.evidence import Evidence, merged
+from ovs_vhost_plugin.lab.measure.flow import Arrivals, Flow
+from ovs_vhost_plugin.lab.measure.macwatch import MacWatch
+from ovs_vhost_plugin.lab.measure.tcp import TcpStream
+from ovs_vhost_plugin.lab.measure.timeline import Report
 from ovs_vhost_plugin.lab.process import LabError, wait_until
 from ovs_vhost_plugin.lab.setup import Setup
-from ovs_vhost_plugin.lab.tcp import TcpStream
-from ovs_vhost_plugin.timeline import Report
+from ovs_vhost_plugin.vswitchd.fdb import entries_of
 
 PORT = "vhu0"
 UDP_PORT = 7000

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from ovs_vhost_plugin import process
+from ovs_vhost_plugin.common import process
 
 
 class Birthplace:

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 from enum import StrEnum
 
-from ovs_vhost_plugin.named import NamedError
+from ovs_vhost_plugin.common.named import NamedError
 
 
 class TapErrorName(StrEnum):

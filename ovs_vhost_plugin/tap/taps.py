@@ -3,8 +3,8 @@
 
 Persistent, because OVS keeps its receive socket on the interface it opened: a tap that went away
 and came back would receive and never send again, while OVSDB shows nothing wrong; where that
-cannot be helped, `daemon/reopening.py` has the switch open the new one. Whoever owns a name first
-keeps it: a netdev that we did not make is never touched.
+cannot be helped, `daemon/taps/reopening.py` has the switch open the new one. Whoever owns a name
+first keeps it: a netdev that we did not make is never touched.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import socket
 from functools import cached_property
 from pathlib import Path
 
-from ovs_vhost_plugin.dirs import StateDir
+from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.tap import device
 from ovs_vhost_plugin.tap.birthplace import Birthplace
 from ovs_vhost_plugin.tap.errors import TapError, TapErrorName, foreign, named_errors

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable
 
 from ovs_vhost_plugin.vhost import spec
-from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.fds.closing import close_fds
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.spec import BackendRequest
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ovs_vhost_plugin.vhost import spec
-from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.fds.closing import close_fds
 
 _KNOWN_FLAGS = spec.VERSION_MASK | spec.REPLY | spec.NEED_REPLY
 

@@ -10,23 +10,21 @@ messages of the right shape.
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
-from ovs_vhost_plugin.vhost import (
-    backend_requests,
-    config_requests,
-    inflight_requests,
-    iotlb_requests,
-    postcopy_requests,
-    requests,
-    spec,
-    state_requests,
-    status_requests,
-    vring_requests,
-)
-from ovs_vhost_plugin.vhost.closing import close_fds
+from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.effects import Effect, Handling, Refused
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.fdkind import Kind, Rule, require
+from ovs_vhost_plugin.vhost.fds.closing import close_fds
+from ovs_vhost_plugin.vhost.fds.kind import Kind, Rule, require
 from ovs_vhost_plugin.vhost.message import Message
+from ovs_vhost_plugin.vhost.requests import backend as backend_requests
+from ovs_vhost_plugin.vhost.requests import config as config_requests
+from ovs_vhost_plugin.vhost.requests import device as requests
+from ovs_vhost_plugin.vhost.requests import inflight as inflight_requests
+from ovs_vhost_plugin.vhost.requests import iotlb as iotlb_requests
+from ovs_vhost_plugin.vhost.requests import postcopy as postcopy_requests
+from ovs_vhost_plugin.vhost.requests import state as state_requests
+from ovs_vhost_plugin.vhost.requests import status as status_requests
+from ovs_vhost_plugin.vhost.requests import vring as vring_requests
 from ovs_vhost_plugin.vhost.spec import FrontendRequest, ProtocolFeature
 from ovs_vhost_plugin.vhost.state import State, Vring
 

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from ovs_vhost_plugin.vhost.closing import close_fds
+from ovs_vhost_plugin.vhost.fds.closing import close_fds
 from ovs_vhost_plugin.vhost.features import Nic, Offer
 from ovs_vhost_plugin.vhost.net_config import NetConfig
 from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature

@@ -11,8 +11,8 @@ import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.fds.closing import close_fds
 from ovs_vhost_plugin.vhost.message import Decoder, Message, encode
 
 # unix(7): SCM_MAX_FD, the most fds the kernel delivers with one message. With room for all of

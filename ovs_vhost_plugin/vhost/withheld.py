@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ovs_vhost_plugin.named import NamedError
-from ovs_vhost_plugin.text import escaped
+from ovs_vhost_plugin.common.named import NamedError
+from ovs_vhost_plugin.common.text import escaped
 from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 
 

@@ -12,8 +12,8 @@ import socket
 from collections.abc import Callable
 
 from ovs_vhost_plugin.vhost.backend_channel import OnAnswer, Requests
-from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.fds.closing import close_fds
 from ovs_vhost_plugin.vhost.spec import BackendRequest
 from ovs_vhost_plugin.vhost.transport import Connection, ConnectionClosed
 

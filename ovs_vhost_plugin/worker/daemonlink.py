@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ovs_vhost_plugin import __version__
-from ovs_vhost_plugin.control import Channel, ChannelClosed, WorkerSpec
-from ovs_vhost_plugin.reportpipe import ReportWriter
+from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed, WorkerSpec
+from ovs_vhost_plugin.ipc.reportpipe import ReportWriter
 from ovs_vhost_plugin.worker.limiter import Limiter
 
 # A hostile guest must not keep the daemon, which serves all ports, busy.

@@ -15,12 +15,12 @@ import selectors
 import socket
 from collections.abc import Callable
 
-from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.fds.closing import close_fds
 from ovs_vhost_plugin.vhost.features import Offer
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.transport import Connection, ConnectionClosed
-from ovs_vhost_plugin.worker.device import Device
+from ovs_vhost_plugin.worker.device.device import Device
 
 _FIRST_RETRY = 0.1  # seconds
 _RETRY_GONE = 1.0  # a front-end that hung up, as a VM that boots does

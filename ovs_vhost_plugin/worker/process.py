@@ -23,31 +23,32 @@ from typing import Any
 
 import numpy as np
 
-from ovs_vhost_plugin import process
 from ovs_vhost_plugin.announce import frames
-from ovs_vhost_plugin.control import Inheritance, WorkerSpec
+from ovs_vhost_plugin.common import process
+from ovs_vhost_plugin.ipc.channel import Inheritance, WorkerSpec
+from ovs_vhost_plugin.ipc.vitals import Pulse
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import Nic, Offer, offer
 from ovs_vhost_plugin.vhost.spec import ProtocolFeature
 from ovs_vhost_plugin.vhost.withheld import Withheld
-from ovs_vhost_plugin.vitals import Pulse
-from ovs_vhost_plugin.worker import journal, statistics
-from ovs_vhost_plugin.worker.addresses import Addresses
 from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.daemonlink import DaemonLink
-from ovs_vhost_plugin.worker.device import Device
-from ovs_vhost_plugin.worker.devicestate import DeviceState
-from ovs_vhost_plugin.worker.expectation import Expectation
+from ovs_vhost_plugin.worker.device import statistics
+from ovs_vhost_plugin.worker.device.device import Device
+from ovs_vhost_plugin.worker.device.inband import InBand
+from ovs_vhost_plugin.worker.device.queuepair import QueuePair
+from ovs_vhost_plugin.worker.device.userfaultdevice import UserfaultDevice
+from ovs_vhost_plugin.worker.device.vringconfig import PairConfig
 from ovs_vhost_plugin.worker.frontend import FrontEnd
-from ovs_vhost_plugin.worker.hold import Reason
-from ovs_vhost_plugin.worker.holding import Holding
-from ovs_vhost_plugin.worker.inband import InBand
-from ovs_vhost_plugin.worker.movedon import Watch, place_of
-from ovs_vhost_plugin.worker.queuepair import QueuePair
-from ovs_vhost_plugin.worker.tapqueues import TapQueues
-from ovs_vhost_plugin.worker.userfaultdevice import UserfaultDevice
-from ovs_vhost_plugin.worker.vringconfig import PairConfig
+from ovs_vhost_plugin.worker.learned.addresses import Addresses
+from ovs_vhost_plugin.worker.learned.devicestate import DeviceState
+from ovs_vhost_plugin.worker.learned.movedon import Watch, place_of
+from ovs_vhost_plugin.worker.recovery import journal
+from ovs_vhost_plugin.worker.tap.expectation import Expectation
+from ovs_vhost_plugin.worker.tap.hold import Reason
+from ovs_vhost_plugin.worker.tap.holding import Holding
+from ovs_vhost_plugin.worker.tap.queues import TapQueues
 
 # Further fields of a worker's spec that the daemon may change
 _MAY_CHANGE = (

@@ -11,7 +11,7 @@ from typing import Any
 
 from control_host import ControlHost
 
-from ovs_vhost_plugin.lab.host import Host
+from ovs_vhost_plugin.lab.hosts.host import Host
 from ovs_vhost_plugin.lab.process import PATIENCE, LabError, wait_until
 
 

@@ -9,8 +9,8 @@ import pytest
 from attack_hosts import Evil, EvilHost
 from control_host import end_workers
 
-from ovs_vhost_plugin.lab import packages
-from ovs_vhost_plugin.lab.host import Host
+from ovs_vhost_plugin.lab.hosts.host import Host
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import wait_until
 
 

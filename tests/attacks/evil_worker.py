@@ -26,9 +26,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ovs_vhost_plugin.control import Channel, ChannelClosed, Inheritance, WorkerSpec
-from ovs_vhost_plugin.reportpipe import ReportWriter
-from ovs_vhost_plugin.vitals import Pulse
+from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed, Inheritance, WorkerSpec
+from ovs_vhost_plugin.ipc.reportpipe import ReportWriter
+from ovs_vhost_plugin.ipc.vitals import Pulse
 
 MODULES = (
     *(array, ctypes, errno, fcntl, json, mmap, os, resource, select, signal, socket, struct),

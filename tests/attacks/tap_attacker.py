@@ -11,7 +11,7 @@ from typing import Any
 
 from stranger import become
 
-from ovs_vhost_plugin.guest.responder import checksum
+from ovs_vhost_plugin.guest.driver.responder import checksum
 
 NOBODY = 65534
 BROADCAST = b"\xff" * 6

@@ -8,7 +8,7 @@ import pytest
 from attack_hosts import EvilHost
 from control_host import end_workers
 
-from ovs_vhost_plugin.daemon.cgroups import own_group
+from ovs_vhost_plugin.daemon.workers.cgroups import own_group
 from ovs_vhost_plugin.lab.process import wait_until
 
 pytestmark = pytest.mark.system

@@ -18,9 +18,9 @@ from control_host import ControlHost
 from puppet import LOG_ALL, FrontEnd, Peer, announcements
 
 from ovs_vhost_plugin.announce.frames import gratuitous_arp, rarp
-from ovs_vhost_plugin.daemon.allowance import FRAMES
-from ovs_vhost_plugin.lab import packages
-from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.daemon.guests.allowance import FRAMES
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import wait_until
 
 pytestmark = pytest.mark.system

@@ -25,8 +25,8 @@ from tap_attacker import (
     write,
 )
 
-from ovs_vhost_plugin.lab import packages
-from ovs_vhost_plugin.lab.host import BRIDGE, Host
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import wait_until
 
 pytestmark = pytest.mark.system

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ovs_vhost_plugin.guest.connection import WrongReplyError
+from ovs_vhost_plugin.guest.frontend.connection import WrongReplyError
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
 from ovs_vhost_plugin.lab.process import wait_until
 

@@ -21,10 +21,10 @@ import pytest
 from stranger import NEIGHBOUR, TENANT, listening_as, run_as, running_as
 from stuck_files import lingering_socket
 
-from ovs_vhost_plugin.daemon.listener import FrontEndListeners, ListenError, Owner
-from ovs_vhost_plugin.daemon.mounts import Mounts
-from ovs_vhost_plugin.dirs import StateDir
-from ovs_vhost_plugin.lab.host import Host
+from ovs_vhost_plugin.common.dirs import StateDir
+from ovs_vhost_plugin.daemon.sockets.listener import FrontEndListeners, ListenError, Owner
+from ovs_vhost_plugin.daemon.sockets.mounts import Mounts
+from ovs_vhost_plugin.lab.hosts.host import Host
 from ovs_vhost_plugin.lab.process import wait_until
 
 pytestmark = pytest.mark.system

@@ -22,7 +22,7 @@ from tap_attacker import (
     write,
 )
 
-from ovs_vhost_plugin.lab.host import BRIDGE, Host
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.process import wait_until
 
 pytestmark = pytest.mark.system

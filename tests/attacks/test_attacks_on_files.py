@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from ovs_vhost_plugin.jit import cache
-from ovs_vhost_plugin.lab import packages
-from ovs_vhost_plugin.lab.host import Host
+from ovs_vhost_plugin.lab.hosts.host import Host
+from ovs_vhost_plugin.lab.platform import packages
 
 pytestmark = pytest.mark.system
 

@@ -23,19 +23,19 @@ from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.fdkind import is_eventfd
+from ovs_vhost_plugin.vhost.fds.kind import is_eventfd
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import TABLE, Session
 from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest, ProtocolFeature
-from ovs_vhost_plugin.worker.addresses import Addresses
 from ovs_vhost_plugin.worker.backend import BackEndChannel
-from ovs_vhost_plugin.worker.device import Device
-from ovs_vhost_plugin.worker.devicestate import DeviceState
-from ovs_vhost_plugin.worker.holding import Holding
-from ovs_vhost_plugin.worker.inband import InBand
-from ovs_vhost_plugin.worker.movedon import Watch
-from ovs_vhost_plugin.worker.queuepair import QueuePair
-from ovs_vhost_plugin.worker.vringconfig import PairConfig
+from ovs_vhost_plugin.worker.device.device import Device
+from ovs_vhost_plugin.worker.device.inband import InBand
+from ovs_vhost_plugin.worker.device.queuepair import QueuePair
+from ovs_vhost_plugin.worker.device.vringconfig import PairConfig
+from ovs_vhost_plugin.worker.learned.addresses import Addresses
+from ovs_vhost_plugin.worker.learned.devicestate import DeviceState
+from ovs_vhost_plugin.worker.learned.movedon import Watch
+from ovs_vhost_plugin.worker.tap.holding import Holding
 
 FRAME = bytes(12) + bytes(range(100))
 _NAMES = set(PeerErrorName) | {fault.kebab for fault in Fault}

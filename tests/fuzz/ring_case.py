@@ -26,9 +26,9 @@ from ring_reference import INDIRECT, NEXT, WRITE, Driver, descriptor
 
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import FIRST_OF_FRAMES, Fault
-from ovs_vhost_plugin.jit.receive import receive
-from ovs_vhost_plugin.jit.split import ask_for_kicks
-from ovs_vhost_plugin.jit.transmit import BURST, transmit
+from ovs_vhost_plugin.jit.net.receive import receive
+from ovs_vhost_plugin.jit.net.transmit import BURST, transmit
+from ovs_vhost_plugin.jit.ring.split import ask_for_kicks
 
 RINGS, TABLES, LOW, NEXT_TO_IT = 0x10000, 0x40000, 0x100000, 0x120000
 HIGH = 2**64 - 0x4000

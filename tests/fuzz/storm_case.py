@@ -19,8 +19,8 @@ from ring_reference import INDIRECT, NEXT, WRITE, Driver, Eventfds, descriptor
 
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost.spec import Feature
-from ovs_vhost_plugin.worker.queuepair import QueuePair
-from ovs_vhost_plugin.worker.vringconfig import PairConfig, VringConfig
+from ovs_vhost_plugin.worker.device.queuepair import QueuePair
+from ovs_vhost_plugin.worker.device.vringconfig import PairConfig, VringConfig
 
 RINGS, TABLE, BUFFERS, SIZE = 0x10000, 0x20000, 0x30000, 8
 END = BUFFERS + 0x10031

@@ -19,20 +19,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovs_vhost_plugin import render
-from ovs_vhost_plugin.announce import fdb, trace
-from ovs_vhost_plugin.announce.link import LinkLost
-from ovs_vhost_plugin.announce.openflow import Session
-from ovs_vhost_plugin.announce.switchd import Answer, NoAnswer, Question, parse_answer
-from ovs_vhost_plugin.announce.wire import OpenFlowError, OpenFlowErrorName
-from ovs_vhost_plugin.control import ChannelBroken, ChannelClosed, WorkerSpec, _decode
-from ovs_vhost_plugin.daemon import reports, status
-from ovs_vhost_plugin.daemon.reports import ReportError
+from ovs_vhost_plugin.daemon import status
+from ovs_vhost_plugin.daemon.workers import reports
+from ovs_vhost_plugin.daemon.workers.reports import ReportError
+from ovs_vhost_plugin.ipc.channel import ChannelBroken, ChannelClosed, WorkerSpec, _decode
 from ovs_vhost_plugin.lab.process import wait_until
+from ovs_vhost_plugin.openflow.session import Session
+from ovs_vhost_plugin.openflow.wire import OpenFlowError, OpenFlowErrorName
 from ovs_vhost_plugin.vhost import spec
-from ovs_vhost_plugin.vhost.closing import close_fds
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.fds.closing import close_fds
 from ovs_vhost_plugin.vhost.message import Message, encode
 from ovs_vhost_plugin.vhost.transport import Connection
+from ovs_vhost_plugin.vswitchd import fdb, trace
+from ovs_vhost_plugin.vswitchd.link import LinkLost
+from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question, parse_answer
 
 NOW = 100.0
 NUMBER = (

@@ -21,10 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_fuzz_parsers import EVENTS, JSON
 
-from ovs_vhost_plugin.control import MAX_PACKET, Channel, WorkerSpec
-from ovs_vhost_plugin.daemon.reportrates import BYTES_AT_ONCE, BYTES_PER_SECOND, RATES
-from ovs_vhost_plugin.daemon.workerlink import WorkerLink
-from ovs_vhost_plugin.vitals import Vitals
+from ovs_vhost_plugin.daemon.workers.link import WorkerLink
+from ovs_vhost_plugin.daemon.workers.report_rates import BYTES_AT_ONCE, BYTES_PER_SECOND, RATES
+from ovs_vhost_plugin.ipc.channel import MAX_PACKET, Channel, WorkerSpec
+from ovs_vhost_plugin.ipc.vitals import Vitals
 
 BEGIN = 1000.0
 SPEC = WorkerSpec("vhu0", "server", "/run/vm.sock", 1, None, False, True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from ovs_vhost_plugin.lab.host import Host
+from ovs_vhost_plugin.lab.hosts.host import Host
 from ovs_vhost_plugin.lab.process import PATIENCE, Process, wait_until
 
 _PROGRAM = Path(__file__).parent / "control" / "daemon_with_fake_worker.py"

@@ -12,7 +12,7 @@ from typing import Any
 
 from announce_bridge import Tap
 
-from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
 
 PORT = "puppet0"

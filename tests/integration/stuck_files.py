@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ovs_vhost_plugin import process
+from ovs_vhost_plugin.common import process
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -12,8 +12,8 @@ from ovs_vhost_plugin.announce.frames import rarp
 from ovs_vhost_plugin.announce.model import Location, Outcome
 from ovs_vhost_plugin.announce.policy import DEFAULT, Policy
 from ovs_vhost_plugin.announce.service import AnnounceService
-from ovs_vhost_plugin.announce.wire import Output
 from ovs_vhost_plugin.lab.process import wait_until
+from ovs_vhost_plugin.openflow.wire import Output
 
 pytestmark = pytest.mark.integration
 

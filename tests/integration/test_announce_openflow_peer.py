@@ -8,10 +8,10 @@ import subprocess
 import pytest
 from announce_bridge import bridge, private_switch
 
-from ovs_vhost_plugin.announce import wire
 from ovs_vhost_plugin.announce.frames import rarp
-from ovs_vhost_plugin.announce.openflow import Barrier, ErrorReply, Session
-from ovs_vhost_plugin.announce.wire import OpenFlowError, Output, Version
+from ovs_vhost_plugin.openflow import wire
+from ovs_vhost_plugin.openflow.session import Barrier, ErrorReply, Session
+from ovs_vhost_plugin.openflow.wire import OpenFlowError, Output, Version
 
 pytestmark = pytest.mark.integration
 

@@ -9,13 +9,13 @@ import ovs.poller
 import pytest
 from announce_bridge import Tap, bridge, private_switch
 
-from ovs_vhost_plugin.announce.departure import Departure
 from ovs_vhost_plugin.announce.frames import rarp
-from ovs_vhost_plugin.announce.onward import Rows, Unfit
-from ovs_vhost_plugin.announce.parcels import ParcelService
-from ovs_vhost_plugin.announce.switchd import Answer, Question, Switchd
-from ovs_vhost_plugin.announce.vlan import C_TAG, S_TAG, PortVlan, VlanMode, enter
+from ovs_vhost_plugin.forward.batches import ParcelService
+from ovs_vhost_plugin.forward.departure import Departure
+from ovs_vhost_plugin.forward.onward import Rows, Unfit
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
+from ovs_vhost_plugin.net.vlan import C_TAG, S_TAG, PortVlan, VlanMode, enter
+from ovs_vhost_plugin.vswitchd.unixctl import Answer, Question, Switchd
 
 pytestmark = pytest.mark.integration
 

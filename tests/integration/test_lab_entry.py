@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ovs_vhost_plugin.lab import packages
-from ovs_vhost_plugin.lab.distro import Mount, entry
+from ovs_vhost_plugin.lab.platform import packages
+from ovs_vhost_plugin.lab.platform.distro import Mount, entry
 from ovs_vhost_plugin.lab.process import Process, wait_until
 
 pytestmark = pytest.mark.integration

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from ovs_vhost_plugin.lab import namespace, packages
-from ovs_vhost_plugin.lab.capture import Capture
-from ovs_vhost_plugin.lab.fabric import PHYSICAL, Fabric
-from ovs_vhost_plugin.lab.flow import Flow, number_of
-from ovs_vhost_plugin.lab.host import BRIDGE
-from ovs_vhost_plugin.lab.macwatch import MacWatch
-from ovs_vhost_plugin.lab.namespace import Namespace, veth
+from ovs_vhost_plugin.lab.hosts import namespace
+from ovs_vhost_plugin.lab.hosts.fabric import PHYSICAL, Fabric
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE
+from ovs_vhost_plugin.lab.hosts.namespace import Namespace, veth
+from ovs_vhost_plugin.lab.hosts.switch import PrivateSwitch
+from ovs_vhost_plugin.lab.measure.capture import Capture
+from ovs_vhost_plugin.lab.measure.flow import Flow, number_of
+from ovs_vhost_plugin.lab.measure.macwatch import MacWatch
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import PATIENCE, LabError, wait_until
-from ovs_vhost_plugin.lab.switch import PrivateSwitch
 
 pytestmark = pytest.mark.integration
 

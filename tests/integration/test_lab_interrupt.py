@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ovs_vhost_plugin.lab import namespace, packages
+from ovs_vhost_plugin.lab.hosts import namespace
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
 
 pytestmark = pytest.mark.integration

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from stuck_files import hanging_file, lingering_socket
 
-from ovs_vhost_plugin.lab.namespace import Namespace
+from ovs_vhost_plugin.lab.hosts.namespace import Namespace
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.effects import Refused

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ovs_vhost_plugin.dirs import StateDir
-from ovs_vhost_plugin.lab import packages
-from ovs_vhost_plugin.lab.namespace import Namespace
+from ovs_vhost_plugin.common.dirs import StateDir
+from ovs_vhost_plugin.lab.hosts.namespace import Namespace
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.tap import HostStack, HostStackError, TapError, TapErrorName, Taps, device
 
 pytestmark = pytest.mark.integration

@@ -3,7 +3,7 @@
 
 import pytest
 
-from ovs_vhost_plugin.lab import packages
+from ovs_vhost_plugin.lab.platform import packages
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,12 @@ from xml.etree.ElementTree import Element, SubElement
 
 from page import block
 
-from ovs_vhost_plugin.lab import image, qemu
-from ovs_vhost_plugin.lab.console import Console
-from ovs_vhost_plugin.lab.fabric import CLIENT_ADDRESS, CLIENT_MAC, Fabric
-from ovs_vhost_plugin.lab.libvirt import IMAGES, LibvirtHost
+from ovs_vhost_plugin.lab.guests import image, qemu
+from ovs_vhost_plugin.lab.guests.console import Console
+from ovs_vhost_plugin.lab.guests.qemu import GuestConfig
+from ovs_vhost_plugin.lab.hosts.fabric import CLIENT_ADDRESS, CLIENT_MAC, Fabric
+from ovs_vhost_plugin.lab.hosts.libvirt import IMAGES, LibvirtHost
 from ovs_vhost_plugin.lab.process import wait_until
-from ovs_vhost_plugin.lab.qemu import GuestConfig
 
 PAGE = "libvirt.md"
 DOMAIN, PORT = "vm1", "vhu0"
@@ -64,7 +64,7 @@ def _boot_the_lab_s(domain: Element) -> None:
 
 
 def _mind_old_emulation(domain: Element) -> None:
-    """What lab/qemu.py says of emulation by QEMU 7.2: no MSI-X, no memory of whole MiB.
+    """What lab/guests/qemu.py says of emulation by QEMU 7.2: no MSI-X, no memory of whole MiB.
 
     For a NIC with several queues libvirt itself names a number of MSI-X vectors.
     """

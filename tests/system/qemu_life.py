@@ -8,9 +8,9 @@ from pathlib import Path
 from qemu_site import GUEST, PORT
 
 from ovs_vhost_plugin.lab import process
-from ovs_vhost_plugin.lab.flow import Flow, GuestReceiver
+from ovs_vhost_plugin.lab.measure.flow import Flow, GuestReceiver
+from ovs_vhost_plugin.lab.measure.timeline import duplicates
 from ovs_vhost_plugin.lab.process import wait_until
-from ovs_vhost_plugin.timeline import duplicates
 
 UDP_PORTS = itertools.count(7100)  # one for each flow
 

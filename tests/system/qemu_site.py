@@ -19,13 +19,14 @@ from typing import TypeVar
 
 import pytest
 
-from ovs_vhost_plugin.lab import image, versions
-from ovs_vhost_plugin.lab.fabric import finish_checksums
-from ovs_vhost_plugin.lab.flow import Arrivals, GuestReceiver, record
-from ovs_vhost_plugin.lab.host import BRIDGE, Host
-from ovs_vhost_plugin.lab.namespace import Namespace, scratch_directory, veth
+from ovs_vhost_plugin.lab.guests import image
+from ovs_vhost_plugin.lab.guests.qemu import GuestConfig, QemuGuest, VhostUser
+from ovs_vhost_plugin.lab.hosts.fabric import finish_checksums
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
+from ovs_vhost_plugin.lab.hosts.namespace import Namespace, scratch_directory, veth
+from ovs_vhost_plugin.lab.measure.flow import Arrivals, GuestReceiver, record
+from ovs_vhost_plugin.lab.platform import versions
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
-from ovs_vhost_plugin.lab.qemu import GuestConfig, QemuGuest, VhostUser
 from ovs_vhost_plugin.lab.setup import Setup
 
 T = TypeVar("T")

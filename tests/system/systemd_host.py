@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ovs_vhost_plugin.jit import cache
 from ovs_vhost_plugin.lab import process
-from ovs_vhost_plugin.lab.host import Host
+from ovs_vhost_plugin.lab.hosts.host import Host
 from ovs_vhost_plugin.lab.process import PATIENCE, LabError, Process, wait_until
 
 CHECKOUT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ovs_vhost_plugin.lab import packages
+from ovs_vhost_plugin.lab.platform import packages
 
 pytestmark = pytest.mark.system
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ovs_vhost_plugin.lab import namespace, packages
+from ovs_vhost_plugin.lab.hosts import namespace
+from ovs_vhost_plugin.lab.platform import packages
 
 pytestmark = pytest.mark.system
 

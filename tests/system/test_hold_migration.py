@@ -10,7 +10,7 @@ import json
 
 import pytest
 
-from ovs_vhost_plugin.lab import packages
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.stage import PORT, Stage
 
 pytestmark = pytest.mark.system

@@ -3,12 +3,13 @@
 
 import pytest
 
-from ovs_vhost_plugin.lab import image, packages
-from ovs_vhost_plugin.lab.fabric import CLIENT_ADDRESS, CLIENT_MAC, PHYSICAL, Fabric
-from ovs_vhost_plugin.lab.flow import Flow, GuestReceiver
-from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.lab.guests import image
+from ovs_vhost_plugin.lab.guests.qemu import GuestConfig, QemuGuest, Tap
+from ovs_vhost_plugin.lab.hosts.fabric import CLIENT_ADDRESS, CLIENT_MAC, PHYSICAL, Fabric
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE
+from ovs_vhost_plugin.lab.measure.flow import Flow, GuestReceiver
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import LabError, wait_until
-from ovs_vhost_plugin.lab.qemu import GuestConfig, QemuGuest, Tap
 
 pytestmark = pytest.mark.system
 

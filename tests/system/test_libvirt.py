@@ -8,9 +8,9 @@ import pytest
 from libvirt_site import ADDRESS, DOMAIN, PAGE, PORT, Domain, domain_xml
 from page import block
 
-from ovs_vhost_plugin.lab import packages
-from ovs_vhost_plugin.lab.fabric import Fabric
-from ovs_vhost_plugin.lab.namespace import veth
+from ovs_vhost_plugin.lab.hosts.fabric import Fabric
+from ovs_vhost_plugin.lab.hosts.namespace import veth
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import wait_until
 
 pytestmark = pytest.mark.system

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from ovs_vhost_plugin.lab.cases import CASES, NETWORKS, Case
+from ovs_vhost_plugin.lab.measure.timeline import Report
 from ovs_vhost_plugin.lab.stage import PORT, Stages
-from ovs_vhost_plugin.timeline import Report
 
 pytestmark = pytest.mark.system
 

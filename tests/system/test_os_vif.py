@@ -15,10 +15,10 @@ from openstack_host import Vif, missing, plug, transact, unplug
 from page import block, blocks
 
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
-from ovs_vhost_plugin.lab import packages
-from ovs_vhost_plugin.lab.fabric import finish_checksums
-from ovs_vhost_plugin.lab.host import BRIDGE, Host
-from ovs_vhost_plugin.lab.namespace import Namespace, veth
+from ovs_vhost_plugin.lab.hosts.fabric import finish_checksums
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
+from ovs_vhost_plugin.lab.hosts.namespace import Namespace, veth
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import run, wait_until
 
 pytestmark = pytest.mark.system

@@ -18,15 +18,15 @@ from tempfile import TemporaryDirectory
 import pytest
 from page import blocks
 
-from ovs_vhost_plugin.lab import packages
-from ovs_vhost_plugin.lab.capture import Capture
-from ovs_vhost_plugin.lab.fabric import Fabric
-from ovs_vhost_plugin.lab.flow import Arrivals, Flow
-from ovs_vhost_plugin.lab.host import Host
-from ovs_vhost_plugin.lab.movable import Migration, Movable
-from ovs_vhost_plugin.lab.movable_qemu import QemuMovable
-from ovs_vhost_plugin.lab.movable_soft import SoftMovable
-from ovs_vhost_plugin.lab.ovn import INTEGRATION, Ovn
+from ovs_vhost_plugin.lab.guests.movable import Migration, Movable
+from ovs_vhost_plugin.lab.guests.movable_qemu import QemuMovable
+from ovs_vhost_plugin.lab.guests.movable_soft import SoftMovable
+from ovs_vhost_plugin.lab.hosts.fabric import Fabric
+from ovs_vhost_plugin.lab.hosts.host import Host
+from ovs_vhost_plugin.lab.hosts.ovn import INTEGRATION, Ovn
+from ovs_vhost_plugin.lab.measure.capture import Capture
+from ovs_vhost_plugin.lab.measure.flow import Arrivals, Flow
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import run, wait_until
 from ovs_vhost_plugin.lab.setup import Setup
 

@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from ovs_vhost_plugin.lab.dpdk import DpdkHost
-from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.lab.hosts.dpdk import DpdkHost
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.lab.process import PATIENCE
 from ovs_vhost_plugin.lab.stage import Stage
 

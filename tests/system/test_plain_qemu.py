@@ -11,9 +11,10 @@ from page import block
 from qemu_life import successor
 from qemu_site import GUEST, GUEST_MAC, PEER, PEER_MAC, PORT, Site
 
-from ovs_vhost_plugin.lab import image, process, qemu
+from ovs_vhost_plugin.lab import process
+from ovs_vhost_plugin.lab.guests import image, qemu
+from ovs_vhost_plugin.lab.guests.qemu import GuestConfig, QemuGuest, VhostUser
 from ovs_vhost_plugin.lab.process import wait_until
-from ovs_vhost_plugin.lab.qemu import GuestConfig, QemuGuest, VhostUser
 from ovs_vhost_plugin.vhost.spec import Feature
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("qemu_programs")]

@@ -5,13 +5,13 @@ from ipaddress import ip_address
 
 import pytest
 
-from ovs_vhost_plugin.lab import image
-from ovs_vhost_plugin.lab.capture import Capture
-from ovs_vhost_plugin.lab.fabric import CLIENT_ADDRESS, CLIENT_MAC, Fabric
-from ovs_vhost_plugin.lab.flow import RECORD_SIZE, Flow
-from ovs_vhost_plugin.lab.host import BRIDGE, Host
+from ovs_vhost_plugin.lab.guests import image
+from ovs_vhost_plugin.lab.guests.qemu import GuestConfig, QemuGuest, VhostUser
+from ovs_vhost_plugin.lab.hosts.fabric import CLIENT_ADDRESS, CLIENT_MAC, Fabric
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
+from ovs_vhost_plugin.lab.measure.capture import Capture
+from ovs_vhost_plugin.lab.measure.flow import RECORD_SIZE, Flow
 from ovs_vhost_plugin.lab.process import wait_until
-from ovs_vhost_plugin.lab.qemu import GuestConfig, QemuGuest, VhostUser
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("qemu_programs")]
 

@@ -13,7 +13,7 @@ from qemu_life import alive, echoed, left, resumed, successor, unanswered
 from qemu_site import MIB, PORT, Site
 
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
-from ovs_vhost_plugin.lab.capture import Capture
+from ovs_vhost_plugin.lab.measure.capture import Capture
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
 from ovs_vhost_plugin.vhost import spec
 

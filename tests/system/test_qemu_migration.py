@@ -11,13 +11,14 @@ import threading
 
 import pytest
 
-from ovs_vhost_plugin.lab import image, versions
-from ovs_vhost_plugin.lab.capture import Capture
-from ovs_vhost_plugin.lab.fabric import CLIENT_ADDRESS, CLIENT_MAC, PHYSICAL, UPLINK, Fabric
-from ovs_vhost_plugin.lab.flow import Flow, GuestReceiver
-from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.lab.guests import image
+from ovs_vhost_plugin.lab.guests.qemu import GuestConfig, QemuGuest, VhostUser
+from ovs_vhost_plugin.lab.hosts.fabric import CLIENT_ADDRESS, CLIENT_MAC, PHYSICAL, UPLINK, Fabric
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE
+from ovs_vhost_plugin.lab.measure.capture import Capture
+from ovs_vhost_plugin.lab.measure.flow import Flow, GuestReceiver
+from ovs_vhost_plugin.lab.platform import versions
 from ovs_vhost_plugin.lab.process import LabError, wait_until
-from ovs_vhost_plugin.lab.qemu import GuestConfig, QemuGuest, VhostUser
 from ovs_vhost_plugin.vhost.spec import Feature
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("qemu_programs")]

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from qemu_site import GUEST, GUEST_MAC, MIB, PEER, PEER_MAC, Site
 
-from ovs_vhost_plugin.lab import image, qemu
+from ovs_vhost_plugin.lab.guests import image, qemu
+from ovs_vhost_plugin.lab.guests.qemu import GuestConfig, QemuGuest, VhostUser
 from ovs_vhost_plugin.lab.process import wait_until
-from ovs_vhost_plugin.lab.qemu import GuestConfig, QemuGuest, VhostUser
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("qemu_programs")]
 

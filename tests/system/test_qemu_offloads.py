@@ -4,7 +4,7 @@
 import pytest
 from qemu_site import LONGEST_FRAME, MIB, PORT, Site, check_frames
 
-from ovs_vhost_plugin.lab.capture import Capture
+from ovs_vhost_plugin.lab.measure.capture import Capture
 from ovs_vhost_plugin.vhost.spec import Feature
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("qemu_programs")]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from qemu_site import GUEST, GUEST_MAC, MIB, PEER, PEER_MAC, PORT, Site, ring_size, settled
 
-from ovs_vhost_plugin.lab import versions
-from ovs_vhost_plugin.lab.capture import Capture
-from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE
+from ovs_vhost_plugin.lab.measure.capture import Capture
+from ovs_vhost_plugin.lab.platform import versions
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 

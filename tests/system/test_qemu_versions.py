@@ -10,10 +10,12 @@ from dataclasses import replace
 
 import pytest
 
-from ovs_vhost_plugin.lab import distro, image, packages, process
-from ovs_vhost_plugin.lab.fabric import CLIENT_ADDRESS, CLIENT_MAC, Fabric
+from ovs_vhost_plugin.lab import process
+from ovs_vhost_plugin.lab.guests import image
+from ovs_vhost_plugin.lab.guests.qemu import PROGRAM, GuestConfig, QemuGuest, VhostUser, version
+from ovs_vhost_plugin.lab.hosts.fabric import CLIENT_ADDRESS, CLIENT_MAC, Fabric
+from ovs_vhost_plugin.lab.platform import distro, packages
 from ovs_vhost_plugin.lab.process import LabError, wait_until
-from ovs_vhost_plugin.lab.qemu import PROGRAM, GuestConfig, QemuGuest, VhostUser, version
 from ovs_vhost_plugin.vhost.spec import ProtocolFeature
 
 pytestmark = [

@@ -15,7 +15,7 @@ import systemd_host
 from systemd_host import RUNDIR, UNIT, SystemdHost
 
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
-from ovs_vhost_plugin.lab import packages
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import wait_until
 
 pytestmark = pytest.mark.system

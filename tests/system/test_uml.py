@@ -7,7 +7,8 @@ import signal
 import pytest
 from qemu_site import GUEST, GUEST_MAC, MIB, PEER, PEER_MAC, PORT, Site
 
-from ovs_vhost_plugin.lab import packages, uml
+from ovs_vhost_plugin.lab.guests import uml
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 
 pytestmark = pytest.mark.system

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ovs_vhost_plugin import cli
+from ovs_vhost_plugin.common.dirs import PROGRAM
 from ovs_vhost_plugin.daemon import options
-from ovs_vhost_plugin.daemon.uids import MACHINE
-from ovs_vhost_plugin.dirs import PROGRAM
+from ovs_vhost_plugin.daemon.workers.uids import MACHINE
 from ovs_vhost_plugin.jit import cache
 
 CHECKOUT = Path(__file__).parents[2]

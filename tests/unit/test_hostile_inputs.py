@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ovs_vhost_plugin.daemon.allowance import HOLD_LIMIT
-from ovs_vhost_plugin.daemon.claims import NOT_GIVEN
+from ovs_vhost_plugin.daemon.guests.allowance import HOLD_LIMIT
+from ovs_vhost_plugin.daemon.guests.claims import NOT_GIVEN
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost.errors import PeerErrorName
 

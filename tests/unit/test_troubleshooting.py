@@ -9,10 +9,10 @@ from pathlib import Path
 
 import ovs_vhost_plugin
 from ovs_vhost_plugin.announce.model import Outcome
-from ovs_vhost_plugin.daemon.carriage import Trouble
-from ovs_vhost_plugin.daemon.claims import NotGiven
+from ovs_vhost_plugin.daemon.guests.claims import NotGiven
+from ovs_vhost_plugin.daemon.ovsdb.carriage import Trouble
 from ovs_vhost_plugin.jit.faults import Fault
-from ovs_vhost_plugin.worker.hold import Reason
+from ovs_vhost_plugin.worker.tap.hold import Reason
 
 CHECKOUT = Path(__file__).parents[2]
 PAGE = (CHECKOUT / "docs/troubleshooting.md").read_text()

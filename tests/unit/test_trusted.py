@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ovs_vhost_plugin.trusted import DistrustError, check_directory, check_files
+from ovs_vhost_plugin.common.trusted import DistrustError, check_directory, check_files
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 NOBODY = 65534

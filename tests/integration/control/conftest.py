@@ -11,7 +11,7 @@ import pytest
 from control_host import ControlHost
 from puppet import PORT, FrontEnd
 
-from ovs_vhost_plugin.lab import packages
+from ovs_vhost_plugin.lab.platform import packages
 
 
 @pytest.fixture

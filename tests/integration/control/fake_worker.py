@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ovs_vhost_plugin import vitals
-from ovs_vhost_plugin.control import Channel, ChannelClosed, Inheritance, WorkerSpec
-from ovs_vhost_plugin.reportpipe import ReportWriter
+from ovs_vhost_plugin.ipc import vitals
+from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed, Inheritance, WorkerSpec
+from ovs_vhost_plugin.ipc.reportpipe import ReportWriter
 
 _TUNSETCARRIER = 0x400454E2
 _VNET_HEADER = 10  # bytes, as a tap has it by default

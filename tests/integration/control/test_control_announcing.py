@@ -13,7 +13,7 @@ from puppet import GUEST_ANNOUNCE, MAC, PORT, Peer, wait_log
 from puppet import announcements as log
 
 from ovs_vhost_plugin.announce.frames import gratuitous_arp, rarp, tagged
-from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.lab.process import LabError, wait_until
 
 pytestmark = pytest.mark.integration

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ovs_vhost_plugin.lab import packages
-from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
 
 pytestmark = pytest.mark.integration

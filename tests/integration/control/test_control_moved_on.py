@@ -11,7 +11,7 @@ import pytest
 from puppet import GUEST_ANNOUNCE, LOG_ALL, MAC, PORT, FrontEnd, Peer, announcements, wait_log
 
 from ovs_vhost_plugin.announce.frames import rarp
-from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.lab.process import wait_until
 
 pytestmark = pytest.mark.integration

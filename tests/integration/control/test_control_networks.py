@@ -10,7 +10,7 @@ import pytest
 from puppet import MAC, PORT, Peer, announcements, wait_log
 
 from ovs_vhost_plugin.announce.frames import rarp
-from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.lab.process import wait_until
 
 pytestmark = pytest.mark.integration

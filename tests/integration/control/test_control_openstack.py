@@ -4,7 +4,7 @@
 import pytest
 from openstack_host import missing, transact
 
-from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.lab.process import wait_until
 
 pytestmark = pytest.mark.integration

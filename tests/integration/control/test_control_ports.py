@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
 
 pytestmark = pytest.mark.integration

@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 import pytest
 from soft_ports import SoftPort
 
-from ovs_vhost_plugin.lab import packages
-from ovs_vhost_plugin.lab.host import BRIDGE, Host
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
+from ovs_vhost_plugin.lab.platform import packages
 
 
 @pytest.fixture(scope="package")

@@ -13,10 +13,10 @@ import struct
 from contextlib import ExitStack
 from pathlib import Path
 
-from ovs_vhost_plugin.guest.responder import checksum
+from ovs_vhost_plugin.guest.driver.responder import checksum
 from ovs_vhost_plugin.guest.soft import SoftGuest
-from ovs_vhost_plugin.lab.capture import Capture
-from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE
+from ovs_vhost_plugin.lab.measure.capture import Capture
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost.spec import FrontendRequest
 

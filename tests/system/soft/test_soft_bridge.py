@@ -6,8 +6,8 @@ import json
 import pytest
 from soft_ports import GUEST_MAC, SoftPort, check_outward
 
-from ovs_vhost_plugin.daemon.carriage import TAP_MTU_MAX
-from ovs_vhost_plugin.guest.connection import BackEndError
+from ovs_vhost_plugin.daemon.ovsdb.carriage import TAP_MTU_MAX
+from ovs_vhost_plugin.guest.frontend.connection import BackEndError
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost.spec import Feature

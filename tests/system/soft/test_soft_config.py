@@ -7,7 +7,7 @@ import pytest
 from soft_ports import GUEST_MAC, SECONDS
 
 from ovs_vhost_plugin.guest.soft import Config
-from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.vhost.spec import BackendRequest, ProtocolFeature
 
 pytestmark = pytest.mark.system

@@ -11,7 +11,7 @@ import pytest
 from soft_ports import check_inward, check_outward, settle
 from stuck_files import hanging_file_elsewhere, lingering_socket
 
-from ovs_vhost_plugin.guest.connection import BackEndClosedError, WrongReplyError
+from ovs_vhost_plugin.guest.frontend.connection import BackEndClosedError, WrongReplyError
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost import spec

@@ -8,7 +8,7 @@ import time
 import pytest
 from soft_ports import check_inward, check_outward
 
-from ovs_vhost_plugin.guest.connection import listen
+from ovs_vhost_plugin.guest.frontend.connection import listen
 from ovs_vhost_plugin.guest.soft import USUAL, SoftGuest
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost import spec

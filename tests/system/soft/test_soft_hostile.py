@@ -6,14 +6,14 @@ import struct
 import pytest
 from soft_ports import check_inward, check_outward, frame_of
 
-from ovs_vhost_plugin.guest.driver import (
+from ovs_vhost_plugin.guest.driver.driver import (
     F_NEEDS_CSUM,
     GSO_TCPV4,
     GSO_UDP_L4,
     NetHeader,
 )
+from ovs_vhost_plugin.guest.driver.split import DESCRIPTOR, F_INDIRECT, F_NEXT, F_WRITE
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
-from ovs_vhost_plugin.guest.virtqueue import DESCRIPTOR, F_INDIRECT, F_NEXT, F_WRITE
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost.spec import Feature
 

@@ -8,11 +8,11 @@ import struct
 import pytest
 from soft_ports import check_inward, check_outward, frame_of, settle
 
-from ovs_vhost_plugin.guest.frontend import PROTOCOL_FEATURES
-from ovs_vhost_plugin.guest.inflight import Inflight
+from ovs_vhost_plugin.guest.frontend.frontend import PROTOCOL_FEATURES
+from ovs_vhost_plugin.guest.frontend.inflight import Inflight
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
 from ovs_vhost_plugin.lab.process import wait_until
-from ovs_vhost_plugin.vhost.inflight import stride
+from ovs_vhost_plugin.vhost.memory.inflight import stride
 from ovs_vhost_plugin.vhost.spec import MAX_VRING_SIZE, Feature, ProtocolFeature
 
 pytestmark = pytest.mark.system

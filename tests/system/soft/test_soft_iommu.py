@@ -6,9 +6,9 @@ import random
 import pytest
 from soft_ports import BURST, check_inward, check_outward, frame_of, receive, settle
 
-from ovs_vhost_plugin.guest.connection import RequestRefusedError
-from ovs_vhost_plugin.guest.dirtylog import DirtyLog
-from ovs_vhost_plugin.guest.iommu import TranslatedMemory, tell_iotlb
+from ovs_vhost_plugin.guest.driver.iommu import TranslatedMemory, tell_iotlb
+from ovs_vhost_plugin.guest.frontend.connection import RequestRefusedError
+from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyLog
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost.spec import Feature, IotlbAccess, IotlbType

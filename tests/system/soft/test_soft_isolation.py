@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from soft_ports import SECONDS, check_inward, check_outward, frame_of, settle
 
-from ovs_vhost_plugin.guest.connection import BackEndClosedError, Connection
-from ovs_vhost_plugin.guest.frontend import FrontEnd
+from ovs_vhost_plugin.guest.frontend.connection import BackEndClosedError, Connection
+from ovs_vhost_plugin.guest.frontend.frontend import FrontEnd
 from ovs_vhost_plugin.guest.soft import Config
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost import spec

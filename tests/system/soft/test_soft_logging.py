@@ -18,8 +18,8 @@ from soft_ports import (
     settle,
 )
 
-from ovs_vhost_plugin.guest.dirtylog import DirtyLog
-from ovs_vhost_plugin.guest.memory import PAGE_SIZE, GuestMemory, Region
+from ovs_vhost_plugin.guest.driver.memory import PAGE_SIZE, GuestMemory, Region
+from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyLog
 from ovs_vhost_plugin.guest.migrate import unlogged_pages
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
 from ovs_vhost_plugin.lab.process import wait_until

@@ -4,8 +4,8 @@
 import pytest
 from soft_ports import check_inward, check_outward, settle
 
-from ovs_vhost_plugin.guest.connection import RequestRefusedError
-from ovs_vhost_plugin.guest.memory import GuestMemory, Region
+from ovs_vhost_plugin.guest.driver.memory import GuestMemory, Region
+from ovs_vhost_plugin.guest.frontend.connection import RequestRefusedError
 from ovs_vhost_plugin.guest.soft import Config
 from ovs_vhost_plugin.lab.process import wait_until
 

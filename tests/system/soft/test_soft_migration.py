@@ -15,11 +15,11 @@ from soft_ports import OTHER_MAC, frame_of, settle
 
 from ovs_vhost_plugin.guest.migrate import ANNOUNCE_ROUNDS, MemoryDiffersError, Migration
 from ovs_vhost_plugin.guest.soft import FEATURES, Config, SoftGuest
-from ovs_vhost_plugin.lab import packages
-from ovs_vhost_plugin.lab.capture import Capture, Frame
-from ovs_vhost_plugin.lab.fabric import CLIENT_MAC, PHYSICAL, Fabric
-from ovs_vhost_plugin.lab.flow import Flow, number_of
-from ovs_vhost_plugin.lab.host import BRIDGE
+from ovs_vhost_plugin.lab.hosts.fabric import CLIENT_MAC, PHYSICAL, Fabric
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE
+from ovs_vhost_plugin.lab.measure.capture import Capture, Frame
+from ovs_vhost_plugin.lab.measure.flow import Flow, number_of
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
 from ovs_vhost_plugin.vhost.spec import Feature
 

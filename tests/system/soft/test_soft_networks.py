@@ -6,8 +6,8 @@ docs/networks.md has the table. The software guest takes 1,000 datagrams a secon
 
 import pytest
 
-from ovs_vhost_plugin.lab import packages
 from ovs_vhost_plugin.lab.cases import NETWORKS
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.stage import PORT, Stages
 
 pytestmark = pytest.mark.system

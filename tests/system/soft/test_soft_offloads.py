@@ -11,12 +11,14 @@ import dpkt
 import pytest
 from soft_ports import GUEST_MAC
 
-from ovs_vhost_plugin.daemon.tunnels import version_of
-from ovs_vhost_plugin.guest.driver import F_NEEDS_CSUM, GSO_TCPV4, NetHeader
+from ovs_vhost_plugin.daemon.ovsdb.tunnels import version_of
+from ovs_vhost_plugin.guest.driver.driver import F_NEEDS_CSUM, GSO_TCPV4, NetHeader
 from ovs_vhost_plugin.guest.soft import FEATURES, Config, SoftGuest
-from ovs_vhost_plugin.lab import overlay, packages, process
-from ovs_vhost_plugin.lab.capture import Capture
-from ovs_vhost_plugin.lab.fabric import CLIENT_MAC, Fabric
+from ovs_vhost_plugin.lab import process
+from ovs_vhost_plugin.lab.hosts import overlay
+from ovs_vhost_plugin.lab.hosts.fabric import CLIENT_MAC, Fabric
+from ovs_vhost_plugin.lab.measure.capture import Capture
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost.spec import Feature
 

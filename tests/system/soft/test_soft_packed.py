@@ -13,11 +13,11 @@ from soft_ports import (
     settle,
 )
 
-from ovs_vhost_plugin.guest.dirtylog import DirtyLog
-from ovs_vhost_plugin.guest.memory import PAGE_SIZE
-from ovs_vhost_plugin.guest.packedqueue import F_AVAIL, F_USED, PACKED_DESCRIPTOR
+from ovs_vhost_plugin.guest.driver.memory import PAGE_SIZE
+from ovs_vhost_plugin.guest.driver.packed import F_AVAIL, F_USED, PACKED_DESCRIPTOR
+from ovs_vhost_plugin.guest.driver.split import F_NEXT
+from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyLog
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
-from ovs_vhost_plugin.guest.virtqueue import F_NEXT
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost import packed_base
 from ovs_vhost_plugin.vhost.spec import Feature

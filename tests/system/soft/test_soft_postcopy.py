@@ -10,11 +10,12 @@ from random import Random
 import pytest
 from soft_ports import SECONDS, check_inward, check_outward
 
-from ovs_vhost_plugin.guest.connection import WrongReplyError
+from ovs_vhost_plugin.guest.frontend.connection import WrongReplyError
 from ovs_vhost_plugin.guest.postcopy import PostcopyMigration
 from ovs_vhost_plugin.guest.soft import FEATURES, Config, SoftGuest
 from ovs_vhost_plugin.lab.process import wait_until
-from ovs_vhost_plugin.vhost import spec, userfault
+from ovs_vhost_plugin.vhost import spec
+from ovs_vhost_plugin.vhost.memory import userfault
 from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 from ovs_vhost_plugin.vhost.spec import FrontendRequest as R
 
@@ -93,7 +94,7 @@ def test_a_worker_has_the_device_until_the_migrations_end_and_again_for_the_next
     try:
         os.close(guest.frontend.advise_postcopy())
         guest.frontend.listen_postcopy()
-        # What was sent is a copy, which a thread closes in its own time (vhost/closing.py).
+        # What was sent is a copy, which a thread closes in its own time (vhost/fds/closing.py).
         wait_until(lambda: opened(port, "[userfaultfd]") == 1, "the end of the copy that was sent")
         assert opened(port, userfault.DEVICE) == 1
         guest.frontend.end_postcopy()

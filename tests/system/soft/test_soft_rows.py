@@ -10,8 +10,8 @@ import pytest
 from soft_ports import ETHERTYPE
 
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
-from ovs_vhost_plugin.lab import packages
-from ovs_vhost_plugin.lab.host import BRIDGE, Host
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import wait_until
 
 pytestmark = pytest.mark.system

@@ -6,7 +6,7 @@ import os
 import pytest
 from soft_ports import check_inward, check_outward, frame_of, settle
 
-from ovs_vhost_plugin.guest.memory import GuestMemory
+from ovs_vhost_plugin.guest.driver.memory import GuestMemory
 from ovs_vhost_plugin.guest.soft import FEATURES, USUAL, Config, SoftGuest
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost.spec import Feature

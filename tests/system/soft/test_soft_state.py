@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import pytest
 from soft_ports import settle
 
-from ovs_vhost_plugin.guest.connection import RequestRefusedError
+from ovs_vhost_plugin.guest.frontend.connection import RequestRefusedError
 from ovs_vhost_plugin.guest.migrate import Migration
 from ovs_vhost_plugin.guest.soft import FEATURES, Config, SoftGuest
-from ovs_vhost_plugin.lab import packages
-from ovs_vhost_plugin.lab.capture import Capture
-from ovs_vhost_plugin.lab.fabric import UPLINK, Fabric
+from ovs_vhost_plugin.lab.hosts.fabric import UPLINK, Fabric
+from ovs_vhost_plugin.lab.measure.capture import Capture
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.spec import (

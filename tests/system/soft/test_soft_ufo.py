@@ -10,9 +10,9 @@ import pytest
 from soft_ports import GUEST_MAC, SoftPort, receive_all
 from test_soft_uso import HEADERS, PACKET_VNET_HDR, SOL_PACKET, large
 
-from ovs_vhost_plugin.guest.driver import GSO_NONE, GSO_UDP, GSO_UDP_L4
+from ovs_vhost_plugin.guest.driver.driver import GSO_NONE, GSO_UDP, GSO_UDP_L4
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
-from ovs_vhost_plugin.lab.capture import SO_RCVBUFFORCE
+from ovs_vhost_plugin.lab.measure.capture import SO_RCVBUFFORCE
 from ovs_vhost_plugin.vhost.spec import Feature
 
 pytestmark = pytest.mark.system

@@ -10,7 +10,7 @@ import dpkt
 import pytest
 from soft_ports import GUEST_MAC, OTHER_MAC, receive_all
 
-from ovs_vhost_plugin.guest.driver import F_NEEDS_CSUM, GSO_NONE, GSO_UDP_L4, NetHeader
+from ovs_vhost_plugin.guest.driver.driver import F_NEEDS_CSUM, GSO_NONE, GSO_UDP_L4, NetHeader
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
 from ovs_vhost_plugin.vhost.spec import Feature
 

@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 import pytest
 from virtio_site import Peer, plugged
 
-from ovs_vhost_plugin.lab import packages
-from ovs_vhost_plugin.lab.host import Host
+from ovs_vhost_plugin.lab.hosts.host import Host
+from ovs_vhost_plugin.lab.platform import packages
 
 
 @pytest.fixture(scope="package")

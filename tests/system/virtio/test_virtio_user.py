@@ -12,8 +12,8 @@ from virtio_site import (
     check_what_testpmd_sends,
 )
 
+from ovs_vhost_plugin.lab.guests.virtiouser import VirtioUserConfig
 from ovs_vhost_plugin.lab.process import wait_until
-from ovs_vhost_plugin.lab.virtiouser import VirtioUserConfig
 from ovs_vhost_plugin.vhost.spec import ProtocolFeature
 
 pytestmark = pytest.mark.system

@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass, fields
 from itertools import combinations, product
 from typing import NamedTuple
 
-from ovs_vhost_plugin.lab.virtiouser import VirtioUserConfig
+from ovs_vhost_plugin.lab.guests.virtiouser import VirtioUserConfig
 
 MAC = "52:54:00:00:00:01"
 ODD = 1000

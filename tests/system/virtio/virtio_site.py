@@ -13,13 +13,13 @@ import dpkt
 import pytest
 from virtio_grid import MAC
 
-from ovs_vhost_plugin.guest.responder import checksum
-from ovs_vhost_plugin.lab import virtiouser
-from ovs_vhost_plugin.lab.capture import Capture
-from ovs_vhost_plugin.lab.host import BRIDGE, Host
-from ovs_vhost_plugin.lab.namespace import Namespace, veth
+from ovs_vhost_plugin.guest.driver.responder import checksum
+from ovs_vhost_plugin.lab.guests import virtiouser
+from ovs_vhost_plugin.lab.guests.virtiouser import VirtioUser
+from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
+from ovs_vhost_plugin.lab.hosts.namespace import Namespace, veth
+from ovs_vhost_plugin.lab.measure.capture import Capture
 from ovs_vhost_plugin.lab.process import LabError, wait_until
-from ovs_vhost_plugin.lab.virtiouser import VirtioUser
 
 PEER_MAC = "52:54:00:00:00:99"
 SMALLEST, LARGEST = 60, 1514

@@ -3,9 +3,9 @@ import struct
 
 import pytest
 
-from ovs_vhost_plugin.announce import wire
-from ovs_vhost_plugin.announce.channel import ANSWER_TIMEOUT, Channel, Delivered, Lost, Refused
-from ovs_vhost_plugin.announce.wire import OpenFlowError, Output
+from ovs_vhost_plugin.openflow import wire
+from ovs_vhost_plugin.openflow.connection import ANSWER_TIMEOUT, Channel, Delivered, Lost, Refused
+from ovs_vhost_plugin.openflow.wire import OpenFlowError, Output
 
 FRAME = bytes(60)
 HELLO = struct.pack("!BBHIHHI", 4, 0, 16, 1, 1, 8, 1 << 4)

@@ -4,11 +4,11 @@
 import pytest
 
 from ovs_vhost_plugin.announce.addresses import Station
-from ovs_vhost_plugin.announce.departure import HURRIES, PACE, SETTLINGS, Departure
 from ovs_vhost_plugin.announce.model import Location
-from ovs_vhost_plugin.announce.onward import Rows, Unfit
-from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
-from ovs_vhost_plugin.announce.wire import Output
+from ovs_vhost_plugin.forward.departure import HURRIES, PACE, SETTLINGS, Departure
+from ovs_vhost_plugin.forward.onward import Rows, Unfit
+from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode
+from ovs_vhost_plugin.openflow.wire import Output
 
 GUEST = bytes.fromhex("525400000001")
 STRANGER = bytes.fromhex("525400000077")

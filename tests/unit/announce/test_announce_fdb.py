@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.announce.fdb import Entry, entries_of, missing, on_port
+from ovs_vhost_plugin.vswitchd.fdb import Entry, entries_of, missing, on_port
 
 MAC = bytes.fromhex("525400123456")
 TABLE = """\

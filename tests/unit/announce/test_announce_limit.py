@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.announce.limit import TokenBucket
+from ovs_vhost_plugin.common.ratelimit import TokenBucket
 
 
 def test_a_burst_and_then_the_rate():

@@ -3,7 +3,7 @@ import select
 
 import pytest
 
-from ovs_vhost_plugin.announce.link import FIRST_BACKOFF, MAX_BACKOFF, MAX_UNSENT, Link, LinkLost
+from ovs_vhost_plugin.vswitchd.link import FIRST_BACKOFF, MAX_BACKOFF, MAX_UNSENT, Link, LinkLost
 
 
 def test_bytes_go_both_ways(peer, notes):

@@ -5,8 +5,8 @@ import pytest
 
 from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.model import Location
-from ovs_vhost_plugin.announce.onward import SENDERS, Rows, Senders, Unfit, address
-from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
+from ovs_vhost_plugin.forward.onward import SENDERS, Rows, Senders, Unfit, address
+from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode
 
 GUEST = bytes.fromhex("525400000001")
 CLIENT = bytes.fromhex("525400000077")

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.announce import wire
-from ovs_vhost_plugin.announce.openflow import Barrier, ErrorReply, Negotiated, Session
-from ovs_vhost_plugin.announce.wire import LONGEST_FRAME, OpenFlowError, Output, Version
+from ovs_vhost_plugin.openflow import wire
+from ovs_vhost_plugin.openflow.session import Barrier, ErrorReply, Negotiated, Session
+from ovs_vhost_plugin.openflow.wire import LONGEST_FRAME, OpenFlowError, Output, Version
 
 FRAME = bytes(range(60))
 

@@ -3,10 +3,10 @@
 
 import pytest
 
-from ovs_vhost_plugin.announce import wire
-from ovs_vhost_plugin.announce.channel import ANSWER_TIMEOUT
-from ovs_vhost_plugin.announce.parcels import Batch, ParcelService
-from ovs_vhost_plugin.announce.wire import ALL_VERSIONS, MessageType
+from ovs_vhost_plugin.forward.batches import Batch, ParcelService
+from ovs_vhost_plugin.openflow import wire
+from ovs_vhost_plugin.openflow.connection import ANSWER_TIMEOUT
+from ovs_vhost_plugin.openflow.wire import ALL_VERSIONS, MessageType
 
 FRAME = bytes(60)
 LATE = 2 * ANSWER_TIMEOUT

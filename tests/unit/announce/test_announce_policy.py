@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovs_vhost_plugin.announce.policy import DEFAULT, Policy, PolicyError, parse
-from ovs_vhost_plugin.announce.wire import Output
+from ovs_vhost_plugin.openflow.wire import Output
 
 
 def test_nothing_said_is_the_default():

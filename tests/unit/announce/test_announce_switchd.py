@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.announce.link import LinkLost
-from ovs_vhost_plugin.announce.switchd import (
+from ovs_vhost_plugin.vswitchd.link import LinkLost
+from ovs_vhost_plugin.vswitchd.unixctl import (
     ANSWER_TIMEOUT,
     MAX_ANSWER,
     Answer,

@@ -3,7 +3,7 @@
 
 import pytest
 
-from ovs_vhost_plugin.announce.trace import (
+from ovs_vhost_plugin.vswitchd.trace import (
     DROPPED,
     ISOLATED,
     NO_FLOW,

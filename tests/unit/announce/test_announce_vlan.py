@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.announce.vlan import (
+from ovs_vhost_plugin.net.vlan import (
     C_TAG,
     S_TAG,
     PortVlan,

@@ -29,7 +29,7 @@ from ovs_vhost_plugin.announce.frames import gratuitous_arp, rarp
 from ovs_vhost_plugin.announce.model import Location, Outcome
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.refusals import REMEMBERED
-from ovs_vhost_plugin.announce.wire import Output
+from ovs_vhost_plugin.openflow.wire import Output
 
 MAC = bytes.fromhex("525400123456")
 OTHER = bytes.fromhex("525400123457")

@@ -4,8 +4,9 @@
 import pytest
 from test_control_rows import interface, parse
 
-from ovs_vhost_plugin.daemon import adoption, rows
-from ovs_vhost_plugin.daemon.adoption import BURST, RATE, Telling
+from ovs_vhost_plugin.daemon.ovsdb import adoption
+from ovs_vhost_plugin.daemon.ovsdb import interface_rows as rows
+from ovs_vhost_plugin.daemon.ovsdb.adoption import BURST, RATE, Telling
 
 NOW = 10.0
 OWN = {"system", "internal"}

@@ -8,11 +8,11 @@ from pathlib import Path
 from test_control_reconcile import PORT
 
 from ovs_vhost_plugin.announce.addresses import Station
-from ovs_vhost_plugin.daemon.announcing import Announcing
-from ovs_vhost_plugin.daemon.ovsdb import Snapshot
-from ovs_vhost_plugin.daemon.reports import Addresses, Rarp
-from ovs_vhost_plugin.daemon.rows import Switch
-from ovs_vhost_plugin.daemon.workers import Heard
+from ovs_vhost_plugin.daemon.guests.announcing import Announcing
+from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import Switch
+from ovs_vhost_plugin.daemon.workers.reports import Addresses, Rarp
+from ovs_vhost_plugin.daemon.workers.workers import Heard
 
 NOW = 100.0
 MAC = bytes.fromhex("525400000001")

@@ -4,7 +4,7 @@
 import os
 from pathlib import Path
 
-from ovs_vhost_plugin.daemon.cgroups import Cgroups, own_group
+from ovs_vhost_plugin.daemon.workers.cgroups import Cgroups, own_group
 
 MOUNTS = """\
 22 1 0:20 / /sys rw,relatime shared:7 - sysfs sysfs rw

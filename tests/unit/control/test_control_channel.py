@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.control import (
+from ovs_vhost_plugin.ipc.channel import (
     MAX_BACKLOG,
     MAX_BATCH,
     MAX_PACKET,

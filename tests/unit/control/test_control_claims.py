@@ -9,9 +9,9 @@ from test_control_reconcile import PORT
 
 from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.policy import Policy
-from ovs_vhost_plugin.announce.wire import Output
-from ovs_vhost_plugin.daemon.claims import NotGiven, Sorted, sort_out
-from ovs_vhost_plugin.daemon.places import location_of
+from ovs_vhost_plugin.daemon.guests.claims import NotGiven, Sorted, sort_out
+from ovs_vhost_plugin.daemon.guests.places import location_of
+from ovs_vhost_plugin.openflow.wire import Output
 
 MAC, OTHER = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
 IP, MORE = bytes([192, 0, 2, 1]), bytes([192, 0, 2, 2])

@@ -7,7 +7,8 @@ from pathlib import Path
 import ovs.dirs
 import pytest
 
-from ovs_vhost_plugin import __version__, cli, dirs, render
+from ovs_vhost_plugin import __version__, cli, render
+from ovs_vhost_plugin.common import dirs
 
 
 @pytest.fixture(autouse=True)

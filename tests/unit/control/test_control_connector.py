@@ -13,11 +13,11 @@ import pytest
 from test_control_reconcile import PORT
 
 from ovs_vhost_plugin.daemon.connector import GOOD_AFTER, LONGEST_PAUSE, Connector
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.reconcile import worker_spec
-from ovs_vhost_plugin.daemon.reports import Connect
-from ovs_vhost_plugin.daemon.rows import PortSpec
-from ovs_vhost_plugin.daemon.sockpolicy import SocketError, SocketErrorName
-from ovs_vhost_plugin.daemon.workers import Ended, Heard
+from ovs_vhost_plugin.daemon.sockets.sockpolicy import SocketError, SocketErrorName
+from ovs_vhost_plugin.daemon.workers.reports import Connect
+from ovs_vhost_plugin.daemon.workers.workers import Ended, Heard
 
 NOW = 1000.0
 

@@ -4,8 +4,8 @@
 import os
 import socket
 
-from ovs_vhost_plugin.control import Channel
-from ovs_vhost_plugin.daemon.disposal import MOST, Disposal
+from ovs_vhost_plugin.daemon.workers.disposal import MOST, Disposal
+from ovs_vhost_plugin.ipc.channel import Channel
 
 
 def test_what_is_passed_on_is_closed_by_the_other_side() -> None:

@@ -10,17 +10,17 @@ import pytest
 from test_control_reconcile import PORT
 
 from ovs_vhost_plugin.announce.addresses import Station
-from ovs_vhost_plugin.announce.parcels import Batch
 from ovs_vhost_plugin.announce.policy import Policy
-from ovs_vhost_plugin.announce.switchd import Answer, NoAnswer, Question
-from ovs_vhost_plugin.announce.vlan import PortVlan
-from ovs_vhost_plugin.daemon import forwarding
-from ovs_vhost_plugin.daemon.allowance import BATCHES, BYTES, FRAMES, HOLDS_AT_ONCE, SECONDS
-from ovs_vhost_plugin.daemon.forwarding import PAUSE, Forwarding
-from ovs_vhost_plugin.daemon.ovsdb import Snapshot
-from ovs_vhost_plugin.daemon.reports import Held, Holding, State
-from ovs_vhost_plugin.daemon.rows import PortSpec, Switch
-from ovs_vhost_plugin.daemon.workers import Ended, Heard
+from ovs_vhost_plugin.daemon.guests import forwarding
+from ovs_vhost_plugin.daemon.guests.allowance import BATCHES, BYTES, FRAMES, HOLDS_AT_ONCE, SECONDS
+from ovs_vhost_plugin.daemon.guests.forwarding import PAUSE, Forwarding
+from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, Switch
+from ovs_vhost_plugin.daemon.workers.reports import Held, Holding, State
+from ovs_vhost_plugin.daemon.workers.workers import Ended, Heard
+from ovs_vhost_plugin.forward.batches import Batch
+from ovs_vhost_plugin.net.vlan import PortVlan
+from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question
 
 GUEST = bytes.fromhex("525400000001")
 STATION = GUEST.hex() + ".0"

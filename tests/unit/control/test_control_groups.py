@@ -13,11 +13,11 @@ from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.groups import queries
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.service import AnnounceService
-from ovs_vhost_plugin.daemon.announcing import MAX_QUERIED, Announcing
-from ovs_vhost_plugin.daemon.ovsdb import Snapshot
-from ovs_vhost_plugin.daemon.reports import Addresses, Rarp, Report, Started, State
-from ovs_vhost_plugin.daemon.rows import PortSpec, Switch
-from ovs_vhost_plugin.daemon.workers import Heard
+from ovs_vhost_plugin.daemon.guests.announcing import MAX_QUERIED, Announcing
+from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, Switch
+from ovs_vhost_plugin.daemon.workers.reports import Addresses, Rarp, Report, Started, State
+from ovs_vhost_plugin.daemon.workers.workers import Heard
 
 BRIDGE_MAC = bytes.fromhex("02000000000a")
 MAC = bytes.fromhex("525400000001")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ovs_vhost_plugin.control import JOURNAL_BYTES
-from ovs_vhost_plugin.daemon import journals
-from ovs_vhost_plugin.dirs import StateDir
+from ovs_vhost_plugin.common.dirs import StateDir
+from ovs_vhost_plugin.daemon.workers import journals
+from ovs_vhost_plugin.ipc.channel import JOURNAL_BYTES
 
 
 @pytest.fixture

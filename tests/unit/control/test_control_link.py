@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from ovs_vhost_plugin import pidfile, vitals
-from ovs_vhost_plugin.control import Channel, WorkerSpec
+from ovs_vhost_plugin.common import pidfile
 from ovs_vhost_plugin.daemon.reconcile import Phase
-from ovs_vhost_plugin.daemon.reportrates import RATES
-from ovs_vhost_plugin.daemon.reports import Hello, Started, State
-from ovs_vhost_plugin.daemon.workerlink import HANG_ALARMS, WorkerLink
-from ovs_vhost_plugin.reportpipe import ReportWriter
-from ovs_vhost_plugin.vitals import Vitals
+from ovs_vhost_plugin.daemon.workers.link import HANG_ALARMS, WorkerLink
+from ovs_vhost_plugin.daemon.workers.report_rates import RATES
+from ovs_vhost_plugin.daemon.workers.reports import Hello, Started, State
+from ovs_vhost_plugin.ipc import vitals
+from ovs_vhost_plugin.ipc.channel import Channel, WorkerSpec
+from ovs_vhost_plugin.ipc.reportpipe import ReportWriter
+from ovs_vhost_plugin.ipc.vitals import Vitals
 
 NOW = 50.0
 SPEC = WorkerSpec("vhu0", "client", "/x", 1, None, False, True)

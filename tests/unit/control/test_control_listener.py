@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ovs_vhost_plugin.daemon import listener
-from ovs_vhost_plugin.daemon.listener import FrontEndListeners, ListenError, Owner
-from ovs_vhost_plugin.daemon.mounts import Mounts
-from ovs_vhost_plugin.dirs import StateDir
+from ovs_vhost_plugin.common.dirs import StateDir
+from ovs_vhost_plugin.daemon.sockets import listener
+from ovs_vhost_plugin.daemon.sockets.listener import FrontEndListeners, ListenError, Owner
+from ovs_vhost_plugin.daemon.sockets.mounts import Mounts
 
 NOBODY = 65534
 

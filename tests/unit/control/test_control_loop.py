@@ -10,24 +10,24 @@ from typing import Any
 import pytest
 from test_control_reconcile import PORT
 
-from ovs_vhost_plugin.daemon import adoption
-from ovs_vhost_plugin.daemon.carriage import Trouble
+from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.connector import Connector
 from ovs_vhost_plugin.daemon.lasting import PATIENCE
-from ovs_vhost_plugin.daemon.listener import FrontEndListeners
 from ovs_vhost_plugin.daemon.loop import Loop
-from ovs_vhost_plugin.daemon.mounts import Mounts
 from ovs_vhost_plugin.daemon.options import Options
-from ovs_vhost_plugin.daemon.ovsdb import Snapshot, Standing
+from ovs_vhost_plugin.daemon.ovsdb import adoption
+from ovs_vhost_plugin.daemon.ovsdb.carriage import Trouble
+from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot, Standing
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import RowError, RowErrorName, Switch
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reconcile import ADOPTED_LINGERS, RELEASE_TIMEOUT, Phase, worker_spec
-from ovs_vhost_plugin.daemon.reports import Connect, State
-from ovs_vhost_plugin.daemon.rows import RowError, RowErrorName, Switch
-from ovs_vhost_plugin.daemon.seclusion import Seclusion
-from ovs_vhost_plugin.daemon.sockpolicy import SocketError, SocketErrorName
-from ovs_vhost_plugin.daemon.uids import Uids
-from ovs_vhost_plugin.daemon.workers import Ended, Heard
-from ovs_vhost_plugin.dirs import StateDir
+from ovs_vhost_plugin.daemon.sockets.listener import FrontEndListeners
+from ovs_vhost_plugin.daemon.sockets.mounts import Mounts
+from ovs_vhost_plugin.daemon.sockets.sockpolicy import SocketError, SocketErrorName
+from ovs_vhost_plugin.daemon.taps.seclusion import Seclusion
+from ovs_vhost_plugin.daemon.workers.reports import Connect, State
+from ovs_vhost_plugin.daemon.workers.uids import Uids
+from ovs_vhost_plugin.daemon.workers.workers import Ended, Heard
 from ovs_vhost_plugin.tap import HostStackError, TapError, TapErrorName
 
 NOW = 100.0

@@ -9,8 +9,8 @@ import ovs.db.idl
 import pytest
 from test_control_rows import PORT
 
-from ovs_vhost_plugin.daemon import ovsdb
-from ovs_vhost_plugin.daemon.ovsdb import LOCK, Database, Standing
+from ovs_vhost_plugin.daemon.ovsdb import database as ovsdb
+from ovs_vhost_plugin.daemon.ovsdb.database import LOCK, Database, Standing
 
 NOW = 10.0
 

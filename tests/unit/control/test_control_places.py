@@ -8,9 +8,9 @@ from test_control_reconcile import PORT
 
 from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.model import Location
-from ovs_vhost_plugin.daemon.ovsdb import Snapshot
-from ovs_vhost_plugin.daemon.places import Owners, location_of
-from ovs_vhost_plugin.daemon.rows import PortSpec, Switch, parse_mac
+from ovs_vhost_plugin.daemon.guests.places import Owners, location_of
+from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, Switch, parse_mac
 
 MAC = bytes.fromhex("525400000001")
 GIVEN = replace(PORT, name="vhu1", attached_mac=MAC.hex(":"))

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from ovs_vhost_plugin.control import Channel
-from ovs_vhost_plugin.daemon.postcopy import Userfaultfds
-from ovs_vhost_plugin.daemon.rows import PortSpec
-from ovs_vhost_plugin.daemon.workerlink import WorkerLink
-from ovs_vhost_plugin.vhost import userfault
-from ovs_vhost_plugin.vitals import Vitals
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
+from ovs_vhost_plugin.daemon.workers.link import WorkerLink
+from ovs_vhost_plugin.daemon.workers.postcopy import Userfaultfds
+from ovs_vhost_plugin.ipc.channel import Channel
+from ovs_vhost_plugin.ipc.vitals import Vitals
+from ovs_vhost_plugin.vhost.memory import userfault
 
 NOW = 50.0
 

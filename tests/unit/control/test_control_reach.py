@@ -13,11 +13,11 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from ovs_vhost_plugin.daemon.listener import FrontEndListeners
-from ovs_vhost_plugin.daemon.mounts import Mounts
-from ovs_vhost_plugin.daemon.reach import Reach, _lock_holders
-from ovs_vhost_plugin.daemon.sockpolicy import SocketError
-from ovs_vhost_plugin.dirs import StateDir
+from ovs_vhost_plugin.common.dirs import StateDir
+from ovs_vhost_plugin.daemon.sockets.listener import FrontEndListeners
+from ovs_vhost_plugin.daemon.sockets.mounts import Mounts
+from ovs_vhost_plugin.daemon.sockets.reach import Reach, _lock_holders
+from ovs_vhost_plugin.daemon.sockets.sockpolicy import SocketError
 
 ME = str(os.geteuid())
 

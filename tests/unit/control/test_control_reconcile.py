@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.control import WorkerSpec
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.reconcile import (
     HELLO_TIMEOUT,
     QUIT_TIMEOUT,
@@ -28,7 +28,7 @@ from ovs_vhost_plugin.daemon.reconcile import (
     reconcile,
     worker_spec,
 )
-from ovs_vhost_plugin.daemon.rows import PortSpec
+from ovs_vhost_plugin.ipc.channel import WorkerSpec
 from ovs_vhost_plugin.vhost.withheld import Withheld
 
 NOW = 1000.0

@@ -9,11 +9,11 @@ import ovs.poller
 import pytest
 from test_control_reconcile import PORT
 
-from ovs_vhost_plugin.announce.switchd import Answer, NoAnswer, Question
-from ovs_vhost_plugin.daemon.ovsdb import Snapshot
-from ovs_vhost_plugin.daemon.reopening import RETRY_AFTER, Reopening
-from ovs_vhost_plugin.daemon.rows import PortSpec, Switch
+from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, Switch
+from ovs_vhost_plugin.daemon.taps.reopening import RETRY_AFTER, Reopening
 from ovs_vhost_plugin.tap import TapError, TapErrorName
+from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question
 
 NOW = 50.0
 OPEN = replace(PORT, ofport=3)

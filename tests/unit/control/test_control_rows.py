@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.policy import Policy
-from ovs_vhost_plugin.announce.vlan import PortVlan, VlanMode
-from ovs_vhost_plugin.daemon import portrow, rows
-from ovs_vhost_plugin.daemon.carriage import Trouble
+from ovs_vhost_plugin.daemon.ovsdb import interface_rows as rows
+from ovs_vhost_plugin.daemon.ovsdb import port_rows
+from ovs_vhost_plugin.daemon.ovsdb.carriage import Trouble
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import RowError, Switch
 from ovs_vhost_plugin.daemon.reconcile import worker_spec
-from ovs_vhost_plugin.daemon.rows import RowError, Switch
+from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 from ovs_vhost_plugin.vhost.withheld import NOTHING, Withheld
 
@@ -445,7 +446,7 @@ TUNNEL = {"tag": [7], "vlan_mode": ["dot1q-tunnel"]}
     ],
 )
 def test_what_a_port_does_with_vlans(columns: dict[str, Any], vlan: PortVlan) -> None:
-    assert portrow.parse_vlan(port(**columns)) == vlan
+    assert port_rows.parse_vlan(port(**columns)) == vlan
 
 
 def test_the_configuration_is_offered_where_that_is_asked_for() -> None:
@@ -493,7 +494,7 @@ def test_the_members_of_a_bond_are_one_place() -> None:
     ],
 )
 def test_which_port_is_in_a_balance_slb_bond(mode: list[str], count: int, slb: bool) -> None:
-    assert portrow.is_slb(port(bond_mode=mode, interfaces=[interface()] * count)) is slb
+    assert port_rows.is_slb(port(bond_mode=mode, interfaces=[interface()] * count)) is slb
 
 
 @pytest.mark.parametrize(
@@ -508,7 +509,7 @@ def test_which_port_is_in_a_balance_slb_bond(mode: list[str], count: int, slb: b
     ],
 )
 def test_a_spanning_tree_keeps_a_port_from_forwarding(columns: dict[str, Any], why: str) -> None:
-    assert portrow.hindered(port(**columns)) == why
+    assert port_rows.hindered(port(**columns)) == why
 
 
 def test_features_that_are_not_offered_by_name() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ovs_vhost_plugin.daemon.silence import Silence
+from ovs_vhost_plugin.daemon.guests.silence import Silence
 
 
 class Workers:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ovs_vhost_plugin.daemon import sockpath
-from ovs_vhost_plugin.daemon.mounts import Mounts, mount_of
-from ovs_vhost_plugin.daemon.sockpolicy import SocketError
+from ovs_vhost_plugin.daemon.sockets import sockpath
+from ovs_vhost_plugin.daemon.sockets.mounts import Mounts, mount_of
+from ovs_vhost_plugin.daemon.sockets.sockpolicy import SocketError
 
 NOBODY = 65534
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ovs_vhost_plugin.daemon.sockpolicy import (
+from ovs_vhost_plugin.daemon.sockets.sockpolicy import (
     Found,
     Peer,
     SocketError,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovs_vhost_plugin.daemon import status
-from ovs_vhost_plugin.daemon.reports import State
+from ovs_vhost_plugin.daemon.workers.reports import State
 
 RUNNING = State(
     status="running",

@@ -11,8 +11,8 @@ from test_control_reconcile import PORT
 
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reconcile import Phase, worker_spec
-from ovs_vhost_plugin.daemon.reports import Hello
-from ovs_vhost_plugin.daemon.workers import Heard
+from ovs_vhost_plugin.daemon.workers.reports import Hello
+from ovs_vhost_plugin.daemon.workers.workers import Heard
 
 KERNEL = replace(PORT, userspace=False)
 

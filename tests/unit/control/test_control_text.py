@@ -14,11 +14,11 @@ from test_control_loop import NOW, OPTIONS, World
 from test_control_ovsdb import interface, tables
 
 from ovs_vhost_plugin import render
-from ovs_vhost_plugin.announce.switchd import NoAnswer, Question, parse_answer
-from ovs_vhost_plugin.daemon import ovsdb
+from ovs_vhost_plugin.common.text import escaped
 from ovs_vhost_plugin.daemon.commands import Commands, UsageError
+from ovs_vhost_plugin.daemon.ovsdb import database as ovsdb
 from ovs_vhost_plugin.daemon.reconcile import Phase
-from ovs_vhost_plugin.text import escaped
+from ovs_vhost_plugin.vswitchd.unixctl import NoAnswer, Question, parse_answer
 
 EVIL = "a\nvhu9  br0  3  running\x1b[2J\x9b\u202e\u2028[bold]\\"
 TEXT = st.one_of(st.just(EVIL), st.text(max_size=12), st.sampled_from(["vhu0", "/a", "of=", ""]))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ovs_vhost_plugin.daemon.tunnels import lead_into_tunnels, version_of
+from ovs_vhost_plugin.daemon.ovsdb.tunnels import lead_into_tunnels, version_of
 
 
 def bridge(name: str, *interfaces: tuple[str, str], peer: str = "") -> Any:

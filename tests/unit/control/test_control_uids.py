@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ovs_vhost_plugin.daemon.listener import Owner
+from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.options import Options
-from ovs_vhost_plugin.daemon.uids import FIRST, LAST, Uids, beginning, following, worker_ids
-from ovs_vhost_plugin.dirs import StateDir
+from ovs_vhost_plugin.daemon.sockets.listener import Owner
+from ovs_vhost_plugin.daemon.workers.uids import FIRST, LAST, Uids, beginning, following, worker_ids
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root has such directories")
 OPTIONS = Options("unix:x", None, False, None, None, 0o660)

@@ -9,7 +9,7 @@ import pytest
 from guest_lab import Lab
 from reference_rings import Behaviour
 
-from ovs_vhost_plugin.guest.connection import (
+from ovs_vhost_plugin.guest.frontend.connection import (
     BackEndClosedError,
     BackEndError,
     Connection,

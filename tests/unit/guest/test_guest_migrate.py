@@ -9,9 +9,9 @@ from guest_lab import Lab
 from reference_backend import ReferenceBackEnd
 from reference_rings import Behaviour
 
-from ovs_vhost_plugin.guest.connection import RequestRefusedError
-from ovs_vhost_plugin.guest.dirtylog import DirtyLog
-from ovs_vhost_plugin.guest.memory import PAGE_SIZE, GuestMemory
+from ovs_vhost_plugin.guest.driver.memory import PAGE_SIZE, GuestMemory
+from ovs_vhost_plugin.guest.frontend.connection import RequestRefusedError
+from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyLog
 from ovs_vhost_plugin.guest.migrate import (
     ChainsLostError,
     MemoryDiffersError,

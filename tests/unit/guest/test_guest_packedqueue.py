@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.guest.memory import GuestMemory
-from ovs_vhost_plugin.guest.packedqueue import PackedQueue
-from ovs_vhost_plugin.guest.virtqueue import Buffer, DeviceBrokenError, RingFullError
+from ovs_vhost_plugin.guest.driver.memory import GuestMemory
+from ovs_vhost_plugin.guest.driver.packed import PackedQueue
+from ovs_vhost_plugin.guest.driver.split import Buffer, DeviceBrokenError, RingFullError
 
 AVAIL, USED, NEXT, WRITE, INDIRECT = 0x80, 0x8000, 1, 2, 4
 

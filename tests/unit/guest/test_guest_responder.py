@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.guest.responder import Responder
+from ovs_vhost_plugin.guest.driver.responder import Responder
 
 GUEST_MAC, ASKER_MAC = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
 GUEST, ASKER = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")

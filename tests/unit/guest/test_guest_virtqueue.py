@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.guest.driver import NetHeader, cut
-from ovs_vhost_plugin.guest.memory import PAGE_SIZE, GuestMemory, OutsideMemoryError, Region
-from ovs_vhost_plugin.guest.virtqueue import (
+from ovs_vhost_plugin.guest.driver.driver import NetHeader, cut
+from ovs_vhost_plugin.guest.driver.memory import PAGE_SIZE, GuestMemory, OutsideMemoryError, Region
+from ovs_vhost_plugin.guest.driver.split import (
     Buffer,
     DeviceBrokenError,
     RingFullError,

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from reference_backend import ReferenceBackEnd
 from reference_rings import ALL_FEATURES, Behaviour
 
-from ovs_vhost_plugin.guest.connection import BackEndClosedError
-from ovs_vhost_plugin.guest.driver import LARGEST_FRAME, NetHeader
-from ovs_vhost_plugin.guest.frontend import NotOfferedError
-from ovs_vhost_plugin.guest.memory import GuestMemory, Region
-from ovs_vhost_plugin.guest.responder import Responder
+from ovs_vhost_plugin.guest.driver.driver import LARGEST_FRAME, NetHeader
+from ovs_vhost_plugin.guest.driver.memory import GuestMemory, Region
+from ovs_vhost_plugin.guest.driver.responder import Responder
+from ovs_vhost_plugin.guest.driver.split import DeviceBrokenError, RingFullError, SplitQueue
+from ovs_vhost_plugin.guest.frontend.connection import BackEndClosedError
+from ovs_vhost_plugin.guest.frontend.frontend import NotOfferedError
 from ovs_vhost_plugin.guest.soft import FEATURES, Config, SoftGuest
-from ovs_vhost_plugin.guest.virtqueue import DeviceBrokenError, RingFullError, SplitQueue
 from ovs_vhost_plugin.vhost.spec import Feature
 
 SIZES = [14, 60, 1514, 2036, 2037, 4096, 9014, 65550]

@@ -8,7 +8,7 @@ from packed_reference import PackedDriver
 from ring_reference import Driver, GuestMemory
 
 from ovs_vhost_plugin.jit import fresh, layout
-from ovs_vhost_plugin.jit.journal import WORDS
+from ovs_vhost_plugin.jit.recovery.journal import WORDS
 
 
 def kernel_ring(driver: Driver | PackedDriver, **state: int) -> layout.Vring:

@@ -8,7 +8,7 @@ from packed_reference import PackedDriver
 from ring_reference import GuestMemory
 
 from ovs_vhost_plugin.jit import fresh, layout
-from ovs_vhost_plugin.jit.packed import fetch, give_back, publish
+from ovs_vhost_plugin.jit.ring.packed import fetch, give_back, publish
 
 LOW = 0x10000
 BUFFERS = LOW + 0x8000

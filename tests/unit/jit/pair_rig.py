@@ -23,8 +23,8 @@ from ring_reference import Driver, Eventfds, GuestMemory
 from ovs_vhost_plugin.jit import fresh
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost.spec import Feature
-from ovs_vhost_plugin.worker.queuepair import QueuePair
-from ovs_vhost_plugin.worker.vringconfig import PairConfig, VringConfig
+from ovs_vhost_plugin.worker.device.queuepair import QueuePair
+from ovs_vhost_plugin.worker.device.vringconfig import PairConfig, VringConfig
 
 RX_RING, TX_RING, RX_BUFFERS, TX_BUFFERS = 0x10000, 0x40000, 0x100000, 0x200000
 PATIENCE = 60.0

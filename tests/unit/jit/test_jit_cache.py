@@ -13,7 +13,7 @@ from ovs_vhost_plugin.jit import cache, kernel
 
 NOBODY = 65534
 _WHERE = """
-from ovs_vhost_plugin.jit import dirty
+from ovs_vhost_plugin.jit.ring import dirty
 from numba.core.dispatcher import Dispatcher
 kernels = [each for each in vars(dirty).values() if isinstance(each, Dispatcher)]
 assert kernels

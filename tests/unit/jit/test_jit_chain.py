@@ -21,8 +21,16 @@ from ring_reference import (
 )
 
 from ovs_vhost_plugin.jit import fresh, layout
-from ovs_vhost_plugin.jit.chain import find_region, gather, hold, make_room, release, scatter, walk
 from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.ring.chain import (
+    find_region,
+    gather,
+    hold,
+    make_room,
+    release,
+    scatter,
+    walk,
+)
 
 LOW, MIDDLE, HIGH = 0x10000, 0x20000, 0xFFFF_FFFF_FFFF_0000
 TABLE_MAX = layout.CHAINS

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovs_vhost_plugin.jit import fresh, layout
-from ovs_vhost_plugin.jit.dirty import mark
 from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.ring.dirty import mark
 
 PAGES = 64
 

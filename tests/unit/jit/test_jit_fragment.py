@@ -14,7 +14,7 @@ from test_jit_offload import Packet, header, ones_complement
 
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import Fault
-from ovs_vhost_plugin.jit.fragment import begin, make_fragment, step
+from ovs_vhost_plugin.jit.net.fragment import begin, make_fragment, step
 
 UFO = 3
 IDENTIFICATION = 0xFEDC_BA98

@@ -35,11 +35,11 @@ from test_jit_killed import HEADER as NET_HEADER
 
 from bench import singlestep
 from ovs_vhost_plugin.jit import fresh, layout
-from ovs_vhost_plugin.jit.journal import PROMISED, WORDS
-from ovs_vhost_plugin.jit.receive import receive
-from ovs_vhost_plugin.jit.resume import resume
-from ovs_vhost_plugin.jit.transmit import transmit
-from ovs_vhost_plugin.worker.inflight import Tracking, track
+from ovs_vhost_plugin.jit.net.receive import receive
+from ovs_vhost_plugin.jit.net.transmit import transmit
+from ovs_vhost_plugin.jit.recovery.journal import PROMISED, WORDS
+from ovs_vhost_plugin.jit.recovery.resume import resume
+from ovs_vhost_plugin.worker.recovery.inflight_split import Tracking, track
 
 REGION = HEADER.size + ENTRY.size * SIZE
 TABLES = BUFFERS + 0x800

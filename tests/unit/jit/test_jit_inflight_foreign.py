@@ -19,8 +19,8 @@ from test_jit_killed import HEADER as NET_HEADER
 
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import Fault
-from ovs_vhost_plugin.jit.transmit import transmit
-from ovs_vhost_plugin.worker.inflight import DamagedError, Tracking, hand_over, track
+from ovs_vhost_plugin.jit.net.transmit import transmit
+from ovs_vhost_plugin.worker.recovery.inflight_split import DamagedError, Tracking, hand_over, track
 
 
 class Foreign:

@@ -35,12 +35,19 @@ from test_jit_killed import HEADER as NET_HEADER
 
 from bench import singlestep
 from ovs_vhost_plugin.jit import fresh, layout
-from ovs_vhost_plugin.jit.journal import ENTRIES, PROMISED, PUBLISHED, WORDS, entry, promise_of
-from ovs_vhost_plugin.jit.receive import receive
-from ovs_vhost_plugin.jit.resume import resume
-from ovs_vhost_plugin.jit.transmit import transmit
-from ovs_vhost_plugin.worker.inflight import Tracking
-from ovs_vhost_plugin.worker.inflight_packed import track
+from ovs_vhost_plugin.jit.net.receive import receive
+from ovs_vhost_plugin.jit.net.transmit import transmit
+from ovs_vhost_plugin.jit.recovery.journal import (
+    ENTRIES,
+    PROMISED,
+    PUBLISHED,
+    WORDS,
+    entry,
+    promise_of,
+)
+from ovs_vhost_plugin.jit.recovery.resume import resume
+from ovs_vhost_plugin.worker.recovery.inflight_packed import track
+from ovs_vhost_plugin.worker.recovery.inflight_split import Tracking
 
 SIZE = 13
 NUMBER = 16

@@ -19,11 +19,12 @@ from test_jit_inflight_foreign import frames
 from test_jit_killed import BUFFERS, LENGTH, RING, new_net
 from test_jit_killed import HEADER as NET_HEADER
 
-from ovs_vhost_plugin.jit import fresh, layout, packed
+from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import Fault
-from ovs_vhost_plugin.jit.transmit import transmit
-from ovs_vhost_plugin.worker.inflight import DamagedError, Tracking
-from ovs_vhost_plugin.worker.inflight_packed import hand_over, track
+from ovs_vhost_plugin.jit.net.transmit import transmit
+from ovs_vhost_plugin.jit.ring import packed
+from ovs_vhost_plugin.worker.recovery.inflight_packed import hand_over, track
+from ovs_vhost_plugin.worker.recovery.inflight_split import DamagedError, Tracking
 
 SIZE, NUMBER = 11, 12
 IDS = range(8)

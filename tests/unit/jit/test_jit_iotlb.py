@@ -29,9 +29,9 @@ from pair_rig import (
 from ring_reference import INDIRECT, WRITE, descriptor
 
 from ovs_vhost_plugin.jit.faults import Fault
-from ovs_vhost_plugin.jit.iotlb import READ
-from ovs_vhost_plugin.jit.iotlb import WRITE as TO_WRITE
-from ovs_vhost_plugin.vhost.iotlb import TRANSLATED
+from ovs_vhost_plugin.jit.ring.iotlb import READ
+from ovs_vhost_plugin.jit.ring.iotlb import WRITE as TO_WRITE
+from ovs_vhost_plugin.vhost.memory.iotlb import TRANSLATED
 from ovs_vhost_plugin.vhost.spec import Feature
 
 pytestmark = pytest.mark.usefixtures("both_layouts")

@@ -31,10 +31,10 @@ from ring_reference import Driver, GuestMemory
 
 from bench import singlestep
 from ovs_vhost_plugin.jit import fresh, layout
-from ovs_vhost_plugin.jit.journal import PROMISED, PUBLISHED, WORDS
-from ovs_vhost_plugin.jit.receive import receive
-from ovs_vhost_plugin.jit.resume import resume
-from ovs_vhost_plugin.jit.transmit import transmit
+from ovs_vhost_plugin.jit.net.receive import receive
+from ovs_vhost_plugin.jit.net.transmit import transmit
+from ovs_vhost_plugin.jit.recovery.journal import PROMISED, PUBLISHED, WORDS
+from ovs_vhost_plugin.jit.recovery.resume import resume
 
 RING, BUFFERS = 0x10000, 0x20000
 SIZE, CHAINS = 16, 6

@@ -32,8 +32,8 @@ from test_jit_offload import Packet, header
 
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.kernel import JIT
-from ovs_vhost_plugin.jit.learn import learn, look_again
-from ovs_vhost_plugin.worker.stations import read
+from ovs_vhost_plugin.jit.net.learn import learn, look_again
+from ovs_vhost_plugin.worker.learned.stations import read
 
 NOW = 1_000_000
 FOUR, SIX = IPv4Address("10.0.0.2"), IPv6Address("fe80::5054:ff:fe00:1")

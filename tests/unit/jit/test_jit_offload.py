@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.faults import Fault
-from ovs_vhost_plugin.jit.offload import (
+from ovs_vhost_plugin.jit.net.offload import (
     all_headers,
     check_header,
     finish_checksum,

@@ -14,10 +14,10 @@ from learn_reference import Ip, arp, discovery, ethernet, ipv4, ipv6, mac
 from pair_rig import EMPTY, RX_BUFFERS, Rig, await_that
 
 from ovs_vhost_plugin.jit import fresh
-from ovs_vhost_plugin.jit.learn import look_again
-from ovs_vhost_plugin.jit.overhear import hear
-from ovs_vhost_plugin.worker.movedon import Watch
-from ovs_vhost_plugin.worker.stations import Station
+from ovs_vhost_plugin.jit.net.learn import look_again
+from ovs_vhost_plugin.jit.net.overhear import hear
+from ovs_vhost_plugin.worker.learned.movedon import Watch
+from ovs_vhost_plugin.worker.learned.stations import Station
 
 FOUR, SIX = IPv4Address("10.0.0.2"), IPv6Address("fe80::5054:ff:fe00:1")
 GUEST, OTHER = 1, 2  # numbers of MACs

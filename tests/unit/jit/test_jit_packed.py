@@ -11,8 +11,8 @@ from packed_bench import BUFFER, LOW, Bench
 from packed_reference import AVAIL, USED
 from ring_reference import WRITE
 
-from ovs_vhost_plugin.jit.packed import ask_for_kicks, refuse_kicks, wants_call
-from ovs_vhost_plugin.jit.resume import stands_at_base
+from ovs_vhost_plugin.jit.recovery.resume import stands_at_base
+from ovs_vhost_plugin.jit.ring.packed import ask_for_kicks, refuse_kicks, wants_call
 
 
 @settings(deadline=None)

@@ -10,7 +10,7 @@ from ring_reference import INDIRECT, NEXT, WRITE
 
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.faults import Fault
-from ovs_vhost_plugin.jit.packed import ask_for_kicks
+from ovs_vhost_plugin.jit.ring.packed import ask_for_kicks
 
 TABLE = LOW + 0xC000
 

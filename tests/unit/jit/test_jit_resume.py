@@ -15,7 +15,7 @@ from pair_rig import EMPTY, PACKED, Rig, await_that, frame
 from ring_reference import Driver, GuestMemory
 
 from ovs_vhost_plugin.jit import fresh
-from ovs_vhost_plugin.jit.journal import (
+from ovs_vhost_plugin.jit.recovery.journal import (
     ENTRIES,
     MOST_ENTRIES,
     PROMISED,
@@ -26,10 +26,10 @@ from ovs_vhost_plugin.jit.journal import (
     entry,
     promise_of,
 )
-from ovs_vhost_plugin.jit.resume import resume
-from ovs_vhost_plugin.worker import journal
-from ovs_vhost_plugin.worker.queuepair import QueuePair
-from ovs_vhost_plugin.worker.vringconfig import PairConfig
+from ovs_vhost_plugin.jit.recovery.resume import resume
+from ovs_vhost_plugin.worker.device.queuepair import QueuePair
+from ovs_vhost_plugin.worker.device.vringconfig import PairConfig
+from ovs_vhost_plugin.worker.recovery import journal
 
 RX, TX = b"the receive ring", b"a transmit ring."
 BASE = 1 << 20

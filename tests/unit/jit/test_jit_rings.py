@@ -17,8 +17,9 @@ from kernel_views import kernel_memory, kernel_ring
 from packed_reference import PackedDriver, packed_descriptor
 from ring_reference import INDIRECT, NEXT, WRITE, Driver, GuestMemory, descriptor
 
-from ovs_vhost_plugin.jit import fresh, layout, ring
+from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.ring import ring
 
 LOW, HIGH = 0x10000, 0x20000
 TABLES = LOW + 0x4000

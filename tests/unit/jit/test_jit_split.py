@@ -12,7 +12,7 @@ from ring_reference import WRITE, Driver, GuestMemory
 
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import Fault
-from ovs_vhost_plugin.jit.split import (
+from ovs_vhost_plugin.jit.ring.split import (
     ask_for_kicks,
     fetch,
     give_back,

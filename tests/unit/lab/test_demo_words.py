@@ -9,9 +9,10 @@ from typing import ClassVar
 import pytest
 
 from ovs_vhost_plugin import demo
-from ovs_vhost_plugin.lab import namespace, packages
+from ovs_vhost_plugin.lab.hosts import namespace
+from ovs_vhost_plugin.lab.measure.timeline import Mark, Report
+from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import LabError
-from ovs_vhost_plugin.timeline import Mark, Report
 
 REPORT = Report(
     guest="soft",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from ovs_vhost_plugin.lab import borrowed
+from ovs_vhost_plugin.lab.platform import borrowed
 
 
 def test_apt_in_the_root_fetches_as_this_machine_does():

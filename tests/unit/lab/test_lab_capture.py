@@ -2,7 +2,7 @@
 import dpkt
 import pytest
 
-from ovs_vhost_plugin.lab.capture import Frame, TcpSegment
+from ovs_vhost_plugin.lab.measure.capture import Frame, TcpSegment
 
 
 def udp_frame(payload: bytes, port: int = 7000) -> bytes:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ovs_vhost_plugin.lab import borrowed, distro, mirrors, packages
-from ovs_vhost_plugin.lab.distro import DistroError, Mount
+from ovs_vhost_plugin.lab.platform import borrowed, distro, mirrors, packages
+from ovs_vhost_plugin.lab.platform.distro import DistroError, Mount
 
 
 @pytest.fixture

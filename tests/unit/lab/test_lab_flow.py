@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.lab.flow import RECORD_SIZE, Arrivals, number_of, record
+from ovs_vhost_plugin.lab.measure.flow import RECORD_SIZE, Arrivals, number_of, record
 
 SIZES = st.integers(min_value=20, max_value=1472)
 

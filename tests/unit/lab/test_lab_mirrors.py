@@ -3,8 +3,8 @@ import shutil
 
 import pytest
 
-from ovs_vhost_plugin.lab import mirrors
-from ovs_vhost_plugin.lab.mirrors import NoMirrorError, Source
+from ovs_vhost_plugin.lab.platform import mirrors
+from ovs_vhost_plugin.lab.platform.mirrors import NoMirrorError, Source
 
 ONE_LINE = """
 deb [arch=amd64] http://m.example/debian bookworm main contrib # the mirror

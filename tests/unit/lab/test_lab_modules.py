@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from ovs_vhost_plugin.lab import modules
+from ovs_vhost_plugin.lab.guests import modules
 from ovs_vhost_plugin.lab.process import LabError
 
 

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from ovs_vhost_plugin.lab import packages
-from ovs_vhost_plugin.lab.packages import Program
+from ovs_vhost_plugin.lab.platform import packages
+from ovs_vhost_plugin.lab.platform.packages import Program
 
 HERE = Program("sh", "dash")
 GONE = Program("no-such-program", "some-package")

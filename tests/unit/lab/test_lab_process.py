@@ -4,8 +4,8 @@ import sys
 import pytest
 
 from ovs_vhost_plugin.lab import process
+from ovs_vhost_plugin.lab.hosts.switch import parse_fdb, parse_mdb
 from ovs_vhost_plugin.lab.process import LabError, Process
-from ovs_vhost_plugin.lab.switch import parse_fdb, parse_mdb
 
 DEAF = """
 import signal

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from ovs_vhost_plugin.lab.console import Console
+from ovs_vhost_plugin.lab.guests.console import Console
+from ovs_vhost_plugin.lab.guests.qmp import Qmp
 from ovs_vhost_plugin.lab.process import LabError
-from ovs_vhost_plugin.lab.qmp import Qmp
 
 
 @pytest.fixture

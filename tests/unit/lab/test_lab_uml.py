@@ -5,7 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
-from ovs_vhost_plugin.lab import uml
+from ovs_vhost_plugin.lab.guests import uml
 
 PAGE = (Path(__file__).parents[3] / "docs/uml.md").read_text()
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from ovs_vhost_plugin.lab import versions
+from ovs_vhost_plugin.lab.platform import versions
 from ovs_vhost_plugin.lab.process import LabError
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.timeline import Mark, Report, deliveries, longest_gap, overtaken
+from ovs_vhost_plugin.lab.measure.timeline import Mark, Report, deliveries, longest_gap, overtaken
 
 
 def report(*marks: Mark) -> Report:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from ovs_vhost_plugin.lab.process import wait_until
-from ovs_vhost_plugin.vhost import closing, spec
-from ovs_vhost_plugin.vhost.closing import close_fds
+from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.fdkind import Kind, Rule, kind_of, require
+from ovs_vhost_plugin.vhost.fds import closing
+from ovs_vhost_plugin.vhost.fds.closing import close_fds
+from ovs_vhost_plugin.vhost.fds.kind import Kind, Rule, kind_of, require
 from ovs_vhost_plugin.vhost.features import offer
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import TABLE, Session

@@ -7,7 +7,7 @@ import pytest
 
 from ovs_vhost_plugin.vhost import effects, spec
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.fdkind import is_eventfd
+from ovs_vhost_plugin.vhost.fds.kind import is_eventfd
 from ovs_vhost_plugin.vhost.spec import FrontendRequest, ProtocolFeature
 
 R = FrontendRequest

@@ -15,7 +15,7 @@ from ovs_vhost_plugin.vhost.effects import (
     SetInflight,
 )
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.inflight import MAX_BYTES, Inflight, make, stride
+from ovs_vhost_plugin.vhost.memory.inflight import MAX_BYTES, Inflight, make, stride
 from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest, ProtocolFeature
 
 GET, SET = FrontendRequest.GET_INFLIGHT_FD, FrontendRequest.SET_INFLIGHT_FD

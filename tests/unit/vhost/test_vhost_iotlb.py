@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.vhost import iotlb, spec
+from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.effects import InvalidateIotlb, MemoryRegion, UpdateIotlb
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.iotlb import Iotlb, MissingError, overlap
-from ovs_vhost_plugin.vhost.iotlb_requests import iotlb_msg
-from ovs_vhost_plugin.vhost.memory import MemoryTable
+from ovs_vhost_plugin.vhost.memory import iotlb
+from ovs_vhost_plugin.vhost.memory.iotlb import Iotlb, MissingError, overlap
+from ovs_vhost_plugin.vhost.memory.table import MemoryTable
+from ovs_vhost_plugin.vhost.requests.iotlb import iotlb_msg
 from ovs_vhost_plugin.vhost.spec import IotlbAccess, IotlbType
 
 READ, WRITE = IotlbAccess.READ, IotlbAccess.WRITE

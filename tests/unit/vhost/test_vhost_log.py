@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.log import DirtyLog
+from ovs_vhost_plugin.vhost.memory.log import DirtyLog
 
 
 def refusal(size, offset, fd):

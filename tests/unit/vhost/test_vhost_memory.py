@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ovs_vhost_plugin.vhost import mapping
 from ovs_vhost_plugin.vhost.effects import MemoryRegion
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.memory import REGION_DTYPE, MemoryTable
+from ovs_vhost_plugin.vhost.memory import mapping
+from ovs_vhost_plugin.vhost.memory.table import REGION_DTYPE, MemoryTable
 
 PAGE = mmap.PAGESIZE
 TOP = 2**64

@@ -10,9 +10,9 @@ import pytest
 
 from ovs_vhost_plugin.vhost.effects import MemoryRegion
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.iotlb import Iotlb, MissingError
-from ovs_vhost_plugin.vhost.memory import MemoryTable
-from ovs_vhost_plugin.vhost.scattered import join, translated_view
+from ovs_vhost_plugin.vhost.memory.iotlb import Iotlb, MissingError
+from ovs_vhost_plugin.vhost.memory.scattered import join, translated_view
+from ovs_vhost_plugin.vhost.memory.table import MemoryTable
 from ovs_vhost_plugin.vhost.spec import IotlbAccess
 
 READ, WRITE = IotlbAccess.READ, IotlbAccess.WRITE

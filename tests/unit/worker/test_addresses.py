@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from ovs_vhost_plugin.jit.learn import AGE
-from ovs_vhost_plugin.worker.addresses import Addresses
-from ovs_vhost_plugin.worker.movedon import Watch
-from ovs_vhost_plugin.worker.savedstate import Saved
-from ovs_vhost_plugin.worker.stations import Station
+from ovs_vhost_plugin.jit.net.learn import AGE
+from ovs_vhost_plugin.worker.learned.addresses import Addresses
+from ovs_vhost_plugin.worker.learned.movedon import Watch
+from ovs_vhost_plugin.worker.learned.savedstate import Saved
+from ovs_vhost_plugin.worker.learned.stations import Station
 
 NOW = 1000.0
 

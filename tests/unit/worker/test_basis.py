@@ -11,13 +11,13 @@ from ovs_vhost_plugin.vhost import packed_base, spec
 from ovs_vhost_plugin.vhost.effects import InflightDescription, MemoryRegion
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.features import offer
-from ovs_vhost_plugin.vhost.inflight import Inflight
-from ovs_vhost_plugin.vhost.memory import MemoryTable
+from ovs_vhost_plugin.vhost.memory.inflight import Inflight
+from ovs_vhost_plugin.vhost.memory.table import MemoryTable
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import Feature
 from ovs_vhost_plugin.vhost.state import Vring
-from ovs_vhost_plugin.worker.basis import Basis
+from ovs_vhost_plugin.worker.device.resources import Basis
 
 USER, GUEST, SIZE = 0x7F0000000000, 0x40000, 1 << 16
 PACKED = Feature.RING_PACKED.mask

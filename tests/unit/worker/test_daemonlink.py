@@ -8,9 +8,9 @@ import socket
 
 import pytest
 
-from ovs_vhost_plugin.control import Channel, WorkerSpec
-from ovs_vhost_plugin.reportpipe import ReportReader
-from ovs_vhost_plugin.vitals import Vitals
+from ovs_vhost_plugin.ipc.channel import Channel, WorkerSpec
+from ovs_vhost_plugin.ipc.reportpipe import ReportReader
+from ovs_vhost_plugin.ipc.vitals import Vitals
 from ovs_vhost_plugin.worker.daemonlink import DaemonLink
 
 BURST = 20  # SEND_RARPs that are passed on at once

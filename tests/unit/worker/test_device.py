@@ -23,8 +23,8 @@ from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import BackendRequest, Feature, FrontendRequest
 from ovs_vhost_plugin.vhost.transport import Connection
 from ovs_vhost_plugin.worker.backend import BackEndChannel
-from ovs_vhost_plugin.worker.device import Device
-from ovs_vhost_plugin.worker.inband import InBand
+from ovs_vhost_plugin.worker.device.device import Device
+from ovs_vhost_plugin.worker.device.inband import InBand
 
 MEMORY = 1 << 20
 USER = 0x7F0000000000

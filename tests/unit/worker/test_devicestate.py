@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from ovs_vhost_plugin.jit.learn import AGE
+from ovs_vhost_plugin.jit.net.learn import AGE
 from ovs_vhost_plugin.vhost.errors import PeerError
-from ovs_vhost_plugin.worker.addresses import Addresses
-from ovs_vhost_plugin.worker.devicestate import DeviceState
-from ovs_vhost_plugin.worker.movedon import Watch
-from ovs_vhost_plugin.worker.stations import Station
+from ovs_vhost_plugin.worker.learned.addresses import Addresses
+from ovs_vhost_plugin.worker.learned.devicestate import DeviceState
+from ovs_vhost_plugin.worker.learned.movedon import Watch
+from ovs_vhost_plugin.worker.learned.stations import Station
 
 NIC = bytes.fromhex("525400000001")
 MAC = 0x525400000002

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-from ovs_vhost_plugin.worker.expectation import SECONDS, Expectation
+from ovs_vhost_plugin.worker.tap.expectation import SECONDS, Expectation
 
 
 def test_a_guest_has_its_time_from_when_it_is_expected_however_long_nothing_happened():

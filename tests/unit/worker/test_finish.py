@@ -8,7 +8,7 @@ import struct
 import dpkt
 import pytest
 
-from ovs_vhost_plugin.worker.finish import Finisher, UnfinishedError
+from ovs_vhost_plugin.worker.tap.finish import Finisher, UnfinishedError
 
 HEADER = struct.Struct("<BBHHHH")  # virtio 1.2, 5.1.6.1
 NEEDS_CSUM, DATA_VALID = 1, 2

@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.worker.hold import STATIONS, HoldBuffer, Reason, station_of
+from ovs_vhost_plugin.worker.tap.hold import STATIONS, HoldBuffer, Reason, station_of
 
 GUEST = bytes.fromhex("525400000001")
 NESTED = bytes.fromhex("525400000002")

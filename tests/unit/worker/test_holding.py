@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from ovs_vhost_plugin.control import HELD_BATCH_FRAMES
-from ovs_vhost_plugin.worker.hold import QUIET, SECONDS, Reason
-from ovs_vhost_plugin.worker.holding import Holding
+from ovs_vhost_plugin.ipc.channel import HELD_BATCH_FRAMES
+from ovs_vhost_plugin.worker.tap.hold import QUIET, SECONDS, Reason
+from ovs_vhost_plugin.worker.tap.holding import Holding
 
 GUEST = bytes.fromhex("525400000001")
 STATION = GUEST.hex() + ".0"

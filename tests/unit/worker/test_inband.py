@@ -14,7 +14,7 @@ from ovs_vhost_plugin.vhost.message import Decoder, Message, encode
 from ovs_vhost_plugin.vhost.spec import BackendRequest
 from ovs_vhost_plugin.vhost.state import Vring
 from ovs_vhost_plugin.worker.backend import BackEndChannel
-from ovs_vhost_plugin.worker.inband import InBand
+from ovs_vhost_plugin.worker.device.inband import InBand
 
 CALL, ERR = BackendRequest.VRING_CALL, BackendRequest.VRING_ERR
 ASKED = spec.VERSION | spec.NEED_REPLY

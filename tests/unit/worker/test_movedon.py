@@ -4,8 +4,8 @@
 from ipaddress import IPv4Address
 
 from ovs_vhost_plugin.jit.layout import ADDRESSES, STATIONS
-from ovs_vhost_plugin.worker.movedon import MovedOn, Watch, place_of
-from ovs_vhost_plugin.worker.stations import Ip, Station
+from ovs_vhost_plugin.worker.learned.movedon import MovedOn, Watch, place_of
+from ovs_vhost_plugin.worker.learned.stations import Ip, Station
 
 FIRST, SECOND = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
 

@@ -15,18 +15,19 @@ from pathlib import Path
 import pytest
 from test_device import FakeHolding, FakeState, FakeTaps, Observed
 
-from ovs_vhost_plugin.vhost import spec, userfault
+from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.features import offer
+from ovs_vhost_plugin.vhost.memory import userfault
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import Feature
 from ovs_vhost_plugin.vhost.spec import FrontendRequest as R
-from ovs_vhost_plugin.worker import postcopy
 from ovs_vhost_plugin.worker.backend import BackEndChannel
-from ovs_vhost_plugin.worker.device import Device
-from ovs_vhost_plugin.worker.inband import InBand
-from ovs_vhost_plugin.worker.queuepair import QueuePair
+from ovs_vhost_plugin.worker.device import postcopy
+from ovs_vhost_plugin.worker.device.device import Device
+from ovs_vhost_plugin.worker.device.inband import InBand
+from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 
 PAGE = 4096
 USER = 0x1000_0000_0000  # where the kernel puts nothing that does not ask for it

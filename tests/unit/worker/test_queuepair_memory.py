@@ -4,7 +4,7 @@
 import re
 from pathlib import Path
 
-from ovs_vhost_plugin.worker.queuepair import QueuePair
+from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 
 PAIRS = 128
 MOST = 96 << 10  # bytes; the arrays of one pair that is used are half a MiB

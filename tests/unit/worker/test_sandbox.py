@@ -14,10 +14,10 @@ from typing import NoReturn
 
 import pytest
 
-from ovs_vhost_plugin import process
-from ovs_vhost_plugin.daemon.nursery import Nursery
-from ovs_vhost_plugin.dirs import StateDir
-from ovs_vhost_plugin.worker import sandbox
+from ovs_vhost_plugin.common import process
+from ovs_vhost_plugin.common.dirs import StateDir
+from ovs_vhost_plugin.daemon.workers.forkserver import Nursery
+from ovs_vhost_plugin.worker.birth import sandbox
 
 NAMESPACES = ("network namespace", "IPC namespace", "UTS namespace", "mount namespace")
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from ovs_vhost_plugin.jit.layout import ADDRESSES, STATIONS
 from ovs_vhost_plugin.vhost.errors import PeerError
-from ovs_vhost_plugin.worker import savedstate
-from ovs_vhost_plugin.worker.savedstate import Saved, decode, encode
-from ovs_vhost_plugin.worker.stations import Station
+from ovs_vhost_plugin.worker.learned import savedstate
+from ovs_vhost_plugin.worker.learned.savedstate import Saved, decode, encode
+from ovs_vhost_plugin.worker.learned.stations import Station
 
 NOW, THERE = 500_000, 9_000_000  # CLOCK_MONOTONIC of two hosts, in ms
 NIC = bytes.fromhex("525400000001")

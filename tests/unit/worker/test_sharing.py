@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ovs_vhost_plugin.vhost.iotlb import MissingError
+from ovs_vhost_plugin.vhost.memory.iotlb import MissingError
 from ovs_vhost_plugin.vhost.spec import IotlbAccess
-from ovs_vhost_plugin.worker.sharing import Sharing
+from ovs_vhost_plugin.worker.device.sharing import Sharing
 
 NOW = 70.0
 

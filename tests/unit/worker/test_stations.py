@@ -4,8 +4,8 @@
 from ipaddress import IPv4Address, IPv6Address
 
 from ovs_vhost_plugin.jit.layout import ADDRESSES, STATIONS
-from ovs_vhost_plugin.jit.learn import AGE
-from ovs_vhost_plugin.worker.stations import Station, expiry, merge
+from ovs_vhost_plugin.jit.net.learn import AGE
+from ovs_vhost_plugin.worker.learned.stations import Station, expiry, merge
 
 FOUR, SIX = IPv4Address("10.0.0.2"), IPv6Address("fe80::1")
 

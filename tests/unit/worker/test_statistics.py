@@ -4,13 +4,13 @@
 import errno
 import json
 
-from ovs_vhost_plugin.control import MAX_PACKET
-from ovs_vhost_plugin.daemon import reports
+from ovs_vhost_plugin.daemon.workers import reports
+from ovs_vhost_plugin.ipc.channel import MAX_PACKET
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost.errors import PeerErrorName
-from ovs_vhost_plugin.worker import statistics
-from ovs_vhost_plugin.worker.queuepair import QueuePair
+from ovs_vhost_plugin.worker.device import statistics
+from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 
 MOST = 2**64 - 1
 PAIRS = 128

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ovs_vhost_plugin.vhost.spec import Feature
-from ovs_vhost_plugin.worker.tapqueues import TapQueues, offload_flags
+from ovs_vhost_plugin.worker.tap.queues import TapQueues, offload_flags
 
 TUNSETOFFLOAD, USO = 0x400454D0, 0x60
 

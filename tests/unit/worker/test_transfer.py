@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ovs_vhost_plugin.vhost.errors import PeerError
-from ovs_vhost_plugin.worker.transfer import Transfer
+from ovs_vhost_plugin.worker.learned.transfer import Transfer
 
 MOST = 50_000
 DATA = bytes(range(256)) * 150

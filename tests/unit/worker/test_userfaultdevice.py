@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ovs_vhost_plugin.worker.userfaultdevice import UserfaultDevice
+from ovs_vhost_plugin.worker.device.userfaultdevice import UserfaultDevice
 
 
 class Rig:

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which MACs of a guest have moved on: the bridge has them on another port now.
+
+A guest that was here all the time, paused or cut off, may have given a MAC to another machine,
+which has spoken since. To announce it would take it from there. So the bridge's MAC table is read
+first, of the place where the guest was. What it does not have, and what cannot be asked, has not
+moved. Not of a guest that was elsewhere itself in between: then the table may mean that.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ovs_vhost_plugin.announce.addresses import Station
+from ovs_vhost_plugin.announce.model import Location
+from ovs_vhost_plugin.vswitchd import fdb
+from ovs_vhost_plugin.vswitchd.unixctl import Answer, Question, Switchd
+
+MAC_ELSEWHERE = "mac-elsewhere"
+"""The name of what is refused for that."""
+
+Places = dict[tuple[bytes, int], str]
+"""MAC and tag of stations that have moved on, and where they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What came of a look for `port`, which was for `trigger`."""
+
+    port: str
+    trigger: str
+    moved: Places
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    trigger: str
+    place: Location
+    stations: tuple[Station, ...]
+    token: int
+
+
+class Elsewhere:
+    """At most one look a port: a new one takes the place of the one under way."""
+
+    def __init__(self, rundir: str) -> None:
+        self._switchd = Switchd(rundir)
+        self._looks: dict[str, _Look] = {}
+        self._token = 0
+
+    def look(
+        self, port: str, trigger: str, place: Location, stations: Iterable[Station], now: float
+    ) -> None:
+        """Look for `stations` of a guest that was at `place`."""
+        self._token += 1
+        self._looks[port] = _Look(trigger, place, tuple(stations), self._token)
+        self._switchd.ask(Question("fdb/show", (place.bridge,), self._token), now)
+
+    def cancel(self, port: str) -> None:
+        """Its guest has stopped."""
+        self._looks.pop(port, None)
+
+    def run(self, now: float) -> Iterator[Looked]:
+        """The looks that are done."""
+        for reply in self._switchd.run(now):
+            table = reply.text if isinstance(reply, Answer) else ""
+            for port, look in list(self._looks.items()):
+                if look.token == reply.question.token:
+                    del self._looks[port]
+                    yield Looked(port, look.trigger, _moved(look, table))
+
+    def wait(self, poller: Any) -> None:
+        """Register for what `run` has to be called for."""
+        self._switchd.wait(poller)
+
+    def close(self) -> None:
+        """Leave the switch."""
+        self._switchd.close()
+
+
+def refused_as(where: str) -> str:
+    """What is said of a MAC that is there."""
+    return f"mac-elsewhere: {where}"
+
+
+def _moved(look: _Look, table: str) -> Places:
+    found = {}
+    for one in look.stations:
+        vlan = look.place.vlan_of(one.vlan)
+        for entry in fdb.entries_of(table, one.mac):
+            if entry.vlan == vlan and entry.port not in look.place.numbers:
+                found[one.mac, one.vlan] = f"on port {entry.port}"
+    return found

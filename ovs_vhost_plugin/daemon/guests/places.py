@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where rows say that ports are, and which MACs are whose there. Pure.
+
+Only rows make an address somebody's. Claims of workers and front-ends are in `claims.py`.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from functools import cached_property
+
+from ovs_vhost_plugin.announce.addresses import Station, merge
+from ovs_vhost_plugin.announce.model import Location
+from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, parse_mac
+from ovs_vhost_plugin.forward.onward import Rows
+
+
+def location_of(port: PortSpec, rundir: str) -> Location:
+    """Where frames of the port's guest come in."""
+    return Location(
+        bridge=port.bridge,
+        ofport=port.ofport or -1,
+        tag=port.tag,
+        mgmt_path=f"{rundir}/{port.bridge}.mgmt",
+        vlan_mode=port.vlan_mode,
+        trunks=port.trunks,
+        cvlans=port.cvlans,
+        ovn=port.ovn,
+        members=port.members,
+        mates=port.mates,
+        slb=port.slb,
+        hindered=port.hindered,
+    )
+
+
+def given_to(port: PortSpec) -> tuple[Station, ...]:
+    """What automation gave to the port's guest, its NIC's own MAC (attached-mac) first."""
+    attached = parse_mac(port.attached_mac)
+    own = () if attached is None else (Station(attached),)
+    return merge((*own, *port.addresses))
+
+
+class Owners:
+    """To which ports of a bridge the rows of `snapshot` give a MAC: an index, made when asked."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def of(self, bridge: str, mac: bytes) -> frozenset[str]:
+        """The names of the ports to which it is given."""
+        return frozenset(self._index.get(bridge, {}).get(mac, ()))
+
+    def rows_at(self, port: PortSpec) -> Rows:
+        """What the rows say of MACs, seen from `port`."""
+        ports = self._snapshot.ports
+        others = {
+            mac: {ofport for name in names if (ofport := ports[name].ofport) is not None}
+            for mac, names in self._index.get(port.bridge, {}).items()
+            if port.name not in names
+        }
+        own = min(self._snapshot.own_macs.get(port.bridge, ()), default="")
+        return Rows(given_to(port), others, parse_mac(own))
+
+    @cached_property
+    def _index(self) -> Mapping[str, Mapping[bytes, set[str]]]:
+        found: dict[str, dict[bytes, set[str]]] = defaultdict(lambda: defaultdict(set))
+        for name, port in self._snapshot.ports.items():
+            for station in given_to(port):
+                found[port.bridge][station.mac].add(name)
+        return found
+
+    def foreign(self, mac: bytes, port: PortSpec, running: Collection[str]) -> str:
+        """Why `mac` is not the port's guest's to announce, "" if nothing speaks against it.
+
+        It is another's if it is the bridge's own, or if a row gave it to another guest that runs
+        on the same bridge. What a guest uses, and what its front-end says, makes nothing its own:
+        or one guest could keep another from being announced.
+
+        running  ports whose guests run; of a guest that moves between two ports only one does
+        """
+        if any(mac == parse_mac(own) for own in self._snapshot.own_macs.get(port.bridge, ())):
+            return "mac-foreign: the bridge's own"
+        owners = self.of(port.bridge, mac)
+        if port.name in owners:
+            return ""
+        return next((f"mac-foreign: {name}'s" for name in sorted(owners & set(running))), "")

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the switch does with a port's frames, by its rows: MTU, offloads, or nothing at all.
+
+Pure. Rows are whatever has the columns as attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import StrEnum
+from typing import Any
+
+from ovs_vhost_plugin.common.text import escaped
+
+USERSPACE = "netdev"
+"""Bridge.datapath_type of a bridge that is ovs-vswitchd's own."""
+_BUILT_IN = "<built-in>"
+"""Bridge.datapath_version of such a bridge."""
+TAP_MTU_MAX = 65535 - 14
+"""Longest frame of a tap, less its Ethernet header (tun_net_initialize in drivers/net/tun.c)."""
+
+
+class Trouble(StrEnum):
+    """What the columns of ovs-vswitchd can show to be wrong with a port that there is."""
+
+    CANNOT_CARRY = "bridge-cannot-carry"
+    MTU_NOT_TAKEN = "mtu-not-taken"
+
+
+class Offloads(StrEnum):
+    """What becomes of checksums and segmentation that the guest leaves undone."""
+
+    AUTO = "auto"  # finished here unless the bridge, and where it leads to, takes them
+    FINISH = "finish"
+    PASS = "pass"  # left to a bridge that takes them, wherever it leads to
+
+
+def finishes(
+    offloads: str, bridge: Any, *, takes_offloads: bool, into_tunnels: Collection[str]
+) -> bool:
+    """Whether the port finishes its guest's frames.
+
+    takes_offloads  userspace bridges take what is unfinished
+    into_tunnels    names of bridges that lead to where it is dropped all the same
+    """
+    if offloads == Offloads.FINISH:
+        return True
+    if bridge.datapath_type != USERSPACE:
+        return False
+    if not takes_offloads:
+        return True  # passed on they would be damaged, whatever is asked for
+    return offloads != Offloads.PASS and bridge.name in into_tunnels
+
+
+def offered_mtu(request: int, interface: Any) -> tuple[int | None, str]:
+    """The MTU to offer where `request` is asked for, and what is wrong with that.
+
+    The guest is offered what the tap has, which ovs-vswitchd sets.
+    """
+    has = next(iter(interface.mtu), None if request > TAP_MTU_MAX else request)
+    if has == request:
+        return request, ""
+    offered = "no MTU" if has is None else f"{has}, which the tap has"
+    return has, f"mtu_request={request}: a tap takes {TAP_MTU_MAX} at most; offered is {offered}"
+
+
+def uncarried(interface: Any, bridge: Any) -> str:
+    """Why ovs-vswitchd does not carry the port's frames, "" if it does."""
+    if interface.error:
+        return f"Open vSwitch says: {escaped(interface.error[0]):.150}"
+    version = bridge.datapath_version
+    if version and (version == _BUILT_IN) is not (bridge.datapath_type == USERSPACE):
+        # What a bridge had before stays in its row when it cannot be made anew.
+        return (
+            f"ovs-vswitchd has made no datapath_type={escaped(bridge.datapath_type) or 'system'}, "
+            "its log says why (is the kernel module openvswitch loaded?)"
+        )
+    if not any(number > 0 for number in interface.ofport):
+        return "ovs-vswitchd has given the port no number; does it run? its log says more"
+    return ""

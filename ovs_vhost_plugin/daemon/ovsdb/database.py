@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The database: which ports its rows ask for, and the writing of their status.
+
+Level-triggered: all rows are read again after a change. What the Idl tells of single rows is not
+enough: after a restart of ovsdb-server it says nothing of rows deleted meanwhile. Nothing blocks:
+one transaction at a time is under way, and its outcome is seen in the rows.
+"""
+
+import math
+import posixpath
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from types import MappingProxyType
+from typing import Any
+
+import ovs.db.idl
+import ovs.vlog
+
+from ovs_vhost_plugin.common.text import escaped
+from ovs_vhost_plugin.daemon.ovsdb import adoption, port_rows
+from ovs_vhost_plugin.daemon.ovsdb import interface_rows as rows
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, RowError, RowErrorName, Switch
+from ovs_vhost_plugin.net.vlan import PortVlan
+
+vlog = ovs.vlog.Vlog("vhost_db")
+
+LOCK = "ovs_vhost_plugin"
+"""OVSDB lock (RFC 7047, 4.1.8) that the one acting daemon holds."""
+
+_NO_OFPORT = 1 << 16  # above every number that OpenFlow 1.0 has
+_RETRY_AFTER = 1.0  # seconds after a transaction that the server refused
+
+_STRINGS = {"key": "string", "value": "string", "min": 0, "max": "unlimited"}
+
+
+def _refs(table: str) -> dict[str, Any]:
+    key = {"type": "uuid", "refTable": table, "refType": "strong"}
+    return {"type": {"key": key, "min": 0, "max": "unlimited"}}
+
+
+def _set_of(kind: str, limit: int | str = "unlimited") -> dict[str, Any]:
+    return {"type": {"key": kind, "min": 0, "max": limit}}
+
+
+# The columns read, with the types that vswitch.ovsschema gives them: only these are replicated,
+# and no schema file of the installed switch is needed.
+_COLUMNS: dict[str, dict[str, dict[str, Any]]] = {
+    "Open_vSwitch": {
+        "bridges": _refs("Bridge"),
+        "external_ids": {"type": _STRINGS},
+        "other_config": {"type": _STRINGS},
+        "iface_types": _set_of("string"),
+        "ovs_version": _set_of("string", 1),
+    },
+    "Bridge": {
+        "name": {"type": "string"},
+        "datapath_type": {"type": "string"},
+        "datapath_version": {"type": "string"},
+        "fail_mode": _set_of("string", 1),
+        "mcast_snooping_enable": {"type": "boolean"},
+        "ports": _refs("Port"),
+    },
+    "Port": {
+        "interfaces": _refs("Interface"),
+        "tag": _set_of("integer", 1),
+        "trunks": _set_of("integer"),
+        "cvlans": _set_of("integer"),
+        "other_config": {"type": _STRINGS},
+        "vlan_mode": _set_of("string", 1),
+        "bond_mode": _set_of("string", 1),
+        "status": {"type": _STRINGS},
+        "rstp_status": {"type": _STRINGS},
+    },
+    "Interface": {
+        "name": {"type": "string"},
+        "type": {"type": "string"},
+        "options": {"type": _STRINGS},
+        "external_ids": {"type": _STRINGS},
+        "mtu_request": _set_of("integer", 1),
+        "mtu": _set_of("integer", 1),
+        "ofport": _set_of("integer", 1),
+        "mac_in_use": _set_of("string", 1),
+        "admin_state": _set_of("string", 1),
+        "error": _set_of("string", 1),
+    },
+}
+_SCHEMA = {
+    "name": "Open_vSwitch",
+    "version": "1.0.0",
+    "tables": {
+        name: {"columns": columns, "isRoot": name == "Open_vSwitch"}
+        for name, columns in _COLUMNS.items()
+    },
+}
+
+
+class Standing(Enum):
+    """What this daemon may do."""
+
+    WAITING = "waiting for the database"
+    CONTENDED = "another daemon serves this database"
+    ACTIVE = "active"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that the rows say.
+
+    keys       external_ids of every Interface row, by name
+    own_macs   the MACs of each bridge's internal ports, by bridge
+    vlans      how each port of a bridge treats VLANs, by bridge and OpenFlow number
+    adopted    rows of an OVS-DPDK type that are taken over: name → the external_ids to set when
+               the type is cleared
+    """
+
+    switch: Switch
+    ports: dict[str, PortSpec] = field(default_factory=dict)
+    errors: dict[str, RowError] = field(default_factory=dict)
+    keys: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    adopted: dict[str, Mapping[str, str | None]] = field(default_factory=dict)
+    own_macs: dict[str, set[str]] = field(default_factory=dict)
+    vlans: dict[tuple[str, int], PortVlan] = field(default_factory=dict)
+
+    @property
+    def complaints(self) -> dict[str, str]:
+        """What is wrong with rows: with those that make no port, and with keys of others.
+
+        By name, escaped: a row that makes no port may have any.
+        """
+        wrong = {escaped(name): str(error) for name, error in self.errors.items()}
+        return wrong | {name: port.slip for name, port in self.ports.items() if port.slip}
+
+
+def read(
+    tables: Mapping[str, Any], rundir: str, formats: Collection[str] = (), *, adopts: bool = False
+) -> Snapshot | None:
+    """Read all rows; None while ovs-vswitchd has not made its one Open_vSwitch row."""
+    row = next(iter(tables["Open_vSwitch"].rows.values()), None)
+    if row is None:
+        return None
+    snapshot = Snapshot(rows.parse_switch(row, rundir))
+    numbers: Counter[tuple[str, int]] = Counter()
+    for bridge, port, interface in _interfaces(row):
+        name = interface.name
+        snapshot.keys[name] = interface.external_ids
+        numbers.update((bridge.name, number) for number in interface.ofport)
+        if interface.type == "internal":
+            snapshot.own_macs.setdefault(bridge.name, set()).update(interface.mac_in_use)
+        for ofport in interface.ofport:
+            snapshot.vlans[bridge.name, ofport] = port_rows.parse_vlan(port)
+        if adopts and adoption.is_adoptable(interface, snapshot.switch.iface_types):
+            snapshot.adopted[name] = adoption.keys(interface)
+            interface = adoption.TakenOver(interface)
+        if rows.is_ours(interface):
+            try:
+                spec = rows.parse(interface, port, bridge, snapshot.switch, formats)
+                snapshot.ports[name] = spec
+            except RowError as error:
+                snapshot.errors[name] = error
+    for name, wrong in _second_at_a_path(snapshot.ports.values()).items():
+        del snapshot.ports[name]
+        snapshot.errors[name] = wrong
+    for name, spec in snapshot.ports.items():
+        if spec.ofport is not None and numbers[spec.bridge, spec.ofport] > 1:
+            # It was moved to a bridge where another has its number: ovs-vswitchd gives it a new
+            # one in a moment, and until then the old one would be the other's.
+            snapshot.ports[name] = replace(spec, ofport=None)
+    return snapshot
+
+
+def _second_at_a_path(ports: Iterable[PortSpec]) -> dict[str, RowError]:
+    """What is wrong with each port whose socket is another's, by name.
+
+    The first one is who listens there itself, else who has its OpenFlow port already: a port that
+    is an error gets none, so the answer stays the same as long as both are there.
+    """
+    order = sorted(ports, key=lambda p: (p.mode != "server", p.ofport or _NO_OFPORT, p.name))
+    first: dict[str, str] = {}
+    wrong = {}
+    for port in order:
+        user = first.setdefault(posixpath.normpath(port.path), port.name)
+        if user != port.name:
+            wrong[port.name] = RowError(
+                RowErrorName.PATH_IN_USE,
+                f"{user} has the same socket; set options:{rows.PATH_KEY} to another one",
+            )
+    return wrong
+
+
+def _interfaces(row: Any) -> Iterator[tuple[Any, Any, Any]]:
+    for bridge in row.bridges:
+        for port in bridge.ports:
+            for interface in port.interfaces:
+                yield bridge, port, interface
+
+
+class Database:
+    """The connection to ovsdb-server."""
+
+    def __init__(
+        self,
+        remote: str,
+        rundir: str,
+        make_idl: Callable[..., Any] = ovs.db.idl.Idl,
+        formats: Collection[str] = (),
+        *,
+        adopts: bool = False,
+    ) -> None:
+        """`adopts`: rows of OVS-DPDK's types are taken over where the switch has none itself."""
+        self.adopts = adopts
+        self._rundir, self._formats = rundir, formats
+        schema = ovs.db.idl.SchemaHelper(schema_json=_SCHEMA)
+        for table, columns in _COLUMNS.items():
+            schema.register_columns(table, list(columns))
+        # A follower of a clustered database serves as well as its leader.
+        self._idl = make_idl(remote, schema, leader_only=False)
+        self._idl.set_lock(LOCK)
+        self._snapshot: Snapshot | None = None
+        self._read_at: int | None = None
+        self._transaction: Any = None
+        self._retry_at = 0.0
+        self._told: Standing | None = None
+
+    def run(self, now: float) -> None:
+        """Take what the server sent."""
+        self._idl.run()
+        if self._transaction is not None:
+            self._conclude(now)
+        standing = self.standing
+        if standing is not self._told:
+            vlog.info(f"{self._idl.session_name()}: {standing.value}")
+            self._told = standing
+
+    def wait(self, poller: Any, now: float) -> None:
+        """Register what `run` and `write` have to be called again for."""
+        self._idl.wait(poller)
+        if self._retry_at > now:
+            poller.timer_wait(math.ceil((self._retry_at - now) * 1000))
+
+    @property
+    def standing(self) -> Standing:
+        """Whether this daemon may act: connected, all rows here, and the lock held.
+
+        Rows stay readable while the server is away, but nobody knows then who holds the lock.
+        """
+        idl = self._idl
+        if not idl._session.is_connected() or idl.state != idl.IDL_S_MONITORING:
+            return Standing.WAITING
+        if idl.is_lock_contended:
+            return Standing.CONTENDED
+        return Standing.ACTIVE if idl.has_lock else Standing.WAITING
+
+    def snapshot(self) -> Snapshot | None:
+        """What the rows say now."""
+        if self._read_at != self._idl.change_seqno:
+            self._read_at = self._idl.change_seqno
+            rules = self._rundir, self._formats
+            self._snapshot = read(self._idl.tables, *rules, adopts=self.adopts)
+        return self._snapshot
+
+    @property
+    def iface_types(self) -> frozenset[str]:
+        """The switch's interface types that the database has now; some may be ours."""
+        rows = self._idl.tables["Open_vSwitch"].rows.values()
+        return frozenset().union(*(row.iface_types for row in rows))
+
+    @property
+    def tells_types(self) -> bool:
+        """Whether OVS-DPDK's types are to be among them."""
+        rows = self._idl.tables["Open_vSwitch"].rows.values()
+        return self.adopts and all(adoption.tells(row.external_ids) for row in rows)
+
+    def writable(self, now: float) -> bool:
+        """Whether `write` may be called: nothing is under way, and no refusal was just now."""
+        return self._transaction is None and now >= self._retry_at
+
+    def write(
+        self,
+        changes: Mapping[str, Mapping[str, str | None]],
+        clear_types: frozenset[str],
+        iface_types: Mapping[str, bool] = MappingProxyType({}),
+    ) -> None:
+        """Set or (None) remove external_ids by Interface name; empty the type of `clear_types`.
+
+        `iface_types` are added to the switch's (True) or taken out of them (False).
+
+        The outcome shows in the next snapshots: compare and write again what is still missing.
+        """
+        transaction = ovs.db.idl.Transaction(self._idl)
+        for row in self._idl.tables["Interface"].rows.values():
+            if row.name in clear_types:
+                # Only if nobody has changed the type since it was read.
+                row.verify("type")
+                row.type = ""
+            for key, value in changes.get(row.name, {}).items():
+                if value is None:
+                    row.delkey("external_ids", key)
+                else:
+                    row.setkey("external_ids", key, value)
+        for row in self._idl.tables["Open_vSwitch"].rows.values():
+            for name, wanted in iface_types.items():
+                # Value by value: what else ovs-vswitchd writes there meanwhile is not lost.
+                change = row.addvalue if wanted else row.delvalue
+                change("iface_types", name)
+        self._transaction = transaction
+        transaction.commit()
+
+    def _conclude(self, now: float) -> None:
+        transaction = self._transaction
+        status = transaction.commit()
+        if status == transaction.INCOMPLETE:
+            return
+        self._transaction = None
+        if status not in (transaction.SUCCESS, transaction.UNCHANGED):
+            name = transaction.status_to_string(status)
+            words = escaped(transaction.get_error() or "")
+            vlog.warn(f"status not written: {name} {words}".rstrip())
+            self._retry_at = now + _RETRY_AFTER
+
+    def close(self) -> None:
+        """Leave the server, which frees the lock."""
+        self._idl.close()

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a Port row says of where its frames pass: VLANs, bond, spanning tree. Pure.
+
+Columns as in ovs-vswitchd.conf.db(5), table Port.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from ovs_vhost_plugin.common.text import escaped
+from ovs_vhost_plugin.net.vlan import C_TAG, S_TAG, PortVlan, VlanMode
+
+_SLB = "balance-slb"
+
+
+def numbers(interfaces: Iterable[Any]) -> tuple[int, ...]:
+    """The OpenFlow ports of interfaces: a bond's are one place to the bridge."""
+    found = (number for interface in interfaces for number in interface.ofport)
+    return tuple(sorted(number for number in found if number > 0))
+
+
+def is_slb(port: Any) -> bool:
+    """Whether it is a bond in mode balance-slb, which drops most of a guest that moved to it."""
+    return len(port.interfaces) > 1 and list(port.bond_mode) == [_SLB]
+
+
+def hindered(port: Any) -> str:
+    """Why the spanning tree has the bridge pass no frames of it, "" if they pass."""
+    rstp = port.rstp_status.get("rstp_port_state", "Forwarding")
+    stp = port.status.get("stp_state", "forwarding")
+    if rstp != "Forwarding":
+        return f"RSTP: {escaped(rstp)}"
+    return "" if stp == "forwarding" else f"STP: {escaped(stp)}"
+
+
+def parse_vlan(port: Any) -> PortVlan:
+    """What a Port row says of VLANs (ovs-vswitchd.conf.db(5), Port, "VLAN Configuration")."""
+    tag = int(port.tag[0]) if port.tag else None
+    default = VlanMode.TRUNK if tag is None else VlanMode.ACCESS
+    mode = VlanMode(port.vlan_mode[0]) if port.vlan_mode else default
+    tpid = C_TAG if port.other_config.get("qinq-ethtype") == "802.1q" else S_TAG
+    bond = len(port.interfaces) > 1
+    return PortVlan(mode, tag or 0, bond, cvlans=frozenset(port.cvlans), tpid=tpid)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A control group for each worker, where the daemon's own was delegated to it (systemd: Delegate=).
+
+It bounds the worker's threads, and ends whatever is in it at once. Elsewhere the PID namespace and
+the limits of `worker/birth/sandbox.py` do the same, so there is none that is missed. Memory is not
+bounded here: a guest's pages count for whoever touches them first, which a worker does by putting
+frames into them. Source: Linux, Documentation/admin-guide/cgroup-v2.rst.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_DELEGATED = ("user.delegate", "trusted.delegate")
+"""Extended attributes by which systemd says that it has delegated a group (its Delegate=)."""
+_PREFIX = "port-"
+
+
+def own_group(groups: str, mounts: str) -> Path | None:
+    """This process's group in the unified hierarchy; None where it is not mounted.
+
+    groups, mounts: the texts of /proc/self/cgroup and /proc/self/mountinfo.
+    """
+    path = next((line[3:] for line in groups.splitlines() if line.startswith("0::")), None)
+    for line in mounts.splitlines():
+        # proc_pid_mountinfo(5): the fifth field is where, and the file system follows " - "
+        where, kind = line.split()[4], line.partition(" - ")[2].split()[0]
+        if kind == "cgroup2" and path is not None:
+            return Path(where) / path.lstrip("/")
+    return None
+
+
+def find() -> "Cgroups":
+    """The groups that this daemon may make."""
+    own = own_group(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
+    return Cgroups(own if own is not None and _is_delegated(own) else None)
+
+
+def _is_delegated(group: Path) -> bool:
+    for attribute in _DELEGATED:
+        with contextlib.suppress(OSError):
+            if os.getxattr(group, attribute) == b"1":
+                return True
+    return False
+
+
+class Cgroups:
+    """The groups below `own`, one a worker; without it, none. Nothing here raises."""
+
+    def __init__(self, own: Path | None) -> None:
+        self._own = own
+        if own is not None:
+            # A controller that may be on while the daemon is in the group that has it on.
+            with contextlib.suppress(OSError):
+                (own / "cgroup.subtree_control").write_text("+pids")
+
+    def open(self, name: str, uid: int, threads: int) -> int | None:
+        """Make the group of a port's worker; the fd by which a process enters it."""
+        if self._own is None:
+            return None
+        group = self._own / f"{_PREFIX}{name}-{uid}"
+        try:
+            group.mkdir(exist_ok=True)
+            with contextlib.suppress(OSError):  # no such controller here
+                (group / "pids.max").write_text(str(threads))
+            return os.open(group / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+
+    def end(self, name: str) -> None:
+        """Kill whatever is in a port's groups; they go when that has gone."""
+        for group in self._of(name):
+            with contextlib.suppress(OSError):
+                (group / "cgroup.kill").write_text("1")  # Linux 5.14
+            with contextlib.suppress(OSError):  # not empty yet: the next end finds it
+                group.rmdir()
+
+    def _of(self, name: str) -> Iterator[Path]:
+        if self._own is not None:
+            found = self._own.glob(f"{_PREFIX}*")
+            yield from (path for path in found if path.name.rpartition("-")[0] == _PREFIX + name)

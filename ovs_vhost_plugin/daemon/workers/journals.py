@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files in which workers note where their rings stand, for the next worker of that guest.
+
+In the run directory, which is memory on every distribution: a killed worker's file is there for
+the next one, also if the daemon was killed as well, and gone when the machine starts anew. The
+daemon copies such a file and never looks into it. Each worker has a file of its own: whoever else
+has the former one's open, a guest that took that worker over for one, cannot change this one's.
+"""
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from ovs_vhost_plugin.common.dirs import StateDir
+from ovs_vhost_plugin.ipc.channel import JOURNAL_BYTES
+
+_KEPT = 64
+"""Journals kept of guests whose ports are gone: one that is added again finds their rings."""
+_PAGE = 4096
+
+
+def renew(path: Path, vrings: int) -> int:
+    """Put a new file in place of a journal, with what that said; return its fd.
+
+    Raises OSError.
+    """
+    size = vrings * JOURNAL_BYTES
+    new = path.parent.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(fd, size)
+        if path.exists():
+            _copy(path, fd, size)
+        new.rename(path)
+    except OSError:
+        os.close(fd)
+        new.unlink(missing_ok=True)
+        raise
+    return fd
+
+
+def _copy(path: Path, target: int, size: int) -> None:
+    """Copy what is not zero; most of it is and takes no memory."""
+    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for at in range(0, size, _PAGE):
+            page = os.pread(source, _PAGE, at)
+            if any(page):
+                os.pwrite(target, page, at)
+    finally:
+        os.close(source)
+
+
+def tidy(state: StateDir, sockets: Collection[str]) -> None:
+    """Remove the journals of guests at other sockets than these, but for the latest few."""
+    used = {state.journal(socket) for socket in sockets}
+    gone = [path for path in state.journals.iterdir() if path not in used]
+    for path in sorted(gone, key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+        path.unlink()

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's link to one worker: what phase it is in, what it last said, how it ended.
+
+The worker may have been taken over by its guest, so the link holds it to its own port: its
+reports are checked, a flood of them ends it, one that hangs is found by its pulse, and the process
+that is killed is the one that the nursery recorded, whatever the worker says.
+"""
+
+import contextlib
+import os
+import select
+import signal
+from pathlib import Path
+from typing import Any
+
+import ovs.vlog
+
+from ovs_vhost_plugin import __version__
+from ovs_vhost_plugin.announce.addresses import Station
+from ovs_vhost_plugin.common import pidfile
+from ovs_vhost_plugin.common.ratelimit import TokenBucket
+from ovs_vhost_plugin.daemon.reconcile import Phase
+from ovs_vhost_plugin.daemon.workers import reports
+from ovs_vhost_plugin.daemon.workers.report_rates import ReportRates
+from ovs_vhost_plugin.daemon.workers.reports import Addresses, Hello, Report, ReportError, State
+from ovs_vhost_plugin.ipc.channel import Channel, ChannelBroken, ChannelClosed, WorkerSpec
+from ovs_vhost_plugin.ipc.reportpipe import ReportReader
+from ovs_vhost_plugin.ipc.vitals import Vitals
+
+vlog = ovs.vlog.Vlog("vhost_worker")
+
+_READ_AT_ONCE = 128 * 1024
+"""Bytes of reports that are read before other workers' turn."""
+
+_STUCK = "worker-stuck: it did not come back from what its peer asked"
+
+HANG_ALARMS = 3
+"""Alarms that find the same work still going on, before the worker is taken to hang."""
+
+_ALARMS_PER_SECOND, _ALARMS_AT_ONCE = 1.0, 10
+
+_LAST_WORDS = ("postcopy-page-missing:", "fds-not-closed:")
+"""What a worker says that ends because of its front-end."""
+
+
+class WorkerLink:
+    """One worker, from being asked for or found until it has ended.
+
+    child   it is a child of this daemon's nursery, which tells of its end
+    spec    what it serves: as ordered, or as it said itself; None: not known yet
+    """
+
+    def __init__(
+        self,
+        name: str,
+        channel: Channel,
+        spec: WorkerSpec | None,
+        record: Path,
+        vitals: Vitals,
+        now: float,
+        *,
+        child: bool,
+    ) -> None:
+        """Take the channel and the vitals. Raises OSError where there are no more fds."""
+        self.name = name
+        self.channel: Channel | None = channel
+        self.spec = spec
+        self.child = child
+        self.pid: int | None = None
+        self.version = ""
+        self.state: State | None = None
+        self.stations: tuple[Station, ...] = ()
+        self.phase = Phase.REQUESTED if child else Phase.STARTING
+        self.since = self.began = now
+        self.told_to_quit = False
+        self._error = ""
+        self._record = record
+        self.vitals = vitals
+        self._reports = ReportReader()
+        self._rates = ReportRates(now)
+        self._pidfd: int | None = None
+        self._pulse, self._alarms = 0, 0
+        self._false_alarms = TokenBucket(_ALARMS_PER_SECOND, _ALARMS_AT_ONCE, now)
+        self._greet(now)
+
+    def _greet(self, now: float) -> None:
+        """Send the hello, with where to report to and where to show a pulse."""
+        hello = {"op": "hello", "version": __version__}
+        self.send(hello, now, (self._reports.writer, self.vitals.fd, self.vitals.alarm))
+        self._reports.give_away()
+
+    def born(self, pid: int, now: float) -> None:
+        """The nursery has forked it."""
+        self.pid = pid
+        if self.phase is Phase.REQUESTED:
+            self._enter(Phase.STARTING, now)
+
+    def orphaned(self, now: float) -> None:
+        """The nursery has died: the worker's end is now seen by its pidfd."""
+        self.child = False
+        if self.phase is Phase.REQUESTED:
+            self._enter(Phase.STARTING, now)
+        elif self.phase in (Phase.ENDING, Phase.KILLED):
+            self._open_pidfd()
+
+    # -- telling ---------------------------------------------------------------------------------
+
+    def send(self, command: dict[str, Any], now: float, fds: tuple[int, ...] = ()) -> bool:
+        """Send a command; False when the worker is not there to hear it."""
+        if self.channel is None:
+            return False
+        self._rates.told(command["op"])
+        try:
+            if fds:
+                return self.channel.send_now(command, fds)
+            self.channel.send(command)
+        except ChannelClosed as closed:
+            self._lost(closed, now)
+            return False
+        return True
+
+    def configure(self, spec: WorkerSpec, now: float) -> None:
+        """Tell it what may change while it runs."""
+        assert self.spec is not None
+        command = {
+            "op": "configure",
+            "mtu": spec.mtu,
+            "finish_offloads": spec.finish_offloads,
+            "finish_udp": spec.finish_udp,
+            "hold": spec.hold,
+            "state": spec.state,
+            "config": spec.config,
+            "mac": spec.mac,
+            "link_up": spec.link_up,
+            "postcopy": spec.postcopy,
+            "any_memory": spec.any_memory,
+            "features_off": spec.features_off,
+            "protocol_features_off": spec.protocol_features_off,
+        }
+        if self.send(command, now):
+            self.spec = spec
+
+    def quit(self, now: float) -> None:
+        """Tell it to end; whether it does is for `Phase.ENDING` to see."""
+        self.told_to_quit = True
+        self.send({"op": "quit"}, now)
+        self._enter_ending(now)
+
+    def kill(self, reason: str, now: float) -> None:
+        """End it without its help."""
+        self._error = self._error or f"worker-channel: {reason}"
+        self._open_pidfd()
+        if self._pidfd is not None:
+            pidfile.kill(self._pidfd)
+        self._enter(Phase.KILLED, now)
+
+    def abandon(self) -> None:
+        """Leave it to the kernel, which has not ended it: its pidfd tells when it does."""
+        self.child = False
+        self._open_pidfd()
+        self._close_channel()
+
+    # -- hearing ---------------------------------------------------------------------------------
+
+    def receive(self, now: float) -> list[Report]:
+        """Take what it reports; hellos, states and addresses are also kept here."""
+        if self.channel is None:
+            return []
+        heard: list[Report] = []
+        said, end = self._reports.receive(_READ_AT_ONCE)
+        try:
+            self.channel.flush()
+            for event, size in said:
+                self._rates.require(event.get("event"), size, now)
+                heard.append(reports.parse(event, now))
+            if end is not None:
+                raise end
+        except (ChannelClosed, ReportError) as error:
+            self._lost(error, now)
+        for report in heard:
+            self._keep(report, now)
+        return heard
+
+    def alarmed(self, now: float) -> None:
+        """Its alarm went off. Kill it where it has been busy with the same for several alarms.
+
+        Alarms are counted and not seconds: while this daemon was held up, so were its workers.
+        """
+        pulse = self.vitals.busy_since if self.phase is Phase.RUNNING else 0
+        self._alarms = self._alarms + 1 if pulse and pulse == self._pulse else 1
+        self._pulse = pulse
+        self.vitals.rewind(busy=bool(pulse))
+        if pulse and self._alarms >= HANG_ALARMS:
+            vlog.warn(f"{self.name}: its worker hangs: killing it")
+            self._error = self._error or _STUCK
+            self.kill("it hangs", now)
+        elif not self._false_alarms.take(now):
+            self._lost(ReportError("a flood of alarms"), now)
+
+    def ended(self) -> bool:
+        """Whether a worker that is not the nursery's child has ended."""
+        if self.child or self.phase not in (Phase.ENDING, Phase.KILLED):
+            return False
+        if self._pidfd is None:
+            return True  # nothing recorded, or it had ended before it could be opened
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def fault(self, status: int | None) -> str:
+        """Why it ended, as name and text; "" when it was told to. `status` None: not known."""
+        if self.told_to_quit:
+            return ""
+        words = self.vitals.last_words
+        if status == -signal.SIGBUS or "Fatal Python error: Bus error" in words:
+            return "memory-file-truncated: the front-end cut its memory file short; restart the VM"
+        line = reports.printable(words.strip().rpartition("\n")[2])
+        if line.startswith(_LAST_WORDS):
+            return line
+        if status == -signal.SIGSYS:
+            return "worker-sigsys: it made a system call that no worker may make"
+        if self._error:
+            return self._error
+        if status is not None and status < 0:
+            return f"worker-{signal.Signals(-status).name.lower()}: killed by a signal"
+        name = "worker-died" if status is None else f"worker-exit-{status}"
+        return f"{name}: {line or 'it says no more'}"
+
+    def wait(self, poller: Any) -> None:
+        """Register what `receive` and `ended` have to be called for."""
+        if self.channel is not None:
+            poller.fd_wait(self._reports.fileno(), select.POLLIN)
+            if self.channel.wants_write:
+                poller.fd_wait(self.channel.fileno(), select.POLLOUT)
+        if self._pidfd is not None:
+            poller.fd_wait(self._pidfd, select.POLLIN)
+        elif self.ended():
+            poller.immediate_wake()
+
+    def close(self) -> None:
+        """Let go of it, alive or not."""
+        self._close_channel()
+        self._reports.close()
+        self.vitals.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def _keep(self, report: Report, now: float) -> None:
+        if isinstance(report, Hello):
+            if report.spec.name != self.name:
+                self._lost(ReportError(f"it says it is {report.spec.name}"), now)
+                return
+            self.version = report.version
+            self.spec = report.spec
+            # The hello may be here before the nursery's word of the birth.
+            if self.phase in (Phase.REQUESTED, Phase.STARTING):
+                self._enter(Phase.RUNNING, now)
+        elif isinstance(report, State):
+            self.state = report
+        elif isinstance(report, Addresses):
+            self.stations = report.stations
+
+    def _lost(self, why: Exception, now: float) -> None:
+        # That it is gone is no reason in itself: its exit status or its log says more.
+        if isinstance(why, ChannelBroken | ReportError):
+            self._error = f"worker-channel: {reports.printable(str(why))}"
+        self._close_channel()
+        if self.phase is not Phase.KILLED:
+            self._enter_ending(now)
+
+    def _enter_ending(self, now: float) -> None:
+        if self.phase is not Phase.ENDING:
+            self._enter(Phase.ENDING, now)
+        if not self.child:
+            self._open_pidfd()
+
+    def _enter(self, phase: Phase, now: float) -> None:
+        self.phase = phase
+        self.since = now
+
+    def _open_pidfd(self) -> None:
+        if self._pidfd is None:
+            self._pidfd = pidfile.open_process(self._record)
+        if self._pidfd is None and self.child and self.pid is not None:
+            # Not recorded yet; the nursery has not told of its end, so the pid is still its own.
+            with contextlib.suppress(ProcessLookupError):
+                self._pidfd = os.pidfd_open(self.pid)
+
+    def _close_channel(self) -> None:
+        if self.channel is not None:
+            self.channel.close()
+            self.channel = None

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gives workers /dev/userfaultfd, which they cannot open: only where the port's row says so.
+
+A userfaultfd in a front-end's hands reaches all memory of its worker (docs/vhost-user.md,
+"Postcopy"), so who has it is the administrator's decision, port by port.
+"""
+
+import os
+from typing import Any
+
+import ovs.vlog
+
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import POSTCOPY_KEY, PortSpec
+from ovs_vhost_plugin.daemon.workers.link import WorkerLink
+from ovs_vhost_plugin.vhost.memory import userfault
+
+vlog = ovs.vlog.Vlog("vhost_postcopy")
+
+_APART = 1.0
+"""Seconds between two that a port is given: an honest worker needs one a migration."""
+
+
+class Userfaultfds:
+    """Answers workers that ask for the device."""
+
+    def __init__(self) -> None:
+        self._given: dict[str, float] = {}
+        self._complaint = ""
+
+    def answer(self, link: WorkerLink, port: PortSpec | None, now: float) -> None:
+        """Answer a worker; `port` is what its row says, None if there is none."""
+        self._given = {name: at for name, at in self._given.items() if now - at < _APART}
+        if port is None or not port.postcopy:
+            self._refuse(link, f"external_ids:{POSTCOPY_KEY} is not true", now)
+        elif link.name in self._given:
+            self._refuse(link, "asked for too often", now)
+        else:
+            self._given[link.name] = now
+            self._give(link, now)
+
+    def _give(self, link: WorkerLink, now: float) -> None:
+        try:
+            device = userfault.open_device()
+        except OSError as error:
+            complaint = f"{userfault.DEVICE}: {error.strerror}"
+            if complaint != self._complaint:
+                vlog.warn(f"no postcopy on this machine, for want of {complaint}")
+            self._complaint = complaint
+            self._refuse(link, complaint, now)
+            return
+        self._complaint = ""
+        try:
+            self._tell(link, {}, now, (device,))
+        finally:
+            os.close(device)
+
+    def _refuse(self, link: WorkerLink, why: str, now: float) -> None:
+        self._tell(link, {"error": why}, now)
+
+    @staticmethod
+    def _tell(
+        link: WorkerLink, more: dict[str, Any], now: float, fds: tuple[int, ...] = ()
+    ) -> None:
+        link.send({"op": "userfaultfd", **more}, now, fds)

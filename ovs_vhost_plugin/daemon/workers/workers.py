@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All workers: born by the nursery, or found from an earlier daemon and adopted.
+
+A nursery that dies is replaced, workers and their traffic do not notice.
+"""
+
+import contextlib
+import math
+import os
+import select
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ovs.vlog
+
+from ovs_vhost_plugin.common import pidfile
+from ovs_vhost_plugin.common.dirs import StateDir
+from ovs_vhost_plugin.daemon.reconcile import Backoff
+from ovs_vhost_plugin.daemon.sockets.listener import listen_control
+from ovs_vhost_plugin.daemon.workers import cgroups
+from ovs_vhost_plugin.daemon.workers.alarms import Alarms
+from ovs_vhost_plugin.daemon.workers.disposal import Disposal
+from ovs_vhost_plugin.daemon.workers.forkserver import Nursery
+from ovs_vhost_plugin.daemon.workers.link import WorkerLink
+from ovs_vhost_plugin.daemon.workers.reports import Report, printable
+from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed, WorkerSpec, threads_of
+from ovs_vhost_plugin.ipc.vitals import Vitals
+
+vlog = ovs.vlog.Vlog("vhost_workers")
+
+_SPAWNS_AT_ONCE = 4
+"""Workers that the nursery is asked for at a time: their taps' fds are in flight meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A worker reported."""
+
+    name: str
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A worker has ended, or was never born; `fault` is "" when it was told to end."""
+
+    name: str
+    fault: str
+    lived: float
+
+
+Event = Heard | Ended
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """A killed worker that has not ended: it waits in the kernel for something of its peer's."""
+
+    name: str
+    link: WorkerLink
+
+
+class Workers:
+    """The links by port name, and the nursery.
+
+    stuck    processes that the kernel does not end, though they were killed
+    broken   why no worker can be born, as name and text; "" when nothing is known to be wrong
+    lacking  what the workers' sandbox cannot have on this machine
+    """
+
+    def __init__(self, worker_module: str, state: StateDir, *, quiet: bool = False) -> None:
+        self.links: dict[str, WorkerLink] = {}
+        self.stuck: list[Stuck] = []
+        self.broken = ""
+        self.lacking: list[str] = []
+        self._module = worker_module
+        self._state = state
+        self._quiet = quiet
+        self._groups = cgroups.find()
+        self._nursery: Nursery | None = None
+        self._ready = False
+        self._backoff = Backoff()
+        self._began = 0.0
+        self._alarms = Alarms()
+        self.disposal = Disposal()
+
+    # -- the nursery -----------------------------------------------------------------------------
+
+    def start_nursery(self, now: float) -> None:
+        """Start it, if there is none and none failed just now."""
+        if self._nursery is None and now >= self._backoff.retry_at:
+            self._nursery = Nursery(self._module, self._state, quiet=self._quiet)
+            self._began = now
+
+    @property
+    def spawn_slots(self) -> int:
+        """How many workers may be asked for now."""
+        if self._nursery is None or not self._ready:
+            return 0
+        return max(0, _SPAWNS_AT_ONCE - sum(link.pid is None for link in self._children()))
+
+    @property
+    def sandbox(self) -> str:
+        """How whole the sandbox of workers is that are born now, in words."""
+        if not self._ready:
+            return "not known yet"
+        return f"without {', '.join(self.lacking)}" if self.lacking else "complete"
+
+    def pids(self) -> dict[int, str]:
+        """Our processes as far as they are known, and what each is."""
+        known = {link.pid: f"the worker of {link.name}" for link in self.links.values() if link.pid}
+        if self._nursery is not None:
+            known[self._nursery.pid] = "our nursery"
+        return {**known, os.getpid(): "this daemon"}
+
+    def _children(self) -> Iterator[WorkerLink]:
+        return (link for link in self.links.values() if link.child)
+
+    def _nursery_died(self, why: str, now: float) -> None:
+        assert self._nursery is not None
+        vlog.warn(f"nursery (pid {self._nursery.pid}): {why}; starting another")
+        self._nursery.kill()
+        self._nursery, self._ready = None, False
+        self._backoff = self._backoff.failed(now, now - self._began)
+        for link in list(self._children()):
+            link.orphaned(now)
+
+    def _hear_nursery(self, now: float) -> list[Event]:
+        if self._nursery is None:
+            return []
+        try:
+            channel = self._nursery.channel
+            channel.flush()
+            events = [self._nursery_says(said, now) for said, _ in channel.receive()]
+            if self._ready:
+                self.disposal.pass_on(channel)
+        except ChannelClosed as closed:
+            self._nursery_died(str(closed), now)
+            return []
+        return [event for event in events if event is not None]
+
+    def _nursery_says(self, said: dict[str, Any], now: float) -> Event | None:
+        match said:
+            case {"event": "ready", "lacking": lacking}:
+                self._ready, self.broken = True, ""
+                self.lacking = [printable(layer) for layer in lacking]
+                vlog.info("nursery is warm")
+                if lacking:
+                    vlog.warn(f"the workers' sandbox is {self.sandbox}")
+            case {"event": "broken", "error": error}:
+                self.broken = f"nursery-broken: {printable(error)}"
+                vlog.err(f"nursery: {printable(error)}")
+            case {"event": "born", "name": name, "pid": pid}:
+                if name in self.links and self.links[name].child:
+                    self.links[name].born(pid, now)
+            case {"event": "stillborn", "name": name, "error": error}:
+                if name in self.links and self.links[name].child:
+                    return self._end(self.links[name], f"worker-not-started: {error}", now)
+            case {"event": "exited", "pid": pid, "status": status}:
+                link = next((link for link in self._children() if link.pid == pid), None)
+                if link is not None:
+                    # What it said last may still be in its channel.
+                    link.receive(now)
+                    return self._end(link, link.fault(status), now)
+        return None
+
+    # -- workers ---------------------------------------------------------------------------------
+
+    def spawn(
+        self,
+        spec: WorkerSpec,
+        front_end: socket.socket | None,
+        journal: int,
+        queues: Sequence[int],
+        now: float,
+    ) -> None:
+        """Ask the nursery for a worker; sockets, journal and queues stay the caller's to close.
+
+        Without effect when the nursery turns out to be dead: there is no link then. Raises OSError.
+        """
+        assert self._nursery is not None
+        path = self._state.control(spec.name)
+        with contextlib.closing(listen_control(path)) as control:
+            listeners = [control.fileno()] + ([front_end.fileno()] if front_end else [])
+            group = self._groups.open(spec.name, spec.uid, threads_of(spec.queues))
+            joins = [] if group is None else [group]
+            request = {
+                "spec": spec.to_json(),
+                "listener": front_end is not None,
+                "group": group is not None,
+            }
+            # Into the queue of a socket that listens already: the worker answers once it runs.
+            link = self._make_link(spec.name, connect(os.fspath(path)), spec, now, child=True)
+            try:
+                fds = [link.vitals.fd, *joins, *listeners, journal, *queues]
+                self._nursery.channel.send(request, fds)
+            except ChannelClosed as closed:
+                self._close(link)
+                self._state.forget(spec.name)
+                self._nursery_died(str(closed), now)
+                return
+            finally:
+                for fd in joins:
+                    os.close(fd)
+        self.links[spec.name] = link
+
+    def dispose(self, fd: int) -> None:
+        """Have an fd closed that a peer has touched; takes it."""
+        self.disposal.take(fd)
+        if self._nursery is not None and self._ready:
+            self.disposal.pass_on(self._nursery.channel)
+
+    def adopt(self, now: float) -> None:
+        """Find the workers of an earlier daemon; clear away what dead ones left."""
+        for name in self._state.ports() - self.links.keys():
+            path = self._state.control(name)
+            try:
+                channel = connect(os.fspath(path))
+            except OSError:
+                self._bury(name)
+                continue
+            vlog.info(f"{name}: adopting its worker")
+            self.links[name] = self._make_link(name, channel, None, now, child=False)
+
+    def _bury(self, name: str) -> None:
+        # It may live and be too broken to take a connection.
+        process = pidfile.open_process(self._state.pid(name))
+        if process is not None:
+            vlog.warn(f"{name}: its worker takes no connection: killed")
+            pidfile.kill(process)
+            os.close(process)
+        self._clear(name)
+
+    def _clear(self, name: str) -> None:
+        """Have nothing be left of a worker that has ended: no process either that it made."""
+        self._groups.end(name)
+        self._state.forget(name)
+
+    def _make_link(
+        self, name: str, channel: Channel, spec: WorkerSpec | None, now: float, *, child: bool
+    ) -> WorkerLink:
+        """A link over `channel`. Raises OSError where there are no more fds."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(channel.close)
+            vitals = Vitals()
+            stack.callback(vitals.close)
+            link = WorkerLink(name, channel, spec, self._state.pid(name), vitals, now, child=child)
+            stack.pop_all()
+        self._alarms.add(link)
+        return link
+
+    def abandon(self, name: str) -> None:
+        """Give up a worker that was killed and does not end: its port is free for another one."""
+        link = self.links.pop(name)
+        link.abandon()
+        self.stuck.append(Stuck(name, link))
+        self._clear(name)
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def run(self, now: float) -> list[Event]:
+        """Everything that was reported, and who has ended."""
+        self.start_nursery(now)
+        events: list[Event] = []
+        for link in list(self.links.values()):
+            events += [Heard(link.name, report) for report in link.receive(now)]
+        events += self._hear_nursery(now)
+        for link in self._alarms.gone_off():
+            link.alarmed(now)
+        for link in list(self.links.values()):
+            if link.ended():
+                events.append(self._end(link, link.fault(None), now))
+        for stuck in [stuck for stuck in self.stuck if stuck.link.ended()]:
+            vlog.info(f"{stuck.name}: the worker that was stuck has ended")
+            self._close(stuck.link)
+            self.stuck.remove(stuck)
+        return events
+
+    def _close(self, link: WorkerLink) -> None:
+        """Let go of a worker."""
+        self._alarms.remove(link)
+        link.close()
+
+    def wait(self, poller: Any, now: float) -> None:
+        """Register what `run` has to be called for."""
+        for link in self.links.values():
+            link.wait(poller)
+        for stuck in self.stuck:
+            stuck.link.wait(poller)
+        self._alarms.wait(poller)
+        if self._nursery is not None:
+            channel = self._nursery.channel
+            wants = select.POLLOUT if channel.wants_write or self.disposal.waiting else 0
+            poller.fd_wait(channel.fileno(), select.POLLIN | wants)
+        else:
+            poller.timer_wait(math.ceil((self._backoff.retry_at - now) * 1000))
+
+    def tell(self, name: str, command: dict[str, Any], now: float) -> bool:
+        """Send a command to a port's worker; False when there is none to hear it."""
+        return name in self.links and self.links[name].send(command, now)
+
+    def forget_all(self) -> None:
+        """Let go of all workers, as another daemon serves the database now."""
+        for link in [*self.links.values(), *(stuck.link for stuck in self.stuck)]:
+            self._close(link)
+        self.links.clear()
+        self.stuck.clear()
+
+    def close(self) -> None:
+        """Let go of all; the nursery ends by that, the workers do not."""
+        self.forget_all()
+        if self._nursery is not None:
+            self._nursery.leave()
+            self._nursery = None
+
+    def _end(self, link: WorkerLink, fault: str, now: float) -> Ended:
+        self._close(link)
+        del self.links[link.name]
+        self._clear(link.name)
+        return Ended(link.name, fault, now - link.began)
+
+
+def connect(path: str) -> Channel:
+    """A connection to a worker over which nothing ever comes back.
+
+    What comes over a socket may carry fds, and who closes the socket closes those too. It is shut
+    before it is connected, so that there is no moment in which a worker could send one.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    try:
+        sock.shutdown(socket.SHUT_RD)
+        sock.connect(path)
+    except OSError:
+        sock.close()
+        raise
+    return Channel(sock, max_fds=0)

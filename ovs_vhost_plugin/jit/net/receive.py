@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tap to guest: each frame is read straight into buffers of the receive ring.
+
+How long the next frame is, nobody says before it is read. So the read gets as many chains as the
+largest frame takes, and behind them a private spill buffer: a frame that finds too few buffers
+ends there, is kept whole, and waits for more (5.1.6.4). With mergeable buffers a frame takes the
+chains it needs, without, exactly one.
+"""
+
+from __future__ import annotations
+
+from ovs_vhost_plugin.jit.atomics import address_of, copy_out, fence
+from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.kernel import kernel
+from ovs_vhost_plugin.jit.layout import (
+    BACKLOG_LENGTH,
+    CHAINS,
+    FRAME_MAX,
+    HEADER_MAX,
+    LEARNED,
+    MEMORY,
+    NET_T,
+    QUEUE_T,
+    VRING,
+    Learned,
+    Memory,
+    Net,
+    Queue,
+    Vring,
+    boolean,
+    int64,
+    uint64,
+    void,
+)
+from ovs_vhost_plugin.jit.net.overhear import hear, overhear, to_group
+from ovs_vhost_plugin.jit.recovery.journal import MOST_ENTRIES
+from ovs_vhost_plugin.jit.ring.chain import gather, scatter
+from ovs_vhost_plugin.jit.ring.dirty import mark
+from ovs_vhost_plugin.jit.ring.iotlb import ask
+from ovs_vhost_plugin.jit.ring.notify import break_ring, flush
+from ovs_vhost_plugin.jit.ring.ring import fetch, give_back, refuse_kicks
+from ovs_vhost_plugin.jit.syscalls import EAGAIN, EFAULT, EINTR, milliseconds, readv
+
+BURST = 64
+"""Frames before the other direction has its turn."""
+PATIENCE = 1000
+"""Milliseconds that a frame waits for buffers while smaller ones could have passed."""
+_NUM_BUFFERS = 10  # offset in the header (5.1.6.1)
+_FLAGS = 0
+
+
+@kernel(void(QUEUE_T, MEMORY, NET_T, int64), inline=True)
+def mark_written(queue: Queue, memory: Memory, net: Net, length: int) -> None:
+    """Log `length` bytes written from the oldest held iovec on."""
+    if len(memory.log) == 0:
+        return
+    fence()
+    at = queue.state[0]["first"]
+    while length > 0:
+        part = min(length, queue.iov[at]["len"])
+        mark(memory, net, queue.guest[at], part)
+        length -= part
+        at += 1
+
+
+@kernel(void(QUEUE_T, NET_T, int64, int64, int64), inline=True)
+def _patch_header(queue: Queue, net: Net, offset: int, index: int, length: int) -> None:
+    """Put `length` bytes of `net.patch` into the header of the oldest held chain."""
+    at = queue.state[0]["first"]
+    piece = queue.iov[uint64(at)]
+    if piece["len"] >= HEADER_MAX:
+        # With the lengths that callers give, this is no call.
+        copy_out(piece["base"] + offset, net.patch, index, length)
+    else:
+        scatter(queue, at, offset, net.patch, index, length)
+
+
+@kernel(void(VRING, QUEUE_T, MEMORY, NET_T, int64), inline=True)
+def complete(ring: Vring, queue: Queue, memory: Memory, net: Net, length: int) -> None:
+    """Give back the chains that now hold a header and frame of `length` bytes in all."""
+    held = queue.state[0]
+    state = net.state[0]
+    rest = length
+    buffers = 0
+    while rest > 0:
+        rest -= queue.chains[(held["head"] + buffers) & (CHAINS - 1)]["length"]
+        buffers += 1
+    if state["header_size"] > _NUM_BUFFERS:
+        # The tap leaves it out; 1 without mergeable buffers (5.1.6.4.1)
+        net.patch[0] = buffers & 0xFF
+        net.patch[1] = buffers >> 8
+        _patch_header(queue, net, _NUM_BUFFERS, 0, 2)
+    if not state["guest_csum"]:
+        # 5.1.6.4.1: flags are 0 then; the tap says DATA_VALID whether asked or not
+        _patch_header(queue, net, _FLAGS, 2, 1)
+    mark_written(queue, memory, net, length)
+    rest = length
+    for _ in range(buffers):
+        written = min(rest, queue.chains[uint64(held["head"])]["length"])
+        give_back(ring, queue, written)
+        rest -= written
+    net.counters[0]["rx_packets"] += 1
+    net.counters[0]["rx_bytes"] += length - state["header_size"]
+
+
+@kernel(int64(QUEUE_T, NET_T))
+def read_frame(queue: Queue, net: Net) -> int:
+    """Read a frame into all held iovecs and, behind them, the spill buffer: bytes or -errno.
+
+    What spills goes where it belongs in the frame as a whole.
+    """
+    held = queue.state[0]
+    first, end = held["first"], held["end"]
+    spill = len(net.pending) - held["length"]
+    if spill > 0:
+        queue.iov[end]["base"] = address_of(net.pending, held["length"])
+        queue.iov[end]["len"] = spill
+        end += 1
+    return readv(net.state[0]["tap_fd"], address_of(queue.iov, first), end - first)
+
+
+@kernel(void(QUEUE_T, MEMORY, NET_T, int64))
+def spill(queue: Queue, memory: Memory, net: Net, length: int) -> None:
+    """Keep a frame that the held chains were too short for, or drop it if more cannot help."""
+    held = queue.state[0]
+    mark_written(queue, memory, net, held["length"])
+    if not net.state[0]["mergeable"]:
+        net.counters[0]["rx_dropped_too_long"] += 1
+        return
+    gather(queue, held["first"], net.pending, 0, held["length"])
+    net.state[0]["pending"] = length
+    net.state[0]["pending_until"] = milliseconds(net.scratch) + PATIENCE
+
+
+@kernel(boolean(VRING, QUEUE_T, MEMORY, NET_T, LEARNED))
+def settle_pending(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learned) -> bool:
+    """Deliver the waiting frame or give it up: False if it is to wait on."""
+    held = queue.state[0]
+    state = net.state[0]
+    length = state["pending"]
+    if held["length"] >= length:
+        scatter(queue, held["first"], 0, net.pending, 0, length)
+        if net.pending[state["header_size"]] & 1:
+            hear(learned, net.pending, state["header_size"], length)
+        complete(ring, queue, memory, net, length)
+    elif held["full"] or held["count"] >= (ring.state[0]["size"] if state["mergeable"] else 1):
+        net.counters[0]["rx_dropped_too_long"] += 1
+    elif milliseconds(net.scratch) >= state["pending_until"]:
+        # A driver that refills late may never offer enough: the frames behind shall not wait too.
+        net.counters[0]["rx_dropped_no_buffers"] += 1
+    else:
+        return False
+    state["pending"] = 0
+    return True
+
+
+@kernel(void(NET_T))
+def take_backlog(net: Net) -> None:
+    """Make the backlog's next frame the one that waits, under a header that asks for nothing."""
+    state = net.state[0]
+    header = state["header_size"]
+    at = state["backlog_at"]
+    length = (
+        int64(net.backlog[at]) | int64(net.backlog[at + 1]) << 8 | int64(net.backlog[at + 2]) << 16
+    )
+    at += BACKLOG_LENGTH
+    for i in range(header):
+        net.pending[i] = 0
+    for i in range(length):
+        net.pending[header + i] = net.backlog[at + i]
+    state["backlog_at"] = at + length
+    state["pending"] = header + length
+    state["pending_until"] = milliseconds(net.scratch) + PATIENCE
+
+
+@kernel(int64(VRING, QUEUE_T, MEMORY, NET_T, LEARNED))
+def receive(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learned) -> int:
+    """One burst: how many frames were dealt with."""
+    state = net.state[0]
+    held = queue.state[0]
+    chains = CHAINS if state["mergeable"] else 1
+    fault = 0
+    done = 0
+    while done < BURST and ring.state[0]["unpublished"] <= MOST_ENTRIES - CHAINS:
+        if not state["pending"] and state["backlog_at"] < state["backlog_end"]:
+            take_backlog(net)
+        wanted = state["pending"] if state["pending"] else state["header_size"] + FRAME_MAX
+        fault = fetch(ring, memory, queue, chains, wanted)
+        if fault:
+            fault = ask(queue, net, fault)
+        if fault:
+            break
+        if held["count"] > 0:
+            refuse_kicks(ring, memory, net)
+        if state["pending"]:
+            if not settle_pending(ring, queue, memory, net, learned):
+                break
+        elif held["count"] == 0:
+            break
+        else:
+            length = read_frame(queue, net)
+            if length == -EAGAIN or length == -EINTR:
+                break
+            if length == -EFAULT:
+                fault = int64(Fault.MEMORY_GONE)
+                break
+            if length < state["header_size"]:
+                state["tap_lost"] = 1
+                break
+            if length > held["length"]:
+                spill(queue, memory, net, length)
+            else:
+                if length > state["header_size"] and to_group(queue, net, learned):
+                    overhear(queue, net, learned, length)
+                complete(ring, queue, memory, net, length)
+        done += 1
+    flush(ring, memory, net)
+    if fault:
+        break_ring(ring, net, fault)
+    return done

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guest to tap: each chain of the transmit ring becomes one frame, without a copy of its payload.
+
+The virtio-net header is copied out, checked, and the copy goes to the tap in its stead, followed
+by the guest's own buffers. Where the bridge cannot take what the header leaves undone, the frame
+is copied whole and finished first.
+"""
+
+from __future__ import annotations
+
+from ovs_vhost_plugin.jit.atomics import address_of, copy_in
+from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.kernel import kernel
+from ovs_vhost_plugin.jit.layout import (
+    HEADER_MAX,
+    LEARNED,
+    MEMORY,
+    NET_T,
+    QUEUE_T,
+    VRING,
+    Learned,
+    Memory,
+    Net,
+    Queue,
+    Vring,
+    int64,
+    uint64,
+)
+from ovs_vhost_plugin.jit.net import fragment, offload
+from ovs_vhost_plugin.jit.net.learn import learn, take_head
+from ovs_vhost_plugin.jit.ring.chain import gather
+from ovs_vhost_plugin.jit.ring.iotlb import ask
+from ovs_vhost_plugin.jit.ring.notify import break_ring, flush
+from ovs_vhost_plugin.jit.ring.ring import fetch, give_back, promise, refuse_kicks, retract
+from ovs_vhost_plugin.jit.syscalls import EAGAIN, EFAULT, EINTR, EIO, coarse_milliseconds, writev
+
+BURST = 64
+"""Chains before the other direction has its turn."""
+_ANY_LENGTH = 1 << 62
+
+
+@kernel(int64(QUEUE_T, NET_T))
+def _take_scattered_header(queue: Queue, net: Net) -> int:
+    """Copy a header out of however many iovecs: where the frame's begin."""
+    size = net.state[0]["header_size"]
+    at: int = queue.state[0]["first"]
+    done = 0
+    while done < size:
+        piece = queue.iov[at]
+        part = min(piece["len"], size - done)
+        copy_in(net.header, done, piece["base"], part)
+        done += part
+        piece["base"] += part
+        piece["len"] -= part
+        if piece["len"] == 0:
+            at += 1
+    return at
+
+
+@kernel(int64(QUEUE_T, NET_T), inline=True)
+def take_header(queue: Queue, net: Net) -> int:
+    """Copy the oldest chain's header out and point an iovec before the frame at the copy.
+
+    The iovec before the frame is one that held header, or one of a chain that is done. Returns
+    where the frame's own iovecs begin, or -fault.
+    """
+    size = net.state[0]["header_size"]
+    chain = queue.chains[uint64(queue.state[0]["head"])]
+    if chain["length"] <= size:
+        return -Fault.CHAIN_WITHOUT_FRAME
+    at: int = queue.state[0]["first"]
+    piece = queue.iov[uint64(at)]
+    if piece["len"] > HEADER_MAX:
+        # As most drivers have it; a copy of fixed length needs no call.
+        copy_in(net.header, 0, piece["base"], HEADER_MAX)
+        piece["base"] += size
+        piece["len"] -= size
+    else:
+        at = _take_scattered_header(queue, net)
+    fault = offload.check_header(net.header, chain["length"] - size, net.state)
+    if fault:
+        return -fault
+    before = queue.iov[uint64(at - 1)]
+    before["base"] = address_of(net.header, 0)
+    before["len"] = size
+    return at
+
+
+@kernel(int64(NET_T, int64, int64))
+def write_frame(net: Net, iov: int, pieces: int) -> int:
+    """Write one frame to the tap: 0 if it went, else -errno."""
+    fd = net.state[0]["tap_fd"]
+    done = writev(fd, iov, pieces)
+    while done == -EINTR:
+        done = writev(fd, iov, pieces)
+    return min(done, 0)
+
+
+@kernel(int64(QUEUE_T, NET_T, int64), inline=True)
+def _begin_finished(queue: Queue, net: Net, length: int) -> int:
+    """Copy the frame at work, and find out what its pieces repeat of it: 0, or a fault."""
+    state = net.state[0]
+    at = state["taken"]
+    gather(queue, at, net.frame, 0, length)
+    if offload.is_ufo(net.header):
+        headers = fragment.begin(net.header, net.frame, length)
+        state["fragment_id"] += 1
+    elif offload.is_gso(net.header):
+        headers = offload.all_headers(net.header, net.frame, length)
+    else:
+        offload.finish_checksum(net.header, net.frame, length)
+        headers = length
+    if headers < 0:
+        return -headers
+    state["headers"] = headers
+    state["position"] = 0
+    queue.iov[at - 1]["base"] = address_of(net.segment, 0)
+    return 0
+
+
+@kernel(int64(QUEUE_T, NET_T, int64), inline=True)
+def _make_piece(queue: Queue, net: Net, length: int) -> int:
+    """Have the iovec behind the header name what is to be written next: its bytes of payload."""
+    state = net.state[0]
+    piece = queue.iov[state["taken"]]
+    if not offload.is_gso(net.header):
+        piece["base"] = address_of(net.frame, 0)
+        piece["len"] = length
+        return 1
+    headers, position = state["headers"], state["position"]
+    payload = length - headers
+    piece["base"] = address_of(net.segment, HEADER_MAX)
+    if offload.is_ufo(net.header):
+        piece["len"] = fragment.make_fragment(
+            net.header, net.frame, headers, payload, position, state["fragment_id"], net.segment
+        )
+        return fragment.step(net.header, payload)
+    piece["len"] = offload.make_segment(
+        net.header, net.frame, headers, payload, position, net.segment
+    )
+    return offload.gso_size(net.header)
+
+
+@kernel(int64(QUEUE_T, NET_T, int64))
+def write_finished(queue: Queue, net: Net, length: int) -> int:
+    """Write the frame at work, checksum, segments or fragments made here: 0, -errno, or a fault.
+
+    After -EAGAIN it goes on where it was: the private copy stays.
+    """
+    state = net.state[0]
+    if state["headers"] == 0:
+        fault = _begin_finished(queue, net, length)
+        if fault:
+            return fault
+    while True:
+        taken = _make_piece(queue, net, length)
+        result = write_frame(net, address_of(queue.iov, state["taken"] - 1), 2)
+        if result < 0:
+            return result
+        state["position"] += taken
+        if state["position"] >= length - state["headers"]:
+            return 0
+
+
+@kernel(int64(QUEUE_T, NET_T, LEARNED, int64), inline=True)
+def send(queue: Queue, net: Net, learned: Learned, now: int) -> int:
+    """Send the oldest chain's frame: 0 when done with it, sent or dropped; else -errno.
+
+    What is sent is learned from, afterwards: then its memory is known to be there.
+    """
+    state = net.state[0]
+    counters = net.counters[0]
+    chain = queue.chains[uint64(queue.state[0]["head"])]
+    length = chain["length"] - state["header_size"]
+    if state["taken"] == 0:
+        at = take_header(queue, net)
+        if at < 0:
+            counters["tx_dropped_faulty"] += 1
+            net.faults[-at] += 1
+            return 0
+        state["taken"] = at
+    first = state["taken"]
+    if offload.leaves_work(net.header) and offload.must_finish(net.header, length, net.state):
+        result = write_finished(queue, net, length)
+        end = first + 1  # the private copy
+    else:
+        end = queue.state[0]["first"] + chain["pieces"]
+        result = write_frame(net, address_of(queue.iov, first - 1), end - first + 1)
+    if result == -EAGAIN or result == -EFAULT:
+        return result
+    if result == 0:
+        counters["tx_packets"] += 1
+        counters["tx_bytes"] += length
+        learn(learned, learned.head, take_head(learned, queue, first, end), now)
+    elif result > 0:
+        counters["tx_dropped_faulty"] += 1
+        net.faults[result] += 1
+    elif result == -EIO:
+        counters["tx_dropped_tap_down"] += 1
+    else:
+        counters["tx_dropped_tap_refused"] += 1
+    return 0
+
+
+@kernel(int64(VRING, QUEUE_T, MEMORY, NET_T, LEARNED))
+def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learned) -> int:
+    """One burst: how many chains were given back."""
+    state = net.state[0]
+    fault = 0
+    now = 0
+    if (
+        state["taken"] == 0
+    ):  # else the chain at work is finished first, its iovecs stay where they are
+        fault = fetch(ring, memory, queue, BURST, _ANY_LENGTH)
+    if queue.state[0]["count"] > 0:
+        refuse_kicks(ring, memory, net)
+        now = coarse_milliseconds(net.scratch)
+    done = 0
+    while queue.state[0]["count"] > 0:
+        if ring.state[0]["enabled"]:
+            promise(ring, queue)
+            result = send(queue, net, learned, now)
+            if result == -EAGAIN:
+                state["tap_full"] = 1
+                if state["headers"] == 0 or state["position"] == 0:  # no segment of it has gone
+                    retract(ring)
+                break
+            if result == -EFAULT:
+                fault = int64(Fault.MEMORY_GONE)
+                break
+        else:
+            # vhost-user "Ring states": started but disabled, it is processed and discarded
+            net.counters[0]["tx_dropped_disabled"] += 1
+        state["taken"] = 0
+        state["headers"] = 0
+        give_back(ring, queue, 0)
+        done += 1
+    flush(ring, memory, net)
+    if fault:
+        fault = ask(queue, net, fault)
+    if fault:
+        break_ring(ring, net, fault)
+    return done

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dirty log: one bit for each page of guest memory that we wrote (vhost-user "Migration").
+
+QEMU takes bits away while we set others in the same byte, and all devices share one log, so bits
+are set by an atomic or. Most pages written have been marked already: looking first keeps the
+cache line shared. But a look can overtake the write that it is for: QEMU takes the bit after the
+look, and copies the page before the write arrives there. So a full fence comes before it.
+
+A page that the log has no room for is counted, never marked elsewhere. Nor is an IOVA that has no
+translation: behind an IOMMU, all that is marked is translated, page by page.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ovs_vhost_plugin.jit.atomics import fence, load_relaxed, or_u8
+from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.kernel import kernel
+from ovs_vhost_plugin.jit.layout import (
+    MEMORY,
+    NET_T,
+    VRING,
+    Memory,
+    Net,
+    Vring,
+    int64,
+    uint64,
+    void,
+)
+from ovs_vhost_plugin.jit.ring.chain import find_region
+
+_PAGE_SHIFT = np.uint64(12)
+
+
+@kernel(void(MEMORY, NET_T, uint64, int64), inline=True)
+def _mark_physical(memory: Memory, net: Net, address: Any, length: int) -> None:
+    """Mark the pages of guest physical [address, +length), which has some bytes."""
+    log = memory.log
+    page = int64(address >> _PAGE_SHIFT)
+    last = int64((address + uint64(length - 1)) >> _PAGE_SHIFT)
+    while page <= last:
+        if page >= 8 * len(log):
+            net.faults[Fault.LOG_TOO_SMALL] += 1
+            return
+        bit = 1 << (page & 7)
+        if load_relaxed(log, page >> 3) & bit == 0:
+            or_u8(log, page >> 3, bit)
+        page += 1
+
+
+@kernel(void(MEMORY, NET_T, uint64, int64))
+def mark(memory: Memory, net: Net, address: Any, length: int) -> None:
+    """Mark the pages of guest [address, +length); nothing if nothing is logged.
+
+    The caller has put a fence between the write and this, one for many.
+    """
+    if len(memory.log) == 0 or length <= 0:
+        return
+    if not net.state[0]["iommu"]:
+        _mark_physical(memory, net, address, length)
+        return
+    before = len(memory.regions) - net.state[0]["logged"]
+    while length > 0:
+        i = find_region(memory.regions, before, 0, address)
+        if i < 0:
+            net.faults[Fault.LOG_TOO_SMALL] += 1
+            return
+        region = memory.regions[i]
+        offset = address - region["guest"]
+        part = min(length, int64(region["size"] - offset))
+        _mark_physical(memory, net, region["host"] + offset, part)
+        address = address + uint64(part)
+        length -= part
+
+
+@kernel(void(VRING, MEMORY, NET_T, int64, int64))
+def mark_used(ring: Vring, memory: Memory, net: Net, offset: int, length: int) -> None:
+    """Mark [offset, +length) of the used ring, if the front-end wants it logged."""
+    state = ring.state[0]
+    if state["log_used"]:
+        fence()
+        mark(memory, net, state["log_guest"] + uint64(offset), length)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Give back what is done, wake the driver if it wants that, and end a ring that is broken."""
+
+from __future__ import annotations
+
+from ovs_vhost_plugin.jit.kernel import kernel
+from ovs_vhost_plugin.jit.layout import (
+    MEMORY,
+    NET_T,
+    VRING,
+    Memory,
+    Net,
+    Vring,
+    int64,
+    void,
+)
+from ovs_vhost_plugin.jit.ring.ring import publish, wants_call
+from ovs_vhost_plugin.jit.syscalls import write_event
+
+
+@kernel(void(VRING, NET_T))
+def call(ring: Vring, net: Net) -> None:
+    """Wake the driver, if there is an eventfd for that."""
+    if ring.state[0]["call_fd"] < 0:
+        return
+    # An eventfd too full to count this call has one to deliver anyway.
+    write_event(ring.state[0]["call_fd"], net.scratch)
+    if ring.state[0]["writes"]:
+        net.counters[0]["rx_calls"] += 1
+    else:
+        net.counters[0]["tx_calls"] += 1
+
+
+@kernel(void(VRING, MEMORY, NET_T))
+def flush(ring: Vring, memory: Memory, net: Net) -> None:
+    """Publish used chains and call the driver."""
+    if publish(ring, memory, net) and wants_call(ring):
+        call(ring, net)
+
+
+@kernel(void(VRING, NET_T, int64))
+def break_ring(ring: Vring, net: Net, fault: int) -> None:
+    """End this ring, and tell the front-end (vhost-user SET_VRING_ERR) and the worker."""
+    ring.state[0]["fault"] = fault
+    net.faults[fault] += 1
+    if ring.state[0]["err_fd"] >= 0:
+        write_event(ring.state[0]["err_fd"], net.scratch)
+    write_event(net.state[0]["fault_fd"], net.scratch)

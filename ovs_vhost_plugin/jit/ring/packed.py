@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device's side of a packed virtqueue (virtio 1.2, 2.8): one ring that both sides write.
+
+The driver makes descriptors available in ring order, the device puts used ones in their place.
+Whose a descriptor is, two of its flags say beside a wrap counter, which each side toggles where
+its ring begins anew (2.8.1). A *position* holds both: it counts modulo twice the ring's size, the
+slot is the position modulo the size, and in the lower half the wrap counter is 1. `next_avail`,
+`next_fetch`, `next_used`, `published` and `called` are positions here.
+
+A descriptor's second word (id, length, flags) is read with acquire, and written with release, in
+one piece. Of the used descriptors of a burst the first is written last: until then the driver,
+which looks at no other before it, sees none (2.8.22). In order (2.8.8) it is the only one written
+in a transmit ring. Until they are published they are entries of the journal and not in the ring:
+there they would take the place of descriptors that have to be read again if we are killed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ovs_vhost_plugin.jit.atomics import (
+    address_of,
+    fence,
+    load_acquire,
+    load_relaxed,
+    prefetch_write,
+    store_relaxed,
+    store_release,
+)
+from ovs_vhost_plugin.jit.kernel import kernel
+from ovs_vhost_plugin.jit.layout import (
+    CHAINS,
+    MEMORY,
+    NET_T,
+    PIECES_MAX,
+    QUEUE_T,
+    VRING,
+    Memory,
+    Net,
+    Queue,
+    Vring,
+    boolean,
+    int64,
+    uint64,
+    void,
+)
+from ovs_vhost_plugin.jit.recovery.inflight_packed import settle, supply, take
+from ovs_vhost_plugin.jit.recovery.journal import (
+    ENTRIES,
+    PROMISED,
+    PUBLISHED,
+    SAID,
+    SAID_BEFORE,
+    entry,
+    id_of,
+    position_of,
+    promise_of,
+    written_of,
+)
+from ovs_vhost_plugin.jit.ring.chain import F_WRITE, hold, make_room, release
+from ovs_vhost_plugin.jit.ring.dirty import mark, mark_used
+from ovs_vhost_plugin.jit.ring.packed_chain import F_AVAIL, F_USED, advance, look, slot_of, walk
+
+# 2.8.14: flags of an event area; its first half is a slot (15 bits) and a wrap counter
+_ENABLE, _DISABLE, _DESC, _FLAGS = 0, 1, 2, 3
+_WRAP = 0x8000
+_DESCRIPTOR = 16
+_EVENT_AREA = 4
+# 2.8.13: where the second word has id and flags; the flags' highest bit is the word's sign
+_ID_AT, _FLAGS_AT = 32, 48
+_SIGN = 1 << 16
+# Descriptors: two cache lines. Those of a receive ring were offered long ago, and are written after
+# they were read: a line that is asked for with that in mind comes only once.
+_AHEAD = 8
+
+
+@kernel(int64(VRING, int64), inline=True)
+def modulo(ring: Vring, distance: int) -> int:
+    """A distance of two positions that may have wrapped around."""
+    return distance if distance >= 0 else distance + 2 * ring.state[0]["size"]
+
+
+@kernel(int64(VRING), inline=True)
+def _room(ring: Vring) -> int:
+    """How many descriptors the driver may have beyond those that we hold."""
+    state = ring.state[0]
+    size: int = state["size"]
+    return size - modulo(ring, state["next_fetch"] - state["next_avail"])
+
+
+@kernel(uint64(VRING), inline=True)
+def _next_word(ring: Vring) -> Any:
+    return load_acquire(ring.desc, 2 * slot_of(ring, ring.state[0]["next_fetch"]) + 1)
+
+
+@kernel(int64(VRING, MEMORY, QUEUE_T, int64, int64), inline=True)
+def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -> int:
+    """As `ring.fetch`."""
+    state = ring.state[0]
+    held = queue.state[0]
+    held["full"] = 0
+    room = _room(ring)
+    while room > 0 and held["count"] < chains and held["length"] < length:
+        word = _next_word(ring)
+        available = look(ring, state["next_fetch"], word)
+        if available <= 0:
+            return -available
+        if state["writes"]:
+            here = slot_of(ring, state["next_fetch"])
+            prefetch_write(address_of(ring.desc, 2 * (here + _AHEAD)))
+        make_room(queue)
+        pieces = walk(ring, word, room, memory.regions, queue)
+        if pieces < 0:
+            return -pieces
+        if held["end"] - held["first"] + pieces > PIECES_MAX:
+            held["full"] = 1
+            return 0
+        queue.chains[(held["head"] + held["count"]) & (CHAINS - 1)]["slots"] = held["slots"]
+        hold(queue, held["id"], pieces)
+        if state["tracked"]:
+            here = slot_of(ring, state["next_fetch"])
+            take(state["tracked"], address_of(ring.desc, 0), here, held["slots"])
+        state["next_fetch"] = advance(ring, state["next_fetch"], held["slots"])
+        room -= held["slots"]
+    return 0
+
+
+@kernel(int64(VRING, int64, int64), inline=True)
+def _used_word(ring: Vring, position: int, shown: int) -> int:
+    """The second word of a used descriptor: both flags say the wrap counter (2.8.13)."""
+    flags = (F_AVAIL | F_USED) - _SIGN if position < ring.state[0]["size"] else 0
+    if ring.state[0]["writes"]:
+        flags |= F_WRITE
+    return written_of(shown) | id_of(shown) << _ID_AT | flags << _FLAGS_AT
+
+
+@kernel(boolean(VRING), inline=True)
+def writes_one(ring: Vring) -> bool:
+    """Whether a burst is given back by its last buffer id alone (2.8.8): no lengths are lost."""
+    return bool(ring.state[0]["in_order"] and not ring.state[0]["writes"])
+
+
+@kernel(void(VRING, QUEUE_T, int64), inline=True)
+def _note(ring: Vring, queue: Queue, written: int) -> None:
+    """Make the oldest held chain the journal's next entry."""
+    state = ring.state[0]
+    at = state["published"] if writes_one(ring) else state["next_used"]
+    buffer_id = queue.chains[uint64(queue.state[0]["head"])]["head"]
+    ring.journal[uint64(ENTRIES + state["unpublished"])] = entry(at, buffer_id, written)
+
+
+@kernel(void(VRING, QUEUE_T), inline=True)
+def promise(ring: Vring, queue: Queue) -> None:
+    """As `ring.promise`."""
+    state = ring.state[0]
+    _note(ring, queue, 0)
+    end = advance(ring, state["next_used"], queue.chains[uint64(queue.state[0]["head"])]["slots"])
+    store_release(ring.journal, PROMISED, promise_of(end, state["unpublished"] + 1))
+
+
+@kernel(void(VRING), inline=True)
+def retract(ring: Vring) -> None:
+    """As `ring.retract`."""
+    state = ring.state[0]
+    store_release(ring.journal, PROMISED, promise_of(state["next_used"], state["unpublished"]))
+
+
+@kernel(void(VRING, QUEUE_T, int64), inline=True)
+def give_back(ring: Vring, queue: Queue, written: int) -> None:
+    """As `ring.give_back`. Of one burst at most MOST_ENTRIES chains."""
+    state = ring.state[0]
+    slots = queue.chains[uint64(queue.state[0]["head"])]["slots"]
+    _note(ring, queue, written)
+    state["unpublished"] += 1
+    state["next_used"] = advance(ring, state["next_used"], slots)
+    state["next_avail"] = advance(ring, state["next_avail"], slots)
+    release(queue)
+
+
+@kernel(void(VRING, MEMORY, NET_T, int64, int64))
+def mark_descriptors(ring: Vring, memory: Memory, net: Net, position: int, count: int) -> None:
+    """Mark `count` descriptors from `position` on."""
+    fence()
+    base = ring.state[0]["log_desc"]
+    slot = slot_of(ring, position)
+    straight = min(count, ring.state[0]["size"] - slot)
+    mark(memory, net, base + uint64(_DESCRIPTOR * slot), _DESCRIPTOR * straight)
+    mark(memory, net, base, _DESCRIPTOR * (count - straight))
+
+
+@kernel(boolean(VRING, MEMORY, NET_T))
+def publish(ring: Vring, memory: Memory, net: Net) -> bool:
+    """As `ring.publish`; logged before it shows the others, and after it.
+
+    What the journal promises from here on, whoever comes next can write once more.
+    """
+    state = ring.state[0]
+    first, count = state["published"], state["unpublished"]
+    if count == 0:
+        return False
+    retract(ring)
+    last = count if writes_one(ring) else 1
+    for i in range(last, count):
+        shown = ring.journal[uint64(ENTRIES + i)]
+        at = position_of(shown)
+        store_relaxed(ring.desc, 2 * slot_of(ring, at) + 1, _used_word(ring, at, shown))
+    if state["log_used"] and last < count:
+        mark_descriptors(ring, memory, net, first, modulo(ring, state["next_used"] - first))
+    if state["tracked"]:
+        supply(state["tracked"], count, state["next_used"])
+    word = _used_word(ring, first, ring.journal[ENTRIES + last - 1])
+    store_release(ring.desc, 2 * slot_of(ring, first) + 1, word)
+    if state["tracked"]:
+        settle(state["tracked"], count, state["next_used"])
+    store_release(ring.journal, PUBLISHED, state["next_used"])
+    state["published"] = state["next_used"]
+    state["unpublished"] = 0
+    if state["log_used"]:
+        mark_descriptors(ring, memory, net, first, 1)
+    return True
+
+
+@kernel(boolean(VRING))
+def wants_call(ring: Vring) -> bool:
+    """As `ring.wants_call` (2.8.10). The first time after a start the driver is woken."""
+    state = ring.state[0]
+    called, valid = state["called"], state["called_valid"]
+    state["called"] = state["published"]
+    state["called_valid"] = 1
+    fence()
+    flags = int64(load_acquire(ring.avail, 1)) & _FLAGS
+    if flags != _DESC or not state["event_idx"]:
+        return flags != _DISABLE
+    event = int64(load_relaxed(ring.avail, 0))
+    around = 2 * state["size"]
+    at = (event & ~_WRAP) + (0 if event & _WRAP else state["size"])
+    passed = (state["published"] - at - 1) % around < (state["published"] - called) % around
+    return bool(valid == 0 or passed)
+
+
+@kernel(void(VRING, MEMORY, NET_T, int64))
+def _say(ring: Vring, memory: Memory, net: Net, flags: int) -> None:
+    """Write the device event area: the event is the next descriptor to be fetched.
+
+    Also where the driver does not look at it (2.8.14): a ring that was made anew does not have it,
+    by which whoever takes a ring over tells the two apart.
+    """
+    at = ring.state[0]["next_fetch"]
+    event = slot_of(ring, at) | (_WRAP if at < ring.state[0]["size"] else 0)
+    ring.journal[SAID_BEFORE] = ring.journal[SAID]
+    store_release(ring.journal, SAID, event | flags << 16)
+    store_release(ring.used, 0, event)
+    store_release(ring.used, 1, flags)
+    mark_used(ring, memory, net, 0, _EVENT_AREA)
+
+
+@kernel(boolean(VRING, MEMORY, NET_T))
+def ask_for_kicks(ring: Vring, memory: Memory, net: Net) -> bool:
+    """As `ring.ask_for_kicks`."""
+    state = ring.state[0]
+    if not state["kicks_on"]:
+        state["kicks_on"] = 1
+        _say(ring, memory, net, _DESC if state["event_idx"] else _ENABLE)
+    fence()
+    return bool(_room(ring) > 0 and look(ring, state["next_fetch"], _next_word(ring)) != 0)
+
+
+@kernel(void(VRING, MEMORY, NET_T))
+def refuse_kicks(ring: Vring, memory: Memory, net: Net) -> None:
+    """As `ring.refuse_kicks`.
+
+    An event that stays behind would be passed again every other time around the ring.
+    """
+    if ring.state[0]["kicks_on"]:
+        ring.state[0]["kicks_on"] = 0
+        _say(ring, memory, net, _DISABLE)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The distribution: its packages, its mirrors, another release of it, versions."""

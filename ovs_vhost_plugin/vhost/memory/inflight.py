@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory in which a front-end keeps what is in flight: how it is laid out, made, and mapped.
+
+vhost-user "Inflight I/O tracking": one part for each vring, one after the other. What they say, and
+when, is the data path's.
+"""
+
+import fcntl
+import os
+
+from ovs_vhost_plugin.vhost import spec
+from ovs_vhost_plugin.vhost.effects import InflightDescription
+from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.fds.closing import close_fds
+from ovs_vhost_plugin.vhost.memory import mapping
+
+_SPLIT = 16, 16  # struct QueueRegionSplit, struct DescStateSplit
+_PACKED = 32, 32  # struct QueueRegionPacked, struct DescStatePacked
+_WORD = 8
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+def _length(queue_size: int, packed: bool) -> int:
+    """Bytes of one queue's part."""
+    header, entry = _PACKED if packed else _SPLIT
+    return header + entry * queue_size
+
+
+def stride(queue_size: int, *, packed: bool) -> int:
+    """Bytes from one queue's part to the next."""
+    return -(-_length(queue_size, packed) // spec.INFLIGHT_ALIGN) * spec.INFLIGHT_ALIGN
+
+
+MAX_BYTES = (spec.VRING_INDEX_MASK + 1) * stride(spec.MAX_VRING_SIZE, packed=True)
+"""Of the largest region that there can be: all vrings that have an index, packed, of all sizes."""
+
+
+def make(queues: int, queue_size: int, *, packed: bool) -> tuple[int, int]:
+    """A file of zeros for so many queues, which nobody can cut short: its fd and its bytes.
+
+    It takes memory as it is written. Raises PeerError where the file cannot be made.
+    """
+    size = queues * stride(queue_size, packed=packed)
+    fd = -1
+    try:
+        fd = os.memfd_create("ovs-vhost-inflight", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError as error:
+        close_fds([fd] if fd >= 0 else [])
+        raise PeerError(PeerErrorName.INFLIGHT_NO_MEMORY, str(error.strerror)) from error
+    return fd, size
+
+
+class Inflight:
+    """The memory that `description` says, in the file `fd`, which it takes and closes.
+
+    It stays mapped as long as somebody holds a part. How it is laid out is settled when rings
+    start, so it may turn out too small for packed ones only then. Raises PeerError.
+    """
+
+    def __init__(self, description: InflightDescription, fd: int) -> None:
+        self._queues = description.queues
+        self._queue_size = description.queue_size
+        try:
+            self._bytes = _map(description, fd)
+        finally:
+            close_fds([fd])
+
+    def part(self, index: int, size: int, *, packed: bool) -> mapping.Bytes | None:
+        """What is kept of vring `index` of `size` descriptors; None: nothing. Raises PeerError.
+
+        A driver may make its ring smaller than it could be.
+        """
+        if index >= self._queues:
+            return None
+        if size > self._queue_size:
+            detail = f"vring {index} of {size}, {self._queue_size} kept"
+            raise PeerError(PeerErrorName.INFLIGHT_QUEUE_SIZE, detail)
+        length, step = _length(self._queue_size, packed), stride(self._queue_size, packed=packed)
+        if len(self._bytes) < self._queues * step:
+            detail = f"{len(self._bytes):#x}, {self._queues * step:#x} needed"
+            raise PeerError(PeerErrorName.INFLIGHT_TOO_SMALL, detail)
+        return self._bytes[index * step : index * step + length]
+
+    def close(self) -> None:
+        """Let the mapping go."""
+        self._bytes = self._bytes[:0].copy()
+
+
+def _map(description: InflightDescription, fd: int) -> mapping.Bytes:
+    size, offset = description.size, description.offset
+    seen = f"size {size:#x}, offset {offset:#x}"
+    if size + offset > 1 << 64:
+        raise PeerError(PeerErrorName.INFLIGHT_OFFSET_WRAPS, seen)
+    if offset % _WORD:
+        raise PeerError(PeerErrorName.INFLIGHT_MISALIGNED, seen)
+    needed = description.queues * stride(description.queue_size, packed=False)
+    if size < needed:
+        raise PeerError(PeerErrorName.INFLIGHT_TOO_SMALL, f"{seen}, {needed:#x} needed")
+    try:
+        return mapping.map_shared(fd, offset, size)
+    except mapping.TooShortError as error:
+        raise PeerError(PeerErrorName.INFLIGHT_FILE_TOO_SHORT, str(error)) from error
+    except OSError as error:
+        raise PeerError(PeerErrorName.INFLIGHT_MAP_FAILED, f"{seen}: {error.strerror}") from error

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a child of the nursery does before it is a worker: it keeps its fds and nothing else."""
+
+import contextlib
+import faulthandler
+import os
+import signal
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+from ovs_vhost_plugin.common import process
+from ovs_vhost_plugin.ipc import vitals
+from ovs_vhost_plugin.ipc.channel import WORKER_UIDS, Inheritance, WorkerSpec
+from ovs_vhost_plugin.vhost.memory import inflight
+from ovs_vhost_plugin.worker.birth import sandbox
+
+_NOBODY = 65534
+
+
+def be_worker(worker: ModuleType, request: dict[str, Any], fds: list[int]) -> int:
+    """Run the worker that `request` asks for, with `fds`; its exit status."""
+    spec = WorkerSpec.from_json(request["spec"])
+    _reset_signals()
+    os.setsid()
+    process.set_name(spec.name)
+    black_box, *rest = fds
+    _open_std_files(black_box)
+    if request["group"]:
+        os.write(rest.pop(0), b"0")  # cgroups(7): the process that writes
+    control, *rest = rest
+    process.close_fds_except({0, 1, 2, control, *rest})
+    limits = sandbox.limits_of(spec.queues, inflight.MAX_BYTES)
+    sandbox.enter(spec.uid, spec.gid, limits, own_user=spec.uid in WORKER_UIDS)
+    # Says as last words which signal it was, also to a daemon that is not the parent (SIGBUS: the
+    # front-end cut its memory file short).
+    faulthandler.enable(2)
+    listener = rest.pop(0) if request["listener"] else None
+    journal, *queues = rest
+    status: int = worker.run(spec, Inheritance(control, listener, tuple(queues), journal))
+    return status
+
+
+def try_sandbox(told: int) -> int:
+    """Go into the sandbox as a worker would, and write into `told` what it lacks."""
+    lacking = sandbox.enter(_NOBODY, _NOBODY, sandbox.limits_of(1, 0), own_user=False)
+    os.write(told, "\n".join(lacking).encode())
+    return 0
+
+
+def _open_std_files(black_box: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    vitals.adopt(black_box)
+
+
+def _reset_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    for number in _catchable():
+        with contextlib.suppress(OSError, ValueError):
+            if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN, None):
+                signal.signal(number, signal.SIG_DFL)
+
+
+def _catchable() -> Iterable[signal.Signals]:
+    return signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}

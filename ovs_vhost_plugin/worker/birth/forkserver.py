@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pre-warmed process that forks workers: kernels are compiled once, pages are shared.
+
+It is a process of its own because the daemon must stay light and quick to restart, and because
+what forks must have one thread and no secrets. It holds nothing but a socket to the daemon and
+ends when the daemon does. The workers stay.
+
+daemon → nursery: {"spec", "group": bool, "listener": bool} + fds vitals[, cgroup.procs], control
+    listener[, front-end listener], journal, queues | {"dispose": true} + fds
+nursery → daemon: {"event": "ready", lacking} | "born" {name, pid} | "stillborn" {name, error} |
+    "exited" {pid, status} | "broken" {error}
+`lacking` is what a worker's sandbox cannot have on this machine. `dispose` is for fds of which
+somebody else decides how long their closing takes: a child that is for nothing else closes them.
+"""
+
+import contextlib
+import gc
+import importlib
+import os
+import select
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+from ovs_vhost_plugin.common import pidfile, process
+from ovs_vhost_plugin.common.dirs import StateDir
+from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed
+from ovs_vhost_plugin.worker.birth import child, sandbox
+
+# Vitals, a group, two listeners, a journal, a tap's queues; the kernel takes 253 (SCM_MAX_FD)
+_MAX_FDS = 160
+_LAST_WORDS = 300  # characters of an error's text that go to the daemon
+
+
+def main(argv: list[str]) -> int:
+    """From start to the daemon's end."""
+    fd, module, state = argv
+    process.close_fds_except({0, 1, 2, int(fd)})
+    process.set_name("vhost-nursery")
+    return _Nursery(socket.socket(fileno=int(fd)), module, StateDir(Path(state))).live()
+
+
+class _Nursery:
+    def __init__(self, sock: socket.socket, worker_module: str, state: StateDir) -> None:
+        self._channel = Channel(sock, max_fds=_MAX_FDS)
+        self._module = worker_module
+        self._state = state
+        self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._lacking: list[str] = []
+        self._children: dict[int, int] = {}  # pidfd → pid
+        self._poll = select.poll()
+
+    def live(self) -> int:
+        try:
+            worker = self._warm()
+            self._channel.send({"event": "ready", "lacking": self._try_sandbox()})
+            while True:
+                self._turn(worker)
+        except ChannelClosed:
+            return 0
+
+    def _warm(self) -> ModuleType:
+        try:
+            worker = importlib.import_module(self._module)
+            worker.warm()
+            with contextlib.suppress(ImportError):  # then the sandbox has no filter, and says so
+                sandbox.bindings()
+            if process.threads() != 1:
+                raise RuntimeError("warming left a thread: forking would not be safe")
+        except Exception as error:
+            self._channel.send({"event": "broken", "error": repr(error)[:_LAST_WORDS]})
+            raise
+        os.environ.clear()
+        # Never to be collected: collecting would write to the pages that the workers share.
+        gc.collect()
+        gc.freeze()
+        return worker
+
+    def _try_sandbox(self) -> list[str]:
+        """What the sandbox lacks here, as a child sees that goes into it and ends."""
+        reader, writer = os.pipe()
+        pid = self._fork()
+        if pid == 0:
+            _end_with(lambda: child.try_sandbox(writer))
+        os.close(writer)
+        with os.fdopen(reader) as told:
+            lacking = told.read().splitlines()
+        os.waitpid(pid, 0)
+        return [*self._lacking, *lacking]
+
+    def _turn(self, worker: ModuleType) -> None:
+        events = select.POLLIN | (select.POLLOUT if self._channel.wants_write else 0)
+        self._poll.register(self._channel, events)
+        for fd, _ in self._poll.poll():
+            if fd in self._children:
+                self._reap(fd)
+            else:
+                self._channel.flush()
+                for request, fds in self._channel.receive():
+                    self._answer(worker, request, fds)
+
+    def _answer(self, worker: ModuleType, request: dict[str, Any], fds: list[int]) -> None:
+        if "dispose" in request:
+            self._dispose(fds)
+            return
+        try:
+            self._bear(worker, request, fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _dispose(self, fds: list[int]) -> None:
+        """Have a child close `fds` for the last time: it ends when they are closed here."""
+        reader, writer = os.pipe()
+
+        def wait() -> int:
+            os.close(writer)
+            return len(os.read(reader, 1))
+
+        self._born(wait)
+        for fd in (reader, *fds, writer):
+            os.close(fd)
+
+    def _bear(self, worker: ModuleType, request: dict[str, Any], fds: list[int]) -> None:
+        name = request["spec"]["name"]
+        try:
+            pid = self._born(lambda: child.be_worker(worker, request, fds))
+        except OSError as error:
+            self._channel.send({"event": "stillborn", "name": name, "error": str(error)})
+            return
+        # By who sees it from outside: a worker knows only the pid of its own namespace.
+        pidfile.write(self._state.pid(name), pid)
+        self._channel.send({"event": "born", "name": name, "pid": pid})
+
+    def _born(self, live: Callable[[], int]) -> int:
+        """Fork a child that lives so; its pid. Its end will be told. Raises OSError."""
+        pid = self._fork()
+        if pid == 0:
+            _end_with(live)
+        pidfd = os.pidfd_open(pid)
+        self._children[pidfd] = pid
+        self._poll.register(pidfd, select.POLLIN)
+        return pid
+
+    def _fork(self) -> int:
+        """Fork a child that is the first process of a PID namespace, where there can be one.
+
+        When the first process of a namespace ends, for whatever reason, the kernel ends all that
+        are in it (pid_namespaces(7)).
+        """
+        if not self._lacking:
+            try:
+                process.unshare(process.NEW_PID)
+            except OSError as error:
+                self._lacking = [f"PID namespace ({error.strerror})"]
+        pid = -1
+        try:
+            pid = os.fork()
+        finally:
+            if pid != 0 and not self._lacking:
+                process.enter(self._pid_namespace, process.NEW_PID)  # for the next child
+        return pid
+
+    def _reap(self, pidfd: int) -> None:
+        pid = self._children.pop(pidfd)
+        self._poll.unregister(pidfd)
+        os.close(pidfd)
+        _, status = os.waitpid(pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        self._channel.send({"event": "exited", "pid": pid, "status": code})
+
+
+def _end_with(live: Callable[[], int]) -> NoReturn:
+    """Run a forked child to its end, without a way back into the parent's frames."""
+    status = 70  # EX_SOFTWARE
+    try:
+        status = live()
+    except BaseException:
+        # A worker has no file to read the source lines from; names and numbers do.
+        with contextlib.suppress(OSError):
+            traceback.print_exc(file=sys.__stderr__)
+    finally:
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker's sandbox: all that it gives up before it reads the first byte of a peer.
+
+A worker faces a guest and its front-end, and may be taken over by them. From then on it has what
+this file leaves it: the fds that it was given, memory, and the system calls of `ALLOWED`. It has
+no file, no network, no other process, no capability and no way to get one. docs/security.md has
+this file as a table.
+
+Layers come in the order in which each still may be set up. A kernel or a container may lack some:
+`enter` returns which, and the daemon says so in its log and in vhost/show.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ovs_vhost_plugin.common import process
+from ovs_vhost_plugin.ipc.channel import threads_of
+
+# -- system calls -----------------------------------------------------------------------------
+
+_TO_SLEEP = ("poll", "ppoll", "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait")
+_TO_MOVE_BYTES = ("read", "readv", "preadv2", "pread64", "write", "writev", "pwrite64", "splice")
+_TO_TALK = ("recvmsg", "recvfrom", "sendmsg", "accept", "accept4", "shutdown")
+_OF_SOCKETS = ("getsockopt", "getsockname", "getpeername")
+_OF_FDS = ("close", "dup", "dup2", "dup3", "fcntl", "lseek", "ftruncate", "eventfd2", "pipe2")
+_OF_FILES = ("fstat", "newfstatat", "statx", "fstatfs", "readlink", "readlinkat", "memfd_create")
+_OF_MEMORY = ("brk", "munmap", "mremap", "madvise")
+_OF_THREADS = ("futex", "set_robust_list", "rseq", "gettid", "getpid", "sched_yield", "exit")
+_OF_TIME = ("clock_gettime", "clock_nanosleep", "nanosleep", "timerfd_settime")
+_OF_SIGNALS = ("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "restart_syscall")
+_TO_KNOW = ("getrandom", "sched_getaffinity", "getuid", "geteuid", "getgid", "getegid", "uname")
+
+ALLOWED = (
+    *_TO_SLEEP,
+    *_TO_MOVE_BYTES,
+    *_TO_TALK,
+    *_OF_SOCKETS,
+    *_OF_FDS,
+    *_OF_FILES,
+    *_OF_MEMORY,
+    *_OF_THREADS,
+    *_OF_TIME,
+    *_OF_SIGNALS,
+    *_TO_KNOW,
+    "exit_group",
+)
+"""System calls that a worker may make with any arguments; those with some are in `_with_arguments`.
+
+None opens a file, makes a socket, forks, executes, or names a path outside of the worker's own
+/proc (readlink(2) tells of what kind a peer's fd is). Any other call ends the worker by SIGSYS,
+which the daemon names, but for those of `REFUSED`.
+"""
+
+REFUSED = {
+    "open": errno.EACCES,  # Python looks for the source of a traceback, and does without
+    "openat": errno.EACCES,
+    "clone3": errno.ENOSYS,  # glibc falls back to clone, whose flags can be looked at
+    "prctl": errno.EPERM,  # glibc names memory and threads, and does without
+    "arch_prctl": errno.EPERM,
+    "sysinfo": errno.EPERM,
+}
+"""System calls that libraries try without harm, and what they are told."""
+
+IOCTLS = {
+    "FIONBIO": 0x5421,  # a socket or eventfd that does not block
+    "TUNSETCARRIER": 0x400454E2,
+    "TUNSETOFFLOAD": 0x400454D0,
+    "TUNSETVNETHDRSZ": 0x400454D8,
+    "TUNSETQUEUE": 0x400454D9,
+    # Of no use without /dev/userfaultfd, which only a port with postcopy is given
+    "USERFAULTFD_IOC_NEW": 0xAA00,
+    "UFFDIO_API": 0xC018AA3F,
+    "UFFDIO_REGISTER": 0xC020AA00,
+    "UFFDIO_UNREGISTER": 0x8010AA01,
+    "UFFDIO_WAKE": 0x8010AA02,
+}
+"""ioctl(2) requests that a worker may make (linux/if_tun.h, linux/userfaultfd.h)."""
+
+_CLONE_VM, _CLONE_THREAD = 0x100, 0x10000
+
+
+def _with_arguments(seccomp: ModuleType) -> list[tuple[str, tuple[Any, ...]]]:
+    """System calls that are allowed with some arguments: each rule allows one way."""
+
+    def masked(argument: int, mask: int, value: int) -> Any:
+        return seccomp.Arg(argument, seccomp.MASKED_EQ, mask, value)
+
+    no_code = masked(2, mmap.PROT_EXEC, 0)
+    thread = _CLONE_VM | _CLONE_THREAD
+    rules: list[tuple[str, tuple[Any, ...]]] = [
+        # No memory is both written and executed: the kernels were compiled before.
+        ("mprotect", (no_code,)),
+        # No shared memory without a file: only private memory counts for RLIMIT_DATA.
+        ("mmap", (no_code, masked(3, mmap.MAP_SHARED, 0))),
+        ("mmap", (no_code, masked(3, mmap.MAP_ANONYMOUS, 0))),
+        ("clone", (masked(0, thread, thread),)),  # a thread, never a process
+        ("sendto", (seccomp.Arg(4, seccomp.EQ, 0),)),  # to the socket's peer, no address
+        ("prlimit64", (seccomp.Arg(2, seccomp.EQ, 0),)),  # reading a limit
+        ("tgkill", (seccomp.Arg(0, seccomp.EQ, os.getpid()),)),  # raise(3), abort(3)
+    ]
+    low = 0xFFFF_FFFF  # the kernel looks at an unsigned int
+    rules += [("ioctl", (masked(1, low, request),)) for request in IOCTLS.values()]
+    return rules
+
+
+@cache
+def bindings() -> ModuleType:
+    """libseccomp's bindings: the distribution's, or PyPI's of the same interface.
+
+    To be called first while there still are files. Raises ImportError.
+    """
+    try:
+        import seccomp
+    except ImportError:
+        import pyseccomp as seccomp
+    module: ModuleType = seccomp
+    return module
+
+
+def filter_system_calls() -> None:
+    """From now on, in every thread, only the system calls above."""
+    seccomp = bindings()
+    rules = seccomp.SyscallFilter(seccomp.KILL_PROCESS)
+    for name in ALLOWED:
+        _add(rules, seccomp.ALLOW, name)
+    for name, number in REFUSED.items():
+        _add(rules, seccomp.ERRNO(number), name)
+    for name, arguments in _with_arguments(seccomp):
+        _add(rules, seccomp.ALLOW, name, *arguments)
+    rules.load()
+
+
+def _add(rules: Any, action: Any, name: str, *arguments: Any) -> None:
+    """Add a rule, unless this processor's Linux has no such call (aarch64 has no poll)."""
+    seccomp = bindings()
+    try:
+        number = seccomp.resolve_syscall(seccomp.Arch.NATIVE, name)
+    except (ValueError, RuntimeError):
+        return
+    if number >= 0:
+        rules.add_rule(action, name, *arguments)
+
+
+# -- namespaces -------------------------------------------------------------------------------
+
+
+def leave_namespaces() -> list[str]:
+    """Enter namespaces of its own, each of them empty; what could not be had.
+
+    The PID namespace is made by whoever forks the worker, as only a child can be in it.
+    """
+    lacking = []
+    for name, flag in (
+        ("network namespace", process.NEW_NET),
+        ("IPC namespace", process.NEW_IPC),
+        ("UTS namespace", process.NEW_UTS),
+    ):
+        lacking += _attempt(name, partial(process.unshare, flag))
+    files = _attempt("mount namespace", partial(process.unshare, process.NEW_MOUNT))
+    return lacking + (files or _attempt("root directory of its own", _leave_files))
+
+
+def _leave_files() -> None:
+    """Have an empty, read-only root directory, with a /proc that shows this process alone."""
+    process.mount("none", "/", None, process.MS_REC | process.MS_PRIVATE)
+    # On a directory that is there: what is mounted on it is seen here only.
+    process.mount("none", _NEW_ROOT, "tmpfs", _HARDENED, _EMPTY)
+    try:
+        os.mkdir(f"{_NEW_ROOT}/proc", 0o555)  # noqa: PTH102 - as the calls around it
+        process.mount("proc", f"{_NEW_ROOT}/proc", "proc", _HARDENED, "subset=pid")
+        read_only = process.MS_REMOUNT | process.MS_RDONLY | _HARDENED
+        process.mount("none", _NEW_ROOT, "tmpfs", read_only, _EMPTY)
+        os.chdir(_NEW_ROOT)
+        # pivot_root(2), "pivot_root(".", ".")": the old root is stacked on the new one.
+        process.system_call(_PIVOT_ROOT, b".", b".")
+    except OSError:
+        process.unmount(_NEW_ROOT, process.MNT_DETACH)
+        raise
+    process.unmount(".", process.MNT_DETACH)
+    os.chdir("/")
+
+
+_NEW_ROOT = "/proc"
+_HARDENED = process.MS_NOSUID | process.MS_NODEV | process.MS_NOEXEC
+_EMPTY = "size=4k,nr_inodes=8,mode=755"
+# asm/unistd.h of x86-64, asm-generic/unistd.h of all newer ones
+_PIVOT_ROOT = 155 if os.uname().machine == "x86_64" else 41
+
+
+# -- Landlock ---------------------------------------------------------------------------------
+
+# The same numbers on every processor (syscall(2) tables since Linux 5.13)
+_LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446
+_RULESET_VERSION = 1
+
+
+class _RulesetAttr(ctypes.Structure):
+    """struct landlock_ruleset_attr, linux/landlock.h."""
+
+    _fields_ = (
+        ("handled_access_fs", ctypes.c_uint64),
+        ("handled_access_net", ctypes.c_uint64),
+        ("scoped", ctypes.c_uint64),
+    )
+
+
+# Version of Landlock → bits that it knows of the three, the newest first, and bytes of the struct
+_LANDLOCK = (
+    (6, (0xFFFF, 0b11, 0b11), 24),  # signals and abstract unix sockets
+    (5, (0xFFFF, 0b11, 0), 16),  # ioctl of devices
+    (4, (0x7FFF, 0b11, 0), 16),  # bind and connect of TCP
+    (3, (0x7FFF, 0, 0), 8),
+    (2, (0x3FFF, 0, 0), 8),
+    (1, (0x1FFF, 0, 0), 8),
+)
+
+
+def forbid_files() -> None:
+    """By Landlock: no file, no TCP, no signal out, no abstract socket, whatever is reachable.
+
+    There is no rule that allows anything, so it takes two system calls; PyPI's `landlock` knows
+    files only.
+    """
+    version = process.system_call(_LANDLOCK_CREATE_RULESET, None, 0, _RULESET_VERSION)
+    bits, size = next((bits, size) for since, bits, size in _LANDLOCK if version >= since)
+    attr = _RulesetAttr(*bits)
+    ruleset = process.system_call(_LANDLOCK_CREATE_RULESET, ctypes.byref(attr), size, 0)
+    try:
+        process.system_call(_LANDLOCK_RESTRICT_SELF, ruleset, 0)
+    finally:
+        os.close(ruleset)
+
+
+# -- limits -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Most threads, fds, bytes of private memory beyond today's, and bytes of any file."""
+
+    threads: int
+    files: int
+    memory: int
+    file_size: int
+
+
+def limits_of(queues: int, largest_file: int) -> Limits:
+    """The limits of a worker with so many queue pairs; `largest_file` is what it makes itself."""
+    # A thread has its stack; 256 vrings have three eventfds each.
+    return Limits(threads_of(queues), 4096, (96 + 12 * queues) << 20, largest_file)
+
+
+def limit(limits: Limits, *, own_user: bool) -> None:
+    """Set them for good. Threads are counted for each user, so only where that is the worker's."""
+    pages = int(Path("/proc/self/statm").read_text().split()[5])  # proc_pid_statm(5): data
+    data = pages * mmap.PAGESIZE + limits.memory
+    for name, value in (
+        (resource.RLIMIT_CORE, 0),  # a guest's memory has no place in a core file
+        (resource.RLIMIT_NOFILE, limits.files),
+        (resource.RLIMIT_DATA, data),
+        (resource.RLIMIT_FSIZE, limits.file_size),
+        (resource.RLIMIT_MEMLOCK, 0),
+        *([(resource.RLIMIT_NPROC, limits.threads)] if own_user else []),
+    ):
+        _, hard = resource.getrlimit(name)
+        most = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(name, (most, most))
+
+
+# -- all of it --------------------------------------------------------------------------------
+
+
+def enter(uid: int, gid: int, limits: Limits, *, own_user: bool) -> list[str]:
+    """Give up everything, as `uid`:`gid`, 0 for no change; what could not be had, in words.
+
+    The calling process has one thread and, but for its std files, only fds that it is to keep.
+    A user id that cannot be taken is an error (OSError), not a layer less.
+    """
+    lacking = leave_namespaces()
+    limit(limits, own_user=own_user)
+    if os.geteuid() == 0 and uid:
+        lacking += _attempt("empty bounding set", process.empty_bounding_set)
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)  # capabilities go with the last user id that was 0
+    process.forbid_new_privileges()
+    lacking += _attempt("Landlock", forbid_files)
+    lacking += _attempt("seccomp filter", filter_system_calls)
+    return lacking
+
+
+def _attempt(name: str, layer: Callable[[], object]) -> list[str]:
+    """Set up a layer; in words that it cannot be had, if so."""
+    try:
+        layer()
+    except (OSError, ImportError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return [f"{name} ({reason})"]
+    return []

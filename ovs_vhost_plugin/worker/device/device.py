@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device behind a session: executes its effects on memory, dirty log, rings and tap.
+
+`basis.py` has what rings depend on, `rings.py` starts and stops them, `arrivals.py` decides which
+frames are the guest's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.vhost import effects
+from ovs_vhost_plugin.vhost.errors import PeerError
+from ovs_vhost_plugin.vhost.memory.inflight import Inflight
+from ovs_vhost_plugin.vhost.memory.log import DirtyLog
+from ovs_vhost_plugin.vhost.memory.table import MemoryTable
+from ovs_vhost_plugin.vhost.message import Message
+from ovs_vhost_plugin.vhost.session import Session
+from ovs_vhost_plugin.vhost.spec import BackendRequest, IotlbAccess, ProtocolFeature
+from ovs_vhost_plugin.worker.backend import BackEndChannel
+from ovs_vhost_plugin.worker.device.inband import InBand
+from ovs_vhost_plugin.worker.device.misses import Misses
+from ovs_vhost_plugin.worker.device.postcopy import Postcopy, Source
+from ovs_vhost_plugin.worker.device.queuepair import QueuePair
+from ovs_vhost_plugin.worker.device.resources import Basis
+from ovs_vhost_plugin.worker.device.rings import Rings
+from ovs_vhost_plugin.worker.device.sharing import Sharing
+from ovs_vhost_plugin.worker.learned.devicestate import DeviceState
+from ovs_vhost_plugin.worker.tap.arrivals import Arrivals
+from ovs_vhost_plugin.worker.tap.holding import Holding
+from ovs_vhost_plugin.worker.tap.queues import TapQueues
+
+
+class Observer(Protocol):
+    """Who is told what the device learns."""
+
+    def rarp(self, mac: bytes) -> None:
+        """The front-end asks to announce `mac`."""
+
+    def started(self, base: int) -> None:
+        """The guest's rings begin to run at the avail index `base`."""
+
+    def error(self, error: PeerError) -> None:
+        """A peer's mistake that did not cost it the connection."""
+
+    def busy(self) -> None:
+        """It is still at what it was asked, and does not hang."""
+
+
+class Device:
+    """Memory, log and queue pairs of one port, for one session after the other."""
+
+    def __init__(
+        self,
+        pairs: Sequence[QueuePair],
+        taps: TapQueues,
+        observer: Observer,
+        holding: Holding,
+        state: DeviceState,
+        channel: BackEndChannel,
+        inband: InBand,
+        *,
+        finish_offloads: bool,
+        finish_udp: bool = True,
+        userfaultfds: Source | None = None,
+    ) -> None:
+        self.pairs = tuple(pairs)
+        self.mtu: int | None = None
+        self._observer = observer
+        self._state = state
+        self._channel = channel
+        self._inband = inband
+        self._basis = Basis(finish_offloads=finish_offloads, finish_udp=finish_udp)
+        self._postcopy = Postcopy(userfaultfds, self.pairs, self._basis, alive=observer.busy)
+        self._arrivals = Arrivals(self.pairs, taps, holding)
+        self._misses = Misses(channel.ask, observer.error)
+        self._rings = Rings(
+            pairs,
+            self._basis,
+            self._arrivals,
+            self._misses,
+            on_start=observer.started,
+            on_error=observer.error,
+            on_fault=self._ring_broke,
+        )
+        self.sharing = Sharing(self._basis, self._rings)
+        self._set_format()
+
+    def attach(self, session: Session) -> None:
+        """Serve `session`; the one before was detached."""
+        self._basis.session = session
+        self.sharing.begin()
+
+    def detach(self) -> None:
+        """The front-end has gone: stop, and let its memory go."""
+        self.sharing.end()
+        self._postcopy.leave()
+        self._rings.forget()
+        self._postcopy.forget()
+        self._arrivals.holding.front_end_gone()
+        self._state.forget()
+        self._channel.close()
+        self._inband.forget()
+        self.expect_no_more()
+        self._basis.replace_memory(None)
+        self._basis.iotlb.clear()
+        self._basis.replace_log(None)
+        self._basis.forget_inflight()
+        session, self._basis.session = self._basis.session, None
+        if session is not None:
+            session.close()
+        self._set_format()
+
+    @property
+    def running(self) -> bool:
+        """Whether the guest can receive."""
+        return self._rings.running
+
+    @property
+    def has_run(self) -> bool:
+        """Whether any ring has run in this session."""
+        return self._rings.has_run
+
+    @property
+    def iotlb_counts(self) -> dict[str, int]:
+        """Translations asked for, and those that made room for others, ever."""
+        replaced = self._basis.iotlb.replaced
+        return {"iotlb_misses": self._misses.count, "iotlb_replaced": replaced}
+
+    @property
+    def expecting(self) -> bool:
+        """Whether frames are let into the tap for a guest that does not run yet."""
+        return self._arrivals.expecting
+
+    @property
+    def header_size(self) -> int:
+        """Bytes of a virtio-net header."""
+        return self._basis.header_size
+
+    def set_finish_offloads(self, finish: bool, udp: bool = True) -> None:
+        """Follow the bridge: whether its datapath takes checksums and segmentation undone.
+
+        `udp`: whether large UDP frames are finished here in any case.
+        """
+        if (finish, udp) != (self._basis.finish_offloads, self._basis.finish_udp):
+            with self._rings.stopped():
+                self._basis.finish_offloads, self._basis.finish_udp = finish, udp
+
+    def answer(self, message: Message) -> Message | None:
+        """Have the session handle `message`, execute its effects; the reply, if there is one.
+
+        Without a reply, rings that it changed stand still until `settle`. Raises the PeerError
+        that costs the front-end its connection.
+        """
+        conversation = self._session.receive(message)
+        try:
+            effect = next(conversation)
+            while True:
+                try:
+                    result = self.execute(effect)
+                except PeerError as error:
+                    effect = conversation.throw(error)
+                else:
+                    effect = conversation.send(result)
+        except StopIteration as stop:
+            reply: Message | None = stop.value
+        if reply is not None:
+            self.settle()  # what is acknowledged has taken effect
+        return reply
+
+    def settle(self) -> None:
+        """Let rings go on that messages have changed: there is no further one now."""
+        self._rings.settle()
+
+    def execute(self, effect: effects.Effect) -> object:
+        """Carry out `effect`; the answer goes back into the session. Raises PeerError."""
+        match effect:
+            case effects.SetFeatures():
+                with self._rings.stopped():
+                    self._set_format()
+            case effects.SetMemoryTable(regions, fds):
+                table = MemoryTable(regions, fds, in_place=self._basis.pages_missing)
+                return self._set_memory(table).bases(regions)
+            case effects.AddMemoryRegion(region, fd):
+                in_place = self._basis.pages_missing
+                table = self._memory.with_region(region, fd, in_place=in_place)
+                return self._set_memory(table).bases([region])
+            case effects.RemoveMemoryRegion(region):
+                self._set_memory(self._memory.without_region(region))
+            case effects.SetLog(size, offset, fd):
+                log = DirtyLog(size, offset, fd)
+                if self._basis.memory is not None:
+                    log.require(self._basis.memory.guest_end)
+                with self._rings.stopped():
+                    self._basis.replace_log(log)
+            case effects.MakeInflight(queues, queue_size, packed):
+                return self._basis.make_inflight(queues, queue_size, packed=packed)
+            case effects.SetInflight(description, fd):
+                self._basis.replace_inflight(Inflight(description, fd))
+            case effects.ReconfigureVring(index):
+                self._reconfigure(index)
+            case effects.StopVring(index):
+                return self._rings.stop_vring(index, self._session.vrings[index].base)
+            case effects.KickVring(index):
+                os.eventfd_write(self._session.vrings[index].kick_fd, 1)
+            case effects.SendRarp(mac):
+                self._rings.expect()
+                self._state.rarp(mac)
+                self._observer.rarp(mac)
+            case effects.SetMtu(mtu):
+                self.mtu = mtu
+            case effects.SaveState(fd):
+                self._state.save(fd)
+            case effects.LoadState(fd):
+                self._state.load(fd)
+            case effects.CheckState():
+                if self._state.check():
+                    self._rings.expect()
+            case effects.OpenBackendChannel(fd, acknowledged):
+                self._channel.open(fd, acknowledged=acknowledged)
+                self._inband.channel_opened()
+                self._misses.ask_again()
+            case effects.UpdateIotlb(iova, size, user_address, access):
+                self._update_iotlb(iova, size, user_address, access)
+            case effects.InvalidateIotlb(iova, size):
+                self._rings.invalidate(iova, size)
+            case effects.ConfigChanged():
+                self._tell_config_changed()
+            case effects.AdvisePostcopy():
+                return self._postcopy.advise()
+            case effects.ListenPostcopy():
+                self._postcopy.listen()
+            case effects.AcknowledgeBases():
+                with self._rings.stopped():
+                    pass  # those that are ready start
+            case effects.EndPostcopy():
+                self._postcopy.end()
+                with self._rings.stopped():
+                    pass  # from now on their journals speak of them
+            case effects.Refused(error):
+                self._observer.error(error)
+        return None
+
+    def follow_port(self, *, link_up: bool, mtu: int | None) -> None:
+        """The bridge's port is up or down now, or has another MTU; tell who wants to know."""
+        session = self._basis.session
+        if session is not None and session.follow_port(link_up=link_up, mtu=mtu):
+            self._tell_config_changed()
+
+    def collect_faults(self, pair: QueuePair) -> None:
+        """Take note of rings the loop gave up, and of those that wait for a translation."""
+        self._rings.note_faults(pair)
+        self._rings.note_misses(pair)
+        self.update_tap()
+
+    def expect_no_more(self) -> None:
+        """The rings have not started in time: what came is dropped when they do."""
+        self._arrivals.expecting = False
+        self.update_tap()
+
+    def update_tap(self) -> None:
+        """Let the tap follow what receives, is held or expected: steering and carrier."""
+        self._rings.update_tap()
+
+    @property
+    def _session(self) -> Session:
+        assert self._basis.session is not None
+        return self._basis.session
+
+    @property
+    def _memory(self) -> MemoryTable:
+        return self._basis.memory or MemoryTable.empty()
+
+    def _tell_config_changed(self) -> None:
+        if self._session.negotiated(ProtocolFeature.CONFIG):
+            self._channel.ask(BackendRequest.CONFIG_CHANGE_MSG)
+
+    def _set_memory(self, table: MemoryTable) -> MemoryTable:
+        if table is not self._basis.memory:
+            self._postcopy.catch(table)
+            with self._rings.stopped():
+                self._basis.replace_memory(table)
+        return table
+
+    def _update_iotlb(self, iova: int, size: int, user: int, access: IotlbAccess) -> None:
+        """Take a translation, in a part for each memory region."""
+        at = iova
+        for part, length in self._memory.split(user, size):
+            self._basis.iotlb.update(at, length, part, access)
+            at += length
+        self._rings.updated(iova, size, access)
+
+    def _ring_broke(self, index: int, fault: Fault) -> None:
+        if self._basis.session is not None:
+            self._basis.session.needs_reset = True
+        self._observer.error(PeerError(fault.kebab, f"vring {index} stopped"))
+
+    def _reconfigure(self, index: int) -> None:
+        vring = self._session.vrings[index]
+        if index % 2 == 0 and self._basis.moved_in(vring):
+            self._rings.expect()
+        self._rings.restart(index)
+        self._inband.follow(vring)
+
+    def _set_format(self) -> None:
+        self._arrivals.set_format(self._basis.header_size, self._basis.features)

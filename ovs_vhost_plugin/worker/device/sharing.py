@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the front-end shares its guest's memory: if not, nothing passes and nobody says why.
+
+QEMU whose memory has no file sets rings up and sends no memory. Where the guest's memory is a
+private copy of the file (`share=off`), the guest writes its rings there and we see zeros: it kicks,
+and there is nothing. A driver does not kick a ring that it has never used; QEMU does so once
+whenever it starts a ring. So two kicks of a ring whose memory is all zero tell, as long as no ring
+has anything in it. A guest that has not used its NIC yet says nothing, and neither do we.
+"""
+
+from __future__ import annotations
+
+from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.memory.iotlb import MissingError
+from ovs_vhost_plugin.worker.device.resources import Basis
+from ovs_vhost_plugin.worker.device.rings import Rings
+
+_FIRST, _LAST = 2.0, 8.0
+"""Seconds from rings that are set up to the first look, and between the later ones: doubling."""
+_ADVICE = "give QEMU a memory-backend-memfd with share=on (libvirt: <access mode='shared'/>)"
+
+
+class Sharing:
+    """Looks at rings that have been set up until one has something in it."""
+
+    def __init__(self, basis: Basis, rings: Rings) -> None:
+        self._basis = basis
+        self._rings = rings
+        self._settled = True
+        self._error: PeerError | None = None
+        self._look_at: float | None = None
+        self._wait = _FIRST
+
+    def begin(self) -> None:
+        """A front-end has come, or has started its rings anew."""
+        self._settled, self._error = False, None
+        self._look_at, self._wait = None, _FIRST
+
+    def end(self) -> None:
+        """It has gone."""
+        self._settled = True
+
+    def due(self, now: float) -> float | None:
+        """Seconds until `run` has something to look at."""
+        if self._settled or self._look_at is None:
+            return None
+        return max(0.0, self._look_at - now)
+
+    def run(self, now: float) -> PeerError | None:
+        """Look if it is time to; what is known to be wrong."""
+        if not self._settled and (self._look_at is None or now >= self._look_at):
+            self._look(now)
+        return self._error
+
+    def _look(self, now: float) -> None:
+        started = self._started()
+        if not started or self._basis.pages_missing:
+            self._look_at = None
+            return
+        if self._look_at is None:
+            self._look_at = now + self._wait
+            return
+        self._wait = min(2 * self._wait, _LAST)
+        self._look_at = now + self._wait
+        wrong = self._wrong(started)
+        if not wrong:
+            self._error = None
+        elif self._error is None:
+            self._error = PeerError(PeerErrorName.MEMORY_NOT_SHARED, f"{wrong}: {_ADVICE}")
+
+    def _started(self) -> list[int]:
+        session = self._basis.session
+        return [] if session is None else [v.index for v in session.vrings if v.ready()]
+
+    def _wrong(self, started: list[int]) -> str:
+        """What is wrong; "" also while that cannot be told."""
+        if self._basis.memory is None:
+            return "rings are set up and there is no memory"
+        if any(self._written(index) for index in started):
+            self._settled = True
+            return ""
+        if max(map(self._rings.kicks, started)) < 2:
+            return ""
+        return "the guest kicks and its rings are empty here"
+
+    def _written(self, index: int) -> bool:
+        """Whether a driver has written into a ring."""
+        try:
+            ring = self._basis.vring(index, 0)
+        except (PeerError, MissingError):
+            return False
+        return ring is not None and bool(ring.desc.any() or ring.avail.any())

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/dev/userfaultfd in a worker: there only while its front-end may need it, and the row allows it.
+
+A userfaultfd reaches all memory of the process that made it, and whoever may open the device may
+make one. So a worker cannot open it, and the daemon gives it one that is open, for a port whose row
+says so, on request: before a front-end is offered postcopy, and again for the next front-end after
+one that has used it. It is closed when the migration has ended.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from ovs_vhost_plugin.vhost.memory.userfault import DEVICE, Userfault
+
+_APART = 1.5
+"""Seconds between two requests: the daemon answers no more than one a second."""
+_PATIENCE = 3.0
+"""Seconds that a front-end is kept waiting for the answer, which it is offered postcopy by."""
+
+
+class UserfaultDevice:
+    """The device, once the daemon has given it. `wanted`: the port's row asks for it."""
+
+    def __init__(
+        self, ask: Callable[[], bool], clock: Callable[[], float], *, wanted: bool
+    ) -> None:
+        """`ask` asks the daemon; False: there is none."""
+        self._ask = ask
+        self._clock = clock
+        self._wanted = False
+        self._fd = -1
+        self._expected = False
+        self._next_request = self._patient_until = 0.0
+        self._refused = ""
+        self.want(wanted)
+
+    @property
+    def there(self) -> bool:
+        """Whether a userfaultfd can be made."""
+        return self._fd >= 0
+
+    @property
+    def why_not(self) -> str:
+        """Why the device is not there, for people to read."""
+        if not self._wanted:
+            return "external_ids:vhost-user-postcopy is not true"
+        if self._expected:
+            return f"the daemon has not given {DEVICE} yet"
+        return self._refused or "it has ended; the next front-end is offered it again"
+
+    def want(self, wanted: bool) -> None:
+        """Follow the row; what was made by the device stays as it is."""
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self.close()
+            self.renew()
+
+    def renew(self) -> None:
+        """A front-end may come that needs it."""
+        if self._wanted and not self.there and not self._expected:
+            self._expected = True
+            self._patient_until = self._clock() + _PATIENCE
+
+    def run(self, now: float) -> None:
+        """Ask for it when it is time to."""
+        if self._expected and now >= self._next_request and self._ask():
+            self._next_request = now + _APART
+
+    def due(self, now: float) -> float | None:
+        """Seconds until `run` or `awaited` has something new to say."""
+        if not self._expected:
+            return None
+        waits = [at - now for at in (self._next_request, self._patient_until) if at > now]
+        return min(waits, default=None)
+
+    def awaited(self, now: float) -> bool:
+        """Whether a front-end is better connected to a moment later."""
+        return self._expected and now < self._patient_until
+
+    def take(self, fd: int) -> None:
+        """Have it, an fd that it takes."""
+        self.close()
+        if self._wanted:
+            self._fd, self._refused = fd, ""
+        else:
+            os.close(fd)
+
+    def refused(self, why: str) -> None:
+        """The daemon has none for us."""
+        self._expected = False
+        self._refused = why
+
+    def make(self) -> Userfault:
+        """A userfaultfd of this process. Raises OSError."""
+        return Userfault(self._fd)
+
+    def close(self) -> None:
+        """Have it no more."""
+        self._expected = False
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the guest uses, kept up to date without looking for it.
+
+The loops write an eventfd when they learned something and are heard again after the next look,
+so a guest that makes up addresses causes as many looks as the limiter grants. Besides there is one
+look when something is about to age; a port whose guest has gone quiet is not looked at again. What
+came with a guest that moved in counts until it has aged. What others have now does not count.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from ovs_vhost_plugin.worker.device.queuepair import QueuePair
+from ovs_vhost_plugin.worker.learned.movedon import MovedOn, Watch
+from ovs_vhost_plugin.worker.learned.savedstate import Saved
+from ovs_vhost_plugin.worker.learned.stations import Station, expiry, merge, unaged
+from ovs_vhost_plugin.worker.limiter import Limiter
+
+_LOOKS_PER_SECOND, _LOOKS_AT_ONCE = 1.0, 5
+
+
+class Addresses:
+    """The stations of the guest behind `pairs`, which write the eventfd `fd`."""
+
+    def __init__(self, pairs: Sequence[QueuePair], fd: int, watch: Watch) -> None:
+        self.current: list[dict[str, Any]] = []
+        """As the daemon is told: mac, vlan, router, ipv4, ipv6; at most 64 of them."""
+        self.nic: bytes | None = None
+        """The NIC's MAC as the state said that came with the guest; it does not age."""
+        self._inherited: Sequence[Station] = ()
+        self._pairs = pairs
+        self._fd = fd
+        self._watch = watch  # that of the pairs
+        self._moved_on = MovedOn()
+        self._looks: Limiter[bool] = Limiter(_LOOKS_PER_SECOND, _LOOKS_AT_ONCE)
+        self._expiry: float | None = None
+
+    def woken(self, _now: float) -> None:
+        """The eventfd is readable."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._fd)
+        self._looks.offer(True)
+
+    def run(self, now: float) -> None:
+        """Look at the tables if there is a reason and the limit allows."""
+        if self._expiry is not None and now >= self._expiry:
+            self._expiry = None
+            self._looks.offer(True)
+        if self._looks.take(now):
+            self._look(now)
+
+    def due(self, now: float) -> float | None:
+        """Seconds until `run` has something to do; None while it has not."""
+        waits = [self._looks.due(now)]
+        if self._expiry is not None:
+            waits.append(max(0.0, self._expiry - now))
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def known(self, now: float) -> list[Station]:
+        """What the guest uses: learned here, or come with it."""
+        inherited = unaged(self._inherited, int(1000 * now))
+        self._moved_on.claimed(self._watch.claims())
+        seen = merge([*(pair.stations(int(1000 * now)) for pair in self._pairs), inherited])
+        return self._moved_on.without(seen)
+
+    def elsewhere(self, places: Iterable[tuple[int, int]], now: float) -> None:
+        """The bridge has these, MAC and VLAN, on other ports; it is told of without delay."""
+        places = set(places)
+        self._moved_on.elsewhere(places, int(1000 * now))
+        if self.nic is not None and (int.from_bytes(self.nic, "big"), 0) in places:
+            self.nic = None
+        self._look(now)
+
+    def inherit(self, saved: Saved, now: float) -> None:
+        """Take what came with a guest that moves in; it is told of without delay."""
+        self.nic, self._inherited = saved.nic, saved.stations
+        self._look(now)
+
+    def disinherit(self) -> None:
+        """That guest has gone."""
+        if self._inherited or self.nic:
+            self.nic, self._inherited = None, ()
+            self._looks.offer(True)
+
+    def _look(self, now: float) -> None:
+        stations = self.known(now)
+        expires = expiry(stations)
+        self._expiry = None if expires is None else expires / 1000
+        for pair in self._pairs:
+            pair.tell_of_claims(self._moved_on.addresses)
+        self._watch.follow(stations, int(1000 * now))
+        if self.nic is not None:
+            own = Station(int.from_bytes(self.nic, "big"), 0, int(1000 * now))
+            stations = merge([[own], stations])
+        self.current = [station.to_json() for station in stations]

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the guest had and others have now: told by what they claim, or by the bridge's MAC table.
+
+Times decide: whoever claimed an address last has it. So the guest has an address again once it
+claims it, and a MAC once it sends from it. What others say adds nothing to what is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from ovs_vhost_plugin.jit import fresh
+from ovs_vhost_plugin.jit.layout import WATCHED
+from ovs_vhost_plugin.worker.learned.stations import Ip, Station, halves_of
+
+Place = tuple[int, int]
+"""A MAC and its VLAN."""
+Address = tuple[int, int, Ip]
+"""An IP address of one."""
+
+
+def place_of(station: str) -> Place:
+    """A place as the daemon writes it: "MAC.VLAN ID"."""
+    mac, _, vlan = station.partition(".")
+    return int(mac, 16), int(vlan)
+
+
+class Watch:
+    """The addresses of a port for which its queue pairs listen (`jit/net/overhear.py`)."""
+
+    def __init__(self) -> None:
+        self.tables: fresh.Watch = fresh.new_watch()
+        self._rows, self._count = self.tables
+        self._places: dict[Address, tuple[int, int]] = {}  # its place, and since when it is there
+        self._free = list(range(len(self._rows)))[::-1]
+
+    def claims(self) -> dict[Address, int]:
+        """What others have claimed, and when, in ms of CLOCK_MONOTONIC."""
+        found = {}
+        for address, (place, since) in self._places.items():
+            at = int(self._rows[place]["claimed"])
+            if at > since:
+                found[address] = at
+        return found
+
+    def follow(self, stations: Iterable[Station], now: int) -> None:
+        """Listen for these from now on."""
+        wanted = {(one.mac, one.vlan, ip) for one in stations for ip in one.addresses}
+        for gone in self._places.keys() - wanted:
+            place, _ = self._places.pop(gone)
+            self._rows[place] = np.zeros((), WATCHED)
+            self._free.append(place)
+        for address in sorted(wanted - self._places.keys(), key=str):
+            if not self._free:
+                break
+            place = self._free.pop()
+            mac, vlan, ip = address
+            self._rows[place] = (vlan << 48 | mac, *halves_of(ip), 0)
+            self._places[address] = place, now
+        self._count[0] = 1 + max((place for place, _ in self._places.values()), default=-1)
+
+
+class MovedOn:
+    """Addresses and MACs of one guest that are others' now."""
+
+    def __init__(self) -> None:
+        self._addresses: dict[Address, int] = {}  # when another claimed it
+        self._places: dict[Place, int] = {}  # when the bridge had it elsewhere
+
+    @property
+    def addresses(self) -> bool:
+        """Whether there is an address that the guest may claim again."""
+        return bool(self._addresses)
+
+    def claimed(self, claims: dict[Address, int]) -> None:
+        """Take what others have claimed."""
+        self._addresses.update(claims)
+
+    def elsewhere(self, places: Iterable[Place], now: int) -> None:
+        """Take what the bridge has on other ports."""
+        self._places.update(dict.fromkeys(places, now))
+
+    def without(self, stations: list[Station]) -> list[Station]:
+        """`stations`, all that were seen, without what has moved on.
+
+        What is no longer among them needs no remembering, and what the guest has again neither.
+        """
+        self._places = {
+            (one.mac, one.vlan): at
+            for one in stations
+            if (at := self._places.get((one.mac, one.vlan))) is not None and one.seen <= at
+        }
+        self._addresses = {
+            (one.mac, one.vlan, ip): at
+            for one in stations
+            for ip in one.addresses
+            if (at := self._addresses.get((one.mac, one.vlan, ip))) is not None
+            and one.claimed(ip) < at
+        }
+        return [
+            replace(
+                one,
+                addresses={
+                    ip: seen
+                    for ip, seen in one.addresses.items()
+                    if (one.mac, one.vlan, ip) not in self._addresses
+                },
+            )
+            for one in stations
+            if (one.mac, one.vlan) not in self._places
+        ]

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of a guest, as bytes that travel with it (vhost-user "Migrating back-end state").
+
+All numbers are little-endian:
+
+    header   "OVHS", u16 version, u16 oldest, u32 bytes that follow, u32 their CRC-32
+    record   u16 kind, u16 bytes that follow; kinds that a reader does not know are skipped
+    1 NIC    the 6-byte MAC that SEND_RARP named
+    2 station  6-byte MAC, u16 VLAN (0: untagged), u8 flags (bit 0: router), u8 addresses,
+             u32 age in ms; of each address 16 bytes (IPv4 as IPv4-mapped) and u32 age in ms
+
+`oldest` is the oldest version whose readers get all that matters out of it: a newer writer only
+raises it when leaving out what is new would do the guest harm. So a guest can move to a host with
+an older release, and only a state that came damaged, or is of another program, is refused.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+from struct import Struct
+
+from ovs_vhost_plugin.announce.addresses import is_host
+from ovs_vhost_plugin.announce.frames import FrameError, check_mac
+from ovs_vhost_plugin.announce.model import MAX_VLAN
+from ovs_vhost_plugin.jit.layout import ADDRESSES, STATIONS
+from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.worker.learned.stations import Station
+
+VERSION = 1
+MAX_SIZE = 1 << 16
+"""Most bytes of a state that is read; one of this version has at most 12 KiB."""
+
+_MAGIC = b"OVHS"
+_HEADER = Struct("<4sHHII")
+_RECORD = Struct("<HH")
+_STATION = Struct("<6sHBBI")
+_ADDRESS = Struct("<16sI")
+_NIC_KIND, _STATION_KIND = 1, 2
+_ROUTER = 0x1
+_MAX_AGE = (1 << 32) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What is known of a guest: its NIC's MAC if SEND_RARP named it, and its stations."""
+
+    nic: bytes | None
+    stations: Sequence[Station]
+
+
+def encode(saved: Saved, now: int) -> bytes:
+    """The state at `now` (ms of CLOCK_MONOTONIC, as the times in the stations)."""
+    records = [] if saved.nic is None else [(_NIC_KIND, saved.nic)]
+    records += [(_STATION_KIND, _station(one, now)) for one in saved.stations]
+    body = b"".join(_RECORD.pack(kind, len(data)) + data for kind, data in records)
+    return _HEADER.pack(_MAGIC, VERSION, VERSION, len(body), zlib.crc32(body)) + body
+
+
+def decode(data: bytes, now: int) -> Saved:
+    """Check and read a state; its ages become times before `now`. Raises PeerError."""
+    nic = None
+    stations: list[Station] = []
+    for kind, record in _records(_body(data)):
+        if kind == _NIC_KIND:
+            nic = _checked_mac(record)
+        elif kind == _STATION_KIND:
+            stations.append(_read_station(record, now))
+    if len(stations) > STATIONS:
+        raise PeerError(PeerErrorName.DEVICE_STATE_STATION, f"{len(stations)} of them")
+    return Saved(nic, stations)
+
+
+def _body(data: bytes) -> bytes:
+    if len(data) < _HEADER.size:
+        raise PeerError(PeerErrorName.DEVICE_STATE_TRUNCATED, f"{len(data)} bytes")
+    magic, version, oldest, size, checksum = _HEADER.unpack_from(data)
+    body = data[_HEADER.size :]
+    if magic != _MAGIC:
+        raise PeerError(PeerErrorName.DEVICE_STATE_DAMAGED, f"begins with {magic.hex()}")
+    if oldest > VERSION:
+        raise PeerError(PeerErrorName.DEVICE_STATE_VERSION, f"{version}, for {oldest} and later")
+    if len(body) < size:
+        detail = f"{len(body)} bytes of {size}"
+        raise PeerError(PeerErrorName.DEVICE_STATE_TRUNCATED, detail)
+    if len(body) > size or zlib.crc32(body) != checksum:
+        raise PeerError(PeerErrorName.DEVICE_STATE_DAMAGED, "length or checksum")
+    return body
+
+
+def _records(body: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at < len(body):
+        begin = at + _RECORD.size
+        if begin > len(body):
+            raise PeerError(PeerErrorName.DEVICE_STATE_DAMAGED, f"record at {at}")
+        kind, size = _RECORD.unpack_from(body, at)
+        at = begin + size
+        if at > len(body):
+            raise PeerError(PeerErrorName.DEVICE_STATE_DAMAGED, f"record of kind {kind}: {size}")
+        yield kind, body[begin:at]
+
+
+def _station(station: Station, now: int) -> bytes:
+    mac = station.mac.to_bytes(6, "big")
+    flags = _ROUTER if station.router else 0
+    count = len(station.addresses)
+    head = _STATION.pack(mac, station.vlan, flags, count, _age(station.seen, now))
+    return head + b"".join(
+        _ADDRESS.pack(_mapped(ip.packed), _age(seen, now)) for ip, seen in station.addresses.items()
+    )
+
+
+def _read_station(record: bytes, now: int) -> Station:
+    if len(record) < _STATION.size:
+        raise PeerError(PeerErrorName.DEVICE_STATE_STATION, f"{len(record)} bytes")
+    mac, vlan, flags, count, age = _STATION.unpack_from(record)
+    rest = record[_STATION.size :]
+    if vlan > MAX_VLAN or count > ADDRESSES or len(rest) != count * _ADDRESS.size:
+        detail = f"VLAN {vlan}, {count} addresses in {len(rest)} bytes"
+        raise PeerError(PeerErrorName.DEVICE_STATE_STATION, detail)
+    number = int.from_bytes(_checked_mac(mac), "big")
+    station = Station(number, vlan, now - age, bool(flags & _ROUTER))
+    for packed, ip_age in _ADDRESS.iter_unpack(rest):
+        ipv6 = IPv6Address(packed)
+        ip = ipv6.ipv4_mapped or ipv6
+        if not is_host(ip.packed, len(ip.packed)):
+            raise PeerError(PeerErrorName.DEVICE_STATE_STATION, f"address {ip}")
+        station.addresses[ip] = now - ip_age
+    return station
+
+
+def _checked_mac(mac: bytes) -> bytes:
+    try:
+        check_mac(mac)
+    except FrameError as error:
+        raise PeerError(PeerErrorName.DEVICE_STATE_STATION, str(error)) from None
+    return mac
+
+
+def _mapped(packed: bytes) -> bytes:
+    return packed if len(packed) == 16 else bytes(10) + b"\xff\xff" + packed
+
+
+def _age(seen: int, now: int) -> int:
+    return max(0, min(now - seen, _MAX_AGE))

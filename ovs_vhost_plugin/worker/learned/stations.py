@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables that the queue pairs learn, read while they are written, and merged into one.
+
+A station is a MAC in a VLAN. Which of its addresses it has is settled here: one that several
+stations of a VLAN claimed belongs to the one that used it last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+from ovs_vhost_plugin.jit.layout import ADDRESSES, STATIONS, Learned
+from ovs_vhost_plugin.jit.net.learn import AGE
+
+Ip = IPv4Address | IPv6Address
+
+_HALF = (1 << 64) - 1
+_MAC = (1 << 48) - 1
+
+
+@dataclass(slots=True)
+class Station:
+    """A MAC in a VLAN (0: untagged) and when it was last seen; times in ms of CLOCK_MONOTONIC."""
+
+    mac: int
+    vlan: int
+    seen: int
+    router: bool = False
+    addresses: dict[Ip, int] = field(default_factory=dict)
+    claims: dict[Ip, int] = field(default_factory=dict, compare=False)
+    """When it last said of an address, by ARP or neighbour discovery, that it has it."""
+
+    def claimed(self, ip: Ip) -> int:
+        """That; of an address that came with the guest, when it was last used there."""
+        return self.claims.get(ip, self.addresses[ip])
+
+    def to_json(self) -> dict[str, Any]:
+        """As the daemon is told: without times, which change with every frame."""
+        return {
+            "mac": self.mac.to_bytes(6, "big").hex(":"),
+            "vlan": self.vlan,
+            "router": self.router,
+            "ipv4": [str(ip) for ip in sorted(a for a in self.addresses if a.version == 4)],
+            "ipv6": [str(ip) for ip in sorted(a for a in self.addresses if a.version == 6)],
+        }
+
+
+def read(learned: Learned, now: int) -> list[Station]:
+    """What is in a table at `now` and has not aged.
+
+    A row that changes meanwhile is left out: it is told of when it has changed.
+    """
+    before = learned.stations["version"].copy()
+    rows, addresses = learned.stations.copy(), learned.addresses.copy()
+    steady = (before == learned.stations["version"]) & (before % 2 == 0)
+    live = steady & (rows["seen"] > 0) & (now - rows["seen"] <= AGE)
+    found = []
+    for at in live.nonzero()[0]:
+        row = rows[at]
+        key = int(row["key"])
+        station = Station(key & _MAC, key >> 48, int(row["seen"]), bool(row["router"]))
+        for entry in addresses[at * ADDRESSES : (at + 1) * ADDRESSES]:
+            seen = int(entry["seen"])
+            if seen and now - seen <= AGE:
+                ip = ip_of(int(entry["high"]), int(entry["low"]))
+                station.addresses[ip] = seen
+                station.claims[ip] = int(entry["claimed"])
+        found.append(station)
+    return found
+
+
+def merge(tables: Iterable[list[Station]]) -> list[Station]:
+    """The tables of all queue pairs as one that is no larger, in a stable order."""
+    merged: dict[tuple[int, int], Station] = {}
+    for one in (station for table in tables for station in table):
+        had = merged.setdefault((one.mac, one.vlan), one)
+        had.seen = max(had.seen, one.seen)
+        had.router |= one.router
+        for ip, seen in one.addresses.items():
+            claimed = max(one.claimed(ip), had.claimed(ip) if ip in had.addresses else 0)
+            had.addresses[ip] = max(seen, had.addresses.get(ip, 0))
+            had.claims[ip] = claimed
+    newest = sorted(merged.values(), key=lambda one: -one.seen)[:STATIONS]
+    _settle(newest)
+    return sorted(newest, key=lambda one: (one.mac, one.vlan))
+
+
+def unaged(stations: Iterable[Station], now: int) -> list[Station]:
+    """What of `stations` still counts at `now`, as copies."""
+    return [
+        replace(one, addresses={ip: at for ip, at in one.addresses.items() if now - at <= AGE})
+        for one in stations
+        if now - one.seen <= AGE
+    ]
+
+
+def expiry(stations: Iterable[Station]) -> int | None:
+    """The first ms at which something of it has aged unless it is seen again."""
+    times = [seen for one in stations for seen in (one.seen, *one.addresses.values())]
+    return min(times) + AGE + 1 if times else None
+
+
+def _settle(stations: list[Station]) -> None:
+    """Leave each address of a VLAN to one station, and each station its newest."""
+    claims = [(seen, one.vlan, ip, one) for one in stations for ip, seen in one.addresses.items()]
+    claims.sort(key=lambda claim: -claim[0])
+    for one in stations:
+        one.addresses = {}
+    taken = set()
+    for seen, vlan, ip, one in claims:
+        if (vlan, ip) not in taken and len(one.addresses) < ADDRESSES:
+            taken.add((vlan, ip))
+            one.addresses[ip] = seen
+
+
+def halves_of(ip: Ip) -> tuple[int, int]:
+    """An address as the tables have it, in signed numbers of 64 bits."""
+    packed = ip.packed.rjust(16, b"\0") if ip.version == 6 else bytes(10) + b"\xff\xff" + ip.packed
+    high, low = (int.from_bytes(packed[at : at + 8], "big", signed=True) for at in (0, 8))
+    return high, low
+
+
+def ip_of(high: int, low: int) -> Ip:
+    """An address of the tables."""
+    ipv6 = IPv6Address((high & _HALF) << 64 | low & _HALF)
+    return ipv6.ipv4_mapped or ipv6

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A packed ring that goes on by what its front-end kept of what was in flight, or is handed over.
+
+As for split rings (`inflight.py`), and more: a packed ring has no used index, so the region also
+says where it stands. What is in flight takes up the descriptors from there on, whoever gave chains
+back in whatever order; so it is written there anew, oldest first, and the ring is then as if nobody
+had taken anything from it. The driver looks at no more of them than whose they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.recovery import inflight_packed as kept
+from ovs_vhost_plugin.jit.ring.chain import F_NEXT
+from ovs_vhost_plugin.jit.ring.packed import mark_descriptors
+from ovs_vhost_plugin.jit.ring.packed_chain import F_AVAIL, F_USED
+from ovs_vhost_plugin.vhost.memory import mapping
+from ovs_vhost_plugin.worker.recovery.inflight_split import Bytes, DamagedError, Tracking, Words
+
+HEADER = np.dtype(
+    [
+        ("features", "<u8"),
+        ("version", "<u2"),
+        ("desc_num", "<u2"),
+        ("free_head", "<u2"),
+        ("old_free_head", "<u2"),
+        ("used_idx", "<u2"),
+        ("old_used_idx", "<u2"),
+        ("used_wrap_counter", "u1"),
+        ("old_used_wrap_counter", "u1"),
+        ("padding", "u1", 10),  # 7, and what aligns the entries
+    ]
+)
+"""struct QueueRegionPacked, before its entries."""
+ENTRY = np.dtype(
+    [
+        ("inflight", "u1"),
+        ("padding", "u1"),
+        ("next", "<u2"),
+        ("last", "<u2"),
+        ("num", "<u2"),
+        ("counter", "<u8"),
+        ("id", "<u2"),
+        ("flags", "<u2"),
+        ("len", "<u4"),
+        ("addr", "<u8"),
+    ]
+)
+"""struct DescStatePacked."""
+_VERSION = 1
+_MOST = 2**63 - 1
+
+assert [HEADER.itemsize, ENTRY.itemsize] == [kept.ENTRIES, kept.ENTRY]
+assert [HEADER.fields[name][1] for name in ("version", "used_idx", "old_used_wrap_counter")] == [  # type: ignore[index]
+    kept.VERSION,
+    kept.USED_IDX,
+    kept.OLD_USED_WRAP_COUNTER,
+]
+assert [ENTRY.fields[name][1] for name in ("next", "last", "num", "counter", "id", "addr")] == [  # type: ignore[index]
+    kept.NEXT,
+    kept.LAST,
+    kept.NUM,
+    kept.COUNTER,
+    kept.ID,
+    kept.ADDR,
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a region says of a ring, checked."""
+
+    header: Any
+    entries: NDArray[Any]
+    position: int  # up to where the ring is used
+    free: list[int]  # entries, in the order of their list
+    chains: list[list[int]]  # entries of each chain in flight, oldest first
+
+
+def track(ring: layout.Vring, region: Bytes, memory: layout.Memory, net: layout.Net) -> Tracking:
+    """Have `ring`, which is about to begin, note what is in flight, and begin with what was.
+
+    A region that was used says where the ring goes on; else its front-end does.
+    Raises DamagedError; ring and region are then as they were.
+    """
+    state = ring.state[0]
+    if int(region[kept.VERSION : kept.VERSION + 2].view(np.uint16)[0]) == 0:
+        _make(region, int(state["size"]), int(state["next_avail"]))
+    found = _read(ring, region)
+    _settle(region, found, int(state["size"]))
+    _restore(ring, found, memory, net)
+    words = _words(region, found, int(state["size"]))
+    for name in ("next_avail", "next_fetch", "avail_idx", "next_used", "published"):
+        state[name] = found.position
+    state["tracked"] = mapping.address(words.view(np.uint8))
+    return Tracking(words, region, [chain[0] for chain in found.chains])
+
+
+def hand_over(ring: layout.Vring, tracking: Tracking) -> int:
+    """Have nothing be in flight in a stopped ring that `track` has prepared: where it goes on.
+
+    All that was in flight is in the ring again: the region is as if it had never been used.
+    """
+    tracking.region[kept.VERSION : kept.VERSION + 2] = 0  # first: by it the rest says nothing
+    tracking.region[:] = 0
+    return int(ring.state[0]["next_avail"])
+
+
+def _make(region: Bytes, size: int, position: int) -> None:
+    """Begin a queue's region: nothing is in flight, and all entries are free."""
+    region[:] = 0
+    entries = region[HEADER.itemsize :].view(ENTRY)
+    entries["next"] = np.arange(1, len(entries) + 1)
+    _say_used(region, position, size)
+    _say_free(region, 0, len(entries))
+
+
+def _say_free(region: Bytes, free: int, number: int) -> None:
+    """One store, by which the region also becomes one that is used."""
+    word = _VERSION | number << 16 | free << 32 | free << 48
+    region[kept.VERSION : kept.VERSION + 8].view(np.uint64)[0] = word
+
+
+def _say_used(region: Bytes, position: int, size: int) -> None:
+    """One store."""
+    slot, wrap = position % size, int(position < size)
+    word = slot | slot << 16 | wrap << 32 | wrap << 40
+    region[kept.USED_IDX : kept.USED_IDX + 8].view(np.uint64)[0] = word
+
+
+def _read(ring: layout.Vring, region: Bytes) -> _Found:
+    data = region.tobytes()
+    header = np.frombuffer(data, HEADER, 1)[0]
+    entries = np.frombuffer(data, ENTRY, offset=HEADER.itemsize)
+    if (header["version"], header["features"], header["desc_num"]) != (_VERSION, 0, len(entries)):
+        raise DamagedError(Fault.INFLIGHT_VERSION)
+    size = int(ring.state[0]["size"])
+    now, old = _position(header, size, ""), _position(header, size, "old_")
+    shown = now != old and not _is_available(ring, old)
+    free = _free_list(entries, int(header["free_head" if shown else "old_free_head"]))
+    chains = _chains(entries, free)
+    found = _Found(header, entries, now if shown else old, free, chains)
+    _check(ring, found)
+    return found
+
+
+def _position(header: Any, size: int, which: str) -> int:
+    slot, wrap = int(header[f"{which}used_idx"]), int(header[f"{which}used_wrap_counter"])
+    if slot >= size or wrap > 1:
+        raise DamagedError(Fault.INFLIGHT_OUT_OF_RANGE)
+    return slot if wrap else slot + size
+
+
+def _flags(ring: layout.Vring, position: int) -> int:
+    return int(ring.desc[2 * (position % int(ring.state[0]["size"])) + 1]) >> 48
+
+
+def _available(ring: layout.Vring, position: int) -> int:
+    """The flags that say so (virtio 1.2, 2.8.1)."""
+    return F_AVAIL if position < int(ring.state[0]["size"]) else F_USED
+
+
+def _is_available(ring: layout.Vring, position: int) -> bool:
+    return _flags(ring, position) & (F_AVAIL | F_USED) == _available(ring, position)
+
+
+def _free_list(entries: NDArray[Any], head: int) -> list[int]:
+    """Ends with an index that there is not, as DPDK's does."""
+    found: dict[int, None] = {}
+    while head < len(entries):
+        if head in found:
+            raise DamagedError(Fault.INFLIGHT_LOOPS)
+        found[head] = None
+        head = int(entries[head]["next"])
+    return list(found)
+
+
+def _chains(entries: NDArray[Any], free: list[int]) -> list[list[int]]:
+    """The entries of each chain in flight, oldest first."""
+    marked = entries["inflight"] == 1
+    marked[free] = False
+    heads = np.flatnonzero(marked)
+    heads = heads[np.argsort(entries["counter"][heads], kind="stable")]
+    seen = set(free)
+    chains = []
+    for head in heads:
+        chain, at = [], int(head)
+        for _ in range(int(entries[head]["num"])):
+            if at >= len(entries):
+                raise DamagedError(Fault.INFLIGHT_OUT_OF_RANGE)
+            if at in seen:
+                raise DamagedError(Fault.INFLIGHT_LOOPS)
+            seen.add(at)
+            chain.append(at)
+            at = int(entries[at]["next"])
+        if not chain or chain[-1] != entries[head]["last"]:
+            raise DamagedError(Fault.INFLIGHT_OUT_OF_RANGE)
+        chains.append(chain)
+    if len(seen) != len(entries):
+        raise DamagedError(Fault.INFLIGHT_OUT_OF_RANGE)  # some are nowhere
+    return chains
+
+
+def _check(ring: layout.Vring, found: _Found) -> None:
+    """Chains end where they say, and the ring has had as many descriptors made available."""
+    for chain in found.chains:
+        flags = [int(found.entries[at]["flags"]) for at in chain]
+        follows = [flag & F_NEXT != 0 for flag in flags]
+        if follows != [True] * (len(chain) - 1) + [False]:
+            raise DamagedError(Fault.INFLIGHT_OUT_OF_RANGE)
+    size = int(ring.state[0]["size"])
+    count = sum(map(len, found.chains))
+    if count > size:
+        raise DamagedError(Fault.INFLIGHT_STALE)
+    for i in range(count):
+        position = (found.position + i) % (2 * size)
+        # It is still in the ring, or a burst was being given back that its driver did not see.
+        if (_flags(ring, position) & F_AVAIL != 0) != (position < size):
+            raise DamagedError(Fault.INFLIGHT_STALE)
+
+
+def _settle(region: Bytes, found: _Found, size: int) -> None:
+    """Finish or undo what was under way when the region was written last."""
+    head = found.free[0] if found.free else len(found.entries)
+    _say_free(region, head, len(found.entries))
+    _say_used(region, found.position, size)
+    for at in found.free:
+        if found.entries[at]["inflight"]:
+            region[kept.ENTRIES + kept.ENTRY * at] = 0
+
+
+def _restore(ring: layout.Vring, found: _Found, memory: layout.Memory, net: layout.Net) -> None:
+    """Write what is in flight into the ring where it is not there any more."""
+    size = int(ring.state[0]["size"])
+    order = [at for chain in found.chains for at in chain]
+    for i, at in enumerate(order):
+        position = (found.position + i) % (2 * size)
+        slot, entry = position % size, found.entries[at]
+        flags = int(entry["flags"]) & ~(F_AVAIL | F_USED) | _available(ring, position)
+        word = int(entry["len"]) | int(entry["id"]) << 32 | flags << 48
+        if (int(ring.desc[2 * slot]), int(ring.desc[2 * slot + 1])) == (int(entry["addr"]), word):
+            continue
+        ring.desc[2 * slot] = entry["addr"]
+        ring.desc[2 * slot + 1] = word
+        if ring.state[0]["log_used"]:
+            mark_descriptors(ring, memory, net, position, 1)
+
+
+def _words(region: Bytes, found: _Found, size: int) -> Words:
+    """What the kernels go by."""
+    number = len(found.entries)
+    words = np.zeros(kept.LISTS + 4 * number, np.int64)
+    lists = words[kept.LISTS :].reshape(4, number)
+    counters = [int(found.entries[chain[0]]["counter"]) for chain in found.chains]
+    words[kept.REGION], words[kept.SIZE] = mapping.address(region), size
+    words[kept.COUNT] = (counters[-1] + 1) & _MOST if counters else 0
+    words[kept.NUMBER], words[kept.FREE_COUNT] = number, len(found.free)
+    words[kept.FREE] = found.free[0] if found.free else number
+    words[kept.HELD] = words[kept.KNOWN] = len(found.chains)
+    words[kept.OLD_USED] = found.position
+    lists[kept.NEXTS] = found.entries["next"]
+    for i, chain in enumerate(found.chains):
+        lists[kept.HEADS, i] = chain[0]
+        lists[kept.LASTS, chain[0]], lists[kept.NUMS, chain[0]] = chain[-1], len(chain)
+    return words

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A ring that goes on by what its front-end kept of what was in flight, or is handed over.
+
+vhost-user "Inflight I/O tracking". The region is the truth each time a ring starts, also after a
+pause: what it says is read once, as a whole, and checked before it is used. It is the front-end's
+memory, and another back-end may have written it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.recovery import inflight_split as inflight
+from ovs_vhost_plugin.jit.ring.split import publish
+from ovs_vhost_plugin.vhost.memory import mapping
+
+Bytes = NDArray[np.uint8]
+Words = NDArray[np.int64]
+
+HEADER = np.dtype(
+    [
+        ("features", "<u8"),
+        ("version", "<u2"),
+        ("desc_num", "<u2"),
+        ("last_batch_head", "<u2"),
+        ("used_idx", "<u2"),
+    ]
+)
+"""struct QueueRegionSplit, before its entries."""
+ENTRY = np.dtype([("inflight", "u1"), ("padding", "u1", 5), ("next", "<u2"), ("counter", "<u8")])
+"""struct DescStateSplit."""
+_VERSION = 1
+_HALF = 0xFFFF
+_MOST = 2**63 - 1
+
+
+def _places(record: np.dtype[Any], *names: str) -> list[int]:
+    assert record.fields is not None
+    return [record.fields[name][1] for name in names]
+
+
+assert [HEADER.itemsize, ENTRY.itemsize] == [inflight.ENTRIES, inflight.ENTRY]
+assert _places(HEADER, "version", "desc_num", "last_batch_head", "used_idx") == [
+    inflight.VERSION,
+    inflight.DESC_NUM,
+    inflight.LAST_BATCH_HEAD,
+    inflight.USED_IDX,
+]
+assert _places(ENTRY, "next", "counter") == [inflight.NEXT, inflight.COUNTER]
+
+
+class DamagedError(Exception):
+    """The region does not fit the ring, by the name of a fault."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.kebab)
+        self.fault = fault
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """What a ring's kernels note, while `words` and `region` are held."""
+
+    words: Words  # as jit/recovery/inflight_split.py has them
+    region: Bytes
+    heads: list[int]  # what was in flight when the ring began, oldest first
+
+    def clear(self, head: int) -> None:
+        """The chain at `head` is not in flight."""
+        _store(self.region, inflight.ENTRIES + inflight.ENTRY * head, 0)
+
+
+def _recover(region: Bytes, size: int, used: int, offered: int) -> Tracking:
+    """Bring a queue's region up to date with its ring of `size` that has used index `used`.
+
+    offered: chains that its driver has made available and that are not given back.
+    Raises DamagedError; the region is then as it was.
+    """
+    data = region.tobytes()
+    header = np.frombuffer(data, HEADER, 1)[0]
+    entries = np.frombuffer(data, ENTRY, offset=HEADER.itemsize)
+    if header["version"] == 0:
+        _make(region, len(entries), used)
+        return Tracking(_words(region, size, 0), region, [])
+    if (header["version"], header["features"], header["desc_num"]) != (_VERSION, 0, len(entries)):
+        raise DamagedError(Fault.INFLIGHT_VERSION)
+    marked = entries["inflight"] == 1
+    left_over = _last_batch(header, entries, used) if marked.any() else []
+    marked[left_over] = False
+    heads = np.flatnonzero(marked)
+    if len(heads) and heads[-1] >= size:
+        raise DamagedError(Fault.INFLIGHT_OUT_OF_RANGE)
+    if len(heads) > offered:
+        raise DamagedError(Fault.INFLIGHT_STALE)
+    for head in left_over:
+        _store(region, inflight.ENTRIES + inflight.ENTRY * head, 0)
+    _store(region, inflight.USED_IDX, used)
+    counters = entries["counter"][heads]
+    following = int(counters.max()) + 1 if len(heads) else 0
+    found = [int(head) for head in heads[np.argsort(counters, kind="stable")]]
+    return Tracking(_words(region, size, following & _MOST), region, found)
+
+
+def _store(region: Bytes, at: int, value: int) -> None:
+    """One store of 16 bits."""
+    region[at : at + 2].view(np.uint16)[0] = value
+
+
+def _words(region: Bytes, size: int, counter: int) -> Words:
+    """What the kernels go by, without heads; `counter` is the next one."""
+    words = np.zeros(inflight.HEADS + size, np.int64)
+    words[inflight.REGION] = mapping.address(region)
+    words[inflight.COUNT], words[inflight.SIZE] = counter, size
+    return words
+
+
+def _make(region: Bytes, entries: int, used: int) -> None:
+    """Begin a queue's region: nothing is in flight."""
+    region[:] = 0
+    _store(region, inflight.DESC_NUM, entries)
+    _store(region, inflight.USED_IDX, used)
+    _store(region, inflight.VERSION, _VERSION)
+
+
+def _last_batch(header: Any, entries: NDArray[Any], used: int) -> list[int]:
+    """The heads that the driver was shown and whose marks may be left over."""
+    count = (used - int(header["used_idx"])) & _HALF
+    if count > len(entries):
+        raise DamagedError(Fault.INFLIGHT_STALE)
+    batch: dict[int, None] = {}
+    head = int(header["last_batch_head"])
+    for _ in range(count):
+        if head >= len(entries):
+            raise DamagedError(Fault.INFLIGHT_OUT_OF_RANGE)
+        if head in batch:
+            raise DamagedError(Fault.INFLIGHT_LOOPS)
+        batch[head] = None
+        head = int(entries[head]["next"])
+    return list(batch)
+
+
+def track(ring: layout.Vring, region: Bytes) -> Tracking:
+    """Have `ring`, which is about to begin, note what is in flight, and begin with what was.
+
+    What was in flight was taken from the avail ring before: so the ring goes on where it stands,
+    at its used index, and what its front-end calls its base may be that much further on, or by as
+    much as the driver has offered since. Raises DamagedError.
+    """
+    state, at = ring.state[0], int(ring.state[0]["next_avail"])
+    used = int(state["next_used"])
+    offered = (int(ring.avail[1]) - at) & _HALF
+    tracking = _recover(region, int(state["size"]), used, offered)
+    for i, head in enumerate(tracking.heads):
+        tracking.words[inflight.HEADS + (at + i) % int(state["size"])] = head
+    if tracking.heads:
+        state["avail_idx"] = (at + len(tracking.heads)) & _HALF
+    state["tracked"] = mapping.address(tracking.words.view(np.uint8))
+    return tracking
+
+
+def hand_over(
+    ring: layout.Vring, tracking: Tracking, memory: layout.Memory, net: layout.Net, *, keep: bool
+) -> int:
+    """Have nothing be in flight in a stopped ring that `track` has prepared: where it goes on.
+
+    What the avail ring still has where it was offered is fetched from there once more. The rest
+    comes from another back-end, which gave chains back out of order: with `keep` it stays in flight
+    (vhost-user VHOST_USER_GET_VRING_BASE), else it is given back as it is. A region with nothing in
+    flight then is as if it had never been used.
+    """
+    state, size = ring.state[0], int(ring.state[0]["size"])
+    at, heads = int(state["next_avail"]), list(tracking.heads)
+    while heads and ring.avail[2 + ((at + len(heads) - 1) & (size - 1))] == heads[-1]:
+        tracking.clear(heads.pop())
+    stands_at = (at + len(heads)) & _HALF
+    if heads and keep:
+        return stands_at
+    for head in heads:
+        slot = int(state["next_used"]) & (size - 1)
+        ring.elements[2 * slot], ring.elements[2 * slot + 1] = head, 0
+        state["next_used"] = (int(state["next_used"]) + 1) & _HALF
+        state["next_avail"] = (int(state["next_avail"]) + 1) & _HALF
+    publish(ring, memory, net)
+    _store(tracking.region, inflight.VERSION, 0)
+    return stands_at

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A frame as the tap gives it, made into frames that any wire carries.
+
+The kernel leaves a guest that takes offloads checksums to finish and segments to make. A frame
+that goes to another place than the guest has to be finished before, as nobody else will.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ovs_vhost_plugin.jit import fresh, layout
+from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.net import offload
+
+_GSO_TYPES = 1 << 1 | 1 << 4 | 1 << 5  # TCPV4, TCPV6, UDP_L4: all that `offload` can segment
+
+
+class UnfinishedError(Exception):
+    """A header asks for what cannot be done; the text names the fault."""
+
+
+class Finisher:
+    """Private copies for the work."""
+
+    def __init__(self) -> None:
+        net = fresh.new_net()
+        self._rules = net.state
+        for name, value in (("csum", 1), ("ecn", 1), ("gso_types", _GSO_TYPES)):
+            self._rules[name] = value
+        self._header, self._frame, self._segment = net.header, net.frame, net.segment
+
+    def finish(self, record: bytes | memoryview, header_size: int) -> list[bytes]:
+        """Return the complete frames of a virtio-net header and its frame; one, without GSO.
+
+        Raises UnfinishedError: most of it was written by the kernel, but a frame that had waited
+        for buffers has been in the guest's memory (jit/net/receive.py, spill).
+        """
+        length = len(record) - header_size
+        header, frame = self._header, self._frame
+        header[:header_size] = np.frombuffer(record[:header_size], np.uint8)
+        self._rules["header_size"] = header_size
+        fault = int(offload.check_header(header, length, self._rules))
+        if fault:
+            raise UnfinishedError(Fault(fault).kebab)
+        if not offload.leaves_work(header):
+            return [bytes(record[header_size:])]
+        frame[:length] = np.frombuffer(record[header_size:], np.uint8)
+        if not offload.is_gso(header):
+            offload.finish_checksum(header, frame, length)
+            return [frame[:length].tobytes()]
+        headers = int(offload.all_headers(header, frame, length))
+        if headers < 0:
+            raise UnfinishedError(Fault(-headers).kebab)
+        return self._segments(headers, length - headers)
+
+    def _segments(self, headers: int, payload: int) -> list[bytes]:
+        segments = []
+        for position in range(0, payload, int(offload.gso_size(self._header))):
+            made = offload.make_segment(
+                self._header, self._frame, headers, payload, position, self._segment
+            )
+            begin = layout.HEADER_MAX
+            segments.append(self._segment[begin : begin + int(made)].tobytes())
+        return segments

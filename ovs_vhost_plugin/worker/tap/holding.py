@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads a tap whose guest has left, and hands over what came for it when its place is known.
+
+A hold begins when GET_VRING_BASE stops a receive ring under dirty logging: the guest migrates, and
+the network goes on sending here until it has learned the new place. It ends when the guest's rings
+run here again (the migration failed: the frames go into them), when its time is over, or when it
+is switched off. In between the daemon asks for the frames of addresses that the bridge has learned
+elsewhere, in requests each of which allows one answer: so the worker never sends what the daemon
+has no use for. What comes later for such an address follows in the same way.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import selectors
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ovs_vhost_plugin.ipc.channel import HELD_BATCH_BYTES, HELD_BATCH_FRAMES
+from ovs_vhost_plugin.worker.tap.finish import Finisher, UnfinishedError
+from ovs_vhost_plugin.worker.tap.hold import QUIET, SECONDS, HoldBuffer, Reason
+from ovs_vhost_plugin.worker.tap.queues import LONGEST_FRAME, LONGEST_QUEUE, TapQueues
+
+_BURST = 64  # frames read before the worker's other sockets have their turn
+_FIRST_BATCH = 16  # frames: the one that has waited longest is not to wait for many to be packed
+_BATCH = 128
+"""Frames of the others: a packet socket, by which a switch may read them, holds twice as many."""
+
+assert _BATCH <= HELD_BATCH_FRAMES
+
+Send = Callable[[dict[str, Any]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class _Release:
+    """The daemon's leave to send one batch of frames for `stations`."""
+
+    id: int
+    stations: frozenset[str]
+
+
+class Holding:
+    """The holds of one port, at most one at a time."""
+
+    def __init__(
+        self,
+        taps: TapQueues,
+        selector: selectors.BaseSelector,
+        send: Send,
+        clock: Callable[[], float],
+        *,
+        enabled: bool,
+    ) -> None:
+        self.buffer = HoldBuffer()
+        self.enabled = enabled
+        self._taps = taps
+        self._selector = selector
+        self._send = send
+        self._clock = clock
+        self._finisher = Finisher()
+        self._room = memoryview(bytearray(LONGEST_FRAME))
+        self._queues: set[int] = set()
+        self._number = 0  # of the hold
+        self._until = self._end_at = 0.0  # at most, and as things stand
+        self._same_guest = False  # whether the front-end that stopped the rings is still there
+        self._release: _Release | None = None
+        self._before: dict[str, int] = {}  # the counts when the hold began
+        self._batch = _FIRST_BATCH
+
+    @property
+    def active(self) -> bool:
+        """Whether frames are being held."""
+        return bool(self._queues)
+
+    def covers(self, queue: int) -> bool:
+        """Whether the frames of a tap queue are being held."""
+        return queue in self._queues
+
+    # -- begin and end ---------------------------------------------------------------------------
+
+    def begin(self, queue: int, waiting: Sequence[bytes]) -> None:
+        """Hold what comes to a tap queue; `waiting` was read from it and not delivered."""
+        if not self.enabled or queue in self._queues:
+            return
+        if not self._queues:
+            self._number += 1
+            self._until = self._end_at = self._clock() + SECONDS
+            self._before = dict(self.buffer.counts)
+            self._batch = _FIRST_BATCH
+        self._same_guest = True
+        self._queues.add(queue)
+        for record in waiting:
+            self._take(queue, record)
+        self._selector.register(
+            self._taps.fds[queue], selectors.EVENT_READ, partial(self._read, queue)
+        )
+
+    def drain(self, queue: int, waiting: Sequence[bytes]) -> list[bytes]:
+        """What waits for a queue that is given up while the guest goes on without it."""
+        frames = [frame for record in waiting for frame in self._finish(record)]
+        for _ in range(LONGEST_QUEUE):
+            try:
+                length = os.readv(self._taps.fds[queue], [self._room])
+            except OSError:  # empty
+                break
+            frames += self._finish(self._room[:length])
+        return frames
+
+    def give_back(self, queue: int) -> list[bytes]:
+        """End the hold of a queue whose ring runs again: its frames, oldest first.
+
+        What the tap still has is newer, and the ring's own to read. If another front-end started
+        the ring, neither is for its guest.
+        """
+        if not self._same_guest:
+            self.end(Reason.OTHER_GUEST)
+            self._taps.discard()
+            return []
+        self._leave(queue)
+        frames = self.buffer.give_back(queue)
+        if not self._queues:
+            self.end(Reason.EXPIRED)
+        return frames
+
+    def front_end_gone(self) -> None:
+        """What is held may be forwarded as before, but whoever connects next is somebody else.
+
+        The source's QEMU quits when the guest has left, often before the network has learned.
+        """
+        self._same_guest = False
+
+    def end(self, reason: Reason) -> None:
+        """Hold no more, and let the rest go."""
+        for queue in list(self._queues):
+            self._leave(queue)
+        self.buffer.clear(reason)
+        self._release = None
+
+    def expired(self, now: float) -> bool:
+        """Whether its time is over."""
+        return self.active and now >= self._end_at
+
+    def due(self, now: float) -> float | None:
+        """Seconds until `expired`; None without a hold."""
+        return max(0.0, self._end_at - now) if self.active else None
+
+    def _leave(self, queue: int) -> None:
+        self._queues.discard(queue)
+        self._selector.unregister(self._taps.fds[queue])
+
+    # -- the daemon ------------------------------------------------------------------------------
+
+    def report(self) -> dict[str, Any] | None:
+        """The hold for the daemon: whole, and changing only when it matters; None: none so far."""
+        if not self._number:
+            return None
+        counts = {}
+        if not self.active:
+            before = self._before
+            counts = {k: n - before.get(k, 0) for k, n in self.buffer.counts.items()}
+        return {
+            "event": "holding",
+            "hold": self._number,
+            "active": self.active,
+            "stations": list(self.buffer.stations),
+            "sighted": self.buffer.sighted,
+            "counts": {key: count for key, count in counts.items() if count},
+        }
+
+    def release(self, number: int, stations: Sequence[str]) -> None:
+        """Take the daemon's request for a batch; it is answered when there is a frame for it."""
+        if self.active:
+            self._release = _Release(number, frozenset(stations))
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        release = self._release
+        if release is None or not self.buffer.waiting(release.stations):
+            return
+        self._release = None
+        batch = self.buffer.take(release.stations, self._batch, HELD_BATCH_BYTES)
+        self._batch = _BATCH
+        event = {
+            "event": "held",
+            "id": release.id,
+            "frames": [base64.b64encode(frame).decode() for frame in batch],
+            "left": self.buffer.waiting(release.stations),
+        }
+        self._send(event)
+        if not self.buffer.wanted:
+            self._end_at = min(self._until, self._clock() + QUIET)
+
+    # -- the tap ---------------------------------------------------------------------------------
+
+    def _read(self, queue: int, _now: float) -> None:
+        for _ in range(_BURST):
+            try:
+                length = os.readv(self._taps.fds[queue], [self._room])
+            except BlockingIOError:
+                break
+            except OSError:
+                length = 0
+            if length < self._taps.header_size:
+                # The interface is gone, or going: nothing more will come of it.
+                self._leave(queue)
+                break
+            self._take(queue, self._room[:length])
+        if self.buffer.wanted:
+            self._end_at = self._until
+        self._hand_over()
+
+    def _take(self, queue: int, record: bytes | memoryview) -> None:
+        for frame in self._finish(record):
+            self.buffer.put(frame, queue)
+
+    def _finish(self, record: bytes | memoryview) -> list[bytes]:
+        try:
+            return self._finisher.finish(record, self._taps.header_size)
+        except UnfinishedError:
+            self.buffer.drop(Reason.UNFINISHED)
+            return []
