@@ -6,8 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from attack_hosts import Evil, EvilHost
-from control_host import end_workers
+from support.attacks.attack_hosts import Evil, EvilHost
+from support.control.control_host import end_workers
 
 from ovs_vhost_plugin.lab.hosts.host import Host
 from ovs_vhost_plugin.lab.platform import packages

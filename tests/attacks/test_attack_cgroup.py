@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
-from attack_hosts import EvilHost
-from control_host import end_workers
+from support.attacks.attack_hosts import EvilHost
+from support.control.control_host import end_workers
 
 from ovs_vhost_plugin.daemon.workers.cgroups import own_group
 from ovs_vhost_plugin.lab.process import wait_until

@@ -14,8 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from control_host import ControlHost
-from puppet import LOG_ALL, FrontEnd, Peer, announcements
+from support.control.control_host import ControlHost
+from support.control.puppet import LOG_ALL, FrontEnd, Peer, announcements
 
 from ovs_vhost_plugin.announce.frames import gratuitous_arp, rarp
 from ovs_vhost_plugin.daemon.guests.allowance import FRAMES

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from stuck_files import hanging_file_elsewhere, lingering_socket
+from support.control.stuck_files import hanging_file_elsewhere, lingering_socket
 
 from ovs_vhost_plugin.lab.process import wait_until
 

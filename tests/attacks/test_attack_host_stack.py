@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Iterator
 
 import pytest
-from tap_attacker import (
+from support.attacks.tap_attacker import (
     BROADCAST,
     GUEST_MAC,
     arp_request,

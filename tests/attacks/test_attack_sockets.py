@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stranger import NEIGHBOUR, TENANT, listening_as, run_as, running_as
-from stuck_files import lingering_socket
+from support.attacks.stranger import NEIGHBOUR, TENANT, listening_as, run_as, running_as
+from support.control.stuck_files import lingering_socket
 
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.sockets.listener import FrontEndListeners, ListenError, Owner

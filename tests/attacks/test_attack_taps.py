@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tap_attacker import (
+from support.attacks.tap_attacker import (
     BROADCAST,
     GUEST_MAC,
     NOBODY,

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from support.checkout import TOP
 
 from ovs_vhost_plugin.jit import cache
 from ovs_vhost_plugin.lab.hosts.host import Host
@@ -23,7 +24,7 @@ from ovs_vhost_plugin.lab.platform import packages
 pytestmark = pytest.mark.system
 
 NOBODY = 65534
-_ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+_ENVIRONMENT = os.environ | {"PYTHONPATH": str(TOP)}
 WARM = 300.0  # seconds, where kernels are compiled anew
 
 

@@ -8,11 +8,11 @@ from itertools import chain
 from typing import Any
 
 import pytest
-from fuzz_profile import examples
-from fuzz_victim import Victim
 from hypothesis import given
 from hypothesis import strategies as st
-from message_steps import (
+from support.fuzz.fuzz_profile import examples
+from support.fuzz.fuzz_victim import Victim
+from support.fuzz.message_steps import (
     KINDS,
     NOT_USED,
     OFFER,
@@ -213,7 +213,7 @@ STEPS = st.builds(
 
 @pytest.fixture(scope="module")
 def victim() -> Iterator[Victim]:
-    victim = Victim("message_case")
+    victim = Victim("support.fuzz.message_case")
     yield victim
     victim.close()
 

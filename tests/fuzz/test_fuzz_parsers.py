@@ -14,15 +14,16 @@ import struct
 from contextlib import suppress
 from typing import Any
 
-from fuzz_profile import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fuzz.fuzz_profile import examples
+from support.fuzz.json_events import EVENTS, JSON
 
 from ovs_vhost_plugin import render
 from ovs_vhost_plugin.daemon import status
 from ovs_vhost_plugin.daemon.workers import reports
 from ovs_vhost_plugin.daemon.workers.reports import ReportError
-from ovs_vhost_plugin.ipc.channel import ChannelBroken, ChannelClosed, WorkerSpec, _decode
+from ovs_vhost_plugin.ipc.channel import ChannelBroken, ChannelClosed, _decode
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.openflow.session import Session
 from ovs_vhost_plugin.openflow.wire import OpenFlowError, OpenFlowErrorName
@@ -36,74 +37,6 @@ from ovs_vhost_plugin.vswitchd.link import LinkLost
 from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question, parse_answer
 
 NOW = 100.0
-NUMBER = (
-    st.integers(-1, 2**65)
-    | st.floats()
-    | st.sampled_from([-1, 0, 10**308, 10**400, 10**4299, -(10**400), 1e308, -1e308])
-)
-WORDS = [
-    "event", "hello", "state", "rarp", "started", "connect", "stats", "addresses", "holding",
-    "held", "mac", "at", "base", "sent", "path", "id", "frames", "left", "hold", "active", "counts",
-    "stations", "queue_pairs", "names", "values", "errors", "faults",
-    "vlan", "router", "ipv4", "ipv6", "running", "0x1", "AAEC",
-    "52:54:00:00:00:01", "10.0.0.2", "fe80::1", "525400000001.0", "\ud800", "\0", "[/]",
-]  # fmt: skip
-TEXT = st.sampled_from(WORDS) | st.text(st.characters(), max_size=12)
-JSON = st.recursive(
-    st.none() | st.booleans() | NUMBER | TEXT,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=4),
-    max_leaves=12,
-)
-SPEC = WorkerSpec("vhu0", "client", "/run/vm.sock", 2, None, False, True).to_json()
-STATION = {
-    "mac": "52:54:00:00:00:01",
-    "vlan": 7,
-    "router": False,
-    "ipv4": ["10.0.0.2"],
-    "ipv6": ["fe80::1"],
-}
-EVENTS: list[dict[str, Any]] = [
-    {"event": "hello", "version": "0.1", "pid": 7, "spec": SPEC},
-    {
-        "event": "state",
-        "state": {
-            "status": "running",
-            "socket": "/run/vm.sock",
-            "features": "0x40000000",
-            "protocol_features": "0x7",
-            "num_vrings": 2,
-            "vring_sizes": [256, 256],
-            "mtu": None,
-            "error": "header-version",
-            "error_detail": "version 3",
-            "errors": 4,
-        },
-    },
-    {"event": "rarp", "mac": "52:54:00:00:00:01", "at": 99.5},
-    {"event": "started", "base": 17, "sent": 3},
-    {"event": "connect"},
-    {
-        "event": "stats",
-        "id": 3,
-        "stats": {
-            "status": "running",
-            "hold": {"waiting": 0, "held": 3},
-            "errors": {"header-version": 1},
-            "addresses": [STATION],
-            "faults": {"zero-length": 1},
-            "queue_pairs": {"names": ["rx_packets", "tx_packets"], "values": [[1, 2], [7, 0]]},
-        },
-    },
-    {"event": "addresses", "addresses": [STATION]},
-    {
-        "event": "holding",
-        "hold": 2,
-        "active": True,
-        "stations": ["525400000001.0"],
-        "counts": {"held": 3},
-    },
-    {"event": "held", "id": 9, "frames": ["AAEC", ""], "left": 3},
-]
 
 
 def changed(value: Any, path: list[int], new: Any) -> Any:

@@ -8,12 +8,12 @@ from itertools import chain
 from typing import Any
 
 import pytest
-from fuzz_profile import examples
-from fuzz_victim import Victim
 from hypothesis import given
 from hypothesis import strategies as st
-from ring_case import HIGH, LOW, NEXT_TO_IT, ODD_END, RINGS, RINGS_SIZE, TABLES
-from ring_reference import NEXT, WRITE
+from support.fuzz.fuzz_profile import examples
+from support.fuzz.fuzz_victim import Victim
+from support.fuzz.ring_case import HIGH, LOW, NEXT_TO_IT, ODD_END, RINGS, RINGS_SIZE, TABLES
+from support.jit.ring_reference import NEXT, WRITE
 
 KIND = st.sampled_from(["rx", "tx"])
 INDEX = st.integers(0, 7) | st.integers(0, 64) | st.integers(0, 0xFFFF)
@@ -196,14 +196,14 @@ CASE = st.fixed_dictionaries(
 
 @pytest.fixture(scope="module")
 def compiled() -> Iterator[Victim]:
-    victim = Victim("ring_case")
+    victim = Victim("support.fuzz.ring_case")
     yield victim
     victim.close()
 
 
 @pytest.fixture(scope="module")
 def plain() -> Iterator[Victim]:
-    victim = Victim("ring_case", jit=False)
+    victim = Victim("support.fuzz.ring_case", jit=False)
     yield victim
     victim.close()
 
@@ -216,7 +216,7 @@ def test_whatever_a_driver_does(compiled: Victim, case: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def stormed() -> Iterator[Victim]:
-    victim = Victim("storm_case")
+    victim = Victim("support.fuzz.storm_case")
     yield victim
     victim.close()
 

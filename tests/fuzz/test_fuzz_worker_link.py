@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fuzz_profile import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from test_fuzz_parsers import EVENTS, JSON
+from support.fuzz.fuzz_profile import examples
+from support.fuzz.json_events import EVENTS, JSON
 
 from ovs_vhost_plugin.daemon.workers.link import WorkerLink
 from ovs_vhost_plugin.daemon.workers.report_rates import BYTES_AT_ONCE, BYTES_PER_SECOND, RATES

@@ -9,7 +9,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 
 import pytest
-from announce_bridge import Bridge, bridge, private_switch
+from support.control.announce_bridge import Bridge, bridge, private_switch
 
 from ovs_vhost_plugin.announce.groups import queries
 from ovs_vhost_plugin.announce.model import Location

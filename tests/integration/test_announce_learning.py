@@ -4,7 +4,7 @@
 import time
 
 import pytest
-from announce_bridge import ask, await_results, bridge, private_switch
+from support.control.announce_bridge import ask, await_results, bridge, private_switch
 
 from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.announcement import MAX_ATTEMPTS

@@ -6,7 +6,7 @@ import socket
 import subprocess
 
 import pytest
-from announce_bridge import bridge, private_switch
+from support.control.announce_bridge import bridge, private_switch
 
 from ovs_vhost_plugin.announce.frames import rarp
 from ovs_vhost_plugin.openflow import wire

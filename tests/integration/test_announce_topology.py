@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import dpkt
 import pytest
-from announce_bridge import Tap, ask, await_results, bridge, private_switch
+from support.control.announce_bridge import Tap, ask, await_results, bridge, private_switch
 
 from ovs_vhost_plugin.announce.addresses import Station, spread
 from ovs_vhost_plugin.announce.frames import (

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import ovs.poller
 import pytest
-from announce_bridge import Tap, bridge, private_switch
+from support.control.announce_bridge import Tap, bridge, private_switch
 
 from ovs_vhost_plugin.announce.frames import rarp
 from ovs_vhost_plugin.forward.batches import ParcelService

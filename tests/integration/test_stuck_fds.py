@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from stuck_files import hanging_file, lingering_socket
+from support.control.stuck_files import hanging_file, lingering_socket
 
 from ovs_vhost_plugin.lab.hosts.namespace import Namespace
 from ovs_vhost_plugin.lab.process import wait_until

@@ -5,15 +5,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from support.checkout import TOP
 
 from ovs_vhost_plugin.lab.platform import packages
 
 pytestmark = pytest.mark.system
-
-TOP = Path(__file__).parents[2]
 
 
 def test_no_packet_goes_astray_in_the_benchmark(require):

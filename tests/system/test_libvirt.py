@@ -5,8 +5,8 @@ import os
 import signal
 
 import pytest
-from libvirt_site import ADDRESS, DOMAIN, PAGE, PORT, Domain, domain_xml
-from page import block
+from support.system.libvirt_site import ADDRESS, DOMAIN, PAGE, PORT, Domain, domain_xml
+from support.system.page import block
 
 from ovs_vhost_plugin.lab.hosts.fabric import Fabric
 from ovs_vhost_plugin.lab.hosts.namespace import veth

@@ -11,8 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from openstack_host import Vif, missing, plug, transact, unplug
-from page import block, blocks
+from support.control.openstack_host import Vif, missing, plug, transact, unplug
+from support.system.page import block, blocks
 
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
 from ovs_vhost_plugin.lab.hosts.fabric import finish_checksums

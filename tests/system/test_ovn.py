@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from page import blocks
+from support.system.page import blocks
 
 from ovs_vhost_plugin.lab.guests.movable import Migration, Movable
 from ovs_vhost_plugin.lab.guests.movable_qemu import QemuMovable

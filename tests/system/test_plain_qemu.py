@@ -7,9 +7,9 @@ import signal
 from itertools import pairwise
 
 import pytest
-from page import block
-from qemu_life import successor
-from qemu_site import GUEST, GUEST_MAC, PEER, PEER_MAC, PORT, Site
+from support.system.page import block
+from support.system.qemu_life import successor
+from support.system.qemu_site import GUEST, GUEST_MAC, PEER, PEER_MAC, PORT, Site
 
 from ovs_vhost_plugin.lab import process
 from ovs_vhost_plugin.lab.guests import image, qemu

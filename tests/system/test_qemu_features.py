@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
-from qemu_site import GUEST, GUEST_MAC, PEER, PEER_MAC, PORT, Site
+from support.system.qemu_site import GUEST, GUEST_MAC, PEER, PEER_MAC, PORT, Site
 
 from ovs_vhost_plugin.vhost.spec import Feature
 

@@ -7,7 +7,7 @@ translated for one frame only.
 """
 
 import pytest
-from qemu_site import PORT, Site
+from support.system.qemu_site import PORT, Site
 
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.vhost.spec import Feature

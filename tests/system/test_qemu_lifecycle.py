@@ -9,8 +9,8 @@ import struct
 import time
 
 import pytest
-from qemu_life import alive, echoed, left, resumed, successor, unanswered
-from qemu_site import MIB, PORT, Site
+from support.system.qemu_life import alive, echoed, left, resumed, successor, unanswered
+from support.system.qemu_site import MIB, PORT, Site
 
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
 from ovs_vhost_plugin.lab.measure.capture import Capture

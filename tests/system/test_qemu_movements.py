@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from qemu_site import GUEST, GUEST_MAC, MIB, PEER, PEER_MAC, Site
+from support.system.qemu_site import GUEST, GUEST_MAC, MIB, PEER, PEER_MAC, Site
 
 from ovs_vhost_plugin.lab.guests import image, qemu
 from ovs_vhost_plugin.lab.guests.qemu import GuestConfig, QemuGuest, VhostUser

@@ -2,7 +2,7 @@
 """Offloads: passed on where the datapath takes them, finished in the worker where it does not."""
 
 import pytest
-from qemu_site import LONGEST_FRAME, MIB, PORT, Site, check_frames
+from support.system.qemu_site import LONGEST_FRAME, MIB, PORT, Site, check_frames
 
 from ovs_vhost_plugin.lab.measure.capture import Capture
 from ovs_vhost_plugin.vhost.spec import Feature

@@ -2,7 +2,7 @@
 """A VM starts however many queues it has; where a row limits them, that is told."""
 
 import pytest
-from qemu_site import PORT, Site
+from support.system.qemu_site import PORT, Site
 
 from ovs_vhost_plugin.lab.process import wait_until
 

@@ -6,8 +6,8 @@ import signal
 import struct
 
 import pytest
-from qemu_life import alive, echoed, left, resumed, successor
-from qemu_site import MIB, PORT, Site
+from support.system.qemu_life import alive, echoed, left, resumed, successor
+from support.system.qemu_site import MIB, PORT, Site
 
 from ovs_vhost_plugin.ipc.channel import JOURNAL_BYTES
 from ovs_vhost_plugin.lab.process import wait_until

@@ -2,7 +2,7 @@
 """QEMU that does not share its guest's memory starts all the same, and nothing passes."""
 
 import pytest
-from qemu_site import PEER, PORT, Site
+from support.system.qemu_site import PEER, PORT, Site
 
 from ovs_vhost_plugin.lab.process import wait_until
 

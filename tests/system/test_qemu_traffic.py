@@ -6,7 +6,17 @@ import time
 from pathlib import Path
 
 import pytest
-from qemu_site import GUEST, GUEST_MAC, MIB, PEER, PEER_MAC, PORT, Site, ring_size, settled
+from support.system.qemu_site import (
+    GUEST,
+    GUEST_MAC,
+    MIB,
+    PEER,
+    PEER_MAC,
+    PORT,
+    Site,
+    ring_size,
+    settled,
+)
 
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.lab.measure.capture import Capture

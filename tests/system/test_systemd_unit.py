@@ -11,8 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-import systemd_host
-from systemd_host import RUNDIR, UNIT, SystemdHost
+from support.system import systemd_host
+from support.system.systemd_host import RUNDIR, UNIT, SystemdHost
 
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
 from ovs_vhost_plugin.lab.platform import packages

@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from qemu_site import GUEST, GUEST_MAC, MIB, PEER, PEER_MAC, PORT, Site
+from support.system.qemu_site import GUEST, GUEST_MAC, MIB, PEER, PEER_MAC, PORT, Site
 
 from ovs_vhost_plugin.lab.guests import uml
 from ovs_vhost_plugin.lab.platform import packages

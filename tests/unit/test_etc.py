@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.checkout import TOP
 
 from ovs_vhost_plugin import cli
 from ovs_vhost_plugin.common.dirs import PROGRAM
@@ -15,8 +16,7 @@ from ovs_vhost_plugin.daemon import options
 from ovs_vhost_plugin.daemon.workers.uids import MACHINE
 from ovs_vhost_plugin.jit import cache
 
-CHECKOUT = Path(__file__).parents[2]
-ETC = CHECKOUT / "etc"
+ETC = TOP / "etc"
 UNIT = ETC / "systemd" / "system" / "ovs-vhost.service"
 TMPFILES = ETC / "tmpfiles.d" / "ovs-vhost.conf"
 COMPLETION = ETC / "bash_completion.d" / "ovs-vhost"
@@ -117,14 +117,14 @@ def test_tmpfiles_makes_the_directories(run: Callable[..., str], tmp_path: Path)
 
 
 def test_the_libvirt_page_has_the_same_directories() -> None:
-    page = (CHECKOUT / "docs" / "libvirt.md").read_text()
+    page = (TOP / "docs" / "libvirt.md").read_text()
     examples = [line[1:] for line in TMPFILES.read_text().splitlines() if line.startswith("#d")]
     assert examples and [line for line in examples if line not in page] == []
 
 
 def test_tests_named_in_the_security_page_exist() -> None:
-    named = set(re.findall(r"`(test_\w+)`", (CHECKOUT / "docs" / "security.md").read_text()))
-    tests = "".join(path.read_text() for path in (CHECKOUT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", (TOP / "docs" / "security.md").read_text()))
+    tests = "".join(path.read_text() for path in (TOP / "tests").rglob("test_*.py"))
     assert named and not [name for name in named if f"def {name}(" not in tests]
 
 

@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
+from support.checkout import TESTS
 
 from ovs_vhost_plugin.daemon.guests.allowance import HOLD_LIMIT
 from ovs_vhost_plugin.daemon.guests.claims import NOT_GIVEN
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost.errors import PeerErrorName
 
-TESTS = Path(__file__).parents[1]
 TABLE = TESTS.parent / "docs" / "hostile-inputs.md"
 ROWS = re.findall(r"^\| (.+) \| (.+) \| (.+) \|$", TABLE.read_text(), re.MULTILINE)
 NAMED = {name for _, names, _ in ROWS for name in re.findall(r"`([a-z0-9-]+)`", names)}
@@ -37,8 +36,8 @@ def test_every_error_and_fault_is_in_the_table_and_no_other() -> None:
 @pytest.mark.parametrize("what", [what for what, names, _ in ROWS if names != "name"])
 def test_its_tests_exist(what: str) -> None:
     (tests,) = (tests for seen, _, tests in ROWS if seen == what)
-    named = re.findall(r"`(\w+\.py)::(\w+)`", tests)
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", tests)
     assert named
     for file, function in named:
-        (path,) = TESTS.rglob(file)
+        path = TESTS / file
         assert re.search(rf"^def {function}\(", path.read_text(), re.MULTILINE), function

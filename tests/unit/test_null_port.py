@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TOP = Path(__file__).parents[2]
+from support.checkout import TOP
 
 
 def test_the_port_of_the_benchmark_starts_and_ends(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ import inspect
 import pkgutil
 import re
 from enum import Enum
-from pathlib import Path
+
+from support.checkout import TOP
 
 import ovs_vhost_plugin
 from ovs_vhost_plugin.announce.model import Outcome
@@ -14,10 +15,11 @@ from ovs_vhost_plugin.daemon.ovsdb.carriage import Trouble
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.worker.tap.hold import Reason
 
-CHECKOUT = Path(__file__).parents[2]
-PAGE = (CHECKOUT / "docs/troubleshooting.md").read_text()
-PACKAGE = CHECKOUT / "ovs_vhost_plugin"
-PARTS = ("announce", "daemon", "jit", "tap", "vhost", "worker")
+PAGE = (TOP / "docs/troubleshooting.md").read_text()
+PACKAGE = TOP / "ovs_vhost_plugin"
+PARTS = sorted(
+    {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"__pycache__", "guest", "lab"}
+)
 
 # Names that the daemon makes without an enum: at the head of a text ("worker-stuck: ...").
 _HEAD = re.compile(r"f?\"([a-z]+(?:-[a-z]+)+):[ \"]")
@@ -30,8 +32,8 @@ def enums() -> list[type[Enum]]:
     found = []
     for part in PARTS:
         package = importlib.import_module(f"{ovs_vhost_plugin.__name__}.{part}")
-        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            if module.name.endswith((".nursery", ".process")):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if module.name.endswith((".birth.forkserver", ".worker.process")):
                 continue  # programs
             loaded = importlib.import_module(module.name)
             found += [
@@ -51,7 +53,7 @@ def names() -> set[str]:
     heads = {
         head
         for part in PARTS
-        for path in (PACKAGE / part).glob("*.py")
+        for path in (PACKAGE / part).rglob("*.py")
         for head in _HEAD.findall(path.read_text())
     }
     return named | {fault.kebab for fault in Fault} | heads

@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from control_host import ControlHost
-from puppet import PORT, FrontEnd
+from support.control.control_host import ControlHost
+from support.control.puppet import PORT, FrontEnd
 
 from ovs_vhost_plugin.lab.platform import packages
 

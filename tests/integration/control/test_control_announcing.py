@@ -9,8 +9,8 @@ import time
 from typing import Any
 
 import pytest
-from puppet import GUEST_ANNOUNCE, MAC, PORT, Peer, wait_log
-from puppet import announcements as log
+from support.control.puppet import GUEST_ANNOUNCE, MAC, PORT, Peer, wait_log
+from support.control.puppet import announcements as log
 
 from ovs_vhost_plugin.announce.frames import gratuitous_arp, rarp, tagged
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE

@@ -6,9 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from support.checkout import TOP
 
 from ovs_vhost_plugin import __version__
 from ovs_vhost_plugin.lab.process import wait_until
@@ -20,7 +20,7 @@ def ovs_vhost(host, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`ovs-vhost ARGUMENTS` of this host."""
     return subprocess.run(
         [sys.executable, "-m", "ovs_vhost_plugin", *arguments],
-        env={**os.environ, **host.switch.env, "PYTHONPATH": str(Path(__file__).parents[3])},
+        env={**os.environ, **host.switch.env, "PYTHONPATH": str(TOP)},
         capture_output=True,
         text=True,
         timeout=60,

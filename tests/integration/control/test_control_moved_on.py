@@ -8,7 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from puppet import GUEST_ANNOUNCE, LOG_ALL, MAC, PORT, FrontEnd, Peer, announcements, wait_log
+from support.control.puppet import (
+    GUEST_ANNOUNCE,
+    LOG_ALL,
+    MAC,
+    PORT,
+    FrontEnd,
+    Peer,
+    announcements,
+    wait_log,
+)
 
 from ovs_vhost_plugin.announce.frames import rarp
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE

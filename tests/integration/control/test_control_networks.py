@@ -7,7 +7,7 @@ The port's worker is a puppet: the test tells as its front-end what it is to rep
 from typing import Any
 
 import pytest
-from puppet import MAC, PORT, Peer, announcements, wait_log
+from support.control.puppet import MAC, PORT, Peer, announcements, wait_log
 
 from ovs_vhost_plugin.announce.frames import rarp
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE

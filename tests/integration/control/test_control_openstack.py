@@ -2,7 +2,7 @@
 """What OpenStack does to rows, by its own library (ovsdbapp), in one transaction each."""
 
 import pytest
-from openstack_host import missing, transact
+from support.control.openstack_host import missing, transact
 
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.lab.process import wait_until

@@ -4,7 +4,7 @@
 import json
 
 import pytest
-from soft_ports import GUEST_MAC, SoftPort, check_outward
+from support.system.soft_ports import GUEST_MAC, SoftPort, check_outward
 
 from ovs_vhost_plugin.daemon.ovsdb.carriage import TAP_MTU_MAX
 from ovs_vhost_plugin.guest.frontend.connection import BackEndError

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from soft_ports import SoftPort, check_inward, check_outward
+from support.system.soft_ports import SoftPort, check_inward, check_outward
 
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
 from ovs_vhost_plugin.lab.process import wait_until

@@ -8,7 +8,7 @@ import struct
 from contextlib import ExitStack
 
 import pytest
-from soft_ports import SoftPort, frame_of, receive, settle
+from support.system.soft_ports import SoftPort, frame_of, receive, settle
 
 from ovs_vhost_plugin.guest.cloud_hypervisor import CloudHypervisor
 from ovs_vhost_plugin.guest.soft import FEATURES, Config

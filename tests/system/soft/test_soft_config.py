@@ -4,7 +4,7 @@
 import struct
 
 import pytest
-from soft_ports import GUEST_MAC, SECONDS
+from support.system.soft_ports import GUEST_MAC, SECONDS
 
 from ovs_vhost_plugin.guest.soft import Config
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE

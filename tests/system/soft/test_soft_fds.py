@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 import pytest
-from soft_ports import check_inward, check_outward, settle
-from stuck_files import hanging_file_elsewhere, lingering_socket
+from support.control.stuck_files import hanging_file_elsewhere, lingering_socket
+from support.system.soft_ports import check_inward, check_outward, settle
 
 from ovs_vhost_plugin.guest.frontend.connection import BackEndClosedError, WrongReplyError
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest

@@ -6,7 +6,7 @@ import socket
 import time
 
 import pytest
-from soft_ports import check_inward, check_outward
+from support.system.soft_ports import check_inward, check_outward
 
 from ovs_vhost_plugin.guest.frontend.connection import listen
 from ovs_vhost_plugin.guest.soft import USUAL, SoftGuest

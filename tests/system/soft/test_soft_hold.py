@@ -6,7 +6,7 @@ SET_VRING_ENABLE, no SET_FEATURES before it); on the destination SEND_RARP befor
 """
 
 import pytest
-from soft_ports import GUEST_MAC, SECONDS, frame_of, receive_all, settle
+from support.system.soft_ports import GUEST_MAC, SECONDS, frame_of, receive_all, settle
 
 from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyLog
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest

@@ -4,7 +4,7 @@
 import struct
 
 import pytest
-from soft_ports import check_inward, check_outward, frame_of
+from support.system.soft_ports import check_inward, check_outward, frame_of
 
 from ovs_vhost_plugin.guest.driver.driver import (
     F_NEEDS_CSUM,

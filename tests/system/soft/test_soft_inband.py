@@ -2,7 +2,14 @@
 """A guest without eventfds: it kicks by messages, and messages call it and tell of broken rings."""
 
 import pytest
-from soft_ports import SECONDS, check_inward, check_outward, frame_of, receive, settle
+from support.system.soft_ports import (
+    SECONDS,
+    check_inward,
+    check_outward,
+    frame_of,
+    receive,
+    settle,
+)
 
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
 from ovs_vhost_plugin.lab.process import wait_until

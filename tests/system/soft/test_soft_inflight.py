@@ -6,7 +6,7 @@ import signal
 import struct
 
 import pytest
-from soft_ports import check_inward, check_outward, frame_of, settle
+from support.system.soft_ports import check_inward, check_outward, frame_of, settle
 
 from ovs_vhost_plugin.guest.frontend.frontend import PROTOCOL_FEATURES
 from ovs_vhost_plugin.guest.frontend.inflight import Inflight

@@ -4,7 +4,7 @@
 import random
 
 import pytest
-from soft_ports import BURST, check_inward, check_outward, frame_of, receive, settle
+from support.system.soft_ports import BURST, check_inward, check_outward, frame_of, receive, settle
 
 from ovs_vhost_plugin.guest.driver.iommu import TranslatedMemory, tell_iotlb
 from ovs_vhost_plugin.guest.frontend.connection import RequestRefusedError

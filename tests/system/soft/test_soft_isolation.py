@@ -11,7 +11,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from soft_ports import SECONDS, check_inward, check_outward, frame_of, settle
+from support.system.soft_ports import SECONDS, check_inward, check_outward, frame_of, settle
 
 from ovs_vhost_plugin.guest.frontend.connection import BackEndClosedError, Connection
 from ovs_vhost_plugin.guest.frontend.frontend import FrontEnd

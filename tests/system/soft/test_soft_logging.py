@@ -7,7 +7,7 @@ The guest's memory before and after is compared page by page; no page may differ
 import time
 
 import pytest
-from soft_ports import (
+from support.system.soft_ports import (
     BURST,
     check_inward,
     check_outward,

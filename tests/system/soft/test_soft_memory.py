@@ -2,7 +2,7 @@
 """Guest memory in hundreds of slots, which come and go one by one while frames pass."""
 
 import pytest
-from soft_ports import check_inward, check_outward, settle
+from support.system.soft_ports import check_inward, check_outward, settle
 
 from ovs_vhost_plugin.guest.driver.memory import GuestMemory, Region
 from ovs_vhost_plugin.guest.frontend.connection import RequestRefusedError

@@ -11,7 +11,7 @@ import time
 from ipaddress import IPv4Address
 
 import pytest
-from soft_ports import OTHER_MAC, frame_of, settle
+from support.system.soft_ports import OTHER_MAC, frame_of, settle
 
 from ovs_vhost_plugin.guest.migrate import ANNOUNCE_ROUNDS, MemoryDiffersError, Migration
 from ovs_vhost_plugin.guest.soft import FEATURES, Config, SoftGuest

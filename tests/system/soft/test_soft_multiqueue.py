@@ -4,7 +4,7 @@
 import threading
 
 import pytest
-from soft_ports import datagram, receive_all, settle
+from support.system.soft_ports import datagram, receive_all, settle
 
 from ovs_vhost_plugin.guest.soft import Config
 from ovs_vhost_plugin.lab.process import wait_until

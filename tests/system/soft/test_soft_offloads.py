@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import dpkt
 import pytest
-from soft_ports import GUEST_MAC
+from support.system.soft_ports import GUEST_MAC
 
 from ovs_vhost_plugin.daemon.ovsdb.tunnels import version_of
 from ovs_vhost_plugin.guest.driver.driver import F_NEEDS_CSUM, GSO_TCPV4, NetHeader

@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from soft_ports import (
+from support.system.soft_ports import (
     check_inward,
     check_outward,
     frame_of,

@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from soft_ports import SECONDS, check_inward, check_outward
+from support.system.soft_ports import SECONDS, check_inward, check_outward
 
 from ovs_vhost_plugin.guest.frontend.connection import WrongReplyError
 from ovs_vhost_plugin.guest.postcopy import PostcopyMigration

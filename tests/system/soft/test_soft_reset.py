@@ -2,7 +2,7 @@
 """RESET_DEVICE on a real worker: all stops, the memory stays, and the next driver begins anew."""
 
 import pytest
-from soft_ports import check_inward, check_outward, settle
+from support.system.soft_ports import check_inward, check_outward, settle
 
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
 from ovs_vhost_plugin.lab.process import wait_until

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from soft_ports import ETHERTYPE
+from support.system.soft_ports import ETHERTYPE
 
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host

@@ -4,7 +4,7 @@
 import os
 
 import pytest
-from soft_ports import check_inward, check_outward, frame_of, settle
+from support.system.soft_ports import check_inward, check_outward, frame_of, settle
 
 from ovs_vhost_plugin.guest.driver.memory import GuestMemory
 from ovs_vhost_plugin.guest.soft import FEATURES, USUAL, Config, SoftGuest

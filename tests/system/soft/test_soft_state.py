@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from soft_ports import settle
+from support.system.soft_ports import settle
 
 from ovs_vhost_plugin.guest.frontend.connection import RequestRefusedError
 from ovs_vhost_plugin.guest.migrate import Migration

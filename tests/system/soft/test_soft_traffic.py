@@ -2,7 +2,7 @@
 """Frames through a real worker in every shape that a split ring can have; contents compared."""
 
 import pytest
-from soft_ports import (
+from support.system.soft_ports import (
     LARGEST,
     check_inward,
     check_outward,

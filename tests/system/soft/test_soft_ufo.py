@@ -7,8 +7,8 @@ import platform
 import socket
 
 import pytest
-from soft_ports import GUEST_MAC, SoftPort, receive_all
-from test_soft_uso import HEADERS, PACKET_VNET_HDR, SOL_PACKET, large
+from support.system.large_udp import HEADERS, PACKET_VNET_HDR, SOL_PACKET, large
+from support.system.soft_ports import GUEST_MAC, SoftPort, receive_all
 
 from ovs_vhost_plugin.guest.driver.driver import GSO_NONE, GSO_UDP, GSO_UDP_L4
 from ovs_vhost_plugin.guest.soft import FEATURES, Config

@@ -8,40 +8,20 @@ import struct
 
 import dpkt
 import pytest
-from soft_ports import GUEST_MAC, OTHER_MAC, receive_all
+from support.system.large_udp import HEADERS, PACKET_VNET_HDR, SOL_PACKET, large
+from support.system.soft_ports import receive_all
 
-from ovs_vhost_plugin.guest.driver.driver import F_NEEDS_CSUM, GSO_NONE, GSO_UDP_L4, NetHeader
+from ovs_vhost_plugin.guest.driver.driver import GSO_NONE, GSO_UDP_L4
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
 from ovs_vhost_plugin.vhost.spec import Feature
 
 pytestmark = pytest.mark.system
 
-SOL_PACKET, PACKET_VNET_HDR = 263, 15  # linux/if_packet.h
 SENDS = FEATURES | Feature.CSUM.mask | Feature.HOST_USO.mask
 ACCEPTS_CSUM = FEATURES | Feature.GUEST_CSUM.mask
 ACCEPTS = ACCEPTS_CSUM | Feature.GUEST_USO4.mask | Feature.GUEST_USO6.mask
-HEADERS = {4: 14 + 20 + 8, 6: 14 + 40 + 8}
 # gso_size and payload: several datagrams and a rest, none, the most that IP holds, the smallest.
 CASES = [(1000, 4500), (1472, 3 * 1472), (1400, 65_535 - 28), (8, 100), (1200, 700)]
-
-
-def large(version, size, payload, *, outward, gso=GSO_UDP_L4):
-    """A frame of UDP and its header: the checksum is begun with the pseudo header's sum."""
-    to, source = (OTHER_MAC, GUEST_MAC) if outward else (GUEST_MAC, OTHER_MAC)
-    length = 8 + len(payload)
-    if version == 4:
-        addresses = socket.inet_aton("10.1.0.1") + socket.inet_aton("10.1.0.2")
-        ip = dpkt.ip.IP(id=65_530, p=17, src=addresses[:4], dst=addresses[4:], len=20 + length)
-        network, kind = ip.pack_hdr()[:10] + b"\0\0" + addresses, 0x0800
-        network = network[:10] + struct.pack("!H", dpkt.in_cksum(network)) + network[12:]
-    else:
-        addresses = bytes(range(32))
-        network, kind = struct.pack("!IHBB", 6 << 28, length, 17, 64) + addresses, 0x86DD
-    begun = 0xFFFF - dpkt.in_cksum(addresses + struct.pack("!II", length, 17))
-    udp = struct.pack("!HHHH", 1000, 2000, length, begun)
-    frame = to + source + struct.pack("!H", kind) + network + udp + payload
-    start = 14 + len(network)
-    return NetHeader(F_NEEDS_CSUM, gso, start + 8, size, start, 6), frame
 
 
 def check_datagrams(frames, version, size, payload):

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from virtio_site import Peer, plugged
+from support.system.virtio_site import Peer, plugged
 
 from ovs_vhost_plugin.lab.hosts.host import Host
 from ovs_vhost_plugin.lab.platform import packages

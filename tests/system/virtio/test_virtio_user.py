@@ -5,8 +5,8 @@ import os
 import signal
 
 import pytest
-from virtio_grid import MAC
-from virtio_site import (
+from support.system.virtio_grid import MAC
+from support.system.virtio_site import (
     SECONDS,
     check_what_testpmd_gives_back,
     check_what_testpmd_sends,

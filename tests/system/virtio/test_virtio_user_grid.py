@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from virtio_grid import (
+from support.system.virtio_grid import (
     AXES,
     absent,
     cells,
@@ -16,7 +16,7 @@ from virtio_grid import (
     drivers,
     product_of_axes,
 )
-from virtio_site import check_what_testpmd_gives_back, check_what_testpmd_sends
+from support.system.virtio_site import check_what_testpmd_gives_back, check_what_testpmd_sends
 
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost.spec import Feature

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from guest_lab import Lab
+from support.guest.guest_lab import Lab
 
 
 @pytest.fixture

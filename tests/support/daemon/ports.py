@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A port as rows may ask for it, and the spec of its worker."""
+
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
+from ovs_vhost_plugin.daemon.reconcile import (
+    worker_spec,
+)
+
+PORT = PortSpec(
+    name="vhu0",
+    bridge="br0",
+    ofport=None,
+    mode="client",
+    path="/run/vm.sock",
+    queues=2,
+    mtu=None,
+    tag=None,
+    trunks=(),
+    userspace=True,
+    finish_offloads=True,
+    attached_mac="",
+)
+
+
+SPEC = worker_spec(PORT)

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stand-ins for the parts of a device."""
+
+from dataclasses import replace
+from typing import Any
+
+from ovs_vhost_plugin.vhost.errors import PeerError
+
+
+class FakePair:
+    """Moves its avail index on by 3 a run, as a loop that handled 3 chains."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.config: Any = None
+        self.faults: list[Any] = []
+        self.missing: list[Any] = []
+        self.forgotten = 0
+        self.starts = 0
+        self.waiting: list[bytes] = []
+        self.given: list[bytes] = []
+        self.stands_at: int | None = None
+        self.handed_over: list[str] = []
+        self.counters = {"rx_kicks": 0, "tx_kicks": 0}
+        self._next = {"rx": 0, "tx": 0}
+
+    @property
+    def running(self) -> bool:
+        return self.config is not None
+
+    def start(self, config: Any) -> None:
+        assert self.config is None
+        self.config = config
+        self.starts += 1
+
+    def resumed(self, config: Any) -> Any:
+        if self.stands_at is None:
+            return config
+        vrings = {kind: getattr(config, kind) for kind in ("rx", "tx")}
+        news = {
+            kind: replace(vring, next_avail=self.stands_at)
+            for kind, vring in vrings.items()
+            if vring is not None and vring.resumes
+        }
+        return replace(config, **news)
+
+    def forget_place(self, kind: str) -> None:
+        self.handed_over.append(kind)
+
+    def take_waiting(self) -> list[bytes]:
+        waiting, self.waiting = self.waiting, []
+        return waiting
+
+    def give(self, frames: list[bytes]) -> None:
+        self.given += frames
+
+    def stop(self) -> None:
+        for kind in ("rx", "tx"):
+            vring = self.config and getattr(self.config, kind)
+            if vring is not None:
+                self._next[kind] = (vring.next_avail + 3) % 65536
+        self.config = None
+
+    def next_avail(self, kind: str) -> int:
+        return self._next[kind]
+
+    def misses(self) -> list[Any]:
+        return self.missing
+
+    def forget(self) -> None:
+        assert self.config is None
+        self.forgotten += 1
+
+    def take_faults(self) -> list[Any]:
+        taken, self.faults = self.faults, []
+        return taken
+
+
+class FakeTaps:
+    def __init__(self) -> None:
+        self.carrier = False
+        self.attached: list[bool] = []
+        self.header_size = 0
+        self.discarded = 0
+
+    def set_format(self, header_size: int, _features: int) -> None:
+        self.header_size = header_size
+
+    def set_carrier(self, up: bool) -> None:
+        self.carrier = up
+
+    def discard(self) -> None:
+        self.discarded += 1
+
+    def set_attached(self, wanted: list[bool]) -> None:
+        self.attached = list(wanted)
+
+
+class FakeHolding:
+    """A hold of what it is given."""
+
+    def __init__(self) -> None:
+        self.enabled = True
+        self.held: dict[int, list[bytes]] = {}
+        self.gone = 0
+
+    def begin(self, queue: int, waiting: list[bytes]) -> None:
+        self.held[queue] = list(waiting)
+
+    def drain(self, queue: int, waiting: list[bytes]) -> list[bytes]:
+        return [*waiting, f"queue {queue}".encode()]
+
+    def covers(self, queue: int) -> bool:
+        return queue in self.held
+
+    def give_back(self, queue: int) -> list[bytes]:
+        return self.held.pop(queue)
+
+    def front_end_gone(self) -> None:
+        self.gone += 1
+
+
+class FakeState:
+    """Notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[object] = []
+        self.brought = False
+
+    def rarp(self, mac: bytes) -> None:
+        self.asked.append(mac)
+
+    def save(self, fd: int) -> None:
+        self.asked.append(("save", fd))
+
+    def load(self, fd: int) -> None:
+        self.asked.append(("load", fd))
+
+    def check(self) -> bool:
+        self.asked.append("check")
+        return self.brought
+
+    def forget(self) -> None:
+        self.asked.append("forget")
+
+
+class Observed:
+    def __init__(self) -> None:
+        self.rarps: list[bytes] = []
+        self.bases: list[int] = []
+        self.errors: list[PeerError] = []
+        self.busies = 0
+
+    def rarp(self, mac: bytes) -> None:
+        self.rarps.append(mac)
+
+    def started(self, base: int) -> None:
+        self.bases.append(base)
+
+    def error(self, error: PeerError) -> None:
+        self.errors.append(error)
+
+    def busy(self) -> None:
+        self.busies += 1

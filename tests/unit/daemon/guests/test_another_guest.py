@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of a guest is that guest's: not of another one that its port serves later."""
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+
+from support.daemon.ports import PORT
+
+from ovs_vhost_plugin.announce.addresses import Station
+from ovs_vhost_plugin.daemon.guests.announcing import Announcing
+from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import Switch
+from ovs_vhost_plugin.daemon.workers.reports import Addresses, Rarp
+from ovs_vhost_plugin.daemon.workers.workers import Heard
+
+NOW = 100.0
+MAC = bytes.fromhex("525400000001")
+LEARNED = Station(bytes.fromhex("525400000002"))
+
+
+def test_a_port_with_another_socket_is_another_guests(tmp_path: Path) -> None:
+    switch = Switch(str(tmp_path), "", False, frozenset())
+    announcing = Announcing(lambda *_: True, clock=lambda: NOW)
+    with contextlib.closing(announcing):
+        announcing.locate(Snapshot(switch, {"vhu0": PORT}))
+        announcing.take([Heard("vhu0", Rarp(MAC, NOW)), Heard("vhu0", Addresses((LEARNED,)))], NOW)
+        assert announcing.known(PORT)
+
+        announcing.locate(Snapshot(switch, {"vhu0": replace(PORT, mtu=9000)}))
+        assert announcing.known(PORT)
+        other = replace(PORT, path="/run/another-vm.sock")
+        announcing.locate(Snapshot(switch, {"vhu0": other}))
+        assert not announcing.known(other)

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When workers are connected: at once, again, ever more slowly, and never without having asked."""
+
+import math
+import os
+import socket
+from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.daemon.ports import PORT
+
+from ovs_vhost_plugin.daemon.connector import GOOD_AFTER, LONGEST_PAUSE, Connector
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
+from ovs_vhost_plugin.daemon.reconcile import worker_spec
+from ovs_vhost_plugin.daemon.sockets.sockpolicy import SocketError, SocketErrorName
+from ovs_vhost_plugin.daemon.workers.reports import Connect
+from ovs_vhost_plugin.daemon.workers.workers import Ended, Heard
+
+NOW = 1000.0
+
+
+class Link:
+    def __init__(self, port: PortSpec) -> None:
+        self.spec: Any = worker_spec(port)
+        self.told_to_quit = False
+        self.reads = True
+        self.sent: list[tuple[float, int]] = []
+
+    def send(self, command: dict[str, Any], now: float, fds: tuple[int, ...] = ()) -> bool:
+        assert command == {"op": "connected"} and len(fds) == 1
+        if not self.reads:
+            return False
+        self.sent.append((now, os.fstat(fds[0]).st_ino))
+        return True
+
+
+class World:
+    """Ports with their workers, and front-ends that are there or not."""
+
+    def __init__(self) -> None:
+        self.ports = {"vhu0": PORT}
+        self.links: dict[str, Any] = {"vhu0": Link(PORT)}
+        self.there = False
+        self.error: SocketError | None = None
+        self.tried: list[tuple[str, str]] = []
+        self.disposed: list[int] = []
+        self.counters: Counter[str] = Counter()
+        self.connector = Connector(self.links, self.reach, self.counters, self.dispose)
+
+    def reach(self, path: str, owner: str) -> socket.socket | None:
+        self.tried.append((path, owner))
+        if self.error is not None:
+            raise self.error
+        return socket.socket(socket.AF_UNIX) if self.there else None
+
+    def dispose(self, fd: int) -> None:
+        self.disposed.append(os.fstat(fd).st_ino)
+        os.close(fd)
+
+    def ask(self, now: float, name: str = "vhu0") -> None:
+        self.connector.take([Heard(name, Connect())], now)
+
+    def run(self, now: float) -> None:
+        self.connector.run(self.ports, now)
+
+    def wake(self, now: float) -> float | None:
+        """When `run` is to be called next, as a poller is told it."""
+        waits: list[int] = []
+        self.connector.wait(SimpleNamespace(timer_wait=waits.append), now)
+        return now + waits[0] / 1000 if waits else None
+
+    def live(self, now: float, until: float) -> None:
+        """Run whenever that is asked for."""
+        self.run(now)
+        while (wake := self.wake(now)) is not None and wake <= until:
+            now = max(wake, now + 0.001)
+            self.run(now)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def link(world: World) -> Link:
+    found: Link = world.links["vhu0"]
+    return found
+
+
+def test_nobody_is_connected_who_has_not_asked(world: World) -> None:
+    world.there = True
+    world.run(NOW)
+    assert not world.tried and world.wake(NOW) is None
+
+
+def test_who_asks_is_connected_at_once_and_once(world: World, link: Link) -> None:
+    world.there = True
+    world.ports["vhu0"] = replace(PORT, socket_owner="qemu")
+    world.ask(NOW)
+    world.live(NOW, NOW + 100)
+    assert world.tried == [(PORT.path, "qemu")]
+    assert [at for at, _ in link.sent] == [NOW]
+    # What was handed over is closed elsewhere: its front-end may have had it long enough.
+    assert world.disposed == [inode for _, inode in link.sent]
+
+
+def test_a_front_end_that_is_not_there_is_looked_for_and_is_no_error(world: World) -> None:
+    world.ask(NOW)
+    world.live(NOW, NOW + 0.5)
+    assert len(world.tried) == 4  # now, and 0.1, 0.2 and 0.4 s later
+    world.tried.clear()
+    world.live(NOW + 0.7, NOW + 60)
+    assert 58 <= len(world.tried) <= 64  # each second
+    assert not world.connector.errors and not world.counters
+    world.there = True
+    world.live(NOW + 61, NOW + 100)
+    assert world.wake(NOW + 100) is None
+
+
+def test_tries_of_many_ports_fall_together(world: World) -> None:
+    for number in range(1000):
+        port = replace(PORT, name=f"p{number}")
+        world.ports[port.name], world.links[port.name] = port, Link(port)
+        world.ask(NOW + number / 1000, port.name)
+    wakes = set()
+    now = NOW + 1
+    world.run(now)
+    while now < NOW + 11:
+        now = max(world.wake(now) or math.inf, now + 0.001)
+        wakes.add(now)
+        world.run(now)
+    assert len(wakes) <= 20
+    assert len(world.tried) <= 1000 * 17
+
+
+def test_a_socket_that_has_to_be_mended_is_named_until_it_is(world: World, link: Link) -> None:
+    world.error = SocketError(SocketErrorName.NOT_TRUSTED, "do this")
+    world.ask(NOW)
+    world.live(NOW, NOW + 10)
+    assert world.connector.errors == {"vhu0": "socket-not-trusted: do this"}
+    assert world.counters == {"socket-not-trusted": 1}
+    world.error = None
+    world.live(NOW + 11, NOW + 12)
+    assert not world.connector.errors and not link.sent
+    world.error = SocketError(SocketErrorName.DENIED, "x")
+    world.live(NOW + 13, NOW + 14)
+    world.error, world.there = None, True
+    world.live(NOW + 15, NOW + 16)
+    assert not world.connector.errors and len(link.sent) == 1
+    assert world.counters == {"socket-not-trusted": 1, "socket-denied": 1}
+
+
+def test_a_worker_that_wears_out_its_connections_is_slowed_down(world: World, link: Link) -> None:
+    world.there = True
+    for tick in range(10 * 60):
+        world.ask(NOW + tick / 10)
+        world.ask(NOW + tick / 10)  # asking twice brings nothing
+        world.run(NOW + tick / 10)
+    pauses = [b[0] - a[0] for a, b in zip(link.sent, link.sent[1:], strict=False)]
+    assert pauses[:3] == pytest.approx([0.2, 0.3, 0.5], abs=0.11)
+    assert max(pauses) <= LONGEST_PAUSE + 0.2
+    assert len(link.sent) <= 7 + 60 / LONGEST_PAUSE
+    # One that lived is no storm, and what comes after it begins anew.
+    world.tried.clear()
+    last = link.sent[-1][0] + LONGEST_PAUSE + GOOD_AFTER
+    world.run(last)
+    last += GOOD_AFTER
+    world.ask(last)
+    world.run(last)
+    assert link.sent[-1][0] == last
+
+
+def test_a_worker_that_does_not_read_gets_another_one_later(world: World, link: Link) -> None:
+    world.there, link.reads = True, False
+    world.ask(NOW)
+    world.live(NOW, NOW + 5)
+    assert 2 < len(world.disposed) == len(world.tried) < 12
+    link.reads = True
+    world.live(NOW + 6, NOW + 20)
+    assert len(link.sent) == 1
+
+
+def test_who_has_ended_is_forgotten(world: World, link: Link) -> None:
+    world.error = SocketError(SocketErrorName.DENIED, "x")
+    world.ask(NOW)
+    world.run(NOW)
+    world.connector.take([Ended("vhu0", "", 1.0)], NOW)
+    world.error, world.there = None, True
+    world.live(NOW, NOW + 10)
+    assert not link.sent and not world.connector.errors
+    # Also where nobody tells: another daemon has the lock meanwhile.
+    world.ask(NOW + 11)
+    world.links.clear()
+    world.live(NOW + 11, NOW + 20)
+    world.links["vhu0"] = link
+    world.live(NOW + 21, NOW + 30)
+    assert not link.sent
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"path": "/elsewhere"},
+        {"mode": "server"},
+        None,  # the row is gone or wrong; its worker, if it stays, goes on with the old one
+    ],
+)
+def test_only_a_worker_that_serves_its_row_is_connected(
+    world: World, link: Link, change: dict[str, Any] | None
+) -> None:
+    world.there = True
+    world.ask(NOW)
+    world.ports = {} if change is None else {"vhu0": replace(PORT, **change)}
+    world.live(NOW, NOW + 10)
+    assert not world.tried and world.wake(NOW) is None
+    world.ports = {"vhu0": PORT}
+    world.run(NOW + 11)
+    assert len(link.sent) == 1
+
+
+@pytest.mark.parametrize("state", [{"told_to_quit": True}, {"spec": None}])
+def test_a_worker_that_goes_or_is_not_known_is_not_connected(
+    world: World, link: Link, state: dict[str, Any]
+) -> None:
+    for name, value in state.items():
+        setattr(link, name, value)
+    world.there = True
+    world.ask(NOW)
+    world.live(NOW, NOW + 10)
+    assert not world.tried

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A queue pair in place of another: whether the journal is believed, and where the rings go on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.jit.kernel_views import kernel_memory, kernel_ring
+from support.jit.packed_reference import PackedDriver
+from support.jit.pair_rig import EMPTY, PACKED, Rig, await_that, frame
+from support.jit.ring_reference import Driver, GuestMemory
+
+from ovs_vhost_plugin.jit import fresh
+from ovs_vhost_plugin.jit.recovery.journal import (
+    ENTRIES,
+    MOST_ENTRIES,
+    PROMISED,
+    PUBLISHED,
+    SAID,
+    SAID_BEFORE,
+    WORDS,
+    entry,
+    promise_of,
+)
+from ovs_vhost_plugin.jit.recovery.resume import resume
+from ovs_vhost_plugin.worker.device.queuepair import QueuePair
+from ovs_vhost_plugin.worker.device.vringconfig import PairConfig
+from ovs_vhost_plugin.worker.recovery import journal
+
+RX, TX = b"the receive ring", b"a transmit ring."
+BASE = 1 << 20
+
+
+class Takeover(Rig):
+    """A rig whose journals outlive its pair."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.journals = [journal.fresh(), journal.fresh()]
+        self.another()
+
+    def another(self) -> None:
+        """The worker has ended, the next one is here."""
+        self.pair.close()
+        self.pair = QueuePair(0, self.tap.fileno(), journals=self.journals)
+
+    def begin(self, rx: bytes = RX, tx: bytes = TX, base: int = 0) -> PairConfig:
+        """Start as a front-end has it that knows only the base; what the pair makes of it."""
+        known = {"resumes": True, "next_avail": base}
+        vrings = {
+            "rx": self.vring("rx", identity=rx, **known),
+            "tx": self.vring("tx", identity=tx, **known),
+        }
+        config = self.pair.resumed(self.config(**vrings))
+        self.pair.start(config)
+        return config
+
+    def pass_frames(self, count: int) -> None:
+        """Frames both ways, one by one."""
+        for i in range(count):
+            self.transmit(EMPTY + frame(60, i))
+            self.kick("tx")
+            assert self.wire.recv(4096) == EMPTY + frame(60, i)
+            self.offer_buffers(1, 1500)
+            self.kick("rx")
+            self.wire.send(EMPTY + frame(70, i))
+            await_that(lambda: self.rx.collect(), "a frame")
+            await_that(lambda: self.tx.collect(), "the chain")
+
+
+def positions(config: PairConfig) -> tuple[int, int]:
+    assert config.rx is not None and config.tx is not None
+    return config.rx.next_avail, config.tx.next_avail
+
+
+def test_another_worker_goes_on_where_the_one_before_stood(both_layouts: None) -> None:
+    with Takeover() as rig:
+        rig.begin()
+        for more, before in ((5, 5), (21, 26)):
+            rig.pass_frames(more)
+            rig.another()
+            if rig.extra_features & PACKED:
+                assert positions(rig.begin()) == (before, before)
+            else:  # QEMU says the used index
+                assert positions(rig.begin(base=before)) == (before, before)
+            rig.called("rx")  # whether it was, nobody knows
+            rig.called("tx")
+        rig.pass_frames(3)
+
+
+def test_one_that_ends_before_its_front_end_comes_leaves_the_journal_as_it_was() -> None:
+    with Takeover(features=PACKED | Rig.extra_features) as rig:
+        rig.begin()
+        rig.pass_frames(5)
+        rig.another()
+        rig.another()
+        assert positions(rig.begin()) == (5, 5)
+
+
+@pytest.mark.parametrize("what", ["another ring", "handed over", "made anew"])
+def test_a_journal_of_what_is_no_more_is_not_believed(what: str) -> None:
+    with Takeover(features=PACKED | Rig.extra_features) as rig:
+        rig.begin()
+        rig.pass_frames(5)
+        rig.idle()
+        if what == "handed over":
+            rig.pair.forget_place("rx")
+            rig.pair.forget_place("tx")
+        rig.another()
+        if what == "made anew":
+            for ring in (rig.rx, rig.tx):
+                rig.memory.write(ring.desc, bytes(ring.end - ring.desc))
+                ring.next_avail = ring.seen = 0
+            rig.offer_buffers(16, 1500)
+        if what == "another ring":
+            assert positions(rig.begin(rx=TX, tx=RX)) == (0, 0)
+        else:
+            assert positions(rig.begin()) == (0, 0)
+        if what == "made anew":
+            assert rig.pair.take_faults() == []
+            rig.wire.send(EMPTY + frame(70))
+            rig.kick("rx")
+            assert await_that(lambda: rig.rx.collect(), "a frame") == [(0, 82)]
+
+
+WORD = st.one_of(
+    st.integers(-(2**63), 2**63 - 1),
+    st.builds(promise_of, st.integers(0, 40), st.integers(-1, MOST_ENTRIES + 1)),
+)
+ENTRY = st.one_of(
+    st.integers(-(2**63), 2**63 - 1),
+    st.builds(entry, st.integers(0, 40), st.integers(0, 32767), st.integers(0, 2000)),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    packed=st.booleans(),
+    writes=st.booleans(),
+    in_order=st.booleans(),
+    offered=st.integers(0, 16),
+    published=st.one_of(st.integers(-2, 40), WORD),
+    promised=WORD,
+    said=st.tuples(WORD, WORD) | st.just((0, 0)),
+    entries=st.lists(ENTRY, max_size=20),
+)
+def test_a_journal_with_anything_in_it_changes_nothing_outside_the_ring(
+    packed: bool,
+    writes: bool,
+    in_order: bool,
+    offered: int,
+    published: int,
+    promised: int,
+    said: tuple[int, int],
+    entries: list[int],
+) -> None:
+    size = 16
+    memory = GuestMemory((0, 2 * BASE))
+    driver: Any = (PackedDriver if packed else Driver)(memory, size, BASE)
+    for i in range(offered):
+        driver.offer(driver.chain(i, [(0, 100)], write=writes))
+    words = np.zeros(WORDS, np.int64)
+    words[PUBLISHED], words[PROMISED] = published, promised
+    words[SAID], words[SAID_BEFORE] = said
+    words[ENTRIES : ENTRIES + len(entries)] = entries
+    before = memory.view(0, 2 * BASE).copy()
+    ring = kernel_ring(driver, packed=packed, writes=writes, in_order=in_order, next_avail=0)
+    at = resume(ring._replace(journal=words), kernel_memory(memory), fresh.new_net())
+    assert -1 <= at < (2 * size if packed else 1 << 16)
+    changed = np.flatnonzero(before != memory.view(0, 2 * BASE))
+    assert all(BASE <= place < driver.end for place in changed)
+    # Nothing is given back that was not offered.
+    assert len(driver.collect()) <= offered
