@@ -5,7 +5,8 @@ Never because a front-end connects: QEMU connects long before its guest runs. Ri
 an index above zero belong to a guest that has used them elsewhere, or before the connection to it
 was lost; so do rings whose device state came from another host. That, once the guest runs, is the
 trigger. Other rings that begin at zero belong to a driver that has just started: it asks for
-addresses, and so announces, itself.
+addresses, and so announces, itself. But rings begin one by one, and only the last to begin may be
+one that was used: what such a driver makes forgotten is kept aside for that.
 """
 
 from __future__ import annotations
@@ -43,6 +44,16 @@ class Change:
 NO_CHANGE = Change()
 
 
+@dataclass(frozen=True, slots=True)
+class _Aside:
+    """Of a guest whose rings began at zero: what it would be if one had been used before."""
+
+    trigger: str
+    rarp: tuple[Station, ...] = ()
+    learned: tuple[Station, ...] = ()
+    before: tuple[Station, ...] = ()
+
+
 class Guest:
     """The guest behind one port, as far as its worker has told. Times are told."""
 
@@ -52,6 +63,7 @@ class Guest:
         self._ran = False  # on this connection
         self._began = False  # its rings, on this connection
         self._replaced = False  # it is about to go, and its port is another's already
+        self._aside: _Aside | None = None  # while its rings run that began at zero
         self._pending = ""
         self._lost_at: float | None = None
         self._unnamed = ""  # the trigger for which it is to be announced, once it has a name
@@ -92,6 +104,7 @@ class Guest:
         """Its port is another guest's from now on, of which nothing is known."""
         self._forget()
         self._unnamed = self._pending = ""
+        self._aside = None
         self._replaced = not self.away
 
     def unnamed(self, trigger: str, now: float) -> None:
@@ -106,15 +119,33 @@ class Guest:
         trigger, self._unnamed = self._unnamed, ""
         return Change(trigger if now <= self._unnamed_until else "")
 
-    def started(self, base: int, sent: int, now: float, *, moved_in: bool = False) -> Change:
+    def started(
+        self,
+        base: int,
+        sent: int,
+        now: float,
+        *,
+        moved_in: bool = False,
+        further: bool = False,
+    ) -> Change:
         """Its rings have begun to run at `base`; it had sent `sent` frames before.
 
         `moved_in`: its state has come from another host, so that it is known to have moved in.
+        `further`: it was told that they began at zero, and now one has begun at `base`.
         """
+        if further and self._aside is not None:
+            self._bring_back(self._aside)
+            return self._due()
         self.sent_at_start = sent
-        self._pending = "moved-in" if moved_in else self._origin(base, now)
+        trigger = self._origin(now)
         self._began = True
-        if not self._pending:
+        if moved_in:
+            self._pending, self._aside = "moved-in", _Aside("")
+        elif base:
+            self._pending, self._aside = trigger, None
+        else:
+            self._pending = ""
+            self._aside = _Aside(trigger, self._rarp, self._learned, self._before)
             self._forget()
         return self._due()
 
@@ -130,12 +161,19 @@ class Guest:
         before, self._level = self._level, _AWAY
         return self._stopped(before, now)
 
-    def _origin(self, base: int, now: float) -> str:
-        if not base:
-            return ""
+    def _origin(self, now: float) -> str:
+        """Where a guest comes from whose rings have been used."""
         if self._lost_at is not None and now - self._lost_at <= REMEMBERED:
             return "reconnect"
         return "resumed" if self._began else "moved-in"
+
+    def _bring_back(self, aside: _Aside) -> None:
+        """Its rings have been used; what has been told of it since counts first."""
+        self._aside = None
+        self._pending = self._pending or aside.trigger
+        self._rarp = self._rarp or aside.rarp
+        self._learned = self._learned or aside.learned
+        self._before = self._before or aside.before
 
     def _due(self) -> Change:
         if not self.running:
@@ -148,6 +186,7 @@ class Guest:
 
     def _stopped(self, before: int, now: float) -> Change:
         self._pending = self._unnamed = ""
+        self._aside = None
         if self._level == _AWAY:
             if self._replaced:
                 self._forget()

@@ -16,8 +16,9 @@ daemon → worker, key "op":
     quit
 `version` is the release each side runs, for people to read.
 worker → daemon, key "event":
-    hello {version, spec} | state {state} | rarp {mac, at} | started {base, sent, moved_in} |
-    connect | stats {id, stats} | addresses {addresses: [{mac, vlan, router, ipv4, ipv6}]} |
+    hello {version, spec} | state {state} | rarp {mac, at} |
+    started {base, sent, moved_in, further} | connect | stats {id, stats} |
+    addresses {addresses: [{mac, vlan, router, ipv4, ipv6}]} |
     holding {hold, active, stations, counts} | held {id, frames: [base64], left} | userfaultfd
 `stats` is plain JSON, in which "queue_pairs" is {names, values}: a row of counts for
 each pair up to the last one that has run.

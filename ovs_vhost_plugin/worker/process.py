@@ -265,14 +265,15 @@ class Worker:
         if not self._daemon.rarp(mac, time.monotonic()):
             self._inject([frames.rarp(mac)])
 
-    def started(self, base: int) -> None:
+    def started(self, base: int, *, further: bool) -> None:
         """Tell the daemon that the guest's rings run: what went wrong before is over."""
-        self._last_error = None
-        self._device.sharing.begin()
+        if not further:
+            self._last_error = None
+            self._device.sharing.begin()
         sent = sum(pair.counters["tx_packets"] for pair in self._device.pairs)
         moved_in = self._state.take_arrival()
         event = {"event": "started", "base": base, "sent": sent, "moved_in": moved_in}
-        self._daemon.started(event, time.monotonic())
+        self._daemon.started({**event, "further": further}, time.monotonic())
 
     def error(self, error: PeerError) -> None:
         """Count a peer's mistake; the daemon publishes the last one."""

@@ -160,8 +160,10 @@ class Announcing:
                     change = self._guest(name).uses(stations, now)
                     if change.trigger:
                         self._begin(name, change.trigger, now)
-                case Heard(name, Started(base, sent, moved_in)):
-                    change = self._guest(name).started(base, sent, now, moved_in=moved_in)
+                case Heard(name, Started(base, sent, moved_in, further)):
+                    change = self._guest(name).started(
+                        base, sent, now, moved_in=moved_in, further=further
+                    )
                     self._changed(name, change, now)
                 case Heard(name, State() as state):
                     self._announces_itself[name] = _announces_itself(state)

@@ -79,12 +79,14 @@ class Started:
     """Rings began to run; `base` above zero: of a guest that has used them before.
 
     `sent` counts the frames that the worker had taken from guests before. `moved_in`: its
-    front-end has brought its state from another host.
+    front-end has brought its state from another host. `further`: it was told that they began at
+    zero, and one more has begun, at `base`.
     """
 
     base: int
     sent: int = 0
     moved_in: bool = False
+    further: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,8 @@ def parse(event: dict[str, Any], now: float) -> Report:
             return Rarp(bytes.fromhex(mac.replace(":", "")), float(min(at, now)))
         case {"event": "started", "base": base}:
             sent = _count(event.get("sent", 0), 1 << 64)
-            return Started(_count(base, 1 << 32), sent, event.get("moved_in") is True)
+            moved_in, further = (event.get(key) is True for key in ("moved_in", "further"))
+            return Started(_count(base, 1 << 32), sent, moved_in, further)
         case {"event": "connect"}:
             return Connect()
         case {"event": "userfaultfd"}:

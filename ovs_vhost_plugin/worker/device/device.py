@@ -40,8 +40,8 @@ class Observer(Protocol):
     def rarp(self, mac: bytes) -> None:
         """The front-end asks to announce `mac`."""
 
-    def started(self, base: int) -> None:
-        """The guest's rings begin to run at the avail index `base`."""
+    def started(self, base: int, *, further: bool) -> None:
+        """The guest's rings begin to run at the avail index `base` (`rings.OnStart`)."""
 
     def error(self, error: PeerError) -> None:
         """A peer's mistake that did not cost it the connection."""

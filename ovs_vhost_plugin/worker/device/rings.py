@@ -8,9 +8,10 @@ other: a pair stops at the first of those that are there, and goes on after the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,16 @@ from ovs_vhost_plugin.worker.device.vringconfig import Kind, VringConfig
 from ovs_vhost_plugin.worker.tap.arrivals import Arrivals
 
 
+class OnStart(Protocol):
+    """Who is told that the guest's rings begin to run."""
+
+    def __call__(self, base: int, *, further: bool) -> None:
+        """The largest avail index at which one begins.
+
+        `further`: they began before, all of them at zero, and one more has now begun elsewhere.
+        """
+
+
 class Rings:
     """The vrings of one port's queue pairs, for one session after the other."""
 
@@ -36,11 +47,10 @@ class Rings:
         arrivals: Arrivals,
         misses: Misses,
         *,
-        on_start: Callable[[int], None],
+        on_start: OnStart,
         on_error: Callable[[PeerError], None],
         on_fault: Callable[[int, Fault], None],
     ) -> None:
-        """`on_start` is told the avail index at which the guest's first ring begins to run."""
         self.pairs = tuple(pairs)
         self._basis = basis
         self._arrivals = arrivals
@@ -51,6 +61,7 @@ class Rings:
         self._tables: dict[int, NDArray[np.void]] = {}  # what running pairs translate with
         self._next_avail: dict[int, int] = {}  # vrings that were started, where they are
         self._running: set[int] = set()  # those of them whose memory is there
+        self._began: dict[int, int] = {}  # vrings and where, since all of them stood still
         self.has_run = False
         """Whether any ring has, in this session."""
         self._kicked: dict[int, int] = {}  # of those, what they had been kicked before
@@ -237,7 +248,8 @@ class Rings:
         """Start what of `pair` can run; return why a vring cannot, by index."""
         errors = {}
         self._unsettled.discard(pair.index)
-        fresh = not self._next_avail
+        if not self._next_avail:
+            self._began.clear()
         vrings: dict[Kind, VringConfig | None] = {}
         for kind, index in _vrings_of(pair):
             try:
@@ -260,9 +272,21 @@ class Rings:
             config = pair.resumed(self._basis.pair(rx, tx))
             self._tables[pair.index] = config.regions
             pair.start(config)
-            if fresh:
-                self._on_start(max(v.next_avail for v in (config.rx, config.tx) if v is not None))
+            started = zip(_vrings_of(pair), (config.rx, config.tx), strict=True)
+            self._begin({index: v.next_avail for (_, index), v in started if v is not None})
         return errors
+
+    def _begin(self, started: Mapping[int, int]) -> None:
+        """Take note of where vrings begin that have not run since all stood still, and tell.
+
+        A front-end sets up one after the other, in its time, and a guest may have used only some.
+        So the first to run does not say of a guest that it has used none.
+        """
+        first, before = not self._began, max(self._began.values(), default=0)
+        self._began = {**started, **self._began}
+        base = max(self._began.values())
+        if first or base > before == 0:
+            self._on_start(base, further=not first)
 
     def _vring(self, index: int) -> VringConfig | None:
         if index in self._broken:

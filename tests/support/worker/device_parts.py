@@ -148,14 +148,15 @@ class Observed:
     def __init__(self) -> None:
         self.rarps: list[bytes] = []
         self.bases: list[int] = []
+        self.further_bases: list[int] = []
         self.errors: list[PeerError] = []
         self.busies = 0
 
     def rarp(self, mac: bytes) -> None:
         self.rarps.append(mac)
 
-    def started(self, base: int) -> None:
-        self.bases.append(base)
+    def started(self, base: int, *, further: bool) -> None:
+        (self.further_bases if further else self.bases).append(base)
 
     def error(self, error: PeerError) -> None:
         self.errors.append(error)

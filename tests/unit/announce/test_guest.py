@@ -148,6 +148,64 @@ def test_a_state_from_another_host_says_that_the_guest_moved_in_wherever_its_rin
     assert guest.known(3) == (OTHER,)
 
 
+@pytest.mark.parametrize("told", ["between", "before", "after"])
+def test_rings_that_begin_at_zero_before_one_that_was_used_make_nothing_forgotten(
+    told: str,
+) -> None:
+    """Its rings begin one by one, and the front-end is slow; `told`: when its status is."""
+    guest = Guest()
+    tell(guest, "connected", 5, "running")
+    guest.rarp(MAC)
+    guest.uses((OTHER,), 3)
+    tell(guest, "connected")
+    changes = [guest.told("running", 4)] if told == "before" else []
+    changes += [guest.started(0, 7, 5)]
+    changes += [guest.told("running", 6)] if told == "between" else []
+    assert guest.known(6) == ()
+    changes += [guest.started(9, 8, 7, further=True)]
+    changes += [guest.told("running", 8)] if told == "after" else []
+    assert [change.trigger for change in changes if change.trigger] == ["resumed"]
+    assert guest.known(8) == (Station(MAC), OTHER)
+    assert guest.sent_at_start == 7
+    assert guest.started(10, 9, 9, further=True).trigger == "resumed", "the first was not told"
+
+
+def test_what_was_told_since_they_began_counts_more() -> None:
+    guest, new = Guest(), Station(bytes.fromhex("525400123458"))
+    tell(guest, "connected", 5, "running")
+    guest.uses((OTHER,), 3)
+    tell(guest, "connected", 0)
+    guest.uses((new,), 4)
+    guest.started(9, 0, 5, further=True)
+    assert guest.known(5) == (new,)
+
+
+@pytest.mark.parametrize("since", ["connected", "replaced"])
+def test_what_is_another_guest_s_is_not_brought_back(since: str) -> None:
+    guest = Guest()
+    tell(guest, "connected", 5, "running")
+    guest.uses((OTHER,), 3)
+    tell(guest, "connected", 0, "running")
+    guest.replaced() if since == "replaced" else tell(guest, since)
+    guest.started(9, 0, 5, further=True)
+    assert guest.known(5) == ()
+
+
+@pytest.mark.parametrize("later", ["runs", "waits"])
+def test_a_state_from_another_host_says_it_once_whichever_ring_begins_later(later: str) -> None:
+    guest = Guest()
+    guest.told("connected", 1)
+    guest.uses((OTHER,), 1)
+    guest.started(0, 0, 2, moved_in=True)
+    if later == "runs":
+        assert guest.told("running", 3).trigger == "moved-in"
+        assert guest.started(9, 0, 4, further=True) == NO_CHANGE
+    else:
+        assert guest.started(9, 0, 3, further=True) == NO_CHANGE
+        assert guest.told("running", 4).trigger == "moved-in"
+    assert guest.known(4) == (OTHER,)
+
+
 def test_an_unknown_guest_is_announced_by_what_its_first_frame_says():
     guest = Guest()
     tell(guest, "connected", 5, "running")

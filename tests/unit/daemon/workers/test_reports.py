@@ -66,6 +66,8 @@ def test_each_event_is_a_report() -> None:
     assert state.vring_sizes == (256, 256) and state.error_text == "header-version: version 3"
     assert parsed["rarp"] == reports.Rarp(bytes.fromhex("525400000001"), 99.5)
     assert parsed["started"] == reports.Started(17, 5, moved_in=True)
+    further = reports.parse({**EVENTS["started"], "moved_in": False, "further": True}, NOW)
+    assert further == reports.Started(17, 5, further=True)
     assert parsed["holding"] == reports.Holding(
         2, True, ("525400000001.0", "525400000001.4095"), {"held": 3, "dropped_full": 1}
     )

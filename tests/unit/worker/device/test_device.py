@@ -6,7 +6,7 @@ import mmap
 import os
 import selectors
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,11 +61,13 @@ class Port:
             self.device.settle()
         return reply
 
-    def memory(self, size: int = MEMORY, used_index: int = 0) -> None:
-        """Give memory, in which the used index of every vring is `used_index`."""
+    def memory(
+        self, size: int = MEMORY, used_index: int = 0, used: Sequence[int] = range(4)
+    ) -> None:
+        """Give memory, in which the used index of the vrings `used` is `used_index`."""
         fd = os.memfd_create("guest")
         os.ftruncate(fd, size)
-        for at in range(0, min(size, 4 * 0x1000), 0x1000):
+        for at in (index * 0x1000 for index in used if index * 0x1000 < size):
             os.pwrite(fd, used_index.to_bytes(2, "little"), at + 0x800 + 2)
         payload = spec.MEMORY_HEADER.pack(1, 0) + spec.MEMORY_REGION.pack(0, size, USER, 0)
         self.ask(FrontendRequest.SET_MEM_TABLE, payload, fd)
@@ -252,6 +254,29 @@ def test_a_ring_started_again_goes_on_where_its_used_ring_is_then(port: Port) ->
     port.vring(0, base=7)
     assert port.pairs[0].config.rx.next_avail in (7, 10)  # 10: stopped and started by ENABLE
     assert port.observed.bases == [0, 7]
+
+
+@pytest.mark.parametrize("used", range(1, 4))
+def test_that_one_ring_was_used_before_is_told_whichever_begins_first(
+    port: Port, used: int
+) -> None:
+    """A guest may have sent and received nothing, or have used its second queue pair alone."""
+    port.memory(used_index=9, used=[used])
+    for index in range(4):
+        port.vring(index)
+    assert port.observed.bases == [0] and port.observed.further_bases == [9]
+    for index in range(4):
+        port.base(index)
+    port.vring(used)
+    assert port.observed.bases == [0, 9] and port.observed.further_bases == [9]
+
+
+def test_a_ring_that_is_started_again_among_others_says_nothing_of_the_guest(port: Port) -> None:
+    set_up(port)
+    port.base(1)
+    port.memory(used_index=9, used=[1])
+    port.vring(1)
+    assert port.observed.bases == [0] and port.observed.further_bases == []
 
 
 @pytest.mark.parametrize("base", [513, 0, 700, 512, 514, 65535], ids=lambda base: f"base {base}")
