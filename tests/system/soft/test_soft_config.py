@@ -30,19 +30,28 @@ def changed(guest):
     guest.frontend.channel.answer(message)
 
 
+def is_told(guest, *expected):
+    """Read the configuration at each change that the guest is told of, until it is as expected.
+
+    Of a new port the switch may first say that it is down, and then that it is up.
+    """
+    changed(guest)
+    while configuration(guest) != expected:
+        changed(guest)
+
+
 def test_a_guest_is_told_when_the_port_goes_down_and_of_another_mtu(plug):
     port = plug(queues=2, settings=KEYS)
     ports = port.host.switch
     guest = port.guest(Config())
     assert guest.frontend.has(ProtocolFeature.CONFIG)
-    assert configuration(guest) == (GUEST_MAC, 1, 2, 1500)
+    while configuration(guest) != (GUEST_MAC, 1, 2, 1500):
+        changed(guest)
     for word, link in (("down", 0), ("up", 1)):
         ports.ofctl("mod-port", str(port.host.directory / f"{BRIDGE}.mgmt"), port.name, word)
-        changed(guest)
-        assert configuration(guest) == (GUEST_MAC, link, 2, 1500)
+        is_told(guest, GUEST_MAC, link, 2, 1500)
     ports.vsctl("set", "Interface", port.name, "mtu_request=1400")
-    changed(guest)  # its driver has not acknowledged VIRTIO_NET_F_MTU
-    assert configuration(guest) == (GUEST_MAC, 1, 2, 1400)
+    is_told(guest, GUEST_MAC, 1, 2, 1400)  # its driver has not acknowledged VIRTIO_NET_F_MTU
     assert port.errors() == {}
 
 
