@@ -16,14 +16,14 @@ from typing import Any
 from ovs_vhost_plugin import __version__
 from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed, WorkerSpec
 from ovs_vhost_plugin.ipc.reportpipe import ReportWriter
-from ovs_vhost_plugin.worker.limiter import Limiter
+from ovs_vhost_plugin.worker.limiter import Changes, Limiter
 
 # A hostile guest must not keep the daemon, which serves all ports, busy.
 _STATES_PER_SECOND, _STATES_AT_ONCE = 2.0, 20
 _RARPS_PER_SECOND, _RARPS_AT_ONCE = 10.0, 20
 _HOLDS_PER_SECOND, _HOLDS_AT_ONCE = 5.0, 20
 _STARTS_PER_SECOND, _STARTS_AT_ONCE = 10.0, 40
-_CHANGES_PER_SECOND, _CHANGES_AT_ONCE = 5.0, 20  # of addresses
+_STATIONS_PER_SECOND, _STATIONS_AT_ONCE = 5.0, 20
 
 Handler = Callable[[dict[str, Any], list[int]], None]
 
@@ -58,15 +58,21 @@ class DaemonLink:
         self._on_daemon = on_daemon
         self._channel: Channel | None = None
         self._reports: ReportWriter | None = None  # from the daemon's hello on
-        self._told: dict[str, Any] | None = None
-        self._told_addresses: list[dict[str, Any]] = []
-        self._states: Limiter[dict[str, Any]] = Limiter(_STATES_PER_SECOND, _STATES_AT_ONCE)
+        nothing: dict[str, Any] = {}
+        self._states = Changes(
+            *(_STATES_PER_SECOND, _STATES_AT_ONCE),
+            nothing,
+            lambda state: self.send({"event": "state", "state": state}),
+        )
         self._rarps: Limiter[dict[str, Any]] = Limiter(_RARPS_PER_SECOND, _RARPS_AT_ONCE)
-        self._told_hold: dict[str, Any] | None = None
-        self._holds: Limiter[dict[str, Any]] = Limiter(_HOLDS_PER_SECOND, _HOLDS_AT_ONCE)
+        self._holds = Changes(_HOLDS_PER_SECOND, _HOLDS_AT_ONCE, nothing, self.send)
         self._starts: Limiter[dict[str, Any]] = Limiter(_STARTS_PER_SECOND, _STARTS_AT_ONCE)
-        changes: Limiter[list[dict[str, Any]]] = Limiter(_CHANGES_PER_SECOND, _CHANGES_AT_ONCE)
-        self._changes = changes
+        nobody: list[dict[str, Any]] = []
+        self._stations = Changes(
+            *(_STATIONS_PER_SECOND, _STATIONS_AT_ONCE),
+            nobody,
+            lambda stations: self.send({"event": "addresses", "addresses": stations}),
+        )
         listener.setblocking(False)
         selector.register(listener, selectors.EVENT_READ, self._accept)
 
@@ -105,30 +111,15 @@ class DaemonLink:
 
     def tell_addresses(self, now: float) -> None:
         """Tell what the guest uses if that has changed."""
-        addresses = self._addresses()
-        if addresses != self._told_addresses:
-            self._changes.offer(addresses)
-        due = self._changes.take(now)
-        if due is not None and self.send({"event": "addresses", "addresses": due}):
-            self._told_addresses = due
+        self._stations.tell(self._addresses(), now)
 
     def run(self, now: float) -> None:
         """Tell what has changed, as far as the limits allow."""
         if self._reports is None:
             return
-        state = self._snapshot()
-        if state != self._told:
-            self._states.offer(state)
-        due = self._states.take(now)
-        if due is not None and self.send({"event": "state", "state": due}):
-            self._told = due
+        self._states.tell(self._snapshot(), now)
         self.tell_addresses(now)
-        hold = self._holding()
-        if hold is not None and hold != self._told_hold:
-            self._holds.offer(hold)
-        hold = self._holds.take(now)
-        if hold is not None and self.send(hold):
-            self._told_hold = hold
+        self._holds.tell(self._holding() or {}, now)
         self._pass(self._rarps, now)
         self._pass(self._starts, now)
 
@@ -136,7 +127,7 @@ class DaemonLink:
         """Seconds until `run` has something to tell."""
         if self._reports is None:
             return None
-        limiters = (self._states, self._rarps, self._holds, self._starts, self._changes)
+        limiters = (self._states, self._rarps, self._holds, self._starts, self._stations)
         waits = [w for w in (limiter.due(now) for limiter in limiters) if w is not None]
         return min(waits, default=None)
 
@@ -173,8 +164,8 @@ class DaemonLink:
         self._reports = ReportWriter(reports)
         hello = {"event": "hello", "version": __version__, "spec": self._spec().to_json()}
         if self.send(hello):
-            self._told = self._told_hold = None
-            self._told_addresses = []
+            for told in (self._states, self._holds, self._stations):
+                told.forget()
             self._on_daemon()
             self.run(now)
 
