@@ -6,6 +6,7 @@ import json
 import random
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ def host(require) -> Iterator[Host]:
     # Not tmp_path: a socket's path has at most 107 bytes.
     with TemporaryDirectory(prefix="ovs-vhost-") as top, Host("learn", Path(top)) as host:
         host.add_client_port(PORT, None, "external_ids:vhost-user-queues=2")
+        host.wait_ready(PORT)
         host.wait_ofport(PORT)
         yield host
         host.appctl("exit", "--cleanup")
@@ -142,16 +144,16 @@ def network(host) -> Iterator[socket.socket]:
 
 def pause(host: Host, guest: SoftGuest) -> set[int]:
     """Pause the guest and let it go on: how many frames each announcement of it then has."""
-
-    def announced() -> list[int]:
-        log = json.loads(host.appctl("vhost/announce-log", PORT, "--format", "json"))
-        return [e["frames"] for e in log["announcements"] if e["trigger"] == "resumed"]
-
-    before = len(announced())
     bases = guest.stop_rings()
     host.wait_status(PORT, "connected")
+    since = time.monotonic()  # rounds of a pause before may still end after this
     guest.run_on(guest.frontend, bases)
-    return wait_until(lambda: set(announced()[before:]), "it is announced")
+
+    def announced() -> set[int]:
+        resumed = (e for e in host.announcements() if e["trigger"] == "resumed")
+        return {e["frames"] for e in resumed if e["received_at"] >= since}
+
+    return wait_until(announced, "it is announced")
 
 
 @pytest.mark.parametrize(
