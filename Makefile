@@ -10,6 +10,7 @@
 # make bench-learn         what learning from a guest's frames costs, as a share of sending them
 # make bench-rings         our rings beside DPDK's, under the same front-end: ratios
 # make migration-report  QEMU guests migrate in every case of the matrix: docs/migration-report.md
+# make man    docs/ovs-vhost.8 anew, from the parsers that --help prints
 # make setup  Debian packages (as root) and the virtual environment, which the others do as needed
 # make test DISTRO=trixie   the same on another release, in a root that debootstrap makes (as root);
 #             so do demo, fuzz, grid and the others. MIRROR=URL: where the machine's mirror has it not
@@ -28,11 +29,11 @@ BENCH ?=
 REPORT ?=
 export FUZZ_SECONDS ?= 300
 
-.PHONY: demo test fuzz grid lint migration-report setup packages clean
+.PHONY: demo test fuzz grid lint man migration-report setup packages clean
 .PHONY: bench-announce bench-instructions bench-learn bench-rings
 
 ifneq ($(DISTRO),)
-demo test fuzz grid lint migration-report setup packages bench-announce bench-instructions bench-learn bench-rings:
+demo test fuzz grid lint man migration-report setup packages bench-announce bench-instructions bench-learn bench-rings:
 	@$(PYTHON) -m ovs_vhost_plugin.lab.platform.distro $(DISTRO) make --no-print-directory DISTRO= PYTHON=python3 $@
 
 else
@@ -50,6 +51,9 @@ lint: $(SETUP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+man: $(SETUP)
+	$(BIN)/python -m ovs_vhost_plugin.manpage >docs/ovs-vhost.8
 
 fuzz: $(SETUP)
 	$(BIN)/python tests/fuzz $(TEST)

@@ -12,7 +12,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import ovs.daemon
@@ -24,17 +26,15 @@ from ovs_vhost_plugin.common import dirs
 
 _TIMEOUT = 15  # seconds for the daemon's answer; an announcement takes up to 10
 
-_HELP = """\
-commands:
-  daemon               make vhost-user ports of the switch's rows
-  show                 list the ports
-  stats [PORT]         show the counters
-  announce PORT [MAC]  tell the network where the port's guest is
-  announce-log [PORT]  show what was announced, and what came of it
-  hold-log [PORT]      show what was held for guests that migrated away, and what came of it
-  demo                 a live migration between two private hosts
-COMMAND --help tells the options of each.
-"""
+DESCRIPTION = "vhost-user ports for a stock Open vSwitch."
+
+ENVIRONMENT = {
+    "OVS_RUNDIR": "the run directory of the switch (default: /var/run/openvswitch)",
+    "OVS_LOGDIR": "the directory of log files (default: /var/log/openvswitch)",
+    "OVS_VHOST_CACHE_DIR": "the directory of compiled kernels, which only root may write "
+    "(default: /var/cache/ovs-vhost)",
+}
+"""Each variable that the program reads, and its meaning, for `--help` and the man page."""
 
 
 class CommandError(Exception):
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
     args = _parser().parse_args(argv)
     try:
-        return _COMMANDS[args.command](args.arguments)
+        return COMMANDS[args.command].run(args.arguments)
     except CommandError as error:
         print(f"{dirs.PROGRAM}: {error}", file=sys.stderr)
         return 1
@@ -53,21 +53,71 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1  # `ovs-vhost show | head`
 
 
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command. `--help` and the man page are made from it."""
+
+    arguments: str
+    """The positional arguments, as a user writes them."""
+    summary: str
+    parser: Callable[[], argparse.ArgumentParser]
+    """Makes the parser of the command's own options."""
+    run: Callable[[Sequence[str]], int]
+    """Takes the words behind the command's name and returns the exit status."""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=dirs.PROGRAM,
-        description="vhost-user ports for a stock Open vSwitch.",
-        epilog=_HELP,
+        description=DESCRIPTION,
+        epilog=_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-V", "--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument("command", choices=list(_COMMANDS), metavar="COMMAND")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
+    parser.add_argument(
+        "command", choices=list(COMMANDS), metavar="COMMAND", help="one of those below"
+    )
+    parser.add_argument(
+        "arguments", nargs=argparse.REMAINDER, metavar="...", help="its arguments and options"
+    )
     return parser
+
+
+def _epilog() -> str:
+    """The commands and the environment, each with its meaning."""
+    commands = {
+        f"{name} {command.arguments}": command.summary for name, command in COMMANDS.items()
+    }
+    lines = ["commands:", *_columns(commands), "", "environment:", *_columns(ENVIRONMENT), ""]
+    return "\n".join([*lines, "COMMAND --help tells the options of each."])
+
+
+def _columns(meanings: Mapping[str, str]) -> list[str]:
+    width = max(map(len, meanings))
+    blank = " " * (width + 4)
+    return [
+        line
+        for name, meaning in meanings.items()
+        for line in textwrap.wrap(
+            meaning, 96, initial_indent=f"  {name:<{width}}  ", subsequent_indent=blank
+        )
+    ]
+
+
+def _daemon_parser() -> argparse.ArgumentParser:
+    from ovs_vhost_plugin.daemon import options
+
+    return options.parser(dirs.set_up())
 
 
 def _daemon(argv: Sequence[str]) -> int:
     return _main_of("ovs_vhost_plugin.daemon", argv)
+
+
+def _demo_parser() -> argparse.ArgumentParser:
+    from ovs_vhost_plugin import demo
+
+    return demo.parser()
 
 
 def _demo(argv: Sequence[str]) -> int:
@@ -79,56 +129,112 @@ def _main_of(module: str, argv: Sequence[str]) -> int:
     return status
 
 
+def _show_parser() -> argparse.ArgumentParser:
+    return _query_parser("show", "List the vhost-user ports, and what is wrong with each.")
+
+
 def _show(argv: Sequence[str]) -> int:
-    args = _query_parser("show", "List the vhost-user ports.").parse_args(argv)
+    args = _show_parser().parse_args(argv)
     return _print(_ask(args.target, "vhost/show", []), args.format, "show")
 
 
+def _stats_parser() -> argparse.ArgumentParser:
+    parser = _query_parser(
+        "stats",
+        "Show packets, bytes, drops by reason, faults by name, kicks, calls and wakeups, and the "
+        "MACs, VLANs and IP addresses that the guest uses.",
+    )
+    return _with_port(parser)
+
+
 def _stats(argv: Sequence[str]) -> int:
-    parser = _query_parser("stats", "Show the counters of the vhost-user ports.")
-    parser.add_argument("port", nargs="?", metavar="PORT", help="only this one")
-    args = parser.parse_args(argv)
+    args = _stats_parser().parse_args(argv)
     return _print(_ask(args.target, "vhost/stats", [args.port]), args.format, "stats")
 
 
+def _announce_parser() -> argparse.ArgumentParser:
+    parser = _query_parser(
+        "announce",
+        "Tell the network now where the guest of a port is. Waits until the switch confirms it; "
+        "the exit status is 0 if it does.",
+    )
+    parser.add_argument("port", metavar="PORT", help="the port's name")
+    parser.add_argument(
+        "mac", nargs="?", metavar="MAC", help="the MAC to announce (default: all that is known)"
+    )
+    return parser
+
+
 def _announce(argv: Sequence[str]) -> int:
-    parser = _query_parser("announce", "Tell the network where a port's guest is.")
-    parser.add_argument("port", metavar="PORT")
-    parser.add_argument("mac", nargs="?", metavar="MAC", help="default: the guest's, where known")
-    args = parser.parse_args(argv)
+    args = _announce_parser().parse_args(argv)
     result = _ask(args.target, "vhost/announce", [args.port, args.mac])
     _print(result, args.format, "announcement")
     return 0 if result["outcome"] in ("learned", "active") else 1
 
 
+def _announce_log_parser() -> argparse.ArgumentParser:
+    parser = _query_parser(
+        "announce-log",
+        "Show the last announcements: what asked for each, its result, and the milliseconds "
+        "until the switch had learned it.",
+    )
+    return _with_port(parser)
+
+
 def _announce_log(argv: Sequence[str]) -> int:
-    parser = _query_parser("announce-log", "Show what was announced, and what came of it.")
-    parser.add_argument("port", nargs="?", metavar="PORT", help="only this one")
-    args = parser.parse_args(argv)
+    args = _announce_log_parser().parse_args(argv)
     return _print(_ask(args.target, "vhost/announce-log", [args.port]), args.format, "announce_log")
 
 
+def _hold_log_parser() -> argparse.ArgumentParser:
+    parser = _query_parser(
+        "hold-log",
+        "Show how many frames were held for guests that migrated away, and how many of them were "
+        "forwarded, returned, or dropped and why.",
+    )
+    return _with_port(parser)
+
+
 def _hold_log(argv: Sequence[str]) -> int:
-    parser = _query_parser("hold-log", "Show what was held for guests that migrated away.")
-    parser.add_argument("port", nargs="?", metavar="PORT", help="only this one")
-    args = parser.parse_args(argv)
+    args = _hold_log_parser().parse_args(argv)
     return _print(_ask(args.target, "vhost/hold-log", [args.port]), args.format, "hold_log")
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "daemon": _daemon,
-    "show": _show,
-    "stats": _stats,
-    "announce": _announce,
-    "announce-log": _announce_log,
-    "hold-log": _hold_log,
-    "demo": _demo,
+COMMANDS: dict[str, Command] = {
+    "daemon": Command(
+        "[DATABASE]", "make vhost-user ports of the switch's rows", _daemon_parser, _daemon
+    ),
+    "show": Command("", "list the ports", _show_parser, _show),
+    "stats": Command("[PORT]", "show the counters", _stats_parser, _stats),
+    "announce": Command(
+        "PORT [MAC]", "tell the network where the port's guest is", _announce_parser, _announce
+    ),
+    "announce-log": Command(
+        "[PORT]",
+        "show the last announcements and their results",
+        _announce_log_parser,
+        _announce_log,
+    ),
+    "hold-log": Command(
+        "[PORT]",
+        "show the frames that were held for guests that migrated away",
+        _hold_log_parser,
+        _hold_log,
+    ),
+    "demo": Command("", "a live migration between two private hosts", _demo_parser, _demo),
 }
 
 
 def _query_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """A parser with the options of every command that asks the daemon."""
     parser = argparse.ArgumentParser(prog=f"{dirs.PROGRAM} {command}", description=description)
-    parser.add_argument("-f", "--format", choices=["text", "json"], default="text")
+    parser.add_argument(
+        "-f",
+        "--format",
+        choices=["text", "json"],
+        default="text",
+        help="a table to read, or JSON for a program (default: %(default)s)",
+    )
     parser.add_argument(
         "-t",
         "--target",
@@ -136,6 +242,11 @@ def _query_parser(command: str, description: str) -> argparse.ArgumentParser:
         default=dirs.PROGRAM,
         help="name or control socket of the daemon (default: %(default)s)",
     )
+    return parser
+
+
+def _with_port(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("port", nargs="?", metavar="PORT", help="only this port (default: all)")
     return parser
 
 

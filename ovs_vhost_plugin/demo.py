@@ -31,34 +31,43 @@ from ovs_vhost_plugin.lab.stage import Stage
 _MISSING, _FAILED, _INTERRUPTED = 1, 1, 130
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define the command's options."""
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command's options. The man page is made from it too."""
+    parser = argparse.ArgumentParser(
+        prog="ovs-vhost demo",
+        description="Migrate a live guest between two private hosts, each with an Open vSwitch "
+        "and a daemon of its own, while packets are sent to it; then print a timeline. All of it "
+        "is in namespaces and a temporary directory, and is gone at the end, however it ends.",
+    )
     parser.add_argument(
         "--guest",
         choices=["qemu", "soft"],
         default="qemu",
-        help="a Linux guest in QEMU, or the built-in software guest, which needs no QEMU",
+        help="a Linux guest in QEMU, or the built-in software guest, which needs no QEMU "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--announce",
         choices=["rarp", "guest"],
         default="rarp",
-        help="who tells the network after the move: the daemon, asked by SEND_RARP, or the "
-        "guest itself (GUEST_ANNOUNCE)",
+        help="who tells the network after the move: the daemon, which SEND_RARP asks to, or the "
+        "guest itself, with GUEST_ANNOUNCE (default: %(default)s)",
     )
     parser.add_argument(
-        "--format", choices=["table", "json"], default="table", help="of the result"
+        "--format",
+        choices=["table", "json"],
+        default="table",
+        help="print the result as a table, or as JSON for a program (default: %(default)s)",
     )
     parser.add_argument(
         "--keep", action="store_true", help="leave it all running until Ctrl-C, to look around"
     )
+    return parser
 
 
 def main(argv: Sequence[str]) -> int:
     """`ovs-vhost demo ARGV…`; the exit status."""
-    parser = argparse.ArgumentParser(prog="ovs-vhost demo", description=__doc__.split("\n\n")[1])
-    add_arguments(parser)
-    return run(parser.parse_args(argv))
+    return run(parser().parse_args(argv))
 
 
 def run(options: argparse.Namespace) -> int:

@@ -33,10 +33,10 @@ class Options:
 
 def parse(argv: Sequence[str], rundir: Path) -> Options:
     """Read `argv`; hand the family's options to the bindings. Exits as argparse does."""
-    parser = _parser(rundir)
-    args = parser.parse_args(argv)
+    reader = parser(rundir)
+    args = reader.parse_args(argv)
     if args.database and args.db:
-        parser.error("the database is given twice: as an argument and with --db")
+        reader.error("the database is given twice: as an argument and with --db")
     # ovs-appctl finds a daemon by its pidfile.
     args.pidfile = args.pidfile or ovs.daemon.make_pidfile_name(None)
     ovs.vlog.handle_args(args)
@@ -51,44 +51,68 @@ def parse(argv: Sequence[str], rundir: Path) -> Options:
     )
 
 
-def _parser(rundir: Path) -> argparse.ArgumentParser:
+def parser(rundir: Path) -> argparse.ArgumentParser:
+    """The parser, whose defaults are in `rundir`. The man page is made from it too."""
     parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} daemon", description="Makes vhost-user ports of a switch's rows."
+        prog=f"{PROGRAM} daemon",
+        description="Make a vhost-user port of each row of the switch's database that asks for "
+        "one, and keep it until the row goes. The ports outlive the daemon: the next one takes "
+        "them over.",
     )
     parser.add_argument(
-        "database", nargs="?", help=f"the switch's database (default: unix:{rundir}/db.sock)"
+        "database",
+        nargs="?",
+        metavar="DATABASE",
+        help=f"the switch's database (default: unix:{rundir}/db.sock)",
     )
     parser.add_argument("--db", metavar="DATABASE", help="the same, as ovs-vsctl takes it")
-    parser.add_argument("--unixctl", metavar="SOCKET", help="control socket for ovs-appctl")
-    parser.add_argument("-V", "--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument(
+        "--unixctl",
+        metavar="SOCKET",
+        help=f"the control socket for ovs-appctl (default: {rundir}/{PROGRAM}.PID.ctl)",
+    )
+    parser.add_argument(
+        "-V",
+        "--version",
+        action="version",
+        version=f"{PROGRAM} {__version__}",
+        help="print the version and exit",
+    )
+    _add_port_options(parser)
+    ovs.daemon.add_args(parser)
+    ovs.vlog.add_args(parser)
+    return parser
+
+
+def _add_port_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(title="Port Options")
     group.add_argument(
         "--adopt-dpdk-types",
         action="store_true",
-        help="take over dpdkvhostuser and dpdkvhostuserclient ports of a switch without DPDK",
+        help="take over ports of type dpdkvhostuser and dpdkvhostuserclient, and list these types "
+        "in Open_vSwitch:iface_types; on a switch without DPDK only",
     )
     group.add_argument(
         "--worker-user",
         metavar="USER[:GROUP]",
         type=_worker_user,
-        help="run workers as this user (default: each as an unprivileged user of its own)",
+        help="run the processes of all ports as this user (default: each as an unprivileged user "
+        "of its own)",
     )
     group.add_argument(
         "--sock-owner",
         metavar="USER[:GROUP]",
         type=_owner,
-        help="owner of server mode's sockets: QEMU's user (default: the daemon's)",
+        help="the owner of the sockets on which ports listen in server mode: QEMU's user "
+        "(default: the daemon's)",
     )
     group.add_argument(
         "--sock-mode",
         metavar="MODE",
         type=_mode,
         default=DEFAULT_SOCK_MODE,
-        help=f"permissions of server mode's sockets (default: {DEFAULT_SOCK_MODE:04o})",
+        help=f"the permissions of these sockets, in octal (default: {DEFAULT_SOCK_MODE:04o})",
     )
-    ovs.daemon.add_args(parser)
-    ovs.vlog.add_args(parser)
-    return parser
 
 
 def _owner(text: str) -> Owner:

@@ -12,7 +12,6 @@ from support.checkout import TOP
 
 from ovs_vhost_plugin import cli
 from ovs_vhost_plugin.common.dirs import PROGRAM
-from ovs_vhost_plugin.daemon import options
 from ovs_vhost_plugin.daemon.workers.uids import MACHINE
 from ovs_vhost_plugin.jit import cache
 
@@ -33,9 +32,8 @@ _OTHERS = {
 
 def known() -> set[str]:
     """All long options of the daemon and of the commands."""
-    parser = options._parser(Path("/run"))
-    found = {word for action in parser._actions for word in action.option_strings}
-    found |= {"--version", "--help", "--format", "--target", "--guest"}
+    parsers = [command.parser() for command in cli.COMMANDS.values()]
+    found = {w for parser in parsers for action in parser._actions for w in action.option_strings}
     return {word for word in found if word.startswith("--")}
 
 
@@ -49,7 +47,7 @@ def test_options_named_in_etc_exist(path: Path) -> None:
 def test_the_completion_knows_all_options_and_commands() -> None:
     text = COMPLETION.read_text()
     assert known() - set(_LONG.findall(text)) == set()
-    assert not [command for command in cli._COMMANDS if not re.search(rf"\b{command}\b", text)]
+    assert not [command for command in cli.COMMANDS if not re.search(rf"\b{command}\b", text)]
 
 
 def test_etc_names_the_directories_that_the_code_uses() -> None:
