@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gives workers /dev/userfaultfd, which they cannot open: only where the port's row says so.
 
-A userfaultfd in a front-end's hands reaches all memory of its worker (docs/vhost-user.md,
+A userfaultfd in a front-end's hands reaches all memory of its worker (docs/conformance.md,
 "Postcopy"), so who has it is the administrator's decision, port by port.
 """
 

@@ -130,7 +130,7 @@ CASES = [
     for layout in LAYOUTS
     for region in ("region", "no region")
     for way in WAYS
-    # There nobody knows where the ring stands (docs/vhost-user.md, "Where a ring goes on").
+    # There nobody knows where the ring stands (docs/conformance.md, "Where a ring goes on").
     if (layout, region, way) != ("packed", "no region", "another name and socket")
 ]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/vhost-user.md says what the code offers: no more, no less, and by which test."""
+"""docs/conformance.md says what the code offers: no more, no less, and by which test."""
 
 import re
 
@@ -17,7 +17,7 @@ SENT = set(re.findall(r"BackendRequest\.(\w+)", "".join(WORKER)))
 
 def table(title):
     """The rows below a heading, as (number, name, since, remark, test)."""
-    text = (TOP / "docs/vhost-user.md").read_text()
+    text = (TOP / "docs/conformance.md").read_text()
     section = text.split(f"## {title}\n")[1].split("\n## ")[0]
     lines = [line for line in section.splitlines() if re.match(r"\| \d", line)]
     rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
