@@ -4,8 +4,8 @@
     make migration-report       or: python -m bench.migration_report [--runs N] [CASE ...]
 
 Writes docs/migration-report.md and docs/migration-report.svg, and, when all cases were played, the
-excerpt in README.md. Of several runs of a case it shows the median and, where they differ, the
-range.
+excerpt in docs/live-migration.md. Of several runs of a case it shows the median and, where they
+differ, the range.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ovs_vhost_plugin.lab.process import LabError
 from ovs_vhost_plugin.lab.stage import Stages
 
 DOCS = Path(__file__).parents[1] / "docs"
-README = DOCS.parent / "README.md"
+EXCERPT_PAGE = DOCS / "live-migration.md"
 RUNS = 3
 
 INTRODUCTION = """\
@@ -191,9 +191,9 @@ def write(results: Sequence[Played], runs: int, directory: Path) -> None:
     plot([(r.case, r.reports[0]) for r in results], directory / "migration-report.svg")
     if directory == DOCS and len(results) == len(CASES):
         excerpt = [result for result in results if result.case.name in EXCERPT]
-        before, _, rest = README.read_text().partition(BEGIN)
+        before, _, rest = EXCERPT_PAGE.read_text().partition(BEGIN)
         _, _, after = rest.partition(END)
-        README.write_text(f"{before}{BEGIN}{table(excerpt, EXCERPT_COLUMNS)}{END}{after}")
+        EXCERPT_PAGE.write_text(f"{before}{BEGIN}{table(excerpt, EXCERPT_COLUMNS)}{END}{after}")
 
 
 if __name__ == "__main__":
