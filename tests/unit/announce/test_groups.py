@@ -106,6 +106,17 @@ def test_each_send_rarp_of_a_guest_that_runs_asks_it(port) -> None:
     assert port.vlans() == [0, 0]
 
 
+def test_send_rarp_ends_the_daemons_own_rounds(port) -> None:
+    port.is_at(replace(SNOOPS, announce=Policy(rounds=3), attached_mac=MAC.hex(":")))
+    port.tells(*MOVED_IN)
+    assert port.vlans() == [0]
+    port.tells(Rarp(MAC, port.now))
+    assert port.vlans() == [0]
+    port.now += 1.0
+    port.announcing.run()
+    assert port.vlans() == []
+
+
 @pytest.mark.parametrize(
     ("columns", "vlans"),
     [

@@ -5,7 +5,7 @@ import pytest
 
 from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.model import Location
-from ovs_vhost_plugin.forward.departure import HURRIES, PACE, SETTLINGS, Departure
+from ovs_vhost_plugin.forward.departure import HURRIES, MACS, PACE, SETTLINGS, Departure
 from ovs_vhost_plugin.forward.onward import Rows, Unfit
 from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.openflow.wire import Output
@@ -63,6 +63,17 @@ def test_an_address_that_was_never_here_is_not_the_guests():
         Unfit.TO_STRANGER,
         (frame(), 1),
     ]
+
+
+def test_so_many_addresses_are_remembered_and_no_more():
+    macs = [(0x5254_0000_0000 + n).to_bytes(6, "big") for n in range(MACS + 1)]
+    ends = macs[MACS - 1], macs[MACS]
+    departure = departed(
+        "".join(line(3, mac) for mac in macs),
+        "".join(line(1, mac) for mac in ends),
+        stations=tuple(f"{mac.hex()}.0" for mac in ends),
+    )
+    assert departure.places == {f"{ends[0].hex()}.0": 1}
 
 
 def test_a_bridge_that_did_not_say_what_was_here_is_asked_again():

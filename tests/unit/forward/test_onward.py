@@ -7,6 +7,7 @@ from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.model import Location
 from ovs_vhost_plugin.forward.onward import SENDERS, Rows, Senders, Unfit, address
 from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode
+from ovs_vhost_plugin.openflow.wire import LONGEST_FRAME
 
 GUEST = bytes.fromhex("525400000001")
 CLIENT = bytes.fromhex("525400000077")
@@ -41,6 +42,18 @@ def test_an_ip_packet_goes_as_the_hosts_and_others_as_their_senders(kind, tag, k
     ip = kind in (IPV4, IPV6)
     expected = GUEST + OWN + given[12:] if ip else given
     assert sent(given, line(known, vlan=tag or 0)) == (expected, THERE)
+
+
+@pytest.mark.parametrize("too_long", [0, 1])
+def test_the_longest_frame_has_room_for_the_tag_of_the_port_where_it_goes(too_long):
+    vlans = {**VLANS, HERE: PortVlan(VlanMode.ACCESS, 20)}
+    given = frame(IPV4)
+    given += bytes(LONGEST_FRAME - 4 + too_long - len(given))
+    found = sent(given, line(THIRD, vlan=20), vlans=vlans)
+    if too_long:
+        assert found == Unfit.MALFORMED
+    else:
+        assert (len(found[0]), found[1]) == (LONGEST_FRAME, THERE)
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,17 @@ def test_an_fd_that_is_no_eventfd_breaks_its_ring(name: str) -> None:
         ping(rig, "tx")
 
 
+@pytest.mark.parametrize("name", ["call_fd", "err_fd"])
+def test_an_eventfd_that_is_written_does_not_block(name: str) -> None:
+    """A front-end that counts it up to its limit would hold the loop in write(2)."""
+    with Rig() as rig:
+        fd = os.eventfd(0)
+        rig.start(rx=rig.vring("rx", **{name: fd}))
+        assert not os.get_blocking(fd)
+        rig.pair.stop()
+        os.close(fd)
+
+
 def test_a_kick_fd_that_fails_breaks_its_ring() -> None:
     with Rig() as rig:
         rig.offer_buffers(4, 2000)

@@ -290,6 +290,17 @@ def test_sending_to_a_peer_that_has_gone(pair):
         connection.send(REQUEST)
 
 
+def test_an_fd_for_a_peer_that_has_gone_is_closed(pair):
+    connection, theirs = pair
+    theirs.close()
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    with pytest.raises(ConnectionClosed):
+        connection.send(Message(28, flags=0x5, fds=(writer,)))
+    os.close(writer)
+    assert os.read(reader, 1) == b"", "nobody else has it"
+    os.close(reader)
+
+
 def test_connecting_and_closing_in_a_loop():
     for _ in range(100):
         ours, theirs = socket.socketpair()

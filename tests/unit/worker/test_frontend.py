@@ -111,6 +111,20 @@ def test_it_asks_again_ever_more_slowly_when_its_front_end_hangs_up(asking: Aski
     assert asking.connections(60.0, 2) == pytest.approx([0.1, 0.1])
 
 
+def test_it_asks_ever_more_slowly_when_its_front_end_breaks_the_protocol(asking: Asking) -> None:
+    now, waits = NOW, []
+    for _ in range(9):
+        with asking.connect(now) as theirs:
+            theirs.send(b"\xff" * 12)
+            asking.serve(now)
+        due = asking.front_end.due(now)
+        assert due is not None
+        waits.append(due)
+        now += due
+    assert waits == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0])
+    assert len(asking.errors) == 9
+
+
 def test_a_second_connection_is_closed(asking: Asking) -> None:
     asking.front_end.run(NOW)
     first = asking.connect(NOW)
@@ -225,6 +239,22 @@ def test_one_that_hangs_up_and_is_there_again_waits_as_well(listening: Listening
         theirs = following
     theirs.close()
     assert listening.front_end.connections == 5
+
+
+def test_the_next_one_is_served_though_the_end_of_the_first_is_not_read_yet(
+    listening: Listening,
+) -> None:
+    path = listening.listener.getsockname()
+    with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+        first.connect(path)
+        listening.front_end.run(NOW)
+        listening.serve(NOW)
+        assert listening.front_end.connections == 1
+        first.close()
+        second.connect(path)
+        listening.selector.get_key(listening.listener).data(NOW)  # before the first one's turn
+        assert listening.front_end.connections == 2
+        assert listening.errors == []
 
 
 def test_a_usual_reconnect_is_let_in_at_once(listening: Listening) -> None:

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sockets of ports in server mode: whose they are, what makes way, what is unlinked."""
 
+import errno
 import os
 import socket
 import stat
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from ovs_vhost_plugin.common import process
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.sockets import listener
 from ovs_vhost_plugin.daemon.sockets.listener import FrontEndListeners, ListenError, Owner
@@ -64,6 +67,41 @@ def test_a_dead_socket_makes_way_and_a_live_one_does_not(
     ):
         listeners.listen("vhu1", path, None, 0o600)
     listeners.listen("vhu0", path, None, 0o600).close()
+
+
+def test_a_socket_whose_owner_cannot_be_set_is_open_to_nobody(
+    listeners: FrontEndListeners, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between bind(2) and chown(2), too, only root may connect."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    path = tmp_path / "vhu0"
+    with process.umask(0), pytest.raises(ListenError, match="socket-failed"):
+        listeners.listen("vhu0", path, Owner(NOBODY, -1), 0o666)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("kind", ["busy", "datagram"])
+def test_a_live_socket_that_takes_no_connection_does_not_make_way(
+    listeners: FrontEndListeners, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kinds = {"busy": socket.SOCK_STREAM, "datagram": socket.SOCK_DGRAM}
+    with socket.socket(socket.AF_UNIX, kinds[kind]) as other, ExitStack() as front_ends:
+        other.bind("vhu0")
+        if kind == "busy":
+            other.listen(0)
+            with pytest.raises(BlockingIOError):  # the queue is full
+                for _ in range(8):
+                    front_end = front_ends.enter_context(socket.socket(socket.AF_UNIX))
+                    front_end.setblocking(False)
+                    front_end.connect("vhu0")
+        with pytest.raises(ListenError, match="socket-in-use"):
+            listeners.listen("vhu0", tmp_path / "vhu0", None, 0o600)
+    assert (tmp_path / "vhu0").is_socket()
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import select
+import socket
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.jit.kernel_views import kernel_memory, kernel_ring
 from support.jit.packed_reference import PackedDriver
-from support.jit.pair_rig import EMPTY, PACKED, Rig, await_that, frame
+from support.jit.pair_rig import EMPTY, PACKED, TX_BUFFERS, Rig, await_that, frame
 from support.jit.ring_reference import Driver, GuestMemory
 
 from ovs_vhost_plugin.jit import fresh
@@ -90,6 +92,32 @@ def test_another_worker_goes_on_where_the_one_before_stood(both_layouts: None) -
             rig.called("rx")  # whether it was, nobody knows
             rig.called("tx")
         rig.pass_frames(3)
+
+
+def test_a_frame_that_the_tap_had_no_room_for_is_sent_by_the_next_worker(
+    both_layouts: None,
+) -> None:
+    """It was promised to the tap, which refused it: it did not go."""
+    frames = [EMPTY + frame(60, seed) for seed in range(16)]
+    with Takeover() as rig:
+        rig.tap.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        rig.begin()
+        for seed, data in enumerate(frames):
+            rig.memory.write(TX_BUFFERS + 100 * seed, data)
+            rig.tx.chain(seed, [(TX_BUFFERS + 100 * seed, len(data))], write=False)
+        rig.tx.offer(*range(16))
+        rig.kick("tx")
+        await_that(lambda: rig.pair.counters["tx_packets"] > 0)
+        rig.idle()
+        rig.another()
+        got = []
+        while select.select([rig.wire], [], [], 0)[0]:
+            got.append(rig.wire.recv(4096))
+        assert 0 < len(got) < 16
+        done = 0 if rig.extra_features & PACKED else rig.tx.used_idx
+        assert positions(rig.begin(base=done))[1] == len(got)
+        got += [rig.wire.recv(4096) for _ in range(16 - len(got))]
+        assert got == frames
 
 
 def test_one_that_ends_before_its_front_end_comes_leaves_the_journal_as_it_was() -> None:

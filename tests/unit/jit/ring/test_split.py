@@ -70,6 +70,15 @@ def test_the_avail_index_cannot_take_back_what_was_seen() -> None:
     assert look(ring) == Fault.AVAIL_GOES_BACK
 
 
+def test_used_elements_that_wrap_are_logged_at_both_ends_of_the_ring() -> None:
+    """With a ring of more than a page, logged from the end of one on: its index is on page 0."""
+    driver = new_driver(size=1024, first=1022)
+    memory, net = kernel_memory(driver.memory, log_bytes=1), fresh.new_net()
+    state = {"log_used": 1, "log_guest": 4096 - 4, "next_used": 1022 + 4, "published": 1022}
+    assert publish(kernel_ring(driver, **state), memory, net)
+    assert memory.log[0] == 0b0111
+
+
 @settings(deadline=None)
 @given(
     size=st.sampled_from([1, 2, 8, 64]), first=U16,

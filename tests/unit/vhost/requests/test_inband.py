@@ -52,6 +52,14 @@ def test_a_stopped_ring_is_started_again(peer):
     assert vring(peer).started and vring(peer).inband_kick and vring(peer).call_fd == call
 
 
+def test_a_ring_that_was_stopped_may_be_kicked_in_band_where_it_had_an_eventfd(peer):
+    peer.u64(R.SET_VRING_KICK, 0, (os.eventfd(0),))
+    peer.state(R.GET_VRING_BASE, 0, 0)
+    kick(peer)
+    assert vring(peer).started and vring(peer).inband_kick
+    assert peer.effects == [effects.ReconfigureVring(0), effects.KickVring(0)]
+
+
 def test_a_reset_ring_is_started_again(peer):
     kick(peer)
     call = vring(peer).call_fd

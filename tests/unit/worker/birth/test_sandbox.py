@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import select
+import subprocess
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -96,6 +97,34 @@ def test_a_nursery_without_the_privilege_says_what_workers_lack(
     finally:
         nursery.leave()
         assert nursery.wait() == 0
+
+
+PROGRAM = """
+import os
+from ovs_vhost_plugin.worker import sandbox
+sandbox.bindings()
+sandbox.enter(65534, 65534, sandbox.limits_of(1, 0), own_user=False)
+os.write(1, b"in")
+os.read(0, 1)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has a group to give up")
+def test_the_groups_of_who_started_it_are_given_up_and_no_privilege_comes_back() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        extra_groups=[4242],
+    ) as worker:
+        assert worker.stdin is not None and worker.stdout is not None
+        assert worker.stdout.read(2) == b"in"
+        lines = Path(f"/proc/{worker.pid}/status").read_text().splitlines()
+        worker.stdin.close()
+    status = dict(line.split(":\t", 1) for line in lines)
+    assert status["Groups"].split() == []
+    assert status["NoNewPrivs"] == "1"
+    assert {*status["Uid"].split(), *status["Gid"].split()} == {"65534"}
 
 
 def test_the_documents_table_is_this_list() -> None:

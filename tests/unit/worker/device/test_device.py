@@ -303,6 +303,30 @@ def test_the_log_counts_only_while_log_all_is_acknowledged(port: Port) -> None:
     assert port.pairs[0].config.log is None
 
 
+def test_the_log_goes_with_its_front_end(port: Port) -> None:
+    set_up(port)
+    fd = os.memfd_create("log")
+    os.ftruncate(fd, mmap.PAGESIZE)
+    port.session.protocol_features = spec.ProtocolFeature.LOG_SHMFD.mask
+    port.ask(FrontendRequest.SET_LOG_BASE, spec.LOG.pack(mmap.PAGESIZE, 0), fd)
+    port.device.detach()
+    port.session = Session(offer(2, None))
+    port.device.attach(port.session)
+    set_up(port)
+    port.features(Feature.VERSION_1, Feature.MRG_RXBUF, Feature.LOG_ALL)
+    assert port.pairs[0].running and port.pairs[0].config.log is None
+
+
+def test_where_a_ring_was_goes_with_its_front_end(port: Port) -> None:
+    set_up(port, base=5)
+    port.device.detach()
+    port.session = Session(offer(2, None))
+    port.device.attach(port.session)
+    set_up(port, base=70)
+    assert port.pairs[0].config.tx.next_avail == 70
+    assert port.observed.bases == [5, 70]
+
+
 def test_a_log_that_cannot_hold_the_memory_is_refused_by_name(port: Port) -> None:
     set_up(port)
     fd = os.memfd_create("log")

@@ -109,6 +109,15 @@ def test_an_address_that_came_with_the_guest_is_listened_for_as_well(rig: Rig) -
     assert rig.addresses.current[0]["ipv4"] == []
 
 
+def test_what_came_with_a_guest_goes_with_it(rig: Rig) -> None:
+    rig.addresses.inherit(Saved((3).to_bytes(6, "big"), [Station(1, 0, int(1000 * NOW))]), NOW)
+    assert len(rig.macs()) == 2
+    rig.addresses.disinherit()
+    rig.addresses.run(NOW + 1)
+    assert rig.macs() == [] and rig.addresses.known(NOW + 1) == []
+    assert rig.addresses.nic is None
+
+
 def test_what_the_bridge_has_elsewhere_is_told_of_no_more(rig: Rig) -> None:
     at = int(1000 * NOW)
     rig.pair.known = [Station(1, 0, at), Station(2, 0, at)]

@@ -101,6 +101,15 @@ def test_what_waited_in_the_pair_comes_first_and_what_comes_later_follows(rig: R
     assert rig.batches() == [(9, frames(5), 0)]
 
 
+def test_a_request_from_before_the_hold_is_not_one_for_it(rig: Rig) -> None:
+    rig.holding.release(1, [STATION])
+    rig.holding.begin(0, [])
+    rig.arrive(1)
+    assert rig.batches() == []
+    rig.holding.release(2, [STATION])
+    assert rig.batches() == [(2, frames(1), 0)]
+
+
 def test_a_guest_that_announces_itself_elsewhere_is_sighted(rig: Rig) -> None:
     everybody = b"\xff" * 6
 

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is left on disk and forked: records, sockets, the nursery. No root is needed."""
+
+import json
+import os
+import select
+import signal
+import socket
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovs_vhost_plugin.common import pidfile
+from ovs_vhost_plugin.common.dirs import StateDir
+from ovs_vhost_plugin.daemon.sockets.listener import Owner, listen_control
+from ovs_vhost_plugin.daemon.workers.forkserver import Nursery as Program
+from ovs_vhost_plugin.daemon.workers.workers import connect
+from ovs_vhost_plugin.ipc.channel import ChannelClosed, WorkerSpec
+from ovs_vhost_plugin.ipc.vitals import Vitals
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StateDir:
+    # Relative, as pytest's directories are too long for a socket's path.
+    monkeypatch.chdir(tmp_path)
+    return StateDir.create(Path("run"))
+
+
+# -- the state directory ----------------------------------------------------------------------
+
+
+def test_the_state_directory_is_private(state: StateDir) -> None:
+    assert stat.S_IMODE(state.path.stat().st_mode) == 0o700
+    assert StateDir.create(Path("run")) == state
+
+
+def test_a_state_directory_of_others_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "ovs-vhost").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises((ValueError, FileExistsError)):
+        StateDir.create(tmp_path)
+
+
+def test_a_run_directory_too_deep_for_sockets_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="too long"):
+        StateDir.create(tmp_path / ("x" * 100))
+
+
+def test_ports_with_dots_in_their_names_are_found_again(state: StateDir) -> None:
+    state.tap("vhu.0").write_text("1 2\n")
+    state.control("vhu.1").touch()
+    assert state.ports() == {"vhu.0", "vhu.1"}
+    state.forget("vhu.1")
+    assert state.ports() == {"vhu.0"}
+
+
+# -- which process a worker is ----------------------------------------------------------------
+
+
+def test_a_recorded_process_is_found_and_killed(state: StateDir) -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        pidfile.write(state.pid("a"), process.pid)
+        pidfd = pidfile.open_process(state.pid("a"))
+        assert pidfd is not None
+        pidfile.kill(pidfd)
+        assert process.wait(10) == -signal.SIGKILL
+        pidfile.kill(pidfd)  # of what has ended, nothing
+        os.close(pidfd)
+    assert pidfile.open_process(state.pid("a")) is None
+
+
+@pytest.mark.parametrize("text", ["", "1", "x y", f"{os.getpid()} 1", "1 2 3", "99999999 5"])
+def test_another_process_under_the_same_pid_is_not_it(state: StateDir, text: str) -> None:
+    state.pid("a").write_text(text)
+    assert pidfile.open_process(state.pid("a")) is None
+
+
+def test_nothing_recorded_is_no_process(state: StateDir) -> None:
+    assert pidfile.open_process(state.pid("a")) is None
+
+
+# -- the connection to a worker ---------------------------------------------------------------
+
+
+def test_nothing_ever_comes_back_over_the_socket(state: StateDir) -> None:
+    """Neither bytes nor an fd, whose closing could take its time: not from the first moment on."""
+    with listen_control(state.control("a")) as listener:
+        daemon = connect(os.fspath(state.control("a")))
+        worker, _ = listener.accept()
+        with worker, pytest.raises(BrokenPipeError):
+            socket.send_fds(worker, [b"x"], [0])
+        daemon.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "owner"), [("0", Owner(0, -1)), ("7:9", Owner(7, 9)), ("root:root", Owner(0, 0))]
+)
+def test_owners(text: str, owner: Owner) -> None:
+    assert Owner.parse(text) == owner
+
+
+@pytest.mark.parametrize("text", ["", ":", "no-such-user", "0:no-such-group"])
+def test_unknown_owners_are_named(text: str) -> None:
+    with pytest.raises(ValueError, match=r"no (user|group)"):
+        Owner.parse(text)
+
+
+# -- the nursery ------------------------------------------------------------------------------
+
+
+class Nursery:
+    def __init__(self, state: StateDir, module: str) -> None:
+        self.program = Program(module, state, quiet=True)
+        self.channel = self.program.channel
+        self._heard: list[tuple[dict[str, Any], list[int]]] = []
+
+    def hear(self) -> dict[str, Any]:
+        """What it says next; it may have said more by now."""
+        while not self._heard:
+            ready, _, _ = select.select([self.channel], [], [], 60)
+            assert ready, "the nursery says nothing"
+            self._heard += self.channel.receive()
+        said, fds = self._heard.pop(0)
+        assert not fds
+        return said
+
+    def ask(self, spec: WorkerSpec, *fds: int) -> None:
+        self.channel.send({"spec": spec.to_json(), "listener": False, "group": False}, fds)
+
+    def end(self) -> None:
+        self.program.leave()
+        assert self.program.wait() is not None
+
+
+SPEC = WorkerSpec("vhu0", "client", "/x", 1, None, False, True)
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A worker that writes what it got into its first queue, and fails if its port says so."""
+    (tmp_path / "nursery_worker.py").write_text(
+        "import json, os\n"
+        "def warm(): pass\n"
+        "def run(spec, inheritance):\n"
+        "    taps, journal = inheritance.taps, inheritance.journal\n"
+        "    told = {'name': spec.name, 'listener': inheritance.listener, 'taps': len(taps),\n"
+        "            'environment': dict(os.environ),\n"
+        "            'journal': os.readlink(f'/proc/self/fd/{journal}')}\n"
+        "    os.write(taps[0], json.dumps(told).encode())\n"
+        "    if spec.name == 'fails': raise RuntimeError('as told')\n"
+        "    return 3\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "nursery_worker"
+
+
+@pytest.mark.parametrize(("name", "status"), [("vhu0", 3), ("fails", 70)])
+def test_a_worker_is_born_and_its_end_told(
+    state: StateDir, module: str, name: str, status: int
+) -> None:
+    family = Nursery(state, module)
+    assert family.hear()["event"] == "ready"
+    reader, writer = os.pipe()
+    vitals = Vitals()
+    with listen_control(Path("control")) as control:
+        spec = WorkerSpec(name, "client", "/x", 1, None, False, True)
+        journal = os.memfd_create("journal")
+        family.ask(spec, vitals.fd, control.fileno(), journal, writer)
+    for fd in (journal, writer):
+        os.close(fd)
+
+    born = family.hear()
+    told = json.loads(os.read(reader, 1000))
+    # The end of file: neither nursery nor worker keeps what it was given.
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+
+    pid = born["pid"]
+    assert born == {"event": "born", "name": name, "pid": pid}
+    assert told.pop("journal").startswith("/memfd:journal")
+    assert told == {"name": name, "listener": None, "taps": 1, "environment": {}}
+    assert family.hear() == {"event": "exited", "pid": pid, "status": status}
+    assert state.pid(name).read_text().split()[0] == str(pid)
+    assert ("RuntimeError: as told" in vitals.last_words) is (name == "fails")
+    vitals.close()
+    family.end()
+
+
+def test_what_is_to_be_disposed_of_is_closed_by_a_child(state: StateDir, module: str) -> None:
+    """A child of its own, as the nursery is not to wait for it either."""
+    family = Nursery(state, module)
+    assert family.hear()["event"] == "ready"
+    ours, theirs = socket.socketpair()
+    with ours:
+        family.channel.send({"dispose": True}, [theirs.fileno()])
+        theirs.close()
+        assert ours.recv(1) == b""
+    assert family.hear()["event"] == "exited"
+    family.end()
+
+
+def test_a_nursery_that_cannot_warm_says_why(state: StateDir) -> None:
+    family = Nursery(state, "no_such_module")
+    assert "no_such_module" in family.hear()["error"]
+    with pytest.raises(ChannelClosed):
+        while select.select([family.channel], [], [], 10)[0]:
+            family.channel.receive()
+    family.end()
+
+
+def test_the_nursery_ends_with_the_daemon(state: StateDir, module: str) -> None:
+    family = Nursery(state, module)
+    family.hear()
+    family.channel.close()
+    assert family.program.wait() == 0
+
+
+def test_the_nursery_has_nothing_of_the_daemons(state: StateDir, module: str) -> None:
+    secret, other = socket.socketpair()
+    family = Nursery(state, module)
+    family.hear()
+    fds = list(Path(f"/proc/{family.program.pid}/fd").iterdir())
+    assert len(fds) == 5  # stdio, the channel, its own PID namespace
+    secret.close()
+    assert other.recv(1) == b""
+    other.close()
+    family.end()
