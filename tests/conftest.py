@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all kinds of tests share: saying what a machine lacks."""
+"""What all kinds of tests share: limits of time, and saying what a machine lacks."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import limits
 import pytest
 
 from ovs_vhost_plugin.jit import cache
@@ -24,6 +25,10 @@ def _share_compiled_kernels() -> None:
 
 
 _share_compiled_kernels()  # before any test imports a kernel
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(limits)
 
 
 @pytest.fixture(scope="session")
