@@ -13,34 +13,18 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 
 from ovs_vhost_plugin.announce.frames import FrameError, check_mac
-from ovs_vhost_plugin.announce.model import MAX_VLAN, Location
+from ovs_vhost_plugin.announce.model import Location
 from ovs_vhost_plugin.common.named import NamedError
+from ovs_vhost_plugin.net.station import MAX_VLAN, Station, is_host
 
 MAX_STATIONS = 32  # of one port; what comes first is kept: the NIC's own MAC before all others
 MAX_IPS = 8  # of one station and family
 
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
-
-
-@dataclass(frozen=True, slots=True)
-class Station:
-    """One MAC in one VLAN.
-
-    vlan    the 802.1Q tag of the guest's own frames, 0 for frames without one
-    ipv4    4-byte addresses, ipv6 16-byte ones
-    router  the guest forwards IPv6: an advertisement that hid it would make hosts forget their
-            default router (RFC 4861, 7.2.5)
-    """
-
-    mac: bytes
-    vlan: int = 0
-    ipv4: tuple[bytes, ...] = ()
-    ipv6: tuple[bytes, ...] = ()
-    router: bool = False
 
 
 class AddressErrorName(StrEnum):
@@ -111,19 +95,6 @@ def names(given: Iterable[Station], location: Location, mac: bytes, vlan: int) -
     return any(
         one.mac == mac and (location.vlan_of(one.vlan) == vlan or (listed and one.vlan == 0))
         for one in given
-    )
-
-
-def is_host(ip: bytes, size: int) -> bool:
-    """Whether `ip`, to be of `size` bytes, is an address that one host on a link may have."""
-    if len(ip) != size:
-        return False
-    address = ipaddress.ip_address(ip)
-    return not (
-        address.is_multicast
-        or address.is_unspecified
-        or address.is_loopback
-        or address == ipaddress.IPv4Address("255.255.255.255")
     )
 
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.model import Location, Outcome, Result
 from ovs_vhost_plugin.announce.policy import DEFAULT, Policy
+from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.net.vlan import TPIDS
 from ovs_vhost_plugin.openflow.wire import Output
 

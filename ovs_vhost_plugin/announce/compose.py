@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 
 from ovs_vhost_plugin.announce import frames
-from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.formats import Format, FormatError, Guest, frames_of
 from ovs_vhost_plugin.announce.policy import BUILT_IN, Policy
+from ovs_vhost_plugin.net.station import Station
 
 NO_ADDRESS = bytes(4)
 """As the sender of ARP it makes a probe, from which nobody learns an address (RFC 5227, 1.1)."""

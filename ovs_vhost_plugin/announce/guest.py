@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ovs_vhost_plugin.announce.addresses import Station, merge
+from ovs_vhost_plugin.announce.addresses import merge
+from ovs_vhost_plugin.net.station import Station
 
 REMEMBERED = 60.0
 """Seconds for which a guest whose connection broke is expected back: QEMU tries every second."""

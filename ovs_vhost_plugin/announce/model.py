@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-MAX_VLAN = 4094  # IEEE 802.1Q, 9.6: 4095 is reserved
+from ovs_vhost_plugin.net.station import MAX_VLAN
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from typing import Any
 import ovs.unixctl
 
 from ovs_vhost_plugin import __version__, render
-from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.announcement import DEADLINE
 from ovs_vhost_plugin.announce.model import Result
 from ovs_vhost_plugin.common.dirs import PROGRAM
@@ -26,6 +25,7 @@ from ovs_vhost_plugin.daemon.ovsdb.database import Standing
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, parse_mac
 from ovs_vhost_plugin.daemon.workers.reports import Stats
 from ovs_vhost_plugin.daemon.workers.workers import Event, Heard
+from ovs_vhost_plugin.net.station import Station
 
 _STATS_TIMEOUT = 1.0
 _ANNOUNCE_TIMEOUT = DEADLINE + 1.0

@@ -21,8 +21,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from ovs_vhost_plugin.announce.addresses import Station, names
+from ovs_vhost_plugin.announce.addresses import names
 from ovs_vhost_plugin.announce.model import Location
+from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.net.vlan import PortVlan, carry, ethertype_of, tag_of, vlan_of
 from ovs_vhost_plugin.openflow.wire import LONGEST_FRAME, Output
 from ovs_vhost_plugin.vswitchd import fdb

@@ -8,7 +8,7 @@ import dpkt
 import pytest
 from support.control.announce_bridge import Tap, ask, await_results, bridge, private_switch
 
-from ovs_vhost_plugin.announce.addresses import Station, spread
+from ovs_vhost_plugin.announce.addresses import spread
 from ovs_vhost_plugin.announce.frames import (
     gratuitous_arp,
     neighbor_advertisement,
@@ -18,6 +18,7 @@ from ovs_vhost_plugin.announce.frames import (
 from ovs_vhost_plugin.announce.model import Location, Outcome
 from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.lab.process import wait_until
+from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.openflow import wire
 
 pytestmark = pytest.mark.integration

@@ -12,7 +12,7 @@ from typing import Any
 
 import ovs.vlog
 
-from ovs_vhost_plugin.announce.addresses import MAX_STATIONS, Station, spread
+from ovs_vhost_plugin.announce.addresses import MAX_STATIONS, spread
 from ovs_vhost_plugin.announce.announcement import Request
 from ovs_vhost_plugin.announce.announcer import MANUAL
 from ovs_vhost_plugin.announce.formats import Format
@@ -29,6 +29,7 @@ from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, parse_mac
 from ovs_vhost_plugin.daemon.workers.reports import Addresses, Rarp, Started, State, Stats
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard
+from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.vhost.spec import Feature
 
 vlog = ovs.vlog.Vlog("vhost_announce")

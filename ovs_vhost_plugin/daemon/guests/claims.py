@@ -17,10 +17,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ovs_vhost_plugin.announce.addresses import Station, merge, names
+from ovs_vhost_plugin.announce.addresses import merge, names
 from ovs_vhost_plugin.announce.model import Location
 from ovs_vhost_plugin.daemon.guests.places import given_to
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import ADDRESSES_KEY, PortSpec
+from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.openflow.wire import Output
 
 

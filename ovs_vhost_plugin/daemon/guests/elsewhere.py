@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.model import Location
+from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.vswitchd import fdb
 from ovs_vhost_plugin.vswitchd.unixctl import Answer, Question, Switchd
 

@@ -14,10 +14,9 @@ from typing import Any
 import netaddr
 
 from ovs_vhost_plugin.announce import addresses, policy
-from ovs_vhost_plugin.announce.addresses import AddressError, Station
+from ovs_vhost_plugin.announce.addresses import AddressError
 from ovs_vhost_plugin.announce.policy import Policy, PolicyError
 from ovs_vhost_plugin.common.named import NamedError
-from ovs_vhost_plugin.daemon.ovsdb import port_rows
 from ovs_vhost_plugin.daemon.ovsdb.carriage import (
     USERSPACE,
     Offloads,
@@ -26,8 +25,10 @@ from ovs_vhost_plugin.daemon.ovsdb.carriage import (
     offered_mtu,
     uncarried,
 )
+from ovs_vhost_plugin.daemon.ovsdb.database import port_rows
 from ovs_vhost_plugin.daemon.ovsdb.tunnels import lead_into_tunnels, version_of
 from ovs_vhost_plugin.daemon.sockets.sockpolicy import OWNER_KEY
+from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.vhost import withheld
 from ovs_vhost_plugin.vhost.withheld import NOTHING, Withheld
 

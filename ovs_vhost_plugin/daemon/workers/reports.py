@@ -12,10 +12,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ovs_vhost_plugin.announce.addresses import Station, is_host
 from ovs_vhost_plugin.announce.frames import FrameError, check_mac
-from ovs_vhost_plugin.announce.model import MAX_VLAN
 from ovs_vhost_plugin.ipc.channel import HELD_BATCH_FRAMES, WorkerSpec
+from ovs_vhost_plugin.net.station import MAX_VLAN, Station, is_host
 
 STATUSES = frozenset({"connecting", "listening", "connected", "running"})
 

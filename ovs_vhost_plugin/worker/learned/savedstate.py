@@ -22,10 +22,9 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from struct import Struct
 
-from ovs_vhost_plugin.announce.addresses import is_host
 from ovs_vhost_plugin.announce.frames import FrameError, check_mac
-from ovs_vhost_plugin.announce.model import MAX_VLAN
 from ovs_vhost_plugin.jit.layout import ADDRESSES, STATIONS
+from ovs_vhost_plugin.net.station import MAX_VLAN, is_host
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.worker.learned.stations import Station
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import ovs.poller
 
-from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.announcement import Request
 from ovs_vhost_plugin.announce.model import Location, Result
 from ovs_vhost_plugin.announce.policy import DEFAULT, Policy
@@ -21,6 +20,7 @@ from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.lab.hosts.namespace import Namespace
 from ovs_vhost_plugin.lab.hosts.switch import PrivateSwitch
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
+from ovs_vhost_plugin.net.station import Station
 
 TUNSETIFF = 0x400454CA
 IFF_TAP_NO_PI = 0x1002

@@ -10,13 +10,12 @@ from ovs_vhost_plugin.announce.addresses import (
     MAX_IPS,
     MAX_STATIONS,
     AddressError,
-    Station,
-    is_host,
     merge,
     parse,
     spread,
 )
 from ovs_vhost_plugin.announce.model import Location
+from ovs_vhost_plugin.net.station import Station, is_host
 
 MAC = bytes.fromhex("525400123456")
 OTHER = bytes.fromhex("525400123457")

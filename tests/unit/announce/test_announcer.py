@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovs_vhost_plugin.announce.actions import AskTable, AskTrace, Inject, PacketOut
-from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.announcement import (
     BACKOFF,
     DEADLINE,
@@ -29,6 +28,7 @@ from ovs_vhost_plugin.announce.frames import gratuitous_arp, rarp
 from ovs_vhost_plugin.announce.model import Location, Outcome
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.refusals import REMEMBERED
+from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.openflow.wire import Output
 
 MAC = bytes.fromhex("525400123456")

@@ -7,11 +7,11 @@ import sys
 import pytest
 from support.checkout import TOP
 
-from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.compose import compose
 from ovs_vhost_plugin.announce.formats import MAX_FRAMES, FormatError, Guest, frames_of, installed
 from ovs_vhost_plugin.announce.frames import gratuitous_arp, neighbor_advertisement, rarp, tagged
 from ovs_vhost_plugin.announce.policy import Policy
+from ovs_vhost_plugin.net.station import Station
 
 EXAMPLE = TOP / "docs" / "announcement_format.py"
 MAC = bytes.fromhex("525400123456")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from support.daemon.ports import PORT
 
-from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.groups import queries
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.service import AnnounceService
@@ -18,6 +17,7 @@ from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, Switch
 from ovs_vhost_plugin.daemon.workers.reports import Addresses, Rarp, Report, Started, State
 from ovs_vhost_plugin.daemon.workers.workers import Heard
+from ovs_vhost_plugin.net.station import Station
 
 BRIDGE_MAC = bytes.fromhex("02000000000a")
 MAC = bytes.fromhex("525400000001")

@@ -3,10 +3,10 @@
 
 import pytest
 
-from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.model import Location
 from ovs_vhost_plugin.forward.departure import HURRIES, MACS, PACE, SETTLINGS, Departure
 from ovs_vhost_plugin.forward.onward import Rows, Unfit
+from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.openflow.wire import Output
 

@@ -3,9 +3,9 @@
 
 import pytest
 
-from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.model import Location
 from ovs_vhost_plugin.forward.onward import SENDERS, Rows, Senders, Unfit, address
+from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.openflow.wire import LONGEST_FRAME
 

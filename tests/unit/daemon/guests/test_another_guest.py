@@ -7,12 +7,12 @@ from pathlib import Path
 
 from support.daemon.ports import PORT
 
-from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.daemon.guests.announcing import Announcing
 from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import Switch
 from ovs_vhost_plugin.daemon.workers.reports import Addresses, Rarp
 from ovs_vhost_plugin.daemon.workers.workers import Heard
+from ovs_vhost_plugin.net.station import Station
 
 NOW = 100.0
 MAC = bytes.fromhex("525400000001")

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from support.daemon.ports import PORT
 
-from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.daemon.guests.claims import NotGiven, Sorted, sort_out
 from ovs_vhost_plugin.daemon.guests.places import location_of
+from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.openflow.wire import Output
 
 MAC, OTHER = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from support.daemon.ports import PORT
 
-from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.daemon.guests import forwarding
 from ovs_vhost_plugin.daemon.guests.allowance import BATCHES, BYTES, FRAMES, HOLDS_AT_ONCE, SECONDS
@@ -19,6 +18,7 @@ from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, Switch
 from ovs_vhost_plugin.daemon.workers.reports import Held, Holding, State
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Heard
 from ovs_vhost_plugin.forward.batches import Batch
+from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.net.vlan import PortVlan
 from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question
 

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.daemon.rows import RUNDIR, bridge, interface, parse, port, server, switch
 
-from ovs_vhost_plugin.announce.addresses import Station
 from ovs_vhost_plugin.announce.policy import Policy
-from ovs_vhost_plugin.daemon.ovsdb import interface_rows as rows
-from ovs_vhost_plugin.daemon.ovsdb import port_rows
 from ovs_vhost_plugin.daemon.ovsdb.carriage import Trouble
+from ovs_vhost_plugin.daemon.ovsdb.database import interface_rows as rows
+from ovs_vhost_plugin.daemon.ovsdb.database import port_rows
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import RowError
 from ovs_vhost_plugin.daemon.reconcile import worker_spec
+from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 from ovs_vhost_plugin.vhost.withheld import NOTHING, Withheld
