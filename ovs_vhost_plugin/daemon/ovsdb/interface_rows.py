@@ -17,6 +17,7 @@ from ovs_vhost_plugin.announce import addresses, policy
 from ovs_vhost_plugin.announce.addresses import AddressError
 from ovs_vhost_plugin.announce.policy import Policy, PolicyError
 from ovs_vhost_plugin.common.named import NamedError
+from ovs_vhost_plugin.daemon.ovsdb import port_rows
 from ovs_vhost_plugin.daemon.ovsdb.carriage import (
     USERSPACE,
     Offloads,
@@ -25,7 +26,6 @@ from ovs_vhost_plugin.daemon.ovsdb.carriage import (
     offered_mtu,
     uncarried,
 )
-from ovs_vhost_plugin.daemon.ovsdb.database import port_rows
 from ovs_vhost_plugin.daemon.ovsdb.tunnels import lead_into_tunnels, version_of
 from ovs_vhost_plugin.daemon.sockets.sockpolicy import OWNER_KEY
 from ovs_vhost_plugin.net.station import Station

@@ -19,9 +19,9 @@ from ovs_vhost_plugin import __version__
 from ovs_vhost_plugin.common import pidfile
 from ovs_vhost_plugin.common.ratelimit import TokenBucket
 from ovs_vhost_plugin.daemon.reconcile import Phase
+from ovs_vhost_plugin.daemon.workers import reports
 from ovs_vhost_plugin.daemon.workers.report_rates import ReportRates
 from ovs_vhost_plugin.daemon.workers.reports import Addresses, Hello, Report, ReportError, State
-from ovs_vhost_plugin.daemon.workers.workers import reports
 from ovs_vhost_plugin.ipc.channel import Channel, ChannelBroken, ChannelClosed, WorkerSpec
 from ovs_vhost_plugin.ipc.reportpipe import ReportReader
 from ovs_vhost_plugin.ipc.vitals import Vitals

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from support.daemon.rows import RUNDIR, bridge, interface, parse, port, server, switch
 
 from ovs_vhost_plugin.announce.policy import Policy
+from ovs_vhost_plugin.daemon.ovsdb import interface_rows as rows
+from ovs_vhost_plugin.daemon.ovsdb import port_rows
 from ovs_vhost_plugin.daemon.ovsdb.carriage import Trouble
-from ovs_vhost_plugin.daemon.ovsdb.database import interface_rows as rows
-from ovs_vhost_plugin.daemon.ovsdb.database import port_rows
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import RowError
 from ovs_vhost_plugin.daemon.reconcile import worker_spec
 from ovs_vhost_plugin.net.station import Station

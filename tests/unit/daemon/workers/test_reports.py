@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ovs_vhost_plugin.daemon.workers import reports
 from ovs_vhost_plugin.daemon.workers.reports import ReportError
-from ovs_vhost_plugin.daemon.workers.workers import reports
 from ovs_vhost_plugin.ipc.channel import WorkerSpec
 from ovs_vhost_plugin.net.station import Station
 
