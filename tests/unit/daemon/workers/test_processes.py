@@ -16,8 +16,8 @@ import pytest
 from ovs_vhost_plugin.common import pidfile
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.sockets.listener import Owner, listen_control
-from ovs_vhost_plugin.daemon.workers import connect
 from ovs_vhost_plugin.daemon.workers.forkserver import Nursery as Program
+from ovs_vhost_plugin.daemon.workers.workers import connect
 from ovs_vhost_plugin.ipc.channel import ChannelClosed, WorkerSpec
 from ovs_vhost_plugin.ipc.vitals import Vitals
 
