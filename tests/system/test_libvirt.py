@@ -72,7 +72,7 @@ def starts(domain):
     assert f"Domain '{DOMAIN}' started" in shown and PORT in shown
     with domain.console() as console:
         console.wait_booted()
-    domain.ping()
+    domain.introduce()
     domain.wait_statistics()
 
 

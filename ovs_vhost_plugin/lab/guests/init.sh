@@ -16,7 +16,6 @@ ip link set lo up
 if [ -e /sys/class/net/eth0 ]; then
     # With IPv6 the kernel speaks on its own (neighbour discovery, MLD): a silent guest has none.
     [ "$(argument silent)" = 1 ] && echo 1 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6
-    [ "$(argument arp_notify)" = 1 ] && echo 1 >/proc/sys/net/ipv4/conf/eth0/arp_notify
     [ -n "$(argument mtu)" ] && ip link set eth0 mtu "$(argument mtu)"
     [ -n "$(argument address)" ] && ip address add "$(argument address)" dev eth0
     ip link set eth0 up

@@ -102,7 +102,6 @@ class GuestConfig:
     neighbours: Mapping[str, str] = field(default_factory=dict)
     mtu: int | None = None
     silent: bool = True
-    arp_notify: bool = False
     memory_mib: int = 256
     cpus: int = 1
     iommu: Sequence[str] = ()
@@ -117,7 +116,6 @@ class GuestConfig:
             *("console=ttyS0", "quiet", "loglevel=1", "panic=-1", "mitigations=off"),
             "no_timer_check",  # an emulated timer may be late, at which the kernel panics
             *(f"lab.address={self.address}", f"lab.silent={int(self.silent)}"),
-            *(f"lab.arp_notify={int(self.arp_notify)}",),
             *([f"lab.mtu={self.mtu}"] if self.mtu else []),
             *(("intel_iommu=on", *self.iommu) if self.iommu else ()),
             *(f"lab.neighbour={address},{mac}" for address, mac in self.neighbours.items()),

@@ -84,6 +84,10 @@ class Fabric(Setup):
         command = ("ip", "neigh", "replace", address, "lladdr", mac, "dev", "eth0")
         self.client.run(*command, "nud", "permanent")
 
+    def forget_neighbour(self, address: str) -> None:
+        """Have the client ask for a guest when it next has something for it."""
+        self.client.run("ip", "neigh", "flush", "to", address, "nud", "all")
+
     def uplink(self, host: Host) -> int:
         """The OpenFlow number of a host's uplink on its own bridge."""
         return host.wait_ofport(UPLINK)

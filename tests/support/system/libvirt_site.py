@@ -49,10 +49,7 @@ def _boot_the_lab_s(domain: Element) -> None:
     """The lab's kernel, with its console at a socket, instead of a disk."""
     devices, made = domain.find("devices"), image.build()
     mac = devices.find("interface/mac").get("address")
-    # It speaks when its NIC comes up, as all do: the switches may know its MAC elsewhere.
-    config = GuestConfig(
-        mac, f"{ADDRESS}/24", neighbours={CLIENT_ADDRESS: CLIENT_MAC}, arp_notify=True
-    )
+    config = GuestConfig(mac, f"{ADDRESS}/24", neighbours={CLIENT_ADDRESS: CLIENT_MAC})
     system = domain.find("os")
     SubElement(system, "kernel").text = str(IMAGES / made.kernel.name)
     SubElement(system, "initrd").text = str(IMAGES / made.initramfs.name)
@@ -89,7 +86,6 @@ class Domain:
         self.host = host
         self.mac = xml.find("devices/interface/mac").get("address")
         self._server = xml.find("devices/interface/source").get("mode") == "server"
-        fabric.set_neighbour(ADDRESS, self.mac)
         made = image.build()
         for there in (fabric.a, fabric.b):
             for path in (made.kernel, made.initramfs):
@@ -117,6 +113,17 @@ class Domain:
             yield console
         finally:
             console.close()
+
+    def introduce(self) -> None:
+        """Have the client ask for the address of a guest that has booted, and then no more.
+
+        The switches may know its MAC elsewhere, and it says nothing by itself. What a guest's
+        kernel says when its NIC comes up (arp_notify) is lost if the carrier comes later.
+        """
+        self.host.wait_running(PORT)
+        self.fabric.forget_neighbour(ADDRESS)
+        self.fabric.client.ping(ADDRESS)
+        self.fabric.set_neighbour(ADDRESS, self.mac)
 
     def ping(self) -> None:
         """Ping the guest until three answers have come."""
