@@ -2,11 +2,12 @@
 """CHANGELOG.md has a part for what is not released, and one for each release, the newest first."""
 
 import re
-from pathlib import Path
+
+from support.checkout import TOP
 
 from ovs_vhost_plugin import __version__
 
-TEXT = (Path(__file__).parents[2] / "CHANGELOG.md").read_text()
+TEXT = (TOP / "CHANGELOG.md").read_text()
 KINDS = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 

@@ -2,17 +2,16 @@
 """docs/configuration.md has each key of the database that the code knows, and no other."""
 
 import re
-from pathlib import Path
 
 import pytest
+from support.checkout import TOP
 
 from ovs_vhost_plugin import cli
 from ovs_vhost_plugin.daemon import status
 from ovs_vhost_plugin.daemon.ovsdb import database
 
-CHECKOUT = Path(__file__).parents[2]
-PAGE = (CHECKOUT / "docs/configuration.md").read_text()
-DAEMON = CHECKOUT / "ovs_vhost_plugin" / "daemon"
+PAGE = (TOP / "docs/configuration.md").read_text()
+DAEMON = TOP / "ovs_vhost_plugin" / "daemon"
 
 # A key of ours as the code has it: a literal, or one with a number in it (vhost-user-vring-N-size).
 _KEY = re.compile(r"\"(vhost-(?:server|sock|user)-[a-z-]+[a-z](?:-\{\w+\}-size)?)\"")

@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from support.checkout import TOP
 
-DIRECTORY = Path(__file__).parents[2] / "docs" / "decisions"
+DIRECTORY = TOP / "docs" / "decisions"
 PAGES = sorted(path for path in DIRECTORY.glob("*.md") if path.name != "README.md")
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from support.checkout import TOP
 
-CHECKOUT = Path(__file__).parents[2]
 FENCED = re.compile(r"^( *)(```|~~~).*?^\1\2", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`[^`\n]+`")
 LINK = re.compile(r"\]\(([^()\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"")
@@ -19,12 +19,12 @@ def files(*ends: str) -> list[Path]:
     """The files of the checkout with these ends, without what is made or hidden."""
     return [
         path
-        for path in sorted(CHECKOUT.rglob("*"))
+        for path in sorted(TOP.rglob("*"))
         if path.name.endswith(ends)
         and path.is_file()
         and not any(
             part.startswith(".") or part in ("build", "dist")
-            for part in path.relative_to(CHECKOUT).parts
+            for part in path.relative_to(TOP).parts
         )
     ]
 
@@ -58,7 +58,7 @@ def broken(text: str, page: Path) -> list[str]:
 def leads_somewhere(target: str, text: str, page: Path) -> bool:
     name, _, anchor = unquote(target).partition("#")
     path = (page.parent / name).resolve() if name else page
-    if name and not (path.exists() and path.is_relative_to(CHECKOUT)):
+    if name and not (path.exists() and path.is_relative_to(TOP)):
         return False
     if not anchor or path.suffix != ".md":
         return True
@@ -68,7 +68,7 @@ def leads_somewhere(target: str, text: str, page: Path) -> bool:
 PAGES = files(".md")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
 def test_each_link_of_a_page_leads_somewhere(page: Path) -> None:
     assert broken(page.read_text(), page) == []
 
@@ -90,12 +90,12 @@ def test_each_link_of_a_page_leads_somewhere(page: Path) -> None:
 )
 def test_a_link_that_leads_nowhere_is_found(target: str, found: bool) -> None:
     text = f"# A `b`, c\n## A b, c\n[x]({target}) `[d](code.md)`\n```\n[e](fenced.md)\n```\n"
-    assert broken(text, CHECKOUT / "docs" / "page.md") == ([] if found else [target])
+    assert broken(text, TOP / "docs" / "page.md") == ([] if found else [target])
 
 
 @pytest.mark.parametrize("directory", ["docs", "docs/decisions"])
 def test_an_index_has_every_page_of_its_directory(directory: str) -> None:
-    index = CHECKOUT / directory / "README.md"
+    index = TOP / directory / "README.md"
     listed = {
         (index.parent / link.partition("#")[0]).resolve() for link in links(index.read_text())
     }
@@ -105,9 +105,9 @@ def test_an_index_has_every_page_of_its_directory(directory: str) -> None:
 
 def test_pages_that_code_names_exist() -> None:
     named = {
-        (str(path.relative_to(CHECKOUT)), name)
+        (str(path.relative_to(TOP)), name)
         for path in files(*SOURCES)
         for name in PAGE_NAME.findall(path.read_text())
     }
     assert len(named) > 10
-    assert sorted(pair for pair in named if not (CHECKOUT / pair[1]).exists()) == []
+    assert sorted(pair for pair in named if not (TOP / pair[1]).exists()) == []

@@ -3,13 +3,13 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from support.checkout import TOP
 
 from ovs_vhost_plugin import cli
 
-PAGE = Path(__file__).parents[2] / "docs" / "ovs-vhost.8"
+PAGE = TOP / "docs" / "ovs-vhost.8"
 
 
 def test_the_page_is_the_one_that_make_man_writes() -> None:

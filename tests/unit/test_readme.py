@@ -2,13 +2,13 @@
 """The README is short, and its commands are those of pages that tests run."""
 
 import re
-from pathlib import Path
 from xml.etree import ElementTree
 
-CHECKOUT = Path(__file__).parents[2]
-README = (CHECKOUT / "README.md").read_text()
-QEMU = (CHECKOUT / "docs" / "qemu.md").read_text()  # run by tests/system/test_plain_qemu.py
-PICTURE = CHECKOUT / "docs" / "overview.svg"
+from support.checkout import TOP
+
+README = (TOP / "README.md").read_text()
+QEMU = (TOP / "docs" / "qemu.md").read_text()  # run by tests/system/test_plain_qemu.py
+PICTURE = TOP / "docs" / "overview.svg"
 
 
 def blocks() -> list[str]:
@@ -31,7 +31,7 @@ def test_what_is_installed_exists() -> None:
     (install,) = (text for text in blocks() if "pip install" in text)
     named = re.findall(r" ((?:etc|docs)/\S+)", install)
     assert len(named) > 3
-    assert [name for name in named if not (CHECKOUT / name).is_file()] == []
+    assert [name for name in named if not (TOP / name).is_file()] == []
 
 
 def test_the_picture_has_a_light_and_a_dark_scheme() -> None:
