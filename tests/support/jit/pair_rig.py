@@ -58,6 +58,11 @@ def await_that(condition: Callable[[], Any], what: str = "condition") -> Any:
     return value
 
 
+def not_for_ever(seconds: float) -> None:
+    """Fail instead of waiting on for a loop that does not end."""
+    assert seconds < PATIENCE / 4, "the loop does not end"
+
+
 def _state(task: Path) -> str:
     try:
         return (task / "stat").read_text().rpartition(")")[2].split()[0]
@@ -92,6 +97,7 @@ class Rig:
         self.wire.settimeout(PATIENCE)
         self.tap.setblocking(False)
         self.pair = QueuePair(0, self.tap.fileno(), watch=watch)
+        self.pair.on_stuck = not_for_ever
         self.features, self.header_size = features, header_size
         self.finish_offloads = finish_offloads
         self.log = None if log_bytes is None else np.zeros(log_bytes, np.uint8)

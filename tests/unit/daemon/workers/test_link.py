@@ -18,7 +18,7 @@ from ovs_vhost_plugin.daemon.workers.link import HANG_ALARMS, WorkerLink
 from ovs_vhost_plugin.daemon.workers.report_rates import RATES
 from ovs_vhost_plugin.daemon.workers.reports import Hello, Started, State
 from ovs_vhost_plugin.ipc import vitals
-from ovs_vhost_plugin.ipc.channel import Channel, WorkerSpec
+from ovs_vhost_plugin.ipc.channel import MAX_PACKET, Channel, WorkerSpec
 from ovs_vhost_plugin.ipc.reportpipe import ReportWriter
 from ovs_vhost_plugin.ipc.vitals import Vitals
 
@@ -231,7 +231,7 @@ def test_half_a_report_is_kept_and_a_long_one_is_none(child: Worker) -> None:
     assert child.link.receive(NOW) == []
     os.write(child.pipe, b'ted","base":7}\n')
     assert child.link.receive(NOW) == [Started(7)]
-    while child.link.channel is not None:
+    for _ in range(MAX_PACKET // 4096 + 1):
         os.write(child.pipe, b"x" * 4096)
         child.link.receive(NOW)
     assert child.link.fault(None).startswith("worker-channel: a report of more than")
@@ -248,10 +248,11 @@ def test_a_flood_of_any_kind_is_cut_off(child: Worker, kind: str) -> None:
         "connect": {},
         "userfaultfd": {},
     }
-    heard = 0
+    heard, most = 0, RATES[kind][1]
     while child.link.channel is not None:
         heard += len(child.says(event=kind, **reports[kind]))
-    assert heard == RATES[kind][1]
+        assert heard <= most
+    assert heard == most
     assert child.link.fault(None) == f"worker-channel: a flood of reports: {kind}"
 
 
@@ -277,6 +278,7 @@ def test_a_flood_of_bytes_is_cut_off(child: Worker) -> None:
     second = 0
     while child.link.channel is not None:
         second += 1
+        assert second < 1000, "so many bytes are no flood"
         child.reports.send({"event": "addresses", "addresses": addresses})
         child.link.receive(NOW + second / 5)
     assert child.link.fault(None) == "worker-channel: a flood of reports: bytes"
@@ -331,11 +333,11 @@ def test_an_alarm_goes_off_for_one_that_is_busy_and_not_for_one_that_sleeps(
 
 def test_alarms_without_end_are_a_flood(child: Worker) -> None:
     child.hello()
-    alarms = 0
-    while child.link.channel is not None:
+    for _ in range(10):
         child.link.alarmed(NOW)
-        alarms += 1
-    assert alarms == 11
+    assert child.link.channel is not None
+    child.link.alarmed(NOW)
+    assert child.link.channel is None
     assert child.link.fault(None) == "worker-channel: a flood of alarms"
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.jit.kernel_views import kernel_memory, kernel_ring
 from support.jit.packed_reference import PackedDriver
-from support.jit.pair_rig import EMPTY, PACKED, TX_BUFFERS, Rig, await_that, frame
+from support.jit.pair_rig import EMPTY, PACKED, TX_BUFFERS, Rig, await_that, frame, not_for_ever
 from support.jit.ring_reference import Driver, GuestMemory
 
 from ovs_vhost_plugin.jit import fresh
@@ -49,6 +49,7 @@ class Takeover(Rig):
         """The worker has ended, the next one is here."""
         self.pair.close()
         self.pair = QueuePair(0, self.tap.fileno(), journals=self.journals)
+        self.pair.on_stuck = not_for_ever
 
     def begin(self, rx: bytes = RX, tx: bytes = TX, base: int = 0) -> PairConfig:
         """Start as a front-end has it that knows only the base; what the pair makes of it."""

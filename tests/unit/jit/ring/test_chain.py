@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,24 @@ from ovs_vhost_plugin.jit.ring.chain import (
 
 LOW, MIDDLE, HIGH = 0x10000, 0x20000, 0xFFFF_FFFF_FFFF_0000
 TABLE_MAX = layout.CHAINS
+
+
+def look_up_all() -> None:
+    regions = np.array([(16 * i, 9, 0) for i in range(5)], layout.REGION)
+    for address in range(16 * 5 + 1):
+        find_region(regions, 0, 0, np.uint64(address))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _a_region_is_looked_up_in_time() -> None:
+    """In a process that can be ended: no signal gets through to compiled code that loops."""
+    process = multiprocessing.get_context("fork").Process(target=look_up_all, daemon=True)
+    process.start()
+    process.join(30)
+    if process.is_alive():
+        process.kill()
+        pytest.fail("find_region does not end")
+    assert process.exitcode == 0
 
 
 def new_driver(size: int = 8) -> Driver:

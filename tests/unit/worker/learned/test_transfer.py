@@ -3,6 +3,7 @@
 
 import fcntl
 import os
+import select
 import selectors
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.worker.learned.transfer import Transfer
+
+pytestmark = pytest.mark.timeout(30)  # seconds: a transfer that blocks is ended, and named
 
 MOST = 50_000
 DATA = bytes(range(256)) * 150
@@ -46,6 +49,11 @@ class Rig:
             key.data(0.0)
         return len(ready)
 
+    def read(self, most: int) -> bytes:
+        """What is there to be read; b"": the end."""
+        assert select.select([self.reading], [], [], 10)[0], "nothing is written"
+        return os.read(self.reading, most)
+
     def close_both(self) -> None:
         for fd in (self.reading, self.writing):
             os.close(fd)
@@ -78,8 +86,8 @@ def test_a_state_is_written_and_its_end_is_the_pipes(rig: Rig) -> None:
     transfer = rig.save(DATA)
     os.close(rig.writing)
     rig.writing = -1
-    assert os.read(rig.reading, 100_000) == DATA
-    assert os.read(rig.reading, 1) == b""
+    assert rig.read(100_000) == DATA
+    assert rig.read(1) == b""
     assert transfer.result() == DATA
 
 
@@ -102,9 +110,10 @@ def test_a_front_end_that_does_not_read_holds_nobody_up(rig: Rig, blocking: bool
     assert name_of(transfer) == "device-state-unfinished"
     received = b""
     while not transfer.finished:
-        received += os.read(rig.reading, 4096)
+        assert len(received) <= len(DATA)
+        received += rig.read(4096)
         rig.turn()
-    assert received + os.read(rig.reading, 4096) == DATA
+    assert received + rig.read(4096) == DATA
     assert transfer.result() == DATA
 
 
