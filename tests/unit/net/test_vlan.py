@@ -75,6 +75,8 @@ def test_which_vlan_a_frame_left_the_bridge_in(frame, port, vlan):
         (tagged(20), CUSTOMERS, TRUNK, tagged(10, frame=tagged(20), tpid=S_TAG)),
         (PLAIN, CUSTOMERS, TRUNK, None),
         (PLAIN, TUNNEL_10, CUSTOMERS, None),
+        (tagged(10, frame=tagged(20)), TRUNK, CUSTOMERS, tagged(20)),
+        (tagged(10, frame=tagged(30)), TRUNK, CUSTOMERS, None),
         # the switch itself undresses what a bond sends
         (PLAIN, ACCESS_10, PortVlan(VlanMode.ACCESS, 10, bond=True), tagged(10)),
         (PLAIN, TRUNK, PortVlan(bond=True), PLAIN),
@@ -119,6 +121,12 @@ def test_only_the_tag_changes(frame, vlan):
 
 def is_tagged(frame):
     return frame[12:14] in (C_TAG, S_TAG) and len(frame) >= 18
+
+
+@pytest.mark.parametrize("length", range(14, 18))
+def test_a_tag_that_is_cut_short_is_none(length):
+    """A worker hands over what it likes."""
+    assert tag_of((PLAIN[:12] + C_TAG + b"\x07\x07\x08")[:length]) == 0
 
 
 def test_what_a_frame_carries():
