@@ -11,6 +11,8 @@
 # make bench-rings         our rings beside DPDK's, under the same front-end: ratios
 # make migration-report  QEMU guests migrate in every case of the matrix: docs/migration-report.md
 # make man    docs/ovs-vhost.8 anew, from the parsers that --help prints
+# make mutants  small changes of the pure modules, each of which a test is to notice: the score of
+#             each module. An hour or more; MUTANTS='ovs_vhost_plugin.vhost.*': only these
 # make setup  Debian packages (as root) and the virtual environment, which the others do as needed
 # make test DISTRO=trixie   the same on another release, in a root that debootstrap makes (as root);
 #             so do demo, fuzz, grid and the others. MIRROR=URL: where the machine's mirror has it not
@@ -27,9 +29,10 @@ TEST ?=
 KINDS ?= unit fuzz integration attacks system
 BENCH ?=
 REPORT ?=
+MUTANTS ?=
 export FUZZ_SECONDS ?= 300
 
-.PHONY: demo test fuzz grid lint man migration-report setup packages clean
+.PHONY: demo test fuzz grid lint man migration-report mutants setup packages clean
 .PHONY: bench-announce bench-instructions bench-learn bench-rings
 
 ifneq ($(DISTRO),)
@@ -77,6 +80,11 @@ migration-report: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[report]'
 	$(BIN)/python -m bench.migration_report $(REPORT)
 
+mutants: $(SETUP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
+	$(BIN)/mutmut run $(MUTANTS)
+	$(BIN)/python -m bench.mutation_score
+
 setup: packages $(SETUP)
 
 # Only root can install; for others, tests and demo say what they miss.
@@ -105,5 +113,5 @@ $(BIN)/python:
 endif
 
 clean:
-	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache mutants
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
