@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ovs_vhost_plugin.announce.model import Location
+from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.openflow.wire import Output
 
 

@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
 
-from ovs_vhost_plugin.announce.frames import FrameError, check_mac
-from ovs_vhost_plugin.announce.model import Location
 from ovs_vhost_plugin.common.named import NamedError
-from ovs_vhost_plugin.net.station import MAX_VLAN, Station, is_host
+from ovs_vhost_plugin.net.ethernet import MacError, check_mac
+from ovs_vhost_plugin.net.location import Location
+from ovs_vhost_plugin.net.station import MAX_VLAN, Station, StationKey, is_host, merge
 
 MAX_STATIONS = 32  # of one port; what comes first is kept: the NIC's own MAC before all others
-MAX_IPS = 8  # of one station and family
 
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 
@@ -48,21 +47,6 @@ def parse(text: str) -> tuple[Station, ...]:
     return stations
 
 
-def merge(stations: Iterable[Station]) -> tuple[Station, ...]:
-    """One station for each MAC and VLAN, with all its IPs, in the order of their first mention."""
-    merged: dict[tuple[bytes, int], Station] = {}
-    for one in stations:
-        key = one.mac, one.vlan
-        had = merged.get(key)
-        merged[key] = replace(
-            one,
-            ipv4=_united(had.ipv4 if had else (), one.ipv4),
-            ipv6=_united(had.ipv6 if had else (), one.ipv6),
-            router=one.router or (had is not None and had.router),
-        )
-    return tuple(merged.values())
-
-
 def spread(stations: Sequence[Station], location: Location) -> tuple[Station, ...]:
     """The stations to announce at `location`: one for each MAC and VLAN of the bridge.
 
@@ -78,24 +62,12 @@ def spread(stations: Sequence[Station], location: Location) -> tuple[Station, ..
     found = list(stations)
     for vlan in listed:
         found += [Station(one.mac, vlan) for one in stations if one.vlan == 0]
-    kept: dict[tuple[bytes, int], Station] = {}
+    kept: dict[StationKey, Station] = {}
     for one in merge(found):
         vlan = location.vlan_of(one.vlan)
         if location.carries(one.vlan) and vlan <= MAX_VLAN:
-            kept.setdefault((one.mac, one.vlan if location.is_tunnel else vlan), one)
+            kept.setdefault(StationKey(one.mac, one.vlan if location.is_tunnel else vlan), one)
     return tuple(kept.values())[:MAX_STATIONS]
-
-
-def names(given: Iterable[Station], location: Location, mac: bytes, vlan: int) -> bool:
-    """Whether `given` says that `mac` in the bridge's `vlan` is the guest's at `location`.
-
-    As `spread` has it: a MAC given without a tag is in the port's own VLAN and in all of `trunks`.
-    """
-    listed = bool(vlan) and vlan in location.listed and not location.is_tunnel
-    return any(
-        one.mac == mac and (location.vlan_of(one.vlan) == vlan or (listed and one.vlan == 0))
-        for one in given
-    )
 
 
 def _station(part: str) -> Station:
@@ -107,7 +79,7 @@ def _station(part: str) -> Station:
     mac = bytes.fromhex(first.replace(":", ""))
     try:
         check_mac(mac)
-    except FrameError as error:
+    except MacError as error:
         raise AddressError(
             AddressErrorName.MAC, f"{first} is no guest's address ({error.name})"
         ) from error
@@ -134,10 +106,4 @@ def _with(station: Station, word: str) -> Station:
             AddressErrorName.WORD,
             f"{word!r:.60}: after a MAC give vlan=N, router, or IP addresses of hosts",
         )
-    if len(ip) == 4:
-        return replace(station, ipv4=_united(station.ipv4, (ip,)))
-    return replace(station, ipv6=_united(station.ipv6, (ip,)))
-
-
-def _united(had: tuple[bytes, ...], more: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    return tuple(dict.fromkeys(had + more))[:MAX_IPS]
+    return station.with_ips((ip,), ()) if len(ip) == 4 else station.with_ips((), (ip,))

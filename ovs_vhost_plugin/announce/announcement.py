@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ovs_vhost_plugin.announce.model import Location, Outcome, Result
+from ovs_vhost_plugin.announce.model import Outcome, Result
 from ovs_vhost_plugin.announce.policy import DEFAULT, Policy
+from ovs_vhost_plugin.net.ethernet import ethertype_of
+from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station
-from ovs_vhost_plugin.net.vlan import TPIDS
 from ovs_vhost_plugin.openflow.wire import Output
 
 DEADLINE = 10.0  # for the whole announcement: an ovs-vswitchd may be restarting; seconds
@@ -97,7 +98,9 @@ class Announcement:
         self.injections += injected
         self.injecting = injected
         self.frames = len(frames)
-        self.samples = tuple({_kind(frame): frame for frame in reversed(frames)}.values())[::-1]
+        self.samples = tuple({ethertype_of(frame): frame for frame in reversed(frames)}.values())[
+            ::-1
+        ]
         self.location = location
         self.sent_at = now if self.sent_at is None else self.sent_at
 
@@ -154,8 +157,3 @@ class Announcement:
             sent_at=self.sent_at,
             learned_at=self.learned_at,
         )
-
-
-def _kind(frame: bytes) -> bytes:
-    """Its EtherType."""
-    return frame[16:18] if frame[12:14] in TPIDS else frame[12:14]

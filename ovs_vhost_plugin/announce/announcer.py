@@ -28,11 +28,13 @@ from ovs_vhost_plugin.announce.announcement import MAX_INJECTIONS, Announcement,
 from ovs_vhost_plugin.announce.attempt import Attempt
 from ovs_vhost_plugin.announce.compose import compose
 from ovs_vhost_plugin.announce.formats import Format
-from ovs_vhost_plugin.announce.frames import FrameError, check_mac
 from ovs_vhost_plugin.announce.history import History
-from ovs_vhost_plugin.announce.model import Location, Outcome, Result
+from ovs_vhost_plugin.announce.model import Outcome, Result
 from ovs_vhost_plugin.announce.refusals import Refusals
 from ovs_vhost_plugin.common.ratelimit import TokenBucket
+from ovs_vhost_plugin.net.ethernet import MacError, check_mac
+from ovs_vhost_plugin.net.location import Location
+from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.vswitchd import fdb, trace
 
 MAX_UNDER_WAY = 64  # announcements on one port; the oldest gives way to the newest
@@ -40,14 +42,11 @@ ATTEMPT_RATE, ATTEMPT_BURST = 40.0, 80  # of one port; QEMU sends 5 requests in 
 MANUAL = "manual"  # an operator waits for the answer
 
 
-Key = tuple[bytes, int]
-
-
 @dataclass(slots=True)
 class _Port:
     attempts: TokenBucket
     refusals: Refusals
-    announcements: dict[Key, Announcement] = field(default_factory=dict)  # oldest first
+    announcements: dict[StationKey, Announcement] = field(default_factory=dict)  # oldest first
 
 
 class Announcer:
@@ -85,7 +84,7 @@ class Announcer:
         if refusal:
             self._turn_down(Announcement(request, now), refusal, now)
             return
-        running = self._port(request.port, now).announcements.get(_key(request))
+        running = self._port(request.port, now).announcements.get(request.station.key)
         if running is None:
             self._start(Announcement(request, now), now)
         elif running.join(request):
@@ -201,21 +200,21 @@ class Announcer:
         port = self._ports.get(announcement.request.port)
         if port is None:
             return False
-        return port.announcements.get(_key(announcement.request)) is announcement
+        return port.announcements.get(announcement.request.station.key) is announcement
 
     def _start(self, announcement: Announcement, now: float) -> None:
         request = announcement.request
         port = self._port(request.port, now)
         try:
             check_mac(request.station.mac)
-        except FrameError as error:
+        except MacError as error:
             self._turn_down(announcement, error.name.value, now)
             return
         if len(port.announcements) >= MAX_UNDER_WAY:
             oldest = next(iter(port.announcements.values()))
-            del port.announcements[_key(oldest.request)]
+            del port.announcements[oldest.request.station.key]
             self._refuse(oldest, "flood", tell=port.refusals.worth_telling(now))
-        port.announcements[_key(request)] = announcement
+        port.announcements[request.station.key] = announcement
 
     def _attempt(
         self, announcement: Announcement, now: float, obstacle: Callable[[Location], str | None]
@@ -336,7 +335,7 @@ class Announcer:
         if not self._is_running(announcement):
             return  # it gave way to others, ran out of time, or its port is gone
         port = self._ports[announcement.request.port]
-        del port.announcements[_key(announcement.request)]
+        del port.announcements[announcement.request.station.key]
         if announcement.outcome is Outcome.REFUSED:
             self._refuse(announcement, announcement.reason, tell=port.refusals.worth_telling(now))
         else:
@@ -348,7 +347,7 @@ class Announcer:
     def _turn_down(self, announcement: Announcement, refusal: str, now: float) -> None:
         name, request = refusal.partition(":")[0], announcement.request
         self.counters[name] += 1
-        news = self._port(request.port, now).refusals.is_news((_key(request), name), now)
+        news = self._port(request.port, now).refusals.is_news((request.station.key, name), now)
         self._refuse(announcement, refusal, tell=news)
 
     def _refuse(self, announcement: Announcement, reason: str, *, tell: bool) -> None:
@@ -364,7 +363,3 @@ class Announcer:
         result = announcement.result()
         self._results.append(result)
         self.history.append(result)
-
-
-def _key(request: Request) -> Key:
-    return request.station.mac, request.station.vlan

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ovs_vhost_plugin.announce.actions import AskTrace
 from ovs_vhost_plugin.announce.announcement import Announcement
-from ovs_vhost_plugin.announce.model import Location
+from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.vswitchd import trace
 
 

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 from ovs_vhost_plugin.announce import frames
 from ovs_vhost_plugin.announce.formats import Format, FormatError, Guest, frames_of
 from ovs_vhost_plugin.announce.policy import BUILT_IN, Policy
+from ovs_vhost_plugin.net.ethernet import tagged
 from ovs_vhost_plugin.net.station import Station
 
 NO_ADDRESS = bytes(4)
@@ -46,7 +47,7 @@ def compose(
             made += frames_of(name, formats, guest)
         except FormatError as error:
             wrong = str(error)
-    return tuple(frames.tagged(frame, station.vlan) for frame in made), wrong
+    return tuple(tagged(frame, station.vlan) for frame in made), wrong
 
 
 def _built_in(name: str, station: Station, *, slb: bool) -> list[bytes]:

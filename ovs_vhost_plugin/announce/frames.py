@@ -4,17 +4,14 @@
 from __future__ import annotations
 
 import struct
-from enum import StrEnum
 
-from ovs_vhost_plugin.common.named import NamedError
+from ovs_vhost_plugin.net.ethernet import ETH_ALEN, check_mac
 
-ETH_ALEN = 6
 ETH_ZLEN = 60  # the shortest Ethernet frame without FCS (IEEE 802.3, 4.2.3.3)
 ETH_P_RARP = 0x8035
 ETH_P_IP = 0x0800
 ETH_P_ARP = 0x0806
 ETH_P_IPV6 = 0x86DD
-ETH_P_8021Q = 0x8100
 ARPHRD_ETHER = 1
 ARP_REQUEST = 1  # RFC 826
 RARP_REQUEST_REVERSE = 3  # RFC 903
@@ -38,35 +35,13 @@ ALL_NODES_MAC = bytes.fromhex("333300000001")  # RFC 2464, 7
 HOP_LIMIT = 255  # proves that no router has passed it on (RFC 4861, 7.1.2)
 
 
-class FrameErrorName(StrEnum):
-    """Why no frame can be built."""
-
-    MAC_LENGTH = "mac-length"
-    MAC_ZERO = "mac-zero"
-    MAC_MULTICAST = "mac-multicast"
-
-
-class FrameError(NamedError):
-    """What was to be announced is no guest's address."""
-
-
-def check_mac(mac: bytes) -> None:
-    """Raise FrameError unless `mac` is the address of one station."""
-    if len(mac) != ETH_ALEN:
-        raise FrameError(FrameErrorName.MAC_LENGTH)
-    if not any(mac):
-        raise FrameError(FrameErrorName.MAC_ZERO)
-    if mac[0] & 1:
-        raise FrameError(FrameErrorName.MAC_MULTICAST)
-
-
 def rarp(mac: bytes) -> bytes:
     """Return the 60-byte reverse-ARP request that QEMU itself announces `mac` with.
 
     A switch learns where `mac` is from the source address, and no host answers: "request reverse"
     with both protocol addresses zero asks a RARP server for nothing it has. All 60 bytes are set.
 
-    Raises FrameError as `check_mac` does.
+    Raises MacError as `check_mac` does.
     """
     check_mac(mac)
     unset = bytes(4)
@@ -112,13 +87,6 @@ def neighbor_advertisement(mac: bytes, ip: bytes, *, router: bool) -> bytes:
     header = _IPV6.pack(6 << 28, _ADVERTISEMENT.size, ICMPV6, HOP_LIMIT, ip, ALL_NODES)
     message = body(checksum(pseudo + body(0)))
     return _ETHERNET.pack(ALL_NODES_MAC, mac, ETH_P_IPV6) + header + message
-
-
-def tagged(frame: bytes, vlan: int) -> bytes:
-    """Return `frame` with an 802.1Q tag of priority 0, as it is for VLAN 0."""
-    if vlan == 0:
-        return frame
-    return frame[: 2 * ETH_ALEN] + struct.pack("!HH", ETH_P_8021Q, vlan) + frame[2 * ETH_ALEN :]
 
 
 def checksum(data: bytes) -> int:

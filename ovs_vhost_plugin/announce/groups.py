@@ -22,8 +22,8 @@ from ovs_vhost_plugin.announce.frames import (
     ETH_ZLEN,
     ICMPV6,
     checksum,
-    tagged,
 )
+from ovs_vhost_plugin.net.ethernet import tagged
 
 RESPONSE = 0.1
 """Seconds in which the guest is to answer."""

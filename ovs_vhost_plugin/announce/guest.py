@@ -14,8 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ovs_vhost_plugin.announce.addresses import merge
-from ovs_vhost_plugin.net.station import Station
+from ovs_vhost_plugin.net.station import Station, StationKey, merge, without
 
 REMEMBERED = 60.0
 """Seconds for which a guest whose connection broke is expected back: QEMU tries every second."""
@@ -95,11 +94,11 @@ class Guest:
         self._rarp = (Station(mac),)
         self._unnamed = ""
 
-    def moved_on(self, places: Collection[tuple[bytes, int]]) -> None:
-        """Others have these now, each a MAC with the tag of its frames."""
-        self._rarp = _without(self._rarp, places)
-        self._learned = _without(self._learned, places)
-        self._before = _without(self._before, places)
+    def moved_on(self, keys: Collection[StationKey]) -> None:
+        """Others have these stations now."""
+        self._rarp = without(self._rarp, keys)
+        self._learned = without(self._learned, keys)
+        self._before = without(self._before, keys)
 
     def replaced(self) -> None:
         """Its port is another guest's from now on, of which nothing is known."""
@@ -206,9 +205,3 @@ class Guest:
     def _forget(self) -> None:
         self._rarp = self._learned = self._before = ()
         self._lost_at = None
-
-
-def _without(
-    stations: tuple[Station, ...], places: Collection[tuple[bytes, int]]
-) -> tuple[Station, ...]:
-    return tuple(one for one in stations if (one.mac, one.vlan) not in places)

@@ -17,7 +17,8 @@ from ovs_vhost_plugin.announce.actions import Action, AskTable, AskTrace, Inject
 from ovs_vhost_plugin.announce.announcement import Request
 from ovs_vhost_plugin.announce.announcer import Announcer
 from ovs_vhost_plugin.announce.formats import Format
-from ovs_vhost_plugin.announce.model import Location, Outcome, Result
+from ovs_vhost_plugin.announce.model import Outcome, Result
+from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.openflow.connection import Channel, Delivered, Lost, Refused
 from ovs_vhost_plugin.openflow.wire import OpenFlowError
 from ovs_vhost_plugin.vswitchd.link import Poller

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ovs_vhost_plugin.announce.addresses import names
-from ovs_vhost_plugin.announce.model import Location
 from ovs_vhost_plugin.forward import onward
 from ovs_vhost_plugin.forward.onward import Parcel, Rows, Senders, Unfit
+from ovs_vhost_plugin.net.location import Location
+from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.net.vlan import PortVlan, enter, vlan_of
 from ovs_vhost_plugin.vswitchd import fdb
 
@@ -40,8 +40,8 @@ class Departure:
 
     def __init__(self, now: float) -> None:
         self.held = False  # whether the worker holds frames
-        self.stations: tuple[str, ...] = ()
-        self.places: dict[str, int] = {}
+        self.stations: tuple[StationKey, ...] = ()
+        self.places: dict[StationKey, int] = {}
         """Stations that the bridge has learned on another port: its OpenFlow number."""
         self.look_at: float | None = now
         """When the table is to be read next; None: not before something happens."""
@@ -57,7 +57,7 @@ class Departure:
         self._residents: set[tuple[bytes, int]] = set()
         self._senders = Senders("", {0})
 
-    def hold(self, stations: tuple[str, ...], now: float, sighted: int = 0) -> None:
+    def hold(self, stations: tuple[StationKey, ...], now: float, sighted: int = 0) -> None:
         """Take the worker's word that it holds frames for `stations`.
 
         sighted: how many frames it got from one of them, which so is somewhere else. The bridge
@@ -161,18 +161,18 @@ class Departure:
 
     def _place_of(
         self,
-        station: str,
+        station: StationKey,
         text: str,
         place: Location,
         vlans: Mapping[int, PortVlan],
         rows: Rows,
     ) -> int | None:
-        mac, tag = bytes.fromhex(station[:12]), int(station[13:])
+        mac, tag = station
         vlan = vlan_of(tag, vlans.get(place.ofport, PortVlan()))
         port = next((e.port for e in fdb.entries_of(text, mac) if e.vlan == vlan), None)
         if not isinstance(port, int) or vlan is None:
             return None  # not learned, or the bridge's own
-        guests = (mac, vlan) in self._residents or names(rows.given, place, mac, vlan)
+        guests = (mac, vlan) in self._residents or place.gives(rows.given, mac, vlan)
         return port if guests else None
 
     def _next_look(self, now: float) -> float:

@@ -21,10 +21,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from ovs_vhost_plugin.announce.addresses import names
-from ovs_vhost_plugin.announce.model import Location
-from ovs_vhost_plugin.net.station import Station
-from ovs_vhost_plugin.net.vlan import PortVlan, carry, ethertype_of, tag_of, vlan_of
+from ovs_vhost_plugin.net.ethernet import IPV4, IPV6, ethertype_of, tag_of
+from ovs_vhost_plugin.net.location import Location
+from ovs_vhost_plugin.net.station import Station, StationKey
+from ovs_vhost_plugin.net.vlan import PortVlan, carry, vlan_of
 from ovs_vhost_plugin.openflow.wire import LONGEST_FRAME, Output
 from ovs_vhost_plugin.vswitchd import fdb
 
@@ -32,7 +32,6 @@ SENDERS = 32
 """Senders that are looked up in one table, which may be long; more go as the host's own."""
 
 _SHORTEST_FRAME = 14
-_IP = (b"\x08\x00", b"\x86\xdd")  # EtherTypes of IPv4 and IPv6 (RFC 894, RFC 2464)
 
 Parcel = tuple[bytes, int | Output]
 """A frame, and the port (or NORMAL) to which it goes."""
@@ -83,7 +82,7 @@ class Senders:
 
 def address(
     frame: bytes,
-    places: Mapping[str, int],
+    places: Mapping[StationKey, int],
     senders: Senders,
     place: Location,
     vlans: Mapping[int, PortVlan],
@@ -91,13 +90,13 @@ def address(
 ) -> Parcel | Unfit:
     """The frame as it goes on, and where, or why it does not.
 
-    places  ports of the guest's addresses, which are written as "MAC.VLAN ID" of the frames
+    places  ports of the guest's stations, by the tag of the frames
     place   where the guest was; `vlans`: how the bridge's ports treat VLANs
     """
     if not _SHORTEST_FRAME <= len(frame) <= LONGEST_FRAME - 4:
         return Unfit.MALFORMED
     tag = tag_of(frame)
-    port = places.get(f"{frame[:6].hex()}.{tag}")
+    port = places.get(StationKey(frame[:6], tag))
     origin = vlans.get(place.ofport, PortVlan())
     vlan = vlan_of(tag, origin)
     if port is None or vlan is None:
@@ -105,12 +104,12 @@ def address(
     source = frame[6:12]
     if source[0] & 1:
         return Unfit.FROM_GROUP
-    if names(rows.given, place, source, vlan) or (source, vlan) in senders.here:
+    if place.gives(rows.given, source, vlan) or (source, vlan) in senders.here:
         return Unfit.FROM_GUEST
     if rows.own is None:
         if not _vouched(source, vlan, port, senders, rows):
             return Unfit.FROM_NOBODY
-    elif ethertype_of(frame) in _IP or not _vouched(source, vlan, port, senders, rows):
+    elif ethertype_of(frame) in (IPV4, IPV6) or not _vouched(source, vlan, port, senders, rows):
         frame = frame[:6] + rows.own + frame[12:]
     target = vlans.get(port, PortVlan())
     dressed = carry(frame, origin, target)

@@ -10,12 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-_ADDRESSES = 12
-_ETHERNET, _TAG = 14, 4
-C_TAG, S_TAG = b"\x81\x00", b"\x88\xa8"
-"""IEEE 802.1Q, table 9-1: EtherTypes of a customer's and of a service's VLAN tag."""
-TPIDS = (C_TAG, S_TAG)
-_VID, _PRIORITY = 0xFFF, 0xF000
+from ovs_vhost_plugin.net.ethernet import (
+    ADDRESSES,
+    C_TAG,
+    PRIORITY,
+    S_TAG,
+    TAG,
+    is_tagged,
+    tag_of,
+)
 
 
 class VlanMode(StrEnum):
@@ -48,16 +51,6 @@ class PortVlan:
         return not self.cvlans or tag in self.cvlans
 
 
-def tag_of(frame: bytes) -> int:
-    """The VLAN ID that a frame says itself, 0 without one."""
-    return int.from_bytes(frame[14:16], "big") & _VID if _is_tagged(frame) else 0
-
-
-def ethertype_of(frame: bytes) -> bytes:
-    """What it carries, in one tag at most."""
-    return frame[16:18] if _is_tagged(frame) else frame[12:14]
-
-
 def vlan_of(tag: int, port: PortVlan) -> int | None:
     """The VLAN of a frame that left on `port` with `tag`; None: not to be told."""
     match port.mode:
@@ -80,20 +73,20 @@ def carry(frame: bytes, origin: PortVlan, port: PortVlan) -> bytes | None:
         return None
     if port.bond:
         port = PortVlan()
-    tpid, priority, rest = C_TAG, 0, frame[_ADDRESSES:]
-    if _is_tagged(frame):
-        tpid, priority = rest[:2], int.from_bytes(rest[2:4], "big") & _PRIORITY
+    tpid, priority, rest = C_TAG, 0, frame[ADDRESSES:]
+    if is_tagged(frame):
+        tpid, priority = rest[:2], int.from_bytes(rest[2:4], "big") & PRIORITY
     if origin.mode is VlanMode.DOT1Q_TUNNEL and port.mode is not VlanMode.ACCESS:
         # What it says itself is the customer's. An access port takes that off as well.
         tpid = origin.tpid
-    elif _is_tagged(frame):
-        rest = rest[_TAG:]
-    inner = frame[:_ADDRESSES] + rest
+    elif is_tagged(frame):
+        rest = rest[TAG:]
+    inner = frame[:ADDRESSES] + rest
     if not _leaves(vlan, tag_of(inner), port):
         return None
     if not _shows(vlan, port):
         return inner
-    return frame[:_ADDRESSES] + tpid + (priority | vlan).to_bytes(2, "big") + rest
+    return frame[:ADDRESSES] + tpid + (priority | vlan).to_bytes(2, "big") + rest
 
 
 def enter(frame: bytes, vlan: int, port: PortVlan) -> bytes | None:
@@ -104,7 +97,7 @@ def enter(frame: bytes, vlan: int, port: PortVlan) -> bytes | None:
     if vlan_of(tag, port) != vlan:
         return None
     head = C_TAG + tag.to_bytes(2, "big") if tag else b""
-    return frame[:_ADDRESSES] + head + frame[_ADDRESSES:]
+    return frame[:ADDRESSES] + head + frame[ADDRESSES:]
 
 
 def _leaves(vlan: int, inner: int, port: PortVlan) -> bool:
@@ -125,7 +118,3 @@ def _shows(vlan: int, port: PortVlan) -> bool:
         case VlanMode.NATIVE_UNTAGGED:
             return vlan != port.tag
     return vlan != 0
-
-
-def _is_tagged(frame: bytes) -> bool:
-    return frame[_ADDRESSES:_ETHERNET] in TPIDS and len(frame) >= _ETHERNET + _TAG

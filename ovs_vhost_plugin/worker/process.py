@@ -28,6 +28,7 @@ from ovs_vhost_plugin.common import process
 from ovs_vhost_plugin.ipc.channel import Inheritance, WorkerSpec
 from ovs_vhost_plugin.ipc.vitals import Pulse
 from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import Nic, Offer, offer
 from ovs_vhost_plugin.vhost.spec import ProtocolFeature
@@ -43,7 +44,7 @@ from ovs_vhost_plugin.worker.device.vringconfig import PairConfig
 from ovs_vhost_plugin.worker.frontend import FrontEnd
 from ovs_vhost_plugin.worker.learned.addresses import Addresses
 from ovs_vhost_plugin.worker.learned.devicestate import DeviceState
-from ovs_vhost_plugin.worker.learned.movedon import Watch, place_of
+from ovs_vhost_plugin.worker.learned.movedon import Watch
 from ovs_vhost_plugin.worker.recovery import journal
 from ovs_vhost_plugin.worker.tap.expectation import Expectation
 from ovs_vhost_plugin.worker.tap.hold import Reason
@@ -301,9 +302,9 @@ class Worker:
                 spec = replace(self._spec, mtu=mtu, finish_offloads=finish, **known)
                 self._configure(spec)
             case {"op": "release", "id": number, "stations": stations}:
-                self._holding.release(number, stations)
+                self._holding.release(number, map(StationKey.decode, stations))
             case {"op": "elsewhere", "stations": stations}:
-                self._addresses.elsewhere(map(place_of, stations), time.monotonic())
+                self._addresses.elsewhere(map(StationKey.decode, stations), time.monotonic())
             case {"op": "stats", "id": request}:
                 self._daemon.send({"event": "stats", "id": request, "stats": self._stats()})
             case {"op": "inject", "frames": hex_frames}:

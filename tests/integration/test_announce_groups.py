@@ -12,11 +12,11 @@ import pytest
 from support.control.announce_bridge import Bridge, bridge, private_switch
 
 from ovs_vhost_plugin.announce.groups import queries
-from ovs_vhost_plugin.announce.model import Location
 from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.lab.hosts.namespace import Namespace
 from ovs_vhost_plugin.lab.hosts.switch import PrivateSwitch
 from ovs_vhost_plugin.lab.process import wait_until
+from ovs_vhost_plugin.net.location import Location
 
 pytestmark = pytest.mark.integration
 

@@ -8,10 +8,11 @@ from support.control.announce_bridge import ask, await_results, bridge, private_
 
 from ovs_vhost_plugin.announce.announcement import MAX_ATTEMPTS
 from ovs_vhost_plugin.announce.frames import rarp
-from ovs_vhost_plugin.announce.model import Location, Outcome
+from ovs_vhost_plugin.announce.model import Outcome
 from ovs_vhost_plugin.announce.policy import DEFAULT, Policy
 from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.lab.process import wait_until
+from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.openflow.wire import Output
 

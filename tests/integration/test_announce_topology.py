@@ -9,15 +9,12 @@ import pytest
 from support.control.announce_bridge import Tap, ask, await_results, bridge, private_switch
 
 from ovs_vhost_plugin.announce.addresses import spread
-from ovs_vhost_plugin.announce.frames import (
-    gratuitous_arp,
-    neighbor_advertisement,
-    rarp,
-    tagged,
-)
-from ovs_vhost_plugin.announce.model import Location, Outcome
+from ovs_vhost_plugin.announce.frames import gratuitous_arp, neighbor_advertisement, rarp
+from ovs_vhost_plugin.announce.model import Outcome
 from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.lab.process import wait_until
+from ovs_vhost_plugin.net.ethernet import tagged
+from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.openflow import wire
 

@@ -14,7 +14,9 @@ from ovs_vhost_plugin.forward.batches import ParcelService
 from ovs_vhost_plugin.forward.departure import Departure
 from ovs_vhost_plugin.forward.onward import Rows, Unfit
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
-from ovs_vhost_plugin.net.vlan import C_TAG, S_TAG, PortVlan, VlanMode, enter
+from ovs_vhost_plugin.net.ethernet import C_TAG, S_TAG
+from ovs_vhost_plugin.net.station import StationKey
+from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode, enter
 from ovs_vhost_plugin.vswitchd.unixctl import Answer, Question, Switchd
 
 pytestmark = pytest.mark.integration
@@ -209,7 +211,7 @@ def test_a_held_frame_passes_the_split_horizon_of_a_mesh_which_the_networks_own_
         wait_until(lambda: br.place_of(GUEST) == here, "learned here")
         departure = Departure(0.0)
         departure.table(table_of(switch, br.name), br.location(), {}, ROWS, 0.0)
-        departure.hold((f"{GUEST.hex()}.0",), 0.1)
+        departure.hold((StationKey(GUEST, 0),), 0.1)
         third.send(frame(1))
         held = tap_frames(br.taps["guest"], 1)
         br.taps["peer"].send(rarp(GUEST))
@@ -266,7 +268,7 @@ def test_an_announcement_that_met_a_cached_flow_is_counted_too(switch):
         switch.vsctl("set", *setting)
         departure = Departure(0.0)
         departure.table(table_of(switch, br.name), br.location(), {}, ROWS, 0.0)
-        departure.hold((f"{GUEST.hex()}.0",), 0.0)
+        departure.hold((StationKey(GUEST, 0),), 0.0)
         teach(br, settle(departure, br, switch, "02000000feed", sighted=0))
         wait_until(lambda: br.place_of(bytes.fromhex("02000000feed")) == here, "all is counted")
         br.taps["guest"].frames()
@@ -280,7 +282,7 @@ def test_an_announcement_that_met_a_cached_flow_is_counted_too(switch):
 
 def settle(departure, br, switch, nobody, sighted):
     """The frame by which the bridge is made to count, after so many looks as that takes."""
-    departure.hold((f"{GUEST.hex()}.0",), 1.0, sighted)
+    departure.hold((StationKey(GUEST, 0),), 1.0, sighted)
     for _ in range(2):
         departure.table(table_of(switch, br.name), br.location(), {}, ROWS, 1.0)
     return departure.settling(bytes.fromhex(nobody), br.location(), {})

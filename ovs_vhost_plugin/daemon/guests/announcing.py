@@ -18,7 +18,7 @@ from ovs_vhost_plugin.announce.announcer import MANUAL
 from ovs_vhost_plugin.announce.formats import Format
 from ovs_vhost_plugin.announce.groups import queries
 from ovs_vhost_plugin.announce.guest import Change, Guest
-from ovs_vhost_plugin.announce.model import Location, Outcome, Result
+from ovs_vhost_plugin.announce.model import Outcome, Result
 from ovs_vhost_plugin.announce.rounds import Rounds
 from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.daemon.guests.claims import NOT_GIVEN, sort_out
@@ -29,6 +29,7 @@ from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, parse_mac
 from ovs_vhost_plugin.daemon.workers.reports import Addresses, Rarp, Started, State, Stats
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard
+from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.vhost.spec import Feature
 
@@ -240,8 +241,8 @@ class Announcing:
         name, moved, port = looked.port, looked.moved, self._port(looked.port)
         if moved:
             self._guest(name).moved_on(moved)
-            places = [f"{mac.hex()}.{vlan}" for mac, vlan in moved]
-            self._tell(name, {"op": "elsewhere", "stations": places}, now)
+            keys = [station.encode() for station in moved]
+            self._tell(name, {"op": "elsewhere", "stations": keys}, now)
         if port is None or not looked.trigger:
             return
         refused = [(Station(*key), refused_as(where)) for key, where in moved.items()]

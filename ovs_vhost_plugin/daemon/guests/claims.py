@@ -17,11 +17,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ovs_vhost_plugin.announce.addresses import merge, names
-from ovs_vhost_plugin.announce.model import Location
 from ovs_vhost_plugin.daemon.guests.places import given_to
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import ADDRESSES_KEY, PortSpec
-from ovs_vhost_plugin.net.station import Station
+from ovs_vhost_plugin.net.location import Location
+from ovs_vhost_plugin.net.station import Station, merge
 from ovs_vhost_plugin.openflow.wire import Output
 
 
@@ -73,8 +72,8 @@ def _lacking(claim: Station, given: Sequence[Station], place: Location) -> NotGi
     """The first thing of a claim that rows do not give; None if they give all of it."""
     if all(claim.mac != one.mac for one in given):
         return NotGiven.MAC
-    if not names(given, place, claim.mac, place.vlan_of(claim.vlan)):
+    if not place.gives(given, claim.mac, place.vlan_of(claim.vlan)):
         return NotGiven.VLAN
-    same = [one for one in given if (one.mac, one.vlan) == (claim.mac, claim.vlan)]
+    same = [one for one in given if one.key == claim.key]
     ips = {ip for one in same for ip in one.ipv4 + one.ipv6}
     return None if ips.issuperset(claim.ipv4 + claim.ipv6) else NotGiven.IP

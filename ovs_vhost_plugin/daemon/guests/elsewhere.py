@@ -11,16 +11,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ovs_vhost_plugin.announce.model import Location
-from ovs_vhost_plugin.net.station import Station
+from ovs_vhost_plugin.net.location import Location
+from ovs_vhost_plugin.net.station import Station, StationKey
 from ovs_vhost_plugin.vswitchd import fdb
 from ovs_vhost_plugin.vswitchd.unixctl import Answer, Question, Switchd
 
 MAC_ELSEWHERE = "mac-elsewhere"
 """The name of what is refused for that."""
 
-Places = dict[tuple[bytes, int], str]
-"""MAC and tag of stations that have moved on, and where they are."""
+Places = dict[StationKey, str]
+"""Stations that have moved on, and where they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +84,10 @@ def refused_as(where: str) -> str:
 
 
 def _moved(look: _Look, table: str) -> Places:
-    found = {}
+    found: Places = {}
     for one in look.stations:
         vlan = look.place.vlan_of(one.vlan)
         for entry in fdb.entries_of(table, one.mac):
             if entry.vlan == vlan and entry.port not in look.place.numbers:
-                found[one.mac, one.vlan] = f"on port {entry.port}"
+                found[one.key] = f"on port {entry.port}"
     return found

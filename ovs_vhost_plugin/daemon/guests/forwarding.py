@@ -213,8 +213,8 @@ class Forwarding:
         self, name: str, port: Leaving, counts: dict[str, int], now: float, over: str = ""
     ) -> None:
         departure = port.departure
-        places, refused = dict(departure.places), dict(port.refused)
-        record = Record(name, departure.began, now, counts, places, refused, over)
+        places = {station.encode(): port for station, port in departure.places.items()}
+        record = Record(name, departure.began, now, counts, places, dict(port.refused), over)
         self.history.append(record)
         say = vlog.warn if over else vlog.info
         say(f"{name}: {record.summary()}")
@@ -242,7 +242,9 @@ class Forwarding:
             port.release_at = now
             port.sights += 1
             if port.sights <= SIGHTS:
-                found = ", ".join(f"{s} on port {p}" for s, p in port.departure.places.items())
+                found = ", ".join(
+                    f"{s.encode()} on port {p}" for s, p in port.departure.places.items()
+                )
                 vlog.info(f"{name}: forwarding what is held: {found:.200}")
 
     def _settle(self, name: str, port: Leaving) -> None:
@@ -282,7 +284,11 @@ class Forwarding:
             return
         stations = port.departure.places.keys()
         self._request += 1
-        command = {"op": "release", "id": self._request, "stations": list(stations)}
+        command = {
+            "op": "release",
+            "id": self._request,
+            "stations": [station.encode() for station in stations],
+        }
         if self._send(name, command, now):
             port.released[self._request] = frozenset(stations)
 

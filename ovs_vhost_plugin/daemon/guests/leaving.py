@@ -8,6 +8,7 @@ from ovs_vhost_plugin.daemon.guests.allowance import HOLD_LIMIT, SECONDS
 from ovs_vhost_plugin.forward.batches import ParcelService
 from ovs_vhost_plugin.forward.departure import Departure
 from ovs_vhost_plugin.forward.onward import Parcel
+from ovs_vhost_plugin.net.station import StationKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,9 @@ class Leaving:
     departure: Departure
     hold: int | None = None
     parcels: ParcelService | None = None
-    released: dict[int, frozenset[str]] = field(default_factory=dict)  # requests not yet answered
+    released: dict[int, frozenset[StationKey]] = field(
+        default_factory=dict
+    )  # requests not yet answered
     queue: list[Parcel] = field(default_factory=list)  # wait for the batch before them
     release_at: float = 0.0
     asked: bool = False  # for the table

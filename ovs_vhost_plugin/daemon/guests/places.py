@@ -8,12 +8,11 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from functools import cached_property
 
-from ovs_vhost_plugin.announce.addresses import merge
-from ovs_vhost_plugin.announce.model import Location
 from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, parse_mac
 from ovs_vhost_plugin.forward.onward import Rows
-from ovs_vhost_plugin.net.station import Station
+from ovs_vhost_plugin.net.location import Location
+from ovs_vhost_plugin.net.station import Station, merge
 
 
 def location_of(port: PortSpec, rundir: str) -> Location:

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ovs_vhost_plugin.common.text import escaped
-from ovs_vhost_plugin.net.vlan import C_TAG, S_TAG, PortVlan, VlanMode
+from ovs_vhost_plugin.net.ethernet import C_TAG, S_TAG
+from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode
 
 _SLB = "balance-slb"
 

@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ovs_vhost_plugin.announce.frames import FrameError, check_mac
 from ovs_vhost_plugin.ipc.channel import HELD_BATCH_FRAMES, WorkerSpec
-from ovs_vhost_plugin.net.station import MAX_VLAN, Station, is_host
+from ovs_vhost_plugin.net.ethernet import MacError, check_mac
+from ovs_vhost_plugin.net.station import MAX_VLAN, Station, StationKey, is_host
 
 STATUSES = frozenset({"connecting", "listening", "connected", "running"})
 
@@ -23,7 +23,6 @@ _STATS_DEPTH = 5
 _STATIONS_MAX, _IPS_MAX = 64, 8  # what an honest worker keeps
 _COUNTS_MAX = 32
 _PAIRS_MAX, _COUNTERS_MAX = 128, 64
-_STATION = re.compile(r"[0-9a-f]{12}\.[0-9]{1,4}")
 _HEX = re.compile(r"0x[0-9a-f]{1,16}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
@@ -117,13 +116,13 @@ class Addresses:
 class Holding:
     """The hold number `hold`: whom frames are held for, or, once it is over, what became of them.
 
-    stations  "MAC.VLAN ID" as frames say it, bounded
+    stations  bounded, by the tags of the frames
     sighted   frames that came to the port from one of them: it is elsewhere now, and says so
     """
 
     hold: int
     active: bool
-    stations: tuple[str, ...]
+    stations: tuple[StationKey, ...]
     counts: dict[str, int]
     sighted: int = 0
 
@@ -187,13 +186,15 @@ def _holding(hold: int, active: bool, rest: dict[str, Any]) -> Holding:
     stations, counts = rest.get("stations"), rest.get("counts")
     if not isinstance(stations, list) or len(stations) > _STATIONS_MAX:
         raise ReportError("holding: no list of stations")
-    if not all(isinstance(s, str) and _STATION.fullmatch(s) for s in stations):
-        raise ReportError("holding: no station")
+    try:
+        keys = tuple(StationKey.decode(station) for station in stations)
+    except ValueError as error:
+        raise ReportError(f"holding: {error}") from error
     if not isinstance(counts, dict) or len(counts) > _COUNTS_MAX:
         raise ReportError("holding: no counts")
     checked = {printable(str(k), 40): _count(n, 1 << 53) for k, n in counts.items()}
     sighted = _count(rest.get("sighted", 0), 1 << 53)  # a worker of before does not say
-    return Holding(hold, active, tuple(stations), checked, sighted)
+    return Holding(hold, active, keys, checked, sighted)
 
 
 def _frames(encoded: list[object]) -> tuple[bytes, ...]:
@@ -273,7 +274,7 @@ def _station(entry: object) -> Station:
             mac = bytes.fromhex(text.replace(":", "")) if _MAC.fullmatch(text) else b""
             try:
                 check_mac(mac)
-            except FrameError as error:
+            except MacError as error:
                 raise ReportError("addresses: no guest's MAC") from error
             if isinstance(vlan, bool) or not 0 <= vlan <= MAX_VLAN:
                 raise ReportError("addresses: no VLAN")

@@ -34,7 +34,7 @@ from ovs_vhost_plugin.worker.device.vringconfig import (
     no_views,
     views,
 )
-from ovs_vhost_plugin.worker.learned.stations import Station, read
+from ovs_vhost_plugin.worker.learned.stations import LearnedStation, read
 from ovs_vhost_plugin.worker.recovery import inflight_packed, journal
 from ovs_vhost_plugin.worker.recovery import inflight_split as inflight
 from ovs_vhost_plugin.worker.tap import backlog
@@ -238,7 +238,7 @@ class QueuePair:
                 found.append((kind, int(queue.state["missed"][0]), access))
         return found
 
-    def stations(self, now: int) -> list[Station]:
+    def stations(self, now: int) -> list[LearnedStation]:
         """What the guest has used of late, `now` in ms; `learned_fd` tells of what follows."""
         look_again(self._learned)
         return read(self._learned, now)

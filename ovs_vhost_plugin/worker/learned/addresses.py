@@ -14,10 +14,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.learned.movedon import MovedOn, Watch
 from ovs_vhost_plugin.worker.learned.savedstate import Saved
-from ovs_vhost_plugin.worker.learned.stations import Station, expiry, merge, unaged
+from ovs_vhost_plugin.worker.learned.stations import LearnedStation, expiry, merge, unaged
 from ovs_vhost_plugin.worker.limiter import Limiter
 
 _LOOKS_PER_SECOND, _LOOKS_AT_ONCE = 1.0, 5
@@ -31,7 +32,7 @@ class Addresses:
         """As the daemon is told: mac, vlan, router, ipv4, ipv6; at most 64 of them."""
         self.nic: bytes | None = None
         """The NIC's MAC as the state said that came with the guest; it does not age."""
-        self._inherited: Sequence[Station] = ()
+        self._inherited: Sequence[LearnedStation] = ()
         self._pairs = pairs
         self._fd = fd
         self._watch = watch  # that of the pairs
@@ -60,18 +61,18 @@ class Addresses:
             waits.append(max(0.0, self._expiry - now))
         return min((wait for wait in waits if wait is not None), default=None)
 
-    def known(self, now: float) -> list[Station]:
+    def known(self, now: float) -> list[LearnedStation]:
         """What the guest uses: learned here, or come with it."""
         inherited = unaged(self._inherited, int(1000 * now))
         self._moved_on.claimed(self._watch.claims())
         seen = merge([*(pair.stations(int(1000 * now)) for pair in self._pairs), inherited])
         return self._moved_on.without(seen)
 
-    def elsewhere(self, places: Iterable[tuple[int, int]], now: float) -> None:
-        """The bridge has these, MAC and VLAN, on other ports; it is told of without delay."""
-        places = set(places)
-        self._moved_on.elsewhere(places, int(1000 * now))
-        if self.nic is not None and (int.from_bytes(self.nic, "big"), 0) in places:
+    def elsewhere(self, keys: Iterable[StationKey], now: float) -> None:
+        """The bridge has these stations on other ports; it is told of without delay."""
+        keys = set(keys)
+        self._moved_on.elsewhere(keys, int(1000 * now))
+        if self.nic is not None and StationKey(self.nic, 0) in keys:
             self.nic = None
         self._look(now)
 
@@ -94,6 +95,6 @@ class Addresses:
             pair.tell_of_claims(self._moved_on.addresses)
         self._watch.follow(stations, int(1000 * now))
         if self.nic is not None:
-            own = Station(int.from_bytes(self.nic, "big"), 0, int(1000 * now))
+            own = LearnedStation(self.nic, 0, int(1000 * now))
             stations = merge([[own], stations])
         self.current = [station.to_json() for station in stations]

@@ -14,18 +14,11 @@ import numpy as np
 
 from ovs_vhost_plugin.jit import fresh
 from ovs_vhost_plugin.jit.layout import WATCHED
-from ovs_vhost_plugin.worker.learned.stations import Ip, Station, halves_of
+from ovs_vhost_plugin.net.station import StationKey
+from ovs_vhost_plugin.worker.learned.stations import Ip, LearnedStation, halves_of
 
-Place = tuple[int, int]
-"""A MAC and its VLAN."""
-Address = tuple[int, int, Ip]
-"""An IP address of one."""
-
-
-def place_of(station: str) -> Place:
-    """A place as the daemon writes it: "MAC.VLAN ID"."""
-    mac, _, vlan = station.partition(".")
-    return int(mac, 16), int(vlan)
+Address = tuple[StationKey, Ip]
+"""An IP address of a station."""
 
 
 class Watch:
@@ -46,9 +39,9 @@ class Watch:
                 found[address] = at
         return found
 
-    def follow(self, stations: Iterable[Station], now: int) -> None:
+    def follow(self, stations: Iterable[LearnedStation], now: int) -> None:
         """Listen for these from now on."""
-        wanted = {(one.mac, one.vlan, ip) for one in stations for ip in one.addresses}
+        wanted = {(one.key, ip) for one in stations for ip in one.addresses}
         for gone in self._places.keys() - wanted:
             place, _ = self._places.pop(gone)
             self._rows[place] = np.zeros((), WATCHED)
@@ -57,8 +50,9 @@ class Watch:
             if not self._free:
                 break
             place = self._free.pop()
-            mac, vlan, ip = address
-            self._rows[place] = (vlan << 48 | mac, *halves_of(ip), 0)
+            (mac, vlan), ip = address
+            key = vlan << 48 | int.from_bytes(mac, "big")
+            self._rows[place] = (key, *halves_of(ip), 0)
             self._places[address] = place, now
         self._count[0] = 1 + max((place for place, _ in self._places.values()), default=-1)
 
@@ -68,7 +62,7 @@ class MovedOn:
 
     def __init__(self) -> None:
         self._addresses: dict[Address, int] = {}  # when another claimed it
-        self._places: dict[Place, int] = {}  # when the bridge had it elsewhere
+        self._stations: dict[StationKey, int] = {}  # when the bridge had it elsewhere
 
     @property
     def addresses(self) -> bool:
@@ -79,26 +73,25 @@ class MovedOn:
         """Take what others have claimed."""
         self._addresses.update(claims)
 
-    def elsewhere(self, places: Iterable[Place], now: int) -> None:
-        """Take what the bridge has on other ports."""
-        self._places.update(dict.fromkeys(places, now))
+    def elsewhere(self, keys: Iterable[StationKey], now: int) -> None:
+        """Take which stations the bridge has on other ports."""
+        self._stations.update(dict.fromkeys(keys, now))
 
-    def without(self, stations: list[Station]) -> list[Station]:
+    def without(self, stations: list[LearnedStation]) -> list[LearnedStation]:
         """`stations`, all that were seen, without what has moved on.
 
         What is no longer among them needs no remembering, and what the guest has again neither.
         """
-        self._places = {
-            (one.mac, one.vlan): at
+        self._stations = {
+            one.key: at
             for one in stations
-            if (at := self._places.get((one.mac, one.vlan))) is not None and one.seen <= at
+            if (at := self._stations.get(one.key)) is not None and one.seen <= at
         }
         self._addresses = {
-            (one.mac, one.vlan, ip): at
+            (one.key, ip): at
             for one in stations
             for ip in one.addresses
-            if (at := self._addresses.get((one.mac, one.vlan, ip))) is not None
-            and one.claimed(ip) < at
+            if (at := self._addresses.get((one.key, ip))) is not None and one.claimed(ip) < at
         }
         return [
             replace(
@@ -106,9 +99,9 @@ class MovedOn:
                 addresses={
                     ip: seen
                     for ip, seen in one.addresses.items()
-                    if (one.mac, one.vlan, ip) not in self._addresses
+                    if (one.key, ip) not in self._addresses
                 },
             )
             for one in stations
-            if (one.mac, one.vlan) not in self._places
+            if one.key not in self._stations
         ]

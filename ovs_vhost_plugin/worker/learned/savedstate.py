@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from struct import Struct
 
-from ovs_vhost_plugin.announce.frames import FrameError, check_mac
 from ovs_vhost_plugin.jit.layout import ADDRESSES, STATIONS
+from ovs_vhost_plugin.net.ethernet import MacError, check_mac
 from ovs_vhost_plugin.net.station import MAX_VLAN, is_host
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.worker.learned.stations import Station
+from ovs_vhost_plugin.worker.learned.stations import LearnedStation
 
 VERSION = 1
 MAX_SIZE = 1 << 16
@@ -47,7 +47,7 @@ class Saved:
     """What is known of a guest: its NIC's MAC if SEND_RARP named it, and its stations."""
 
     nic: bytes | None
-    stations: Sequence[Station]
+    stations: Sequence[LearnedStation]
 
 
 def encode(saved: Saved, now: int) -> bytes:
@@ -61,7 +61,7 @@ def encode(saved: Saved, now: int) -> bytes:
 def decode(data: bytes, now: int) -> Saved:
     """Check and read a state; its ages become times before `now`. Raises PeerError."""
     nic = None
-    stations: list[Station] = []
+    stations: list[LearnedStation] = []
     for kind, record in _records(_body(data)):
         if kind == _NIC_KIND:
             nic = _checked_mac(record)
@@ -102,17 +102,16 @@ def _records(body: bytes) -> Iterator[tuple[int, bytes]]:
         yield kind, body[begin:at]
 
 
-def _station(station: Station, now: int) -> bytes:
-    mac = station.mac.to_bytes(6, "big")
+def _station(station: LearnedStation, now: int) -> bytes:
     flags = _ROUTER if station.router else 0
     count = len(station.addresses)
-    head = _STATION.pack(mac, station.vlan, flags, count, _age(station.seen, now))
+    head = _STATION.pack(station.mac, station.vlan, flags, count, _age(station.seen, now))
     return head + b"".join(
         _ADDRESS.pack(_mapped(ip.packed), _age(seen, now)) for ip, seen in station.addresses.items()
     )
 
 
-def _read_station(record: bytes, now: int) -> Station:
+def _read_station(record: bytes, now: int) -> LearnedStation:
     if len(record) < _STATION.size:
         raise PeerError(PeerErrorName.DEVICE_STATE_STATION, f"{len(record)} bytes")
     mac, vlan, flags, count, age = _STATION.unpack_from(record)
@@ -120,8 +119,7 @@ def _read_station(record: bytes, now: int) -> Station:
     if vlan > MAX_VLAN or count > ADDRESSES or len(rest) != count * _ADDRESS.size:
         detail = f"VLAN {vlan}, {count} addresses in {len(rest)} bytes"
         raise PeerError(PeerErrorName.DEVICE_STATE_STATION, detail)
-    number = int.from_bytes(_checked_mac(mac), "big")
-    station = Station(number, vlan, now - age, bool(flags & _ROUTER))
+    station = LearnedStation(_checked_mac(mac), vlan, now - age, bool(flags & _ROUTER))
     for packed, ip_age in _ADDRESS.iter_unpack(rest):
         ipv6 = IPv6Address(packed)
         ip = ipv6.ipv4_mapped or ipv6
@@ -134,7 +132,7 @@ def _read_station(record: bytes, now: int) -> Station:
 def _checked_mac(mac: bytes) -> bytes:
     try:
         check_mac(mac)
-    except FrameError as error:
+    except MacError as error:
         raise PeerError(PeerErrorName.DEVICE_STATE_STATION, str(error)) from None
     return mac
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ovs_vhost_plugin.jit.layout import ADDRESSES, STATIONS, Learned
 from ovs_vhost_plugin.jit.net.learn import AGE
+from ovs_vhost_plugin.net.station import StationKey
 
 Ip = IPv4Address | IPv6Address
 
@@ -22,16 +23,21 @@ _MAC = (1 << 48) - 1
 
 
 @dataclass(slots=True)
-class Station:
+class LearnedStation:
     """A MAC in a VLAN (0: untagged) and when it was last seen; times in ms of CLOCK_MONOTONIC."""
 
-    mac: int
+    mac: bytes
     vlan: int
     seen: int
     router: bool = False
     addresses: dict[Ip, int] = field(default_factory=dict)
     claims: dict[Ip, int] = field(default_factory=dict, compare=False)
     """When it last said of an address, by ARP or neighbour discovery, that it has it."""
+
+    @property
+    def key(self) -> StationKey:
+        """Its MAC and VLAN."""
+        return StationKey(self.mac, self.vlan)
 
     def claimed(self, ip: Ip) -> int:
         """That; of an address that came with the guest, when it was last used there."""
@@ -40,7 +46,7 @@ class Station:
     def to_json(self) -> dict[str, Any]:
         """As the daemon is told: without times, which change with every frame."""
         return {
-            "mac": self.mac.to_bytes(6, "big").hex(":"),
+            "mac": self.mac.hex(":"),
             "vlan": self.vlan,
             "router": self.router,
             "ipv4": [str(ip) for ip in sorted(a for a in self.addresses if a.version == 4)],
@@ -48,7 +54,7 @@ class Station:
         }
 
 
-def read(learned: Learned, now: int) -> list[Station]:
+def read(learned: Learned, now: int) -> list[LearnedStation]:
     """What is in a table at `now` and has not aged.
 
     A row that changes meanwhile is left out: it is told of when it has changed.
@@ -61,7 +67,8 @@ def read(learned: Learned, now: int) -> list[Station]:
     for at in live.nonzero()[0]:
         row = rows[at]
         key = int(row["key"])
-        station = Station(key & _MAC, key >> 48, int(row["seen"]), bool(row["router"]))
+        mac = (key & _MAC).to_bytes(6, "big")
+        station = LearnedStation(mac, key >> 48, int(row["seen"]), bool(row["router"]))
         for entry in addresses[at * ADDRESSES : (at + 1) * ADDRESSES]:
             seen = int(entry["seen"])
             if seen and now - seen <= AGE:
@@ -72,11 +79,11 @@ def read(learned: Learned, now: int) -> list[Station]:
     return found
 
 
-def merge(tables: Iterable[list[Station]]) -> list[Station]:
+def merge(tables: Iterable[list[LearnedStation]]) -> list[LearnedStation]:
     """The tables of all queue pairs as one that is no larger, in a stable order."""
-    merged: dict[tuple[int, int], Station] = {}
+    merged: dict[StationKey, LearnedStation] = {}
     for one in (station for table in tables for station in table):
-        had = merged.setdefault((one.mac, one.vlan), one)
+        had = merged.setdefault(one.key, one)
         had.seen = max(had.seen, one.seen)
         had.router |= one.router
         for ip, seen in one.addresses.items():
@@ -85,10 +92,10 @@ def merge(tables: Iterable[list[Station]]) -> list[Station]:
             had.claims[ip] = claimed
     newest = sorted(merged.values(), key=lambda one: -one.seen)[:STATIONS]
     _settle(newest)
-    return sorted(newest, key=lambda one: (one.mac, one.vlan))
+    return sorted(newest, key=lambda one: one.key)
 
 
-def unaged(stations: Iterable[Station], now: int) -> list[Station]:
+def unaged(stations: Iterable[LearnedStation], now: int) -> list[LearnedStation]:
     """What of `stations` still counts at `now`, as copies."""
     return [
         replace(one, addresses={ip: at for ip, at in one.addresses.items() if now - at <= AGE})
@@ -97,13 +104,13 @@ def unaged(stations: Iterable[Station], now: int) -> list[Station]:
     ]
 
 
-def expiry(stations: Iterable[Station]) -> int | None:
+def expiry(stations: Iterable[LearnedStation]) -> int | None:
     """The first ms at which something of it has aged unless it is seen again."""
     times = [seen for one in stations for seen in (one.seen, *one.addresses.values())]
     return min(times) + AGE + 1 if times else None
 
 
-def _settle(stations: list[Station]) -> None:
+def _settle(stations: list[LearnedStation]) -> None:
     """Leave each address of a VLAN to one station, and each station its newest."""
     claims = [(seen, one.vlan, ip, one) for one in stations for ip, seen in one.addresses.items()]
     claims.sort(key=lambda claim: -claim[0])

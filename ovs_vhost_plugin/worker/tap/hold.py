@@ -12,6 +12,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ovs_vhost_plugin.net.station import StationKey, receiver_of, sender_of
+
 SECONDS = 10.0
 """A hold's longest time. QEMU's downtime is below a second unless somebody raises it, and its
 last announcement comes 0.8 s after; what is older than this, no protocol waits for."""
@@ -25,16 +27,13 @@ BYTES = 16 << 20
 STATIONS = 64
 """Addresses that are told of: a guest's own, those nested in it, each with its VLANs."""
 
-_ETHERNET = 14
-_VLANS = (b"\x81\x00", b"\x88\xa8")  # IEEE 802.1Q, table 9-1: C-TAG and S-TAG
-
 
 class Reason(StrEnum):
     """Why a held frame was dropped."""
 
     FULL = "full"  # the oldest gives way to the newest
     EXPIRED = "expired"  # nobody wanted it in time
-    GROUP = "group"  # broadcast and multicast: see `station_of`
+    GROUP = "group"  # to a group: the bridge gave every port its own copy, also the guest's new one
     UNFINISHED = "unfinished"  # a checksum or segmentation begun in a way that cannot be finished
     OTHER_GUEST = "other-guest"  # rings were started by another front-end: it is not this guest's
     OFF = "off"  # the port was removed, or holding switched off
@@ -45,32 +44,8 @@ class Held:
     """A complete frame, and the tap queue that it came from."""
 
     queue: int
-    station: str | None
+    station: StationKey | None
     frame: bytes
-
-
-def station_of(frame: bytes) -> str | None:
-    """Whom a frame is for, as "MAC.VLAN ID" (0: no tag); None for a group address.
-
-    Frames to a group are never forwarded: the bridge gave every port its own copy, also the one
-    behind which the guest is now.
-    """
-    if len(frame) < _ETHERNET or frame[0] & 1:
-        return None
-    return _station(frame[:6], frame)
-
-
-def sender_of(frame: bytes) -> str | None:
-    """Whom a frame to a group is from, in the same words; None for another, or a short one."""
-    if len(frame) < _ETHERNET or not frame[0] & 1:
-        return None
-    return _station(frame[6:12], frame)
-
-
-def _station(mac: bytes, frame: bytes) -> str:
-    tagged = frame[12:14] in _VLANS and len(frame) >= _ETHERNET + 4
-    vlan = int.from_bytes(frame[14:16], "big") & 0xFFF if tagged else 0
-    return f"{mac.hex()}.{vlan}"
 
 
 class HoldBuffer:
@@ -78,7 +53,7 @@ class HoldBuffer:
 
     def __init__(self, frames: int = FRAMES, size: int = BYTES) -> None:
         self.counts: Counter[str] = Counter()
-        self.stations: list[str] = []  # of this hold, in order of appearance
+        self.stations: list[StationKey] = []  # of this hold, in order of appearance
         self.sighted = 0
         """How many frames to a group came from one of them: from elsewhere, where it is now."""
         self.size = 0  # bytes
@@ -92,7 +67,7 @@ class HoldBuffer:
 
     def put(self, frame: bytes, queue: int) -> None:
         """Keep the newest frame, at the cost of the oldest."""
-        station = station_of(frame)
+        station = receiver_of(frame)
         if station is not None and station not in self.stations and len(self.stations) < STATIONS:
             self.stations.append(station)
         if station is None and sender_of(frame) in self.stations:
@@ -115,11 +90,11 @@ class HoldBuffer:
         """Whether there is a frame that may yet be forwarded."""
         return any(held.station is not None for held in self._held.values())
 
-    def waiting(self, stations: Collection[str]) -> int:
+    def waiting(self, stations: Collection[StationKey]) -> int:
         """How many frames are held for `stations`."""
         return sum(held.station in stations for held in self._held.values())
 
-    def take(self, stations: Collection[str], frames: int, size: int) -> list[bytes]:
+    def take(self, stations: Collection[StationKey], frames: int, size: int) -> list[bytes]:
         """Take the oldest frames for `stations`: at most `frames`, and `size` bytes unless one."""
         taken: list[int] = []
         for number, held in self._held.items():

@@ -14,12 +14,13 @@ from __future__ import annotations
 import base64
 import os
 import selectors
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from ovs_vhost_plugin.ipc.channel import HELD_BATCH_BYTES, HELD_BATCH_FRAMES
+from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.worker.tap.finish import Finisher, UnfinishedError
 from ovs_vhost_plugin.worker.tap.hold import QUIET, SECONDS, HoldBuffer, Reason
 from ovs_vhost_plugin.worker.tap.queues import LONGEST_FRAME, LONGEST_QUEUE, TapQueues
@@ -39,7 +40,7 @@ class _Release:
     """The daemon's leave to send one batch of frames for `stations`."""
 
     id: int
-    stations: frozenset[str]
+    stations: frozenset[StationKey]
 
 
 class Holding:
@@ -165,12 +166,12 @@ class Holding:
             "event": "holding",
             "hold": self._number,
             "active": self.active,
-            "stations": list(self.buffer.stations),
+            "stations": [station.encode() for station in self.buffer.stations],
             "sighted": self.buffer.sighted,
             "counts": {key: count for key, count in counts.items() if count},
         }
 
-    def release(self, number: int, stations: Sequence[str]) -> None:
+    def release(self, number: int, stations: Iterable[StationKey]) -> None:
         """Take the daemon's request for a batch; it is answered when there is a frame for it."""
         if self.active:
             self._release = _Release(number, frozenset(stations))

@@ -14,12 +14,13 @@ from pathlib import Path
 import ovs.poller
 
 from ovs_vhost_plugin.announce.announcement import Request
-from ovs_vhost_plugin.announce.model import Location, Result
+from ovs_vhost_plugin.announce.model import Result
 from ovs_vhost_plugin.announce.policy import DEFAULT, Policy
 from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.lab.hosts.namespace import Namespace
 from ovs_vhost_plugin.lab.hosts.switch import PrivateSwitch
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
+from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station
 
 TUNSETIFF = 0x400454CA

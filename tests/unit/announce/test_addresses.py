@@ -6,16 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.announce.addresses import (
-    MAX_IPS,
-    MAX_STATIONS,
-    AddressError,
-    merge,
-    parse,
-    spread,
-)
-from ovs_vhost_plugin.announce.model import Location
-from ovs_vhost_plugin.net.station import Station, is_host
+from ovs_vhost_plugin.announce.addresses import MAX_STATIONS, AddressError, parse, spread
+from ovs_vhost_plugin.net.location import Location
+from ovs_vhost_plugin.net.station import MAX_IPS, Station, is_host, merge
 
 MAC = bytes.fromhex("525400123456")
 OTHER = bytes.fromhex("525400123457")

@@ -25,9 +25,10 @@ from ovs_vhost_plugin.announce.announcer import (
     Announcer,
 )
 from ovs_vhost_plugin.announce.frames import gratuitous_arp, rarp
-from ovs_vhost_plugin.announce.model import Location, Outcome
+from ovs_vhost_plugin.announce.model import Outcome
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.refusals import REMEMBERED
+from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.openflow.wire import Output
 

@@ -9,8 +9,9 @@ from support.checkout import TOP
 
 from ovs_vhost_plugin.announce.compose import compose
 from ovs_vhost_plugin.announce.formats import MAX_FRAMES, FormatError, Guest, frames_of, installed
-from ovs_vhost_plugin.announce.frames import gratuitous_arp, neighbor_advertisement, rarp, tagged
+from ovs_vhost_plugin.announce.frames import gratuitous_arp, neighbor_advertisement, rarp
 from ovs_vhost_plugin.announce.policy import Policy
+from ovs_vhost_plugin.net.ethernet import tagged
 from ovs_vhost_plugin.net.station import Station
 
 EXAMPLE = TOP / "docs" / "announcement_format.py"

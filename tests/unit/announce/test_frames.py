@@ -4,13 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.announce.frames import (
-    FrameError,
-    gratuitous_arp,
-    neighbor_advertisement,
-    rarp,
-    tagged,
-)
+from ovs_vhost_plugin.announce.frames import gratuitous_arp, neighbor_advertisement, rarp
+from ovs_vhost_plugin.net.ethernet import MacError, tagged
 
 MAC = bytes.fromhex("525400123456")
 
@@ -51,7 +46,7 @@ def test_rarp_reads_back_in_an_independent_decoder(mac):
     ],
 )
 def test_what_is_no_stations_address_is_refused_by_name(mac, name):
-    with pytest.raises(FrameError) as refusal:
+    with pytest.raises(MacError) as refusal:
         rarp(mac)
     assert refusal.value.name == name
 
@@ -128,5 +123,5 @@ def test_a_tag_goes_between_source_and_type(mac, vlan):
     ],
 )
 def test_no_frame_is_made_of_what_is_no_stations_address(make):
-    with pytest.raises(FrameError):
+    with pytest.raises(MacError):
         make(b"\xff" * 6)

@@ -3,10 +3,10 @@
 
 import pytest
 
-from ovs_vhost_plugin.announce.model import Location
 from ovs_vhost_plugin.forward.departure import HURRIES, MACS, PACE, SETTLINGS, Departure
 from ovs_vhost_plugin.forward.onward import Rows, Unfit
-from ovs_vhost_plugin.net.station import Station
+from ovs_vhost_plugin.net.location import Location
+from ovs_vhost_plugin.net.station import Station, StationKey
 from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.openflow.wire import Output
 
@@ -14,7 +14,7 @@ GUEST = bytes.fromhex("525400000001")
 STRANGER = bytes.fromhex("525400000077")
 PLACE = Location("br0", 3, None, "/run/br0.mgmt")
 HEAD = " port  VLAN  MAC                Age\n"
-STATION = GUEST.hex() + ".0"
+STATION = StationKey(GUEST, 0)
 PLAIN = {3: PortVlan(), 1: PortVlan()}
 CLIENT = b"\2" * 6
 OWN = bytes.fromhex("0a0000000009")
@@ -56,7 +56,7 @@ def test_nothing_goes_anywhere_while_the_bridge_does_not_say_where(table):
 
 
 def test_an_address_that_was_never_here_is_not_the_guests():
-    other = STRANGER.hex() + ".0"
+    other = StationKey(STRANGER, 0)
     departure = departed(line(3), line(1) + line(1, STRANGER), stations=(STATION, other))
     assert departure.places == {STATION: 1}
     assert departure.parcels([frame(STRANGER), frame()], PLACE, PLAIN, ROWS) == [
@@ -71,9 +71,9 @@ def test_so_many_addresses_are_remembered_and_no_more():
     departure = departed(
         "".join(line(3, mac) for mac in macs),
         "".join(line(1, mac) for mac in ends),
-        stations=tuple(f"{mac.hex()}.0" for mac in ends),
+        stations=tuple(StationKey(mac, 0) for mac in ends),
     )
-    assert departure.places == {f"{ends[0].hex()}.0": 1}
+    assert departure.places == {StationKey(ends[0], 0): 1}
 
 
 def test_a_bridge_that_did_not_say_what_was_here_is_asked_again():
@@ -104,12 +104,12 @@ def test_the_rows_word_does_where_the_bridge_had_forgotten(given, named):
 @pytest.mark.parametrize("trunks", [(), (20,), (20, 30)])
 def test_a_mac_of_a_row_is_the_guests_in_the_vlans_of_its_port_and_in_no_other(trunks):
     place = Location("br0", 3, None, "/run/br0.mgmt", "trunk", trunks)
-    stations = tuple(f"{GUEST.hex()}.{vlan}" for vlan in (0, 20, 30))
+    stations = tuple(StationKey(GUEST, vlan) for vlan in (0, 20, 30))
     there = "".join(line(1, vlan=vlan) for vlan in (0, 20, 30))
     departure = Departure(0.0)
     departure.hold(stations, 1.0)
     departure.table(HEAD + there, place, PLAIN, Rows((Station(GUEST),)), 1.0)
-    assert departure.places == {f"{GUEST.hex()}.{vlan}": 1 for vlan in (0, *trunks)}
+    assert departure.places == {StationKey(GUEST, vlan): 1 for vlan in (0, *trunks)}
 
 
 @pytest.mark.parametrize("looked", ["in the hold", "never before", "at the same time"])
@@ -151,7 +151,7 @@ def test_group_and_crippled_frames_never_go():
 
 
 def test_each_vlan_is_found_by_itself():
-    stations = tuple(f"{GUEST.hex()}.{tag}" for tag in (0, 10, 20))
+    stations = tuple(StationKey(GUEST, tag) for tag in (0, 10, 20))
     here = line(3) + line(3, vlan=10) + line(3, vlan=20)
     departure = departed(here, line(1) + line(1, vlan=10) + line(3, vlan=20), stations=stations)
     frames = [frame(), frame(tag=10), frame(tag=20)]

@@ -3,9 +3,9 @@
 
 import pytest
 
-from ovs_vhost_plugin.announce.model import Location
 from ovs_vhost_plugin.forward.onward import SENDERS, Rows, Senders, Unfit, address
-from ovs_vhost_plugin.net.station import Station
+from ovs_vhost_plugin.net.location import Location
+from ovs_vhost_plugin.net.station import Station, StationKey
 from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.openflow.wire import LONGEST_FRAME
 
@@ -30,7 +30,7 @@ def frame(kind, source=CLIENT, tag=None, to=GUEST):
 
 def sent(given, table, rows=ROWS, vlans=VLANS, place=PLACE):
     """What becomes of a frame whose receiver is THERE."""
-    places = {f"{GUEST.hex()}.{tag}": THERE for tag in (0, 7)}
+    places = {StationKey(GUEST, tag): THERE for tag in (0, 7)}
     return address(given, places, Senders(table, {HERE}), place, vlans, rows)
 
 

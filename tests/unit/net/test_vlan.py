@@ -5,17 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.net.vlan import (
-    C_TAG,
-    S_TAG,
-    PortVlan,
-    VlanMode,
-    carry,
-    enter,
-    ethertype_of,
-    tag_of,
-    vlan_of,
-)
+from ovs_vhost_plugin.net.ethernet import C_TAG, S_TAG, ethertype_of, tag_of
+from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode, carry, enter, vlan_of
 
 PLAIN = bytes(range(12)) + b"\x08\x00" + b"payload"
 

@@ -18,12 +18,12 @@ from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, Switch
 from ovs_vhost_plugin.daemon.workers.reports import Held, Holding, State
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Heard
 from ovs_vhost_plugin.forward.batches import Batch
-from ovs_vhost_plugin.net.station import Station
+from ovs_vhost_plugin.net.station import Station, StationKey
 from ovs_vhost_plugin.net.vlan import PortVlan
 from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question
 
 GUEST = bytes.fromhex("525400000001")
-STATION = GUEST.hex() + ".0"
+STATION = StationKey(GUEST, 0)
 HERE, THERE = 3, 1
 LOG_ALL = "0x0000000104000000"
 OWN = bytes.fromhex("0a0000000009")
@@ -125,7 +125,7 @@ class World:
         self.forwarding.take([Heard("vhu0", report) for report in reports], self.now)
         self.forwarding.run(self.now)
 
-    def holding(self, *stations: str, hold: int = 1, after: float = 0.0) -> None:
+    def holding(self, *stations: StationKey, hold: int = 1, after: float = 0.0) -> None:
         self.hear(Holding(hold, True, stations, {}), after=after)
 
     def table(self, text: str | None, after: float = 0.001) -> None:
@@ -176,14 +176,14 @@ def found(world: World) -> None:
 
 def test_a_guest_is_followed_batch_after_batch(world: World) -> None:
     found(world)
-    assert world.told == [{"op": "release", "id": 1, "stations": [STATION]}]
+    assert world.told == [{"op": "release", "id": 1, "stations": [STATION.encode()]}]
     assert world.parcels.path == "/run/ovs/br0.mgmt"
     world.hear(Held(1, (frame(1), frame(2)), True))
     assert world.parcels.sent == [[(sent(1), THERE), (sent(2), THERE)]]
     assert len(world.told) == 1  # not before these have arrived
     world.parcels.answer = Batch(2)
     world.hear()
-    assert world.told[1:] == [{"op": "release", "id": 2, "stations": [STATION]}]
+    assert world.told[1:] == [{"op": "release", "id": 2, "stations": [STATION.encode()]}]
     world.hear(Held(2, (frame(3),), False))
     world.parcels.answer = Batch(1)
     world.hear()
@@ -282,7 +282,7 @@ def test_what_the_worker_was_asked_for_before_is_not_lost_when_there_is_more(wor
     nested = bytes.fromhex("525400000002")
     world.locate(addresses=(Station(nested),))
     found(world)
-    world.holding(STATION, nested.hex() + ".0")
+    world.holding(STATION, StationKey(nested, 0))
     world.now += 0.1
     world.hear()
     world.table(table(THERE) + table(THERE, nested).partition("\n")[2])
@@ -298,7 +298,7 @@ def test_what_the_worker_was_asked_for_before_is_not_lost_when_there_is_more(wor
 
 def test_addresses_that_are_found_one_by_one_are_all_asked_for(world: World) -> None:
     nested = [bytes((0x52, 0x54, 0, 0, 1, n)) for n in range(3)]
-    stations = [mac.hex() + ".0" for mac in nested]
+    stations = [StationKey(mac, 0) for mac in nested]
     lines = [table(HERE, mac).partition("\n")[2] for mac in nested]
     world.hear(state(LOG_ALL))
     world.table(" port\n" + "".join(lines))
@@ -306,7 +306,7 @@ def test_addresses_that_are_found_one_by_one_are_all_asked_for(world: World) -> 
     for n, mac in enumerate(nested):
         lines[n] = table(THERE, mac).partition("\n")[2]
         world.table(" port\n" + "".join(lines))
-        assert set(world.told[-1]["stations"]) == set(stations[: n + 1])
+        assert set(world.told[-1]["stations"]) == {key.encode() for key in stations[: n + 1]}
         world.hear(after=0.1)
     assert [command["id"] for command in world.told] == [1, 2, 3]
 
@@ -330,11 +330,15 @@ def test_the_end_is_logged_and_kept(world: World) -> None:
     world.hear(Holding(1, False, (), counts), after=1.5)
     assert world.parcels.closed and world.wakes() == []
     (entry,) = world.forwarding.log()
-    assert (entry["port"], entry["counts"], entry["places"]) == ("vhu0", counts, {STATION: THERE})
+    assert (entry["port"], entry["counts"], entry["places"]) == (
+        "vhu0",
+        counts,
+        {STATION.encode(): THERE},
+    )
     assert entry["ended_at"] - entry["began_at"] == pytest.approx(1.501)
     (record,) = world.forwarding.history
     assert record.summary() == (
-        f"held for 1.50 s: 2 dropped group, 3 forwarded, 5 held; {STATION} on port 1"
+        f"held for 1.50 s: 2 dropped group, 3 forwarded, 5 held; {STATION.encode()} on port 1"
     )
 
 
@@ -395,7 +399,7 @@ def test_without_a_look_before_the_hold_only_rows_say_whose_an_address_is(
     world.locate(attached_mac=GUEST.hex(":"))
     world.hear(after=0.1)
     world.table(table(THERE))
-    assert world.told == [{"op": "release", "id": 1, "stations": [STATION]}]
+    assert world.told == [{"op": "release", "id": 1, "stations": [STATION.encode()]}]
 
 
 def test_what_other_ports_rows_name_is_not_forwarded_to(world: World) -> None:
@@ -406,7 +410,7 @@ def test_what_other_ports_rows_name_is_not_forwarded_to(world: World) -> None:
     world.locate(others={"vhu1": other}, attached_mac=GUEST.hex(":"))
     world.hear(after=0.1)
     world.table(table(THERE))
-    assert world.told[-1]["stations"] == [STATION], "given to both, it is both's"
+    assert world.told[-1]["stations"] == [STATION.encode()], "given to both, it is both's"
 
 
 def batch_of(world: World, frames: list[bytes]) -> None:

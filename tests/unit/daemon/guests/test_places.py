@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from support.daemon.ports import PORT
 
-from ovs_vhost_plugin.announce.model import Location
 from ovs_vhost_plugin.daemon.guests.places import Owners, location_of
 from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, Switch, parse_mac
+from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station
 
 MAC = bytes.fromhex("525400000001")

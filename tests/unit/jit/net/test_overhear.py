@@ -16,8 +16,9 @@ from support.jit.pair_rig import EMPTY, RX_BUFFERS, Rig, await_that
 from ovs_vhost_plugin.jit import fresh
 from ovs_vhost_plugin.jit.net.learn import look_again
 from ovs_vhost_plugin.jit.net.overhear import hear
+from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.worker.learned.movedon import Watch
-from ovs_vhost_plugin.worker.learned.stations import Station
+from ovs_vhost_plugin.worker.learned.stations import LearnedStation
 
 FOUR, SIX = IPv4Address("10.0.0.2"), IPv6Address("fe80::5054:ff:fe00:1")
 GUEST, OTHER = 1, 2  # numbers of MACs
@@ -32,14 +33,20 @@ class Ear:
     def __init__(self, watched: Watched, fd: int = -1) -> None:
         self.watch = Watch()
         self.learned = fresh.new_learned(fd, self.watch.tables)
-        stations = [Station(NUMBER + one, vlan, 1, False, {ip: 1}) for one, vlan, ip in watched]
+        stations = [
+            LearnedStation((NUMBER + one).to_bytes(6, "big"), vlan, 1, False, {ip: 1})
+            for one, vlan, ip in watched
+        ]
         self.watch.follow(stations, 0)
 
     def hear(self, frame: bytes) -> Watched:
         """The addresses that others have claimed by now."""
         padded = np.frombuffer(b"\xa5" * 12 + frame + b"\xa5" * 99, np.uint8).copy()
         hear(self.learned, padded, 12, 12 + len(frame))
-        return {(one - NUMBER, vlan, ip) for one, vlan, ip in self.watch.claims()}
+        return {
+            (int.from_bytes(mac, "big") - NUMBER, vlan, ip)
+            for (mac, vlan), ip in self.watch.claims()
+        }
 
 
 ALL: Watched = {(GUEST, 0, FOUR), (GUEST, 7, FOUR), (GUEST, 0, SIX), (GUEST, 7, SIX)}
@@ -186,7 +193,7 @@ def test_a_claim_is_heard_however_the_drivers_buffers_are_cut(pieces: list[int])
         rig.wire.send(EMPTY + CLAIM)
         rig.called("rx")
         assert rig.memory.read(RX_BUFFERS + 12, len(CLAIM)) == CLAIM
-        assert set(watch.claims()) == {(NUMBER + GUEST, 0, FOUR)}
+        assert set(watch.claims()) == {(StationKey((NUMBER + GUEST).to_bytes(6, "big"), 0), FOUR)}
 
 
 @pytest.mark.usefixtures("both_layouts")
@@ -201,7 +208,7 @@ def test_a_claim_in_a_frame_that_waited_for_buffers_is_heard_when_it_comes() -> 
         rig.offer_buffers(4, 1000, first=1)
         rig.kick("rx")
         rig.called("rx")
-        assert set(watch.claims()) == {(NUMBER + GUEST, 0, FOUR)}
+        assert set(watch.claims()) == {(StationKey((NUMBER + GUEST).to_bytes(6, "big"), 0), FOUR)}
 
 
 def test_a_frame_to_the_guest_alone_is_not_looked_into() -> None:
@@ -224,4 +231,4 @@ def test_an_address_is_heard_of_in_whichever_pair_it_was_learned() -> None:
         other.start()
         other.wire.send(EMPTY + CLAIM)
         other.called("rx")
-        assert set(watch.claims()) == {(NUMBER + GUEST, 0, FOUR)}
+        assert set(watch.claims()) == {(StationKey((NUMBER + GUEST).to_bytes(6, "big"), 0), FOUR)}

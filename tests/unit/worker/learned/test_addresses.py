@@ -9,26 +9,31 @@ from typing import Any
 import pytest
 
 from ovs_vhost_plugin.jit.net.learn import AGE
+from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.worker.learned.addresses import Addresses
 from ovs_vhost_plugin.worker.learned.movedon import Watch
 from ovs_vhost_plugin.worker.learned.savedstate import Saved
-from ovs_vhost_plugin.worker.learned.stations import Station
+from ovs_vhost_plugin.worker.learned.stations import LearnedStation
 
 NOW = 1000.0
+
+
+def mac(number: int) -> bytes:
+    return number.to_bytes(6, "big")
 
 
 class FakePair:
     """Has what it is given, aged; counts the looks."""
 
     def __init__(self) -> None:
-        self.known: list[Station] = []
+        self.known: list[LearnedStation] = []
         self.looks = 0
         self.told_of_claims = False
 
     def tell_of_claims(self, tell: bool) -> None:
         self.told_of_claims = tell
 
-    def stations(self, now: int) -> list[Station]:
+    def stations(self, now: int) -> list[LearnedStation]:
         self.looks += 1
         return [one for one in self.known if now - one.seen <= AGE]
 
@@ -62,7 +67,7 @@ def test_without_news_nothing_is_looked_at(rig: Rig) -> None:
 
 
 def test_news_is_seen_at_once_and_the_eventfd_is_quiet(rig: Rig) -> None:
-    rig.pair.known = [Station(1, 0, int(1000 * NOW))]
+    rig.pair.known = [LearnedStation(mac(1), 0, int(1000 * NOW))]
     rig.news(NOW)
     assert rig.macs() == ["00:00:00:00:00:01"]
     with pytest.raises(BlockingIOError):
@@ -74,7 +79,7 @@ def test_a_guest_that_makes_up_addresses_is_looked_at_so_often_and_its_last_word
 ) -> None:
     for tick in range(10_000):  # ten seconds
         now = NOW + tick / 1000
-        rig.pair.known = [Station(1 + tick, 0, int(1000 * now))]
+        rig.pair.known = [LearnedStation(mac(1 + tick), 0, int(1000 * now))]
         rig.news(now)
     assert rig.pair.looks <= 5 + 10
     due = rig.addresses.due(now)
@@ -86,14 +91,14 @@ def test_a_guest_that_makes_up_addresses_is_looked_at_so_often_and_its_last_word
 def test_what_another_claims_is_told_of_and_what_the_guest_claims_again_too(rig: Rig) -> None:
     ip = IPv4Address("10.0.0.1")
     at = int(1000 * NOW)
-    rig.pair.known = [Station(1, 0, at, False, {ip: at}, {ip: at})]
+    rig.pair.known = [LearnedStation(mac(1), 0, at, False, {ip: at}, {ip: at})]
     rig.news(NOW)
     assert rig.addresses.current[0]["ipv4"] == ["10.0.0.1"]
     rig.watch.tables[0]["claimed"] = at + 10
     rig.news(NOW + 0.02)
     assert (rig.addresses.current[0]["ipv4"], rig.pair.told_of_claims) == ([], True)
     assert rig.addresses.known(NOW + 0.02)[0].addresses == {}, "nor does it move with the guest"
-    rig.pair.known = [Station(1, 0, at + 30, False, {ip: at + 30}, {ip: at + 30})]
+    rig.pair.known = [LearnedStation(mac(1), 0, at + 30, False, {ip: at + 30}, {ip: at + 30})]
     rig.news(NOW + 0.03)
     assert rig.addresses.current[0]["ipv4"] == ["10.0.0.1"]
     assert not rig.pair.told_of_claims
@@ -102,7 +107,9 @@ def test_what_another_claims_is_told_of_and_what_the_guest_claims_again_too(rig:
 def test_an_address_that_came_with_the_guest_is_listened_for_as_well(rig: Rig) -> None:
     ip = IPv4Address("10.0.0.1")
     at = int(1000 * NOW)
-    rig.addresses.inherit(Saved(None, [Station(1, 0, at - 50, False, {ip: at - 50})]), NOW)
+    rig.addresses.inherit(
+        Saved(None, [LearnedStation(mac(1), 0, at - 50, False, {ip: at - 50})]), NOW
+    )
     assert rig.addresses.current[0]["ipv4"] == ["10.0.0.1"]
     rig.watch.tables[0]["claimed"] = at + 10
     rig.news(NOW + 0.02)
@@ -110,7 +117,7 @@ def test_an_address_that_came_with_the_guest_is_listened_for_as_well(rig: Rig) -
 
 
 def test_what_came_with_a_guest_goes_with_it(rig: Rig) -> None:
-    rig.addresses.inherit(Saved((3).to_bytes(6, "big"), [Station(1, 0, int(1000 * NOW))]), NOW)
+    rig.addresses.inherit(Saved(mac(3), [LearnedStation(mac(1), 0, int(1000 * NOW))]), NOW)
     assert len(rig.macs()) == 2
     rig.addresses.disinherit()
     rig.addresses.run(NOW + 1)
@@ -120,10 +127,10 @@ def test_what_came_with_a_guest_goes_with_it(rig: Rig) -> None:
 
 def test_what_the_bridge_has_elsewhere_is_told_of_no_more(rig: Rig) -> None:
     at = int(1000 * NOW)
-    rig.pair.known = [Station(1, 0, at), Station(2, 0, at)]
-    rig.addresses.inherit(Saved((3).to_bytes(6, "big"), []), NOW)
+    rig.pair.known = [LearnedStation(mac(1), 0, at), LearnedStation(mac(2), 0, at)]
+    rig.addresses.inherit(Saved(mac(3), []), NOW)
     assert len(rig.macs()) == 3
-    rig.addresses.elsewhere([(1, 0), (3, 0)], NOW + 1)
+    rig.addresses.elsewhere([StationKey(mac(n), 0) for n in (1, 3)], NOW + 1)
     assert rig.macs() == ["00:00:00:00:00:02"]
     rig.pair.known[0].seen = at + 1001
     rig.news(NOW + 2)
@@ -131,7 +138,10 @@ def test_what_the_bridge_has_elsewhere_is_told_of_no_more(rig: Rig) -> None:
 
 
 def test_what_ages_is_dropped_and_then_nothing_wakes_the_worker(rig: Rig) -> None:
-    rig.pair.known = [Station(1, 0, int(1000 * NOW)), Station(2, 0, int(1000 * NOW) + 7000)]
+    rig.pair.known = [
+        LearnedStation(mac(1), 0, int(1000 * NOW)),
+        LearnedStation(mac(2), 0, int(1000 * NOW) + 7000),
+    ]
     rig.news(NOW + 7)
     assert len(rig.macs()) == 2
     now, wakeups = NOW + 7, 0
@@ -147,13 +157,13 @@ def test_what_ages_is_dropped_and_then_nothing_wakes_the_worker(rig: Rig) -> Non
 
 def test_what_is_used_on_is_looked_at_once_an_age(rig: Rig) -> None:
     now, wakeups = NOW, 0
-    rig.pair.known = [Station(1, 0, int(1000 * now))]
+    rig.pair.known = [LearnedStation(mac(1), 0, int(1000 * now))]
     rig.news(now)
     while now < NOW + 10 * AGE / 1000:
         due = rig.addresses.due(now)
         assert due is not None
         now += due
-        rig.pair.known = [Station(1, 0, int(1000 * now))]
+        rig.pair.known = [LearnedStation(mac(1), 0, int(1000 * now))]
         rig.addresses.run(now)
         wakeups += 1
     assert wakeups <= 11

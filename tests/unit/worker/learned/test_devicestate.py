@@ -16,7 +16,7 @@ from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.worker.learned.addresses import Addresses
 from ovs_vhost_plugin.worker.learned.devicestate import DeviceState
 from ovs_vhost_plugin.worker.learned.movedon import Watch
-from ovs_vhost_plugin.worker.learned.stations import Station
+from ovs_vhost_plugin.worker.learned.stations import LearnedStation
 
 NIC = bytes.fromhex("525400000001")
 MAC = 0x525400000002
@@ -29,9 +29,9 @@ def open_fds() -> int:
 
 class Pair:
     def __init__(self) -> None:
-        self.known: list[Station] = []
+        self.known: list[LearnedStation] = []
 
-    def stations(self, now: int) -> list[Station]:
+    def stations(self, now: int) -> list[LearnedStation]:
         return [one for one in self.known if now - one.seen <= AGE]
 
     def tell_of_claims(self, tell: bool) -> None:
@@ -58,7 +58,8 @@ class Port:
 
     def learn(self, mac: int, ip: str, age: float = 0.0) -> None:
         at = int(1000 * (self.now - age))
-        self.pair.known.append(Station(mac, 10, at, addresses={ip_address(ip): at}))
+        station = LearnedStation(mac.to_bytes(6, "big"), 10, at, addresses={ip_address(ip): at})
+        self.pair.known.append(station)
 
     def shown(self) -> list[str]:
         """The stations that the daemon is told of."""

@@ -13,18 +13,22 @@ from ovs_vhost_plugin.jit.layout import ADDRESSES, STATIONS
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.worker.learned import savedstate
 from ovs_vhost_plugin.worker.learned.savedstate import Saved, decode, encode
-from ovs_vhost_plugin.worker.learned.stations import Station
+from ovs_vhost_plugin.worker.learned.stations import LearnedStation
 
 NOW, THERE = 500_000, 9_000_000  # CLOCK_MONOTONIC of two hosts, in ms
 NIC = bytes.fromhex("525400000001")
 MAC = 0x525400000001
 
 
+def mac(offset: int = 0) -> bytes:
+    return (MAC + offset).to_bytes(6, "big")
+
+
 def example() -> Saved:
-    nested = Station(MAC + 1, 10, NOW - 2000, router=True)
+    nested = LearnedStation(mac(1), 10, NOW - 2000, router=True)
     nested.addresses[ip_address("192.0.2.1")] = NOW - 3000
     nested.addresses[ip_address("2001:db8::1")] = NOW
-    return Saved(NIC, [Station(MAC, 0, NOW - 1000), nested])
+    return Saved(NIC, [LearnedStation(mac(), 0, NOW - 1000), nested])
 
 
 def state(*records: bytes, version: int = 1, oldest: int = 1, magic: bytes = b"OVHS") -> bytes:
@@ -57,9 +61,9 @@ def test_what_is_saved_is_loaded_with_ages_on_the_other_hosts_clock() -> None:
     loaded = decode(encode(example(), NOW), THERE)
     assert loaded.nic == NIC
     first, nested = loaded.stations
-    assert first == Station(MAC, 0, THERE - 1000)
-    assert nested == Station(
-        MAC + 1,
+    assert first == LearnedStation(mac(), 0, THERE - 1000)
+    assert nested == LearnedStation(
+        mac(1),
         10,
         THERE - 2000,
         router=True,
@@ -73,13 +77,16 @@ def test_the_format_stays_as_it_is() -> None:
         Saved(
             NIC,
             [
-                Station(
-                    MAC, 0, 0, addresses={ip_address("192.0.2.1"): 0, ip_address("2001:db8::1"): 0}
+                LearnedStation(
+                    mac(),
+                    0,
+                    0,
+                    addresses={ip_address("192.0.2.1"): 0, ip_address("2001:db8::1"): 0},
                 )
             ],
         )
     )
-    assert encode(Saved(NIC, [Station(MAC, 10, 0, router=True)]), 7) == state(
+    assert encode(Saved(NIC, [LearnedStation(mac(), 10, 0, router=True)]), 7) == state(
         record(1, NIC), record(2, pack("<6sHBBI", NIC, 10, 1, 0, 7))
     )
 
@@ -90,7 +97,7 @@ def test_nothing_known_is_a_state_too() -> None:
 
 def test_the_largest_state_is_read() -> None:
     ips = {ip_address(f"2001:db8::{n}"): NOW for n in range(ADDRESSES)}
-    stations = [Station(MAC + n, 0, NOW, addresses=dict(ips)) for n in range(STATIONS)]
+    stations = [LearnedStation(mac(n), 0, NOW, addresses=dict(ips)) for n in range(STATIONS)]
     data = encode(Saved(NIC, stations), NOW)
     assert len(data) <= 12 * 1024
     assert len(decode(data, THERE).stations) == STATIONS

@@ -6,7 +6,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.worker.tap.hold import STATIONS, HoldBuffer, Reason, station_of
+from ovs_vhost_plugin.net.station import StationKey, receiver_of
+from ovs_vhost_plugin.worker.tap.hold import STATIONS, HoldBuffer, Reason
 
 GUEST = bytes.fromhex("525400000001")
 NESTED = bytes.fromhex("525400000002")
@@ -20,11 +21,12 @@ def frame(number: int, to: bytes = GUEST, vlan: int | None = None, length: int =
 
 
 def test_whom_a_frame_is_for() -> None:
-    assert station_of(frame(1)) == "525400000001.0"
-    assert station_of(frame(1, vlan=10)) == "525400000001.10"
-    assert station_of(frame(1, vlan=0x600A)) == "525400000001.10"  # priority is no VLAN
-    assert station_of(frame(1, to=ALL)) is None
-    assert station_of(frame(1)[:13]) is None
+    mac = bytes.fromhex("525400000001")
+    assert receiver_of(frame(1)) == StationKey(mac, 0)
+    assert receiver_of(frame(1, vlan=10)) == StationKey(mac, 10)
+    assert receiver_of(frame(1, vlan=0x600A)) == StationKey(mac, 10)  # priority is no VLAN
+    assert receiver_of(frame(1, to=ALL)) is None
+    assert receiver_of(frame(1)[:13]) is None
 
 
 @given(
@@ -38,7 +40,7 @@ def test_batches_give_a_stations_frames_once_and_in_order(
     sent = [(frame(n, to), queue) for n, (to, queue) in enumerate(arrivals)]
     for data, queue in sent:
         buffer.put(data, queue)
-    wanted = station_of(frame(0))
+    wanted = receiver_of(frame(0))
     assert wanted is not None
     got: list[bytes] = []
     while batch := buffer.take([wanted], most, 1 << 20):

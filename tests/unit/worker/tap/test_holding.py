@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from ovs_vhost_plugin.ipc.channel import HELD_BATCH_FRAMES
+from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.worker.tap.hold import QUIET, SECONDS, Reason
 from ovs_vhost_plugin.worker.tap.holding import Holding
 
 GUEST = bytes.fromhex("525400000001")
-STATION = GUEST.hex() + ".0"
+STATION = StationKey(GUEST, 0)
 HEADER = bytes(12)
 
 
@@ -218,7 +219,7 @@ def test_the_daemon_is_told_of_begin_addresses_and_end_but_not_of_each_frame(rig
     told.append(rig.holding.report())
     assert [(t["active"], t["stations"]) for t in told] == [
         (True, []),
-        *[(True, [STATION])] * 3,
+        *[(True, [STATION.encode()])] * 3,
         (False, []),
     ]
     assert told[1] == told[3]
