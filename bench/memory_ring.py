@@ -70,12 +70,12 @@ class MemoryRing:
             desc[i] = kind.descriptor(address, length, flags | offered, link)
         self.ring = _vring(kind, desc, writes=writes)
         self.queue = fresh.new_queue()
-        region = np.array([(0, guest.nbytes, guest.ctypes.data)], layout.REGION)
+        region = np.array([(0, guest.nbytes, guest.ctypes.data)], layout.REGION_DTYPE)
         self.memory = layout.Memory(fresh.region_table(region), np.zeros(0, np.uint8))
 
 
 def _vring(kind: Kind, desc: np.ndarray, *, writes: bool) -> layout.Vring:
-    state = np.zeros(1, layout.RING)
+    state = np.zeros(1, layout.RING_DTYPE)
     fixed = {"size": SIZE, "enabled": 1, "writes": writes, "kick_fd": -1, "call_fd": -1}
     features = {"packed": kind.packed, "in_order": kind.in_order, "indirect": kind.indirect}
     for name, value in (fixed | features).items():

@@ -21,13 +21,13 @@ from ovs_vhost_plugin.jit.atomics import (
 )
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
-    I64,
-    MEMORY,
+    I64_T,
+    MEMORY_T,
     NET_T,
-    PAIR,
+    PAIR_T,
     QUEUE_T,
-    U8,
-    VRING,
+    U8_T,
+    VRING_T,
     Memory,
     Net,
     Pair,
@@ -71,7 +71,7 @@ def new_packets() -> NDArray[np.uint8]:
     return room[-room.ctypes.data % 64 :][: BURST * SPACING]
 
 
-@kernel(int64(VRING, QUEUE_T, MEMORY, NET_T, U8, I64))
+@kernel(int64(VRING_T, QUEUE_T, MEMORY_T, NET_T, U8_T, I64_T))
 def take(
     ring: Vring,
     queue: Queue,
@@ -105,7 +105,7 @@ def take(
     return taken
 
 
-@kernel(int64(VRING, QUEUE_T, MEMORY, NET_T, U8, I64, int64))
+@kernel(int64(VRING_T, QUEUE_T, MEMORY_T, NET_T, U8_T, I64_T, int64))
 def put(
     ring: Vring,
     queue: Queue,
@@ -136,7 +136,7 @@ def put(
     return done
 
 
-@kernel(void(PAIR, I64, U8, I64))
+@kernel(void(PAIR_T, I64_T, U8_T, I64_T))
 def serve(pair: Pair, mode: NDArray, packets: NDArray, lengths: NDArray) -> None:
     """Instead of a port's `run`: do what `mode[WANTED]` says until `pair.stop` is set.
 

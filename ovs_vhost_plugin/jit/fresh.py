@@ -11,25 +11,25 @@ from numpy.typing import DTypeLike, NDArray
 
 from ovs_vhost_plugin.jit.faults import FAULTS
 from ovs_vhost_plugin.jit.layout import (
-    ADDRESS,
+    ADDRESS_DTYPE,
     ADDRESSES,
-    CHAIN,
+    CHAIN_DTYPE,
     CHAINS,
-    COUNTERS,
+    COUNTERS_DTYPE,
     FRAGMENT_HEADER,
     FRAME_MAX,
     HEAD,
     HEADER_MAX,
     HEARD,
-    IOVEC,
-    IOVECS,
-    LEARNING,
-    NET,
-    QUEUE,
-    REGION,
-    STATION,
+    IOVEC_DTYPE,
+    IOVEC_ROOM,
+    LEARNING_DTYPE,
+    NET_DTYPE,
+    QUEUE_DTYPE,
+    REGION_DTYPE,
+    STATION_DTYPE,
     STATIONS,
-    WATCHED,
+    WATCHED_DTYPE,
     Learned,
     Net,
     Queue,
@@ -57,7 +57,7 @@ def _zeros(count: int, dtype: DTypeLike) -> NDArray[Any]:
 
 def region_table(regions: Records) -> Records:
     """A copy of (guest, size, host) rows as a kernel takes them: numba minds alignment flags."""
-    table = np.zeros(len(regions), REGION)
+    table = np.zeros(len(regions), REGION_DTYPE)
     table[:] = regions
     return table
 
@@ -65,11 +65,11 @@ def region_table(regions: Records) -> Records:
 def new_queue() -> Queue:
     """An empty queue of held chains."""
     queue = Queue(
-        iov=_zeros(IOVECS, IOVEC),
-        guest=_zeros(IOVECS, np.uint64),
-        chains=_zeros(CHAINS, CHAIN),
+        iov=_zeros(IOVEC_ROOM, IOVEC_DTYPE),
+        guest=_zeros(IOVEC_ROOM, np.uint64),
+        chains=_zeros(CHAINS, CHAIN_DTYPE),
         table=_zeros(2 * CHAINS, np.uint64),
-        state=np.zeros(1, QUEUE),
+        state=np.zeros(1, QUEUE_DTYPE),
     )
     empty(queue)
     return queue
@@ -84,7 +84,7 @@ def empty(queue: Queue) -> None:
 def new_net() -> Net:
     """State, private buffers and counters of a queue pair, all zero."""
     return Net(
-        state=np.zeros(1, NET),
+        state=np.zeros(1, NET_DTYPE),
         header=np.zeros(HEADER_MAX, np.uint8),
         frame=_zeros(FRAME_MAX, np.uint8),
         segment=_zeros(HEADER_MAX + FRAME_MAX + FRAGMENT_HEADER, np.uint8),
@@ -92,14 +92,14 @@ def new_net() -> Net:
         backlog=np.zeros(0, np.uint8),
         patch=np.zeros(3, np.uint8),
         scratch=np.zeros(6, np.int64),
-        counters=np.zeros(1, COUNTERS),
+        counters=np.zeros(1, COUNTERS_DTYPE),
         faults=np.zeros(FAULTS, np.int64),
     )
 
 
 def new_watch() -> Watch:
     """No address of a port to listen for others' claims to."""
-    return np.zeros(STATIONS * ADDRESSES, WATCHED), np.zeros(1, np.int64)
+    return np.zeros(STATIONS * ADDRESSES, WATCHED_DTYPE), np.zeros(1, np.int64)
 
 
 def new_learned(fd: int, watch: Watch | None = None) -> Learned:
@@ -109,9 +109,9 @@ def new_learned(fd: int, watch: Watch | None = None) -> Learned:
     """
     watched, watching = watch or new_watch()
     learned = Learned(
-        state=np.zeros(1, LEARNING),
-        stations=np.zeros(STATIONS, STATION),
-        addresses=_zeros(STATIONS * ADDRESSES, ADDRESS),
+        state=np.zeros(1, LEARNING_DTYPE),
+        stations=np.zeros(STATIONS, STATION_DTYPE),
+        addresses=_zeros(STATIONS * ADDRESSES, ADDRESS_DTYPE),
         told=np.zeros(1, np.int64),
         head=np.zeros(HEAD, np.uint8),
         scratch=np.zeros(6, np.int64),

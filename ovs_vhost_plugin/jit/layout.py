@@ -24,19 +24,19 @@ def _record(*names: str, unsigned: tuple[str, ...] = ()) -> np.dtype[Any]:
     return np.dtype(signed + [(name, "<u8") for name in unsigned], align=True)
 
 
-IOVEC = np.dtype([("base", "<i8"), ("len", "<i8")], align=True)
+IOVEC_DTYPE = np.dtype([("base", "<i8"), ("len", "<i8")], align=True)
 """struct iovec of <sys/uio.h>."""
 
-POLLFD = np.dtype([("fd", "<i4"), ("events", "<i2"), ("revents", "<i2")], align=True)
+POLLFD_DTYPE = np.dtype([("fd", "<i4"), ("events", "<i2"), ("revents", "<i2")], align=True)
 """struct pollfd of <poll.h>."""
 
-REGION = np.dtype([("guest", "<u8"), ("size", "<u8"), ("host", "<u8")], align=True)
+REGION_DTYPE = np.dtype([("guest", "<u8"), ("size", "<u8"), ("host", "<u8")], align=True)
 """A memory region: guest address, bytes, where it is mapped in this process.
 
 Behind an IOMMU a translation, and a table has a part for each use of addresses: see iotlb.py.
 """
 
-RING = _record(
+RING_DTYPE = _record(
     "size",
     "writes",  # 1: the device writes the buffers (receive ring)
     "enabled",
@@ -67,13 +67,13 @@ RING = _record(
     ),
 )
 
-CHAIN = _record("head", "pieces", "length", "slots")
+CHAIN_DTYPE = _record("head", "pieces", "length", "slots")
 """A parsed chain: its head, how many iovecs it has, bytes in all.
 
 In a packed ring `head` is its buffer id, and `slots` how many descriptors of the ring it takes.
 """
 
-QUEUE = _record(
+QUEUE_DTYPE = _record(
     "first",  # held iovecs are [first, end)
     "end",
     "head",  # index of the oldest held CHAIN
@@ -92,7 +92,7 @@ QUEUE = _record(
 )
 """What of a Queue is held, and where it looks addresses up."""
 
-NET = _record(
+NET_DTYPE = _record(
     "tap_fd",
     "wake_fd",
     "fault_fd",
@@ -118,7 +118,7 @@ NET = _record(
     "backlog_end",
 )
 
-COUNTERS = _record(
+COUNTERS_DTYPE = _record(
     "rx_packets",
     "rx_bytes",
     "rx_dropped_too_long",  # for the guest's buffers
@@ -136,7 +136,7 @@ COUNTERS = _record(
     "wakeups",
 )
 
-STATION = _record("version", "key", "router", "seen")
+STATION_DTYPE = _record("version", "key", "router", "seen")
 """A MAC that the guest uses in a VLAN.
 
 version  odd while it changes, also its addresses; another one afterwards
@@ -145,17 +145,17 @@ router   1: it calls itself an IPv6 router
 seen     milliseconds of CLOCK_MONOTONIC; 0: a free place
 """
 
-ADDRESS = _record("high", "low", "seen", "claimed")
+ADDRESS_DTYPE = _record("high", "low", "seen", "claimed")
 """An IPv6 address of a station in two halves, or an IPv4 address mapped into one.
 
 seen     as above, where it is still used
 claimed  when the station last said by ARP or neighbour discovery that it has it
 """
 
-WATCHED = _record("key", "high", "low", "claimed")
+WATCHED_DTYPE = _record("key", "high", "low", "claimed")
 """An address of a station (as above; 0: a free place), and when another one claimed it last."""
 
-LEARNING = _record(
+LEARNING_DTYPE = _record(
     "fd",  # an eventfd, written when something new was learned; -1: nobody waits
     "stations",  # places in use or used before
     "replaced",  # count of what made room while it was still in use
@@ -168,14 +168,14 @@ LEARNING = _record(
     "claims",  # not 0: each claim is news, as some that were lost may be made again
 )
 
-assert IOVEC.itemsize == 16
-assert POLLFD.itemsize == 8
-assert [POLLFD[name].itemsize for name in ("fd", "events", "revents")] == [4, 2, 2]
-assert REGION.itemsize == 24
+assert IOVEC_DTYPE.itemsize == 16
+assert POLLFD_DTYPE.itemsize == 8
+assert [POLLFD_DTYPE[name].itemsize for name in ("fd", "events", "revents")] == [4, 2, 2]
+assert REGION_DTYPE.itemsize == 24
 
-PIECES_MAX = 1022
+HELD_IOVECS_MAX = 1022
 """Iovecs held at once: IOV_MAX of Linux (1024), less a private header and a spill buffer."""
-IOVECS = 4 * 1024
+IOVEC_ROOM = 4 * 1024
 """Room for iovecs: held ones move to the front when they reach the end."""
 CHAINS = 1024
 """Room for held chains, a power of two; each has at least one iovec."""
@@ -205,31 +205,31 @@ class Vring(NamedTuple):
     avail: NDArray[np.uint16]  # packed: the driver event area
     used: NDArray[np.uint16]  # packed: the device event area
     elements: NDArray[np.uint32]  # the used ring's elements: id, len; packed: empty
-    state: Records  # (1,) RING
+    state: Records  # (1,) RING_DTYPE
     journal: NDArray[np.int64]  # what outlives this process, see journal.py
 
 
 class Memory(NamedTuple):
     """The guest's memory regions, and the dirty log (empty when nothing is logged)."""
 
-    regions: Records  # REGION
+    regions: Records  # REGION_DTYPE
     log: NDArray[np.uint8]
 
 
 class Queue(NamedTuple):
     """Chains parsed and not yet given back, oldest first, each exactly once."""
 
-    iov: Records  # IOVEC
+    iov: Records  # IOVEC_DTYPE
     guest: NDArray[np.uint64]  # the guest address of each iovec
-    chains: Records  # CHAIN, a ring
+    chains: Records  # CHAIN_DTYPE, a ring
     table: NDArray[np.uint64]  # private copy of an indirect table
-    state: Records  # (1,) QUEUE
+    state: Records  # (1,) QUEUE_DTYPE
 
 
 class Net(NamedTuple):
     """What both directions share: the tap, negotiated offloads, private buffers, counters."""
 
-    state: Records  # (1,) NET
+    state: Records  # (1,) NET_DTYPE
     header: NDArray[np.uint8]  # private copy of a transmit header
     frame: NDArray[np.uint8]  # private copy of a transmit frame whose offloads are finished
     segment: NDArray[np.uint8]  # an empty header, and one segment or fragment of that frame
@@ -237,20 +237,20 @@ class Net(NamedTuple):
     backlog: NDArray[np.uint8]  # frames without headers, a 24-bit little-endian length before each
     patch: NDArray[np.uint8]  # num_buffers, and an empty flags field
     scratch: NDArray[np.int64]  # see syscalls
-    counters: Records  # (1,) COUNTERS
+    counters: Records  # (1,) COUNTERS_DTYPE
     faults: NDArray[np.int64]  # count by fault
 
 
 class Learned(NamedTuple):
     """What the guest uses, learned from the frames it sends."""
 
-    state: Records  # (1,) LEARNING
-    stations: Records  # STATION
-    addresses: Records  # ADDRESS; those of station i from i * ADDRESSES on
+    state: Records  # (1,) LEARNING_DTYPE
+    stations: Records  # STATION_DTYPE
+    addresses: Records  # ADDRESS_DTYPE; those of station i from i * ADDRESSES on
     told: NDArray[np.int64]  # (1,), not 0: the eventfd was written, nobody has looked since
     head: NDArray[np.uint8]  # private copy of a frame's first bytes
     scratch: NDArray[np.int64]  # see syscalls
-    watched: Records  # WATCHED, of all pairs of the port together, written by the worker
+    watched: Records  # WATCHED_DTYPE, of all pairs of the port together, written by the worker
     watching: NDArray[np.int64]  # (1,): how many of its places to look at
     heard: NDArray[np.uint8]  # private copy of a received frame's header and first bytes
 
@@ -266,7 +266,7 @@ class Pair(NamedTuple):
     tx_memory: Memory
     net: Net
     learned: Learned
-    poll: Records  # (4,) POLLFD
+    poll: Records  # (4,) POLLFD_DTYPE
     stop: NDArray[np.int64]  # (1,), not 0: leave the loop
 
 
@@ -278,27 +278,39 @@ def _group(cls: type, *members: Any) -> Any:
     return types.BaseTuple.from_types(members, cls)
 
 
-U8 = types.uint8[::1]
-U16 = types.uint16[::1]
-U32 = types.uint32[::1]
-U64 = types.uint64[::1]
-I64 = types.int64[::1]
+U8_T = types.uint8[::1]
+U16_T = types.uint16[::1]
+U32_T = types.uint32[::1]
+U64_T = types.uint64[::1]
+I64_T = types.int64[::1]
 # Both a type in a signature and a conversion in a kernel.
 int64: Callable[..., int] = types.int64
 uint64: Any = types.uint64
 boolean = types.boolean
 void = types.void
-REGIONS = _records(REGION)
-VRING = _group(Vring, U64, U16, U16, U32, _records(RING), I64)
-MEMORY = _group(Memory, REGIONS, U8)
-QUEUE_T = _group(Queue, _records(IOVEC), U64, _records(CHAIN), U64, _records(QUEUE))
-NET_RECORDS = _records(NET)
-NET_T = _group(Net, NET_RECORDS, U8, U8, U8, U8, U8, U8, I64, _records(COUNTERS), I64)
-LEARNED = _group(
-    Learned,
-    *(_records(LEARNING), _records(STATION), _records(ADDRESS), I64, U8, I64),
-    *(_records(WATCHED), I64, U8),
+REGIONS_T = _records(REGION_DTYPE)
+VRING_T = _group(Vring, U64_T, U16_T, U16_T, U32_T, _records(RING_DTYPE), I64_T)
+MEMORY_T = _group(Memory, REGIONS_T, U8_T)
+QUEUE_T = _group(
+    Queue,
+    *(_records(IOVEC_DTYPE), U64_T, _records(CHAIN_DTYPE), U64_T),
+    _records(QUEUE_DTYPE),
 )
-PAIR = _group(
-    Pair, VRING, VRING, QUEUE_T, QUEUE_T, MEMORY, MEMORY, NET_T, LEARNED, _records(POLLFD), I64
+NET_STATE_T = _records(NET_DTYPE)
+NET_T = _group(
+    Net,
+    NET_STATE_T,
+    *(U8_T, U8_T, U8_T, U8_T, U8_T, U8_T, I64_T),
+    *(_records(COUNTERS_DTYPE), I64_T),
+)
+LEARNED_T = _group(
+    Learned,
+    *(_records(LEARNING_DTYPE), _records(STATION_DTYPE), _records(ADDRESS_DTYPE)),
+    *(I64_T, U8_T, I64_T),
+    *(_records(WATCHED_DTYPE), I64_T, U8_T),
+)
+PAIR_T = _group(
+    Pair,
+    *(VRING_T, VRING_T, QUEUE_T, QUEUE_T, MEMORY_T, MEMORY_T),
+    *(NET_T, LEARNED_T, _records(POLLFD_DTYPE), I64_T),
 )

@@ -15,8 +15,8 @@ from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
     NET_T,
-    PAIR,
-    VRING,
+    PAIR_T,
+    VRING_T,
     Net,
     Pair,
     Vring,
@@ -46,19 +46,19 @@ _POLLING = 1
 """Milliseconds between looks at a ring whose driver has no way to kick."""
 
 
-@kernel(boolean(VRING))
+@kernel(boolean(VRING_T))
 def alive(ring: Vring) -> bool:
     """Whether the ring was started and is not broken."""
     return bool(ring.state[0]["size"] > 0 and ring.state[0]["fault"] == 0)
 
 
-@kernel(boolean(PAIR))
+@kernel(boolean(PAIR_T))
 def receives(pair: Pair) -> bool:
     """Whether frames may be put into the receive ring."""
     return bool(alive(pair.rx) and pair.rx.state[0]["enabled"] != 0)
 
 
-@kernel(boolean(PAIR))
+@kernel(boolean(PAIR_T))
 def starves(pair: Pair) -> bool:
     """Whether the receive ring waits for the driver rather than for frames."""
     if not receives(pair) or pair.net.state[0]["tap_lost"]:
@@ -66,14 +66,14 @@ def starves(pair: Pair) -> bool:
     return bool(pair.rx_queue.state[0]["count"] == 0 or pair.net.state[0]["pending"] != 0)
 
 
-@kernel(void(PAIR, int64, int64, int64))
+@kernel(void(PAIR_T, int64, int64, int64))
 def _wait_for(pair: Pair, place: int, fd: int, events: int) -> None:
     pair.poll[place]["fd"] = fd
     pair.poll[place]["events"] = events
     pair.poll[place]["revents"] = 0
 
 
-@kernel(int64(PAIR, boolean, boolean))
+@kernel(int64(PAIR_T, boolean, boolean))
 def prepare(pair: Pair, kicks: bool, starving: bool) -> int:
     """Say what poll() waits for: its timeout in ms, -1 for none."""
     state = pair.net.state[0]
@@ -97,7 +97,7 @@ def prepare(pair: Pair, kicks: bool, starving: bool) -> int:
     return timeout
 
 
-@kernel(boolean(VRING, NET_T, int64))
+@kernel(boolean(VRING_T, NET_T, int64))
 def take_kick(ring: Vring, net: Net, revents: int) -> bool:
     """Take the kick that poll() reported, if it did; a kick fd that fails breaks its ring."""
     if revents == 0:
@@ -110,7 +110,7 @@ def take_kick(ring: Vring, net: Net, revents: int) -> bool:
     return False
 
 
-@kernel(void(PAIR))
+@kernel(void(PAIR_T))
 def sleep(pair: Pair) -> None:
     """Wait until there may be work again."""
     state = pair.net.state[0]
@@ -138,7 +138,7 @@ def sleep(pair: Pair) -> None:
         counters["tx_kicks"] += 1
 
 
-@kernel(void(VRING, NET_T))
+@kernel(void(VRING_T, NET_T))
 def call_again(ring: Vring, net: Net) -> None:
     """Wake the driver of a ring that goes on: what it gave back before may have called another fd.
 
@@ -152,7 +152,7 @@ def call_again(ring: Vring, net: Net) -> None:
         call(ring, net)
 
 
-@kernel(void(PAIR))
+@kernel(void(PAIR_T))
 def run(pair: Pair) -> None:
     """Serve a queue pair until `pair.stop` is set and its wake eventfd written."""
     state = pair.net.state[0]

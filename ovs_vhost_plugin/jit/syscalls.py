@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ovs_vhost_plugin.jit.atomics import address_of, load_i32_at
 from ovs_vhost_plugin.jit.kernel import JIT, kernel
-from ovs_vhost_plugin.jit.layout import I64, int64
+from ovs_vhost_plugin.jit.layout import I64_T, int64
 
 EINTR = 4
 EIO = 5
@@ -95,7 +95,7 @@ def poll(fds: int, count: int, timeout: int) -> int:
     return ready if ready >= 0 else -_errno()
 
 
-@kernel(int64(int64, I64))
+@kernel(int64(int64, I64_T))
 def read_event(fd: int, scratch: NDArray[np.int64]) -> int:
     """Take what an eventfd counted, never blocking: 8 or -errno."""
     scratch[0] = address_of(scratch, 2)
@@ -104,21 +104,21 @@ def read_event(fd: int, scratch: NDArray[np.int64]) -> int:
     return done if done >= 0 else -_errno()
 
 
-@kernel(int64(int64, I64))
+@kernel(int64(int64, I64_T))
 def write_event(fd: int, scratch: NDArray[np.int64]) -> int:
     """Add 1 to an eventfd: 8 or -errno."""
     scratch[3] = 1
     return write(fd, address_of(scratch, 3), 8)
 
 
-@kernel(int64(I64))
+@kernel(int64(I64_T))
 def milliseconds(scratch: NDArray[np.int64]) -> int:
     """CLOCK_MONOTONIC in ms."""
     _clock_gettime(_CLOCK_MONOTONIC, address_of(scratch, 4))
     return int(scratch[4]) * 1000 + int(scratch[5]) // 1_000_000
 
 
-@kernel(int64(I64))
+@kernel(int64(I64_T))
 def coarse_milliseconds(scratch: NDArray[np.int64]) -> int:
     """CLOCK_MONOTONIC in ms as of the kernel's last tick: some ms behind, at a third the cost."""
     _clock_gettime(_CLOCK_MONOTONIC_COARSE, address_of(scratch, 4))

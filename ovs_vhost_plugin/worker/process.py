@@ -66,7 +66,7 @@ def warm() -> None:
     """
     threads = process.threads()
     pair = QueuePair(0, tap_fd=-1)
-    nothing = np.zeros(0, layout.REGION)
+    nothing = np.zeros(0, layout.REGION_DTYPE)
     pair.start(PairConfig(None, None, nothing, None, 12, 0, finish_offloads=False))
     pair.close()
     # A thread that was joined leaves the kernel's list a moment later, and only a process with

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.kernel import kernel
-from ovs_vhost_plugin.jit.layout import FRAGMENT_HEADER, HEADER_MAX, U8, int64, void
+from ovs_vhost_plugin.jit.layout import FRAGMENT_HEADER, HEADER_MAX, U8_T, int64, void
 from ovs_vhost_plugin.jit.net.offload import (
     HOP_BY_HOP,
     IPV4,
@@ -31,7 +31,7 @@ _FRAGMENT = 44
 _OPTION_END, _OPTION_NONE, _OPTION_COPIED = 0, 1, 0x80
 
 
-@kernel(void(U8, int64, int64, int64, int64))
+@kernel(void(U8_T, int64, int64, int64, int64))
 def _finish_checksum(
     frame: Bytes, addresses: int, addresses_end: int, transport: int, length: int
 ) -> None:
@@ -44,7 +44,7 @@ def _finish_checksum(
     put_big(frame, transport + 6, 0xFFFF if checksum == 0 else checksum)
 
 
-@kernel(int64(U8, U8, int64))
+@kernel(int64(U8_T, U8_T, int64))
 def begin(header: Bytes, frame: Bytes, length: int) -> int:
     """Finish the datagram; bytes of the headers that each fragment has, or -fault.
 
@@ -67,14 +67,14 @@ def begin(header: Bytes, frame: Bytes, length: int) -> int:
     return end
 
 
-@kernel(int64(U8, int64))
+@kernel(int64(U8_T, int64))
 def step(header: Bytes, payload: int) -> int:
     """Bytes of each piece but the last of `payload`: all of it where it need not be cut."""
     size = gso_size(header)
     return payload if payload <= size else size & ~7
 
 
-@kernel(void(U8, int64, int64))
+@kernel(void(U8_T, int64, int64))
 def _drop_options(out: Bytes, at: int, end: int) -> None:
     """Blank the options in [at, end) that only the first fragment has (RFC 791, 3.1)."""
     while at + 1 < end and out[at] != _OPTION_END:
@@ -87,7 +87,7 @@ def _drop_options(out: Bytes, at: int, end: int) -> None:
         at += length
 
 
-@kernel(void(U8, int64, int64, int64, int64, int64))
+@kernel(void(U8_T, int64, int64, int64, int64, int64))
 def _finish_v4(
     out: Bytes, network: int, transport: int, end: int, position: int, fragment: int
 ) -> None:
@@ -104,7 +104,7 @@ def _finish_v4(
     put_big(out, network + 10, fold(add_up(out, network, transport)))
 
 
-@kernel(void(U8, int64, int64, int64, int64))
+@kernel(void(U8_T, int64, int64, int64, int64))
 def _insert_header(out: Bytes, network: int, at: int, fragment: int, identification: int) -> None:
     """The fragment header of IPv6 at `at`, behind all that is not fragmented (RFC 8200, 4.5)."""
     before = network + 6 if at == network + 40 else network + 40
@@ -116,7 +116,7 @@ def _insert_header(out: Bytes, network: int, at: int, fragment: int, identificat
     put_big(out, at + 6, identification)
 
 
-@kernel(int64(U8, U8, int64, int64, int64, int64, U8))
+@kernel(int64(U8_T, U8_T, int64, int64, int64, int64, U8_T))
 def make_fragment(
     header: Bytes,
     frame: Bytes,

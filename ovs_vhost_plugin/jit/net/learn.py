@@ -25,10 +25,10 @@ from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
     ADDRESSES,
     HEAD,
-    LEARNED,
+    LEARNED_T,
     QUEUE_T,
     STATIONS,
-    U8,
+    U8_T,
     Learned,
     Queue,
     boolean,
@@ -63,7 +63,7 @@ SOURCE, _CLAIM, _HOSTS, _ROUTERS = 0, 1, 2, 3
 """
 
 
-@kernel(int64(LEARNED, QUEUE_T, int64, int64), inline=True)
+@kernel(int64(LEARNED_T, QUEUE_T, int64, int64), inline=True)
 def take_head(learned: Learned, queue: Queue, at: int, end: int) -> int:
     """Copy the first bytes of the frame in iovecs [at, end): how many there are, up to HEAD."""
     if queue.iov[at]["len"] >= HEAD:
@@ -78,19 +78,19 @@ def take_head(learned: Learned, queue: Queue, at: int, end: int) -> int:
     return done
 
 
-@kernel(int64(U8, int64), inline=True)
+@kernel(int64(U8_T, int64), inline=True)
 def be32(frame: Bytes, at: int) -> int:
     """The be32 at `at`."""
     return big(frame, at) << 16 | big(frame, at + 2)
 
 
-@kernel(int64(U8, int64), inline=True)
+@kernel(int64(U8_T, int64), inline=True)
 def be64(frame: Bytes, at: int) -> int:
     """The be64 at `at`, as bits and no number: the upper half of all addresses is negative."""
     return be32(frame, at) << 32 | be32(frame, at + 4)
 
 
-@kernel(int64(U8, int64), inline=True)
+@kernel(int64(U8_T, int64), inline=True)
 def mapped(frame: Bytes, at: int) -> int:
     """The lower half of an IPv4 address mapped into IPv6 (RFC 4291, 2.5.5.2); 0: no host's."""
     first = int64(frame[at])
@@ -99,7 +99,7 @@ def mapped(frame: Bytes, at: int) -> int:
     return 0xFFFF << 32 | be32(frame, at)
 
 
-@kernel(int64(U8, int64, int64), inline=True)
+@kernel(int64(U8_T, int64, int64), inline=True)
 def discovery(frame: Bytes, at: int, length: int) -> int:
     """What the IPv6 packet at `at` says of its source."""
     if length < at + 45 or frame[at + 6] != _ICMPV6 or frame[at + 7] != _HOPS:
@@ -112,7 +112,7 @@ def discovery(frame: Bytes, at: int, length: int) -> int:
     return _CLAIM if kind == _SOLICITATION else SOURCE
 
 
-@kernel(boolean(U8, int64, int64), inline=True)
+@kernel(boolean(U8_T, int64, int64), inline=True)
 def is_arp(frame: Bytes, at: int, mac: int) -> bool:
     """Whether the ARP packet at `at` is for IPv4 on Ethernet, and from `mac` itself (RFC 826)."""
     # hardware type 1, protocol type IPv4, lengths 6 and 4
@@ -121,7 +121,7 @@ def is_arp(frame: Bytes, at: int, mac: int) -> bool:
     return bool(big(frame, at + 8) << 32 | be32(frame, at + 10) == mac)
 
 
-@kernel(int64(LEARNED, int64))
+@kernel(int64(LEARNED_T, int64))
 def find_station(learned: Learned, key: int) -> int:
     """The place of station `key`, or -1."""
     for at in range(learned.state[0]["stations"]):
@@ -130,7 +130,7 @@ def find_station(learned: Learned, key: int) -> int:
     return -1
 
 
-@kernel(int64(LEARNED, int64, int64))
+@kernel(int64(LEARNED_T, int64, int64))
 def place_station(learned: Learned, key: int, now: int) -> int:
     """Put a new station in a free place, or in that of the one not seen for longest."""
     state = learned.state[0]
@@ -157,7 +157,7 @@ def place_station(learned: Learned, key: int, now: int) -> int:
     return at
 
 
-@kernel(boolean(LEARNED, int64, int64, int64, boolean, int64))
+@kernel(boolean(LEARNED_T, int64, int64, int64, boolean, int64))
 def note_address(
     learned: Learned, station: int, high: int, low: int, claims: bool, now: int
 ) -> bool:
@@ -191,7 +191,7 @@ def note_address(
     return True
 
 
-@kernel(void(LEARNED))
+@kernel(void(LEARNED_T))
 def tell(learned: Learned) -> None:
     """Tell the worker that there is news, unless it was told and has not looked since."""
     fence()
@@ -201,14 +201,14 @@ def tell(learned: Learned) -> None:
             write_event(learned.state[0]["fd"], learned.scratch)
 
 
-@kernel(void(LEARNED))
+@kernel(void(LEARNED_T))
 def look_again(learned: Learned) -> None:
     """Ask to be told of what changes from now on; then what was there before can be read."""
     store_relaxed(learned.told, 0, 0)
     fence()
 
 
-@kernel(void(LEARNED, int64, int64, int64, int64, int64))
+@kernel(void(LEARNED_T, int64, int64, int64, int64, int64))
 def note(learned: Learned, key: int, high: int, low: int, says: int, now: int) -> None:
     """Keep station `key`, and its address if it is a unicast one and claimed or known."""
     mac = key & MAC
@@ -231,7 +231,7 @@ def note(learned: Learned, key: int, high: int, low: int, says: int, now: int) -
         tell(learned)
 
 
-@kernel(void(LEARNED, U8, int64, int64), inline=True)
+@kernel(void(LEARNED_T, U8_T, int64, int64), inline=True)
 def learn(learned: Learned, frame: Bytes, length: int, now: int) -> None:
     """Learn from the first `length` bytes, private ones, of a frame sent at `now` ms.
 

@@ -17,8 +17,8 @@ from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
     FRAME_MAX,
     HEADER_MAX,
-    NET_RECORDS,
-    U8,
+    NET_STATE_T,
+    U8_T,
     Records,
     boolean,
     int64,
@@ -45,26 +45,26 @@ _GSO_SIZE_MIN, _GSO_SIZE_MAX = 8, 0xFFFE
 _TAP_SEGMENTS = 64
 
 
-@kernel(int64(U8, int64))
+@kernel(int64(U8_T, int64))
 def little(header: Bytes, at: int) -> int:
     """The le16 at `at`."""
     return int64(header[at]) | int64(header[at + 1]) << 8
 
 
-@kernel(int64(U8, int64))
+@kernel(int64(U8_T, int64))
 def big(frame: Bytes, at: int) -> int:
     """The be16 at `at`."""
     return int64(frame[at]) << 8 | int64(frame[at + 1])
 
 
-@kernel(void(U8, int64, int64))
+@kernel(void(U8_T, int64, int64))
 def put_big(frame: Bytes, at: int, value: int) -> None:
     """Put a be16 at `at`, modulo 65536."""
     frame[at] = value >> 8 & 0xFF
     frame[at + 1] = value & 0xFF
 
 
-@kernel(int64(U8, int64, int64))
+@kernel(int64(U8_T, int64, int64))
 def add_up(frame: Bytes, start: int, end: int) -> int:
     """The sum of the be16 in [start, end), an odd last byte padded by 0 (RFC 1071)."""
     total = int64(0)
@@ -83,19 +83,19 @@ def fold(total: int) -> int:
     return ~total & 0xFFFF
 
 
-@kernel(boolean(U8))
+@kernel(boolean(U8_T))
 def is_gso(header: Bytes) -> bool:
     """Whether the frame is to be segmented."""
     return bool(header[_GSO_TYPE] != 0)
 
 
-@kernel(boolean(U8))
+@kernel(boolean(U8_T))
 def is_ufo(header: Bytes) -> bool:
     """Whether it is one of UDP that becomes IP fragments, see fragment.py."""
     return bool(header[_GSO_TYPE] == _GSO_UDP)
 
 
-@kernel(boolean(U8, int64, NET_RECORDS))
+@kernel(boolean(U8_T, int64, NET_STATE_T))
 def must_finish(header: Bytes, length: int, net: Records) -> bool:
     """Whether a frame that leaves work, of `length` bytes, has it done here before it leaves."""
     if net[0]["finish_offloads"]:
@@ -109,19 +109,19 @@ def must_finish(header: Bytes, length: int, net: Records) -> bool:
     return bool(kind == _GSO_UDP_L4 and payload > _TAP_SEGMENTS * little(header, _GSO_SIZE))
 
 
-@kernel(int64(U8))
+@kernel(int64(U8_T))
 def gso_size(header: Bytes) -> int:
     """Payload bytes of a segment."""
     return little(header, _GSO_SIZE)
 
 
-@kernel(boolean(U8))
+@kernel(boolean(U8_T))
 def leaves_work(header: Bytes) -> bool:
     """Whether the frame may not leave as it is."""
     return bool(header[_FLAGS] != 0 or header[_GSO_TYPE] != 0)
 
 
-@kernel(int64(U8, int64, NET_RECORDS))
+@kernel(int64(U8_T, int64, NET_STATE_T))
 def check_header(header: Bytes, length: int, net: Records) -> int:
     """Check a private header against its frame of `length` bytes: 0, or a fault.
 
@@ -162,7 +162,7 @@ def check_header(header: Bytes, length: int, net: Records) -> int:
     return 0
 
 
-@kernel(void(U8, U8, int64))
+@kernel(void(U8_T, U8_T, int64))
 def finish_checksum(header: Bytes, frame: Bytes, length: int) -> None:
     """Complete a checksum that the driver began with the pseudo header's sum (5.1.6.2)."""
     start = little(header, _CSUM_START)
@@ -171,7 +171,7 @@ def finish_checksum(header: Bytes, frame: Bytes, length: int) -> None:
     put_big(frame, start + little(header, _CSUM_OFFSET), 0xFFFF if checksum == 0 else checksum)
 
 
-@kernel(int64(U8, int64))
+@kernel(int64(U8_T, int64))
 def network_header(frame: Bytes, length: int) -> int:
     """Where the network header begins, behind up to two VLAN tags, or -1."""
     at = _ETHERNET
@@ -181,7 +181,7 @@ def network_header(frame: Bytes, length: int) -> int:
     return at if at < length else -1
 
 
-@kernel(boolean(U8, int64, int64, int64))
+@kernel(boolean(U8_T, int64, int64, int64))
 def _reaches_transport(frame: Bytes, network: int, transport: int, protocol: int) -> bool:
     """Whether the headers from `network` on end at `transport` and announce `protocol` there."""
     if big(frame, network - 2) == IPV4:
@@ -202,7 +202,7 @@ def _reaches_transport(frame: Bytes, network: int, transport: int, protocol: int
     return at == transport and following == protocol
 
 
-@kernel(int64(U8, U8, int64))
+@kernel(int64(U8_T, U8_T, int64))
 def transport_header(header: Bytes, frame: Bytes, length: int) -> int:
     """Where the header begins that gso_type names, of which 8 bytes are there, or -fault."""
     network = network_header(frame, length)
@@ -219,7 +219,7 @@ def transport_header(header: Bytes, frame: Bytes, length: int) -> int:
     return transport
 
 
-@kernel(int64(U8, U8, int64))
+@kernel(int64(U8_T, U8_T, int64))
 def all_headers(header: Bytes, frame: Bytes, length: int) -> int:
     """Bytes of all headers of a frame to be segmented, or -fault if it is not what it says."""
     transport = transport_header(header, frame, length)
@@ -235,7 +235,7 @@ def all_headers(header: Bytes, frame: Bytes, length: int) -> int:
     return transport + data
 
 
-@kernel(void(U8, int64, int64, boolean))
+@kernel(void(U8_T, int64, int64, boolean))
 def _fix_tcp(out: Bytes, transport: int, position: int, last: bool) -> None:
     """Sequence number and flags of a segment, from those of the whole."""
     sequence = (big(out, transport + 4) << 16) + big(out, transport + 6) + position
@@ -248,7 +248,7 @@ def _fix_tcp(out: Bytes, transport: int, position: int, last: bool) -> None:
         out[transport + 13] &= 0xFF & ~_TCP_CWR
 
 
-@kernel(int64(U8, U8, int64, int64, int64, U8))
+@kernel(int64(U8_T, U8_T, int64, int64, int64, U8_T))
 def make_segment(
     header: Bytes, frame: Bytes, headers: int, payload: int, position: int, out: Bytes
 ) -> int:

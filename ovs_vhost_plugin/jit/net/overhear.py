@@ -22,10 +22,10 @@ from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
     HEADER_MAX,
     HEARD,
-    LEARNED,
+    LEARNED_T,
     NET_T,
     QUEUE_T,
-    U8,
+    U8_T,
     Learned,
     Net,
     Queue,
@@ -62,7 +62,7 @@ _QUIET = 1000
 _TARGET = 48  # of an advertisement, in its IPv6 packet (RFC 4861, 4.4)
 
 
-@kernel(void(LEARNED, int64, int64, int64, int64, int64))
+@kernel(void(LEARNED_T, int64, int64, int64, int64, int64))
 def note_claim(learned: Learned, mac: int, vlan: int, high: int, low: int, now: int) -> None:
     """Note that `mac` claims an address, if it is another station's of the port."""
     for at in range(load_acquire(learned.watching, 0)):
@@ -77,7 +77,7 @@ def note_claim(learned: Learned, mac: int, vlan: int, high: int, low: int, now: 
                 tell(learned)
 
 
-@kernel(void(LEARNED, U8, int64, int64))
+@kernel(void(LEARNED_T, U8_T, int64, int64))
 def hear(learned: Learned, frame: Bytes, start: int, end: int) -> None:
     """Look for a claim in a frame to a group, whose first bytes are [start, end) of `frame`."""
     if learned.watching[0] == 0 or end < start + ETHERNET:
@@ -106,7 +106,7 @@ def hear(learned: Learned, frame: Bytes, start: int, end: int) -> None:
         note_claim(learned, mac, vlan, high, low, coarse_milliseconds(learned.scratch))
 
 
-@kernel(boolean(QUEUE_T, NET_T, LEARNED), inline=True)
+@kernel(boolean(QUEUE_T, NET_T, LEARNED_T), inline=True)
 def to_group(queue: Queue, net: Net, learned: Learned) -> bool:
     """Whether the frame that was read into the oldest iovecs is to a group; it is not empty."""
     first = queue.state[0]["first"]
@@ -121,7 +121,7 @@ def to_group(queue: Queue, net: Net, learned: Learned) -> bool:
     return bool(learned.heard[0] & 1)
 
 
-@kernel(void(QUEUE_T, NET_T, LEARNED, int64))
+@kernel(void(QUEUE_T, NET_T, LEARNED_T, int64))
 def overhear(queue: Queue, net: Net, learned: Learned, length: int) -> None:
     """Look for a claim in that frame, which has `length` bytes with its header."""
     header = net.state[0]["header_size"]

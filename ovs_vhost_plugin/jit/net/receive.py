@@ -17,11 +17,11 @@ from ovs_vhost_plugin.jit.layout import (
     CHAINS,
     FRAME_MAX,
     HEADER_MAX,
-    LEARNED,
-    MEMORY,
+    LEARNED_T,
+    MEMORY_T,
     NET_T,
     QUEUE_T,
-    VRING,
+    VRING_T,
     Learned,
     Memory,
     Net,
@@ -49,7 +49,7 @@ _NUM_BUFFERS = 10  # offset in the header (5.1.6.1)
 _FLAGS = 0
 
 
-@kernel(void(QUEUE_T, MEMORY, NET_T, int64), inline=True)
+@kernel(void(QUEUE_T, MEMORY_T, NET_T, int64), inline=True)
 def mark_written(queue: Queue, memory: Memory, net: Net, length: int) -> None:
     """Log `length` bytes written from the oldest held iovec on."""
     if len(memory.log) == 0:
@@ -75,7 +75,7 @@ def _patch_header(queue: Queue, net: Net, offset: int, index: int, length: int) 
         scatter(queue, at, offset, net.patch, index, length)
 
 
-@kernel(void(VRING, QUEUE_T, MEMORY, NET_T, int64), inline=True)
+@kernel(void(VRING_T, QUEUE_T, MEMORY_T, NET_T, int64), inline=True)
 def complete(ring: Vring, queue: Queue, memory: Memory, net: Net, length: int) -> None:
     """Give back the chains that now hold a header and frame of `length` bytes in all."""
     held = queue.state[0]
@@ -119,7 +119,7 @@ def read_frame(queue: Queue, net: Net) -> int:
     return readv(net.state[0]["tap_fd"], address_of(queue.iov, first), end - first)
 
 
-@kernel(void(QUEUE_T, MEMORY, NET_T, int64))
+@kernel(void(QUEUE_T, MEMORY_T, NET_T, int64))
 def spill(queue: Queue, memory: Memory, net: Net, length: int) -> None:
     """Keep a frame that the held chains were too short for, or drop it if more cannot help."""
     held = queue.state[0]
@@ -132,7 +132,7 @@ def spill(queue: Queue, memory: Memory, net: Net, length: int) -> None:
     net.state[0]["pending_until"] = milliseconds(net.scratch) + PATIENCE
 
 
-@kernel(boolean(VRING, QUEUE_T, MEMORY, NET_T, LEARNED))
+@kernel(boolean(VRING_T, QUEUE_T, MEMORY_T, NET_T, LEARNED_T))
 def settle_pending(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learned) -> bool:
     """Deliver the waiting frame or give it up: False if it is to wait on."""
     held = queue.state[0]
@@ -173,7 +173,7 @@ def take_backlog(net: Net) -> None:
     state["pending_until"] = milliseconds(net.scratch) + PATIENCE
 
 
-@kernel(int64(VRING, QUEUE_T, MEMORY, NET_T, LEARNED))
+@kernel(int64(VRING_T, QUEUE_T, MEMORY_T, NET_T, LEARNED_T))
 def receive(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learned) -> int:
     """One burst: how many frames were dealt with."""
     state = net.state[0]

@@ -13,11 +13,11 @@ from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
     HEADER_MAX,
-    LEARNED,
-    MEMORY,
+    LEARNED_T,
+    MEMORY_T,
     NET_T,
     QUEUE_T,
-    VRING,
+    VRING_T,
     Learned,
     Memory,
     Net,
@@ -162,7 +162,7 @@ def write_finished(queue: Queue, net: Net, length: int) -> int:
             return 0
 
 
-@kernel(int64(QUEUE_T, NET_T, LEARNED, int64), inline=True)
+@kernel(int64(QUEUE_T, NET_T, LEARNED_T, int64), inline=True)
 def send(queue: Queue, net: Net, learned: Learned, now: int) -> int:
     """Send the oldest chain's frame: 0 when done with it, sent or dropped; else -errno.
 
@@ -202,7 +202,7 @@ def send(queue: Queue, net: Net, learned: Learned, now: int) -> int:
     return 0
 
 
-@kernel(int64(VRING, QUEUE_T, MEMORY, NET_T, LEARNED))
+@kernel(int64(VRING_T, QUEUE_T, MEMORY_T, NET_T, LEARNED_T))
 def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learned) -> int:
     """One burst: how many chains were given back."""
     state = net.state[0]

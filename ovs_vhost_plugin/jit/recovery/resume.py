@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ovs_vhost_plugin.jit.atomics import load_acquire, load_relaxed, store_relaxed, store_release
 from ovs_vhost_plugin.jit.kernel import kernel
-from ovs_vhost_plugin.jit.layout import MEMORY, NET_T, VRING, Memory, Net, Vring, boolean, int64
+from ovs_vhost_plugin.jit.layout import MEMORY_T, NET_T, VRING_T, Memory, Net, Vring, boolean, int64
 from ovs_vhost_plugin.jit.recovery.inflight_packed import held
 from ovs_vhost_plugin.jit.recovery.inflight_split import head_at
 from ovs_vhost_plugin.jit.recovery.journal import (
@@ -31,7 +31,7 @@ _HALF = 0xFFFF
 _NOT_THIS_RING = -1
 
 
-@kernel(boolean(VRING))
+@kernel(boolean(VRING_T))
 def stands_at_base(ring: Vring) -> bool:
     """Whether no descriptor ahead of a ring's base is used already, in its round.
 
@@ -47,7 +47,7 @@ def stands_at_base(ring: Vring) -> bool:
     return True
 
 
-@kernel(boolean(VRING))
+@kernel(boolean(VRING_T))
 def _said_so(ring: Vring) -> bool:
     """Whether the device event area has what was written there last; each half on its own."""
     said, before = ring.journal[SAID], ring.journal[SAID_BEFORE]
@@ -58,7 +58,7 @@ def _said_so(ring: Vring) -> bool:
     )
 
 
-@kernel(boolean(VRING, int64, int64, int64))
+@kernel(boolean(VRING_T, int64, int64, int64))
 def _entries_fit(ring: Vring, first: int, total: int, count: int) -> bool:
     """Whether the journal's entries are for descriptors in order, among `total` from `first` on."""
     if packed.writes_one(ring):
@@ -75,7 +75,7 @@ def _entries_fit(ring: Vring, first: int, total: int, count: int) -> bool:
     return True
 
 
-@kernel(int64(VRING, MEMORY, NET_T))
+@kernel(int64(VRING_T, MEMORY_T, NET_T))
 def _resume_packed(ring: Vring, memory: Memory, net: Net) -> int:
     state = ring.state[0]
     first, promise = ring.journal[PUBLISHED], ring.journal[PROMISED]
@@ -107,7 +107,7 @@ def _resume_packed(ring: Vring, memory: Memory, net: Net) -> int:
     return end
 
 
-@kernel(int64(VRING, MEMORY, NET_T))
+@kernel(int64(VRING_T, MEMORY_T, NET_T))
 def _resume_split(ring: Vring, memory: Memory, net: Net) -> int:
     """Give back what was promised in a transmit ring, whose chains went in the driver's order."""
     state = ring.state[0]
@@ -134,7 +134,7 @@ def _resume_split(ring: Vring, memory: Memory, net: Net) -> int:
     return used if ahead == 0 else promised
 
 
-@kernel(int64(VRING, MEMORY, NET_T))
+@kernel(int64(VRING_T, MEMORY_T, NET_T))
 def resume(ring: Vring, memory: Memory, net: Net) -> int:
     """Finish what the journal promises: where the ring goes on, or negative: elsewhere.
 

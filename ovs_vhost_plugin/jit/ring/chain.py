@@ -23,13 +23,13 @@ from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
     CHAINS,
-    IOVECS,
-    PIECES_MAX,
+    HELD_IOVECS_MAX,
+    IOVEC_ROOM,
     QUEUE_T,
-    REGIONS,
-    U8,
-    U64,
-    VRING,
+    REGIONS_T,
+    U8_T,
+    U64_T,
+    VRING_T,
     Queue,
     Records,
     Vring,
@@ -48,7 +48,7 @@ _CACHE_LINE = 64
 _TOP = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
-@kernel(int64(REGIONS, int64, int64, uint64), inline=True)
+@kernel(int64(REGIONS_T, int64, int64, uint64), inline=True)
 def find_region(regions: Records, before: int, behind: int, address: Any) -> int:
     """Index of the region that holds guest `address`, or -1; they are sorted by guest address.
 
@@ -83,7 +83,7 @@ def _expect_buffer(host: int, writes: int) -> None:
         prefetch(host + _CACHE_LINE)
 
 
-@kernel(int64(REGIONS, int64, int64, uint64, int64, QUEUE_T, int64, int64), inline=True)
+@kernel(int64(REGIONS_T, int64, int64, uint64, int64, QUEUE_T, int64, int64), inline=True)
 def add_buffer(
     regions: Records,
     before: int,
@@ -106,7 +106,7 @@ def add_buffer(
         if i < 0:
             queue.state[0]["missed"] = address
             return -Fault.ADDRESS_OUTSIDE_MEMORY
-        if at - queue.state[0]["end"] >= PIECES_MAX:
+        if at - queue.state[0]["end"] >= HELD_IOVECS_MAX:
             return -Fault.CHAIN_TOO_LONG
         region = regions[uint64(i)]
         offset = int64(address - region["guest"])
@@ -124,7 +124,7 @@ def add_buffer(
         address = address + uint64(part)
 
 
-@kernel(int64(REGIONS, uint64, int64, QUEUE_T, int64), inline=True)
+@kernel(int64(REGIONS_T, uint64, int64, QUEUE_T, int64), inline=True)
 def take_table(regions: Records, address: Any, length: int, queue: Queue, at: int) -> int:
     """Copy the indirect table at guest `address` into `queue.table`: its entries or -fault.
 
@@ -149,7 +149,7 @@ def take_table(regions: Records, address: Any, length: int, queue: Queue, at: in
     return length // _DESCRIPTOR
 
 
-@kernel(int64(REGIONS, QUEUE_T, int64, uint64, int64, int64, int64), inline=True)
+@kernel(int64(REGIONS_T, QUEUE_T, int64, uint64, int64, int64, int64), inline=True)
 def take_buffer(
     regions: Records, queue: Queue, at: int, address: Any, length: int, flags: int, writes: int
 ) -> int:
@@ -165,7 +165,7 @@ def take_buffer(
     return add_buffer(regions, 0, held["behind"], address, length, queue, at, writes)
 
 
-@kernel(int64(U64, int64, int64, VRING, REGIONS, QUEUE_T, int64, int64), inline=True)
+@kernel(int64(U64_T, int64, int64, VRING_T, REGIONS_T, QUEUE_T, int64, int64), inline=True)
 def _follow(
     table: NDArray[np.uint64],
     entries: int,
@@ -207,11 +207,11 @@ def _follow(
     return -Fault.CHAIN_LOOPS
 
 
-@kernel(int64(VRING, int64, REGIONS, QUEUE_T), inline=True)
+@kernel(int64(VRING_T, int64, REGIONS_T, QUEUE_T), inline=True)
 def walk(ring: Vring, head: int, regions: Records, queue: Queue) -> int:
     """Parse the chain at `head` into iovecs behind the held ones: how many, or -fault.
 
-    The caller has made room for PIECES_MAX iovecs, and holds the chain or overwrites it.
+    The caller has made room for HELD_IOVECS_MAX iovecs, and holds the chain or overwrites it.
     """
     size = ring.state[0]["size"]
     if head >= size:
@@ -230,7 +230,7 @@ def make_room(queue: Queue) -> None:
     """Leave room behind the held iovecs for a chain and a spill buffer."""
     state = queue.state[0]
     first, end = state["first"], state["end"]
-    if end + PIECES_MAX < IOVECS:
+    if end + HELD_IOVECS_MAX < IOVEC_ROOM:
         return
     for i in range(first, end):
         queue.iov[1 + i - first]["base"] = queue.iov[i]["base"]
@@ -265,7 +265,7 @@ def release(queue: Queue) -> None:
     state["count"] -= 1
 
 
-@kernel(void(QUEUE_T, int64, int64, U8, int64, int64), inline=True)
+@kernel(void(QUEUE_T, int64, int64, U8_T, int64, int64), inline=True)
 def scatter(
     queue: Queue, at: int, skip: int, source: NDArray[np.uint8], index: int, length: int
 ) -> None:
@@ -283,7 +283,7 @@ def scatter(
         at += 1
 
 
-@kernel(void(QUEUE_T, int64, U8, int64, int64), inline=True)
+@kernel(void(QUEUE_T, int64, U8_T, int64, int64), inline=True)
 def gather(queue: Queue, at: int, target: NDArray[np.uint8], index: int, length: int) -> None:
     """Copy `length` bytes of the iovecs from `at` on into a private array; they hold as many."""
     while length > 0:

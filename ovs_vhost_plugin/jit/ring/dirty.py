@@ -20,9 +20,9 @@ from ovs_vhost_plugin.jit.atomics import fence, load_relaxed, or_u8
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
-    MEMORY,
+    MEMORY_T,
     NET_T,
-    VRING,
+    VRING_T,
     Memory,
     Net,
     Vring,
@@ -35,7 +35,7 @@ from ovs_vhost_plugin.jit.ring.chain import find_region
 _PAGE_SHIFT = np.uint64(12)
 
 
-@kernel(void(MEMORY, NET_T, uint64, int64), inline=True)
+@kernel(void(MEMORY_T, NET_T, uint64, int64), inline=True)
 def _mark_physical(memory: Memory, net: Net, address: Any, length: int) -> None:
     """Mark the pages of guest physical [address, +length), which has some bytes."""
     log = memory.log
@@ -51,7 +51,7 @@ def _mark_physical(memory: Memory, net: Net, address: Any, length: int) -> None:
         page += 1
 
 
-@kernel(void(MEMORY, NET_T, uint64, int64))
+@kernel(void(MEMORY_T, NET_T, uint64, int64))
 def mark(memory: Memory, net: Net, address: Any, length: int) -> None:
     """Mark the pages of guest [address, +length); nothing if nothing is logged.
 
@@ -76,7 +76,7 @@ def mark(memory: Memory, net: Net, address: Any, length: int) -> None:
         length -= part
 
 
-@kernel(void(VRING, MEMORY, NET_T, int64, int64))
+@kernel(void(VRING_T, MEMORY_T, NET_T, int64, int64))
 def mark_used(ring: Vring, memory: Memory, net: Net, offset: int, length: int) -> None:
     """Mark [offset, +length) of the used ring, if the front-end wants it logged."""
     state = ring.state[0]

@@ -21,7 +21,7 @@ from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
     NET_T,
     QUEUE_T,
-    REGION,
+    REGION_DTYPE,
     Net,
     Queue,
     Records,
@@ -64,7 +64,7 @@ def translated_table(rows: Records, *, writes: bool) -> Records:
     parts = []
     for access, place in (*_uses(writes=writes), (READ | WRITE, "logged")):
         chosen = _allowing(rows, access)
-        part = np.zeros(len(chosen), REGION)
+        part = np.zeros(len(chosen), REGION_DTYPE)
         part["guest"], part["size"], part["host"] = chosen["guest"], chosen["size"], chosen[place]
         parts.append(part)
     return np.concatenate(parts)

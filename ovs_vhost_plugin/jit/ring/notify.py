@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
-    MEMORY,
+    MEMORY_T,
     NET_T,
-    VRING,
+    VRING_T,
     Memory,
     Net,
     Vring,
@@ -18,7 +18,7 @@ from ovs_vhost_plugin.jit.ring.ring import publish, wants_call
 from ovs_vhost_plugin.jit.syscalls import write_event
 
 
-@kernel(void(VRING, NET_T))
+@kernel(void(VRING_T, NET_T))
 def call(ring: Vring, net: Net) -> None:
     """Wake the driver, if there is an eventfd for that."""
     if ring.state[0]["call_fd"] < 0:
@@ -31,14 +31,14 @@ def call(ring: Vring, net: Net) -> None:
         net.counters[0]["tx_calls"] += 1
 
 
-@kernel(void(VRING, MEMORY, NET_T))
+@kernel(void(VRING_T, MEMORY_T, NET_T))
 def flush(ring: Vring, memory: Memory, net: Net) -> None:
     """Publish used chains and call the driver."""
     if publish(ring, memory, net) and wants_call(ring):
         call(ring, net)
 
 
-@kernel(void(VRING, NET_T, int64))
+@kernel(void(VRING_T, NET_T, int64))
 def break_ring(ring: Vring, net: Net, fault: int) -> None:
     """End this ring, and tell the front-end (vhost-user SET_VRING_ERR) and the worker."""
     ring.state[0]["fault"] = fault

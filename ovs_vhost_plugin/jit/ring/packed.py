@@ -30,11 +30,11 @@ from ovs_vhost_plugin.jit.atomics import (
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
     CHAINS,
-    MEMORY,
+    HELD_IOVECS_MAX,
+    MEMORY_T,
     NET_T,
-    PIECES_MAX,
     QUEUE_T,
-    VRING,
+    VRING_T,
     Memory,
     Net,
     Queue,
@@ -74,13 +74,13 @@ _SIGN = 1 << 16
 _AHEAD = 8
 
 
-@kernel(int64(VRING, int64), inline=True)
+@kernel(int64(VRING_T, int64), inline=True)
 def modulo(ring: Vring, distance: int) -> int:
     """A distance of two positions that may have wrapped around."""
     return distance if distance >= 0 else distance + 2 * ring.state[0]["size"]
 
 
-@kernel(int64(VRING), inline=True)
+@kernel(int64(VRING_T), inline=True)
 def _room(ring: Vring) -> int:
     """How many descriptors the driver may have beyond those that we hold."""
     state = ring.state[0]
@@ -88,12 +88,12 @@ def _room(ring: Vring) -> int:
     return size - modulo(ring, state["next_fetch"] - state["next_avail"])
 
 
-@kernel(uint64(VRING), inline=True)
+@kernel(uint64(VRING_T), inline=True)
 def _next_word(ring: Vring) -> Any:
     return load_acquire(ring.desc, 2 * slot_of(ring, ring.state[0]["next_fetch"]) + 1)
 
 
-@kernel(int64(VRING, MEMORY, QUEUE_T, int64, int64), inline=True)
+@kernel(int64(VRING_T, MEMORY_T, QUEUE_T, int64, int64), inline=True)
 def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -> int:
     """As `ring.fetch`."""
     state = ring.state[0]
@@ -112,7 +112,7 @@ def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -
         pieces = walk(ring, word, room, memory.regions, queue)
         if pieces < 0:
             return -pieces
-        if held["end"] - held["first"] + pieces > PIECES_MAX:
+        if held["end"] - held["first"] + pieces > HELD_IOVECS_MAX:
             held["full"] = 1
             return 0
         queue.chains[(held["head"] + held["count"]) & (CHAINS - 1)]["slots"] = held["slots"]
@@ -125,7 +125,7 @@ def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -
     return 0
 
 
-@kernel(int64(VRING, int64, int64), inline=True)
+@kernel(int64(VRING_T, int64, int64), inline=True)
 def _used_word(ring: Vring, position: int, shown: int) -> int:
     """The second word of a used descriptor: both flags say the wrap counter (2.8.13)."""
     flags = (F_AVAIL | F_USED) - _SIGN if position < ring.state[0]["size"] else 0
@@ -134,13 +134,13 @@ def _used_word(ring: Vring, position: int, shown: int) -> int:
     return written_of(shown) | id_of(shown) << _ID_AT | flags << _FLAGS_AT
 
 
-@kernel(boolean(VRING), inline=True)
+@kernel(boolean(VRING_T), inline=True)
 def writes_one(ring: Vring) -> bool:
     """Whether a burst is given back by its last buffer id alone (2.8.8): no lengths are lost."""
     return bool(ring.state[0]["in_order"] and not ring.state[0]["writes"])
 
 
-@kernel(void(VRING, QUEUE_T, int64), inline=True)
+@kernel(void(VRING_T, QUEUE_T, int64), inline=True)
 def _note(ring: Vring, queue: Queue, written: int) -> None:
     """Make the oldest held chain the journal's next entry."""
     state = ring.state[0]
@@ -149,7 +149,7 @@ def _note(ring: Vring, queue: Queue, written: int) -> None:
     ring.journal[uint64(ENTRIES + state["unpublished"])] = entry(at, buffer_id, written)
 
 
-@kernel(void(VRING, QUEUE_T), inline=True)
+@kernel(void(VRING_T, QUEUE_T), inline=True)
 def promise(ring: Vring, queue: Queue) -> None:
     """As `ring.promise`."""
     state = ring.state[0]
@@ -158,14 +158,14 @@ def promise(ring: Vring, queue: Queue) -> None:
     store_release(ring.journal, PROMISED, promise_of(end, state["unpublished"] + 1))
 
 
-@kernel(void(VRING), inline=True)
+@kernel(void(VRING_T), inline=True)
 def retract(ring: Vring) -> None:
     """As `ring.retract`."""
     state = ring.state[0]
     store_release(ring.journal, PROMISED, promise_of(state["next_used"], state["unpublished"]))
 
 
-@kernel(void(VRING, QUEUE_T, int64), inline=True)
+@kernel(void(VRING_T, QUEUE_T, int64), inline=True)
 def give_back(ring: Vring, queue: Queue, written: int) -> None:
     """As `ring.give_back`. Of one burst at most MOST_ENTRIES chains."""
     state = ring.state[0]
@@ -177,7 +177,7 @@ def give_back(ring: Vring, queue: Queue, written: int) -> None:
     release(queue)
 
 
-@kernel(void(VRING, MEMORY, NET_T, int64, int64))
+@kernel(void(VRING_T, MEMORY_T, NET_T, int64, int64))
 def mark_descriptors(ring: Vring, memory: Memory, net: Net, position: int, count: int) -> None:
     """Mark `count` descriptors from `position` on."""
     fence()
@@ -188,7 +188,7 @@ def mark_descriptors(ring: Vring, memory: Memory, net: Net, position: int, count
     mark(memory, net, base, _DESCRIPTOR * (count - straight))
 
 
-@kernel(boolean(VRING, MEMORY, NET_T))
+@kernel(boolean(VRING_T, MEMORY_T, NET_T))
 def publish(ring: Vring, memory: Memory, net: Net) -> bool:
     """As `ring.publish`; logged before it shows the others, and after it.
 
@@ -220,7 +220,7 @@ def publish(ring: Vring, memory: Memory, net: Net) -> bool:
     return True
 
 
-@kernel(boolean(VRING))
+@kernel(boolean(VRING_T))
 def wants_call(ring: Vring) -> bool:
     """As `ring.wants_call` (2.8.10). The first time after a start the driver is woken."""
     state = ring.state[0]
@@ -238,7 +238,7 @@ def wants_call(ring: Vring) -> bool:
     return bool(valid == 0 or passed)
 
 
-@kernel(void(VRING, MEMORY, NET_T, int64))
+@kernel(void(VRING_T, MEMORY_T, NET_T, int64))
 def _say(ring: Vring, memory: Memory, net: Net, flags: int) -> None:
     """Write the device event area: the event is the next descriptor to be fetched.
 
@@ -254,7 +254,7 @@ def _say(ring: Vring, memory: Memory, net: Net, flags: int) -> None:
     mark_used(ring, memory, net, 0, _EVENT_AREA)
 
 
-@kernel(boolean(VRING, MEMORY, NET_T))
+@kernel(boolean(VRING_T, MEMORY_T, NET_T))
 def ask_for_kicks(ring: Vring, memory: Memory, net: Net) -> bool:
     """As `ring.ask_for_kicks`."""
     state = ring.state[0]
@@ -265,7 +265,7 @@ def ask_for_kicks(ring: Vring, memory: Memory, net: Net) -> bool:
     return bool(_room(ring) > 0 and look(ring, state["next_fetch"], _next_word(ring)) != 0)
 
 
-@kernel(void(VRING, MEMORY, NET_T))
+@kernel(void(VRING_T, MEMORY_T, NET_T))
 def refuse_kicks(ring: Vring, memory: Memory, net: Net) -> None:
     """As `ring.refuse_kicks`.
 

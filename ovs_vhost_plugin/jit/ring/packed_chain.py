@@ -17,8 +17,8 @@ from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
     QUEUE_T,
-    REGIONS,
-    VRING,
+    REGIONS_T,
+    VRING_T,
     Queue,
     Records,
     Vring,
@@ -33,14 +33,14 @@ _LENGTH, _ID = np.uint64(0xFFFFFFFF), np.uint64(0xFFFF)
 _ID_AT, _FLAGS_AT = np.uint64(32), np.uint64(48)
 
 
-@kernel(int64(VRING, int64), inline=True)
+@kernel(int64(VRING_T, int64), inline=True)
 def slot_of(ring: Vring, position: int) -> int:
     """The slot in the ring of a position."""
     size: int = ring.state[0]["size"]
     return position if position < size else position - size
 
 
-@kernel(int64(VRING, int64, int64), inline=True)
+@kernel(int64(VRING_T, int64, int64), inline=True)
 def advance(ring: Vring, position: int, count: int) -> int:
     """The position `count` descriptors further on, at most once around."""
     position += count
@@ -48,7 +48,7 @@ def advance(ring: Vring, position: int, count: int) -> int:
     return position if position < around else position - around
 
 
-@kernel(int64(VRING, int64, uint64), inline=True)
+@kernel(int64(VRING_T, int64, uint64), inline=True)
 def look(ring: Vring, position: int, word: Any) -> int:
     """Whether a descriptor with this second word is available at `position`: 1, 0 or -fault.
 
@@ -62,7 +62,7 @@ def look(ring: Vring, position: int, word: Any) -> int:
     return -Fault.WRAP_COUNTER_WRONG if flags == (F_AVAIL | F_USED if first else 0) else 0
 
 
-@kernel(int64(VRING, uint64, int64, REGIONS, QUEUE_T, int64), inline=True)
+@kernel(int64(VRING_T, uint64, int64, REGIONS_T, QUEUE_T, int64), inline=True)
 def _take_indirect(
     ring: Vring, address: Any, length: int, regions: Records, queue: Queue, at: int
 ) -> int:
@@ -82,13 +82,13 @@ def _take_indirect(
     return at
 
 
-@kernel(int64(VRING, uint64, int64, REGIONS, QUEUE_T), inline=True)
+@kernel(int64(VRING_T, uint64, int64, REGIONS_T, QUEUE_T), inline=True)
 def walk(ring: Vring, word: Any, budget: int, regions: Records, queue: Queue) -> int:
     """Parse the chain at `next_fetch` into iovecs behind the held ones: how many, or -fault.
 
     `word` is the second one of its first descriptor, `budget` the most descriptors it may have.
     Leaves its buffer id and the number of its descriptors in `queue.state`. The caller has made
-    room for PIECES_MAX iovecs, and holds the chain or overwrites it.
+    room for HELD_IOVECS_MAX iovecs, and holds the chain or overwrites it.
     """
     size = ring.state[0]["size"]
     writes = ring.state[0]["writes"]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
-    MEMORY,
+    MEMORY_T,
     NET_T,
     QUEUE_T,
-    VRING,
+    VRING_T,
     Memory,
     Net,
     Queue,
@@ -23,7 +23,7 @@ from ovs_vhost_plugin.jit.layout import (
 from ovs_vhost_plugin.jit.ring import packed, split
 
 
-@kernel(int64(VRING, MEMORY, QUEUE_T, int64, int64), inline=True)
+@kernel(int64(VRING_T, MEMORY_T, QUEUE_T, int64, int64), inline=True)
 def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -> int:
     """Parse what the driver offers until `chains` chains or `length` bytes are held: 0 or a fault.
 
@@ -34,7 +34,7 @@ def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -
     return split.fetch(ring, memory, queue, chains, length)
 
 
-@kernel(void(VRING, QUEUE_T), inline=True)
+@kernel(void(VRING_T, QUEUE_T), inline=True)
 def promise(ring: Vring, queue: Queue) -> None:
     """Note that the oldest held chain is about to have its effect, which it may have only once.
 
@@ -47,7 +47,7 @@ def promise(ring: Vring, queue: Queue) -> None:
         split.promise(ring)
 
 
-@kernel(void(VRING), inline=True)
+@kernel(void(VRING_T), inline=True)
 def retract(ring: Vring) -> None:
     """Note that it had none so far."""
     if ring.state[0]["packed"]:
@@ -56,7 +56,7 @@ def retract(ring: Vring) -> None:
         split.retract(ring)
 
 
-@kernel(void(VRING, QUEUE_T, int64), inline=True)
+@kernel(void(VRING_T, QUEUE_T, int64), inline=True)
 def give_back(ring: Vring, queue: Queue, written: int) -> None:
     """Give the oldest held chain back, `written` bytes in it; not yet visible."""
     if ring.state[0]["packed"]:
@@ -65,7 +65,7 @@ def give_back(ring: Vring, queue: Queue, written: int) -> None:
         split.give_back(ring, queue, written)
 
 
-@kernel(boolean(VRING, MEMORY, NET_T), inline=True)
+@kernel(boolean(VRING_T, MEMORY_T, NET_T), inline=True)
 def publish(ring: Vring, memory: Memory, net: Net) -> bool:
     """Make what was given back visible to the driver: whether there was anything."""
     if ring.state[0]["packed"]:
@@ -73,7 +73,7 @@ def publish(ring: Vring, memory: Memory, net: Net) -> bool:
     return split.publish(ring, memory, net)
 
 
-@kernel(boolean(VRING), inline=True)
+@kernel(boolean(VRING_T), inline=True)
 def wants_call(ring: Vring) -> bool:
     """Whether the driver wants to be woken for what was published."""
     if ring.state[0]["packed"]:
@@ -81,7 +81,7 @@ def wants_call(ring: Vring) -> bool:
     return split.wants_call(ring)
 
 
-@kernel(boolean(VRING, MEMORY, NET_T), inline=True)
+@kernel(boolean(VRING_T, MEMORY_T, NET_T), inline=True)
 def ask_for_kicks(ring: Vring, memory: Memory, net: Net) -> bool:
     """Let the driver kick from now on: whether it has offered something in the meantime."""
     if ring.state[0]["packed"]:
@@ -89,7 +89,7 @@ def ask_for_kicks(ring: Vring, memory: Memory, net: Net) -> bool:
     return split.ask_for_kicks(ring, memory, net)
 
 
-@kernel(void(VRING, MEMORY, NET_T), inline=True)
+@kernel(void(VRING_T, MEMORY_T, NET_T), inline=True)
 def refuse_kicks(ring: Vring, memory: Memory, net: Net) -> None:
     """Spare the driver its kicks while we look anyway."""
     if ring.state[0]["packed"]:

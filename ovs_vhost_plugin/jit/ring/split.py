@@ -23,11 +23,11 @@ from ovs_vhost_plugin.jit.atomics import (
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
-    MEMORY,
+    HELD_IOVECS_MAX,
+    MEMORY_T,
     NET_T,
-    PIECES_MAX,
     QUEUE_T,
-    VRING,
+    VRING_T,
     Memory,
     Net,
     Queue,
@@ -55,7 +55,7 @@ def need_event(event: int, new: int, old: int) -> bool:
     return ((new - event - 1) & 0xFFFF) < ((new - old) & 0xFFFF)
 
 
-@kernel(int64(VRING), inline=True)
+@kernel(int64(VRING_T), inline=True)
 def look(ring: Vring) -> int:
     """Read how far the driver's index is: 0 or a fault."""
     state = ring.state[0]
@@ -73,7 +73,7 @@ def look(ring: Vring) -> int:
     return 0
 
 
-@kernel(int64(VRING, MEMORY, QUEUE_T, int64, int64), inline=True)
+@kernel(int64(VRING_T, MEMORY_T, QUEUE_T, int64, int64), inline=True)
 def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -> int:
     """Parse what the driver offers until `chains` chains or `length` bytes are held: 0 or a fault.
 
@@ -96,7 +96,7 @@ def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -
         pieces = walk(ring, head, memory.regions, queue)
         if pieces < 0:
             return -pieces
-        if held["end"] - held["first"] + pieces > PIECES_MAX:
+        if held["end"] - held["first"] + pieces > HELD_IOVECS_MAX:
             held["full"] = 1
             return 0
         hold(queue, head, pieces)
@@ -104,19 +104,19 @@ def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -
     return 0
 
 
-@kernel(void(VRING), inline=True)
+@kernel(void(VRING_T), inline=True)
 def promise(ring: Vring) -> None:
     """As `ring.promise`: the used ring has as many elements as chains were given back."""
     store_release(ring.journal, PROMISED, (ring.state[0]["next_used"] + 1) & 0xFFFF)
 
 
-@kernel(void(VRING), inline=True)
+@kernel(void(VRING_T), inline=True)
 def retract(ring: Vring) -> None:
     """As `ring.retract`."""
     store_release(ring.journal, PROMISED, ring.state[0]["next_used"])
 
 
-@kernel(void(VRING, QUEUE_T, int64), inline=True)
+@kernel(void(VRING_T, QUEUE_T, int64), inline=True)
 def give_back(ring: Vring, queue: Queue, written: int) -> None:
     """Put the oldest held chain into the used ring, `written` bytes in it; not yet visible."""
     state = ring.state[0]
@@ -130,7 +130,7 @@ def give_back(ring: Vring, queue: Queue, written: int) -> None:
     release(queue)
 
 
-@kernel(boolean(VRING, MEMORY, NET_T))
+@kernel(boolean(VRING_T, MEMORY_T, NET_T))
 def publish(ring: Vring, memory: Memory, net: Net) -> bool:
     """Make the used elements visible to the driver: whether there were any.
 
@@ -156,7 +156,7 @@ def publish(ring: Vring, memory: Memory, net: Net) -> bool:
     return True
 
 
-@kernel(boolean(VRING))
+@kernel(boolean(VRING_T))
 def wants_call(ring: Vring) -> bool:
     """Whether the driver wants to be woken for what was published since this last said yes or no.
 
@@ -175,7 +175,7 @@ def wants_call(ring: Vring) -> bool:
     return wanted
 
 
-@kernel(boolean(VRING, MEMORY, NET_T))
+@kernel(boolean(VRING_T, MEMORY_T, NET_T))
 def ask_for_kicks(ring: Vring, memory: Memory, net: Net) -> bool:
     """Let the driver kick from now on: whether it has offered something in the meantime."""
     state = ring.state[0]
@@ -191,7 +191,7 @@ def ask_for_kicks(ring: Vring, memory: Memory, net: Net) -> bool:
     return bool(load_acquire(ring.avail, 1) != state["next_fetch"])
 
 
-@kernel(void(VRING, MEMORY, NET_T))
+@kernel(void(VRING_T, MEMORY_T, NET_T))
 def refuse_kicks(ring: Vring, memory: Memory, net: Net) -> None:
     """Spare the driver its kicks while we look anyway.
 

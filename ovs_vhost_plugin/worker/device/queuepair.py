@@ -84,7 +84,7 @@ class QueuePair:
             "rx": fresh.new_queue(),
             "tx": fresh.new_queue(),
         }
-        self._states = {"rx": np.zeros(1, layout.RING), "tx": np.zeros(1, layout.RING)}
+        self._states = {"rx": np.zeros(1, layout.RING_DTYPE), "tx": np.zeros(1, layout.RING_DTYPE)}
         rx, tx = journals or (journal.fresh(), journal.fresh())
         self._journals: dict[Kind, Words] = {"rx": rx, "tx": tx}
         self._tracking: dict[Kind, inflight.Tracking | None] = {}  # held while the loop runs
@@ -105,7 +105,7 @@ class QueuePair:
     def counters(self) -> dict[str, int]:
         """Counts since the pair was made; a fault's as "fault_<name>", once there was one."""
         counts = self._net.counters[0]
-        names = layout.COUNTERS.names or ()
+        names = layout.COUNTERS_DTYPE.names or ()
         faults = {f"fault_{f.name.lower()}": int(self._net.faults[f]) for f in Fault}
         learned = {"learned_replaced": int(self._learned.state["replaced"][0])}
         return (
@@ -137,7 +137,7 @@ class QueuePair:
             tx_memory=config.memory("tx"),
             net=self._net,
             learned=self._learned,
-            poll=np.zeros(4, layout.POLLFD),
+            poll=np.zeros(4, layout.POLLFD_DTYPE),
             stop=self._stop,
         )
         self._stop[0] = 0

@@ -75,7 +75,7 @@ class PairConfig:
 def views(
     kind: Kind, vring: VringConfig, config: PairConfig, state: layout.Records, journal: Words
 ) -> layout.Vring:
-    """A vring that is about to begin. `state`, (1,) RING, is made what it begins with."""
+    """A vring that is about to begin. `state`, (1,) RING_DTYPE, is made what it begins with."""
     packed = config.has(Feature.RING_PACKED)
     used = vring.used.view(np.uint16)
     # Chains are given back in order, so that this too is where a stopped ring's used index is.

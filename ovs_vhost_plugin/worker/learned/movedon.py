@@ -13,9 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 from ovs_vhost_plugin.jit import fresh
-from ovs_vhost_plugin.jit.layout import WATCHED
-from ovs_vhost_plugin.net.station import StationKey
-from ovs_vhost_plugin.worker.learned.stations import Ip, LearnedStation, halves_of
+from ovs_vhost_plugin.jit.layout import WATCHED_DTYPE
+from ovs_vhost_plugin.worker.learned.stations import Ip, halves_of
 
 Address = tuple[StationKey, Ip]
 """An IP address of a station."""
@@ -44,7 +43,7 @@ class Watch:
         wanted = {(one.key, ip) for one in stations for ip in one.addresses}
         for gone in self._places.keys() - wanted:
             place, _ = self._places.pop(gone)
-            self._rows[place] = np.zeros((), WATCHED)
+            self._rows[place] = np.zeros((), WATCHED_DTYPE)
             self._free.append(place)
         for address in sorted(wanted - self._places.keys(), key=str):
             if not self._free:

@@ -8,7 +8,7 @@ from typing import Any
 from support.jit.ring_reference import Driver, reference_walk
 
 from ovs_vhost_plugin.jit.faults import Fault
-from ovs_vhost_plugin.jit.layout import CHAINS, PIECES_MAX
+from ovs_vhost_plugin.jit.layout import CHAINS, HELD_IOVECS_MAX
 
 Range = tuple[int, int]
 """Where it lies in this process, bytes."""
@@ -49,7 +49,12 @@ def _walk(
     while at != end:
         head = driver.get(driver.avail + 4 + 2 * (at % driver.size))
         found = reference_walk(
-            driver, head, write=write, indirect=indirect, pieces_max=PIECES_MAX, table_max=CHAINS
+            driver,
+            head,
+            write=write,
+            indirect=indirect,
+            pieces_max=HELD_IOVECS_MAX,
+            table_max=CHAINS,
         )
         if isinstance(found, str):
             return Fault[found], chains

@@ -14,7 +14,7 @@ from ovs_vhost_plugin.jit.recovery.journal import WORDS
 def kernel_ring(driver: Driver | PackedDriver, **state: int) -> layout.Vring:
     """`driver`'s ring, before the first chain, as a kernel takes it."""
     views = driver.views()
-    record = np.zeros(1, layout.RING)
+    record = np.zeros(1, layout.RING_DTYPE)
     defaults = {
         "size": driver.size,
         "enabled": 1,

@@ -17,7 +17,7 @@ from support.jit.pair_rig import ALL, EMPTY, PACKED, RX_BUFFERS, TX_BUFFERS, Rig
 from support.jit.ring_reference import INDIRECT, NEXT, WRITE, descriptor
 
 from ovs_vhost_plugin.jit.faults import Fault
-from ovs_vhost_plugin.jit.layout import FRAME_MAX, PIECES_MAX
+from ovs_vhost_plugin.jit.layout import FRAME_MAX, HELD_IOVECS_MAX
 from ovs_vhost_plugin.vhost.spec import Feature
 
 TABLE = TX_BUFFERS + 0x8000
@@ -58,7 +58,7 @@ PACKED_TRIGGERS: dict[Fault, Callable[[Rig], None]] = {
 
 
 def long_chain(rig: Rig) -> None:
-    rig.tx.chain(0, [(TX_BUFFERS, 1)] * (PIECES_MAX + 1), write=False)
+    rig.tx.chain(0, [(TX_BUFFERS, 1)] * (HELD_IOVECS_MAX + 1), write=False)
     rig.tx.offer(0)
 
 

@@ -104,7 +104,7 @@ def test_walks_like_the_reference(
         driver.describe(index, address, length, flags, after)
     expected = reference_walk(
         driver, head, write=write, indirect=indirect,
-        pieces_max=layout.PIECES_MAX, table_max=TABLE_MAX,
+        pieces_max=layout.HELD_IOVECS_MAX, table_max=TABLE_MAX,
     )  # fmt: skip
     assert kernel_walk(driver, head, write, indirect) == expected
 
@@ -182,9 +182,9 @@ def test_names_an_indirect_table_that_was_not_negotiated() -> None:
 
 def test_names_a_chain_of_more_pieces_than_readv_takes() -> None:
     driver = Driver(GuestMemory((LOW, 0x20000)), 2048, LOW)
-    driver.chain(0, [(LOW + 0x18000, 1)] * (layout.PIECES_MAX + 1), write=False)
+    driver.chain(0, [(LOW + 0x18000, 1)] * (layout.HELD_IOVECS_MAX + 1), write=False)
     assert kernel_walk(driver, 0, False, False) == Fault.CHAIN_TOO_LONG.name
-    assert len(kernel_walk(driver, 1, False, False)) == layout.PIECES_MAX
+    assert len(kernel_walk(driver, 1, False, False)) == layout.HELD_IOVECS_MAX
 
 
 def test_a_failed_walk_holds_nothing_and_touches_no_held_chain() -> None:
@@ -209,11 +209,11 @@ def test_held_chains_survive_being_moved_to_the_front() -> None:
     buffers = [(LOW + 0x8000 + 16 * i, 16) for i in range(40)]
     driver.chain(0, buffers, write=False)
     expected = [(driver.memory.host(address), 16) for address, _ in buffers]
-    for _ in range(3 * layout.IOVECS // 40):
+    for _ in range(3 * layout.IOVEC_ROOM // 40):
         make_room(queue)
         hold(queue, 0, walk(ring, 0, regions, queue))
         state = queue.state[0]
-        assert state["end"] < layout.IOVECS
+        assert state["end"] < layout.IOVEC_ROOM
         if state["count"] == 3:
             first = state["first"]
             oldest = queue.iov[first : first + 40]
@@ -253,12 +253,12 @@ def test_the_region_of_an_address_is_the_one_that_holds_it_among_hundreds(
     starts: set[int], long: set[int], address: int
 ) -> None:
     rows = [(16 * start, 16 if start in long else 9, 0) for start in sorted(starts)]
-    regions = np.array(rows, layout.REGION)
+    regions = np.array(rows, layout.REGION_DTYPE)
     held = [i for i, (guest, size, _) in enumerate(rows) if guest <= address < guest + size]
     assert find_region(regions, 0, 0, np.uint64(address)) == (held[0] if held else -1)
 
 
 def test_the_last_region_may_end_where_addresses_do() -> None:
-    regions = np.array([(0, 16, 0), (2**64 - 16, 16, 0)], layout.REGION)
+    regions = np.array([(0, 16, 0), (2**64 - 16, 16, 0)], layout.REGION_DTYPE)
     for address, index in ((15, 0), (16, -1), (2**64 - 17, -1), (2**64 - 16, 1), (2**64 - 1, 1)):
         assert find_region(regions, 0, 0, np.uint64(address)) == index

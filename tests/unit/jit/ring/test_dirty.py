@@ -15,7 +15,7 @@ PAGES = 64
 
 
 def new_memory(log_bytes: int = PAGES // 8) -> layout.Memory:
-    return layout.Memory(np.zeros(0, layout.REGION), np.zeros(log_bytes, np.uint8))
+    return layout.Memory(np.zeros(0, layout.REGION_DTYPE), np.zeros(log_bytes, np.uint8))
 
 
 @settings(deadline=None)

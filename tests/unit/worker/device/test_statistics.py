@@ -18,7 +18,7 @@ PAIRS = 128
 
 def counters(count: int) -> dict[str, int]:
     """As `QueuePair.counters` has them."""
-    names = [*(layout.COUNTERS.names or ()), "learned_replaced"]
+    names = [*(layout.COUNTERS_DTYPE.names or ()), "learned_replaced"]
     faults = [f"fault_{fault.name.lower()}" for fault in Fault]
     return dict.fromkeys([*names, *faults], count)
 
