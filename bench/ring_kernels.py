@@ -40,8 +40,13 @@ from ovs_vhost_plugin.jit.loop import alive
 from ovs_vhost_plugin.jit.net.receive import complete
 from ovs_vhost_plugin.jit.net.transmit import take_header
 from ovs_vhost_plugin.jit.ring.chain import gather, scatter
-from ovs_vhost_plugin.jit.ring.notify import break_ring, flush
-from ovs_vhost_plugin.jit.ring.ring import ask_for_kicks, fetch, give_back, refuse_kicks
+from ovs_vhost_plugin.jit.ring.notify import break_ring, flush_and_call
+from ovs_vhost_plugin.jit.ring.ring import (
+    add_used,
+    disable_notification,
+    enable_notification,
+    pop_avail,
+)
 from ovs_vhost_plugin.jit.syscalls import poll
 
 BURST = 32
@@ -81,11 +86,11 @@ def take(
     lengths: NDArray,
 ) -> int:
     """Copy frames that the driver sends into `packets`, behind a header's room: how many."""
-    fault = fetch(ring, memory, queue, BURST, _ANY_LENGTH)
+    fault = pop_avail(ring, memory, queue, BURST, _ANY_LENGTH)
     header = net.state[0]["header_size"]
     counters = net.counters[0]
     if queue.state[0]["count"] > 0:
-        refuse_kicks(ring, memory, net)
+        disable_notification(ring, memory, net)
     taken = 0
     while queue.state[0]["count"] > 0:
         length = queue.chains[queue.state[0]["head"]]["length"]
@@ -98,8 +103,8 @@ def take(
             taken += 1
             counters["tx_packets"] += 1
             counters["tx_bytes"] += length - header
-        give_back(ring, queue, 0)
-    flush(ring, memory, net)
+        add_used(ring, queue, 0)
+    flush_and_call(ring, memory, net)
     if fault:
         break_ring(ring, net, fault)
     return taken
@@ -116,10 +121,10 @@ def put(
     count: int,
 ) -> int:
     """Copy `count` packets, each with its header, into receive buffers: how many found room."""
-    fault = fetch(ring, memory, queue, count, _ANY_LENGTH)
+    fault = pop_avail(ring, memory, queue, count, _ANY_LENGTH)
     held = queue.state[0]
     if held["count"] > 0:
-        refuse_kicks(ring, memory, net)
+        disable_notification(ring, memory, net)
     done = 0
     while done < count and held["count"] > 0:
         room = held["length"]
@@ -130,7 +135,7 @@ def put(
         scatter(queue, held["first"], 0, packets, FIRST + SPACING * done, lengths[done])
         complete(ring, queue, memory, net, lengths[done])
         done += 1
-    flush(ring, memory, net)
+    flush_and_call(ring, memory, net)
     if fault:
         break_ring(ring, net, fault)
     return done
@@ -152,9 +157,9 @@ def serve(pair: Pair, mode: NDArray, packets: NDArray, lengths: NDArray) -> None
         if now == IDLE or not alive(pair.rx) or not alive(pair.tx):
             # As before a port's sleep: what comes next then refuses them.
             if alive(pair.rx):
-                ask_for_kicks(pair.rx, pair.rx_memory, net)
+                enable_notification(pair.rx, pair.rx_memory, net)
             if alive(pair.tx):
-                ask_for_kicks(pair.tx, pair.tx_memory, net)
+                enable_notification(pair.tx, pair.tx_memory, net)
             poll(address_of(pair.poll, 0), 0, _IDLE_MS)
             continue
         count = BURST

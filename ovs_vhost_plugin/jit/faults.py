@@ -26,7 +26,7 @@ class Fault(IntEnum):
     # Descriptor chain (2.7.4, 2.7.5)
     NEXT_OUT_OF_RANGE = 8
     CHAIN_LOOPS = 9  # more descriptors than the table has entries
-    CHAIN_TOO_LONG = 10  # more pieces than one readv or writev takes
+    CHAIN_TOO_LONG = 10  # more iovecs than one readv or writev takes
     WRONG_DIRECTION = (
         11  # device-writable in the transmit ring, device-readable in the receive ring
     )

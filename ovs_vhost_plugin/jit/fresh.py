@@ -87,7 +87,7 @@ def new_net() -> Net:
         state=np.zeros(1, NET_DTYPE),
         header=np.zeros(HEADER_MAX, np.uint8),
         frame=_zeros(FRAME_MAX, np.uint8),
-        segment=_zeros(HEADER_MAX + FRAME_MAX + FRAGMENT_HEADER, np.uint8),
+        gso_segment=_zeros(HEADER_MAX + FRAME_MAX + FRAGMENT_HEADER, np.uint8),
         pending=_zeros(HEADER_MAX + FRAME_MAX, np.uint8),
         backlog=np.zeros(0, np.uint8),
         patch=np.zeros(3, np.uint8),

@@ -45,11 +45,11 @@ RING_DTYPE = _record(
     "packed",  # RING_PACKED negotiated: indices are then positions, see packed.py
     "in_order",
     "next_avail",  # index of the oldest chain not yet given back
-    "next_fetch",  # index of the next chain to parse; chains in between are parsed and held
+    "next_pop",  # index of the next chain to parse; chains in between are parsed and held
     "avail_idx",  # the driver's index as last read
     "next_used",
-    "published",  # used idx as the driver sees it
-    "unpublished",  # packed: chains given back since then
+    "flushed",  # used idx as the driver sees it
+    "unflushed",  # packed: chains given back since then
     "called",  # used idx at the last decision whether to call
     "called_valid",
     "kicks_on",
@@ -67,7 +67,7 @@ RING_DTYPE = _record(
     ),
 )
 
-CHAIN_DTYPE = _record("head", "pieces", "length", "slots")
+CHAIN_DTYPE = _record("head", "iovecs", "length", "slots")
 """A parsed chain: its head, how many iovecs it has, bytes in all.
 
 In a packed ring `head` is its buffer id, and `slots` how many descriptors of the ring it takes.
@@ -232,7 +232,7 @@ class Net(NamedTuple):
     state: Records  # (1,) NET_DTYPE
     header: NDArray[np.uint8]  # private copy of a transmit header
     frame: NDArray[np.uint8]  # private copy of a transmit frame whose offloads are finished
-    segment: NDArray[np.uint8]  # an empty header, and one segment or fragment of that frame
+    gso_segment: NDArray[np.uint8]  # an empty header, and one segment or fragment of that frame
     pending: NDArray[np.uint8]  # header and frame that wait for receive buffers
     backlog: NDArray[np.uint8]  # frames without headers, a 24-bit little-endian length before each
     patch: NDArray[np.uint8]  # num_buffers, and an empty flags field

@@ -26,9 +26,9 @@ from ovs_vhost_plugin.jit.layout import (
 )
 from ovs_vhost_plugin.jit.net.receive import receive
 from ovs_vhost_plugin.jit.net.transmit import transmit
-from ovs_vhost_plugin.jit.ring.iotlb import waits
+from ovs_vhost_plugin.jit.ring.iotlb import waits_for_translation
 from ovs_vhost_plugin.jit.ring.notify import break_ring, call
-from ovs_vhost_plugin.jit.ring.ring import ask_for_kicks
+from ovs_vhost_plugin.jit.ring.ring import enable_notification
 from ovs_vhost_plugin.jit.syscalls import (
     EAGAIN,
     POLLIN,
@@ -114,13 +114,13 @@ def take_kick(ring: Vring, net: Net, revents: int) -> bool:
 def sleep(pair: Pair) -> None:
     """Wait until there may be work again."""
     state = pair.net.state[0]
-    kicks = alive(pair.tx) and not state["tap_full"] and not waits(pair.tx_queue)
-    starving = starves(pair) and not waits(pair.rx_queue)
+    kicks = alive(pair.tx) and not state["tap_full"] and not waits_for_translation(pair.tx_queue)
+    starving = starves(pair) and not waits_for_translation(pair.rx_queue)
     more = False
     if kicks:
-        more = ask_for_kicks(pair.tx, pair.tx_memory, pair.net)
+        more = enable_notification(pair.tx, pair.tx_memory, pair.net)
     if starving:
-        more |= ask_for_kicks(pair.rx, pair.rx_memory, pair.net)
+        more |= enable_notification(pair.rx, pair.rx_memory, pair.net)
     if more:
         return
     timeout = prepare(pair, kicks, starving)

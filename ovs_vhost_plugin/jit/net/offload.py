@@ -249,7 +249,7 @@ def _fix_tcp(out: Bytes, transport: int, position: int, last: bool) -> None:
 
 
 @kernel(int64(U8_T, U8_T, int64, int64, int64, U8_T))
-def make_segment(
+def make_gso_segment(
     header: Bytes, frame: Bytes, headers: int, payload: int, position: int, out: Bytes
 ) -> int:
     """Make the segment of the payload at `position`, into `out` from HEADER_MAX on: its bytes."""

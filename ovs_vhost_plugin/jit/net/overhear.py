@@ -111,9 +111,9 @@ def to_group(queue: Queue, net: Net, learned: Learned) -> bool:
     """Whether the frame that was read into the oldest iovecs is to a group; it is not empty."""
     first = queue.state[0]["first"]
     header = net.state[0]["header_size"]
-    piece = queue.iov[uint64(first)]
-    if piece["len"] > header:
-        copy_in(learned.heard, 0, piece["base"] + header, 1)
+    iovec = queue.iov[uint64(first)]
+    if iovec["len"] > header:
+        copy_in(learned.heard, 0, iovec["base"] + header, 1)
     else:
         # the header has a buffer of its own, or several
         gather(queue, first, learned.heard, HEADER_MAX - header, header + 1)
@@ -126,10 +126,10 @@ def overhear(queue: Queue, net: Net, learned: Learned, length: int) -> None:
     """Look for a claim in that frame, which has `length` bytes with its header."""
     header = net.state[0]["header_size"]
     first = queue.state[0]["first"]
-    piece = queue.iov[uint64(first)]
-    if piece["len"] >= header + ETHERNET:
+    iovec = queue.iov[uint64(first)]
+    if iovec["len"] >= header + ETHERNET:
         # most are of no kind to hear
-        copy_in(learned.heard, 0, piece["base"] + header + 12, 2)
+        copy_in(learned.heard, 0, iovec["base"] + header + 12, 2)
         if big(learned.heard, 0) not in (ARP, IPV6, VLAN, QINQ):
             return
     end = min(length, header + HEARD)

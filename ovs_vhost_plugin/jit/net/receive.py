@@ -36,9 +36,9 @@ from ovs_vhost_plugin.jit.net.overhear import hear, overhear, to_group
 from ovs_vhost_plugin.jit.recovery.journal import MOST_ENTRIES
 from ovs_vhost_plugin.jit.ring.chain import gather, scatter
 from ovs_vhost_plugin.jit.ring.dirty import mark
-from ovs_vhost_plugin.jit.ring.iotlb import ask
-from ovs_vhost_plugin.jit.ring.notify import break_ring, flush
-from ovs_vhost_plugin.jit.ring.ring import fetch, give_back, refuse_kicks
+from ovs_vhost_plugin.jit.ring.iotlb import request_translation
+from ovs_vhost_plugin.jit.ring.notify import break_ring, flush_and_call
+from ovs_vhost_plugin.jit.ring.ring import add_used, disable_notification, pop_avail
 from ovs_vhost_plugin.jit.syscalls import EAGAIN, EFAULT, EINTR, milliseconds, readv
 
 BURST = 64
@@ -67,10 +67,10 @@ def mark_written(queue: Queue, memory: Memory, net: Net, length: int) -> None:
 def _patch_header(queue: Queue, net: Net, offset: int, index: int, length: int) -> None:
     """Put `length` bytes of `net.patch` into the header of the oldest held chain."""
     at = queue.state[0]["first"]
-    piece = queue.iov[uint64(at)]
-    if piece["len"] >= HEADER_MAX:
+    iovec = queue.iov[uint64(at)]
+    if iovec["len"] >= HEADER_MAX:
         # With the lengths that callers give, this is no call.
-        copy_out(piece["base"] + offset, net.patch, index, length)
+        copy_out(iovec["base"] + offset, net.patch, index, length)
     else:
         scatter(queue, at, offset, net.patch, index, length)
 
@@ -97,7 +97,7 @@ def complete(ring: Vring, queue: Queue, memory: Memory, net: Net, length: int) -
     rest = length
     for _ in range(buffers):
         written = min(rest, queue.chains[uint64(held["head"])]["length"])
-        give_back(ring, queue, written)
+        add_used(ring, queue, written)
         rest -= written
     net.counters[0]["rx_packets"] += 1
     net.counters[0]["rx_bytes"] += length - state["header_size"]
@@ -181,17 +181,17 @@ def receive(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learne
     chains = CHAINS if state["mergeable"] else 1
     fault = 0
     done = 0
-    while done < BURST and ring.state[0]["unpublished"] <= MOST_ENTRIES - CHAINS:
+    while done < BURST and ring.state[0]["unflushed"] <= MOST_ENTRIES - CHAINS:
         if not state["pending"] and state["backlog_at"] < state["backlog_end"]:
             take_backlog(net)
         wanted = state["pending"] if state["pending"] else state["header_size"] + FRAME_MAX
-        fault = fetch(ring, memory, queue, chains, wanted)
+        fault = pop_avail(ring, memory, queue, chains, wanted)
         if fault:
-            fault = ask(queue, net, fault)
+            fault = request_translation(queue, net, fault)
         if fault:
             break
         if held["count"] > 0:
-            refuse_kicks(ring, memory, net)
+            disable_notification(ring, memory, net)
         if state["pending"]:
             if not settle_pending(ring, queue, memory, net, learned):
                 break
@@ -214,7 +214,7 @@ def receive(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learne
                     overhear(queue, net, learned, length)
                 complete(ring, queue, memory, net, length)
         done += 1
-    flush(ring, memory, net)
+    flush_and_call(ring, memory, net)
     if fault:
         break_ring(ring, net, fault)
     return done

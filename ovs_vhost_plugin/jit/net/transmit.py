@@ -29,9 +29,15 @@ from ovs_vhost_plugin.jit.layout import (
 from ovs_vhost_plugin.jit.net import fragment, offload
 from ovs_vhost_plugin.jit.net.learn import learn, take_head
 from ovs_vhost_plugin.jit.ring.chain import gather
-from ovs_vhost_plugin.jit.ring.iotlb import ask
-from ovs_vhost_plugin.jit.ring.notify import break_ring, flush
-from ovs_vhost_plugin.jit.ring.ring import fetch, give_back, promise, refuse_kicks, retract
+from ovs_vhost_plugin.jit.ring.iotlb import request_translation
+from ovs_vhost_plugin.jit.ring.notify import break_ring, flush_and_call
+from ovs_vhost_plugin.jit.ring.ring import (
+    add_used,
+    disable_notification,
+    journal_abort,
+    journal_begin,
+    pop_avail,
+)
 from ovs_vhost_plugin.jit.syscalls import EAGAIN, EFAULT, EINTR, EIO, coarse_milliseconds, writev
 
 BURST = 64
@@ -46,13 +52,13 @@ def _take_scattered_header(queue: Queue, net: Net) -> int:
     at: int = queue.state[0]["first"]
     done = 0
     while done < size:
-        piece = queue.iov[at]
-        part = min(piece["len"], size - done)
-        copy_in(net.header, done, piece["base"], part)
+        iovec = queue.iov[at]
+        part = min(iovec["len"], size - done)
+        copy_in(net.header, done, iovec["base"], part)
         done += part
-        piece["base"] += part
-        piece["len"] -= part
-        if piece["len"] == 0:
+        iovec["base"] += part
+        iovec["len"] -= part
+        if iovec["len"] == 0:
             at += 1
     return at
 
@@ -69,12 +75,12 @@ def take_header(queue: Queue, net: Net) -> int:
     if chain["length"] <= size:
         return -Fault.CHAIN_WITHOUT_FRAME
     at: int = queue.state[0]["first"]
-    piece = queue.iov[uint64(at)]
-    if piece["len"] > HEADER_MAX:
+    iovec = queue.iov[uint64(at)]
+    if iovec["len"] > HEADER_MAX:
         # As most drivers have it; a copy of fixed length needs no call.
-        copy_in(net.header, 0, piece["base"], HEADER_MAX)
-        piece["base"] += size
-        piece["len"] -= size
+        copy_in(net.header, 0, iovec["base"], HEADER_MAX)
+        iovec["base"] += size
+        iovec["len"] -= size
     else:
         at = _take_scattered_header(queue, net)
     fault = offload.check_header(net.header, chain["length"] - size, net.state)
@@ -87,18 +93,18 @@ def take_header(queue: Queue, net: Net) -> int:
 
 
 @kernel(int64(NET_T, int64, int64))
-def write_frame(net: Net, iov: int, pieces: int) -> int:
+def write_frame(net: Net, iov: int, iovecs: int) -> int:
     """Write one frame to the tap: 0 if it went, else -errno."""
     fd = net.state[0]["tap_fd"]
-    done = writev(fd, iov, pieces)
+    done = writev(fd, iov, iovecs)
     while done == -EINTR:
-        done = writev(fd, iov, pieces)
+        done = writev(fd, iov, iovecs)
     return min(done, 0)
 
 
 @kernel(int64(QUEUE_T, NET_T, int64), inline=True)
 def _begin_finished(queue: Queue, net: Net, length: int) -> int:
-    """Copy the frame at work, and find out what its pieces repeat of it: 0, or a fault."""
+    """Copy the frame at work and find the headers that its segments repeat: 0, or a fault."""
     state = net.state[0]
     at = state["taken"]
     gather(queue, at, net.frame, 0, length)
@@ -114,29 +120,29 @@ def _begin_finished(queue: Queue, net: Net, length: int) -> int:
         return -headers
     state["headers"] = headers
     state["position"] = 0
-    queue.iov[at - 1]["base"] = address_of(net.segment, 0)
+    queue.iov[at - 1]["base"] = address_of(net.gso_segment, 0)
     return 0
 
 
 @kernel(int64(QUEUE_T, NET_T, int64), inline=True)
-def _make_piece(queue: Queue, net: Net, length: int) -> int:
+def _make_next_frame(queue: Queue, net: Net, length: int) -> int:
     """Have the iovec behind the header name what is to be written next: its bytes of payload."""
     state = net.state[0]
-    piece = queue.iov[state["taken"]]
+    iovec = queue.iov[state["taken"]]
     if not offload.is_gso(net.header):
-        piece["base"] = address_of(net.frame, 0)
-        piece["len"] = length
+        iovec["base"] = address_of(net.frame, 0)
+        iovec["len"] = length
         return 1
     headers, position = state["headers"], state["position"]
     payload = length - headers
-    piece["base"] = address_of(net.segment, HEADER_MAX)
+    iovec["base"] = address_of(net.gso_segment, HEADER_MAX)
     if offload.is_ufo(net.header):
-        piece["len"] = fragment.make_fragment(
-            net.header, net.frame, headers, payload, position, state["fragment_id"], net.segment
+        iovec["len"] = fragment.make_fragment(
+            net.header, net.frame, headers, payload, position, state["fragment_id"], net.gso_segment
         )
         return fragment.step(net.header, payload)
-    piece["len"] = offload.make_segment(
-        net.header, net.frame, headers, payload, position, net.segment
+    iovec["len"] = offload.make_gso_segment(
+        net.header, net.frame, headers, payload, position, net.gso_segment
     )
     return offload.gso_size(net.header)
 
@@ -153,7 +159,7 @@ def write_finished(queue: Queue, net: Net, length: int) -> int:
         if fault:
             return fault
     while True:
-        taken = _make_piece(queue, net, length)
+        taken = _make_next_frame(queue, net, length)
         result = write_frame(net, address_of(queue.iov, state["taken"] - 1), 2)
         if result < 0:
             return result
@@ -184,7 +190,7 @@ def send(queue: Queue, net: Net, learned: Learned, now: int) -> int:
         result = write_finished(queue, net, length)
         end = first + 1  # the private copy
     else:
-        end = queue.state[0]["first"] + chain["pieces"]
+        end = queue.state[0]["first"] + chain["iovecs"]
         result = write_frame(net, address_of(queue.iov, first - 1), end - first + 1)
     if result == -EAGAIN or result == -EFAULT:
         return result
@@ -211,19 +217,19 @@ def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learn
     if (
         state["taken"] == 0
     ):  # else the chain at work is finished first, its iovecs stay where they are
-        fault = fetch(ring, memory, queue, BURST, _ANY_LENGTH)
+        fault = pop_avail(ring, memory, queue, BURST, _ANY_LENGTH)
     if queue.state[0]["count"] > 0:
-        refuse_kicks(ring, memory, net)
+        disable_notification(ring, memory, net)
         now = coarse_milliseconds(net.scratch)
     done = 0
     while queue.state[0]["count"] > 0:
         if ring.state[0]["enabled"]:
-            promise(ring, queue)
+            journal_begin(ring, queue)
             result = send(queue, net, learned, now)
             if result == -EAGAIN:
                 state["tap_full"] = 1
                 if state["headers"] == 0 or state["position"] == 0:  # no segment of it has gone
-                    retract(ring)
+                    journal_abort(ring)
                 break
             if result == -EFAULT:
                 fault = int64(Fault.MEMORY_GONE)
@@ -233,11 +239,11 @@ def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learn
             net.counters[0]["tx_dropped_disabled"] += 1
         state["taken"] = 0
         state["headers"] = 0
-        give_back(ring, queue, 0)
+        add_used(ring, queue, 0)
         done += 1
-    flush(ring, memory, net)
+    flush_and_call(ring, memory, net)
     if fault:
-        fault = ask(queue, net, fault)
+        fault = request_translation(queue, net, fault)
     if fault:
         break_ring(ring, net, fault)
     return done

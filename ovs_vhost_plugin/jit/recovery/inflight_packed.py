@@ -66,14 +66,14 @@ def _head(words: int, number: int) -> int:
 
 
 @kernel(void(int64, int64, int64), inline=True)
-def _say_free(words: int, free: int, old: int) -> None:
+def _write_free_heads(words: int, free: int, old: int) -> None:
     """Where the free list begins, and where it began when all was done."""
     known = _VERSION | _get(words, NUMBER) << 16
     store_i64_at(_get(words, REGION) + VERSION, known | free << 32 | old << 48)
 
 
 @kernel(void(int64, int64, int64), inline=True)
-def _say_used(words: int, position: int, old: int) -> None:
+def _write_used_idx(words: int, position: int, old: int) -> None:
     """Where the ring is used up to, and up to where the driver was shown for certain."""
     size = _get(words, SIZE)
     value = position | 1 << 32 if position < size else position - size
@@ -110,7 +110,7 @@ def take(words: int, desc: int, slot: int, count: int) -> None:
         store_i64_at(_entry(words, last) + ID, word >> 32 & _LOW | word << 32)
         store_i64_at(_entry(words, last) + ADDR, load_i64_at(desc + 16 * slot))
         free = _get(words, _at(words, NEXTS, last))
-        _say_free(words, free, free if i == count - 1 else head)
+        _write_free_heads(words, free, free if i == count - 1 else head)
         slot = slot + 1 if slot + 1 < _get(words, SIZE) else 0
     _put(words, FREE, free)
     _put(words, FREE_COUNT, _get(words, FREE_COUNT) - count)
@@ -133,9 +133,9 @@ def supply(words: int, count: int, position: int) -> None:
             store_u16_at(_entry(words, last) + NEXT, free)
             free = head
             _put(words, FREE_COUNT, _get(words, FREE_COUNT) + _get(words, _at(words, NUMS, head)))
-            _say_free(words, free, old)
+            _write_free_heads(words, free, old)
     _put(words, FREE, free)
-    _say_used(words, position, _get(words, OLD_USED))
+    _write_used_idx(words, position, _get(words, OLD_USED))
 
 
 @kernel(void(int64, int64, int64))
@@ -145,8 +145,8 @@ def settle(words: int, count: int, position: int) -> None:
         head = _head(words, number)
         if head >= 0:
             store_u16_at(_entry(words, head), 0)
-    _say_free(words, _get(words, FREE), _get(words, FREE))
-    _say_used(words, position, position)
+    _write_free_heads(words, _get(words, FREE), _get(words, FREE))
+    _write_used_idx(words, position, position)
     _put(words, OLD_USED, position)
     _put(words, FIRST, (_get(words, FIRST) + count) % _get(words, NUMBER))
     _put(words, HELD, _get(words, HELD) - count)

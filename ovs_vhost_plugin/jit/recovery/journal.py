@@ -19,11 +19,11 @@ from ovs_vhost_plugin.jit.layout import CHAINS, int64
 
 IDENTITY = 0
 """Two words: which ring this is about, as the worker names rings; zeros: none."""
-PUBLISHED = 2
+FLUSHED = 2
 """Packed: the position up to which the driver was shown used descriptors."""
-PROMISED = 3
+BEGUN = 3
 """How far the ring is dealt with (an index or a position) | number of entries << 32."""
-SAID, SAID_BEFORE = 4, 5
+DEVICE_EVENT, DEVICE_EVENT_BEFORE = 4, 5
 """Packed: what the device event area says (off_wrap | flags << 16), and what it said before."""
 ENTRIES = 8
 """Packed: from here on what is to be shown, as `entry` makes it."""
@@ -41,21 +41,21 @@ _HALF, _LENGTH = 0xFFFF, 0xFFFFFFFF
 
 
 @kernel(int64(int64, int64), inline=True)
-def promise_of(end: int, count: int) -> int:
-    """The word PROMISED: it changes as a whole."""
+def begun_word(end: int, count: int) -> int:
+    """The word BEGUN: it changes as a whole."""
     return end | count << _COUNT_AT
 
 
 @kernel(int64(int64), inline=True)
-def end_of(promise: int) -> int:
+def begun_end(begun: int) -> int:
     """Up to where."""
-    return promise & _HALF
+    return begun & _HALF
 
 
 @kernel(int64(int64), inline=True)
-def count_of(promise: int) -> int:
+def begun_entries(begun: int) -> int:
     """How many entries; a wrong one may be negative."""
-    return promise >> _COUNT_AT
+    return begun >> _COUNT_AT
 
 
 @kernel(int64(int64, int64, int64), inline=True)

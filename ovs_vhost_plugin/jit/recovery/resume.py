@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a ring stands that is taken over from a worker that has ended, in whatever way.
 
-The journal says what was promised, the ring says how much of that its driver was shown. Both are
+The journal says what was begun, the ring says how much of that its driver was shown. Both are
 others': a worker may have been taken over by its guest, so every word of its journal is checked
 here before it is used, and a journal that does not fit the ring is not believed at all.
 """
@@ -14,18 +14,18 @@ from ovs_vhost_plugin.jit.layout import MEMORY_T, NET_T, VRING_T, Memory, Net, V
 from ovs_vhost_plugin.jit.recovery.inflight_packed import held
 from ovs_vhost_plugin.jit.recovery.inflight_split import head_at
 from ovs_vhost_plugin.jit.recovery.journal import (
+    BEGUN,
+    DEVICE_EVENT,
+    DEVICE_EVENT_BEFORE,
     ENTRIES,
+    FLUSHED,
     MOST_ENTRIES,
-    PROMISED,
-    PUBLISHED,
-    SAID,
-    SAID_BEFORE,
-    count_of,
-    end_of,
+    begun_end,
+    begun_entries,
     position_of,
 )
 from ovs_vhost_plugin.jit.ring import packed, split
-from ovs_vhost_plugin.jit.ring.packed_chain import advance, look, slot_of
+from ovs_vhost_plugin.jit.ring.packed_chain import advance, is_available, slot_of
 
 _HALF = 0xFFFF
 _NOT_THIS_RING = -1
@@ -42,15 +42,15 @@ def stands_at_base(ring: Vring) -> bool:
     for i in range(state["size"]):
         position = advance(ring, state["next_avail"], i)
         word = load_relaxed(ring.desc, 2 * slot_of(ring, position) + 1)
-        if look(ring, position, word) < 0:
+        if is_available(ring, position, word) < 0:
             return False
     return True
 
 
 @kernel(boolean(VRING_T))
-def _said_so(ring: Vring) -> bool:
+def _device_event_matches(ring: Vring) -> bool:
     """Whether the device event area has what was written there last; each half on its own."""
-    said, before = ring.journal[SAID], ring.journal[SAID_BEFORE]
+    said, before = ring.journal[DEVICE_EVENT], ring.journal[DEVICE_EVENT_BEFORE]
     event, flags = int64(load_relaxed(ring.used, 0)), int64(load_relaxed(ring.used, 1))
     return bool(
         (event == said & _HALF or event == before & _HALF)
@@ -61,14 +61,14 @@ def _said_so(ring: Vring) -> bool:
 @kernel(boolean(VRING_T, int64, int64, int64))
 def _entries_fit(ring: Vring, first: int, total: int, count: int) -> bool:
     """Whether the journal's entries are for descriptors in order, among `total` from `first` on."""
-    if packed.writes_one(ring):
+    if packed.one_used_per_burst(ring):
         return True  # their positions are not used
     before = -1
     for i in range(count):
         position = position_of(ring.journal[ENTRIES + i])
         if position >= 2 * ring.state[0]["size"]:
             return False
-        distance = packed.modulo(ring, position - first)
+        distance = packed.distance(ring, position - first)
         if distance <= before or distance >= total or (i == 0 and distance > 0):
             return False
         before = distance
@@ -78,15 +78,15 @@ def _entries_fit(ring: Vring, first: int, total: int, count: int) -> bool:
 @kernel(int64(VRING_T, MEMORY_T, NET_T))
 def _resume_packed(ring: Vring, memory: Memory, net: Net) -> int:
     state = ring.state[0]
-    first, promise = ring.journal[PUBLISHED], ring.journal[PROMISED]
-    end, count = end_of(promise), count_of(promise)
+    first, begun = ring.journal[FLUSHED], ring.journal[BEGUN]
+    end, count = begun_end(begun), begun_entries(begun)
     around = 2 * state["size"]
     if not 0 <= first < around or end >= around or not 0 <= count <= MOST_ENTRIES:
         return _NOT_THIS_RING
-    total = packed.modulo(ring, end - first)
-    if total > state["size"] or (total > 0 and count == 0) or not _said_so(ring):
+    total = packed.distance(ring, end - first)
+    if total > state["size"] or (total > 0 and count == 0) or not _device_event_matches(ring):
         return _NOT_THIS_RING
-    tracked_at = state["published"]
+    tracked_at = state["flushed"]
     if state["tracked"] and first != tracked_at and end != tracked_at:
         return _NOT_THIS_RING
     state["next_avail"] = end
@@ -95,32 +95,32 @@ def _resume_packed(ring: Vring, memory: Memory, net: Net) -> int:
     if total > 0:
         # Once its first descriptor was shown all were; the driver may have it in use again.
         word = load_acquire(ring.desc, 2 * slot_of(ring, first) + 1)
-        if look(ring, first, word) == 1:
+        if is_available(ring, first, word) == 1:
             if not _entries_fit(ring, first, total, count):
                 return _NOT_THIS_RING
             if state["tracked"] and (first != tracked_at or count > held(state["tracked"])):
                 return _NOT_THIS_RING
-            state["published"], state["next_used"] = first, end
-            state["unpublished"] = count
-            packed.publish(ring, memory, net)
-        store_release(ring.journal, PUBLISHED, end)
+            state["flushed"], state["next_used"] = first, end
+            state["unflushed"] = count
+            packed.flush_used(ring, memory, net)
+        store_release(ring.journal, FLUSHED, end)
     return end
 
 
 @kernel(int64(VRING_T, MEMORY_T, NET_T))
 def _resume_split(ring: Vring, memory: Memory, net: Net) -> int:
-    """Give back what was promised in a transmit ring, whose chains went in the driver's order."""
+    """Give back the chains begun in a transmit ring: they went in the driver's order."""
     state = ring.state[0]
     used = int64(load_acquire(ring.used, 1))
     if state["next_avail"] != used:
         return _NOT_THIS_RING  # the guest has changed the one meanwhile
-    promised = ring.journal[PROMISED]
-    ahead = (promised - used) & 0xFFFF
+    begun = ring.journal[BEGUN]
+    ahead = (begun - used) & 0xFFFF
     offered = (int64(load_acquire(ring.avail, 1)) - used) & 0xFFFF
-    if state["writes"] or not 0 <= promised <= _HALF or ahead > min(offered, state["size"]):
+    if state["writes"] or not 0 <= begun <= _HALF or ahead > min(offered, state["size"]):
         return used
     if state["tracked"] and ahead > (state["avail_idx"] - used) & 0xFFFF:
-        return used  # what was promised had been marked before
+        return used  # a chain that was begun had been marked before
     for i in range(ahead):
         slot = (used + i) & (state["size"] - 1)
         head = int64(load_relaxed(ring.avail, 2 + slot))
@@ -128,15 +128,15 @@ def _resume_split(ring: Vring, memory: Memory, net: Net) -> int:
             head = head_at(state["tracked"], used + i)
         store_relaxed(ring.elements, 2 * slot, head)
         store_relaxed(ring.elements, 2 * slot + 1, 0)
-    state["published"], state["next_used"] = used, promised
-    state["next_avail"] = promised
-    split.publish(ring, memory, net)
-    return used if ahead == 0 else promised
+    state["flushed"], state["next_used"] = used, begun
+    state["next_avail"] = begun
+    split.flush_used(ring, memory, net)
+    return used if ahead == 0 else begun
 
 
 @kernel(int64(VRING_T, MEMORY_T, NET_T))
 def resume(ring: Vring, memory: Memory, net: Net) -> int:
-    """Finish what the journal promises: where the ring goes on, or negative: elsewhere.
+    """Finish what the journal says was begun: where the ring goes on, or negative: elsewhere.
 
     `ring.state` is as for a ring that starts where its front-end says. Nothing runs it.
     """

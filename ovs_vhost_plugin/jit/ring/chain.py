@@ -241,15 +241,15 @@ def make_room(queue: Queue) -> None:
 
 
 @kernel(void(QUEUE_T, int64, int64), inline=True)
-def hold(queue: Queue, head: int, pieces: int) -> None:
+def hold(queue: Queue, head: int, iovecs: int) -> None:
     """Hold the chain that `walk` has just parsed."""
     state = queue.state[0]
     length = state["walked"]
     chain = queue.chains[(state["head"] + state["count"]) & (CHAINS - 1)]
     chain["head"] = head
-    chain["pieces"] = pieces
+    chain["iovecs"] = iovecs
     chain["length"] = length
-    state["end"] += pieces
+    state["end"] += iovecs
     state["count"] += 1
     state["length"] += length
 
@@ -259,7 +259,7 @@ def release(queue: Queue) -> None:
     """Let the oldest chain go."""
     state = queue.state[0]
     chain = queue.chains[uint64(state["head"])]
-    state["first"] += chain["pieces"]
+    state["first"] += chain["iovecs"]
     state["length"] -= chain["length"]
     state["head"] = (state["head"] + 1) & (CHAINS - 1)
     state["count"] -= 1
@@ -274,9 +274,9 @@ def scatter(
         skip -= queue.iov[uint64(at)]["len"]
         at += 1
     while length > 0:
-        piece = queue.iov[uint64(at)]
-        part = min(length, piece["len"] - skip)
-        copy_out(piece["base"] + skip, source, index, part)
+        iovec = queue.iov[uint64(at)]
+        part = min(length, iovec["len"] - skip)
+        copy_out(iovec["base"] + skip, source, index, part)
         index += part
         length -= part
         skip = 0
@@ -287,9 +287,9 @@ def scatter(
 def gather(queue: Queue, at: int, target: NDArray[np.uint8], index: int, length: int) -> None:
     """Copy `length` bytes of the iovecs from `at` on into a private array; they hold as many."""
     while length > 0:
-        piece = queue.iov[uint64(at)]
-        part = min(length, piece["len"])
-        copy_in(target, index, piece["base"], part)
+        iovec = queue.iov[uint64(at)]
+        part = min(length, iovec["len"])
+        copy_in(target, index, iovec["base"], part)
         index += part
         length -= part
         at += 1

@@ -37,7 +37,7 @@ BUFFER, TABLE = 1, 2
 
 
 @kernel(int64(QUEUE_T, NET_T, int64))
-def ask(queue: Queue, net: Net, fault: int) -> int:
+def request_translation(queue: Queue, net: Net, fault: int) -> int:
     """Have the worker ask for a translation, if that is what is missing: 0 then, else `fault`."""
     outside = fault == Fault.ADDRESS_OUTSIDE_MEMORY or fault == Fault.INDIRECT_OUTSIDE_MEMORY
     held = queue.state[0]
@@ -50,7 +50,7 @@ def ask(queue: Queue, net: Net, fault: int) -> int:
 
 
 @kernel(boolean(QUEUE_T))
-def waits(queue: Queue) -> bool:
+def waits_for_translation(queue: Queue) -> bool:
     """Whether the next chain waits for a translation: then no kick can help."""
     return bool(queue.state[0]["asked"] != 0)
 

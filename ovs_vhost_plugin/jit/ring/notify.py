@@ -14,7 +14,7 @@ from ovs_vhost_plugin.jit.layout import (
     int64,
     void,
 )
-from ovs_vhost_plugin.jit.ring.ring import publish, wants_call
+from ovs_vhost_plugin.jit.ring.ring import flush_used, needs_notification
 from ovs_vhost_plugin.jit.syscalls import write_event
 
 
@@ -32,9 +32,9 @@ def call(ring: Vring, net: Net) -> None:
 
 
 @kernel(void(VRING_T, MEMORY_T, NET_T))
-def flush(ring: Vring, memory: Memory, net: Net) -> None:
+def flush_and_call(ring: Vring, memory: Memory, net: Net) -> None:
     """Publish used chains and call the driver."""
-    if publish(ring, memory, net) and wants_call(ring):
+    if flush_used(ring, memory, net) and needs_notification(ring):
         call(ring, net)
 
 

@@ -5,7 +5,7 @@ The driver makes descriptors available in ring order, the device puts used ones 
 Whose a descriptor is, two of its flags say beside a wrap counter, which each side toggles where
 its ring begins anew (2.8.1). A *position* holds both: it counts modulo twice the ring's size, the
 slot is the position modulo the size, and in the lower half the wrap counter is 1. `next_avail`,
-`next_fetch`, `next_used`, `published` and `called` are positions here.
+`next_pop`, `next_used`, `flushed` and `called` are positions here.
 
 A descriptor's second word (id, length, flags) is read with acquire, and written with release, in
 one piece. Of the used descriptors of a burst the first is written last: until then the driver,
@@ -46,20 +46,27 @@ from ovs_vhost_plugin.jit.layout import (
 )
 from ovs_vhost_plugin.jit.recovery.inflight_packed import settle, supply, take
 from ovs_vhost_plugin.jit.recovery.journal import (
+    BEGUN,
+    DEVICE_EVENT,
+    DEVICE_EVENT_BEFORE,
     ENTRIES,
-    PROMISED,
-    PUBLISHED,
-    SAID,
-    SAID_BEFORE,
+    FLUSHED,
+    begun_word,
     entry,
     id_of,
     position_of,
-    promise_of,
     written_of,
 )
 from ovs_vhost_plugin.jit.ring.chain import F_WRITE, hold, make_room, release
 from ovs_vhost_plugin.jit.ring.dirty import mark, mark_used
-from ovs_vhost_plugin.jit.ring.packed_chain import F_AVAIL, F_USED, advance, look, slot_of, walk
+from ovs_vhost_plugin.jit.ring.packed_chain import (
+    F_AVAIL,
+    F_USED,
+    advance,
+    is_available,
+    slot_of,
+    walk,
+)
 
 # 2.8.14: flags of an event area; its first half is a slot (15 bits) and a wrap counter
 _ENABLE, _DISABLE, _DESC, _FLAGS = 0, 1, 2, 3
@@ -75,7 +82,7 @@ _AHEAD = 8
 
 
 @kernel(int64(VRING_T, int64), inline=True)
-def modulo(ring: Vring, distance: int) -> int:
+def distance(ring: Vring, distance: int) -> int:
     """A distance of two positions that may have wrapped around."""
     return distance if distance >= 0 else distance + 2 * ring.state[0]["size"]
 
@@ -85,42 +92,42 @@ def _room(ring: Vring) -> int:
     """How many descriptors the driver may have beyond those that we hold."""
     state = ring.state[0]
     size: int = state["size"]
-    return size - modulo(ring, state["next_fetch"] - state["next_avail"])
+    return size - distance(ring, state["next_pop"] - state["next_avail"])
 
 
 @kernel(uint64(VRING_T), inline=True)
 def _next_word(ring: Vring) -> Any:
-    return load_acquire(ring.desc, 2 * slot_of(ring, ring.state[0]["next_fetch"]) + 1)
+    return load_acquire(ring.desc, 2 * slot_of(ring, ring.state[0]["next_pop"]) + 1)
 
 
 @kernel(int64(VRING_T, MEMORY_T, QUEUE_T, int64, int64), inline=True)
-def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -> int:
-    """As `ring.fetch`."""
+def pop_avail(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -> int:
+    """As `ring.pop_avail`."""
     state = ring.state[0]
     held = queue.state[0]
     held["full"] = 0
     room = _room(ring)
     while room > 0 and held["count"] < chains and held["length"] < length:
         word = _next_word(ring)
-        available = look(ring, state["next_fetch"], word)
+        available = is_available(ring, state["next_pop"], word)
         if available <= 0:
             return -available
         if state["writes"]:
-            here = slot_of(ring, state["next_fetch"])
+            here = slot_of(ring, state["next_pop"])
             prefetch_write(address_of(ring.desc, 2 * (here + _AHEAD)))
         make_room(queue)
-        pieces = walk(ring, word, room, memory.regions, queue)
-        if pieces < 0:
-            return -pieces
-        if held["end"] - held["first"] + pieces > HELD_IOVECS_MAX:
+        iovecs = walk(ring, word, room, memory.regions, queue)
+        if iovecs < 0:
+            return -iovecs
+        if held["end"] - held["first"] + iovecs > HELD_IOVECS_MAX:
             held["full"] = 1
             return 0
         queue.chains[(held["head"] + held["count"]) & (CHAINS - 1)]["slots"] = held["slots"]
-        hold(queue, held["id"], pieces)
+        hold(queue, held["id"], iovecs)
         if state["tracked"]:
-            here = slot_of(ring, state["next_fetch"])
+            here = slot_of(ring, state["next_pop"])
             take(state["tracked"], address_of(ring.desc, 0), here, held["slots"])
-        state["next_fetch"] = advance(ring, state["next_fetch"], held["slots"])
+        state["next_pop"] = advance(ring, state["next_pop"], held["slots"])
         room -= held["slots"]
     return 0
 
@@ -135,43 +142,43 @@ def _used_word(ring: Vring, position: int, shown: int) -> int:
 
 
 @kernel(boolean(VRING_T), inline=True)
-def writes_one(ring: Vring) -> bool:
+def one_used_per_burst(ring: Vring) -> bool:
     """Whether a burst is given back by its last buffer id alone (2.8.8): no lengths are lost."""
     return bool(ring.state[0]["in_order"] and not ring.state[0]["writes"])
 
 
 @kernel(void(VRING_T, QUEUE_T, int64), inline=True)
-def _note(ring: Vring, queue: Queue, written: int) -> None:
+def _write_entry(ring: Vring, queue: Queue, written: int) -> None:
     """Make the oldest held chain the journal's next entry."""
     state = ring.state[0]
-    at = state["published"] if writes_one(ring) else state["next_used"]
+    at = state["flushed"] if one_used_per_burst(ring) else state["next_used"]
     buffer_id = queue.chains[uint64(queue.state[0]["head"])]["head"]
-    ring.journal[uint64(ENTRIES + state["unpublished"])] = entry(at, buffer_id, written)
+    ring.journal[uint64(ENTRIES + state["unflushed"])] = entry(at, buffer_id, written)
 
 
 @kernel(void(VRING_T, QUEUE_T), inline=True)
-def promise(ring: Vring, queue: Queue) -> None:
-    """As `ring.promise`."""
+def journal_begin(ring: Vring, queue: Queue) -> None:
+    """As `ring.journal_begin`."""
     state = ring.state[0]
-    _note(ring, queue, 0)
+    _write_entry(ring, queue, 0)
     end = advance(ring, state["next_used"], queue.chains[uint64(queue.state[0]["head"])]["slots"])
-    store_release(ring.journal, PROMISED, promise_of(end, state["unpublished"] + 1))
+    store_release(ring.journal, BEGUN, begun_word(end, state["unflushed"] + 1))
 
 
 @kernel(void(VRING_T), inline=True)
-def retract(ring: Vring) -> None:
-    """As `ring.retract`."""
+def journal_abort(ring: Vring) -> None:
+    """As `ring.journal_abort`."""
     state = ring.state[0]
-    store_release(ring.journal, PROMISED, promise_of(state["next_used"], state["unpublished"]))
+    store_release(ring.journal, BEGUN, begun_word(state["next_used"], state["unflushed"]))
 
 
 @kernel(void(VRING_T, QUEUE_T, int64), inline=True)
-def give_back(ring: Vring, queue: Queue, written: int) -> None:
-    """As `ring.give_back`. Of one burst at most MOST_ENTRIES chains."""
+def add_used(ring: Vring, queue: Queue, written: int) -> None:
+    """As `ring.add_used`. Of one burst at most MOST_ENTRIES chains."""
     state = ring.state[0]
     slots = queue.chains[uint64(queue.state[0]["head"])]["slots"]
-    _note(ring, queue, written)
-    state["unpublished"] += 1
+    _write_entry(ring, queue, written)
+    state["unflushed"] += 1
     state["next_used"] = advance(ring, state["next_used"], slots)
     state["next_avail"] = advance(ring, state["next_avail"], slots)
     release(queue)
@@ -189,43 +196,43 @@ def mark_descriptors(ring: Vring, memory: Memory, net: Net, position: int, count
 
 
 @kernel(boolean(VRING_T, MEMORY_T, NET_T))
-def publish(ring: Vring, memory: Memory, net: Net) -> bool:
-    """As `ring.publish`; logged before it shows the others, and after it.
+def flush_used(ring: Vring, memory: Memory, net: Net) -> bool:
+    """As `ring.flush_used`; logged before it shows the others, and after it.
 
-    What the journal promises from here on, whoever comes next can write once more.
+    From here on the journal says what is to be shown, so that the next worker can write it again.
     """
     state = ring.state[0]
-    first, count = state["published"], state["unpublished"]
+    first, count = state["flushed"], state["unflushed"]
     if count == 0:
         return False
-    retract(ring)
-    last = count if writes_one(ring) else 1
+    journal_abort(ring)
+    last = count if one_used_per_burst(ring) else 1
     for i in range(last, count):
         shown = ring.journal[uint64(ENTRIES + i)]
         at = position_of(shown)
         store_relaxed(ring.desc, 2 * slot_of(ring, at) + 1, _used_word(ring, at, shown))
     if state["log_used"] and last < count:
-        mark_descriptors(ring, memory, net, first, modulo(ring, state["next_used"] - first))
+        mark_descriptors(ring, memory, net, first, distance(ring, state["next_used"] - first))
     if state["tracked"]:
         supply(state["tracked"], count, state["next_used"])
     word = _used_word(ring, first, ring.journal[ENTRIES + last - 1])
     store_release(ring.desc, 2 * slot_of(ring, first) + 1, word)
     if state["tracked"]:
         settle(state["tracked"], count, state["next_used"])
-    store_release(ring.journal, PUBLISHED, state["next_used"])
-    state["published"] = state["next_used"]
-    state["unpublished"] = 0
+    store_release(ring.journal, FLUSHED, state["next_used"])
+    state["flushed"] = state["next_used"]
+    state["unflushed"] = 0
     if state["log_used"]:
         mark_descriptors(ring, memory, net, first, 1)
     return True
 
 
 @kernel(boolean(VRING_T))
-def wants_call(ring: Vring) -> bool:
-    """As `ring.wants_call` (2.8.10). The first time after a start the driver is woken."""
+def needs_notification(ring: Vring) -> bool:
+    """As `ring.needs_notification` (2.8.10). The first time after a start the driver is woken."""
     state = ring.state[0]
     called, valid = state["called"], state["called_valid"]
-    state["called"] = state["published"]
+    state["called"] = state["flushed"]
     state["called_valid"] = 1
     fence()
     flags = int64(load_acquire(ring.avail, 1)) & _FLAGS
@@ -234,43 +241,43 @@ def wants_call(ring: Vring) -> bool:
     event = int64(load_relaxed(ring.avail, 0))
     around = 2 * state["size"]
     at = (event & ~_WRAP) + (0 if event & _WRAP else state["size"])
-    passed = (state["published"] - at - 1) % around < (state["published"] - called) % around
+    passed = (state["flushed"] - at - 1) % around < (state["flushed"] - called) % around
     return bool(valid == 0 or passed)
 
 
 @kernel(void(VRING_T, MEMORY_T, NET_T, int64))
-def _say(ring: Vring, memory: Memory, net: Net, flags: int) -> None:
+def _write_event_suppression(ring: Vring, memory: Memory, net: Net, flags: int) -> None:
     """Write the device event area: the event is the next descriptor to be fetched.
 
     Also where the driver does not look at it (2.8.14): a ring that was made anew does not have it,
     by which whoever takes a ring over tells the two apart.
     """
-    at = ring.state[0]["next_fetch"]
+    at = ring.state[0]["next_pop"]
     event = slot_of(ring, at) | (_WRAP if at < ring.state[0]["size"] else 0)
-    ring.journal[SAID_BEFORE] = ring.journal[SAID]
-    store_release(ring.journal, SAID, event | flags << 16)
+    ring.journal[DEVICE_EVENT_BEFORE] = ring.journal[DEVICE_EVENT]
+    store_release(ring.journal, DEVICE_EVENT, event | flags << 16)
     store_release(ring.used, 0, event)
     store_release(ring.used, 1, flags)
     mark_used(ring, memory, net, 0, _EVENT_AREA)
 
 
 @kernel(boolean(VRING_T, MEMORY_T, NET_T))
-def ask_for_kicks(ring: Vring, memory: Memory, net: Net) -> bool:
-    """As `ring.ask_for_kicks`."""
+def enable_notification(ring: Vring, memory: Memory, net: Net) -> bool:
+    """As `ring.enable_notification`."""
     state = ring.state[0]
     if not state["kicks_on"]:
         state["kicks_on"] = 1
-        _say(ring, memory, net, _DESC if state["event_idx"] else _ENABLE)
+        _write_event_suppression(ring, memory, net, _DESC if state["event_idx"] else _ENABLE)
     fence()
-    return bool(_room(ring) > 0 and look(ring, state["next_fetch"], _next_word(ring)) != 0)
+    return bool(_room(ring) > 0 and is_available(ring, state["next_pop"], _next_word(ring)) != 0)
 
 
 @kernel(void(VRING_T, MEMORY_T, NET_T))
-def refuse_kicks(ring: Vring, memory: Memory, net: Net) -> None:
-    """As `ring.refuse_kicks`.
+def disable_notification(ring: Vring, memory: Memory, net: Net) -> None:
+    """As `ring.disable_notification`.
 
     An event that stays behind would be passed again every other time around the ring.
     """
     if ring.state[0]["kicks_on"]:
         ring.state[0]["kicks_on"] = 0
-        _say(ring, memory, net, _DISABLE)
+        _write_event_suppression(ring, memory, net, _DISABLE)

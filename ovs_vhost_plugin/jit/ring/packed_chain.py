@@ -49,7 +49,7 @@ def advance(ring: Vring, position: int, count: int) -> int:
 
 
 @kernel(int64(VRING_T, int64, uint64), inline=True)
-def look(ring: Vring, position: int, word: Any) -> int:
+def is_available(ring: Vring, position: int, word: Any) -> int:
     """Whether a descriptor with this second word is available at `position`: 1, 0 or -fault.
 
     Available: F_AVAIL says the wrap counter, F_USED its opposite (2.8.1). If both say it the
@@ -84,7 +84,7 @@ def _take_indirect(
 
 @kernel(int64(VRING_T, uint64, int64, REGIONS_T, QUEUE_T), inline=True)
 def walk(ring: Vring, word: Any, budget: int, regions: Records, queue: Queue) -> int:
-    """Parse the chain at `next_fetch` into iovecs behind the held ones: how many, or -fault.
+    """Parse the chain at `next_pop` into iovecs behind the held ones: how many, or -fault.
 
     `word` is the second one of its first descriptor, `budget` the most descriptors it may have.
     Leaves its buffer id and the number of its descriptors in `queue.state`. The caller has made
@@ -94,7 +94,7 @@ def walk(ring: Vring, word: Any, budget: int, regions: Records, queue: Queue) ->
     writes = ring.state[0]["writes"]
     held = queue.state[0]
     held["walked"] = 0
-    position = ring.state[0]["next_fetch"]
+    position = ring.state[0]["next_pop"]
     at: int = held["end"]
     for slots in range(1, budget + 1):
         address = load_relaxed(ring.desc, 2 * slot_of(ring, position))
@@ -116,6 +116,6 @@ def walk(ring: Vring, word: Any, budget: int, regions: Records, queue: Queue) ->
             return at - held["end"] if held["id"] < size else -Fault.ID_OUT_OF_RANGE
         position = advance(ring, position, 1)
         word = load_relaxed(ring.desc, 2 * slot_of(ring, position) + 1)
-        if look(ring, position, word) <= 0:
+        if is_available(ring, position, word) <= 0:
             return -Fault.NEXT_NOT_AVAILABLE
     return -Fault.CHAIN_LOOPS

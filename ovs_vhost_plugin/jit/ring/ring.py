@@ -24,75 +24,75 @@ from ovs_vhost_plugin.jit.ring import packed, split
 
 
 @kernel(int64(VRING_T, MEMORY_T, QUEUE_T, int64, int64), inline=True)
-def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -> int:
+def pop_avail(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -> int:
     """Parse what the driver offers until `chains` chains or `length` bytes are held: 0 or a fault.
 
     With a fault, chains parsed before it are held and good. `full` says that iovecs ran out.
     """
     if ring.state[0]["packed"]:
-        return packed.fetch(ring, memory, queue, chains, length)
-    return split.fetch(ring, memory, queue, chains, length)
+        return packed.pop_avail(ring, memory, queue, chains, length)
+    return split.pop_avail(ring, memory, queue, chains, length)
 
 
 @kernel(void(VRING_T, QUEUE_T), inline=True)
-def promise(ring: Vring, queue: Queue) -> None:
+def journal_begin(ring: Vring, queue: Queue) -> None:
     """Note that the oldest held chain is about to have its effect, which it may have only once.
 
     If we are killed from here on the next worker gives it back unsent: a network loses frames, but
     a second one, which may come much later, it is not expected to make.
     """
     if ring.state[0]["packed"]:
-        packed.promise(ring, queue)
+        packed.journal_begin(ring, queue)
     else:
-        split.promise(ring)
+        split.journal_begin(ring)
 
 
 @kernel(void(VRING_T), inline=True)
-def retract(ring: Vring) -> None:
+def journal_abort(ring: Vring) -> None:
     """Note that it had none so far."""
     if ring.state[0]["packed"]:
-        packed.retract(ring)
+        packed.journal_abort(ring)
     else:
-        split.retract(ring)
+        split.journal_abort(ring)
 
 
 @kernel(void(VRING_T, QUEUE_T, int64), inline=True)
-def give_back(ring: Vring, queue: Queue, written: int) -> None:
+def add_used(ring: Vring, queue: Queue, written: int) -> None:
     """Give the oldest held chain back, `written` bytes in it; not yet visible."""
     if ring.state[0]["packed"]:
-        packed.give_back(ring, queue, written)
+        packed.add_used(ring, queue, written)
     else:
-        split.give_back(ring, queue, written)
+        split.add_used(ring, queue, written)
 
 
 @kernel(boolean(VRING_T, MEMORY_T, NET_T), inline=True)
-def publish(ring: Vring, memory: Memory, net: Net) -> bool:
+def flush_used(ring: Vring, memory: Memory, net: Net) -> bool:
     """Make what was given back visible to the driver: whether there was anything."""
     if ring.state[0]["packed"]:
-        return packed.publish(ring, memory, net)
-    return split.publish(ring, memory, net)
+        return packed.flush_used(ring, memory, net)
+    return split.flush_used(ring, memory, net)
 
 
 @kernel(boolean(VRING_T), inline=True)
-def wants_call(ring: Vring) -> bool:
+def needs_notification(ring: Vring) -> bool:
     """Whether the driver wants to be woken for what was published."""
     if ring.state[0]["packed"]:
-        return packed.wants_call(ring)
-    return split.wants_call(ring)
+        return packed.needs_notification(ring)
+    return split.needs_notification(ring)
 
 
 @kernel(boolean(VRING_T, MEMORY_T, NET_T), inline=True)
-def ask_for_kicks(ring: Vring, memory: Memory, net: Net) -> bool:
+def enable_notification(ring: Vring, memory: Memory, net: Net) -> bool:
     """Let the driver kick from now on: whether it has offered something in the meantime."""
     if ring.state[0]["packed"]:
-        return packed.ask_for_kicks(ring, memory, net)
-    return split.ask_for_kicks(ring, memory, net)
+        return packed.enable_notification(ring, memory, net)
+    return split.enable_notification(ring, memory, net)
 
 
 @kernel(void(VRING_T, MEMORY_T, NET_T), inline=True)
-def refuse_kicks(ring: Vring, memory: Memory, net: Net) -> None:
+def disable_notification(ring: Vring, memory: Memory, net: Net) -> None:
     """Spare the driver its kicks while we look anyway."""
     if ring.state[0]["packed"]:
-        packed.refuse_kicks(ring, memory, net)
+        packed.disable_notification(ring, memory, net)
     else:
-        split.refuse_kicks(ring, memory, net)
+        split.disable_notification(ring, memory, net)

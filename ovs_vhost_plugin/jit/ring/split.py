@@ -38,7 +38,7 @@ from ovs_vhost_plugin.jit.layout import (
     void,
 )
 from ovs_vhost_plugin.jit.recovery.inflight_split import head_at, link, settle, take
-from ovs_vhost_plugin.jit.recovery.journal import PROMISED
+from ovs_vhost_plugin.jit.recovery.journal import BEGUN
 from ovs_vhost_plugin.jit.ring.chain import hold, make_room, release, walk
 from ovs_vhost_plugin.jit.ring.dirty import mark_used
 
@@ -56,7 +56,7 @@ def need_event(event: int, new: int, old: int) -> bool:
 
 
 @kernel(int64(VRING_T), inline=True)
-def look(ring: Vring) -> int:
+def read_avail_idx(ring: Vring) -> int:
     """Read how far the driver's index is: 0 or a fault."""
     state = ring.state[0]
     avail_idx = int64(load_acquire(ring.avail, 1))
@@ -74,7 +74,7 @@ def look(ring: Vring) -> int:
 
 
 @kernel(int64(VRING_T, MEMORY_T, QUEUE_T, int64, int64), inline=True)
-def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -> int:
+def pop_avail(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -> int:
     """Parse what the driver offers until `chains` chains or `length` bytes are held: 0 or a fault.
 
     With a fault, chains parsed before it are held and good. `full` says that iovecs ran out.
@@ -83,41 +83,41 @@ def fetch(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -
     held = queue.state[0]
     held["full"] = 0
     while held["count"] < chains and held["length"] < length:
-        if state["next_fetch"] == state["avail_idx"]:
-            fault = look(ring)
+        if state["next_pop"] == state["avail_idx"]:
+            fault = read_avail_idx(ring)
             if fault:
                 return fault
-            if state["next_fetch"] == state["avail_idx"]:
+            if state["next_pop"] == state["avail_idx"]:
                 return 0
-        head = int64(load_relaxed(ring.avail, 2 + (state["next_fetch"] & (state["size"] - 1))))
+        head = int64(load_relaxed(ring.avail, 2 + (state["next_pop"] & (state["size"] - 1))))
         if state["tracked"]:
-            head = head_at(state["tracked"], state["next_fetch"])
+            head = head_at(state["tracked"], state["next_pop"])
         make_room(queue)
-        pieces = walk(ring, head, memory.regions, queue)
-        if pieces < 0:
-            return -pieces
-        if held["end"] - held["first"] + pieces > HELD_IOVECS_MAX:
+        iovecs = walk(ring, head, memory.regions, queue)
+        if iovecs < 0:
+            return -iovecs
+        if held["end"] - held["first"] + iovecs > HELD_IOVECS_MAX:
             held["full"] = 1
             return 0
-        hold(queue, head, pieces)
-        state["next_fetch"] = (state["next_fetch"] + 1) & 0xFFFF
+        hold(queue, head, iovecs)
+        state["next_pop"] = (state["next_pop"] + 1) & 0xFFFF
     return 0
 
 
 @kernel(void(VRING_T), inline=True)
-def promise(ring: Vring) -> None:
-    """As `ring.promise`: the used ring has as many elements as chains were given back."""
-    store_release(ring.journal, PROMISED, (ring.state[0]["next_used"] + 1) & 0xFFFF)
+def journal_begin(ring: Vring) -> None:
+    """As `ring.journal_begin`: the used ring has as many elements as chains were given back."""
+    store_release(ring.journal, BEGUN, (ring.state[0]["next_used"] + 1) & 0xFFFF)
 
 
 @kernel(void(VRING_T), inline=True)
-def retract(ring: Vring) -> None:
-    """As `ring.retract`."""
-    store_release(ring.journal, PROMISED, ring.state[0]["next_used"])
+def journal_abort(ring: Vring) -> None:
+    """As `ring.journal_abort`."""
+    store_release(ring.journal, BEGUN, ring.state[0]["next_used"])
 
 
 @kernel(void(VRING_T, QUEUE_T, int64), inline=True)
-def give_back(ring: Vring, queue: Queue, written: int) -> None:
+def add_used(ring: Vring, queue: Queue, written: int) -> None:
     """Put the oldest held chain into the used ring, `written` bytes in it; not yet visible."""
     state = ring.state[0]
     held = queue.state[0]
@@ -131,17 +131,17 @@ def give_back(ring: Vring, queue: Queue, written: int) -> None:
 
 
 @kernel(boolean(VRING_T, MEMORY_T, NET_T))
-def publish(ring: Vring, memory: Memory, net: Net) -> bool:
+def flush_used(ring: Vring, memory: Memory, net: Net) -> bool:
     """Make the used elements visible to the driver: whether there were any.
 
     Logged in the order that migration needs: elements before the index, the index after it.
     """
     state = ring.state[0]
-    count = (state["next_used"] - state["published"]) & 0xFFFF
+    count = (state["next_used"] - state["flushed"]) & 0xFFFF
     if count == 0:
         return False
     if state["log_used"]:
-        slot = state["published"] & (state["size"] - 1)
+        slot = state["flushed"] & (state["size"] - 1)
         straight = min(count, state["size"] - slot)
         mark_used(ring, memory, net, 4 + 8 * slot, 8 * straight)
         if count > straight:
@@ -151,13 +151,13 @@ def publish(ring: Vring, memory: Memory, net: Net) -> bool:
     store_release(ring.used, 1, state["next_used"])
     if state["tracked"]:
         settle(state["tracked"], state["next_avail"], count, state["next_used"])
-    state["published"] = state["next_used"]
+    state["flushed"] = state["next_used"]
     mark_used(ring, memory, net, 2, 2)
     return True
 
 
 @kernel(boolean(VRING_T))
-def wants_call(ring: Vring) -> bool:
+def needs_notification(ring: Vring) -> bool:
     """Whether the driver wants to be woken for what was published since this last said yes or no.
 
     2.7.7.2 for flags, 2.7.10 for the event index. The first time after a start it is woken.
@@ -167,32 +167,30 @@ def wants_call(ring: Vring) -> bool:
     if not state["event_idx"]:
         return int64(load_relaxed(ring.avail, 0)) & _AVAIL_F_NO_INTERRUPT == 0
     used_event = int64(load_relaxed(ring.avail, 2 + state["size"]))
-    wanted = state["called_valid"] == 0 or need_event(
-        used_event, state["published"], state["called"]
-    )
-    state["called"] = state["published"]
+    wanted = state["called_valid"] == 0 or need_event(used_event, state["flushed"], state["called"])
+    state["called"] = state["flushed"]
     state["called_valid"] = 1
     return wanted
 
 
 @kernel(boolean(VRING_T, MEMORY_T, NET_T))
-def ask_for_kicks(ring: Vring, memory: Memory, net: Net) -> bool:
+def enable_notification(ring: Vring, memory: Memory, net: Net) -> bool:
     """Let the driver kick from now on: whether it has offered something in the meantime."""
     state = ring.state[0]
     if not state["kicks_on"]:
         state["kicks_on"] = 1
         if state["event_idx"]:
-            store_relaxed(ring.used, 2 + 4 * state["size"], state["next_fetch"])
+            store_relaxed(ring.used, 2 + 4 * state["size"], state["next_pop"])
             mark_used(ring, memory, net, 4 + 8 * state["size"], 2)
         else:
             store_relaxed(ring.used, 0, 0)
             mark_used(ring, memory, net, 0, 2)
     fence()
-    return bool(load_acquire(ring.avail, 1) != state["next_fetch"])
+    return bool(load_acquire(ring.avail, 1) != state["next_pop"])
 
 
 @kernel(void(VRING_T, MEMORY_T, NET_T))
-def refuse_kicks(ring: Vring, memory: Memory, net: Net) -> None:
+def disable_notification(ring: Vring, memory: Memory, net: Net) -> None:
     """Spare the driver its kicks while we look anyway.
 
     With the event index there is nothing to do: avail_event stays behind the driver's index.

@@ -97,7 +97,7 @@ def track(ring: layout.Vring, region: Bytes, memory: layout.Memory, net: layout.
     _settle(region, found, int(state["size"]))
     _restore(ring, found, memory, net)
     words = _words(region, found, int(state["size"]))
-    for name in ("next_avail", "next_fetch", "avail_idx", "next_used", "published"):
+    for name in ("next_avail", "next_pop", "avail_idx", "next_used", "flushed"):
         state[name] = found.position
     state["tracked"] = mapping.address(words.view(np.uint8))
     return Tracking(words, region, [chain[0] for chain in found.chains])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.recovery import inflight_split as inflight
-from ovs_vhost_plugin.jit.ring.split import publish
+from ovs_vhost_plugin.jit.ring.split import flush_used
 from ovs_vhost_plugin.vhost.memory import mapping
 
 Bytes = NDArray[np.uint8]
@@ -186,6 +186,6 @@ def hand_over(
         ring.elements[2 * slot], ring.elements[2 * slot + 1] = head, 0
         state["next_used"] = (int(state["next_used"]) + 1) & _HALF
         state["next_avail"] = (int(state["next_avail"]) + 1) & _HALF
-    publish(ring, memory, net)
+    flush_used(ring, memory, net)
     _store(tracking.region, inflight.VERSION, 0)
     return stands_at

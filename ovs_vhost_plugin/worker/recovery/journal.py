@@ -14,11 +14,11 @@ import numpy as np
 from ovs_vhost_plugin.ipc.channel import JOURNAL_BYTES
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.recovery.journal import (
+    BEGUN,
+    DEVICE_EVENT,
+    DEVICE_EVENT_BEFORE,
+    FLUSHED,
     IDENTITY,
-    PROMISED,
-    PUBLISHED,
-    SAID,
-    SAID_BEFORE,
     WORDS,
 )
 from ovs_vhost_plugin.vhost.memory import mapping
@@ -52,14 +52,16 @@ def names(words: Words, identity: bytes) -> bool:
 def begin(ring: layout.Vring, identity: bytes) -> None:
     """Have a ring's journal be of this ring, where it stands, unless it is already."""
     words, state = ring.journal, ring.state[0]
-    if names(words, identity) and not (state["packed"] and words[PUBLISHED] != state["published"]):
+    if names(words, identity) and not (state["packed"] and words[FLUSHED] != state["flushed"]):
         return
     end(words)
-    words[PUBLISHED] = words[PROMISED] = state["next_used"]
+    words[FLUSHED] = words[BEGUN] = state["next_used"]
     if not identity:
         return  # in postcopy the ring may not even be read
     if state["packed"]:
-        words[SAID] = words[SAID_BEFORE] = int(ring.used[0]) | int(ring.used[1]) << 16
+        words[DEVICE_EVENT] = words[DEVICE_EVENT_BEFORE] = (
+            int(ring.used[0]) | int(ring.used[1]) << 16
+        )
     words[_NAME] = np.frombuffer(identity, np.int64)
 
 

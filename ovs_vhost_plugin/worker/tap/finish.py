@@ -28,7 +28,7 @@ class Finisher:
         self._rules = net.state
         for name, value in (("csum", 1), ("ecn", 1), ("gso_types", _GSO_TYPES)):
             self._rules[name] = value
-        self._header, self._frame, self._segment = net.header, net.frame, net.segment
+        self._header, self._frame, self._segment = net.header, net.frame, net.gso_segment
 
     def finish(self, record: bytes | memoryview, header_size: int) -> list[bytes]:
         """Return the complete frames of a virtio-net header and its frame; one, without GSO.
@@ -57,7 +57,7 @@ class Finisher:
     def _segments(self, headers: int, payload: int) -> list[bytes]:
         segments = []
         for position in range(0, payload, int(offload.gso_size(self._header))):
-            made = offload.make_segment(
+            made = offload.make_gso_segment(
                 self._header, self._frame, headers, payload, position, self._segment
             )
             begin = layout.HEADER_MAX

@@ -28,7 +28,7 @@ from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import FIRST_OF_FRAMES, Fault
 from ovs_vhost_plugin.jit.net.receive import receive
 from ovs_vhost_plugin.jit.net.transmit import BURST, transmit
-from ovs_vhost_plugin.jit.ring.split import ask_for_kicks
+from ovs_vhost_plugin.jit.ring.split import enable_notification
 
 RINGS, TABLES, LOW, NEXT_TO_IT = 0x10000, 0x40000, 0x100000, 0x120000
 HIGH = 2**64 - 0x4000
@@ -197,7 +197,7 @@ class RingCase:
         else:
             raise AssertionError("it never comes to rest")
         for kind in ("rx", "tx"):
-            ask_for_kicks(self.rings[kind], self.regions, self.net)
+            enable_notification(self.rings[kind], self.regions, self.net)
         self._check_counts()
 
     def _burst(self, kind: str) -> int:
@@ -301,8 +301,8 @@ class RingCase:
         for kind, ring in self.rings.items():
             state = ring.state[0]
             held = int(self.queues[kind].state[0]["count"])
-            assert (int(state["next_fetch"]) - int(state["next_avail"])) & 0xFFFF == held
-            assert state["published"] == state["next_used"]
+            assert (int(state["next_pop"]) - int(state["next_avail"])) & 0xFFFF == held
+            assert state["flushed"] == state["next_used"]
         gone = sum(int(counters[name]) for name in counters.dtype.names if name.startswith("tx_"))
         gone -= int(counters["tx_bytes"]) + int(counters["tx_kicks"]) + int(counters["tx_calls"])
         tx = self.rings["tx"].state[0]

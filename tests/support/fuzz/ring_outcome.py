@@ -20,7 +20,7 @@ def outcome(driver: Driver, state: Any, indirect: bool) -> tuple[set[int], list[
     Chains that are held when a burst begins are given back in its course, so that an index which
     is too far ahead at first may not be so when it is looked at.
     """
-    at, known, last = (int(state[n]) for n in ("next_fetch", "avail_idx", "next_avail"))
+    at, known, last = (int(state[n]) for n in ("next_pop", "avail_idx", "next_avail"))
     write = bool(state["writes"])
     fault, chains = _walk(driver, at, known, write, indirect)
     if fault:

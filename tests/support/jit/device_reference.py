@@ -48,18 +48,18 @@ class SplitDevice:
     held: list[Held] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.next_fetch = self.avail_idx = self.next_used = self.driver.next_avail
+        self.next_pop = self.avail_idx = self.next_used = self.driver.next_avail
         self.called: int | None = None
         self.kicks_on = False
 
-    def fetch(self, chains: int, length: int) -> str:
+    def pop_avail(self, chains: int, length: int) -> str:
         driver, state = self.driver, self.settings
         while len(self.held) < chains and held_bytes(self.held) < length:
-            if self.next_fetch == self.avail_idx and (problem := self._look()):
+            if self.next_pop == self.avail_idx and (problem := self._look()):
                 return problem
-            if self.next_fetch == self.avail_idx:
+            if self.next_pop == self.avail_idx:
                 return ""
-            head = driver.get(driver.avail + 4 + 2 * (self.next_fetch % driver.size))
+            head = driver.get(driver.avail + 4 + 2 * (self.next_pop % driver.size))
             found = reference_walk(
                 driver, head, write=state.writes, indirect=state.indirect,
                 pieces_max=PIECES_MAX, table_max=TABLE_MAX,
@@ -67,12 +67,12 @@ class SplitDevice:
             if isinstance(found, str):
                 return found
             self.held.append(Held(head, found))
-            self.next_fetch = (self.next_fetch + 1) % 65536
+            self.next_pop = (self.next_pop + 1) % 65536
         return ""
 
     def _look(self) -> str:
         index = self.driver.get(self.driver.avail + 2)
-        oldest = (self.next_fetch - len(self.held)) % 65536
+        oldest = (self.next_pop - len(self.held)) % 65536
         ahead, known = (index - oldest) % 65536, (self.avail_idx - oldest) % 65536
         if ahead > self.driver.size:
             return "AVAIL_JUMPS" if ahead < 32768 else "AVAIL_GOES_BACK"
@@ -81,18 +81,18 @@ class SplitDevice:
         self.avail_idx = index
         return ""
 
-    def give_back(self, written: int) -> None:
+    def add_used(self, written: int) -> None:
         driver = self.driver
         at = driver.used + 4 + 8 * (self.next_used % driver.size)
         driver.memory.write(at, struct.pack("<II", self.held.pop(0).head, written))
         self.next_used = (self.next_used + 1) % 65536
 
-    def publish(self) -> bool:
+    def flush_used(self) -> bool:
         changed = self.driver.used_idx != self.next_used
         self.driver.put(self.driver.used + 2, self.next_used)
         return changed
 
-    def wants_call(self) -> bool:
+    def needs_notification(self) -> bool:
         driver, now = self.driver, self.next_used
         if not self.settings.event_idx:
             return not driver.get(driver.avail) & 1
@@ -100,17 +100,17 @@ class SplitDevice:
         old, self.called = self.called, now
         return old is None or event in {(old + i) % 65536 for i in range((now - old) % 65536)}
 
-    def ask_for_kicks(self) -> bool:
+    def enable_notification(self) -> bool:
         driver = self.driver
         if not self.kicks_on:
             if self.settings.event_idx:
-                driver.put(driver.used + 4 + 8 * driver.size, self.next_fetch)
+                driver.put(driver.used + 4 + 8 * driver.size, self.next_pop)
             else:
                 driver.put(driver.used, 0)
         self.kicks_on = True
-        return driver.get(driver.avail + 2) != self.next_fetch
+        return driver.get(driver.avail + 2) != self.next_pop
 
-    def refuse_kicks(self) -> None:
+    def disable_notification(self) -> None:
         if self.kicks_on and not self.settings.event_idx:
             self.driver.put(self.driver.used, 1)
         self.kicks_on = False
@@ -123,21 +123,21 @@ class PackedDevice:
     held: list[Held] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.next_fetch = self.next_used = self.driver.next_avail
+        self.next_pop = self.next_used = self.driver.next_avail
         self.called: int | None = None
         self.kicks_on = False
         self.done: list[tuple[int, Held, int]] = []  # given back and not shown: where, what, bytes
 
-    def fetch(self, chains: int, length: int) -> str:
+    def pop_avail(self, chains: int, length: int) -> str:
         while len(self.held) < chains and held_bytes(self.held) < length:
-            look = self._look(self.next_fetch) if self._room() else "nothing"
+            look = self._look(self.next_pop) if self._room() else "nothing"
             if look != "available":
                 return "" if look == "nothing" else look
             found = self._walk()
             if isinstance(found, str):
                 return found
             self.held.append(found)
-            self.next_fetch = self.driver.advance(self.next_fetch, found.slots)
+            self.next_pop = self.driver.advance(self.next_pop, found.slots)
         return ""
 
     def _room(self) -> int:
@@ -154,7 +154,7 @@ class PackedDevice:
         return "nothing"
 
     def _walk(self) -> Held | str:
-        position = self.next_fetch
+        position = self.next_pop
         found: Pieces = []
         for slots in range(1, self._room() + 1):
             address, length, buffer_id, flags = self.driver.descriptor(position)
@@ -208,7 +208,7 @@ class PackedDevice:
         found += [(self.driver.memory.host(start), part) for start, part in parts]
         return "CHAIN_TOO_LONG" if len(found) > PIECES_MAX else None
 
-    def give_back(self, written: int) -> None:
+    def add_used(self, written: int) -> None:
         chain = self.held.pop(0)
         self.done.append((self.next_used, chain, written))
         self.next_used = self.driver.advance(self.next_used, chain.slots)
@@ -224,7 +224,7 @@ class PackedDevice:
         address = driver.descriptor(position)[0]
         driver.put_descriptor(position, address, written, chain.head, flags)
 
-    def publish(self) -> bool:
+    def flush_used(self) -> bool:
         done, self.done = self.done, []
         if done:
             _, chain, written = done[-1 if self._one_for_all else 0]
@@ -233,7 +233,7 @@ class PackedDevice:
             self._write(*rest)
         return bool(done)
 
-    def wants_call(self) -> bool:
+    def needs_notification(self) -> bool:
         driver, now = self.driver, self.next_used
         old, self.called = self.called, now
         flags = driver.get(driver.avail + 2) & 3
@@ -245,20 +245,20 @@ class PackedDevice:
         passed = () if old is None else range((now - old) % around)
         return old is None or position % around in {(old + i) % around for i in passed}
 
-    def ask_for_kicks(self) -> bool:
+    def enable_notification(self) -> bool:
         if not self.kicks_on:
             self._say(2 if self.settings.event_idx else 0)
         self.kicks_on = True
-        return self._room() > 0 and self._look(self.next_fetch) != "nothing"
+        return self._room() > 0 and self._look(self.next_pop) != "nothing"
 
-    def refuse_kicks(self) -> None:
+    def disable_notification(self) -> None:
         if self.kicks_on:
             self._say(1)
         self.kicks_on = False
 
     def _say(self, flags: int) -> None:
         """The event is always the next descriptor to be fetched, looked at or not."""
-        driver, at = self.driver, self.next_fetch
+        driver, at = self.driver, self.next_pop
         driver.put(driver.used, at % driver.size | (32768 if driver.wrap(at) else 0))
         driver.put(driver.used + 2, flags)
 

@@ -107,8 +107,8 @@ class Case:
             "packed": self.packed,
             "in_order": self.in_order,
             "writes": self.writes,
-            **dict.fromkeys(("next_avail", "next_fetch", "avail_idx", "next_used"), at),
-            "published": at,
+            **dict.fromkeys(("next_avail", "next_pop", "avail_idx", "next_used"), at),
+            "flushed": at,
         }
         return kernel_ring(self.driver, **state)._replace(journal=self.journal)
 

@@ -8,7 +8,7 @@ from support.jit.packed_reference import PackedDriver
 from support.jit.ring_reference import GuestMemory
 
 from ovs_vhost_plugin.jit import fresh, layout
-from ovs_vhost_plugin.jit.ring.packed import fetch, give_back, publish
+from ovs_vhost_plugin.jit.ring.packed import add_used, flush_used, pop_avail
 
 LOW = 0x10000
 BUFFERS = LOW + 0x8000
@@ -28,15 +28,15 @@ class Bench:
         self.memory = kernel_memory(memory, log_bytes)
         self.queue, self.net = fresh.new_queue(), fresh.new_net()
 
-    def fetch(self, chains: int = 64, length: int = ALL) -> int:
-        return int(fetch(self.ring, self.memory, self.queue, chains, length))
+    def pop_avail(self, chains: int = 64, length: int = ALL) -> int:
+        return int(pop_avail(self.ring, self.memory, self.queue, chains, length))
 
-    def give_back(self, count: int = 1, written: int = 0) -> None:
+    def add_used(self, count: int = 1, written: int = 0) -> None:
         for _ in range(count):
-            give_back(self.ring, self.queue, written)
+            add_used(self.ring, self.queue, written)
 
-    def publish(self) -> bool:
-        return bool(publish(self.ring, self.memory, self.net))
+    def flush_used(self) -> bool:
+        return bool(flush_used(self.ring, self.memory, self.net))
 
     @property
     def held(self) -> list[int]:

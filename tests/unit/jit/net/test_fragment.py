@@ -39,7 +39,7 @@ def fragments(packet: Packet, size: int) -> list[bytes]:
     headers = begin(net, packet.frame, length)
     assert headers > 0, Fault(-headers)
     payload = length - headers
-    out = fresh.new_net().segment
+    out = fresh.new_net().gso_segment
     made = []
     for position in range(0, payload, step(net, payload)):
         n = make_fragment(net, packet.frame, headers, payload, position, IDENTIFICATION, out)
@@ -209,7 +209,7 @@ def test_nothing_outside_the_frame_is_read_or_written(
 @pytest.mark.parametrize("tags", [0, 2])
 def test_the_longest_fragments_have_room(version: int, tags: int) -> None:
     """A fragment header makes what is almost the whole frame longer than the frame."""
-    room = fresh.new_net().segment
+    room = fresh.new_net().gso_segment
     payload = 65_535 - 28 if version == 4 else layout.FRAME_MAX - 62 - 4 * tags
     packet = large(version, bytes(payload), tags=tags)
     all_but_a_rest = (8 + payload - 1) & ~7

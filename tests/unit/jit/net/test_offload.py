@@ -31,7 +31,7 @@ from ovs_vhost_plugin.jit.net.offload import (
     all_headers,
     check_header,
     finish_checksum,
-    make_segment,
+    make_gso_segment,
 )
 
 
@@ -43,7 +43,7 @@ def segments(packet: Packet, size: int, ecn: int = 0) -> list[bytes]:
     out = np.zeros(layout.HEADER_MAX + layout.FRAME_MAX, np.uint8)
     found = []
     for position in range(0, max(1, length - headers), size):
-        n = make_segment(net, packet.frame, headers, length - headers, position, out)
+        n = make_gso_segment(net, packet.frame, headers, length - headers, position, out)
         found.append(out[layout.HEADER_MAX : layout.HEADER_MAX + n].tobytes())
     return found
 

@@ -37,12 +37,12 @@ from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.net.receive import receive
 from ovs_vhost_plugin.jit.net.transmit import transmit
 from ovs_vhost_plugin.jit.recovery.journal import (
+    BEGUN,
     ENTRIES,
-    PROMISED,
-    PUBLISHED,
+    FLUSHED,
     WORDS,
+    begun_word,
     entry,
-    promise_of,
 )
 from ovs_vhost_plugin.jit.recovery.resume import resume
 from ovs_vhost_plugin.worker.recovery.inflight_packed import track
@@ -66,7 +66,7 @@ class Tracked:
         self.guest = SharedMemory((RING, 0x1000), (BUFFERS, 0x1000))
         self.region = np.frombuffer(mmap.mmap(-1, HEADER.size + ENTRY.size * NUMBER), np.uint8)
         self.journal = np.frombuffer(mmap.mmap(-1, 8 * WORDS), np.int64)
-        self.journal[PROMISED] = self.journal[PUBLISHED] = self.first
+        self.journal[BEGUN] = self.journal[FLUSHED] = self.first
         in_order = self.kind == "in order" and not self.writes
         self.driver = PackedDriver(self.guest, SIZE, RING, self.first, in_order)
         self.memory = kernel_memory(self.guest)
@@ -93,7 +93,7 @@ class Tracked:
 
     def ring(self) -> tuple[layout.Vring, Tracking]:
         """As a worker takes it over whose front-end says where it once began."""
-        names = ("next_avail", "next_fetch", "avail_idx", "next_used", "published")
+        names = ("next_avail", "next_pop", "avail_idx", "next_used", "flushed")
         ring = kernel_ring(
             self.driver,
             packed=1,
@@ -227,17 +227,17 @@ def check_received(case: Tracked, state: bytes, tap: socket.socket, wire: socket
 
 
 @pytest.mark.parametrize(
-    ("published", "promise"),
-    [(3, promise_of(5, 2)), (0, promise_of(3, 3)), (3, promise_of(3, 0))],
+    ("flushed", "begun"),
+    [(3, begun_word(5, 2)), (0, begun_word(3, 3)), (3, begun_word(3, 0))],
     ids=["elsewhere", "more than is in flight", "further on"],
 )
-def test_a_journal_of_another_place_is_not_believed(published: int, promise: int) -> None:
+def test_a_journal_of_another_place_is_not_believed(flushed: int, begun: int) -> None:
     case = Tracked(False, 0, "one")
     back_end = PackedReference(case.driver, case.region)
     back_end.begin()
     back_end.take()
     back_end.take()
-    case.journal[PUBLISHED], case.journal[PROMISED] = published, promise
+    case.journal[FLUSHED], case.journal[BEGUN] = flushed, begun
     for i in range(3):
         case.journal[ENTRIES + i] = entry(i, 2 * i, 0)
     ring, tracking = case.ring()

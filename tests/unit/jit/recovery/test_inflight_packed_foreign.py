@@ -58,7 +58,7 @@ class Foreign:
 
     def ring(self, log_bytes: int = 0) -> tuple[layout.Vring, Tracking]:
         """As it starts where its front-end says: anywhere."""
-        names = ("next_avail", "next_fetch", "avail_idx", "next_used", "published")
+        names = ("next_avail", "next_pop", "avail_idx", "next_used", "flushed")
         ring = kernel_ring(self.driver, packed=1, **dict.fromkeys(names, 1))
         ring.state["log_used"], ring.state["log_desc"] = log_bytes > 0, RING
         self.memory = kernel_memory(self.guest, log_bytes)
@@ -116,7 +116,7 @@ def test_a_ring_that_is_handed_over_loses_nothing() -> None:
     ring, tracking = case.ring()
     assert hand_over(ring, tracking) == case.driver.seen
     assert case.back_end.header()["version"] == 0  # as if it had never been used
-    names = ("next_avail", "next_fetch", "avail_idx", "next_used", "published")
+    names = ("next_avail", "next_pop", "avail_idx", "next_used", "flushed")
     ring = kernel_ring(case.driver, packed=1, **dict.fromkeys(names, case.driver.seen))
     tracking = track(ring, case.region, case.memory, new_net(-1))
     assert tracking.heads == []
@@ -130,7 +130,7 @@ def test_after_a_pause_what_was_fetched_is_in_flight_once() -> None:
     case.driver.offer(4, 5, 3)
     ring, tracking = case.ring()
     memory, queue = case.memory, fresh.new_queue()
-    assert packed.fetch(ring, memory, queue, 64, 1 << 20) == 0
+    assert packed.pop_avail(ring, memory, queue, 64, 1 << 20) == 0
     before = case.region.tobytes()
     assert case.back_end.in_flight()[1] == [4, 5, 3]
     ring, tracking = case.ring()

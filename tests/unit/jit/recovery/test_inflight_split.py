@@ -34,7 +34,7 @@ from bench import singlestep
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.net.receive import receive
 from ovs_vhost_plugin.jit.net.transmit import transmit
-from ovs_vhost_plugin.jit.recovery.journal import PROMISED, WORDS
+from ovs_vhost_plugin.jit.recovery.journal import BEGUN, WORDS
 from ovs_vhost_plugin.jit.recovery.resume import resume
 from ovs_vhost_plugin.worker.recovery.inflight_split import Tracking, track
 
@@ -51,7 +51,7 @@ class Tracked:
         self.guest = SharedMemory((RING, 0x1000), (BUFFERS, 0x1000))
         self.region = np.frombuffer(mmap.mmap(-1, REGION), np.uint8)
         self.journal = np.frombuffer(mmap.mmap(-1, 8 * WORDS), np.int64)
-        self.journal[PROMISED] = first
+        self.journal[BEGUN] = first
         self.driver = Driver(self.guest, SIZE, RING, first)
         self.memory = kernel_memory(self.guest)
         self.queue = fresh.new_queue()
@@ -75,7 +75,7 @@ class Tracked:
     def ring(self) -> tuple[layout.Vring, Tracking]:
         """As a worker takes it over, by the region."""
         used = self.driver.used_idx
-        state = dict.fromkeys(("next_avail", "next_fetch", "avail_idx"), used)
+        state = dict.fromkeys(("next_avail", "next_pop", "avail_idx"), used)
         ring = kernel_ring(
             self.driver, writes=self.writes, indirect=self.indirect, next_used=used, **state
         )
@@ -84,7 +84,7 @@ class Tracked:
 
     def state(self) -> bytes:
         """All that outlives a process."""
-        kept = self.region.tobytes() + self.journal[PROMISED].tobytes()
+        kept = self.region.tobytes() + self.journal[BEGUN].tobytes()
         return self.guest.read(RING, 0x1000) + kept
 
     def found(self, state: bytes) -> Tracked:
@@ -92,7 +92,7 @@ class Tracked:
         other = Tracked(*self.form)
         other.guest.write(RING, state[:0x1000])
         other.region[:] = np.frombuffer(state[0x1000:-8], np.uint8)
-        other.journal[PROMISED] = int.from_bytes(state[-8:], "little")
+        other.journal[BEGUN] = int.from_bytes(state[-8:], "little")
         return other
 
 

@@ -43,8 +43,8 @@ class Foreign:
 
     def ring(self) -> tuple[layout.Vring, Tracking]:
         used = self.driver.used_idx
-        state = dict.fromkeys(("next_avail", "next_fetch", "avail_idx"), used)
-        ring = kernel_ring(self.driver, next_used=used, published=used, **state)
+        state = dict.fromkeys(("next_avail", "next_pop", "avail_idx"), used)
+        ring = kernel_ring(self.driver, next_used=used, flushed=used, **state)
         return ring, track(ring, self.region)
 
     def send(self, ring: layout.Vring) -> list[bytes]:

@@ -36,13 +36,13 @@ from bench import singlestep
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.net.receive import receive
 from ovs_vhost_plugin.jit.net.transmit import transmit
-from ovs_vhost_plugin.jit.recovery.journal import PROMISED, PUBLISHED
+from ovs_vhost_plugin.jit.recovery.journal import BEGUN, FLUSHED
 from ovs_vhost_plugin.jit.recovery.resume import resume
 
 
 def begin(case: Case) -> layout.Vring:
     ring = case.ring()
-    case.journal[PUBLISHED] = case.journal[PROMISED] = case.driver.seen
+    case.journal[FLUSHED] = case.journal[BEGUN] = case.driver.seen
     return ring
 
 

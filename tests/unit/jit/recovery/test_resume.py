@@ -18,15 +18,15 @@ from support.jit.ring_reference import Driver, GuestMemory
 
 from ovs_vhost_plugin.jit import fresh
 from ovs_vhost_plugin.jit.recovery.journal import (
+    BEGUN,
+    DEVICE_EVENT,
+    DEVICE_EVENT_BEFORE,
     ENTRIES,
+    FLUSHED,
     MOST_ENTRIES,
-    PROMISED,
-    PUBLISHED,
-    SAID,
-    SAID_BEFORE,
     WORDS,
+    begun_word,
     entry,
-    promise_of,
 )
 from ovs_vhost_plugin.jit.recovery.resume import resume
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
@@ -158,7 +158,7 @@ def test_a_journal_of_what_is_no_more_is_not_believed(what: str) -> None:
 
 WORD = st.one_of(
     st.integers(-(2**63), 2**63 - 1),
-    st.builds(promise_of, st.integers(0, 40), st.integers(-1, MOST_ENTRIES + 1)),
+    st.builds(begun_word, st.integers(0, 40), st.integers(-1, MOST_ENTRIES + 1)),
 )
 ENTRY = st.one_of(
     st.integers(-(2**63), 2**63 - 1),
@@ -193,8 +193,8 @@ def test_a_journal_with_anything_in_it_changes_nothing_outside_the_ring(
     for i in range(offered):
         driver.offer(driver.chain(i, [(0, 100)], write=writes))
     words = np.zeros(WORDS, np.int64)
-    words[PUBLISHED], words[PROMISED] = published, promised
-    words[SAID], words[SAID_BEFORE] = said
+    words[FLUSHED], words[BEGUN] = published, promised
+    words[DEVICE_EVENT], words[DEVICE_EVENT_BEFORE] = said
     words[ENTRIES : ENTRIES + len(entries)] = entries
     before = memory.view(0, 2 * BASE).copy()
     ring = kernel_ring(driver, packed=packed, writes=writes, in_order=in_order, next_avail=0)

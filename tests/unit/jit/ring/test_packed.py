@@ -12,7 +12,11 @@ from support.jit.packed_reference import AVAIL, USED
 from support.jit.ring_reference import WRITE
 
 from ovs_vhost_plugin.jit.recovery.resume import stands_at_base
-from ovs_vhost_plugin.jit.ring.packed import ask_for_kicks, refuse_kicks, wants_call
+from ovs_vhost_plugin.jit.ring.packed import (
+    disable_notification,
+    enable_notification,
+    needs_notification,
+)
 
 
 @settings(deadline=None)
@@ -47,11 +51,11 @@ def test_chains_of_any_length_go_around_the_ring_and_back(
             chain_lengths[buffer_id] = length
             free -= length
             offered.append(buffer_id)
-        assert bench.fetch() == 0
+        assert bench.pop_avail() == 0
         assert bench.held == offered[len(back) :]
         done = min(finish, len(bench.held))
-        bench.give_back(done, 7 if writes else 0)
-        assert bench.publish() == (done > 0)
+        bench.add_used(done, 7 if writes else 0)
+        assert bench.flush_used() == (done > 0)
         returned = driver.collect()
         assert returned == [(i, 7 if writes else 0) for i in offered[len(back) : len(back) + done]]
         back += [i for i, _ in returned]
@@ -64,10 +68,10 @@ def test_nothing_shows_before_the_first_used_descriptor() -> None:
     bench = Bench(writes=1)
     for i in range(3):
         bench.driver.offer(bench.driver.chain(i, [BUFFER], write=True))
-    bench.fetch()
-    bench.give_back(3, 5)
+    bench.pop_avail()
+    bench.add_used(3, 5)
     assert bench.driver.collect() == []
-    bench.publish()
+    bench.flush_used()
     assert bench.driver.collect() == [(0, 5), (1, 5), (2, 5)]
     assert [bench.driver.descriptor(i)[3] for i in range(3)] == [AVAIL | USED | WRITE] * 3
 
@@ -76,10 +80,10 @@ def test_in_order_a_burst_is_one_used_descriptor() -> None:
     bench = Bench(in_order=1, first=6)
     for i in range(4):
         bench.driver.offer(bench.driver.chain(i, [BUFFER] * 2, write=False))
-    bench.fetch()
-    bench.give_back(4)
+    bench.pop_avail()
+    bench.add_used(4)
     before = [bench.driver.descriptor(position) for position in range(6, 14)]
-    bench.publish()
+    bench.flush_used()
     after = [bench.driver.descriptor(position) for position in range(6, 14)]
     assert after[0][2:] == (3, AVAIL | USED)
     assert after[1:] == before[1:]
@@ -91,11 +95,11 @@ def test_a_full_ring_is_not_read_beyond_what_is_held() -> None:
     bench = Bench(4)
     for i in range(4):
         bench.driver.offer(bench.driver.chain(i, [BUFFER], write=False))
-    bench.fetch()
+    bench.pop_avail()
     bench.driver.put_descriptor(4, *BUFFER, 0, USED)
-    assert bench.fetch() == 0
+    assert bench.pop_avail() == 0
     assert bench.held == [0, 1, 2, 3]
-    assert not ask_for_kicks(bench.ring, bench.memory, bench.net)
+    assert not enable_notification(bench.ring, bench.memory, bench.net)
 
 
 @settings(deadline=None)
@@ -116,12 +120,12 @@ def test_calls_with_a_descriptor_event(
     for number, burst in enumerate(min(burst, size) for burst in bursts):
         for i in range(burst):
             bench.driver.offer(bench.driver.chain(i, [BUFFER], write=False))
-        bench.fetch()
-        bench.give_back(burst)
-        assert bench.publish()
+        bench.pop_avail()
+        bench.add_used(burst)
+        assert bench.flush_used()
         bench.driver.collect()
         used = {(first + done + i) % (2 * size) for i in range(burst)}
-        assert wants_call(bench.ring) == (number == 0 or event in used)
+        assert needs_notification(bench.ring) == (number == 0 or event in used)
         done += burst
 
 
@@ -130,7 +134,7 @@ def test_calls_by_flag_alone() -> None:
     wanted = []
     for flags in (0, 1, 2, 3):  # DESC means nothing where it was not negotiated
         bench.driver.set_no_interrupt(flags)
-        wanted.append(wants_call(bench.ring))
+        wanted.append(needs_notification(bench.ring))
     assert wanted == [True, False, True, True]
 
 
@@ -139,15 +143,15 @@ def test_calls_by_flag_alone() -> None:
 def test_kicks_are_asked_for_and_refused(event_idx: int, first: int) -> None:
     bench = Bench(8, first, event_idx=event_idx)
     group = (bench.ring, bench.memory, bench.net)
-    assert not ask_for_kicks(*group)
+    assert not enable_notification(*group)
     event = first % 8 | (0x8000 if first < 8 else 0)
     assert bench.driver.event == (event, 2 if event_idx else 0)
     bench.driver.offer(bench.driver.chain(0, [BUFFER], write=False))
-    assert ask_for_kicks(*group)
-    bench.fetch()
-    refuse_kicks(*group)
+    assert enable_notification(*group)
+    bench.pop_avail()
+    disable_notification(*group)
     assert bench.driver.event[1] == 1
-    assert not ask_for_kicks(*group)
+    assert not enable_notification(*group)
     assert bench.driver.event[1] == (2 if event_idx else 0)
 
 
@@ -165,9 +169,9 @@ def test_a_true_base_is_never_taken_for_a_stale_one(
     for step in steps:
         for i in range(min(step, size)):
             bench.driver.offer(bench.driver.chain(i, [BUFFER], write=False))
-        bench.fetch()
-        bench.give_back(len(bench.held))
-        bench.publish()
+        bench.pop_avail()
+        bench.add_used(len(bench.held))
+        bench.flush_used()
         bench.driver.collect()
     for i in range(min(waiting, size)):
         bench.driver.offer(bench.driver.chain(i, [BUFFER], write=False))
@@ -180,11 +184,11 @@ def test_a_ring_that_has_gone_on_is_told_from_its_base(first: int) -> None:
     assert stands_at_base(bench.ring)
     bench.driver.offer(bench.driver.chain(0, [BUFFER] * 3, write=False))
     assert stands_at_base(bench.ring)
-    bench.fetch()
-    bench.give_back()
-    bench.publish()
+    bench.pop_avail()
+    bench.add_used()
+    bench.flush_used()
     assert stands_at_base(bench.ring)
-    for name in ("next_avail", "next_fetch", "next_used"):
+    for name in ("next_avail", "next_pop", "next_used"):
         bench.ring.state[name] = first
     assert not stands_at_base(bench.ring)
 
@@ -206,19 +210,19 @@ def test_exactly_what_was_written_of_the_ring_is_logged(
     for burst in (1, 90, 300, 64):
         for i in range(burst):
             driver.offer(driver.chain(i, [BUFFER], write=bool(writes)))
-        bench.fetch(1000)
+        bench.pop_avail(1000)
         before = driver.memory.read(driver.desc, 16 * size)
         log[:] = 0
-        bench.give_back(burst, 3)
-        bench.publish()
+        bench.add_used(burst, 3)
+        bench.flush_used()
         after = driver.memory.read(driver.desc, 16 * size)
         changed = {(driver.desc + i) // 4096 for i in range(len(after)) if before[i] != after[i]}
         logged = set(np.flatnonzero(np.unpackbits(log, bitorder="little")))
         assert logged == (changed if log_used else set())
         driver.collect()
         log[:] = 0
-        ask_for_kicks(bench.ring, bench.memory, bench.net)
-        refuse_kicks(bench.ring, bench.memory, bench.net)
+        enable_notification(bench.ring, bench.memory, bench.net)
+        disable_notification(bench.ring, bench.memory, bench.net)
         logged = set(np.flatnonzero(np.unpackbits(log, bitorder="little")))
         assert logged == ({log_event // 4096} if log_used else set())
     assert bench.net.faults.sum() == 0

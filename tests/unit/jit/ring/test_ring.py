@@ -125,39 +125,39 @@ class Twins:
     def pass_one(self, shape: list[tuple[int, int, int]], written: int) -> str:
         """A chain goes all the way, so that much happens in few steps."""
         self.offer(shape, False, 0)
-        fault = self.fetch(16, 1 << 40)
+        fault = self.pop_avail(16, 1 << 40)
         if not fault:
-            self.give_back(2, written)
-            self.publish()
+            self.add_used(2, written)
+            self.flush_used()
         return fault
 
     # -- the device
 
-    def fetch(self, chains: int, length: int) -> str:
-        fault = ring.fetch(self.ring, self.memory, self.queue, chains, length)
+    def pop_avail(self, chains: int, length: int) -> str:
+        fault = ring.pop_avail(self.ring, self.memory, self.queue, chains, length)
         name = Fault(fault).name if fault else ""
-        assert name == self.plain.fetch(chains, length)
+        assert name == self.plain.pop_avail(chains, length)
         return name
 
-    def give_back(self, count: int, written: int) -> None:
+    def add_used(self, count: int, written: int) -> None:
         for _ in range(min(count, len(self.plain.held))):
             written = written if self.state.writes else 0
-            ring.give_back(self.ring, self.queue, written)
-            self.plain.give_back(written)
+            ring.add_used(self.ring, self.queue, written)
+            self.plain.add_used(written)
 
-    def publish(self) -> None:
-        done = ring.publish(self.ring, self.memory, self.net)
-        assert done == self.plain.publish()
+    def flush_used(self) -> None:
+        done = ring.flush_used(self.ring, self.memory, self.net)
+        assert done == self.plain.flush_used()
         if done:
-            assert ring.wants_call(self.ring) == self.plain.wants_call()
+            assert ring.needs_notification(self.ring) == self.plain.needs_notification()
 
     def ask(self) -> None:
-        mine = ring.ask_for_kicks(self.ring, self.memory, self.net)
-        assert mine == self.plain.ask_for_kicks()
+        mine = ring.enable_notification(self.ring, self.memory, self.net)
+        assert mine == self.plain.enable_notification()
 
     def refuse(self) -> None:
-        ring.refuse_kicks(self.ring, self.memory, self.net)
-        self.plain.refuse_kicks()
+        ring.disable_notification(self.ring, self.memory, self.net)
+        self.plain.disable_notification()
 
     def compare(self) -> None:
         mine, theirs = (driver.memory for driver in self.drivers)
@@ -166,7 +166,7 @@ class Twins:
         for i, chain in enumerate(self.plain.held):
             record = self.queue.chains[(int(state["head"]) + i) % layout.CHAINS]
             assert int(record["head"]) == chain.head
-            pieces = self.queue.iov[at : at + int(record["pieces"])]
+            pieces = self.queue.iov[at : at + int(record["iovecs"])]
             shift = mine.host(LOW) - theirs.host(LOW), mine.host(HIGH) - theirs.host(HIGH)
             for piece, (host, length) in zip(pieces, chain.pieces, strict=True):
                 assert int(piece["len"]) == length
@@ -192,9 +192,9 @@ STEPS = st.lists(
         st.tuples(st.just("collect")),
         st.tuples(st.just("offer"), SHAPE, st.booleans(), st.just(0)),
         st.tuples(st.just("offer"), SHAPE, st.booleans(), st.just(0)),
-        st.tuples(st.just("fetch"), st.integers(0, 9), st.sampled_from([1, 5000, 1 << 40])),
-        st.tuples(st.just("give_back"), st.integers(1, 9), WRITTEN),
-        st.tuples(st.just("publish")),
+        st.tuples(st.just("pop_avail"), st.integers(0, 9), st.sampled_from([1, 5000, 1 << 40])),
+        st.tuples(st.just("add_used"), st.integers(1, 9), WRITTEN),
+        st.tuples(st.just("flush_used")),
         st.tuples(st.just("collect")),
         st.tuples(st.just("want_calls"), st.integers(0, 1), st.integers(0, 65535)),
         st.sampled_from([("ask",), ("refuse",)]),

@@ -13,14 +13,14 @@ from support.jit.ring_reference import WRITE, Driver, GuestMemory
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.ring.split import (
-    ask_for_kicks,
-    fetch,
-    give_back,
-    look,
+    add_used,
+    disable_notification,
+    enable_notification,
+    flush_used,
     need_event,
-    publish,
-    refuse_kicks,
-    wants_call,
+    needs_notification,
+    pop_avail,
+    read_avail_idx,
 )
 
 LOW = 0x10000
@@ -58,24 +58,24 @@ def test_the_avail_index_stays_within_the_ring(first: int, ahead: int, fault: in
     driver = new_driver(first=first)
     ring = kernel_ring(driver)
     driver.put(driver.avail + 2, first + ahead)
-    assert look(ring) == fault
+    assert read_avail_idx(ring) == fault
 
 
 def test_the_avail_index_cannot_take_back_what_was_seen() -> None:
     driver = new_driver(first=65534)
     ring = kernel_ring(driver)
     driver.put(driver.avail + 2, 65534 + 5)
-    assert look(ring) == 0
+    assert read_avail_idx(ring) == 0
     driver.put(driver.avail + 2, 65534 + 4)
-    assert look(ring) == Fault.AVAIL_GOES_BACK
+    assert read_avail_idx(ring) == Fault.AVAIL_GOES_BACK
 
 
 def test_used_elements_that_wrap_are_logged_at_both_ends_of_the_ring() -> None:
     """With a ring of more than a page, logged from the end of one on: its index is on page 0."""
     driver = new_driver(size=1024, first=1022)
     memory, net = kernel_memory(driver.memory, log_bytes=1), fresh.new_net()
-    state = {"log_used": 1, "log_guest": 4096 - 4, "next_used": 1022 + 4, "published": 1022}
-    assert publish(kernel_ring(driver, **state), memory, net)
+    state = {"log_used": 1, "log_guest": 4096 - 4, "next_used": 1022 + 4, "flushed": 1022}
+    assert flush_used(kernel_ring(driver, **state), memory, net)
     assert memory.log[0] == 0b0111
 
 
@@ -102,13 +102,13 @@ def test_chains_come_in_order_and_go_back_in_order(
         heads, free = free[:count], free[count:]
         driver.offer(*heads)
         offered += heads
-        assert fetch(ring, memory, queue, limit, 1 << 40) == 0
+        assert pop_avail(ring, memory, queue, limit, 1 << 40) == 0
         held = int(queue.state[0]["count"])
         assert held <= max(limit, len(offered) - len(back))
         for _ in range(min(finish, held)):
-            give_back(ring, queue, 1000 + offered[len(back)])
+            add_used(ring, queue, 1000 + offered[len(back)])
             back.append(offered[len(back)])
-        publish(ring, memory, net)
+        flush_used(ring, memory, net)
         returned = driver.collect()
         assert all(written == 1000 + head for head, written in returned)
         free += [head for head, _ in returned]
@@ -123,7 +123,7 @@ def test_fetch_holds_what_was_good_before_a_fault() -> None:
     driver.describe(0, BUFFERS, 10)
     driver.describe(1, BUFFERS, 10, WRITE)
     driver.offer(0, 0, 1, 0)
-    assert fetch(ring, no_log(driver), queue, 64, 1 << 40) == Fault.WRONG_DIRECTION
+    assert pop_avail(ring, no_log(driver), queue, 64, 1 << 40) == Fault.WRONG_DIRECTION
     assert queue.state[0]["count"] == 2
 
 
@@ -132,7 +132,7 @@ def test_fetch_stops_at_enough_bytes() -> None:
     ring, queue = kernel_ring(driver), fresh.new_queue()
     driver.describe(0, BUFFERS, 100)
     driver.offer(*[0] * 8)
-    assert fetch(ring, no_log(driver), queue, 64, 250) == 0
+    assert pop_avail(ring, no_log(driver), queue, 64, 250) == 0
     assert (queue.state[0]["count"], queue.state[0]["length"]) == (3, 300)
 
 
@@ -141,7 +141,7 @@ def test_fetch_says_when_iovecs_run_out() -> None:
     driver.chain(0, [(LOW + 0x18000, 1)] * 600, write=False)
     ring, queue = kernel_ring(driver), fresh.new_queue()
     driver.offer(0, 0)
-    assert fetch(ring, no_log(driver), queue, 64, 1 << 40) == 0
+    assert pop_avail(ring, no_log(driver), queue, 64, 1 << 40) == 0
     assert (queue.state[0]["count"], queue.state[0]["full"]) == (1, 1)
 
 
@@ -151,23 +151,23 @@ def test_kicks_are_asked_for_and_refused(event_idx: int) -> None:
     ring, memory, net = kernel_ring(driver, event_idx=event_idx), no_log(driver), fresh.new_net()
     queue = fresh.new_queue()
     driver.describe(0, BUFFERS, 10)
-    assert not ask_for_kicks(ring, memory, net)
+    assert not enable_notification(ring, memory, net)
     assert (driver.used_flags, driver.avail_event) == (0, 65535 if event_idx else 0)
     driver.offer(0)
-    assert ask_for_kicks(ring, memory, net)
-    fetch(ring, memory, queue, 1, 1)
-    refuse_kicks(ring, memory, net)
+    assert enable_notification(ring, memory, net)
+    pop_avail(ring, memory, queue, 1, 1)
+    disable_notification(ring, memory, net)
     assert driver.used_flags == (0 if event_idx else 1)
-    assert not ask_for_kicks(ring, memory, net)
+    assert not enable_notification(ring, memory, net)
     assert (driver.used_flags, driver.avail_event) == (0, 0)
 
 
 def test_calls_without_event_index_follow_the_drivers_flag() -> None:
     driver = new_driver()
     ring = kernel_ring(driver)
-    assert wants_call(ring)
+    assert needs_notification(ring)
     driver.set_no_interrupt(1)
-    assert not wants_call(ring)
+    assert not needs_notification(ring)
 
 
 @settings(deadline=None)
@@ -183,14 +183,14 @@ def test_calls_with_event_index(first: int, ahead: int, bursts: list[int]) -> No
     done = 0
     for number, burst in enumerate(bursts):
         driver.offer(*[0] * burst)
-        fetch(ring, memory, queue, burst, 1 << 40)
+        pop_avail(ring, memory, queue, burst, 1 << 40)
         for _ in range(burst):
-            give_back(ring, queue, 0)
-        assert publish(ring, memory, net)
+            add_used(ring, queue, 0)
+        assert flush_used(ring, memory, net)
         passed = done <= (event - first) % 65536 < done + burst
-        assert wants_call(ring) == (number == 0 or passed)
+        assert needs_notification(ring) == (number == 0 or passed)
         done += burst
-    assert not publish(ring, memory, net)
+    assert not flush_used(ring, memory, net)
 
 
 @pytest.mark.parametrize("event_idx", [0, 1])
@@ -211,12 +211,12 @@ def test_exactly_what_was_written_of_the_used_ring_is_logged(
         before = driver.memory.read(driver.used, 6 + 8 * 512)
         memory.log[:] = 0
         driver.offer(*[0] * burst)
-        ask_for_kicks(ring, memory, net)
-        fetch(ring, memory, queue, burst, 1 << 40)
-        refuse_kicks(ring, memory, net)
+        enable_notification(ring, memory, net)
+        pop_avail(ring, memory, queue, burst, 1 << 40)
+        disable_notification(ring, memory, net)
         for _ in range(burst):
-            give_back(ring, queue, 7)
-        publish(ring, memory, net)
+            add_used(ring, queue, 7)
+        flush_used(ring, memory, net)
         after = driver.memory.read(driver.used, 6 + 8 * 512)
         changed = {i for i in range(len(after)) if before[i] != after[i]}
         logged = set(np.flatnonzero(np.unpackbits(memory.log, bitorder="little")))

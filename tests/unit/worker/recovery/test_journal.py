@@ -23,7 +23,7 @@ class Watched(np.ndarray[Any, np.dtype[np.int64]]):
 
 
 def begin(words: journal.Words, identity: bytes, position: int) -> None:
-    state = {"packed": False, "next_used": position, "published": position}
+    state = {"packed": False, "next_used": position, "flushed": position}
     journal.begin(SimpleNamespace(journal=words, state=[state]), identity)  # type: ignore[arg-type]
 
 
