@@ -14,7 +14,8 @@ import numpy as np
 
 from ovs_vhost_plugin.jit import fresh
 from ovs_vhost_plugin.jit.layout import WATCHED_DTYPE
-from ovs_vhost_plugin.worker.learned.stations import Ip, halves_of
+from ovs_vhost_plugin.net.station import StationKey
+from ovs_vhost_plugin.worker.learned.stations import Ip, LearnedStation, halves_of
 
 Address = tuple[StationKey, Ip]
 """An IP address of a station."""
