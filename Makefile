@@ -12,7 +12,7 @@
 # make migration-report  QEMU guests migrate in every case of the matrix: docs/migration-report.md
 # make man    docs/ovs-vhost.8 anew, from the parsers that --help prints
 # make mutants  small changes of the pure modules, each of which a test is to notice: the score of
-#             each module. An hour or more; MUTANTS='ovs_vhost_plugin.vhost.*': only these
+#             each module. Hours; MUTANTS='ovs_vhost_plugin.vhost.*': only these
 # make setup  Debian packages (as root) and the virtual environment, which the others do as needed
 # make test DISTRO=trixie   the same on another release, in a root that debootstrap makes (as root);
 #             so do demo, fuzz, grid and the others. MIRROR=URL: where the machine's mirror has it not
