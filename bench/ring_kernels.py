@@ -39,6 +39,7 @@ from ovs_vhost_plugin.jit.layout import (
 from ovs_vhost_plugin.jit.loop import alive
 from ovs_vhost_plugin.jit.net.receive import complete
 from ovs_vhost_plugin.jit.net.transmit import take_header
+from ovs_vhost_plugin.jit.result import fault_of
 from ovs_vhost_plugin.jit.ring.chain import gather, scatter
 from ovs_vhost_plugin.jit.ring.notify import break_ring, flush_and_call
 from ovs_vhost_plugin.jit.ring.ring import (
@@ -86,7 +87,7 @@ def take(
     lengths: NDArray,
 ) -> int:
     """Copy frames that the driver sends into `packets`, behind a header's room: how many."""
-    fault = pop_avail(ring, memory, queue, BURST, _ANY_LENGTH)
+    result = pop_avail(ring, memory, queue, BURST, _ANY_LENGTH)
     header = net.state[0]["header_size"]
     counters = net.counters[0]
     if queue.state[0]["count"] > 0:
@@ -105,8 +106,8 @@ def take(
             counters["tx_bytes"] += length - header
         add_used(ring, queue, 0)
     flush_and_call(ring, memory, net)
-    if fault:
-        break_ring(ring, net, fault)
+    if result < 0:
+        break_ring(ring, net, fault_of(result))
     return taken
 
 
@@ -121,7 +122,7 @@ def put(
     count: int,
 ) -> int:
     """Copy `count` packets, each with its header, into receive buffers: how many found room."""
-    fault = pop_avail(ring, memory, queue, count, _ANY_LENGTH)
+    result = pop_avail(ring, memory, queue, count, _ANY_LENGTH)
     held = queue.state[0]
     if held["count"] > 0:
         disable_notification(ring, memory, net)
@@ -136,8 +137,8 @@ def put(
         complete(ring, queue, memory, net, lengths[done])
         done += 1
     flush_and_call(ring, memory, net)
-    if fault:
-        break_ring(ring, net, fault)
+    if result < 0:
+        break_ring(ring, net, fault_of(result))
     return done
 
 

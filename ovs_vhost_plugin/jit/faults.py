@@ -3,7 +3,7 @@
 
 What breaks the ring's structure ends the ring: nothing that follows can be trusted. What is wrong
 with one frame costs that frame. Both are counted under their names, which operators read, so a
-name never changes its meaning. Kernels return a fault as a negative number.
+name never changes its meaning. Kernels return a fault as `result.py` says.
 """
 
 from enum import IntEnum

@@ -10,6 +10,9 @@ wait ends on the stop flag, and an fd that fails is not asked again.
 
 from __future__ import annotations
 
+from errno import EAGAIN
+from select import POLLIN, POLLOUT
+
 from ovs_vhost_plugin.jit.atomics import address_of, load_acquire
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.kernel import kernel
@@ -30,9 +33,6 @@ from ovs_vhost_plugin.jit.ring.iotlb import waits_for_translation
 from ovs_vhost_plugin.jit.ring.notify import break_ring, call
 from ovs_vhost_plugin.jit.ring.ring import enable_notification
 from ovs_vhost_plugin.jit.syscalls import (
-    EAGAIN,
-    POLLIN,
-    POLLOUT,
     milliseconds,
     poll,
     read_event,

@@ -19,15 +19,6 @@ from ovs_vhost_plugin.jit.atomics import address_of, load_i32_at
 from ovs_vhost_plugin.jit.kernel import JIT, kernel
 from ovs_vhost_plugin.jit.layout import I64_T, int64
 
-EINTR = 4
-EIO = 5
-EAGAIN = 11
-EFAULT = 14
-POLLIN = 0x1
-POLLOUT = 0x4
-POLLERR = 0x8
-POLLHUP = 0x10
-POLLNVAL = 0x20
 _CLOCK_MONOTONIC = 1
 _CLOCK_MONOTONIC_COARSE = 6
 _RWF_NOWAIT = 8

@@ -24,6 +24,7 @@ from ovs_vhost_plugin.jit.net.offload import (
     put_big,
     transport_header,
 )
+from ovs_vhost_plugin.jit.result import failure
 
 _IP_MAX = 0xFFFF  # bytes of an IPv4 packet (RFC 791, 3.1)
 _MORE_V4, _MORE_V6 = 0x2000, 1  # RFC 791, 3.1; RFC 8200, 4.5
@@ -46,7 +47,7 @@ def _finish_checksum(
 
 @kernel(int64(U8_T, U8_T, int64))
 def begin(header: Bytes, frame: Bytes, length: int) -> int:
-    """Finish the datagram; bytes of the headers that each fragment has, or -fault.
+    """Finish the datagram; bytes of the headers that each fragment has, or a fault.
 
     Those are all of IPv4's; of IPv6 up to a hop-by-hop header (RFC 8200, 4.5: what is not
     fragmented ends there, as frames with a routing header are refused).
@@ -57,7 +58,7 @@ def begin(header: Bytes, frame: Bytes, length: int) -> int:
     network = network_header(frame, length)
     if big(frame, network - 2) == IPV4:
         if length - network > _IP_MAX:  # nobody could put it together
-            return -Fault.FRAME_TOO_LONG
+            return failure(Fault.FRAME_TOO_LONG)
         _finish_checksum(frame, network + 12, network + 20, transport, length)
         return transport
     _finish_checksum(frame, network + 8, network + 40, transport, length)

@@ -17,6 +17,8 @@ The worker reads the tables while this writes them: `version` tells it what chan
 
 from __future__ import annotations
 
+from errno import ENOENT
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -123,11 +125,11 @@ def is_arp(frame: Bytes, at: int, mac: int) -> bool:
 
 @kernel(int64(LEARNED_T, int64))
 def find_station(learned: Learned, key: int) -> int:
-    """The place of station `key`, or -1."""
+    """The place of station `key`, or -ENOENT."""
     for at in range(learned.state[0]["stations"]):
         if learned.stations[at]["key"] == key:
             return at
-    return -1
+    return -ENOENT
 
 
 @kernel(int64(LEARNED_T, int64, int64))

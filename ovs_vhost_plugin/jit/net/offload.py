@@ -24,6 +24,7 @@ from ovs_vhost_plugin.jit.layout import (
     int64,
     void,
 )
+from ovs_vhost_plugin.jit.result import failure
 
 Bytes = NDArray[np.uint8]
 
@@ -129,18 +130,18 @@ def check_header(header: Bytes, length: int, net: Records) -> int:
     that it does not know (5.1.6.2.2), and must not take guesses for facts.
     """
     if length < _ETHERNET:
-        return Fault.FRAME_TOO_SHORT
+        return failure(Fault.FRAME_TOO_SHORT)
     if length > FRAME_MAX:
-        return Fault.FRAME_TOO_LONG
+        return failure(Fault.FRAME_TOO_LONG)
     header[_FLAGS] &= _NEEDS_CSUM
     if net[0]["header_size"] > _NUM_BUFFERS:
         header[_NUM_BUFFERS] = 0
         header[_NUM_BUFFERS + 1] = 0
     if header[_FLAGS]:
         if not net[0]["csum"]:
-            return Fault.CSUM_NOT_NEGOTIATED
+            return failure(Fault.CSUM_NOT_NEGOTIATED)
         if little(header, _CSUM_START) + little(header, _CSUM_OFFSET) + 2 > length:
-            return Fault.CSUM_OUTSIDE_FRAME
+            return failure(Fault.CSUM_OUTSIDE_FRAME)
     gso_type = int64(header[_GSO_TYPE]) & ~_GSO_ECN
     if gso_type == 0:
         for at in range(_GSO_TYPE, _CSUM_START):
@@ -148,17 +149,17 @@ def check_header(header: Bytes, length: int, net: Records) -> int:
         return 0
     udp = gso_type in (_GSO_UDP, _GSO_UDP_L4)
     if gso_type >= _GSO_TYPES or (udp and header[_GSO_TYPE] & _GSO_ECN):
-        return Fault.GSO_UNKNOWN  # ECN is of TCP (5.1.6.2)
+        return failure(Fault.GSO_UNKNOWN)  # ECN is of TCP (5.1.6.2)
     if net[0]["gso_types"] >> gso_type & 1 == 0:
-        return Fault.GSO_NOT_NEGOTIATED
+        return failure(Fault.GSO_NOT_NEGOTIATED)
     if header[_GSO_TYPE] & _GSO_ECN and not net[0]["ecn"]:
-        return Fault.GSO_NOT_NEGOTIATED
+        return failure(Fault.GSO_NOT_NEGOTIATED)
     if not header[_FLAGS]:
-        return Fault.GSO_WITHOUT_CSUM
+        return failure(Fault.GSO_WITHOUT_CSUM)
     if not _GSO_SIZE_MIN <= little(header, _GSO_SIZE) <= _GSO_SIZE_MAX:
-        return Fault.GSO_SIZE
+        return failure(Fault.GSO_SIZE)
     if little(header, _HDR_LEN) > length:
-        return Fault.HEADER_LENGTH_BEYOND_FRAME
+        return failure(Fault.HEADER_LENGTH_BEYOND_FRAME)
     return 0
 
 
@@ -173,12 +174,12 @@ def finish_checksum(header: Bytes, frame: Bytes, length: int) -> None:
 
 @kernel(int64(U8_T, int64))
 def network_header(frame: Bytes, length: int) -> int:
-    """Where the network header begins, behind up to two VLAN tags, or -1."""
+    """Where the network header begins, behind up to two VLAN tags, or a fault."""
     at = _ETHERNET
     for _ in range(2):
         if at <= length and (big(frame, at - 2) == _VLAN or big(frame, at - 2) == _QINQ):
             at += 4
-    return at if at < length else -1
+    return at if at < length else failure(Fault.GSO_HEADERS)
 
 
 @kernel(boolean(U8_T, int64, int64, int64))
@@ -204,34 +205,34 @@ def _reaches_transport(frame: Bytes, network: int, transport: int, protocol: int
 
 @kernel(int64(U8_T, U8_T, int64))
 def transport_header(header: Bytes, frame: Bytes, length: int) -> int:
-    """Where the header begins that gso_type names, of which 8 bytes are there, or -fault."""
+    """Where the header begins that gso_type names, of which 8 bytes are there, or a fault."""
     network = network_header(frame, length)
     transport = little(header, _CSUM_START)
     if network < 0 or transport + 8 > length:
-        return -Fault.GSO_HEADERS
+        return failure(Fault.GSO_HEADERS)
     kind = int64(header[_GSO_TYPE]) & ~_GSO_ECN
     ethertype = big(frame, network - 2)
     ipv4, ipv6 = ethertype == IPV4, ethertype == IPV6
     right = (ipv4 and kind != _GSO_TCPV6) or (ipv6 and kind != _GSO_TCPV4)
     protocol = UDP if kind in (_GSO_UDP, _GSO_UDP_L4) else _TCP
     if not right or not _reaches_transport(frame, network, transport, protocol):
-        return -Fault.GSO_HEADERS
+        return failure(Fault.GSO_HEADERS)
     return transport
 
 
 @kernel(int64(U8_T, U8_T, int64))
 def all_headers(header: Bytes, frame: Bytes, length: int) -> int:
-    """Bytes of all headers of a frame to be segmented, or -fault if it is not what it says."""
+    """Bytes of all headers of a frame to be segmented, or a fault if it is not what it says."""
     transport = transport_header(header, frame, length)
     if transport < 0:
         return transport
     if header[_GSO_TYPE] == _GSO_UDP_L4:
         return transport + 8
     if transport + 20 > length:
-        return -Fault.GSO_HEADERS
+        return failure(Fault.GSO_HEADERS)
     data = (int64(frame[transport + 12]) >> 4) * 4
     if data < 20 or transport + data > length:
-        return -Fault.GSO_HEADERS
+        return failure(Fault.GSO_HEADERS)
     return transport + data
 
 

@@ -9,6 +9,8 @@ chains it needs, without, exactly one.
 
 from __future__ import annotations
 
+from errno import EAGAIN, EFAULT, EINTR
+
 from ovs_vhost_plugin.jit.atomics import address_of, copy_out, fence
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.kernel import kernel
@@ -34,12 +36,13 @@ from ovs_vhost_plugin.jit.layout import (
 )
 from ovs_vhost_plugin.jit.net.overhear import hear, overhear, to_group
 from ovs_vhost_plugin.jit.recovery.journal import MOST_ENTRIES
+from ovs_vhost_plugin.jit.result import failure, fault_of
 from ovs_vhost_plugin.jit.ring.chain import gather, scatter
 from ovs_vhost_plugin.jit.ring.dirty import mark
 from ovs_vhost_plugin.jit.ring.iotlb import request_translation
 from ovs_vhost_plugin.jit.ring.notify import break_ring, flush_and_call
 from ovs_vhost_plugin.jit.ring.ring import add_used, disable_notification, pop_avail
-from ovs_vhost_plugin.jit.syscalls import EAGAIN, EFAULT, EINTR, milliseconds, readv
+from ovs_vhost_plugin.jit.syscalls import milliseconds, readv
 
 BURST = 64
 """Frames before the other direction has its turn."""
@@ -179,16 +182,16 @@ def receive(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learne
     state = net.state[0]
     held = queue.state[0]
     chains = CHAINS if state["mergeable"] else 1
-    fault = 0
+    result = 0
     done = 0
     while done < BURST and ring.state[0]["unflushed"] <= MOST_ENTRIES - CHAINS:
         if not state["pending"] and state["backlog_at"] < state["backlog_end"]:
             take_backlog(net)
         wanted = state["pending"] if state["pending"] else state["header_size"] + FRAME_MAX
-        fault = pop_avail(ring, memory, queue, chains, wanted)
-        if fault:
-            fault = request_translation(queue, net, fault)
-        if fault:
+        result = pop_avail(ring, memory, queue, chains, wanted)
+        if result < 0:
+            result = request_translation(queue, net, result)
+        if result < 0:
             break
         if held["count"] > 0:
             disable_notification(ring, memory, net)
@@ -202,7 +205,7 @@ def receive(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learne
             if length == -EAGAIN or length == -EINTR:
                 break
             if length == -EFAULT:
-                fault = int64(Fault.MEMORY_GONE)
+                result = failure(Fault.MEMORY_GONE)
                 break
             if length < state["header_size"]:
                 state["tap_lost"] = 1
@@ -215,6 +218,6 @@ def receive(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learne
                 complete(ring, queue, memory, net, length)
         done += 1
     flush_and_call(ring, memory, net)
-    if fault:
-        break_ring(ring, net, fault)
+    if result < 0:
+        break_ring(ring, net, fault_of(result))
     return done

@@ -8,6 +8,8 @@ is copied whole and finished first.
 
 from __future__ import annotations
 
+from errno import EAGAIN, EFAULT, EINTR, EIO
+
 from ovs_vhost_plugin.jit.atomics import address_of, copy_in
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.kernel import kernel
@@ -28,6 +30,7 @@ from ovs_vhost_plugin.jit.layout import (
 )
 from ovs_vhost_plugin.jit.net import fragment, offload
 from ovs_vhost_plugin.jit.net.learn import learn, take_head
+from ovs_vhost_plugin.jit.result import failure, fault_of, is_fault
 from ovs_vhost_plugin.jit.ring.chain import gather
 from ovs_vhost_plugin.jit.ring.iotlb import request_translation
 from ovs_vhost_plugin.jit.ring.notify import break_ring, flush_and_call
@@ -38,7 +41,7 @@ from ovs_vhost_plugin.jit.ring.ring import (
     journal_begin,
     pop_avail,
 )
-from ovs_vhost_plugin.jit.syscalls import EAGAIN, EFAULT, EINTR, EIO, coarse_milliseconds, writev
+from ovs_vhost_plugin.jit.syscalls import coarse_milliseconds, writev
 
 BURST = 64
 """Chains before the other direction has its turn."""
@@ -68,12 +71,12 @@ def take_header(queue: Queue, net: Net) -> int:
     """Copy the oldest chain's header out and point an iovec before the frame at the copy.
 
     The iovec before the frame is one that held header, or one of a chain that is done. Returns
-    where the frame's own iovecs begin, or -fault.
+    where the frame's own iovecs begin, or a fault.
     """
     size = net.state[0]["header_size"]
     chain = queue.chains[uint64(queue.state[0]["head"])]
     if chain["length"] <= size:
-        return -Fault.CHAIN_WITHOUT_FRAME
+        return failure(Fault.CHAIN_WITHOUT_FRAME)
     at: int = queue.state[0]["first"]
     iovec = queue.iov[uint64(at)]
     if iovec["len"] > HEADER_MAX:
@@ -83,9 +86,9 @@ def take_header(queue: Queue, net: Net) -> int:
         iovec["len"] -= size
     else:
         at = _take_scattered_header(queue, net)
-    fault = offload.check_header(net.header, chain["length"] - size, net.state)
-    if fault:
-        return -fault
+    result = offload.check_header(net.header, chain["length"] - size, net.state)
+    if result < 0:
+        return result
     before = queue.iov[uint64(at - 1)]
     before["base"] = address_of(net.header, 0)
     before["len"] = size
@@ -117,7 +120,7 @@ def _begin_finished(queue: Queue, net: Net, length: int) -> int:
         offload.finish_checksum(net.header, net.frame, length)
         headers = length
     if headers < 0:
-        return -headers
+        return headers
     state["headers"] = headers
     state["position"] = 0
     queue.iov[at - 1]["base"] = address_of(net.gso_segment, 0)
@@ -155,9 +158,9 @@ def write_finished(queue: Queue, net: Net, length: int) -> int:
     """
     state = net.state[0]
     if state["headers"] == 0:
-        fault = _begin_finished(queue, net, length)
-        if fault:
-            return fault
+        result = _begin_finished(queue, net, length)
+        if result < 0:
+            return result
     while True:
         taken = _make_next_frame(queue, net, length)
         result = write_frame(net, address_of(queue.iov, state["taken"] - 1), 2)
@@ -182,7 +185,7 @@ def send(queue: Queue, net: Net, learned: Learned, now: int) -> int:
         at = take_header(queue, net)
         if at < 0:
             counters["tx_dropped_faulty"] += 1
-            net.faults[-at] += 1
+            net.faults[fault_of(at)] += 1
             return 0
         state["taken"] = at
     first = state["taken"]
@@ -198,9 +201,9 @@ def send(queue: Queue, net: Net, learned: Learned, now: int) -> int:
         counters["tx_packets"] += 1
         counters["tx_bytes"] += length
         learn(learned, learned.head, take_head(learned, queue, first, end), now)
-    elif result > 0:
+    elif is_fault(result):
         counters["tx_dropped_faulty"] += 1
-        net.faults[result] += 1
+        net.faults[fault_of(result)] += 1
     elif result == -EIO:
         counters["tx_dropped_tap_down"] += 1
     else:
@@ -212,12 +215,12 @@ def send(queue: Queue, net: Net, learned: Learned, now: int) -> int:
 def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learned) -> int:
     """One burst: how many chains were given back."""
     state = net.state[0]
-    fault = 0
+    result = 0
     now = 0
     if (
         state["taken"] == 0
     ):  # else the chain at work is finished first, its iovecs stay where they are
-        fault = pop_avail(ring, memory, queue, BURST, _ANY_LENGTH)
+        result = pop_avail(ring, memory, queue, BURST, _ANY_LENGTH)
     if queue.state[0]["count"] > 0:
         disable_notification(ring, memory, net)
         now = coarse_milliseconds(net.scratch)
@@ -225,14 +228,14 @@ def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learn
     while queue.state[0]["count"] > 0:
         if ring.state[0]["enabled"]:
             journal_begin(ring, queue)
-            result = send(queue, net, learned, now)
-            if result == -EAGAIN:
+            sent = send(queue, net, learned, now)
+            if sent == -EAGAIN:
                 state["tap_full"] = 1
                 if state["headers"] == 0 or state["position"] == 0:  # no segment of it has gone
                     journal_abort(ring)
                 break
-            if result == -EFAULT:
-                fault = int64(Fault.MEMORY_GONE)
+            if sent == -EFAULT:
+                result = failure(Fault.MEMORY_GONE)
                 break
         else:
             # vhost-user "Ring states": started but disabled, it is processed and discarded
@@ -242,8 +245,8 @@ def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learn
         add_used(ring, queue, 0)
         done += 1
     flush_and_call(ring, memory, net)
-    if fault:
-        fault = request_translation(queue, net, fault)
-    if fault:
-        break_ring(ring, net, fault)
+    if result < 0:
+        result = request_translation(queue, net, result)
+    if result < 0:
+        break_ring(ring, net, fault_of(result))
     return done

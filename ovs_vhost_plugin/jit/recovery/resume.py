@@ -8,6 +8,8 @@ here before it is used, and a journal that does not fit the ring is not believed
 
 from __future__ import annotations
 
+from errno import ESTALE
+
 from ovs_vhost_plugin.jit.atomics import load_acquire, load_relaxed, store_relaxed, store_release
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import MEMORY_T, NET_T, VRING_T, Memory, Net, Vring, boolean, int64
@@ -28,7 +30,7 @@ from ovs_vhost_plugin.jit.ring import packed, split
 from ovs_vhost_plugin.jit.ring.packed_chain import advance, is_available, slot_of
 
 _HALF = 0xFFFF
-_NOT_THIS_RING = -1
+_NOT_THIS_RING = -ESTALE
 
 
 @kernel(boolean(VRING_T))
@@ -136,7 +138,9 @@ def _resume_split(ring: Vring, memory: Memory, net: Net) -> int:
 
 @kernel(int64(VRING_T, MEMORY_T, NET_T))
 def resume(ring: Vring, memory: Memory, net: Net) -> int:
-    """Finish what the journal says was begun: where the ring goes on, or negative: elsewhere.
+    """Finish what the journal says was begun: where the ring resumes, or -ESTALE.
+
+    -ESTALE: the journal does not fit the ring.
 
     `ring.state` is as for a ring that starts where its front-end says. Nothing runs it.
     """

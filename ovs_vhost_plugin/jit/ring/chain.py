@@ -13,6 +13,7 @@ otherwise have each access look for Python's negative indices.
 
 from __future__ import annotations
 
+from errno import EFAULT
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from ovs_vhost_plugin.jit.layout import (
     uint64,
     void,
 )
+from ovs_vhost_plugin.jit.result import failure
 
 F_NEXT, F_WRITE, F_INDIRECT = 1, 2, 4
 """Flags of a descriptor (virtio 1.2, 2.7.5 and 2.8.13)."""
@@ -50,7 +52,7 @@ _TOP = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 @kernel(int64(REGIONS_T, int64, int64, uint64), inline=True)
 def find_region(regions: Records, before: int, behind: int, address: Any) -> int:
-    """Index of the region that holds guest `address`, or -1; they are sorted by guest address.
+    """Index of the region that holds guest `address`, or -EFAULT; they are sorted by guest address.
 
     By halves: there may be hundreds of them (CONFIGURE_MEM_SLOTS), and each buffer is looked up.
     The rows `before` and `behind` those of this use are passed over.
@@ -66,7 +68,7 @@ def find_region(regions: Records, before: int, behind: int, address: Any) -> int
         region = regions[uint64(low - 1)]
         if address - region["guest"] < region["size"]:
             return low - 1
-    return -1
+    return -EFAULT
 
 
 @kernel(void(int64, int64), inline=True)
@@ -94,20 +96,20 @@ def add_buffer(
     at: int,
     writes: int,
 ) -> int:
-    """Put guest buffer [address, +length) into iovecs from `at` on: the next free one or -fault.
+    """Put guest buffer [address, +length) into iovecs from `at` on: the next free one or a fault.
 
     A buffer that goes on in the next region of guest memory is elsewhere in this process's, and
     becomes two iovecs. `writes`: the device will write it. An address outside is left in `missed`.
     """
     if address > _TOP - uint64(length - 1):
-        return -Fault.ADDRESS_WRAPS
+        return failure(Fault.ADDRESS_WRAPS)
     while True:
         i = find_region(regions, before, behind, address)
         if i < 0:
             queue.state[0]["missed"] = address
-            return -Fault.ADDRESS_OUTSIDE_MEMORY
+            return failure(Fault.ADDRESS_OUTSIDE_MEMORY)
         if at - queue.state[0]["end"] >= HELD_IOVECS_MAX:
-            return -Fault.CHAIN_TOO_LONG
+            return failure(Fault.CHAIN_TOO_LONG)
         region = regions[uint64(i)]
         offset = int64(address - region["guest"])
         part = min(length, int64(region["size"] - (address - region["guest"])))
@@ -126,21 +128,22 @@ def add_buffer(
 
 @kernel(int64(REGIONS_T, uint64, int64, QUEUE_T, int64), inline=True)
 def take_table(regions: Records, address: Any, length: int, queue: Queue, at: int) -> int:
-    """Copy the indirect table at guest `address` into `queue.table`: its entries or -fault.
+    """Copy the indirect table at guest `address` into `queue.table`: its entries or a fault.
 
     It is translated in the iovecs from `at` on, which the table's own buffers will then take.
     """
     if length == 0:
-        return -Fault.INDIRECT_EMPTY
+        return failure(Fault.INDIRECT_EMPTY)
     if length % _DESCRIPTOR:
-        return -Fault.INDIRECT_LENGTH
+        return failure(Fault.INDIRECT_LENGTH)
     if length > 8 * len(queue.table):
-        return -Fault.INDIRECT_TOO_LARGE
+        return failure(Fault.INDIRECT_TOO_LARGE)
     held = queue.state[0]
     before, behind = held["tables_before"], held["tables_behind"]
     stop = add_buffer(regions, before, behind, address, length, queue, at, 0)
     if stop < 0:
-        return -Fault.INDIRECT_OUTSIDE_MEMORY if stop == -Fault.ADDRESS_OUTSIDE_MEMORY else stop
+        outside = stop == failure(Fault.ADDRESS_OUTSIDE_MEMORY)
+        return failure(Fault.INDIRECT_OUTSIDE_MEMORY) if outside else stop
     done = 0
     bytes_of_table = queue.table.view(np.uint8)
     for i in range(at, stop):
@@ -153,13 +156,13 @@ def take_table(regions: Records, address: Any, length: int, queue: Queue, at: in
 def take_buffer(
     regions: Records, queue: Queue, at: int, address: Any, length: int, flags: int, writes: int
 ) -> int:
-    """Put a direct descriptor's buffer into iovecs from `at` on: the next free one or -fault."""
+    """Put a direct descriptor's buffer into iovecs from `at` on: the next free one or a fault."""
     if (flags & F_WRITE != 0) != (writes != 0):
         if writes and at > queue.state[0]["end"]:
-            return -Fault.READABLE_AFTER_WRITABLE
-        return -Fault.WRONG_DIRECTION
+            return failure(Fault.READABLE_AFTER_WRITABLE)
+        return failure(Fault.WRONG_DIRECTION)
     if length == 0:
-        return -Fault.ZERO_LENGTH
+        return failure(Fault.ZERO_LENGTH)
     held = queue.state[0]
     held["walked"] += length
     return add_buffer(regions, 0, held["behind"], address, length, queue, at, writes)
@@ -176,7 +179,7 @@ def _follow(
     at: int,
     nested: int,
 ) -> int:
-    """Follow a chain from descriptor `index` of `table`: the next free iovec or -fault.
+    """Follow a chain from descriptor `index` of `table`: the next free iovec or a fault.
 
     Leaves the entries of the indirect table that ends the chain in `queue.state`, or 0.
     """
@@ -184,18 +187,18 @@ def _follow(
     writes = ring.state[0]["writes"]
     for _ in range(entries):
         if index >= entries:
-            return -Fault.NEXT_OUT_OF_RANGE
+            return failure(Fault.NEXT_OUT_OF_RANGE)
         address = load_relaxed(table, 2 * index)
         word = load_relaxed(table, 2 * index + 1)
         length = int64(word & _LENGTH)
         flags = int64(word >> _FLAGS_AT & _FLAGS)
         if flags & F_INDIRECT:
             if nested:
-                return -Fault.INDIRECT_NESTED
+                return failure(Fault.INDIRECT_NESTED)
             if not ring.state[0]["indirect"]:
-                return -Fault.INDIRECT_NOT_NEGOTIATED
+                return failure(Fault.INDIRECT_NOT_NEGOTIATED)
             if flags & F_NEXT:
-                return -Fault.INDIRECT_WITH_NEXT
+                return failure(Fault.INDIRECT_WITH_NEXT)
             # 2.7.5.3.2: normal descriptors may come before it; its own F_WRITE says nothing.
             count = take_table(regions, address, length, queue, at)
             queue.state[0]["table"] = count
@@ -204,18 +207,18 @@ def _follow(
         if at < 0 or flags & F_NEXT == 0:
             return at
         index = int64(word >> _NEXT_AT)
-    return -Fault.CHAIN_LOOPS
+    return failure(Fault.CHAIN_LOOPS)
 
 
 @kernel(int64(VRING_T, int64, REGIONS_T, QUEUE_T), inline=True)
 def walk(ring: Vring, head: int, regions: Records, queue: Queue) -> int:
-    """Parse the chain at `head` into iovecs behind the held ones: how many, or -fault.
+    """Parse the chain at `head` into iovecs behind the held ones: how many, or a fault.
 
     The caller has made room for HELD_IOVECS_MAX iovecs, and holds the chain or overwrites it.
     """
     size = ring.state[0]["size"]
     if head >= size:
-        return -Fault.HEAD_OUT_OF_RANGE
+        return failure(Fault.HEAD_OUT_OF_RANGE)
     end = queue.state[0]["end"]
     queue.state[0]["walked"] = 0
     at = _follow(ring.desc, size, head, ring, regions, queue, end, 0)

@@ -28,6 +28,7 @@ from ovs_vhost_plugin.jit.layout import (
     boolean,
     int64,
 )
+from ovs_vhost_plugin.jit.result import fault_of
 from ovs_vhost_plugin.jit.syscalls import write_event
 
 READ, WRITE = 1, 2
@@ -37,12 +38,16 @@ BUFFER, TABLE = 1, 2
 
 
 @kernel(int64(QUEUE_T, NET_T, int64))
-def request_translation(queue: Queue, net: Net, fault: int) -> int:
-    """Have the worker ask for a translation, if that is what is missing: 0 then, else `fault`."""
+def request_translation(queue: Queue, net: Net, result: int) -> int:
+    """Make the worker ask for a translation if `result` says that one is missing.
+
+    Returns 0 then, else `result`.
+    """
+    fault = fault_of(result)
     outside = fault == Fault.ADDRESS_OUTSIDE_MEMORY or fault == Fault.INDIRECT_OUTSIDE_MEMORY
     held = queue.state[0]
     if not outside or not net.state[0]["iommu"]:
-        return fault
+        return result
     if not held["asked"]:
         held["asked"] = BUFFER if fault == Fault.ADDRESS_OUTSIDE_MEMORY else TABLE
         write_event(net.state[0]["fault_fd"], net.scratch)

@@ -111,14 +111,14 @@ def pop_avail(ring: Vring, memory: Memory, queue: Queue, chains: int, length: in
         word = _next_word(ring)
         available = is_available(ring, state["next_pop"], word)
         if available <= 0:
-            return -available
+            return available
         if state["writes"]:
             here = slot_of(ring, state["next_pop"])
             prefetch_write(address_of(ring.desc, 2 * (here + _AHEAD)))
         make_room(queue)
         iovecs = walk(ring, word, room, memory.regions, queue)
         if iovecs < 0:
-            return -iovecs
+            return iovecs
         if held["end"] - held["first"] + iovecs > HELD_IOVECS_MAX:
             held["full"] = 1
             return 0

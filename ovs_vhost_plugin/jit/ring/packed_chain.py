@@ -25,6 +25,7 @@ from ovs_vhost_plugin.jit.layout import (
     int64,
     uint64,
 )
+from ovs_vhost_plugin.jit.result import failure
 from ovs_vhost_plugin.jit.ring.chain import F_INDIRECT, F_NEXT, take_buffer, take_table
 
 # 2.8.13: the second word of struct pvirtq_desc is len (32), id (16), flags (16)
@@ -50,7 +51,7 @@ def advance(ring: Vring, position: int, count: int) -> int:
 
 @kernel(int64(VRING_T, int64, uint64), inline=True)
 def is_available(ring: Vring, position: int, word: Any) -> int:
-    """Whether a descriptor with this second word is available at `position`: 1, 0 or -fault.
+    """Whether a descriptor with this second word is available at `position`: 1, 0 or a fault.
 
     Available: F_AVAIL says the wrap counter, F_USED its opposite (2.8.1). If both say it the
     descriptor was used in this round, which nobody but us may say.
@@ -59,14 +60,14 @@ def is_available(ring: Vring, position: int, word: Any) -> int:
     first = position < ring.state[0]["size"]
     if flags == (F_AVAIL if first else F_USED):
         return 1
-    return -Fault.WRAP_COUNTER_WRONG if flags == (F_AVAIL | F_USED if first else 0) else 0
+    return failure(Fault.WRAP_COUNTER_WRONG) if flags == (F_AVAIL | F_USED if first else 0) else 0
 
 
 @kernel(int64(VRING_T, uint64, int64, REGIONS_T, QUEUE_T, int64), inline=True)
 def _take_indirect(
     ring: Vring, address: Any, length: int, regions: Records, queue: Queue, at: int
 ) -> int:
-    """Take all buffers of an indirect table: the next free iovec or -fault."""
+    """Take all buffers of an indirect table: the next free iovec or a fault."""
     entries = take_table(regions, address, length, queue, at)
     if entries < 0:
         return entries
@@ -84,7 +85,7 @@ def _take_indirect(
 
 @kernel(int64(VRING_T, uint64, int64, REGIONS_T, QUEUE_T), inline=True)
 def walk(ring: Vring, word: Any, budget: int, regions: Records, queue: Queue) -> int:
-    """Parse the chain at `next_pop` into iovecs behind the held ones: how many, or -fault.
+    """Parse the chain at `next_pop` into iovecs behind the held ones: how many, or a fault.
 
     `word` is the second one of its first descriptor, `budget` the most descriptors it may have.
     Leaves its buffer id and the number of its descriptors in `queue.state`. The caller has made
@@ -102,9 +103,9 @@ def walk(ring: Vring, word: Any, budget: int, regions: Records, queue: Queue) ->
         flags = int64(word >> _FLAGS_AT)
         if flags & F_INDIRECT:
             if not ring.state[0]["indirect"]:
-                return -Fault.INDIRECT_NOT_NEGOTIATED
+                return failure(Fault.INDIRECT_NOT_NEGOTIATED)
             if flags & F_NEXT or slots > 1:
-                return -Fault.INDIRECT_WITH_NEXT
+                return failure(Fault.INDIRECT_WITH_NEXT)
             at = _take_indirect(ring, address, length, regions, queue, at)
         else:
             at = take_buffer(regions, queue, at, address, length, flags, writes)
@@ -113,9 +114,9 @@ def walk(ring: Vring, word: Any, budget: int, regions: Records, queue: Queue) ->
         if flags & F_NEXT == 0:
             held["id"] = int64(word >> _ID_AT & _ID)
             held["slots"] = slots
-            return at - held["end"] if held["id"] < size else -Fault.ID_OUT_OF_RANGE
+            return at - held["end"] if held["id"] < size else failure(Fault.ID_OUT_OF_RANGE)
         position = advance(ring, position, 1)
         word = load_relaxed(ring.desc, 2 * slot_of(ring, position) + 1)
         if is_available(ring, position, word) <= 0:
-            return -Fault.NEXT_NOT_AVAILABLE
-    return -Fault.CHAIN_LOOPS
+            return failure(Fault.NEXT_NOT_AVAILABLE)
+    return failure(Fault.CHAIN_LOOPS)

@@ -39,6 +39,7 @@ from ovs_vhost_plugin.jit.layout import (
 )
 from ovs_vhost_plugin.jit.recovery.inflight_split import head_at, link, settle, take
 from ovs_vhost_plugin.jit.recovery.journal import BEGUN
+from ovs_vhost_plugin.jit.result import failure
 from ovs_vhost_plugin.jit.ring.chain import hold, make_room, release, walk
 from ovs_vhost_plugin.jit.ring.dirty import mark_used
 
@@ -64,9 +65,9 @@ def read_avail_idx(ring: Vring) -> int:
     known = (state["avail_idx"] - state["next_avail"]) & 0xFFFF
     if ahead > state["size"]:
         # More than half of the index's range ahead is rather behind.
-        return Fault.AVAIL_GOES_BACK if ahead >= 0x8000 else Fault.AVAIL_JUMPS
+        return failure(Fault.AVAIL_GOES_BACK if ahead >= 0x8000 else Fault.AVAIL_JUMPS)
     if ahead < known:
-        return Fault.AVAIL_GOES_BACK
+        return failure(Fault.AVAIL_GOES_BACK)
     if state["tracked"]:
         take(state["tracked"], address_of(ring.avail, 2), state["avail_idx"], ahead - known)
     state["avail_idx"] = avail_idx
@@ -84,9 +85,9 @@ def pop_avail(ring: Vring, memory: Memory, queue: Queue, chains: int, length: in
     held["full"] = 0
     while held["count"] < chains and held["length"] < length:
         if state["next_pop"] == state["avail_idx"]:
-            fault = read_avail_idx(ring)
-            if fault:
-                return fault
+            result = read_avail_idx(ring)
+            if result < 0:
+                return result
             if state["next_pop"] == state["avail_idx"]:
                 return 0
         head = int64(load_relaxed(ring.avail, 2 + (state["next_pop"] & (state["size"] - 1))))
@@ -95,7 +96,7 @@ def pop_avail(ring: Vring, memory: Memory, queue: Queue, chains: int, length: in
         make_room(queue)
         iovecs = walk(ring, head, memory.regions, queue)
         if iovecs < 0:
-            return -iovecs
+            return iovecs
         if held["end"] - held["first"] + iovecs > HELD_IOVECS_MAX:
             held["full"] = 1
             return 0

@@ -12,6 +12,7 @@ import numpy as np
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.net import offload
+from ovs_vhost_plugin.jit.result import fault_of
 
 _GSO_TYPES = 1 << 1 | 1 << 4 | 1 << 5  # TCPV4, TCPV6, UDP_L4: all that `offload` can segment
 
@@ -40,9 +41,9 @@ class Finisher:
         header, frame = self._header, self._frame
         header[:header_size] = np.frombuffer(record[:header_size], np.uint8)
         self._rules["header_size"] = header_size
-        fault = int(offload.check_header(header, length, self._rules))
-        if fault:
-            raise UnfinishedError(Fault(fault).kebab)
+        result = int(offload.check_header(header, length, self._rules))
+        if result < 0:
+            raise UnfinishedError(Fault(fault_of(result)).kebab)
         if not offload.leaves_work(header):
             return [bytes(record[header_size:])]
         frame[:length] = np.frombuffer(record[header_size:], np.uint8)
@@ -51,7 +52,7 @@ class Finisher:
             return [frame[:length].tobytes()]
         headers = int(offload.all_headers(header, frame, length))
         if headers < 0:
-            raise UnfinishedError(Fault(-headers).kebab)
+            raise UnfinishedError(Fault(fault_of(headers)).kebab)
         return self._segments(headers, length - headers)
 
     def _segments(self, headers: int, payload: int) -> list[bytes]:

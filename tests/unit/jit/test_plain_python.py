@@ -18,6 +18,7 @@ from ovs_vhost_plugin.jit.kernel import JIT
 HERE = Path(__file__).parent
 TESTS = (
     "test_faults",
+    "test_result",
     "ring/test_chain",
     "ring/test_dirty",
     "ring/test_packed",

@@ -25,6 +25,7 @@ from support.jit.packets import Packet, header, ones_complement
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.net.fragment import begin, make_fragment, step
+from ovs_vhost_plugin.jit.result import failure, fault_of
 
 UFO = 3
 IDENTIFICATION = 0xFEDC_BA98
@@ -37,7 +38,7 @@ def fragments(packet: Packet, size: int) -> list[bytes]:
     net = header(1, UFO, size, packet.start, 6)
     length = len(packet.frame)
     headers = begin(net, packet.frame, length)
-    assert headers > 0, Fault(-headers)
+    assert headers > 0, Fault(fault_of(headers))
     payload = length - headers
     out = fresh.new_net().gso_segment
     made = []
@@ -158,7 +159,8 @@ def test_a_frame_that_is_no_datagram(what: str) -> None:
     spoil(packet)
     frame = np.ascontiguousarray(packet.frame)
     before = frame.copy()
-    assert begin(header(1, UFO, 16, packet.start, 6), frame, len(frame)) == -Fault.GSO_HEADERS
+    wrong = header(1, UFO, 16, packet.start, 6)
+    assert begin(wrong, frame, len(frame)) == failure(Fault.GSO_HEADERS)
     assert (frame == before).all()
 
 
@@ -168,7 +170,7 @@ def test_an_ipv4_packet_that_nobody_could_put_together() -> None:
     assert begin(net, packet.frame, len(packet.frame)) == packet.start
     longer = np.append(packet.frame, np.uint8(0))
     assert len(longer) <= layout.FRAME_MAX
-    assert begin(net, longer, len(longer)) == -Fault.FRAME_TOO_LONG
+    assert begin(net, longer, len(longer)) == failure(Fault.FRAME_TOO_LONG)
 
 
 @settings(max_examples=300, deadline=None)

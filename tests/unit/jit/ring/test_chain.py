@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from errno import EFAULT
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from support.jit.ring_reference import (
 
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.result import failure, fault_of
 from ovs_vhost_plugin.jit.ring.chain import (
     find_region,
     gather,
@@ -66,7 +68,7 @@ def kernel_walk(driver: Driver, head: int, write: bool, indirect: bool) -> Any:
     ring = kernel_ring(driver, writes=write, indirect=indirect)
     pieces = walk(ring, head, kernel_memory(driver.memory).regions, queue)
     if pieces < 0:
-        return Fault(-pieces).name
+        return Fault(fault_of(pieces)).name
     return [(int(p["base"]), int(p["len"])) for p in queue.iov[1 : 1 + pieces]]
 
 
@@ -195,7 +197,7 @@ def test_a_failed_walk_holds_nothing_and_touches_no_held_chain() -> None:
     hold(queue, 0, walk(ring, driver.chain(0, [GOOD], write=False), regions, queue))
     before = (queue.state.copy(), queue.iov[1].copy())
     driver.chain(2, [GOOD, (LOW + 0x8100, 0)], write=False)
-    assert walk(ring, 2, regions, queue) == -Fault.ZERO_LENGTH
+    assert walk(ring, 2, regions, queue) == failure(Fault.ZERO_LENGTH)
     before[0]["table"] = 0
     assert (queue.state, queue.iov[1]) == before
 
@@ -255,10 +257,16 @@ def test_the_region_of_an_address_is_the_one_that_holds_it_among_hundreds(
     rows = [(16 * start, 16 if start in long else 9, 0) for start in sorted(starts)]
     regions = np.array(rows, layout.REGION_DTYPE)
     held = [i for i, (guest, size, _) in enumerate(rows) if guest <= address < guest + size]
-    assert find_region(regions, 0, 0, np.uint64(address)) == (held[0] if held else -1)
+    assert find_region(regions, 0, 0, np.uint64(address)) == (held[0] if held else -EFAULT)
 
 
 def test_the_last_region_may_end_where_addresses_do() -> None:
     regions = np.array([(0, 16, 0), (2**64 - 16, 16, 0)], layout.REGION_DTYPE)
-    for address, index in ((15, 0), (16, -1), (2**64 - 17, -1), (2**64 - 16, 1), (2**64 - 1, 1)):
+    for address, index in (
+        (15, 0),
+        (16, -EFAULT),
+        (2**64 - 17, -EFAULT),
+        (2**64 - 16, 1),
+        (2**64 - 1, 1),
+    ):
         assert find_region(regions, 0, 0, np.uint64(address)) == index

@@ -19,6 +19,7 @@ from support.jit.ring_reference import INDIRECT, NEXT, WRITE, Driver, GuestMemor
 
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.result import fault_of
 from ovs_vhost_plugin.jit.ring import ring
 
 LOW, HIGH = 0x10000, 0x20000
@@ -134,8 +135,8 @@ class Twins:
     # -- the device
 
     def pop_avail(self, chains: int, length: int) -> str:
-        fault = ring.pop_avail(self.ring, self.memory, self.queue, chains, length)
-        name = Fault(fault).name if fault else ""
+        result = ring.pop_avail(self.ring, self.memory, self.queue, chains, length)
+        name = Fault(fault_of(result)).name if result < 0 else ""
         assert name == self.plain.pop_avail(chains, length)
         return name
 

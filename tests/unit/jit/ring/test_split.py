@@ -12,6 +12,7 @@ from support.jit.ring_reference import WRITE, Driver, GuestMemory
 
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.result import failure
 from ovs_vhost_plugin.jit.ring.split import (
     add_used,
     disable_notification,
@@ -44,21 +45,21 @@ def test_an_event_is_needed_when_the_index_passes_it(event: int, old: int, steps
 
 
 @pytest.mark.parametrize(
-    ("ahead", "fault"),
+    ("ahead", "result"),
     [
         (0, 0),
         (8, 0),
-        (9, Fault.AVAIL_JUMPS),
-        (0x7FFF, Fault.AVAIL_JUMPS),
-        (-1, Fault.AVAIL_GOES_BACK),
+        (9, failure(Fault.AVAIL_JUMPS)),
+        (0x7FFF, failure(Fault.AVAIL_JUMPS)),
+        (-1, failure(Fault.AVAIL_GOES_BACK)),
     ],
 )
 @pytest.mark.parametrize("first", [0, 65533])
-def test_the_avail_index_stays_within_the_ring(first: int, ahead: int, fault: int) -> None:
+def test_the_avail_index_stays_within_the_ring(first: int, ahead: int, result: int) -> None:
     driver = new_driver(first=first)
     ring = kernel_ring(driver)
     driver.put(driver.avail + 2, first + ahead)
-    assert read_avail_idx(ring) == fault
+    assert read_avail_idx(ring) == result
 
 
 def test_the_avail_index_cannot_take_back_what_was_seen() -> None:
@@ -67,7 +68,7 @@ def test_the_avail_index_cannot_take_back_what_was_seen() -> None:
     driver.put(driver.avail + 2, 65534 + 5)
     assert read_avail_idx(ring) == 0
     driver.put(driver.avail + 2, 65534 + 4)
-    assert read_avail_idx(ring) == Fault.AVAIL_GOES_BACK
+    assert read_avail_idx(ring) == failure(Fault.AVAIL_GOES_BACK)
 
 
 def test_used_elements_that_wrap_are_logged_at_both_ends_of_the_ring() -> None:
@@ -123,7 +124,7 @@ def test_fetch_holds_what_was_good_before_a_fault() -> None:
     driver.describe(0, BUFFERS, 10)
     driver.describe(1, BUFFERS, 10, WRITE)
     driver.offer(0, 0, 1, 0)
-    assert pop_avail(ring, no_log(driver), queue, 64, 1 << 40) == Fault.WRONG_DIRECTION
+    assert pop_avail(ring, no_log(driver), queue, 64, 1 << 40) == failure(Fault.WRONG_DIRECTION)
     assert queue.state[0]["count"] == 2
 
 
