@@ -56,17 +56,18 @@ def spread(stations: Sequence[Station], location: Location) -> tuple[Station, ..
     and not for the switches of the customer. Nothing is in VLAN 4095, which is reserved: automation
     gives it to ports that are not wired yet.
     """
-    listed = [vlan for vlan in location.listed if vlan and location.carries(vlan)]
+    port = location.vlan
+    listed = [tag for tag in port.listed if tag and port.carries(tag)]
     if len(listed) >= MAX_STATIONS:
         listed = []
     found = list(stations)
-    for vlan in listed:
-        found += [Station(one.mac, vlan) for one in stations if one.vlan == 0]
+    for tag in listed:
+        found += [Station(one.mac, tag) for one in stations if one.vlan == 0]
     kept: dict[StationKey, Station] = {}
     for one in merge(found):
-        vlan = location.vlan_of(one.vlan)
-        if location.carries(one.vlan) and vlan <= MAX_VLAN:
-            kept.setdefault(StationKey(one.mac, one.vlan if location.is_tunnel else vlan), one)
+        vlan = port.vlan_of(one.vlan)
+        if vlan is not None and vlan <= MAX_VLAN:
+            kept.setdefault(StationKey(one.mac, one.vlan if port.is_tunnel else vlan), one)
     return tuple(kept.values())[:MAX_STATIONS]
 
 

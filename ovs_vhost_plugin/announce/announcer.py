@@ -141,7 +141,11 @@ class Announcer:
         for attempt in self._asked.pop(bridge):
             place = attempt.location
             entries = fdb.entries_of(text, attempt.announcement.request.station.mac)
-            vlan = place.vlan_of(attempt.station_vlan)
+            vlan = place.vlan.vlan_of(attempt.station_vlan)
+            if vlan is None:
+                refusal = f"the port does not carry VLAN {attempt.station_vlan}"
+                self._retry(attempt.announcement, Outcome.NOT_LEARNED, refusal, now)
+                continue
             reason = fdb.missing(entries, place.numbers, vlan)
             if reason is None:
                 self._known(attempt, "fdb", now)
@@ -224,7 +228,7 @@ class Announcer:
         if location is None or location.ofport < 1:
             announcement.reason = "ofport unknown"
             return announcement.deadline
-        if location.isolated:
+        if location.vlan.isolated:
             announcement.outcome, announcement.reason = Outcome.ISOLATED, "it is in VLAN 4095 alone"
             self._end(announcement, now)
             return None

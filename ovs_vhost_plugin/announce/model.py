@@ -81,7 +81,7 @@ class Result:
             "confirmed_by": self.confirmed_by,
             "bridge": place.bridge if place else None,
             "ofport": place.ofport if place else None,
-            "tag": place.tag if place else None,
+            "tag": (place.vlan.tag or None) if place else None,
             "received_at": self.received_at,
             "sent_at": self.sent_at,
             "learned_at": self.learned_at,

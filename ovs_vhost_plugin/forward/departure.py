@@ -20,7 +20,7 @@ from ovs_vhost_plugin.forward import onward
 from ovs_vhost_plugin.forward.onward import Parcel, Rows, Senders, Unfit
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import StationKey
-from ovs_vhost_plugin.net.vlan import PortVlan, enter, vlan_of
+from ovs_vhost_plugin.net.vlan import PortVlan, ingress_frame
 from ovs_vhost_plugin.vswitchd import fdb
 
 PACE = ((2.0, 0.005), (4.0, 0.02), (float("inf"), 0.1))
@@ -76,14 +76,7 @@ class Departure:
         self._hurries += 1
         return self._hurries <= HURRIES
 
-    def table(
-        self,
-        text: str,
-        place: Location,
-        vlans: Mapping[int, PortVlan],
-        rows: Rows,
-        now: float,
-    ) -> bool:
+    def table(self, text: str, place: Location, rows: Rows, now: float) -> bool:
         """Take the bridge's MAC table; whether a station was found at a new place."""
         self._senders = Senders(text, place.numbers)
         self.resident = min(self._senders.here, default=None)
@@ -94,7 +87,7 @@ class Departure:
         before = dict(self.places)
         self.places, stays = {}, False
         for station in self.stations:
-            port = self._place_of(station, text, place, vlans, rows)
+            port = self._place_of(station, text, place, rows)
             if port in place.numbers:
                 # Here it is stopped: its last frames, counted late, have moved the entry back.
                 port = before.get(station)
@@ -119,9 +112,7 @@ class Departure:
         else:
             self._unsettled = True
 
-    def settling(
-        self, nobody: bytes, place: Location, vlans: Mapping[int, PortVlan]
-    ) -> bytes | None:
+    def settling(self, nobody: bytes, place: Location) -> bytes | None:
         """A frame that makes the bridge count what its flows have passed so far, None if none does.
 
         It counts a flow's frames some time after they passed, and learns their source from them
@@ -135,7 +126,7 @@ class Departure:
             return None
         mac, vlan = self.resident
         frame = mac + nobody + _LOCAL_EXPERIMENTAL + bytes(46)
-        entering = enter(frame, vlan, vlans.get(place.ofport, PortVlan()))
+        entering = ingress_frame(frame, vlan, place.vlan)
         if entering is not None:
             self._unsettled = False
             self._settlings += 1
@@ -159,16 +150,9 @@ class Departure:
             for frame in frames
         ]
 
-    def _place_of(
-        self,
-        station: StationKey,
-        text: str,
-        place: Location,
-        vlans: Mapping[int, PortVlan],
-        rows: Rows,
-    ) -> int | None:
+    def _place_of(self, station: StationKey, text: str, place: Location, rows: Rows) -> int | None:
         mac, tag = station
-        vlan = vlan_of(tag, vlans.get(place.ofport, PortVlan()))
+        vlan = place.vlan.egress_vlan_of(tag)
         port = next((e.port for e in fdb.entries_of(text, mac) if e.vlan == vlan), None)
         if not isinstance(port, int) or vlan is None:
             return None  # not learned, or the bridge's own

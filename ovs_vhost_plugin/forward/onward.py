@@ -24,7 +24,7 @@ from enum import StrEnum
 from ovs_vhost_plugin.net.ethernet import IPV4, IPV6, ethertype_of, tag_of
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station, StationKey
-from ovs_vhost_plugin.net.vlan import PortVlan, carry, vlan_of
+from ovs_vhost_plugin.net.vlan import ALL_VLANS, PortVlan, retag
 from ovs_vhost_plugin.openflow.wire import LONGEST_FRAME, Output
 from ovs_vhost_plugin.vswitchd import fdb
 
@@ -97,8 +97,7 @@ def address(
         return Unfit.MALFORMED
     tag = tag_of(frame)
     port = places.get(StationKey(frame[:6], tag))
-    origin = vlans.get(place.ofport, PortVlan())
-    vlan = vlan_of(tag, origin)
+    vlan = place.vlan.egress_vlan_of(tag)
     if port is None or vlan is None:
         return Unfit.TO_STRANGER
     source = frame[6:12]
@@ -111,12 +110,12 @@ def address(
             return Unfit.FROM_NOBODY
     elif ethertype_of(frame) in (IPV4, IPV6) or not _vouched(source, vlan, port, senders, rows):
         frame = frame[:6] + rows.own + frame[12:]
-    target = vlans.get(port, PortVlan())
-    dressed = carry(frame, origin, target)
-    if dressed is None:
+    target = vlans.get(port, ALL_VLANS)
+    retagged = retag(frame, place.vlan, target)
+    if retagged is None:
         return Unfit.TO_NO_VLAN
     # Of a bond's members only one may send, and the switch knows which.
-    return dressed, Output.NORMAL if target.bond else port
+    return retagged, Output.NORMAL if target.bond else port
 
 
 def _vouched(source: bytes, vlan: int, target: int, senders: Senders, rows: Rows) -> bool:

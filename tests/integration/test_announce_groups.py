@@ -91,7 +91,7 @@ def test_linux_answers_and_the_bridge_knows_its_groups(switch, snooping) -> None
             switch.appctl("ovs-vswitchd", "mdb/flush", br.name)
             assert known(br) == {}
             path = str(switch.directory / f"{br.name}.mgmt")
-            service.set_locations({"vhu0": Location(br.name, port, None, path)})
+            service.set_locations({"vhu0": Location(br.name, port, path)})
 
             def answered() -> bool:
                 service.run()

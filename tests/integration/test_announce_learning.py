@@ -88,7 +88,7 @@ def test_an_access_ports_mac_is_learned_in_its_vlan_and_tagged_on_trunks(switch,
 def test_a_wrong_vlan_is_not_called_learned(switch, service):
     with bridge(switch, guest_tag=10) as br:
         place = br.location()
-        wrong = Location(place.bridge, place.ofport, None, place.mgmt_path)
+        wrong = Location(place.bridge, place.ofport, place.mgmt_path)
         result = announce(service, wrong)
         assert (result.outcome, result.reason) == (Outcome.NOT_LEARNED, "not in VLAN 0")
 
@@ -226,7 +226,7 @@ def test_a_drop_that_ends_in_time_costs_only_a_retry(switch, service):
 def test_several_macs_and_ports_share_a_bridge(switch, service):
     with bridge(switch) as br:
         place = br.location()
-        peer = Location(br.name, br.ofport("peer"), None, place.mgmt_path)
+        peer = Location(br.name, br.ofport("peer"), place.mgmt_path)
         service.set_locations({"vhu0": place, "vhu1": peer})
         macs = [MAC[:5] + bytes([index]) for index in range(8)]
         for index, mac in enumerate(macs):
@@ -247,7 +247,7 @@ def test_a_mac_that_is_no_guests_never_reaches_the_bridge(switch, service):
 def test_an_ofport_that_no_port_has_is_not_called_learned(switch, service):
     with bridge(switch) as br:
         place = br.location()
-        result = announce(service, Location(place.bridge, 999, None, place.mgmt_path))
+        result = announce(service, Location(place.bridge, 999, place.mgmt_path))
         assert result.outcome is not Outcome.LEARNED
 
 

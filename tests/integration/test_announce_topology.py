@@ -14,8 +14,8 @@ from ovs_vhost_plugin.announce.model import Outcome
 from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.net.ethernet import tagged
-from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station
+from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.openflow import wire
 
 pytestmark = pytest.mark.integration
@@ -148,7 +148,8 @@ def test_every_vlan_of_a_port_learns_and_the_trunk_behind_it_sees_the_tag(
     with bridge(switch) as br:
         switch.vsctl("set", "Port", br.ports["guest"], *columns)
         place = br.location()
-        place = Location(place.bridge, place.ofport, tag, place.mgmt_path, vlan_mode, trunks)
+        mode = VlanMode(vlan_mode or "access")
+        place = replace(place, vlan=PortVlan(mode, tag or 0, frozenset(trunks)))
         announce(service, place, Station(MAC))
         port = str(place.ofport)
         assert vlans_of(switch, br) == {(vlan, port) for vlan in learned_in}
@@ -161,7 +162,8 @@ def test_through_a_tunnel_a_guest_is_announced_in_each_customer_vlan(switch, ser
     columns = ("vlan_mode=dot1q-tunnel", "tag=7", "cvlans=10,20")
     with bridge(switch) as br:
         switch.vsctl("set", "Port", br.ports["guest"], *columns)
-        place = replace(br.location(), tag=7, vlan_mode="dot1q-tunnel", cvlans=(10, 20))
+        tunnel = PortVlan(VlanMode.DOT1Q_TUNNEL, 7, cvlans=frozenset({10, 20}))
+        place = replace(br.location(), vlan=tunnel)
         announce(service, place, Station(MAC), Station(MAC, 20, (IPV4,)), Station(MAC, 30))
         assert vlans_of(switch, br) == {(7, str(place.ofport))}
         service_tag = b"\x88\xa8\x00\x07"

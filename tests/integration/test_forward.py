@@ -16,7 +16,7 @@ from ovs_vhost_plugin.forward.onward import Rows, Unfit
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
 from ovs_vhost_plugin.net.ethernet import C_TAG, S_TAG
 from ovs_vhost_plugin.net.station import StationKey
-from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode, enter
+from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode, ingress_frame
 from ovs_vhost_plugin.vswitchd.unixctl import Answer, Question, Switchd
 
 pytestmark = pytest.mark.integration
@@ -170,19 +170,19 @@ def test_frames_follow_through_vlans_as_the_switch_itself_would_send_them(
         for role, port in (("guest", origin), ("peer", peer)):
             if columns := columns_of(port):
                 switch.vsctl("set", "Port", br.ports[role], *columns)
-        place = replace(br.location(), tag=origin.tag or None, vlan_mode=str(origin.mode))
+        place = replace(br.location(), vlan=origin)
         vlans = {place.ofport: origin, br.ofport("peer"): peer}
         vlan = origin.tag or tags[0][1]
         departure = Departure(0.0)
         br.taps["guest"].send(tagged(rarp(GUEST), tags))
         wait_until(lambda: br.place_of(GUEST) == (str(place.ofport), vlan), "learned here")
-        departure.table(table_of(switch, br.name), place, vlans, ROWS, 0.0)
-        departure.hold((f"{GUEST.hex()}.{tags[0][1] if tags else 0}",), 0.1)
+        departure.table(table_of(switch, br.name), place, ROWS, 0.0)
+        departure.hold((StationKey(GUEST, tags[0][1] if tags else 0),), 0.1)
 
-        br.taps["peer"].send(enter(rarp(GUEST), vlan, peer))
+        br.taps["peer"].send(ingress_frame(rarp(GUEST), vlan, peer))
         there = (str(br.ofport("peer")), vlan)
         wait_until(lambda: br.place_of(GUEST) == there, "learned there")
-        assert departure.table(table_of(switch, br.name), place, vlans, ROWS, 0.2)
+        assert departure.table(table_of(switch, br.name), place, ROWS, 0.2)
         held = tagged(frame(7), tags)
         (parcel,) = departure.parcels([held], place, vlans, ROWS)
         if expected is None:
@@ -210,13 +210,13 @@ def test_a_held_frame_passes_the_split_horizon_of_a_mesh_which_the_networks_own_
         br.taps["guest"].send(rarp(GUEST))
         wait_until(lambda: br.place_of(GUEST) == here, "learned here")
         departure = Departure(0.0)
-        departure.table(table_of(switch, br.name), br.location(), {}, ROWS, 0.0)
+        departure.table(table_of(switch, br.name), br.location(), ROWS, 0.0)
         departure.hold((StationKey(GUEST, 0),), 0.1)
         third.send(frame(1))
         held = tap_frames(br.taps["guest"], 1)
         br.taps["peer"].send(rarp(GUEST))
         wait_until(lambda: br.place_of(GUEST) == there, "learned there")
-        assert departure.table(table_of(switch, br.name), br.location(), {}, ROWS, 0.2)
+        assert departure.table(table_of(switch, br.name), br.location(), ROWS, 0.2)
 
         # One that comes now, as the network behind the third port has not learned yet, is lost.
         third.send(frame(2))
@@ -240,9 +240,9 @@ def test_a_guests_last_frames_are_counted_before_it_is_learned_elsewhere(switch)
         assert br.place_of(GUEST) == here
         departure = Departure(0.0)
         departure.hold((), 0.0)
-        departure.table(table_of(switch, br.name), br.location(), {}, ROWS, 0.0)
+        departure.table(table_of(switch, br.name), br.location(), ROWS, 0.0)
         nobody = bytes.fromhex("02000000feed")
-        settling = departure.settling(nobody, br.location(), {})
+        settling = departure.settling(nobody, br.location())
 
         teach(br, settling)
         wait_until(lambda: br.place_of(nobody) == here, "the frame of nobody")
@@ -267,7 +267,7 @@ def test_an_announcement_that_met_a_cached_flow_is_counted_too(switch):
         wait_until(lambda: br.place_of(GUEST) == here, "it comes")
         switch.vsctl("set", *setting)
         departure = Departure(0.0)
-        departure.table(table_of(switch, br.name), br.location(), {}, ROWS, 0.0)
+        departure.table(table_of(switch, br.name), br.location(), ROWS, 0.0)
         departure.hold((StationKey(GUEST, 0),), 0.0)
         teach(br, settle(departure, br, switch, "02000000feed", sighted=0))
         wait_until(lambda: br.place_of(bytes.fromhex("02000000feed")) == here, "all is counted")
@@ -284,8 +284,8 @@ def settle(departure, br, switch, nobody, sighted):
     """The frame by which the bridge is made to count, after so many looks as that takes."""
     departure.hold((StationKey(GUEST, 0),), 1.0, sighted)
     for _ in range(2):
-        departure.table(table_of(switch, br.name), br.location(), {}, ROWS, 1.0)
-    return departure.settling(bytes.fromhex(nobody), br.location(), {})
+        departure.table(table_of(switch, br.name), br.location(), ROWS, 1.0)
+    return departure.settling(bytes.fromhex(nobody), br.location())
 
 
 def teach(br, frame):

@@ -258,8 +258,8 @@ class Announcing:
             return
         place, known = self._locations[port.name], self._guest(port.name).known(self._clock())
         stations = spread((*given_to(port), *known), place)
-        likely = dict.fromkeys((0, *sorted(one.vlan for one in stations), *place.listed))
-        for vlan in [vlan for vlan in likely if place.carries(vlan)][:MAX_QUERIED]:
+        likely = dict.fromkeys((0, *sorted(one.vlan for one in stations), *place.vlan.listed))
+        for vlan in [vlan for vlan in likely if place.vlan.carries(vlan)][:MAX_QUERIED]:
             self._service.query(port.name, queries(own, vlan))
 
     def _own_macs(self, bridge: str) -> set[str]:
@@ -271,7 +271,7 @@ class Announcing:
         if not self._request(port, trigger, now):
             vlog.info(f"{name}: {trigger}, and no address is known yet that its port carries")
             self._guest(name).unnamed(trigger, now)
-        elif self._locations[name].isolated:
+        elif self._locations[name].vlan.isolated:
             self._rounds.cancel(name)  # and begin where it is wired: it has moved then
         elif now - self._rarp_at.get(name, -RARP_ROUNDS) >= RARP_ROUNDS:
             self._rounds.begin(name, trigger, port.announce, now)
@@ -294,7 +294,7 @@ class Announcing:
         assert self._service is not None and self._owners is not None
         place = self._locations[port.name]
         # Of what it is in no VLAN to announce, the result says so.
-        spreaded = allowed[:MAX_STATIONS] if place.isolated else spread(allowed, place)
+        spreaded = allowed[:MAX_STATIONS] if place.vlan.isolated else spread(allowed, place)
         running = {name for name, guest in self._guests.items() if guest.running}
         foreign = [self._owners.foreign(one.mac, port, running) for one in spreaded]
         asked = (*zip(spreaded, foreign, strict=True), *refused)

@@ -72,7 +72,8 @@ def _lacking(claim: Station, given: Sequence[Station], place: Location) -> NotGi
     """The first thing of a claim that rows do not give; None if they give all of it."""
     if all(claim.mac != one.mac for one in given):
         return NotGiven.MAC
-    if not place.gives(given, claim.mac, place.vlan_of(claim.vlan)):
+    vlan = place.vlan.vlan_of(claim.vlan)
+    if vlan is None or not place.gives(given, claim.mac, vlan):
         return NotGiven.VLAN
     same = [one for one in given if one.key == claim.key]
     ips = {ip for one in same for ip in one.ipv4 + one.ipv6}

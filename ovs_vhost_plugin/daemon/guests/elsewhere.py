@@ -86,7 +86,7 @@ def refused_as(where: str) -> str:
 def _moved(look: _Look, table: str) -> Places:
     found: Places = {}
     for one in look.stations:
-        vlan = look.place.vlan_of(one.vlan)
+        vlan = look.place.vlan.vlan_of(one.vlan)
         for entry in fdb.entries_of(table, one.mac):
             if entry.vlan == vlan and entry.port not in look.place.numbers:
                 found[one.key] = f"on port {entry.port}"

@@ -29,6 +29,8 @@ from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard
 from ovs_vhost_plugin.forward.batches import ParcelService
 from ovs_vhost_plugin.forward.departure import Departure
 from ovs_vhost_plugin.forward.onward import Rows, Unfit
+from ovs_vhost_plugin.net.location import Location
+from ovs_vhost_plugin.net.vlan import PortVlan
 from ovs_vhost_plugin.vhost.spec import Feature
 from ovs_vhost_plugin.vswitchd.unixctl import Answer, Question, Switchd
 
@@ -163,7 +165,7 @@ class Forwarding:
                 self._forget(name)
                 port = self._ports[name] = Leaving(Departure(now))
             port.hold = holding.hold
-            port.parcels = ParcelService(location_of(self._spec(name), self._rundir).mgmt_path)
+            port.parcels = ParcelService(self._place(name).mgmt_path)
         if port.parcels is not None:
             port.departure.hold(holding.stations, now, holding.sighted)
 
@@ -181,8 +183,8 @@ class Forwarding:
             self._refuse(port, "over-limit", len(frames))
             self._over(name, port, over, now)
             return
-        place, vlans = self._place(name)
-        for parcel in port.departure.parcels(frames, place, vlans, self._rows_at(name)):
+        place, rows = self._place(name), self._rows_at(name)
+        for parcel in port.departure.parcels(frames, place, self._vlans(name), rows):
             if isinstance(parcel, Unfit):
                 self._refuse(port, parcel.value)
             else:
@@ -236,9 +238,8 @@ class Forwarding:
             self._switchd.ask(Question("fdb/show", (bridge,)), now)
 
     def _table(self, name: str, text: str, now: float) -> None:
-        place, vlans = self._place(name)
         port = self._ports[name]
-        if port.departure.table(text, place, vlans, self._rows_at(name), now):
+        if port.departure.table(text, self._place(name), self._rows_at(name), now):
             port.release_at = now
             port.sights += 1
             if port.sights <= SIGHTS:
@@ -255,9 +256,9 @@ class Forwarding:
         """
         if port.parcels is None or not port.parcels.ready:
             return
-        place, vlans = self._place(name)
+        place = self._place(name)
         nobody = _LOCALLY_ADMINISTERED + os.urandom(5)
-        frame = port.departure.settling(nobody, place, vlans)
+        frame = port.departure.settling(nobody, place)
         if frame is not None:
             port.parcels.teach(place.ofport, frame)
 
@@ -306,13 +307,14 @@ class Forwarding:
     def _bridge(self, name: str) -> str:
         return self._spec(name).bridge
 
-    def _place(self, name: str) -> Any:
+    def _place(self, name: str) -> Location:
+        return location_of(self._spec(name), self._rundir)
+
+    def _vlans(self, name: str) -> dict[int, PortVlan]:
+        """How the ports of its bridge treat VLANs, by OpenFlow number."""
         assert self._snapshot is not None
-        place = location_of(self._spec(name), self._rundir)
-        vlans = {
-            n: vlan for (bridge, n), vlan in self._snapshot.vlans.items() if bridge == place.bridge
-        }
-        return place, vlans
+        here = self._bridge(name)
+        return {n: vlan for (bridge, n), vlan in self._snapshot.vlans.items() if bridge == here}
 
     def _rows_at(self, name: str) -> Rows:
         assert self._owners is not None

@@ -20,11 +20,8 @@ def location_of(port: PortSpec, rundir: str) -> Location:
     return Location(
         bridge=port.bridge,
         ofport=port.ofport or -1,
-        tag=port.tag,
         mgmt_path=f"{rundir}/{port.bridge}.mgmt",
-        vlan_mode=port.vlan_mode,
-        trunks=port.trunks,
-        cvlans=port.cvlans,
+        vlan=port.vlan,
         ovn=port.ovn,
         members=port.members,
         mates=port.mates,

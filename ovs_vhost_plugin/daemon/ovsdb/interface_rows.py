@@ -29,6 +29,7 @@ from ovs_vhost_plugin.daemon.ovsdb.carriage import (
 from ovs_vhost_plugin.daemon.ovsdb.tunnels import lead_into_tunnels, version_of
 from ovs_vhost_plugin.daemon.sockets.sockpolicy import OWNER_KEY
 from ovs_vhost_plugin.net.station import Station
+from ovs_vhost_plugin.net.vlan import ALL_VLANS, PortVlan
 from ovs_vhost_plugin.vhost import withheld
 from ovs_vhost_plugin.vhost.withheld import NOTHING, Withheld
 
@@ -115,8 +116,7 @@ class PortSpec:
     mode     "client": the front-end listens on `path`; "server": we do
     queues   most queue pairs offered
     mtu      bytes that the tap has, None when none are requested
-    tag      VLAN of frames that the guest sends untagged, None: no VLAN
-    vlan_mode, trunks, cvlans  as in the Port row
+    vlan     how the port treats VLANs
     userspace  the bridge is ovs-vswitchd's own, not the kernel's
     finish_offloads  the bridge, or what it leads to, takes no unfinished checksums and GSO frames
     announce   how the guest is announced
@@ -145,12 +145,10 @@ class PortSpec:
     path: str
     queues: int
     mtu: int | None
-    tag: int | None
-    trunks: tuple[int, ...]
     userspace: bool
     finish_offloads: bool
     attached_mac: str
-    vlan_mode: str = ""
+    vlan: PortVlan = ALL_VLANS
     announce: Policy = policy.DEFAULT
     addresses: tuple[Station, ...] = ()
     slip: str = ""
@@ -162,7 +160,6 @@ class PortSpec:
     any_memory: bool = False
     withheld: Withheld = NOTHING
     socket_owner: str = ""
-    cvlans: tuple[int, ...] = ()
     troubles: Mapping[Trouble, str] = field(default_factory=dict)
     members: tuple[int, ...] = ()
     mates: tuple[int, ...] = ()
@@ -227,10 +224,7 @@ def parse(
         path=path,
         queues=_queues(keys.get(QUEUES_KEY)),
         mtu=mtu,
-        tag=_tag(port),
-        vlan_mode=next(iter(port.vlan_mode), ""),
-        trunks=tuple(sorted(port.trunks)),
-        cvlans=tuple(sorted(port.cvlans)),
+        vlan=port_rows.parse_vlan(port),
         userspace=bridge.datapath_type == USERSPACE,
         finish_offloads=finishes(
             keys.get(OFFLOADS_KEY, Offloads.AUTO),
@@ -360,13 +354,6 @@ def _mtu(interface: Any) -> tuple[int | None, str]:
             RowErrorName.MTU_OUT_OF_RANGE, f"set mtu_request to {_MTU_MIN} to {_MTU_MAX}"
         )
     return offered_mtu(request, interface)
-
-
-def _tag(port: Any) -> int | None:
-    # ovs-vswitchd.conf.db(5), Port: a trunk port has no VLAN of its own, whatever `tag` says.
-    if not port.tag or list(port.vlan_mode) == ["trunk"]:
-        return None
-    return int(port.tag[0])
 
 
 def _announce(

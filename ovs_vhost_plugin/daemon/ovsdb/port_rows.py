@@ -40,5 +40,7 @@ def parse_vlan(port: Any) -> PortVlan:
     default = VlanMode.TRUNK if tag is None else VlanMode.ACCESS
     mode = VlanMode(port.vlan_mode[0]) if port.vlan_mode else default
     tpid = C_TAG if port.other_config.get("qinq-ethtype") == "802.1q" else S_TAG
-    bond = len(port.interfaces) > 1
-    return PortVlan(mode, tag or 0, bond, cvlans=frozenset(port.cvlans), tpid=tpid)
+    # A trunk port has no VLAN of its own, whatever `tag` says.
+    own = 0 if tag is None or mode is VlanMode.TRUNK else tag
+    trunks, cvlans = frozenset(port.trunks), frozenset(port.cvlans)
+    return PortVlan(mode, own, trunks, cvlans, tpid, bond=len(port.interfaces) > 1)

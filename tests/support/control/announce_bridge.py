@@ -22,6 +22,7 @@ from ovs_vhost_plugin.lab.hosts.switch import PrivateSwitch
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station
+from ovs_vhost_plugin.net.vlan import ALL_VLANS, PortVlan, VlanMode
 
 TUNSETIFF = 0x400454CA
 IFF_TAP_NO_PI = 0x1002
@@ -75,7 +76,9 @@ class Bridge:
 
     def location(self) -> Location:
         path = str(self.switch.directory / f"{self.name}.mgmt")
-        return Location(self.name, self.ofport("guest"), self.guest_tag, path)
+        tag = self.guest_tag
+        vlan = ALL_VLANS if tag is None else PortVlan(VlanMode.ACCESS, tag)
+        return Location(self.name, self.ofport("guest"), path, vlan)
 
     def place_of(self, mac: bytes) -> tuple[str, int] | None:
         """Return (port, VLAN) of `mac` in the bridge's own table."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ovs_vhost_plugin.announce.addresses import MAX_STATIONS, AddressError, parse, spread
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import MAX_IPS, Station, is_host, merge
+from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode
 
 MAC = bytes.fromhex("525400123456")
 OTHER = bytes.fromhex("525400123457")
@@ -24,7 +25,9 @@ def at(
     trunks: tuple[int, ...] = (),
     cvlans: tuple[int, ...] = (),
 ) -> Location:
-    return Location("br0", 1, tag, "/run/br0.mgmt", mode, trunks, cvlans=cvlans)
+    default = VlanMode.TRUNK if tag is None else VlanMode.ACCESS
+    vlan = PortVlan(VlanMode(mode or default), tag or 0, frozenset(trunks), frozenset(cvlans))
+    return Location("br0", 1, "/run/br0.mgmt", vlan)
 
 
 def test_automation_gives_stations():
@@ -156,9 +159,10 @@ def test_nothing_is_announced_into_the_reserved_vlan(place: Location):
 
 
 def test_where_a_frame_is_learned():
-    assert (at().vlan_of(0), at(tag=10).vlan_of(0)) == (0, 10)
-    assert at(tag=5, mode="native-untagged").vlan_of(7) == 7
-    assert at(tag=5, mode="dot1q-tunnel").vlan_of(7) == 5
+    assert (at().vlan.vlan_of(0), at(tag=10).vlan.vlan_of(0)) == (0, 10)
+    assert at(tag=5, mode="native-untagged").vlan.vlan_of(7) == 7
+    assert at(tag=5, mode="dot1q-tunnel").vlan.vlan_of(7) == 5
+    assert at(tag=5, mode="dot1q-tunnel", cvlans=(20,)).vlan.vlan_of(7) is None
 
 
 def test_a_port_has_moved_when_the_switch_has_to_learn_anew():
@@ -166,10 +170,10 @@ def test_a_port_has_moved_when_the_switch_has_to_learn_anew():
     assert not here.moved_to(here)
     assert here.moved_to(at(tag=11)) and here.moved_to(at())
     assert here.moved_to(at(tag=10, mode="native-tagged"))
-    assert here.moved_to(replace(here, cvlans=(7,)))
-    assert here.moved_to(Location("br1", 1, 10, "/run/br1.mgmt"))
-    assert here.moved_to(Location("br0", 2, 10, "/run/br0.mgmt"))
-    assert not here.moved_to(Location("br0", -1, 10, "/run/br0.mgmt")), "ovs-vswitchd restarts"
-    assert not Location("br0", -1, 10, "/run/br0.mgmt").moved_to(here)
+    assert here.moved_to(replace(here, vlan=replace(here.vlan, cvlans=frozenset({7}))))
+    assert here.moved_to(replace(here, bridge="br1"))
+    assert here.moved_to(replace(here, ofport=2))
+    assert not here.moved_to(replace(here, ofport=-1)), "ovs-vswitchd restarts"
+    assert not replace(here, ofport=-1).moved_to(here)
     assert here.moved_to(replace(here, ovn=True)), "OVN has bound it"
     assert not replace(here, ovn=True).moved_to(here)

@@ -30,11 +30,12 @@ from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.refusals import REMEMBERED
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station
+from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.openflow.wire import Output
 
 MAC = bytes.fromhex("525400123456")
 OTHER = bytes.fromhex("525400123457")
-HOME = Location("br0", 2, None, "/run/br0.mgmt")
+HOME = Location("br0", 2, "/run/br0.mgmt")
 
 
 FLOODED = "0. priority 0\n    NORMAL\n     -> no learned MAC\nDatapath actions: 1,2,3\n"
@@ -73,7 +74,7 @@ class Switch:
                     case PacketOut(token, place, (frame, *_)):
                         self.sent.append((now, action))
                         if self.learns:
-                            self.table[place.bridge, frame[6:12], place.tag or 0] = place.ofport
+                            self.table[place.bridge, frame[6:12], place.vlan.tag] = place.ofport
                         self.announcer.delivered(token)
                     case AskTable(bridge):
                         self.questions += 1
@@ -210,7 +211,9 @@ def test_a_later_attempt_may_succeed(announcer):
 
 
 def test_the_vlan_of_an_access_port_is_where_the_mac_has_to_be(announcer):
-    announcer.set_locations({"vhu0": Location("br0", 2, 10, "/run/br0.mgmt")})
+    announcer.set_locations(
+        {"vhu0": Location("br0", 2, "/run/br0.mgmt", PortVlan(VlanMode.ACCESS, 10))}
+    )
     announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     Switch(announcer).turn(0.0)
     assert only_result(announcer).outcome is Outcome.LEARNED
@@ -263,7 +266,7 @@ def test_requests_while_one_is_under_way_get_one_more_frame_after_it(announcer):
 
 
 def test_an_ofport_that_is_not_known_yet_is_waited_for(announcer):
-    announcer.set_locations({"vhu0": Location("br0", -1, None, "/run/br0.mgmt")})
+    announcer.set_locations({"vhu0": Location("br0", -1, "/run/br0.mgmt")})
     switch = Switch(announcer)
     announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     switch.turn(0.0)
@@ -273,7 +276,7 @@ def test_an_ofport_that_is_not_known_yet_is_waited_for(announcer):
     assert only_result(announcer).milliseconds == 1000.0
 
 
-@pytest.mark.parametrize("locations", [{}, {"vhu0": Location("br0", -1, None, "/run/br0.mgmt")}])
+@pytest.mark.parametrize("locations", [{}, {"vhu0": Location("br0", -1, "/run/br0.mgmt")}])
 def test_an_ofport_that_never_comes_is_not_waited_for_for_ever(locations):
     announcer = Announcer()
     announcer.set_locations(locations)
@@ -294,7 +297,7 @@ def test_a_bridge_that_cannot_be_reached_costs_no_attempt_and_is_waited_for(anno
 
 
 def test_each_attempt_goes_where_the_port_is_then(announcer):
-    moved = Location("br1", 7, 5, "/run/br1.mgmt")
+    moved = Location("br1", 7, "/run/br1.mgmt", PortVlan(VlanMode.ACCESS, 5))
     switch = Switch(announcer, learns=False)
     announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     switch.turn(0.0)
@@ -491,11 +494,15 @@ def test_a_port_that_does_not_forward_yet_is_waited_for(announcer):
 
 
 @pytest.mark.parametrize(
-    "columns",
-    [{"tag": 4095}, {"vlan_mode": "trunk", "trunks": (4095,)}],
+    "vlan",
+    [
+        PortVlan(VlanMode.ACCESS, 4095),
+        PortVlan(trunks=frozenset({4095})),
+        PortVlan(VlanMode.DOT1Q_TUNNEL, 4095),
+    ],
 )
-def test_a_port_that_is_not_wired_yet_announces_nothing_and_says_so(announcer, columns):
-    announcer.set_locations({"vhu0": replace(HOME, **columns)})
+def test_a_port_that_is_not_wired_yet_announces_nothing_and_says_so(announcer, vlan):
+    announcer.set_locations({"vhu0": replace(HOME, vlan=vlan)})
     switch = Switch(announcer)
     announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     switch.run_until_idle(0.0)
@@ -752,7 +759,7 @@ def test_a_flood_of_one_mac_is_slowed_but_its_last_request_is_answered(announcer
 
 
 def test_one_ports_flood_does_not_slow_another(announcer):
-    other = Location("br0", 9, None, HOME.mgmt_path)
+    other = Location("br0", 9, HOME.mgmt_path)
     announcer.set_locations({"vhu0": HOME, "vhu1": other})
     switch = Switch(announcer)
     for index in range(100):
@@ -802,7 +809,7 @@ def test_whatever_happens_every_request_is_answered_or_its_port_is_gone(steps, l
             announcer.no_table(asked.pop().bridge, "lost", now)
         elif kind == "move":
             bridge = f"br{index}"
-            announcer.set_locations({"vhu0": Location(bridge, index, None, f"/run/{bridge}")})
+            announcer.set_locations({"vhu0": Location(bridge, index, f"/run/{bridge}")})
         elif kind == "time":
             now += index / 10
         for action in announcer.run(now, lambda _: None):

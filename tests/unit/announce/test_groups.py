@@ -18,6 +18,7 @@ from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, Switch
 from ovs_vhost_plugin.daemon.workers.reports import Addresses, Rarp, Report, Started, State
 from ovs_vhost_plugin.daemon.workers.workers import Heard
 from ovs_vhost_plugin.net.station import Station
+from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode
 
 BRIDGE_MAC = bytes.fromhex("02000000000a")
 MAC = bytes.fromhex("525400000001")
@@ -73,7 +74,7 @@ def test_a_guest_that_moves_in_is_asked_with_each_round(port) -> None:
 
 @pytest.mark.parametrize(("trunks", "vlans"), [((), [0]), ((20, 30), [20, 30])])
 def test_a_guest_of_whom_nothing_is_known_is_asked_too(port, trunks, vlans) -> None:
-    port.is_at(replace(SNOOPS, trunks=trunks))
+    port.is_at(replace(SNOOPS, vlan=PortVlan(trunks=frozenset(trunks))))
     port.tells(*MOVED_IN)
     assert port.vlans() == vlans
 
@@ -82,7 +83,7 @@ def test_a_guest_of_whom_nothing_is_known_is_asked_too(port, trunks, vlans) -> N
     "changed",
     [
         {"ofport": 4},
-        {"tag": 10},
+        {"vlan": PortVlan(VlanMode.ACCESS, 10)},
         {"hindered": ""},
     ],
 )
@@ -120,10 +121,10 @@ def test_send_rarp_ends_the_daemons_own_rounds(port) -> None:
 @pytest.mark.parametrize(
     ("columns", "vlans"),
     [
-        ({"trunks": (15, 20, 30)}, [20, 30, 15]),
+        ({"vlan": PortVlan(trunks=frozenset({15, 20, 30}))}, [20, 30, 15]),
         ({}, [0, 20, 30]),
-        ({"tag": 20}, [0]),
-        ({"vlan_mode": "native-untagged", "tag": 10, "trunks": (20,)}, [0, 20]),
+        ({"vlan": PortVlan(VlanMode.ACCESS, 20)}, [0]),
+        ({"vlan": PortVlan(VlanMode.NATIVE_UNTAGGED, 10, frozenset({20}))}, [0, 20]),
         ({"addresses": tuple(Station(MAC, n) for n in range(1, 21))}, [*range(MAX_QUERIED)]),
     ],
     ids=["trunk", "no VLANs", "access", "native-untagged", "too many"],

@@ -12,7 +12,7 @@ from ovs_vhost_plugin.openflow.wire import Output
 
 GUEST = bytes.fromhex("525400000001")
 STRANGER = bytes.fromhex("525400000077")
-PLACE = Location("br0", 3, None, "/run/br0.mgmt")
+PLACE = Location("br0", 3, "/run/br0.mgmt")
 HEAD = " port  VLAN  MAC                Age\n"
 STATION = StationKey(GUEST, 0)
 PLAIN = {3: PortVlan(), 1: PortVlan()}
@@ -30,22 +30,22 @@ def frame(mac=GUEST, tag=None):
     return mac + OWN + middle + b"\x08\x00" + b"data"
 
 
-def departed(*tables, stations=(STATION,), vlans=PLAIN, rows=ROWS):
+def departed(*tables, stations=(STATION,), place=PLACE, rows=ROWS):
     departure = Departure(0.0)
-    departure.table(HEAD + tables[0], PLACE, vlans, rows, 0.0)
+    departure.table(HEAD + tables[0], place, rows, 0.0)
     departure.hold(stations, 1.0)
     for n, table in enumerate(tables[1:]):
-        departure.table(HEAD + table, PLACE, vlans, rows, 1.0 + n / 100)
+        departure.table(HEAD + table, place, rows, 1.0 + n / 100)
     return departure
 
 
 def test_a_guest_that_the_bridge_had_here_is_followed_to_where_it_has_it_now():
     departure = departed(line(3), line(3))
     assert departure.places == {}
-    assert departure.table(HEAD + line(1), PLACE, PLAIN, ROWS, 1.5)
+    assert departure.table(HEAD + line(1), PLACE, ROWS, 1.5)
     assert departure.places == {STATION: 1}
     assert departure.parcels([frame()], PLACE, PLAIN, ROWS) == [(frame(), 1)]
-    assert not departure.table(HEAD + line(1), PLACE, PLAIN, ROWS, 1.6)
+    assert not departure.table(HEAD + line(1), PLACE, ROWS, 1.6)
 
 
 @pytest.mark.parametrize("table", ["", line(3), line("LOCAL"), line(1, vlan=5), line(1, STRANGER)])
@@ -80,10 +80,10 @@ def test_a_bridge_that_did_not_say_what_was_here_is_asked_again():
     departure = Departure(0.0)
     departure.no_table(1.0)
     assert departure.look_at == pytest.approx(1.0 + PACE[0][1])
-    departure.table(HEAD + line(3), PLACE, PLAIN, ROWS, 1.1)
+    departure.table(HEAD + line(3), PLACE, ROWS, 1.1)
     assert departure.look_at is None
     departure.hold((STATION,), 2.0)
-    departure.table(HEAD + line(1), PLACE, PLAIN, ROWS, 2.0)
+    departure.table(HEAD + line(1), PLACE, ROWS, 2.0)
     assert departure.places == {STATION: 1}
 
 
@@ -103,13 +103,13 @@ def test_the_rows_word_does_where_the_bridge_had_forgotten(given, named):
 
 @pytest.mark.parametrize("trunks", [(), (20,), (20, 30)])
 def test_a_mac_of_a_row_is_the_guests_in_the_vlans_of_its_port_and_in_no_other(trunks):
-    place = Location("br0", 3, None, "/run/br0.mgmt", "trunk", trunks)
+    place = Location("br0", 3, "/run/br0.mgmt", PortVlan(trunks=frozenset(trunks)))
     stations = tuple(StationKey(GUEST, vlan) for vlan in (0, 20, 30))
     there = "".join(line(1, vlan=vlan) for vlan in (0, 20, 30))
     departure = Departure(0.0)
     departure.hold(stations, 1.0)
-    departure.table(HEAD + there, place, PLAIN, Rows((Station(GUEST),)), 1.0)
-    assert departure.places == {StationKey(GUEST, vlan): 1 for vlan in (0, *trunks)}
+    departure.table(HEAD + there, place, Rows((Station(GUEST),)), 1.0)
+    assert departure.places == {StationKey(GUEST, vlan): 1 for vlan in trunks or (0,)}
 
 
 @pytest.mark.parametrize("looked", ["in the hold", "never before", "at the same time"])
@@ -117,11 +117,11 @@ def test_what_the_bridge_learns_here_in_a_hold_is_nobodys(looked):
     """Or a worker would say when the migration begins, after its guest has claimed the address."""
     departure = Departure(0.0)
     if looked == "in the hold":
-        departure.table(HEAD, PLACE, PLAIN, ROWS, 0.0)
+        departure.table(HEAD, PLACE, ROWS, 0.0)
     departure.hold((STATION,), 0.0 if looked == "at the same time" else 1.0)
     for _ in range(3):
-        departure.table(HEAD + line(3), PLACE, PLAIN, ROWS, 1.0)
-    departure.table(HEAD + line(1), PLACE, PLAIN, ROWS, 1.1)
+        departure.table(HEAD + line(3), PLACE, ROWS, 1.0)
+    departure.table(HEAD + line(1), PLACE, ROWS, 1.1)
     assert departure.places == {}
 
 
@@ -132,11 +132,11 @@ def test_what_rows_give_to_another_port_is_not_this_ones_though_the_bridge_has_i
 
 def test_a_table_that_goes_back_to_this_port_counts_frames_of_before():
     departure = departed(line(3), line(1))
-    assert not departure.table(HEAD + line(3), PLACE, PLAIN, ROWS, 2.0)
+    assert not departure.table(HEAD + line(3), PLACE, ROWS, 2.0)
     assert departure.places == {STATION: 1}
-    departure.table(HEAD + line(2), PLACE, PLAIN, ROWS, 2.1)
+    departure.table(HEAD + line(2), PLACE, ROWS, 2.1)
     assert departure.places == {STATION: 2}
-    departure.table(HEAD, PLACE, PLAIN, ROWS, 2.2)
+    departure.table(HEAD, PLACE, ROWS, 2.2)
     assert departure.places == {}
 
 
@@ -163,22 +163,22 @@ def test_each_vlan_is_found_by_itself():
 
 
 def test_an_access_ports_frames_are_tagged_on_a_trunk_and_not_on_their_vlans_access_port():
-    place = Location("br0", 3, 10, "/run/br0.mgmt")
     access = PortVlan(VlanMode.ACCESS, 10)
+    place = Location("br0", 3, "/run/br0.mgmt", access)
     for target, expected in ((PortVlan(), frame(tag=10)), (access, frame())):
         vlans = {3: access, 1: target}
-        departure = departed(line(3, vlan=10), line(1, vlan=10), vlans=vlans)
+        departure = departed(line(3, vlan=10), line(1, vlan=10), place=place)
         assert departure.parcels([frame()], place, vlans, ROWS) == [(expected, 1)]
 
 
 def test_of_a_bond_the_switch_chooses_the_member():
     vlans = {3: PortVlan(), 1: PortVlan(bond=True)}
-    departure = departed(line(3), line(1), vlans=vlans)
+    departure = departed(line(3), line(1))
     assert departure.parcels([frame()], PLACE, vlans, ROWS) == [(frame(), Output.NORMAL)]
 
 
 def settles(departure):
-    return departure.settling(b"\x02" * 6, PLACE, PLAIN) is not None
+    return departure.settling(b"\x02" * 6, PLACE) is not None
 
 
 def test_a_sighting_is_a_reason_to_look_now_and_again_and_then_to_have_the_bridge_count():
@@ -186,10 +186,10 @@ def test_a_sighting_is_a_reason_to_look_now_and_again_and_then_to_have_the_bridg
     assert settles(departure) and not settles(departure)
     departure.hold((STATION,), 2.0, sighted=1)
     assert departure.look_at == 2.0
-    departure.table(HEAD + line(3), PLACE, PLAIN, ROWS, 2.001)
+    departure.table(HEAD + line(3), PLACE, ROWS, 2.001)
     assert departure.look_at == 2.001, "this table may have been asked for before"
     assert not settles(departure)
-    departure.table(HEAD + line(3), PLACE, PLAIN, ROWS, 2.002)
+    departure.table(HEAD + line(3), PLACE, ROWS, 2.002)
     assert departure.look_at > 2.002
     assert settles(departure) and not settles(departure)
     departure.hold((STATION,), 2.5, sighted=1)
@@ -201,8 +201,8 @@ def test_a_sighting_that_the_table_explains_settles_nothing():
     assert settles(departure)
     for sighted in (1, 2):
         departure.hold((STATION,), 2.0, sighted)
-        departure.table(HEAD + line(1), PLACE, PLAIN, ROWS, 2.0)
-        departure.table(HEAD + line(1) + line(3, STRANGER), PLACE, PLAIN, ROWS, 2.1)
+        departure.table(HEAD + line(1), PLACE, ROWS, 2.0)
+        departure.table(HEAD + line(1) + line(3, STRANGER), PLACE, ROWS, 2.1)
     assert not settles(departure)
 
 
@@ -213,24 +213,24 @@ def test_the_bridge_is_made_to_count_only_so_often():
         counted += settles(departure)
         departure.hold((STATION,), 2.0, sighted)
         for _ in range(2):
-            departure.table(HEAD + line(3), PLACE, PLAIN, ROWS, 2.0)
+            departure.table(HEAD + line(3), PLACE, ROWS, 2.0)
     assert counted == SETTLINGS
 
 
 def test_the_table_is_read_while_there_is_something_to_forward_and_ever_more_rarely():
     departure = Departure(0.0)
     assert departure.look_at == 0.0
-    departure.table(HEAD, PLACE, PLAIN, ROWS, 0.0)
+    departure.table(HEAD, PLACE, ROWS, 0.0)
     assert departure.look_at is None  # it migrates, and nothing is held yet
     departure.hold((), 5.0)
     assert departure.look_at == 5.0
-    departure.table(HEAD, PLACE, PLAIN, ROWS, 5.0)
+    departure.table(HEAD, PLACE, ROWS, 5.0)
     assert departure.look_at is None
     departure.hold((STATION,), 5.1)
     assert departure.look_at == 5.1
     for until, seconds in PACE:
         now = 5.0 + min(until, 60.0) - 0.5
-        departure.table(HEAD, PLACE, PLAIN, ROWS, now)
+        departure.table(HEAD, PLACE, ROWS, now)
         assert departure.look_at == pytest.approx(now + seconds)
     departure.no_table(70.0)
     assert departure.look_at == pytest.approx(70.0 + PACE[-1][1])
@@ -243,5 +243,5 @@ def test_a_worker_makes_the_bridge_be_asked_out_of_turn_only_so_often():
         departure.hold(() if n % 2 else (STATION,), 2.0, sighted=n)
         hurried += departure.look_at == 2.0
         for _ in range(2):
-            departure.table(HEAD + line(3), PLACE, PLAIN, ROWS, 2.0)
+            departure.table(HEAD + line(3), PLACE, ROWS, 2.0)
     assert 0 < hurried <= HURRIES

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A held frame goes only to the guest, and shows nobody a sender for whom nobody vouches."""
 
+from dataclasses import replace
+
 import pytest
 
 from ovs_vhost_plugin.forward.onward import SENDERS, Rows, Senders, Unfit, address
@@ -13,7 +15,7 @@ GUEST = bytes.fromhex("525400000001")
 CLIENT = bytes.fromhex("525400000077")
 OWN = bytes.fromhex("0a0000000009")
 HERE, THERE, THIRD = 3, 1, 2
-PLACE = Location("br0", HERE, None, "/run/br0.mgmt")
+PLACE = Location("br0", HERE, "/run/br0.mgmt")
 VLANS = {number: PortVlan() for number in (HERE, THERE, THIRD)}
 ROWS = Rows((Station(GUEST),), own=OWN)
 IPV4, IPV6, ARP, PPPOE = b"\x08\x00", b"\x86\xdd", b"\x08\x06", b"\x88\x64"
@@ -46,10 +48,10 @@ def test_an_ip_packet_goes_as_the_hosts_and_others_as_their_senders(kind, tag, k
 
 @pytest.mark.parametrize("too_long", [0, 1])
 def test_the_longest_frame_has_room_for_the_tag_of_the_port_where_it_goes(too_long):
-    vlans = {**VLANS, HERE: PortVlan(VlanMode.ACCESS, 20)}
     given = frame(IPV4)
     given += bytes(LONGEST_FRAME - 4 + too_long - len(given))
-    found = sent(given, line(THIRD, vlan=20), vlans=vlans)
+    place = replace(PLACE, vlan=PortVlan(VlanMode.ACCESS, 20))
+    found = sent(given, line(THIRD, vlan=20), place=place)
     if too_long:
         assert found == Unfit.MALFORMED
     else:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames from one port's VLAN dress to another's."""
+"""Which VLANs a port carries, and how frames look on it."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ovs_vhost_plugin.net.ethernet import C_TAG, S_TAG, ethertype_of, tag_of
-from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode, carry, enter, vlan_of
+from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode, ingress_frame, retag
 
 PLAIN = bytes(range(12)) + b"\x08\x00" + b"payload"
 
@@ -41,7 +41,7 @@ TRUNK = PortVlan()
     ],
 )
 def test_which_vlan_a_frame_left_the_bridge_in(frame, port, vlan):
-    assert vlan_of(tag_of(frame), port) == vlan
+    assert port.egress_vlan_of(tag_of(frame)) == vlan
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_which_vlan_a_frame_left_the_bridge_in(frame, port, vlan):
     ],
 )
 def test_how_it_leaves_on_another_port(frame, origin, port, carried):
-    assert carry(frame, origin, port) == carried
+    assert retag(frame, origin, port) == carried
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ def test_how_it_leaves_on_another_port(frame, origin, port, carried):
     ],
 )
 def test_how_one_has_to_come_in_to_be_in_a_vlan(vlan, port, entering):
-    assert enter(PLAIN, vlan, port) == entering
+    assert ingress_frame(PLAIN, vlan, port) == entering
     if entering is not None:
-        assert vlan_of(tag_of(entering), port) == vlan
+        assert port.vlan_of(tag_of(entering)) == vlan
 
 
 @given(st.binary(min_size=14, max_size=80), st.integers(1, 4094))
@@ -104,10 +104,10 @@ def test_only_the_tag_changes(frame, vlan):
     access, tunnel = (PortVlan(mode, vlan) for mode in (VlanMode.ACCESS, VlanMode.DOT1Q_TUNNEL))
     plain = tag_of(frame) == 0
     for port in (tunnel, access) if plain else (tunnel,):
-        there = carry(frame, port, TRUNK)
+        there = retag(frame, port, TRUNK)
         assert there is not None and tag_of(there) == vlan
         was_tagged = port is access and is_tagged(frame)
-        assert carry(there, TRUNK, port) == (frame[:12] + frame[16:] if was_tagged else frame)
+        assert retag(there, TRUNK, port) == (frame[:12] + frame[16:] if was_tagged else frame)
 
 
 def is_tagged(frame):
@@ -122,3 +122,37 @@ def test_a_tag_that_is_cut_short_is_none(length):
 
 def test_what_a_frame_carries():
     assert {ethertype_of(one) for one in (PLAIN, tagged(7), tagged(7, tpid=S_TAG))} == {b"\x08\0"}
+
+
+TRUNKS_20 = PortVlan(trunks=frozenset({20}))
+NATIVE_10_TRUNKS_20 = PortVlan(VlanMode.NATIVE_TAGGED, 10, frozenset({20}))
+
+
+@pytest.mark.parametrize(
+    ("port", "carried"),
+    [
+        (ACCESS_10, {0: 10}),
+        (TRUNK, {0: 0, 10: 10, 20: 20}),
+        (TRUNKS_20, {20: 20}),
+        (TAGGED_10, {0: 10, 10: 10, 20: 20}),
+        (NATIVE_10_TRUNKS_20, {0: 10, 10: 10, 20: 20}),
+        (TUNNEL_10, {0: 10, 10: 10, 20: 10, 30: 10}),
+        (CUSTOMERS, {20: 10}),
+    ],
+)
+def test_which_vlan_a_frame_comes_in_to(port, carried):
+    """As input_vid_is_valid() and input_vid_to_vlan() of Open vSwitch have it."""
+    found = {tag: port.vlan_of(tag) for tag in (0, 10, 20)}
+    assert found == {tag: carried.get(tag) for tag in (0, 10, 20)}
+    assert {tag for tag in found if port.carries(tag)} == set(carried) & {0, 10, 20}
+
+
+def test_a_native_tagged_port_sends_nothing_of_its_own_vlan_untagged():
+    assert (TAGGED_10.vlan_of(0), TAGGED_10.egress_vlan_of(0)) == (10, 0)
+    assert NATIVE_10_TRUNKS_20.egress_vlan_of(0) is None
+
+
+def test_a_port_gets_no_frame_of_a_vlan_that_its_trunks_do_not_list():
+    assert retag(tagged(10), TRUNK, TRUNKS_20) is None
+    assert retag(tagged(20), TRUNK, TRUNKS_20) == tagged(20)
+    assert retag(tagged(10), TRUNK, NATIVE_10_TRUNKS_20) == tagged(10)

@@ -11,11 +11,13 @@ from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.daemon.guests.claims import NotGiven, Sorted, sort_out
 from ovs_vhost_plugin.daemon.guests.places import location_of
 from ovs_vhost_plugin.net.station import Station
+from ovs_vhost_plugin.net.vlan import PortVlan
 from ovs_vhost_plugin.openflow.wire import Output
 
 MAC, OTHER = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
 IP, MORE = bytes([192, 0, 2, 1]), bytes([192, 0, 2, 2])
 ATTACHED = {"attached_mac": MAC.hex(":")}
+TRUNKS_7 = {"vlan": PortVlan(trunks=frozenset({7}))}
 NORMAL = {"announce": Policy(output=Output.NORMAL)}
 Refused = tuple[tuple[Station, NotGiven], ...]
 
@@ -51,9 +53,13 @@ def test_an_attached_mac_that_cannot_be_read_lets_nothing_through() -> None:
         (Station(OTHER), ATTACHED, NotGiven.MAC),
         (Station(MAC), ATTACHED, None),
         (Station(MAC, 7), ATTACHED, NotGiven.VLAN),
-        (Station(MAC, 7), {**ATTACHED, "trunks": (7,)}, None),
+        (Station(MAC, 7), {**ATTACHED, **TRUNKS_7}, None),
         (Station(MAC, 7), {"addresses": (Station(MAC, 7),)}, None),
-        (Station(MAC, 7, (IP,)), {**ATTACHED, "trunks": (7,)}, NotGiven.IP),
+        (
+            Station(MAC, 7, (IP,)),
+            {**ATTACHED, **TRUNKS_7},
+            NotGiven.IP,
+        ),
         (Station(MAC, 0, (IP,)), ATTACHED, NotGiven.IP),
         (Station(MAC, 0, (IP,)), {"addresses": (Station(MAC, 0, (IP,)),)}, None),
         (Station(MAC, 0, (IP, MORE)), {"addresses": (Station(MAC, 0, (IP,)),)}, NotGiven.IP),

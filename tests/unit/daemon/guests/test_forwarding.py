@@ -113,7 +113,7 @@ class World:
         self.locate()
 
     def locate(self, others: dict[str, PortSpec] | None = None, **changes: Any) -> None:
-        port = replace(PORT, name="vhu0", bridge="br0", ofport=HERE, tag=None, **changes)
+        port = replace(PORT, name="vhu0", bridge="br0", ofport=HERE, **changes)
         vlans = {("br0", HERE): PortVlan(), ("br0", THERE): PortVlan(), ("br1", THERE): PortVlan()}
         switch = Switch("/run/ovs", "", False, frozenset())
         ports = {"vhu0": port, **(others or {})}

@@ -11,6 +11,7 @@ from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, Switch, parse_mac
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station
+from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode
 
 MAC = bytes.fromhex("525400000001")
 GIVEN = replace(PORT, name="vhu1", attached_mac=MAC.hex(":"))
@@ -18,8 +19,9 @@ SWITCH = Switch("/run/ovs", "", False, frozenset())
 
 
 def test_a_location_is_what_the_rows_say() -> None:
-    port = replace(PORT, ofport=3, tag=10, trunks=(20,), vlan_mode="native-tagged")
-    place = Location("br0", 3, 10, "/run/ovs/br0.mgmt", "native-tagged", (20,))
+    vlan = PortVlan(VlanMode.NATIVE_TAGGED, 10, frozenset({20}))
+    port = replace(PORT, ofport=3, vlan=vlan)
+    place = Location("br0", 3, "/run/ovs/br0.mgmt", vlan)
     assert location_of(port, "/run/ovs") == place
     assert location_of(PORT, "/run/ovs").ofport == -1
     assert location_of(replace(PORT, ovn=True), "/run/ovs").ovn

@@ -45,8 +45,7 @@ def test_a_client_port() -> None:
         path="/run/vm.sock",
         queues=128,
         mtu=9000,
-        tag=10,
-        trunks=(20, 30),
+        vlan=PortVlan(VlanMode.ACCESS, 10, frozenset({20, 30})),
         userspace=True,
         finish_offloads=True,
         announce=Policy(enabled=False),
@@ -75,7 +74,7 @@ def test_addresses_and_vlans_are_passed_on() -> None:
     keys = {"vhost-user-addresses": "52:54:00:00:00:01 vlan=7 192.0.2.1"}
     row = port(tag=[10], trunks=[7], vlan_mode=["native-untagged"])
     spec = parse(interface(external_ids=keys), port=row)
-    assert (spec.tag, spec.trunks, spec.vlan_mode) == (10, (7,), "native-untagged")
+    assert spec.vlan == PortVlan(VlanMode.NATIVE_UNTAGGED, 10, frozenset({7}))
     assert spec.addresses == (Station(bytes.fromhex("525400000001"), 7, (b"\xc0\0\2\1",)),)
 
 
@@ -192,12 +191,12 @@ def test_the_guest_is_offered_the_mtu_that_the_tap_has(
         ({"tag": [7]}, 7),
         ({"tag": [7], "vlan_mode": ["access"]}, 7),
         ({"tag": [7], "vlan_mode": ["native-untagged"]}, 7),
-        ({"tag": [7], "vlan_mode": ["trunk"]}, None),
-        ({"trunks": [7]}, None),
+        ({"tag": [7], "vlan_mode": ["trunk"]}, 0),
+        ({"trunks": [7]}, 0),
     ],
 )
-def test_the_vlan_of_untagged_frames(columns: dict[str, Any], tag: int | None) -> None:
-    assert parse(interface(), port=port(**columns)).tag == tag
+def test_the_vlan_of_untagged_frames(columns: dict[str, Any], tag: int) -> None:
+    assert parse(interface(), port=port(**columns)).vlan.tag == tag
 
 
 @pytest.mark.parametrize("ofport", [[], [-1], [0]])
@@ -367,7 +366,7 @@ TUNNEL = {"tag": [7], "vlan_mode": ["dot1q-tunnel"]}
         ({}, PortVlan()),
         ({"tag": [7]}, PortVlan(VlanMode.ACCESS, 7)),
         ({"tag": [0]}, PortVlan(VlanMode.ACCESS, 0)),
-        ({"tag": [7], "vlan_mode": ["trunk"]}, PortVlan(VlanMode.TRUNK, 7)),
+        ({"tag": [7], "vlan_mode": ["trunk"]}, PortVlan(VlanMode.TRUNK)),
         ({"tag": [7], "vlan_mode": ["native-untagged"]}, PortVlan(VlanMode.NATIVE_UNTAGGED, 7)),
         ({"interfaces": [interface("a"), interface("b")]}, PortVlan(bond=True)),
         (TUNNEL, PortVlan(VlanMode.DOT1Q_TUNNEL, 7, tpid=b"\x88\xa8")),
