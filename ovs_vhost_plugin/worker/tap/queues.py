@@ -99,7 +99,7 @@ class TapQueues:
     def set_attached(self, wanted: Sequence[bool]) -> None:
         """Let the kernel steer frames only to the queues the guest reads.
 
-        Queue 0 stays: a tap without any queue drops its carrier by itself.
+        Queue 0 stays: without an attached queue the kernel drops every frame of the tap.
         """
         for index, fd in enumerate(self.fds):
             attach = wanted[index] or index == 0
