@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo   the main job on private hosts: a guest, a flow, a live migration, a timeline
-# make test   unit, fuzz, integration, attack and system tests; what cannot run here is skipped with its
-#             reason. KINDS="unit system": only these
+# make test   unit, fuzz, platform, integration, attack and system tests; what cannot run here is
+#             skipped with its reason. KINDS="unit system": only these
 # make lint   formatting, lint, types, import rules
 # make fuzz   random messages, rings, reports and answers for FUZZ_SECONDS (300)
 # make grid   DPDK's virtio-user in each way that it can be run: 488, of which make test has some 25
@@ -26,7 +26,7 @@ OPENSTACK := $(VENV)/openstack/.setup
 PACKAGES := ovs_vhost_plugin/lab/platform/packages.py
 DEMO ?=
 TEST ?=
-KINDS ?= unit fuzz integration attacks system
+KINDS ?= unit fuzz platform integration attacks system
 BENCH ?=
 REPORT ?=
 MUTANTS ?=
@@ -46,7 +46,7 @@ demo: setup
 test: setup $(OPENSTACK)
 	@status=0; for kind in $(KINDS); do \
 		echo "--- $$kind tests"; \
-		$(BIN)/python -m pytest tests/$$kind $(TEST) || status=1; \
+		$(BIN)/python -m pytest $$(ls -d tests/$$kind docs/$$kind 2>/dev/null) $(TEST) || status=1; \
 	done; exit $$status
 
 lint: $(SETUP)

@@ -17,7 +17,7 @@ def _share_compiled_kernels() -> None:
     Where the checkout is not wholly of the user's who runs the tests, as with sudo in a home
     directory, the product's own place serves.
     """
-    place = Path(__file__).parents[1] / ".cache" / "kernels"
+    place = Path(__file__).parent / ".cache" / "kernels"
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ.setdefault(cache.VARIABLE, os.fspath(place))
     if cache.find().directory is None:
@@ -28,6 +28,7 @@ _share_compiled_kernels()  # before any test imports a kernel
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Give each test its limit of time."""
     config.pluginmanager.register(limits)
 
 

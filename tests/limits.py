@@ -19,15 +19,24 @@ import pytest
 
 from ovs_vhost_plugin.lab.hosts import namespace
 
-LIMITS = {"unit": 300, "fuzz": 600, "integration": 300, "attacks": 300, "system": 900}
-"""Seconds by the directory below tests/: five times what the slowest takes on two processors."""
+LIMITS = {
+    "unit": 300,
+    "fuzz": 600,
+    "integration": 300,
+    "attacks": 300,
+    "system": 900,
+    "platform": 120,
+}
+"""Seconds by kind: five times what the slowest takes on two processors."""
 
-_HERE = Path(__file__).parent
+_TOP = Path(__file__).parents[1]
+_PLACES = (_TOP / "tests", _TOP / "docs")
 
 
 def kind_of(path: Path) -> str:
-    """The kind of a test in the file `path`; "" elsewhere than below tests/."""
-    return path.relative_to(_HERE).parts[0] if path.is_relative_to(_HERE) else ""
+    """The kind of a test in the file `path`: its directory below tests/ or docs/; "" elsewhere."""
+    places = (place for place in _PLACES if path.is_relative_to(place))
+    return next((path.relative_to(place).parts[0] for place in places), "")
 
 
 @pytest.hookimpl
