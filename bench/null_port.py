@@ -43,7 +43,7 @@ from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.device.device import Device
 from ovs_vhost_plugin.worker.device.inband import InBand
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
-from ovs_vhost_plugin.worker.frontend import FrontEnd
+from ovs_vhost_plugin.worker.frontend import FrontEndLink
 from ovs_vhost_plugin.worker.learned.addresses import Addresses
 from ovs_vhost_plugin.worker.learned.devicestate import DeviceState
 from ovs_vhost_plugin.worker.learned.movedon import Watch
@@ -111,7 +111,7 @@ class NullPort:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(path)
         listener.listen()
-        self._front_end = FrontEnd(
+        self._front_end = FrontEndLink(
             path,
             listener,
             self._device,

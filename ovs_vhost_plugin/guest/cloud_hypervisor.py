@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ovs_vhost_plugin.guest.frontend.connection import Connection
+from ovs_vhost_plugin.guest.frontend.connection import FrontEndConnection
 from ovs_vhost_plugin.guest.frontend.frontend import FrontEnd
-from ovs_vhost_plugin.guest.frontend.inflight import Inflight
+from ovs_vhost_plugin.guest.frontend.inflight import InflightKeeper
 from ovs_vhost_plugin.guest.soft import USUAL, Config, SoftGuest
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.spec import FrontendRequest, ProtocolFeature
@@ -47,7 +47,7 @@ class CloudHypervisor(SoftGuest):
         kept = ProtocolFeature.INFLIGHT_SHMFD.mask if keeps_inflight else 0
         self._wanted = _PROTOCOL_FEATURES | kept
         self._known: int | None = None  # of the protocol's features, since the first connection
-        self.inflight: Inflight | None = None
+        self.inflight: InflightKeeper | None = None
 
     def start(self) -> None:
         """Connect, and start the rings at their avail indices."""
@@ -56,7 +56,7 @@ class CloudHypervisor(SoftGuest):
         self.frontend = self.connect()
         self.run_on(self.frontend, [vring.queue.avail_base for vring in self.vrings])
 
-    def initialise(self, connection: Connection) -> FrontEnd:
+    def initialise(self, connection: FrontEndConnection) -> FrontEnd:
         """Own the device and settle the protocol's features."""
         connection.tell(FrontendRequest.SET_OWNER)
         frontend = FrontEnd(connection)
@@ -78,7 +78,7 @@ class CloudHypervisor(SoftGuest):
         if frontend.has(ProtocolFeature.INFLIGHT_SHMFD):
             if self.inflight is None:
                 queues, size = len(self.vrings), self.config.size
-                self.inflight = Inflight(frontend.connection, queues, size)
+                self.inflight = InflightKeeper(frontend.connection, queues, size)
             self.inflight.give(frontend.connection)
         for vring, base in zip(self.vrings, bases, strict=True):
             index = spec.U64.pack(vring.index)

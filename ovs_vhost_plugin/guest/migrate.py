@@ -19,7 +19,7 @@ import numpy as np
 
 from ovs_vhost_plugin.guest.driver.memory import PAGE_SIZE, GuestMemory
 from ovs_vhost_plugin.guest.frontend.connection import BackEndError
-from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyLog
+from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyBitmap
 from ovs_vhost_plugin.guest.frontend.frontend import FrontEnd
 from ovs_vhost_plugin.guest.soft import SoftGuest
 from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
@@ -47,7 +47,7 @@ class Migration:
         self.source = guest.frontend
         self.destination = destination
         self.memory = guest.memory.elsewhere()
-        self.log = DirtyLog(guest.memory)
+        self.log = DirtyBitmap(guest.memory)
         self._pages = frozenset(guest.memory.pages())
 
     def begin(self) -> None:

@@ -26,13 +26,13 @@ from ovs_vhost_plugin.guest.driver.memory import PAGE_SIZE, GuestMemory
 from ovs_vhost_plugin.guest.driver.packed import PackedQueue, Virtqueue
 from ovs_vhost_plugin.guest.driver.responder import Responder
 from ovs_vhost_plugin.guest.driver.split import INDIRECT_ENTRIES, RingFullError, SplitQueue
-from ovs_vhost_plugin.guest.frontend.connection import Connection, listen
+from ovs_vhost_plugin.guest.frontend.connection import FrontEndConnection, listen
 from ovs_vhost_plugin.guest.frontend.eventfd import wait_for
 from ovs_vhost_plugin.guest.frontend.frontend import (
     PROTOCOL_FEATURES,
     FrontEnd,
     NotOfferedError,
-    Vring,
+    VringSetup,
 )
 from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 
@@ -105,13 +105,13 @@ USUAL = Config()
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class DriverPair:
     """A receive queue and a transmit queue, vrings 2i and 2i+1."""
 
     rx: ReceiveQueue
     tx: TransmitQueue
-    rx_vring: Vring
-    tx_vring: Vring
+    rx_vring: VringSetup
+    tx_vring: VringSetup
 
 
 class SoftGuest:
@@ -130,7 +130,7 @@ class SoftGuest:
         self._listener: socket.socket | None = listen(path) if server else None
 
     @property
-    def vrings(self) -> list[Vring]:
+    def vrings(self) -> list[VringSetup]:
         """All vrings in the order of their indices."""
         return [vring for pair in self.pairs for vring in (pair.rx_vring, pair.tx_vring)]
 
@@ -149,12 +149,12 @@ class SoftGuest:
         """A new session with a back-end at this guest's path, not yet running."""
         timeout = self.config.timeout
         if self._listener is not None:
-            connection = Connection.accept(self._listener, timeout)
+            connection = FrontEndConnection.accept(self._listener, timeout)
         else:
-            connection = Connection.connect(self.path, timeout)
+            connection = FrontEndConnection.connect(self.path, timeout)
         return self.initialise(connection)
 
-    def initialise(self, connection: Connection) -> FrontEnd:
+    def initialise(self, connection: FrontEndConnection) -> FrontEnd:
         """Begin the session on a new connection."""
         frontend = FrontEnd(connection)
         inband = ProtocolFeature.INBAND_NOTIFICATIONS.mask if self.config.inband else 0
@@ -229,7 +229,7 @@ class SoftGuest:
             tx.add(frame, header, pieces)
         self.publish(vring)
 
-    def publish(self, vring: Vring) -> None:
+    def publish(self, vring: VringSetup) -> None:
         """Show the device what the driver added, and kick it if it wants that."""
         if vring.queue.publish():
             self._running().kick(vring)
@@ -273,7 +273,7 @@ class SoftGuest:
                 self.send(answer, queue)
         return frames
 
-    def _await_used(self, vrings: Sequence[Vring], timeout: float) -> bool:
+    def _await_used(self, vrings: Sequence[VringSetup], timeout: float) -> bool:
         """Wait until the device has used a chain of one of `vrings`, or has hung up."""
         connection, inband = self._running().connection, self._running().inband
 
@@ -303,7 +303,7 @@ class SoftGuest:
         if self.iommu is not None:
             self.iommu.serve(self._running(), seconds)
 
-    def _await_room(self, vring: Vring) -> None:
+    def _await_room(self, vring: VringSetup) -> None:
         if not self._await_used([vring], self.config.timeout):
             raise RingFullError(f"vring {vring.index}: nothing used in {self.config.timeout} s")
 
@@ -316,14 +316,16 @@ class SoftGuest:
         many = Feature.MQ.mask | Feature.CTRL_VQ.mask
         return self.config.features | (many if self.config.queue_pairs > 1 else 0)
 
-    def _make_pair(self, index: int) -> Pair:
+    def _make_pair(self, index: int) -> DriverPair:
         config = self.config
         queues = [self._make_queue() for _ in range(2)]
         rx = ReceiveQueue(
             queues[0], config.header_size, config.has(Feature.MRG_RXBUF), config.buffer_pieces()
         )
         tx = TransmitQueue(queues[1], config.header_size, indirect=config.indirect)
-        return Pair(rx, tx, Vring(2 * index, queues[0]), Vring(2 * index + 1, queues[1]))
+        return DriverPair(
+            rx, tx, VringSetup(2 * index, queues[0]), VringSetup(2 * index + 1, queues[1])
+        )
 
     def _make_queue(self) -> Virtqueue:
         config = self.config

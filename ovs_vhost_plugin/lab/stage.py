@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ovs_vhost_plugin.lab.cases import PLAIN, TCP_BITS, TCP_PACKETS, Case
 from ovs_vhost_plugin.lab.guests import image
-from ovs_vhost_plugin.lab.guests.movable import Migration, Movable
+from ovs_vhost_plugin.lab.guests.movable import Movable, Move
 from ovs_vhost_plugin.lab.guests.movable_qemu import QemuMovable
 from ovs_vhost_plugin.lab.guests.movable_soft import SoftMovable
 from ovs_vhost_plugin.lab.hosts import wiring
@@ -22,7 +22,7 @@ from ovs_vhost_plugin.lab.hosts.fabric import Fabric
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.measure.capture import Capture
 from ovs_vhost_plugin.lab.measure.evidence import Evidence, merged
-from ovs_vhost_plugin.lab.measure.flow import Arrivals, Flow
+from ovs_vhost_plugin.lab.measure.flow import Flow, FlowArrivals
 from ovs_vhost_plugin.lab.measure.macwatch import MacWatch
 from ovs_vhost_plugin.lab.measure.tcp import TcpStream
 from ovs_vhost_plugin.lab.measure.timeline import Report
@@ -188,7 +188,7 @@ class Stage(Setup):
         self._linux().serve_tcp()
         return TcpStream(client, "eth0", address, self.fabric.directory, TCP_BITS)
 
-    def _move(self, case: Case, traffic: Flow | TcpStream, learned: Learned) -> Migration:
+    def _move(self, case: Case, traffic: Flow | TcpStream, learned: Learned) -> Move:
         """Migrate after a while of traffic, and let it flow until the guest is found, and on."""
         packets = TCP_PACKETS if case.tcp else case.rate
         _let_pass(traffic, round(packets * _BEFORE_SECONDS))
@@ -204,7 +204,7 @@ class Stage(Setup):
             traffic.stop()
         return moved
 
-    def _arrivals(self, flow: Flow) -> Arrivals:
+    def _arrivals(self, flow: Flow) -> FlowArrivals:
         """What the guest received, when it has all of the flow or gets no more."""
         sizes = [-3, -2, -1]
 
@@ -217,7 +217,7 @@ class Stage(Setup):
             data = self._linux().received_by_network(self.fabric.client)
         else:
             data = self.guest.received()
-        return Arrivals.parse(flow.flow, data, flow.size)
+        return FlowArrivals.parse(flow.flow, data, flow.size)
 
     def _overruns(self) -> int:
         return sum(host.overruns(PORT) for host in (self.here, self.there))

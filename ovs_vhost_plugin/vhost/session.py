@@ -26,13 +26,11 @@ from ovs_vhost_plugin.vhost.requests import state as state_requests
 from ovs_vhost_plugin.vhost.requests import status as status_requests
 from ovs_vhost_plugin.vhost.requests import vring as vring_requests
 from ovs_vhost_plugin.vhost.spec import FrontendRequest, ProtocolFeature
-from ovs_vhost_plugin.vhost.state import State, Vring
-
-__all__ = ["Session", "Vring"]
+from ovs_vhost_plugin.vhost.state import SessionState
 
 # A handler takes from the list the fds that it keeps or passes on; the rest is closed. It
 # returns the payload of the request's own reply, or None for a request without one.
-Handler = Callable[[State, bytes, list[int]], Handling]
+Handler = Callable[[SessionState, bytes, list[int]], Handling]
 
 _NO_FDS = (0, 0)
 _ONE_FD = (1, 1)
@@ -193,7 +191,7 @@ _NOT_FOR_NET = frozenset(
 )
 
 
-class Session(State):
+class Session(SessionState):
     """One front-end's session, from its first message to `close()`."""
 
     def receive(self, message: Message) -> Generator[Effect, object, Message | None]:

@@ -11,7 +11,7 @@ from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 
 
 @dataclass(slots=True)
-class Vring:
+class VringState:
     """One ring as the front-end has set it up; addresses are the front-end's virtual ones.
 
     started/stopped and enabled/disabled are independent (vhost-user "Ring states"). The session
@@ -67,7 +67,7 @@ class Vring:
     def reset(self) -> int:
         """Begin anew, with the fds by which the front-end is called; return the kick fd or -1."""
         kick_fd = self.kick_fd
-        fresh = Vring(
+        fresh = VringState(
             self.index,
             call_fd=self.call_fd,
             err_fd=self.err_fd,
@@ -85,7 +85,7 @@ class Vring:
         close_fds(fds)
 
 
-class Postcopy(Enum):
+class PostcopyPhase(Enum):
     """How far a postcopy migration to here is (vhost-user "VHOST_USER_POSTCOPY_ADVISE")."""
 
     OFF = 0
@@ -94,7 +94,7 @@ class Postcopy(Enum):
     ENDED = 3
 
 
-class State:
+class SessionState:
     """The state of a session, which the handlers of requests read and change."""
 
     def __init__(self, offer: Offer) -> None:
@@ -109,7 +109,7 @@ class State:
         self.mac = nic.mac or bytes(6)
         self.port_mtu = offer.mtu or 0
         self.guest_mtu: int | None = None  # what the guest's driver goes by, once it does
-        self.postcopy = Postcopy.OFF
+        self.postcopy = PostcopyPhase.OFF
         self.bases_pending = False  # the front-end has not acknowledged where memory is mapped
         self.counted_pairs = False  # it has asked how many queue pairs there are
         self.sent_memory = False  # it has told of its guest's memory
@@ -118,7 +118,7 @@ class State:
         self.keeps_inflight = False  # the front-end keeps what is in flight
         self.acknowledges = False  # the request under way is to be answered by REPLY_ACK
         self.reply_fds: tuple[int, ...] = ()  # of the answer under way; the device's
-        self.vrings = [Vring(index) for index in range(2 * offer.queue_pairs)]
+        self.vrings = [VringState(index) for index in range(2 * offer.queue_pairs)]
 
     def negotiated(self, feature: ProtocolFeature) -> bool:
         """Whether the front-end has acknowledged `feature`."""

@@ -29,7 +29,7 @@ _GOOD_AFTER = 5.0  # a connection that lasted this long starts the back-off anew
 _STORM = 5  # connections one after the other, from which on they are none by chance
 
 
-class FrontEnd:
+class FrontEndLink:
     """One port's socket and the session on it."""
 
     def __init__(

@@ -41,7 +41,7 @@ from ovs_vhost_plugin.worker.device.inband import InBand
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.device.userfaultdevice import UserfaultDevice
 from ovs_vhost_plugin.worker.device.vringconfig import PairConfig
-from ovs_vhost_plugin.worker.frontend import FrontEnd
+from ovs_vhost_plugin.worker.frontend import FrontEndLink
 from ovs_vhost_plugin.worker.learned.addresses import Addresses
 from ovs_vhost_plugin.worker.learned.devicestate import DeviceState
 from ovs_vhost_plugin.worker.learned.movedon import Watch
@@ -162,7 +162,7 @@ class Worker:
             on_daemon=lambda: self._front_end.daemon_came(),
         )
         listener = inheritance.listener
-        self._front_end = FrontEnd(
+        self._front_end = FrontEndLink(
             spec.path,
             None if listener is None else socket.socket(fileno=listener),
             self._device,

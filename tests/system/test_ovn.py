@@ -18,14 +18,14 @@ from tempfile import TemporaryDirectory
 import pytest
 from support.system.page import blocks
 
-from ovs_vhost_plugin.lab.guests.movable import Migration, Movable
+from ovs_vhost_plugin.lab.guests.movable import Movable, Move
 from ovs_vhost_plugin.lab.guests.movable_qemu import QemuMovable
 from ovs_vhost_plugin.lab.guests.movable_soft import SoftMovable
 from ovs_vhost_plugin.lab.hosts.fabric import Fabric
 from ovs_vhost_plugin.lab.hosts.host import Host
 from ovs_vhost_plugin.lab.hosts.ovn import INTEGRATION, Ovn
 from ovs_vhost_plugin.lab.measure.capture import Capture
-from ovs_vhost_plugin.lab.measure.flow import Arrivals, Flow
+from ovs_vhost_plugin.lab.measure.flow import Flow, FlowArrivals
 from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import run, wait_until
 from ovs_vhost_plugin.lab.setup import Setup
@@ -138,9 +138,9 @@ def attached(guest: Movable) -> str:
 class Moved:
     """A migration under a flow; since `open_at` b's datapath does what its flows say."""
 
-    migration: Migration
+    migration: Move
     flow: Flow
-    arrivals: Arrivals
+    arrivals: FlowArrivals
     open_at: float
 
 
@@ -157,8 +157,8 @@ def move_under_a_flow(site: Site) -> Moved:
         wait_until(lambda: flow.sent >= goal, "packets after the migration")
         flow.stop()
 
-        def arrived() -> Arrivals | None:
-            so_far = Arrivals.parse(flow.flow, site.guest.received())
+        def arrived() -> FlowArrivals | None:
+            so_far = FlowArrivals.parse(flow.flow, site.guest.received())
             return so_far if flow.sent - 1 in so_far.numbers else None
 
         arrivals = wait_until(arrived, "the last packet", poll=0.2)

@@ -13,7 +13,7 @@ from ovs_vhost_plugin.vhost.message import Decoder, Message, encode
 from ovs_vhost_plugin.vhost.spec import REPLY, U64, VERSION
 
 
-class BackEndChannel:
+class RequestChannel:
     """A pair of sockets, one of them for the back-end; answers are written within `timeout` s."""
 
     def __init__(self, timeout: float) -> None:

@@ -51,7 +51,7 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
-class Connection:
+class FrontEndConnection:
     """A connection to a back-end; every call ends within `timeout` seconds."""
 
     def __init__(self, sock: socket.socket, timeout: float = 30.0) -> None:
@@ -60,7 +60,7 @@ class Connection:
         self._decoder = Decoder(replies=True)
 
     @classmethod
-    def connect(cls, path: Path, timeout: float = 30.0) -> Connection:
+    def connect(cls, path: Path, timeout: float = 30.0) -> FrontEndConnection:
         """Connect to a back-end that listens (server mode). Raises OSError if none does."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(timeout)
@@ -72,7 +72,7 @@ class Connection:
         return cls(sock, timeout)
 
     @classmethod
-    def accept(cls, listener: socket.socket, timeout: float = 30.0) -> Connection:
+    def accept(cls, listener: socket.socket, timeout: float = 30.0) -> FrontEndConnection:
         """Wait for a back-end that connects (client mode)."""
         listener.settimeout(timeout)
         try:

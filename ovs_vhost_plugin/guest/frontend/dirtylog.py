@@ -19,7 +19,7 @@ from ovs_vhost_plugin.guest.driver.memory import PAGE_SIZE, GuestMemory
 from ovs_vhost_plugin.guest.driver.split import full_barrier
 
 
-class DirtyLog:
+class DirtyBitmap:
     """A log that reaches over all of `memory`."""
 
     def __init__(self, memory: GuestMemory) -> None:

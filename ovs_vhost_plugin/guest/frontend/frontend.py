@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 
 from ovs_vhost_plugin.guest.driver.memory import GuestMemory, Region
 from ovs_vhost_plugin.guest.driver.packed import Virtqueue
-from ovs_vhost_plugin.guest.frontend.channel import BackEndChannel
+from ovs_vhost_plugin.guest.frontend.channel import RequestChannel
 from ovs_vhost_plugin.guest.frontend.connection import (
     BackEndError,
-    Connection,
+    FrontEndConnection,
     ReplyTimeoutError,
     RequestRefusedError,
 )
-from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyLog
+from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyBitmap
 from ovs_vhost_plugin.guest.frontend.eventfd import EventFd
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.spec import (
@@ -54,7 +54,7 @@ class NotOfferedError(BackEndError):
 
 
 @dataclass(frozen=True, slots=True)
-class Vring:
+class VringSetup:
     """A virtqueue under its number in the protocol, with its two eventfds."""
 
     index: int
@@ -71,14 +71,14 @@ class Vring:
 class FrontEnd:
     """One session with a back-end."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: FrontEndConnection) -> None:
         self.connection = connection
         self.offered = 0
         self.features = 0
         self.protocol_features = 0
         self.queue_pairs_offered = 1
         self.memory_slots_offered = spec.MAX_REGIONS
-        self.channel: BackEndChannel | None = None
+        self.channel: RequestChannel | None = None
         self.bases: list[int] | None = None
         """Where the back-end has mapped the regions, in postcopy."""
 
@@ -103,7 +103,7 @@ class FrontEnd:
         return bool(self.protocol_features & feature.mask)
 
     @property
-    def inband(self) -> BackEndChannel | None:
+    def inband(self) -> RequestChannel | None:
         """Where calls come as messages, if they do."""
         return self.channel if self.has(ProtocolFeature.INBAND_NOTIFICATIONS) else None
 
@@ -111,7 +111,7 @@ class FrontEnd:
         """Give the back-end a socket for requests of its own (VHOST_USER_SET_BACKEND_REQ_FD)."""
         if self.channel is not None:
             self.channel.close()
-        self.channel = BackEndChannel(self.connection.timeout)
+        self.channel = RequestChannel(self.connection.timeout)
         with self.channel.far_end() as fd:
             self._tell(FrontendRequest.SET_BACKEND_REQ_FD, b"", (fd,), ack=True)
 
@@ -178,7 +178,7 @@ class FrontEnd:
         if self.has(ProtocolFeature.MTU):
             self._tell(FrontendRequest.NET_SET_MTU, spec.U64.pack(mtu), ack=True)
 
-    def start_vring(self, vring: Vring, base: int) -> None:
+    def start_vring(self, vring: VringSetup, base: int) -> None:
         """Start a vring at `base`: its queue's, or what `stop_vring` said ("Ring states")."""
         tell, index = self.connection.tell, vring.index
         tell(FrontendRequest.SET_VRING_NUM, spec.VRING_STATE.pack(index, vring.queue.size))
@@ -189,7 +189,7 @@ class FrontEnd:
         tell(FrontendRequest.SET_VRING_CALL, spec.U64.pack(index), [vring.call.fileno()])
         tell(FrontendRequest.SET_VRING_KICK, spec.U64.pack(index), [vring.kick.fileno()])
 
-    def kick(self, vring: Vring) -> None:
+    def kick(self, vring: VringSetup) -> None:
         """Wake the back-end, by a message where both sides have those."""
         if self.has(ProtocolFeature.INBAND_NOTIFICATIONS):
             payload = spec.VRING_STATE.pack(vring.index, 0)
@@ -197,7 +197,7 @@ class FrontEnd:
         else:
             vring.kick.signal()
 
-    def set_vring_address(self, vring: Vring) -> None:
+    def set_vring_address(self, vring: VringSetup) -> None:
         """Tell where a vring is, and whether its used ring is to be logged (LOG_ALL is on).
 
         The ring's addresses are the front-end's, the one for the log is the guest's. Of a packed
@@ -231,7 +231,7 @@ class FrontEnd:
             raise BackEndError(f"stopped vring {same}, not {index}")
         return int(base)
 
-    def start_logging(self, log: DirtyLog, vrings: Iterable[Vring]) -> None:
+    def start_logging(self, log: DirtyBitmap, vrings: Iterable[VringSetup]) -> None:
         """Have everything logged that the back-end writes, while the vrings go on running.
 
         The reply to SET_LOG_BASE is due always, but back-ends differ in its size.
@@ -240,7 +240,7 @@ class FrontEnd:
         self.connection.ask(FrontendRequest.SET_LOG_BASE, payload, [log.fd])
         self._set_logging(Feature.LOG_ALL.mask, vrings)
 
-    def stop_logging(self, vrings: Iterable[Vring]) -> None:
+    def stop_logging(self, vrings: Iterable[VringSetup]) -> None:
         """The migration was given up."""
         self._set_logging(0, vrings)
 
@@ -317,7 +317,7 @@ class FrontEnd:
             data += some
         raise ReplyTimeoutError("the back-end does not end its state")
 
-    def _set_logging(self, log_all: int, vrings: Iterable[Vring]) -> None:
+    def _set_logging(self, log_all: int, vrings: Iterable[VringSetup]) -> None:
         self.set_features(self.features & ~Feature.LOG_ALL.mask | log_all)
         for vring in vrings:
             self.set_vring_address(vring)

@@ -10,17 +10,17 @@ from __future__ import annotations
 import mmap
 import os
 
-from ovs_vhost_plugin.guest.frontend.connection import BackEndError, Connection
+from ovs_vhost_plugin.guest.frontend.connection import BackEndError, FrontEndConnection
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.fds.closing import close_fds
 from ovs_vhost_plugin.vhost.message import Message, encode
 from ovs_vhost_plugin.vhost.spec import FrontendRequest
 
 
-class Inflight:
+class InflightKeeper:
     """The memory for `queues` rings of `queue_size`, of which `connection` is asked."""
 
-    def __init__(self, connection: Connection, queues: int, queue_size: int) -> None:
+    def __init__(self, connection: FrontEndConnection, queues: int, queue_size: int) -> None:
         self._numbers = (queues, queue_size)
         payload = spec.INFLIGHT.pack(0, 0, queues, queue_size)
         connection.send_raw(encode(Message(FrontendRequest.GET_INFLIGHT_FD, payload)))
@@ -34,7 +34,7 @@ class Inflight:
             raise BackEndError(f"memory for other queues: {numbers}")
         self.memory = mmap.mmap(self._fd, self._offset + size)
 
-    def give(self, connection: Connection) -> None:
+    def give(self, connection: FrontEndConnection) -> None:
         """Have a back-end go on by it; its rings are stopped."""
         payload = spec.INFLIGHT.pack(len(self.memory) - self._offset, self._offset, *self._numbers)
         connection.tell(FrontendRequest.SET_INFLIGHT_FD, payload, [self._fd], ack=True)

@@ -11,7 +11,7 @@ from ovs_vhost_plugin.lab.hosts.host import Host
 
 
 @dataclass(frozen=True)
-class Migration:
+class Move:
     """A finished migration; times are CLOCK_MONOTONIC seconds.
 
     `downtime_ms` and `total_ms` are the mover's own figures.
@@ -48,7 +48,7 @@ class Movable(Protocol):
     def prepare(self, host: Host, socket: Path) -> None:
         """Start the destination on `host`, which waits for the guest."""
 
-    def migrate(self) -> Migration:
+    def migrate(self) -> Move:
         """Move, and return when the guest runs at the destination."""
 
     def received_size(self) -> int:

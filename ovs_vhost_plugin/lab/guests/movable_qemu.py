@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ovs_vhost_plugin.lab.guests import image
-from ovs_vhost_plugin.lab.guests.movable import Migration
+from ovs_vhost_plugin.lab.guests.movable import Move
 from ovs_vhost_plugin.lab.guests.qemu import GuestConfig, QemuGuest, VhostUser
 from ovs_vhost_plugin.lab.hosts.fabric import CLIENT_MAC
 from ovs_vhost_plugin.lab.hosts.host import Host
@@ -102,7 +102,7 @@ class QemuMovable:
             self._left.stop()
         self._there = self._guest(host, socket, incoming=True)
 
-    def migrate(self) -> Migration:
+    def migrate(self) -> Move:
         """QEMU's live migration."""
         if self._there is None:
             raise LabError("there is no destination")

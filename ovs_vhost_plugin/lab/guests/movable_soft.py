@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from ovs_vhost_plugin.guest.frontend.connection import BackEndError, Connection, listen
+from ovs_vhost_plugin.guest.frontend.connection import BackEndError, FrontEndConnection, listen
 from ovs_vhost_plugin.guest.frontend.frontend import FrontEnd
-from ovs_vhost_plugin.guest.migrate import Migration as GuestMigration
+from ovs_vhost_plugin.guest.migrate import Migration
 from ovs_vhost_plugin.guest.soft import FEATURES, Config, SoftGuest
-from ovs_vhost_plugin.lab.guests.movable import Migration
+from ovs_vhost_plugin.lab.guests.movable import Move
 from ovs_vhost_plugin.lab.hosts.host import Host
 from ovs_vhost_plugin.lab.measure.capture import Frame
 from ovs_vhost_plugin.lab.process import LabError
@@ -46,7 +46,7 @@ class SoftMovable:
         self._port = 0
         self._payloads: list[bytes] = []
         self._orders: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._moved: queue.SimpleQueue[Migration | None] = queue.SimpleQueue()
+        self._moved: queue.SimpleQueue[Move | None] = queue.SimpleQueue()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._serve, name="guest", daemon=True)
 
@@ -72,7 +72,7 @@ class SoftMovable:
         with _as_lab_error():
             self._destination = self._accept(socket)
 
-    def migrate(self) -> Migration:
+    def migrate(self) -> Move:
         """Live-migrate as QEMU would."""
         self._orders.put("migrate")
         moved = self._moved.get()
@@ -102,7 +102,7 @@ class SoftMovable:
         """A session with the back-end of a port, which finds nobody there after it."""
         socket.unlink(missing_ok=True)  # of an earlier stay
         with listen(socket) as listener:
-            frontend = FrontEnd(Connection.accept(listener, self._config.timeout))
+            frontend = FrontEnd(FrontEndConnection.accept(listener, self._config.timeout))
         frontend.initialise()
         return frontend
 
@@ -133,7 +133,7 @@ class SoftMovable:
     def _migrate(self, guest: SoftGuest) -> None:
         if self._destination is None:
             raise LabError("there is no destination")
-        move = GuestMigration(guest, self._destination)
+        move = Migration(guest, self._destination)
         started = time.monotonic()
         move.begin()
         for _ in range(_MOST_COPIES):
@@ -145,7 +145,7 @@ class SoftMovable:
         resumed = time.monotonic()
         downtime, total = (1e3 * (resumed - since) for since in (stopped, started))
         move.release_source()
-        self._moved.put(Migration(started, stopped, resumed, resumed, downtime, total))
+        self._moved.put(Move(started, stopped, resumed, resumed, downtime, total))
         move.announce(self._serve_for)
 
     def _serve_for(self, seconds: float) -> None:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from ovs_vhost_plugin.lab import process
 from ovs_vhost_plugin.lab.guests.console import Console
 from ovs_vhost_plugin.lab.guests.image import Image
-from ovs_vhost_plugin.lab.guests.movable import Migration
+from ovs_vhost_plugin.lab.guests.movable import Move
 from ovs_vhost_plugin.lab.guests.qmp import Event, Qmp
 from ovs_vhost_plugin.lab.hosts.namespace import Namespace
 from ovs_vhost_plugin.lab.process import PATIENCE, LabError, Process, wait_until
@@ -261,7 +261,7 @@ class QemuGuest(Setup):
             raise LabError(f"the migration failed: {words}")
         return end
 
-    def finish_migration(self, destination: QemuGuest, seconds: float = PATIENCE) -> Migration:
+    def finish_migration(self, destination: QemuGuest, seconds: float = PATIENCE) -> Move:
         """Await the end of a migration on both sides."""
         try:
             ended = self.finish_sending(seconds)
@@ -271,7 +271,7 @@ class QemuGuest(Setup):
         resumed = destination.qmp.wait_event("RESUME", seconds)
         started = self.qmp.wait_event("MIGRATION", seconds, status="setup")
         figures = self.qmp.command("query-migrate")
-        return Migration(
+        return Move(
             started=started.at,
             source_stopped=stopped.at,
             destination_resumed=resumed.at,
@@ -280,9 +280,7 @@ class QemuGuest(Setup):
             total_ms=float(figures["total-time"]),
         )
 
-    def migrate(
-        self, destination: QemuGuest, seconds: float = PATIENCE, **parameters: Any
-    ) -> Migration:
+    def migrate(self, destination: QemuGuest, seconds: float = PATIENCE, **parameters: Any) -> Move:
         """Live-migrate to `destination` and await the end."""
         self.start_migration(destination, **parameters)
         return self.finish_migration(destination, seconds)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ovs_vhost_plugin.lab.guests.movable import Migration
+from ovs_vhost_plugin.lab.guests.movable import Move
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE, CONFIRMED
 from ovs_vhost_plugin.lab.measure.capture import Capture, Frame
 from ovs_vhost_plugin.lab.measure.timeline import (
@@ -35,7 +35,7 @@ class Evidence:
     the destination's back-end says of its first announcement.
     """
 
-    moved: Migration
+    moved: Move
     source: str
     destination: str
     mac: bytes

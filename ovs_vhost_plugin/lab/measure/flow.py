@@ -45,14 +45,14 @@ def number_of(flow: int, data: bytes, size: int = RECORD_SIZE) -> int | None:
 
 
 @dataclass
-class Arrivals:
+class FlowArrivals:
     """What a receiver got: the numbers of whole records, in order of arrival."""
 
     numbers: list[int] = field(default_factory=list)
     damaged: int = 0
 
     @classmethod
-    def parse(cls, flow: int, data: bytes, size: int = RECORD_SIZE) -> Arrivals:
+    def parse(cls, flow: int, data: bytes, size: int = RECORD_SIZE) -> FlowArrivals:
         """Read records that were written one after the other."""
         arrivals = cls()
         for start in range(0, len(data), size):
@@ -190,7 +190,7 @@ class Flow:
 
     def _take(self, data: bytes) -> None:
         at = time.monotonic()
-        arrivals = Arrivals.parse(self.flow, data, self.size)
+        arrivals = FlowArrivals.parse(self.flow, data, self.size)
         self.damaged_answers += arrivals.damaged
         self.answers += [(at, number) for number in arrivals.numbers]
 
@@ -218,11 +218,11 @@ class GuestReceiver:
         """How many bytes have arrived so far."""
         return int(guest.run(f"wc -c <{self._file}"))
 
-    def all_of(self, flow: Flow, guest: QemuGuest) -> Arrivals:
+    def all_of(self, flow: Flow, guest: QemuGuest) -> FlowArrivals:
         """What has arrived of a flow that has stopped, once its last record has."""
 
-        def ended() -> Arrivals | None:
-            arrivals = Arrivals.parse(flow.flow, self.fetch(guest), flow.size)
+        def ended() -> FlowArrivals | None:
+            arrivals = FlowArrivals.parse(flow.flow, self.fetch(guest), flow.size)
             return arrivals if flow.sent - 1 in arrivals.numbers else None
 
         return wait_until(ended, "the flow's last record", poll=0.2)

@@ -25,7 +25,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TimelineRow:
     """A line of the table: milliseconds from the source's stop, what, and where."""
 
     milliseconds: float
@@ -71,10 +71,12 @@ class Report:
     learned_ms: float | None = None
     received: tuple[float, ...] = ()
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[TimelineRow]:
         """The marks in the order in which they happened."""
         ordered = sorted(self.marks, key=lambda mark: mark.at)
-        return [Row((mark.at - self.stopped) * 1e3, mark.what, mark.where) for mark in ordered]
+        return [
+            TimelineRow((mark.at - self.stopped) * 1e3, mark.what, mark.where) for mark in ordered
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; times in milliseconds, to the microsecond."""

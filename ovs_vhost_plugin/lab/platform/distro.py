@@ -58,7 +58,7 @@ class Mount:
 
 
 @dataclass(frozen=True)
-class Place:
+class Root:
     """Where all of one release is kept."""
 
     directory: Path
@@ -84,9 +84,9 @@ class Place:
         return self.root.is_dir() and _text(self.packages) == _package_list()
 
 
-def place(release: str) -> Place:
+def place(release: str) -> Root:
     """The place of a release, whether there is something or not."""
-    return Place(CHECKOUT / ".cache" / "roots" / release)
+    return Root(CHECKOUT / ".cache" / "roots" / release)
 
 
 def command(release: str, *argv: str) -> list[str]:
@@ -94,7 +94,7 @@ def command(release: str, *argv: str) -> list[str]:
     return [sys.executable, "-m", __name__, release, *argv]
 
 
-def prepare(release: str) -> tuple[Place, list[Mount]]:
+def prepare(release: str) -> tuple[Root, list[Mount]]:
     """Have a root of the release with all packages, and say what is to be mounted in it."""
     if os.geteuid() != 0:
         raise DistroError("needs root, to make and enter a root of another release; try sudo")
@@ -158,7 +158,7 @@ def entry(root: Path, mounts: Sequence[Mount], directory: Path, argv: Sequence[s
     return [*_NAMESPACE, "sh", "-c", script, "sh", *argv]
 
 
-def _mounts(there: Place, named: Sequence[Path]) -> list[Mount]:
+def _mounts(there: Root, named: Sequence[Path]) -> list[Mount]:
     """What a command sees of this machine: later ones lie over earlier ones."""
     for name in ("cache", "venv"):
         (there.directory / name).mkdir(exist_ok=True)
@@ -181,7 +181,7 @@ def _git_directory() -> list[Path]:
     return [common.resolve()] if common.is_dir() else []
 
 
-def _debootstrap(release: str, there: Place) -> None:
+def _debootstrap(release: str, there: Root) -> None:
     """Make the root; what an interrupted run left is cleared away, but not what it downloaded."""
     sources = _sources(release)
     shutil.rmtree(there.partial, ignore_errors=True)
@@ -207,10 +207,10 @@ def _debootstrap(release: str, there: Place) -> None:
     shutil.rmtree(downloads, ignore_errors=True)
 
 
-def _sources(release: str) -> list[mirrors.Source]:
+def _sources(release: str) -> list[mirrors.PackageSource]:
     named = os.environ.get(MIRROR)
     if named:
-        return [mirrors.Source(named, release, ("main",))]
+        return [mirrors.PackageSource(named, release, ("main",))]
     own = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
     try:
         return mirrors.of_release(mirrors.configured(), own, release)

@@ -29,7 +29,7 @@ class NoMirrorError(Exception):
 
 
 @dataclass(frozen=True)
-class Source:
+class PackageSource:
     """One suite of one mirror, as a line of sources.list."""
 
     uri: str
@@ -40,7 +40,7 @@ class Source:
         return f"deb {self.uri} {self.suite} {' '.join(self.components)}"
 
 
-def configured(options: Sequence[str] = ()) -> list[Source]:
+def configured(options: Sequence[str] = ()) -> list[PackageSource]:
     """The machine's sources, as apt reads them; `options` are more of apt's (-o A=B)."""
     words = subprocess.run([*_ASK, *options], capture_output=True, text=True, check=True).stdout
     merged: dict[tuple[str, str], dict[str, None]] = {}
@@ -49,21 +49,23 @@ def configured(options: Sequence[str] = ()) -> list[Source]:
         # A source that is a mere directory of packages has no components.
         if not component.startswith("$"):
             merged.setdefault((_mirror(uri), suite), {})[component] = None
-    return [Source(uri, suite, tuple(components)) for (uri, suite), components in merged.items()]
+    return [
+        PackageSource(uri, suite, tuple(components)) for (uri, suite), components in merged.items()
+    ]
 
 
-def of_release(sources: Iterable[Source], own: str, wanted: str) -> list[Source]:
+def of_release(sources: Iterable[PackageSource], own: str, wanted: str) -> list[PackageSource]:
     """The sources of the release `wanted`, from those that a machine of the release `own` has.
 
     The first is the release itself, from the mirror that is named first.  Raises NoMirrorError.
     """
-    found: dict[str, Source] = {}
+    found: dict[str, PackageSource] = {}
     for source in sources:
         for pocket in _POCKETS:
             bases = {source.suite.removesuffix(pocket)} if source.suite.endswith(pocket) else set()
             if bases & {own, *_ALIASES} and "main" in source.components:
                 suite = f"{wanted}{pocket}"
-                found.setdefault(pocket, Source(source.uri, suite, source.components))
+                found.setdefault(pocket, PackageSource(source.uri, suite, source.components))
     if "" not in found:
         raise NoMirrorError(f"the apt sources of this machine name no mirror that has {own} main")
     pockets = [""] if wanted in _ROLLING else _POCKETS

@@ -10,10 +10,10 @@ from ovs_vhost_plugin.vhost import net_config, spec
 from ovs_vhost_plugin.vhost.effects import ConfigChanged, Effect, Handling
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.spec import ConfigFlag, Feature, ProtocolFeature
-from ovs_vhost_plugin.vhost.state import State
+from ovs_vhost_plugin.vhost.state import SessionState
 
 
-def get_config(state: State, payload: bytes, _fds: list[int]) -> Handling:
+def get_config(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
     """Answer a part of the configuration space, as large as the request ("GET_CONFIG")."""
     offset, size, flags = _access(state, payload)
     yield from ()
@@ -21,7 +21,7 @@ def get_config(state: State, payload: bytes, _fds: list[int]) -> Handling:
     return spec.CONFIG.pack(offset, size, flags) + content
 
 
-def set_config(state: State, payload: bytes, _fds: list[int]) -> Handling:
+def set_config(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
     """Take what the guest, or its host while it migrates, writes ("SET_CONFIG").
 
     A guest may write one field, and only a legacy one: its MAC (virtio 1.2, 5.1.4.3). A migration
@@ -40,7 +40,7 @@ def set_config(state: State, payload: bytes, _fds: list[int]) -> Handling:
     return None
 
 
-def settle_mtu(state: State) -> Generator[Effect, object, None]:
+def settle_mtu(state: SessionState) -> Generator[Effect, object, None]:
     """Features are others: a driver that has the MTU keeps it, whatever the port's becomes.
 
     virtio 1.2, 5.1.4.1: "The device MUST NOT modify mtu once it has been set."
@@ -54,7 +54,7 @@ def settle_mtu(state: State) -> Generator[Effect, object, None]:
         yield ConfigChanged()
 
 
-def _access(state: State, payload: bytes) -> tuple[int, int, int]:
+def _access(state: SessionState, payload: bytes) -> tuple[int, int, int]:
     """The checked offset, size and flags of either request."""
     if not state.negotiated(ProtocolFeature.CONFIG):
         raise PeerError(PeerErrorName.PROTOCOL_FEATURE_MISSING, "CONFIG was not acknowledged")

@@ -25,16 +25,16 @@ from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.requests.config import settle_mtu
 from ovs_vhost_plugin.vhost.requests.vring import enable_all
 from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
-from ovs_vhost_plugin.vhost.state import Postcopy, State
+from ovs_vhost_plugin.vhost.state import PostcopyPhase, SessionState
 
 
-def get_features(state: State, _payload: bytes, _fds: list[int]) -> Handling:
+def get_features(state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
     """Answer the features this port offers."""
     yield from ()
     return spec.U64.pack(state.offer.features)
 
 
-def set_features(state: State, payload: bytes, _fds: list[int]) -> Handling:
+def set_features(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
     """Take the acknowledged features; LOG_ALL may be toggled while rings run ("Migration")."""
     (features,) = spec.U64.unpack(payload)
     excess = features & ~state.offer.features
@@ -57,13 +57,13 @@ def set_features(state: State, payload: bytes, _fds: list[int]) -> Handling:
     return None
 
 
-def get_protocol_features(state: State, _payload: bytes, _fds: list[int]) -> Handling:
+def get_protocol_features(state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
     """Answer the protocol features this port offers, also before SET_FEATURES."""
     yield from ()
     return spec.U64.pack(state.offer.protocol_features)
 
 
-def set_protocol_features(state: State, payload: bytes, _fds: list[int]) -> Handling:
+def set_protocol_features(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
     """Take the acknowledged protocol features; repeated by QEMU for each queue pair."""
     (features,) = spec.U64.unpack(payload)
     excess = features & ~state.offer.protocol_features
@@ -82,19 +82,19 @@ def set_protocol_features(state: State, payload: bytes, _fds: list[int]) -> Hand
     return None
 
 
-def set_owner(_state: State, _payload: bytes, _fds: list[int]) -> Handling:
+def set_owner(_state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
     """Accept the start of the session: the connection has one front-end anyway."""
     yield from ()
     return None
 
 
-def reset_owner(state: State, _payload: bytes, _fds: list[int]) -> Handling:
+def reset_owner(state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
     """Disable all rings and keep all else, as is recommended for this deprecated request."""
     yield from enable_all(state, False)
     return None
 
 
-def set_mem_table(state: State, payload: bytes, fds: list[int]) -> Handling:
+def set_mem_table(state: SessionState, payload: bytes, fds: list[int]) -> Handling:
     """Take a new memory table: as many regions as the payload says and as fds came."""
     if _acknowledges_bases(state, payload, fds):
         return (yield from _take_acknowledgement(state))
@@ -126,13 +126,13 @@ def set_mem_table(state: State, payload: bytes, fds: list[int]) -> Handling:
     )
 
 
-def get_max_mem_slots(_state: State, _payload: bytes, _fds: list[int]) -> Handling:
+def get_max_mem_slots(_state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
     """Answer how many regions there may be at once."""
     yield from ()
     return spec.U64.pack(spec.MAX_MEM_SLOTS)
 
 
-def add_mem_reg(state: State, payload: bytes, fds: list[int]) -> Handling:
+def add_mem_reg(state: SessionState, payload: bytes, fds: list[int]) -> Handling:
     """Take one more region, in the file whose fd has come with it."""
     if _acknowledges_bases(state, payload, fds):
         return (yield from _take_acknowledgement(state))
@@ -151,14 +151,14 @@ def add_mem_reg(state: State, payload: bytes, fds: list[int]) -> Handling:
 
 
 def _map(
-    state: State, effect: SetMemoryTable | AddMemoryRegion
+    state: SessionState, effect: SetMemoryTable | AddMemoryRegion
 ) -> Generator[Effect, object, Sequence[int] | None]:
     """Have memory mapped; where, if it comes by postcopy and the front-end is to be told.
 
     "In postcopy mode NEED_REPLY is not set": who sets it, as QEMU 7.2 for the second of two queue
     pairs, has been told already and awaits an acknowledgement.
     """
-    tell = state.postcopy is Postcopy.LISTENING and not state.acknowledges
+    tell = state.postcopy is PostcopyPhase.LISTENING and not state.acknowledges
     before, state.bases_pending = state.bases_pending, state.bases_pending or tell
     try:
         bases = yield effect
@@ -172,27 +172,27 @@ def _map(
     return bases
 
 
-def _acknowledges_bases(state: State, payload: bytes, fds: list[int]) -> bool:
+def _acknowledges_bases(state: SessionState, payload: bytes, fds: list[int]) -> bool:
     """Whether the request is "an empty message as an acknowledgement"; QEMU's has a u64 of 0."""
-    listening = state.postcopy is Postcopy.LISTENING
+    listening = state.postcopy is PostcopyPhase.LISTENING
     return listening and not fds and payload in (b"", bytes(spec.U64.size))
 
 
-def _take_acknowledgement(state: State) -> Handling:
+def _take_acknowledgement(state: SessionState) -> Handling:
     """The front-end knows all bases: memory may be touched. It is sent once for all regions."""
     state.bases_pending = False
     yield AcknowledgeBases()
     return None
 
 
-def rem_mem_reg(_state: State, payload: bytes, _fds: list[int]) -> Handling:
+def rem_mem_reg(_state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
     """Give a region up. An fd that comes along is closed: "existing incorrect implementations"."""
     _padding, *fields = spec.SINGLE_REGION.unpack(payload)
     yield RemoveMemoryRegion(MemoryRegion(*fields))
     return None
 
 
-def set_log_base(state: State, payload: bytes, fds: list[int]) -> Handling:
+def set_log_base(state: SessionState, payload: bytes, fds: list[int]) -> Handling:
     """Take a new dirty log; always answered, as LOG_SHMFD demands ("Communication").
 
     Without LOG_SHMFD the payload would be an address of the front-end, of no use here.
@@ -205,14 +205,14 @@ def set_log_base(state: State, payload: bytes, fds: list[int]) -> Handling:
     return spec.U64.pack(0)
 
 
-def get_queue_num(state: State, _payload: bytes, _fds: list[int]) -> Handling:
+def get_queue_num(state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
     """Answer the most queue pairs: for a NIC, QEMU and DPDK both count pairs, not vrings."""
     yield from ()
     state.counted_pairs = True
     return spec.U64.pack(state.offer.queue_pairs)
 
 
-def send_rarp(_state: State, payload: bytes, _fds: list[int]) -> Handling:
+def send_rarp(_state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
     """Announce a MAC: the first 6 bytes of the payload as they lie in memory."""
     mac = payload[:6]
     if not any(mac):
@@ -223,7 +223,7 @@ def send_rarp(_state: State, payload: bytes, _fds: list[int]) -> Handling:
     return None
 
 
-def net_set_mtu(state: State, payload: bytes, _fds: list[int]) -> Handling:
+def net_set_mtu(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
     """Judge the MTU the guest is to see: the answer tells whether it is valid.
 
     QEMU sends this before SET_FEATURES, so VIRTIO_NET_F_MTU is not yet acknowledged here.

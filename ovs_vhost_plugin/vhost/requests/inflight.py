@@ -14,10 +14,10 @@ from ovs_vhost_plugin.vhost.effects import (
 )
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.spec import ProtocolFeature
-from ovs_vhost_plugin.vhost.state import Postcopy, State
+from ovs_vhost_plugin.vhost.state import PostcopyPhase, SessionState
 
 
-def get_inflight_fd(state: State, payload: bytes, _fds: list[int]) -> Handling:
+def get_inflight_fd(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
     """Make the memory for as many queues, of as many descriptors, as the front-end says.
 
     It is for rings of the layout that is negotiated by now. The answer is padded as the request is,
@@ -31,12 +31,12 @@ def get_inflight_fd(state: State, payload: bytes, _fds: list[int]) -> Handling:
     return spec.INFLIGHT.pack(size, 0, asked.queues, asked.queue_size).ljust(len(payload), b"\0")
 
 
-def set_inflight_fd(state: State, payload: bytes, fds: list[int]) -> Handling:
+def set_inflight_fd(state: SessionState, payload: bytes, fds: list[int]) -> Handling:
     """Keep there what is in flight from the rings' next start on."""
     description = _description(state, payload)
     if state.started:
         raise PeerError(PeerErrorName.INFLIGHT_WHILE_STARTED)
-    if state.postcopy is Postcopy.LISTENING:
+    if state.postcopy is PostcopyPhase.LISTENING:
         # Where a ring stands is then known by the guest's memory, which is not here yet.
         raise PeerError(PeerErrorName.INFLIGHT_WITH_POSTCOPY)
     yield SetInflight(description, fds.pop())
@@ -44,7 +44,7 @@ def set_inflight_fd(state: State, payload: bytes, fds: list[int]) -> Handling:
     return None
 
 
-def _description(state: State, payload: bytes) -> InflightDescription:
+def _description(state: SessionState, payload: bytes) -> InflightDescription:
     if len(payload) not in (spec.INFLIGHT.size, spec.INFLIGHT_PADDED):
         raise PeerError(PeerErrorName.PAYLOAD_SIZE, f"what is in flight: {len(payload)} bytes")
     if not state.negotiated(ProtocolFeature.INFLIGHT_SHMFD):

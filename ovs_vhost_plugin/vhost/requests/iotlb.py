@@ -8,13 +8,13 @@ from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.effects import Handling, InvalidateIotlb, UpdateIotlb
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.spec import IotlbAccess, IotlbType
-from ovs_vhost_plugin.vhost.state import State
+from ovs_vhost_plugin.vhost.state import SessionState
 
 _ADDRESS_SPACE = 1 << 64
 _ALL_ACCESS = IotlbAccess.READ | IotlbAccess.WRITE
 
 
-def iotlb_msg(_state: State, payload: bytes, _fds: list[int]) -> Handling:
+def iotlb_msg(_state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
     """Take a translation, or give some up: then the rings use them no more when it is answered."""
     iova, size, user, access, kind = spec.IOTLB.unpack(payload)
     seen = f"{size:#x} bytes at {iova:#x}"

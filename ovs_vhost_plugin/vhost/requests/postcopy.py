@@ -18,10 +18,10 @@ from ovs_vhost_plugin.vhost.effects import (
     ListenPostcopy,
 )
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.state import Postcopy, State
+from ovs_vhost_plugin.vhost.state import PostcopyPhase, SessionState
 
 
-def advise(state: State, _payload: bytes, _fds: list[int]) -> Handling:
+def advise(state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
     """Answer a userfaultfd, and no payload.
 
     QEMU 10.0 sends memory for its first pair only, and then waits without end for answers to what
@@ -29,38 +29,38 @@ def advise(state: State, _payload: bytes, _fds: list[int]) -> Handling:
     memory for each pair, is known by a SET_VRING_ENABLE that asks for no acknowledgement, where
     10.0's does; either sends it while it waits for the guest.
     """
-    if state.postcopy is Postcopy.ADVISED and not state.enables_unasked:
+    if state.postcopy is PostcopyPhase.ADVISED and not state.enables_unasked:
         detail = "this QEMU loses a guest with several queue pairs: use one, or precopy"
         raise PeerError(PeerErrorName.POSTCOPY_SEVERAL_PAIRS, detail)
-    listening = state.postcopy is Postcopy.LISTENING
+    listening = state.postcopy is PostcopyPhase.LISTENING
     if not listening:
-        state.postcopy = Postcopy.OFF
+        state.postcopy = PostcopyPhase.OFF
     fd = yield AdvisePostcopy()
     assert isinstance(fd, int)
     if not listening:
-        state.postcopy = Postcopy.ADVISED
+        state.postcopy = PostcopyPhase.ADVISED
     state.reply_fds = (fd,)
     return b""
 
 
-def listen(state: State, _payload: bytes, _fds: list[int]) -> Handling:
+def listen(state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
     """Expect memory whose pages are missing."""
-    if state.postcopy is Postcopy.ADVISED:
+    if state.postcopy is PostcopyPhase.ADVISED:
         if state.keeps_inflight:
             raise PeerError(PeerErrorName.INFLIGHT_WITH_POSTCOPY)
         yield ListenPostcopy()
-        state.postcopy = Postcopy.LISTENING
-    elif state.postcopy is not Postcopy.LISTENING:
+        state.postcopy = PostcopyPhase.LISTENING
+    elif state.postcopy is not PostcopyPhase.LISTENING:
         raise PeerError(PeerErrorName.POSTCOPY_NOT_ADVISED)
     return None
 
 
-def end(state: State, _payload: bytes, _fds: list[int]) -> Handling:
+def end(state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
     """All pages have come. "The value returned is an error indication; 0 is success"."""
-    if state.postcopy is Postcopy.LISTENING:
-        state.postcopy = Postcopy.ENDED
+    if state.postcopy is PostcopyPhase.LISTENING:
+        state.postcopy = PostcopyPhase.ENDED
         yield EndPostcopy()
-    elif state.postcopy is not Postcopy.ENDED:
+    elif state.postcopy is not PostcopyPhase.ENDED:
         raise PeerError(PeerErrorName.POSTCOPY_NOT_LISTENING)
     if state.bases_pending:
         state.bases_pending = False

@@ -10,10 +10,10 @@ from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.effects import CheckState, Handling, LoadState, SaveState
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.spec import TransferDirection, TransferPhase
-from ovs_vhost_plugin.vhost.state import State
+from ovs_vhost_plugin.vhost.state import SessionState
 
 
-def set_device_state_fd(state: State, payload: bytes, fds: list[int]) -> Handling:
+def set_device_state_fd(state: SessionState, payload: bytes, fds: list[int]) -> Handling:
     """Begin a transfer through the front-end's pipe; this back-end never brings its own channel.
 
     "Migrating back-end state": in the one phase there is, all rings are stopped.
@@ -30,7 +30,7 @@ def set_device_state_fd(state: State, payload: bytes, fds: list[int]) -> Handlin
     return spec.U64.pack(spec.DEVICE_STATE_NO_FD)
 
 
-def check_device_state(_state: State, _payload: bytes, _fds: list[int]) -> Handling:
+def check_device_state(_state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
     """Answer whether the last transfer succeeded."""
     yield CheckState()
     return spec.U64.pack(0)

@@ -12,12 +12,12 @@ from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.fds.closing import close_fds
 from ovs_vhost_plugin.vhost.requests.config import settle_mtu
 from ovs_vhost_plugin.vhost.spec import DeviceStatus
-from ovs_vhost_plugin.vhost.state import State
+from ovs_vhost_plugin.vhost.state import SessionState
 
 _MAX_STATUS = 0xFF  # virtio 1.2, 4.1.4.3: device_status is a byte
 
 
-def set_status(state: State, payload: bytes, _fds: list[int]) -> Handling:
+def set_status(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
     """Take the driver's status; zero is a reset (virtio 1.2, 2.1) and clears the back-end's bit."""
     (status,) = spec.U64.unpack(payload)
     if status > _MAX_STATUS:
@@ -29,7 +29,7 @@ def set_status(state: State, payload: bytes, _fds: list[int]) -> Handling:
     return None
 
 
-def get_status(state: State, _payload: bytes, _fds: list[int]) -> Handling:
+def get_status(state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
     """Answer the status as it was set, but for the back-end's two bits.
 
     virtio 1.2, 3.1.1: the driver reads FEATURES_OK back to see whether its features were accepted;
@@ -44,7 +44,7 @@ def get_status(state: State, _payload: bytes, _fds: list[int]) -> Handling:
     return spec.U64.pack(status)
 
 
-def reset_device(state: State, _payload: bytes, _fds: list[int]) -> Handling:
+def reset_device(state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
     """Stop and disable all rings, and forget what the guest's driver has set up.
 
     What is the front-end's stays: its memory, its log, what it negotiated of the protocol, and the

@@ -13,10 +13,10 @@ from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.fds.closing import close_fds
 from ovs_vhost_plugin.vhost.fds.eventfd import new_eventfd
 from ovs_vhost_plugin.vhost.spec import ProtocolFeature, VringAddressFlag
-from ovs_vhost_plugin.vhost.state import State, Vring
+from ovs_vhost_plugin.vhost.state import SessionState, VringState
 
 
-def set_num(state: State, payload: bytes, _fds: list[int]) -> Handling:
+def set_num(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
     """Set the ring's size: at most 32768 (virtio 2.8), and a power of two if split (2.7)."""
     index, size = spec.VRING_STATE.unpack(payload)
     vring = _stopped_vring(state, index)
@@ -30,7 +30,7 @@ def set_num(state: State, payload: bytes, _fds: list[int]) -> Handling:
     return None
 
 
-def set_addr(state: State, payload: bytes, _fds: list[int]) -> Handling:
+def set_addr(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
     """Set addresses and flags; comes again while the ring runs, to log its used ring or not."""
     index, flags, desc, used, avail, log = spec.VRING_ADDR.unpack(payload)
     vring = _vring(state, index)
@@ -59,7 +59,7 @@ def set_addr(state: State, payload: bytes, _fds: list[int]) -> Handling:
     return None
 
 
-def set_base(state: State, payload: bytes, _fds: list[int]) -> Handling:
+def set_base(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
     """Set the next avail index: for a split ring a free-running 16-bit number.
 
     What it says of a packed ring depends on the ring's size (`packed_base.py`).
@@ -72,7 +72,7 @@ def set_base(state: State, payload: bytes, _fds: list[int]) -> Handling:
     return None
 
 
-def get_base(state: State, payload: bytes, _fds: list[int]) -> Handling:
+def get_base(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
     """Stop the ring and answer its next avail index, also for one that was never started.
 
     The request's `num` is reserved; older front-ends leave anything in it. The kick fd goes: the
@@ -92,7 +92,7 @@ def get_base(state: State, payload: bytes, _fds: list[int]) -> Handling:
     return spec.VRING_STATE.pack(index, vring.base)
 
 
-def set_kick(state: State, payload: bytes, fds: list[int]) -> Handling:
+def set_kick(state: SessionState, payload: bytes, fds: list[int]) -> Handling:
     """Set the kick fd, or none for polling, and start the ring ("Ring states").
 
     Started here and not at the first kick, which may already have been consumed by the back-end
@@ -104,7 +104,7 @@ def set_kick(state: State, payload: bytes, fds: list[int]) -> Handling:
     return None
 
 
-def kick(state: State, payload: bytes, _fds: list[int]) -> Handling:
+def kick(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
     """Wake the ring in band (VHOST_USER_VRING_KICK), and start it if it is not.
 
     An eventfd that SET_VRING_KICK gave "will be preferred over the message".
@@ -124,21 +124,21 @@ def kick(state: State, payload: bytes, _fds: list[int]) -> Handling:
     return None
 
 
-def set_call(state: State, payload: bytes, fds: list[int]) -> Handling:
+def set_call(state: SessionState, payload: bytes, fds: list[int]) -> Handling:
     """Set the call fd, or none; QEMU changes it on a running ring to mask interrupts."""
     vring, fd = _vring_fd(state, payload, fds)
     yield from _change(vring, call_fd=fd, call_told=True)
     return None
 
 
-def set_err(state: State, payload: bytes, fds: list[int]) -> Handling:
+def set_err(state: SessionState, payload: bytes, fds: list[int]) -> Handling:
     """Set the fd that tells the front-end of a broken ring, or none."""
     vring, fd = _vring_fd(state, payload, fds)
     yield from _change(vring, err_fd=fd, err_told=True)
     return None
 
 
-def set_enable(state: State, payload: bytes, _fds: list[int]) -> Handling:
+def set_enable(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
     """Enable or disable the ring.
 
     QEMU sends this before SET_FEATURES has acknowledged PROTOCOL_FEATURES, though "should be
@@ -153,20 +153,20 @@ def set_enable(state: State, payload: bytes, _fds: list[int]) -> Handling:
     return None
 
 
-def enable_all(state: State, enabled: bool) -> Generator[Effect, object, None]:
+def enable_all(state: SessionState, enabled: bool) -> Generator[Effect, object, None]:
     """Enable or disable every ring that is not so yet."""
     for vring in state.vrings:
         if vring.enabled != enabled:
             yield from _change(vring, enabled=enabled, enable_told=True)
 
 
-def _vring(state: State, index: int) -> Vring:
+def _vring(state: SessionState, index: int) -> VringState:
     if index >= len(state.vrings):
         raise PeerError(PeerErrorName.VRING_INDEX, f"{index} of {len(state.vrings)}")
     return state.vrings[index]
 
 
-def _stopped_vring(state: State, index: int) -> Vring:
+def _stopped_vring(state: SessionState, index: int) -> VringState:
     """A vring whose size and base may change, because nothing processes it."""
     vring = _vring(state, index)
     if vring.ready():
@@ -174,7 +174,7 @@ def _stopped_vring(state: State, index: int) -> Vring:
     return vring
 
 
-def _vring_fd(state: State, payload: bytes, fds: list[int]) -> tuple[Vring, int]:
+def _vring_fd(state: SessionState, payload: bytes, fds: list[int]) -> tuple[VringState, int]:
     """The vring and fd (-1: none) of SET_VRING_KICK, _CALL and _ERR; bit 8 says no fd comes."""
     (value,) = spec.U64.unpack(payload)
     if value & ~(spec.VRING_INDEX_MASK | spec.VRING_NO_FD):
@@ -189,7 +189,7 @@ def _vring_fd(state: State, payload: bytes, fds: list[int]) -> tuple[Vring, int]
     return vring, fds.pop()
 
 
-def _own_eventfds(state: State, vring: Vring) -> dict[str, int]:
+def _own_eventfds(state: SessionState, vring: VringState) -> dict[str, int]:
     """Eventfds of our own for a ring that begins, for what the front-end wants as messages.
 
     It "isn't necessary" then to send SET_VRING_CALL and SET_VRING_ERR; one that did is taken at its
@@ -203,7 +203,7 @@ def _own_eventfds(state: State, vring: Vring) -> dict[str, int]:
     }
 
 
-def _change(vring: Vring, **changes: int) -> Generator[Effect, object, None]:
+def _change(vring: VringState, **changes: int) -> Generator[Effect, object, None]:
     """Change fields of `vring` and let the device follow.
 
     Replaced fds are closed afterwards: until then the data path polls them. If the device
@@ -225,6 +225,6 @@ def _change(vring: Vring, **changes: int) -> Generator[Effect, object, None]:
         close_fds([fd for name, fd in outdated.items() if name.endswith("_fd") and fd >= 0])
 
 
-def _assign(vring: Vring, values: dict[str, int]) -> None:
+def _assign(vring: VringState, values: dict[str, int]) -> None:
     for name, value in values.items():
         setattr(vring, name, value)

@@ -14,7 +14,7 @@ from functools import partial
 
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.spec import BackendRequest
-from ovs_vhost_plugin.vhost.state import Vring
+from ovs_vhost_plugin.vhost.state import VringState
 from ovs_vhost_plugin.worker.backend import BackEndChannel
 
 
@@ -27,7 +27,7 @@ class InBand:
         self._fds: dict[tuple[BackendRequest, int], int] = {}
         self._listening: set[int] = set()  # those of them that the loop waits for
 
-    def follow(self, vring: Vring) -> None:
+    def follow(self, vring: VringState) -> None:
         """Watch what `vring` has now; its former fds are still open."""
         wanted = {
             BackendRequest.VRING_CALL: vring.call_fd if vring.inband_call else -1,

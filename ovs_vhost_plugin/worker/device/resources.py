@@ -31,7 +31,7 @@ from ovs_vhost_plugin.vhost.spec import (
     VringAddressFlag,
     used_bytes,
 )
-from ovs_vhost_plugin.vhost.state import Vring
+from ovs_vhost_plugin.vhost.state import VringState
 from ovs_vhost_plugin.worker.device.vringconfig import Bytes, PairConfig, VringConfig
 from ovs_vhost_plugin.worker.recovery import journal
 
@@ -142,12 +142,12 @@ class Basis:
             return next_avail
         return packed_base.encode(next_avail, self.session.vrings[index].size)
 
-    def moved_in(self, vring: Vring) -> bool:
+    def moved_in(self, vring: VringState) -> bool:
         """Whether its front-end says that a vring has run before."""
         packed = self.has(Feature.RING_PACKED)
         return vring.base not in (0, *(packed_base.BEGINNINGS if packed else ()))
 
-    def _identity(self, vring: Vring, memory: MemoryTable) -> bytes:
+    def _identity(self, vring: VringState, memory: MemoryTable) -> bytes:
         """What a ring is known by, whoever serves it: where in which files it is, and its form.
 
         A front-end keeps its memory's files as long as its guest lives.
@@ -158,7 +158,7 @@ class Basis:
         known = (journal.FORMAT, vring.index, vring.size, features, places)
         return hashlib.blake2b(repr(known).encode(), digest_size=journal.IDENTITY_BYTES).digest()
 
-    def _split(self, vring: Vring, memory: MemoryTable, next_avail: int | None) -> VringConfig:
+    def _split(self, vring: VringState, memory: MemoryTable, next_avail: int | None) -> VringConfig:
         if vring.size & (vring.size - 1):  # it was set while packed rings were negotiated
             raise PeerError(PeerErrorName.VRING_SIZE_NOT_POWER_OF_TWO, f"{vring.size}")
         view = self._view(memory)
@@ -172,7 +172,9 @@ class Basis:
             next_avail=self._first_avail(vring.base, used) if next_avail is None else next_avail,
         )
 
-    def _packed(self, vring: Vring, memory: MemoryTable, next_avail: int | None) -> VringConfig:
+    def _packed(
+        self, vring: VringState, memory: MemoryTable, next_avail: int | None
+    ) -> VringConfig:
         """A packed ring starts where its front-end says, which alone can know (virtio 1.2, 2.8)."""
         if next_avail is None:
             next_avail = packed_base.decode(vring.base, vring.size) if vring.base_told else 0
@@ -198,14 +200,14 @@ class Basis:
             return partial(translated_view, memory, self.iotlb)
         return lambda address, length, align, _access: memory.view(address, length, align)
 
-    def _require_logged(self, vring: Vring, length: int) -> None:
+    def _require_logged(self, vring: VringState, length: int) -> None:
         """Have the place where the used ring is logged translated: a guest address, so an IOVA."""
         if self._iommu and vring.flags & VringAddressFlag.LOG:
             self.iotlb.lookup(vring.log_guest, length, IotlbAccess.WRITE)
 
     def _config(
         self,
-        vring: Vring,
+        vring: VringState,
         *,
         desc: Bytes,
         avail: Bytes,
@@ -229,7 +231,7 @@ class Basis:
             inflight=self._kept(vring),
         )
 
-    def _kept(self, vring: Vring) -> Bytes | None:
+    def _kept(self, vring: VringState) -> Bytes | None:
         if self.inflight is None:
             return None
         packed = self.has(Feature.RING_PACKED)

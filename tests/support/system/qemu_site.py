@@ -24,7 +24,7 @@ from ovs_vhost_plugin.lab.guests.qemu import GuestConfig, QemuGuest, VhostUser
 from ovs_vhost_plugin.lab.hosts.fabric import finish_checksums
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.hosts.namespace import Namespace, scratch_directory, veth
-from ovs_vhost_plugin.lab.measure.flow import Arrivals, GuestReceiver, record
+from ovs_vhost_plugin.lab.measure.flow import FlowArrivals, GuestReceiver, record
 from ovs_vhost_plugin.lab.platform import versions
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
 from ovs_vhost_plugin.lab.setup import Setup
@@ -163,7 +163,7 @@ class Site(Setup):
                 while sent < count and (sent - len(echoed)) * size < _UNDER_WAY:
                     sock.send(record(port, sent, size))
                     sent += 1
-                arrivals = Arrivals.parse(port, sock.recv(65536), size)
+                arrivals = FlowArrivals.parse(port, sock.recv(65536), size)
                 assert arrivals.damaged == 0
                 echoed += arrivals.numbers
         assert sorted(echoed) == list(range(count))

@@ -8,7 +8,7 @@ SET_VRING_ENABLE, no SET_FEATURES before it); on the destination SEND_RARP befor
 import pytest
 from support.system.soft_ports import GUEST_MAC, SECONDS, frame_of, receive_all, settle
 
-from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyLog
+from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyBitmap
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
 from ovs_vhost_plugin.lab.process import wait_until
 
@@ -24,7 +24,7 @@ def guest(port):
 
 def leave(guest):
     """Stop the rings as at the end of a migration."""
-    guest.frontend.start_logging(DirtyLog(guest.memory), guest.vrings)
+    guest.frontend.start_logging(DirtyBitmap(guest.memory), guest.vrings)
     return guest.stop_rings()
 
 

@@ -9,7 +9,7 @@ import pytest
 from support.system.soft_ports import check_inward, check_outward, frame_of, settle
 
 from ovs_vhost_plugin.guest.frontend.frontend import PROTOCOL_FEATURES
-from ovs_vhost_plugin.guest.frontend.inflight import Inflight
+from ovs_vhost_plugin.guest.frontend.inflight import InflightKeeper
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost.memory.inflight import stride
@@ -47,7 +47,7 @@ class Kept:
         connection = guest.frontend.connection
         guest.frontend.set_features(self.config.features)
         if self.inflight is None:
-            self.inflight = Inflight(connection, len(guest.vrings), SIZE)
+            self.inflight = InflightKeeper(connection, len(guest.vrings), SIZE)
         if prepare is not None:
             prepare()
         self.inflight.give(connection)
@@ -175,7 +175,7 @@ def test_a_ring_larger_than_what_is_kept_does_not_start(port):
     guest.frontend.close()
     guest.frontend = guest.connect()
     guest.frontend.initialise(PROTOCOL_FEATURES | KEPT)
-    inflight = Inflight(guest.frontend.connection, len(guest.vrings), SIZE)
+    inflight = InflightKeeper(guest.frontend.connection, len(guest.vrings), SIZE)
     inflight.give(guest.frontend.connection)
     guest.run_on(guest.frontend, [vring.queue.base for vring in guest.vrings])
     wait_until(lambda: port.errors().get("inflight-queue-size"), "the error")
@@ -207,7 +207,7 @@ def test_as_much_as_the_largest_rings_take_can_be_had(plug):
     guest = port.guest(Config(queue_pairs=4, features=PACKED))
     guest.stop_rings()
     guest.frontend.initialise(PROTOCOL_FEATURES | KEPT)
-    inflight = Inflight(guest.frontend.connection, 8, MAX_VRING_SIZE)
+    inflight = InflightKeeper(guest.frontend.connection, 8, MAX_VRING_SIZE)
     assert len(inflight.memory) == 8 * stride(MAX_VRING_SIZE, packed=True)
     inflight.memory[-1] = 1
     inflight.close()

@@ -8,7 +8,7 @@ from support.system.soft_ports import BURST, check_inward, check_outward, frame_
 
 from ovs_vhost_plugin.guest.driver.iommu import TranslatedMemory, tell_iotlb
 from ovs_vhost_plugin.guest.frontend.connection import RequestRefusedError
-from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyLog
+from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyBitmap
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost.spec import Feature, IotlbAccess, IotlbType
@@ -143,7 +143,7 @@ def test_what_is_written_is_logged_where_the_guest_has_it(port, features):
     """The log is by guest physical addresses, also of used rings in several pages."""
     guest = port.guest(behind_iommu(features, size=512))
     check_inward(port, guest, SIZES)
-    log = DirtyLog(guest.memory)
+    log = DirtyBitmap(guest.memory)
     guest.frontend.start_logging(log, guest.vrings)
     settle(guest)
     log.harvest()  # what the start of logging itself touched

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.system.soft_ports import SECONDS, check_inward, check_outward, frame_of, settle
 
-from ovs_vhost_plugin.guest.frontend.connection import BackEndClosedError, Connection
+from ovs_vhost_plugin.guest.frontend.connection import BackEndClosedError, FrontEndConnection
 from ovs_vhost_plugin.guest.frontend.frontend import FrontEnd
 from ovs_vhost_plugin.guest.soft import Config
 from ovs_vhost_plugin.lab.process import wait_until
@@ -206,7 +206,7 @@ def open_maps(pid):
 def test_connecting_and_closing_in_a_loop(port, neighbour):
     before = port.open_files()
     for _ in range(200):
-        with contextlib.closing(Connection.connect(port.path)) as connection:
+        with contextlib.closing(FrontEndConnection.connect(port.path)) as connection:
             FrontEnd(connection).initialise()
     wait_until(lambda: port.stats()["status"] == "listening", "the last one's end")
     wait_until(lambda: port.open_files() == before, "all fds closed")

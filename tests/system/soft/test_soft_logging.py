@@ -19,7 +19,7 @@ from support.system.soft_ports import (
 )
 
 from ovs_vhost_plugin.guest.driver.memory import PAGE_SIZE, GuestMemory, Region
-from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyLog
+from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyBitmap
 from ovs_vhost_plugin.guest.migrate import unlogged_pages
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
 from ovs_vhost_plugin.lab.process import wait_until
@@ -38,7 +38,7 @@ class Watch:
 
     def __init__(self, guest):
         self.guest = guest
-        self.log = DirtyLog(guest.memory)
+        self.log = DirtyBitmap(guest.memory)
         guest.frontend.start_logging(self.log, guest.vrings)
         settle(guest)
         self.log.harvest()  # what the start of logging itself touched

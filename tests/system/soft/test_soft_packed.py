@@ -16,7 +16,7 @@ from support.system.soft_ports import (
 from ovs_vhost_plugin.guest.driver.memory import PAGE_SIZE
 from ovs_vhost_plugin.guest.driver.packed import F_AVAIL, F_USED, PACKED_DESCRIPTOR
 from ovs_vhost_plugin.guest.driver.split import F_NEXT
-from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyLog
+from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyBitmap
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost import packed_base
@@ -178,7 +178,7 @@ def test_descriptors_that_only_the_device_writes_meanwhile_are_logged(port, feat
     for frame in frames:
         guest.pairs[0].tx.add(frame)
     tx.queue.publish()
-    log = DirtyLog(guest.memory)
+    log = DirtyBitmap(guest.memory)
     guest.frontend.start_logging(log, guest.vrings)
     settle(guest)
     log.harvest()

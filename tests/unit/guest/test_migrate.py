@@ -11,7 +11,7 @@ from support.guest.reference_rings import Behaviour
 
 from ovs_vhost_plugin.guest.driver.memory import PAGE_SIZE, GuestMemory
 from ovs_vhost_plugin.guest.frontend.connection import RequestRefusedError
-from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyLog
+from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyBitmap
 from ovs_vhost_plugin.guest.migrate import (
     ChainsLostError,
     MemoryDiffersError,
@@ -102,7 +102,7 @@ def test_what_is_not_logged_is_found(lab: Lab, forgotten: str) -> None:
 @pytest.mark.parametrize("forgotten", ["", "payload", "elements", "index", "event"])
 def test_strict_check_of_the_log_between_two_snapshots(lab: Lab, forgotten: str) -> None:
     guest, _ = lab.pair(APART, Behaviour(forget=frozenset([forgotten])))
-    log = DirtyLog(guest.memory)
+    log = DirtyBitmap(guest.memory)
     assert guest.frontend is not None
     guest.frontend.start_logging(log, guest.vrings)
     guest.memory.written.clear()
@@ -123,7 +123,7 @@ def test_strict_check_of_the_log_between_two_snapshots(lab: Lab, forgotten: str)
 
 def test_used_rings_are_logged_only_by_their_flag(lab: Lab) -> None:
     guest, back_end = lab.pair(Config())
-    log = DirtyLog(guest.memory)
+    log = DirtyBitmap(guest.memory)
     assert guest.frontend is not None
     guest.frontend.start_logging(log, guest.vrings)
     assert [vring.flags for vring in back_end.vrings[:2]] == [1, 1]
@@ -214,7 +214,7 @@ def test_a_guest_that_announces_itself_gets_no_rarp(lab: Lab) -> None:
 
 def test_harvest_rounds_up_and_clears(lab: Lab) -> None:
     memory = GuestMemory.of_size(64 * PAGE_SIZE)
-    log = DirtyLog(memory)
+    log = DirtyBitmap(memory)
     first = memory.pages()[0]
     for page in (first + 1, first + 20):
         log._bytes[page // 8] |= 1 << page % 8

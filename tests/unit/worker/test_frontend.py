@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ovs_vhost_plugin.worker.frontend import FrontEnd
+from ovs_vhost_plugin.worker.frontend import FrontEndLink
 
 NOW = 50.0
 
@@ -29,7 +29,7 @@ class Asking:
         )
         self.selector = selectors.DefaultSelector()
         offer: Any = lambda: SimpleNamespace(queue_pairs=1)  # noqa: E731
-        self.front_end = FrontEnd(
+        self.front_end = FrontEndLink(
             "/nowhere",
             listener,
             self.device,

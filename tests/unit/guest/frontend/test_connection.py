@@ -12,7 +12,7 @@ from support.guest.reference_rings import Behaviour
 from ovs_vhost_plugin.guest.frontend.connection import (
     BackEndClosedError,
     BackEndError,
-    Connection,
+    FrontEndConnection,
     ReplyTimeoutError,
     RequestRefusedError,
     WrongReplyError,
@@ -84,18 +84,18 @@ def test_a_back_end_that_fails_is_named(
 
 def test_nobody_connects(tmp_path: Path) -> None:
     with listen(tmp_path / "sock") as listener, pytest.raises(ReplyTimeoutError):
-        Connection.accept(listener, 0.05)
+        FrontEndConnection.accept(listener, 0.05)
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
-        Connection.connect(tmp_path / "sock")
+        FrontEndConnection.connect(tmp_path / "sock")
 
 
 @pytest.fixture
-def ends() -> tuple[Connection, socket.socket]:
+def ends() -> tuple[FrontEndConnection, socket.socket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX)
-    return Connection(ours, 60.0), theirs
+    return FrontEndConnection(ours, 60.0), theirs
 
 
 @pytest.mark.parametrize(
@@ -108,14 +108,16 @@ def ends() -> tuple[Connection, socket.socket]:
         struct.pack("<III", 1, 5, 0xFFFFFFFF),
     ],
 )
-def test_replies_in_a_wrong_form(ends: tuple[Connection, socket.socket], reply: bytes) -> None:
+def test_replies_in_a_wrong_form(
+    ends: tuple[FrontEndConnection, socket.socket], reply: bytes
+) -> None:
     connection, other = ends
     other.sendall(reply)
     with pytest.raises(WrongReplyError):
         connection.ask(FrontendRequest.GET_FEATURES, size=8)
 
 
-def test_half_a_reply_is_no_reply(ends: tuple[Connection, socket.socket]) -> None:
+def test_half_a_reply_is_no_reply(ends: tuple[FrontEndConnection, socket.socket]) -> None:
     connection, other = ends
     connection.timeout = 0.1
     other.sendall(struct.pack("<IIII", 1, 5, 8, 0))
@@ -123,14 +125,16 @@ def test_half_a_reply_is_no_reply(ends: tuple[Connection, socket.socket]) -> Non
         connection.ask(FrontendRequest.GET_FEATURES, size=8)
 
 
-def test_a_back_end_that_does_not_read(ends: tuple[Connection, socket.socket]) -> None:
+def test_a_back_end_that_does_not_read(ends: tuple[FrontEndConnection, socket.socket]) -> None:
     connection, _ = ends
     connection.timeout = 0.1
     with pytest.raises(ReplyTimeoutError):
         connection.send_raw(bytes(10_000_000))
 
 
-def test_raw_bytes_and_fds_go_out_as_they_are(ends: tuple[Connection, socket.socket]) -> None:
+def test_raw_bytes_and_fds_go_out_as_they_are(
+    ends: tuple[FrontEndConnection, socket.socket],
+) -> None:
     connection, other = ends
     connection.send_raw(b"anything", [0, 0])
     data, fds, _, _ = socket.recv_fds(other, 100, 8)
@@ -138,7 +142,7 @@ def test_raw_bytes_and_fds_go_out_as_they_are(ends: tuple[Connection, socket.soc
 
 
 def test_hanging_up_and_unasked_messages_are_noticed(
-    ends: tuple[Connection, socket.socket],
+    ends: tuple[FrontEndConnection, socket.socket],
 ) -> None:
     connection, other = ends
     connection.check()

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.lab.measure.flow import RECORD_SIZE, Arrivals, number_of, record
+from ovs_vhost_plugin.lab.measure.flow import RECORD_SIZE, FlowArrivals, number_of, record
 
 SIZES = st.integers(min_value=20, max_value=1472)
 
@@ -31,7 +31,7 @@ def test_a_record_of_another_flow_or_another_length_is_refused():
 
 def test_arrivals_tell_lost_damaged_and_duplicated():
     good = [record(1, number) for number in (0, 1, 3, 3, 4)]
-    arrivals = Arrivals.parse(1, b"".join([*good[:2], b"?" * RECORD_SIZE, *good[2:]]))
+    arrivals = FlowArrivals.parse(1, b"".join([*good[:2], b"?" * RECORD_SIZE, *good[2:]]))
     assert arrivals.numbers == [0, 1, 3, 3, 4]
     assert arrivals.damaged == 1
     assert arrivals.lost(6) == [2, 5]
@@ -40,5 +40,5 @@ def test_arrivals_tell_lost_damaged_and_duplicated():
 
 @pytest.mark.parametrize("cut", [1, RECORD_SIZE - 1])
 def test_a_record_cut_short_at_the_end_is_damaged_not_lost_sight_of(cut):
-    arrivals = Arrivals.parse(1, (record(1, 0) + record(1, 1))[:-cut])
+    arrivals = FlowArrivals.parse(1, (record(1, 0) + record(1, 1))[:-cut])
     assert (arrivals.numbers, arrivals.damaged) == ([0], 1)

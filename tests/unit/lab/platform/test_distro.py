@@ -42,7 +42,9 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(packages, "install", lambda _: None)
     monkeypatch.setattr(borrowed, "copy_settings", lambda root: [])
     monkeypatch.setattr(
-        mirrors, "configured", lambda: [mirrors.Source("http://m.example", "stable", ("main",))]
+        mirrors,
+        "configured",
+        lambda: [mirrors.PackageSource("http://m.example", "stable", ("main",))],
     )
     return ran, fails
 

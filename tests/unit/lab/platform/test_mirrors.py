@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from ovs_vhost_plugin.lab.platform import mirrors
-from ovs_vhost_plugin.lab.platform.mirrors import NoMirrorError, Source
+from ovs_vhost_plugin.lab.platform.mirrors import NoMirrorError, PackageSource
 
 ONE_LINE = """
 deb [arch=amd64] http://m.example/debian bookworm main contrib # the mirror
@@ -68,19 +68,19 @@ def test_a_list_of_mirrors_stands_for_the_first_in_it(apt, tmp_path):
     listed = tmp_path / "mirrors"
     listed.write_text("# ours\n\nhttp://m.example/debian/\tpriority:1\nhttp://n.example/debian\n")
     assert apt("a.list", f"deb mirror+file:{listed} bookworm main\n") == [
-        Source("http://m.example/debian", "bookworm", ("main",))
+        PackageSource("http://m.example/debian", "bookworm", ("main",))
     ]
 
 
 @pytest.mark.parametrize("suite", ["bookworm", "oldstable"])
 def test_a_release_may_have_been_named_by_its_state(suite):
-    sources = [Source("http://m.example/debian", suite, ("main",))]
+    sources = [PackageSource("http://m.example/debian", suite, ("main",))]
     (found,) = mirrors.of_release(sources, "bookworm", "trixie")
     assert found.suite == "trixie"
 
 
 def test_a_release_that_only_rolls_has_no_updates():
-    sources = [Source("u", f"bookworm{pocket}", ("main",)) for pocket in ("-updates", "")]
+    sources = [PackageSource("u", f"bookworm{pocket}", ("main",)) for pocket in ("-updates", "")]
     assert [found.suite for found in mirrors.of_release(sources, "bookworm", "sid")] == ["sid"]
 
 
@@ -88,9 +88,9 @@ def test_a_release_that_only_rolls_has_no_updates():
     "sources",
     [
         [],
-        [Source("http://third.example", "bookworm", ("stable",))],
-        [Source("http://third.example", "cloud-bookworm", ("main",))],
-        [Source("http://m.example/debian", "bookworm-backports", ("main",))],
+        [PackageSource("http://third.example", "bookworm", ("stable",))],
+        [PackageSource("http://third.example", "cloud-bookworm", ("main",))],
+        [PackageSource("http://m.example/debian", "bookworm-backports", ("main",))],
     ],
 )
 def test_sources_of_others_are_no_mirror(sources):

@@ -8,7 +8,7 @@ import pytest
 from ovs_vhost_plugin.vhost import effects, spec
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.spec import DeviceStatus, Feature, FrontendRequest, ProtocolFeature
-from ovs_vhost_plugin.vhost.state import Vring
+from ovs_vhost_plugin.vhost.state import VringState
 
 R = FrontendRequest
 READY = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER | DeviceStatus.FEATURES_OK
@@ -69,8 +69,8 @@ def test_a_reset_stops_what_runs_and_keeps_what_is_the_front_ends(peer):
     assert peer.effects == [effects.StopVring(0), effects.StopVring(3), effects.SetFeatures(0)]
     # The rings stop as what they are: with the header that they began with.
     assert seen == [negotiated, negotiated, 0]
-    assert peer.session.vrings[0] == Vring(0, call_fd=call, call_told=True)
-    assert peer.session.vrings[3] == Vring(3)
+    assert peer.session.vrings[0] == VringState(0, call_fd=call, call_told=True)
+    assert peer.session.vrings[3] == VringState(3)
     assert peer.session.protocol_features == protocol_features
     assert status(peer) == 0
 

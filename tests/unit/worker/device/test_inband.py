@@ -12,7 +12,7 @@ from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.message import Decoder, Message, encode
 from ovs_vhost_plugin.vhost.spec import BackendRequest
-from ovs_vhost_plugin.vhost.state import Vring
+from ovs_vhost_plugin.vhost.state import VringState
 from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.device.inband import InBand
 
@@ -30,7 +30,7 @@ class Rig:
         self.errors: list[PeerError] = []
         self.channel = BackEndChannel(self.selector, self.errors.append)
         self.inband = InBand(self.selector, self.channel)
-        self.vrings = [Vring(index, call_fd=own(), err_fd=own()) for index in range(2)]
+        self.vrings = [VringState(index, call_fd=own(), err_fd=own()) for index in range(2)]
         self.peer, self._decoder = socket.socketpair()[0], Decoder()
         for vring in self.vrings:
             self.inband.follow(vring)

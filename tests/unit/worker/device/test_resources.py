@@ -16,7 +16,7 @@ from ovs_vhost_plugin.vhost.memory.table import MemoryTable
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import Feature
-from ovs_vhost_plugin.vhost.state import Vring
+from ovs_vhost_plugin.vhost.state import VringState
 from ovs_vhost_plugin.worker.device.resources import Basis
 
 USER, GUEST, SIZE = 0x7F0000000000, 0x40000, 1 << 16
@@ -34,7 +34,7 @@ def basis() -> Iterator[Basis]:
     made.replace_memory(None)
 
 
-def ready(basis: Basis, features: int, size: int, base: int, avail: int = 0x4000) -> Vring:
+def ready(basis: Basis, features: int, size: int, base: int, avail: int = 0x4000) -> VringState:
     """Vring 0 as its front-end has set it up."""
     assert basis.session is not None
     for _ in basis.session.receive(set_features(features)):
