@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What unit tests of several packages share."""
+"""What unit tests of several packages share; and none of them depends on time."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,13 +9,21 @@ import pytest
 from hypothesis import HealthCheck, settings
 from support.vswitchd.peer import Notes, Peer
 
-# Property tests are not timed: an example that is held up for a moment is not wrong. Hypothesis
-# does so by itself where it sees that it is in CI; here it is so everywhere.
-
+# An example that is held up for a moment is not wrong. Hypothesis does so by itself where it sees
+# that it is in CI; here it is so everywhere.
 settings.register_profile(
     "unhurried", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("unhurried")
+
+
+def pytest_collection_finish() -> None:
+    """Leave out of each collection of garbage all that numba and the kernels have made by now.
+
+    Tests that look for leaks collect garbage. A million objects that stay would cost each 0.2 s.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def rig() -> Iterator[Rig]:
     rig = Rig()
     yield rig
     rig.close()
-    assert open_fds() == before
+    wait_until(lambda: open_fds() == before, "all is closed: some by threads (closing.py)")
 
 
 def test_a_request_is_answered(rig: Rig) -> None:
