@@ -19,7 +19,7 @@ from ovs_vhost_plugin.announce.announcer import Announcer
 from ovs_vhost_plugin.announce.formats import Format
 from ovs_vhost_plugin.announce.model import Outcome, Result
 from ovs_vhost_plugin.net.location import Location
-from ovs_vhost_plugin.openflow.connection import Channel, Delivered, Lost, Refused
+from ovs_vhost_plugin.openflow.connection import BridgeConnection, Done
 from ovs_vhost_plugin.openflow.wire import OpenFlowError
 from ovs_vhost_plugin.vswitchd.link import Poller
 from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question, Switchd
@@ -53,7 +53,7 @@ class AnnounceService:
         self._switchd = Switchd(rundir)
         self._locations: dict[str, Location] = {}
         self._bridges: set[str] = set()  # the management sockets of bridges with ports of ours
-        self._channels: dict[str, Channel] = {}  # to each of them
+        self._connections: dict[str, BridgeConnection] = {}  # to each of them
         self._tokens: dict[tuple[str, int], int] = {}  # (path, xid) of a burst to its token
 
     def set_locations(self, locations: Mapping[str, Location]) -> None:
@@ -73,8 +73,11 @@ class AnnounceService:
     def query(self, port: str, frames: Sequence[bytes]) -> None:
         """Send frames to the guest of `port`, if its bridge can be reached."""
         location = self._locations.get(port)
-        if location is not None and location.ofport > 0 and location.mgmt_path in self._channels:
-            self._channels[location.mgmt_path].packets_to(location.ofport, frames)
+        if location is not None and location.ofport > 0 and location.mgmt_path in self._connections:
+            connection = self._connections[location.mgmt_path]
+            if connection.obstacle is None:
+                for frame in frames:
+                    connection.packet_to(location.ofport, frame)
 
     def withdraw(self, port: str, reason: str) -> None:
         """Take back what was asked for on `port`: its guest has stopped."""
@@ -82,10 +85,10 @@ class AnnounceService:
 
     def run(self) -> None:
         """Do what can be done without blocking."""
-        self._keep_channels()
+        self._keep_connections()
         while True:
-            for path, channel in self._channels.items():
-                for answer in channel.run(self._clock()):
+            for path, connection in self._connections.items():
+                for answer in connection.run(self._clock()):
                     self._take_burst(path, answer)
             for reply in self._switchd.run(self._clock()):
                 self._take_answer(reply)
@@ -97,8 +100,8 @@ class AnnounceService:
 
     def wait(self, poller: Poller) -> None:
         """Register with an `ovs.poller.Poller` (or alike) what `run` has to be called for."""
-        for channel in self._channels.values():
-            channel.wait(poller)
+        for connection in self._connections.values():
+            connection.wait(poller)
         self._switchd.wait(poller)
         wake_at = self._announcer.wake_at()
         if wake_at is not None:
@@ -118,19 +121,19 @@ class AnnounceService:
 
     def close(self) -> None:
         """Close the connections."""
-        for channel in self._channels.values():
-            channel.close()
+        for connection in self._connections.values():
+            connection.close()
         self._switchd.close()
 
-    def _keep_channels(self) -> None:
-        for path in self._channels.keys() - self._bridges:
-            for answer in self._channels.pop(path).close():
+    def _keep_connections(self) -> None:
+        for path in self._connections.keys() - self._bridges:
+            for answer in self._connections.pop(path).close():
                 self._take_burst(path, answer)
-        for path in self._bridges - self._channels.keys():
-            self._channels[path] = Channel(path)
+        for path in self._bridges - self._connections.keys():
+            self._connections[path] = BridgeConnection(path)
 
     def _obstacle(self, location: Location) -> str | None:
-        return self._channels[location.mgmt_path].obstacle
+        return self._connections[location.mgmt_path].obstacle
 
     def _carry_out(self, action: Action) -> None:
         match action:
@@ -151,22 +154,21 @@ class AnnounceService:
     def _packet_out(self, action: PacketOut) -> None:
         place = action.location
         try:
-            channel = self._channels[place.mgmt_path]
-            xid = channel.packet_outs(place.ofport, action.frames, action.output, self._clock())
+            connection = self._connections[place.mgmt_path]
+            xid = connection.packet_outs(place.ofport, action.frames, action.output, self._clock())
         except OpenFlowError as error:
             self._fail(action.token, Outcome.REFUSED, str(error))
         else:
             self._tokens[place.mgmt_path, xid] = action.token
 
-    def _take_burst(self, path: str, answer: Delivered | Refused | Lost) -> None:
-        token = self._tokens.pop((path, answer.xid))
-        match answer:
-            case Delivered():
-                self._announcer.delivered(token)
-            case Refused(name=name):
-                self._fail(token, Outcome.REFUSED, name)
-            case Lost(reason=reason):
-                self._fail(token, Outcome.NOT_LEARNED, f"OpenFlow: {reason}")
+    def _take_burst(self, path: str, burst: Done) -> None:
+        token = self._tokens.pop((path, burst.xid))
+        if burst.lost:
+            self._fail(token, Outcome.NOT_LEARNED, f"OpenFlow: {burst.lost}")
+        elif burst.refused:
+            self._fail(token, Outcome.REFUSED, burst.refused[0])
+        else:
+            self._announcer.delivered(token)
 
     def _fail(self, token: int, outcome: Outcome, reason: str) -> None:
         self._announcer.failed(token, outcome, reason, self._clock())

@@ -17,10 +17,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ovs_vhost_plugin.forward import onward
-from ovs_vhost_plugin.forward.onward import Parcel, Rows, Senders, Unfit
+from ovs_vhost_plugin.forward.onward import Rows, Senders, Unfit
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.net.vlan import PortVlan, ingress_frame
+from ovs_vhost_plugin.openflow.wire import Addressed
 from ovs_vhost_plugin.vswitchd import fdb
 
 PACE = ((2.0, 0.005), (4.0, 0.02), (float("inf"), 0.1))
@@ -143,7 +144,7 @@ class Departure:
         place: Location,
         vlans: Mapping[int, PortVlan],
         rows: Rows,
-    ) -> list[Parcel | Unfit]:
+    ) -> list[Addressed | Unfit]:
         """Address frames that the worker handed over; a name for one that may not be forwarded."""
         return [
             onward.address(frame, self.places, self._senders, place, vlans, rows)

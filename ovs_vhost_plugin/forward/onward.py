@@ -25,16 +25,13 @@ from ovs_vhost_plugin.net.ethernet import IPV4, IPV6, ethertype_of, tag_of
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station, StationKey
 from ovs_vhost_plugin.net.vlan import ALL_VLANS, PortVlan, retag
-from ovs_vhost_plugin.openflow.wire import LONGEST_FRAME, Output
+from ovs_vhost_plugin.openflow.wire import LONGEST_FRAME, Addressed, Output
 from ovs_vhost_plugin.vswitchd import fdb
 
 SENDERS = 32
 """Senders that are looked up in one table, which may be long; more go as the host's own."""
 
 _SHORTEST_FRAME = 14
-
-Parcel = tuple[bytes, int | Output]
-"""A frame, and the port (or NORMAL) to which it goes."""
 
 
 class Unfit(StrEnum):
@@ -87,7 +84,7 @@ def address(
     place: Location,
     vlans: Mapping[int, PortVlan],
     rows: Rows,
-) -> Parcel | Unfit:
+) -> Addressed | Unfit:
     """The frame as it goes on, and where, or why it does not.
 
     places  ports of the guest's stations, by the tag of the frames

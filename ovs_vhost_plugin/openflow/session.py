@@ -9,10 +9,10 @@ from ovs_vhost_plugin.common.text import escaped
 from ovs_vhost_plugin.openflow import wire
 from ovs_vhost_plugin.openflow.wire import (
     ALL_VERSIONS,
-    Message,
     MessageType,
     OpenFlowError,
     OpenFlowErrorName,
+    OpenFlowMessage,
     Output,
     Version,
 )
@@ -42,10 +42,10 @@ class ErrorReply:
     name: str
 
 
-Event = Negotiated | Barrier | ErrorReply
+SessionEvent = Negotiated | Barrier | ErrorReply
 
 
-class Session:
+class OpenFlowSession:
     """One connection's state: hello sent, then negotiated.
 
     `feed` raises OpenFlowError when the peer breaks the protocol: the connection is then of no use.
@@ -85,12 +85,12 @@ class Session:
         self._output += wire.encode(version, wire.barrier_type(version), xid)
         return xid
 
-    def feed(self, data: bytes) -> list[Event]:
+    def feed(self, data: bytes) -> list[SessionEvent]:
         """Take bytes from the peer, return what they tell."""
         events = (self._receive(message) for message in self._framer.feed(data))
         return [event for event in events if event is not None]
 
-    def _receive(self, message: Message) -> Event | None:
+    def _receive(self, message: OpenFlowMessage) -> SessionEvent | None:
         if message.type == MessageType.ERROR:
             return self._receive_error(message)
         if self.version is None:
@@ -105,7 +105,7 @@ class Session:
             return Barrier(message.xid)
         return None  # nothing else was asked for; asynchronous messages do not concern us
 
-    def _negotiate(self, message: Message) -> Negotiated:
+    def _negotiate(self, message: OpenFlowMessage) -> Negotiated:
         if message.type != MessageType.HELLO:
             raise OpenFlowError(OpenFlowErrorName.HELLO_EXPECTED, f"type {message.type}")
         theirs = wire.hello_versions(message)
@@ -116,7 +116,7 @@ class Session:
         self.version = max(common)
         return Negotiated(self.version)
 
-    def _receive_error(self, message: Message) -> ErrorReply:
+    def _receive_error(self, message: OpenFlowMessage) -> ErrorReply:
         type_, code, data = wire.error_fields(message)
         name = wire.error_name(type_, code)
         if self.version is None:

@@ -71,6 +71,10 @@ class Output(IntEnum):
     NORMAL = 0xFFFFFFFA  # the learning switch, past the pipeline
 
 
+Addressed = tuple[bytes, int | Output]
+"""A frame, and the one port, or NORMAL, that it goes to."""
+
+
 class OpenFlowErrorName(StrEnum):
     """What is wrong with a connection's peer, or with what is to be sent."""
 
@@ -92,7 +96,7 @@ class OpenFlowError(NamedError):
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class OpenFlowMessage:
     """One message as read."""
 
     version: int
@@ -107,7 +111,7 @@ class Framer:
     def __init__(self) -> None:
         self._pending = b""
 
-    def feed(self, data: bytes) -> list[Message]:
+    def feed(self, data: bytes) -> list[OpenFlowMessage]:
         """Return the messages that `data` completes."""
         buffer = self._pending + data
         messages = []
@@ -119,7 +123,7 @@ class Framer:
             if len(buffer) - start < length:
                 break
             body = buffer[start + HEADER.size : start + length]
-            messages.append(Message(version, type_, xid, body))
+            messages.append(OpenFlowMessage(version, type_, xid, body))
             start += length
         self._pending = buffer[start:]
         return messages
@@ -137,7 +141,7 @@ def hello(versions: Collection[Version], xid: int) -> bytes:
     return encode(max(versions), MessageType.HELLO, xid, element)
 
 
-def hello_versions(message: Message) -> frozenset[int]:
+def hello_versions(message: OpenFlowMessage) -> frozenset[int]:
     """Return the versions that the sender of a HELLO speaks (7.5.1)."""
     body, at = message.body, 0
     while at + _HELLO_ELEMENT.size <= len(body):
@@ -220,7 +224,7 @@ _ERROR_NAMES: dict[int, tuple[str, dict[int, str]]] = {
 }
 
 
-def error_fields(message: Message) -> tuple[int, int, bytes]:
+def error_fields(message: OpenFlowMessage) -> tuple[int, int, bytes]:
     """Return the type, code and data of an ERROR."""
     if len(message.body) < _ERROR.size:
         raise OpenFlowError(OpenFlowErrorName.ERROR_LENGTH, str(len(message.body)))

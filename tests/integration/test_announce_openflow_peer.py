@@ -10,7 +10,7 @@ from support.control.announce_bridge import bridge, private_switch
 
 from ovs_vhost_plugin.announce.frames import rarp
 from ovs_vhost_plugin.openflow import wire
-from ovs_vhost_plugin.openflow.session import Barrier, ErrorReply, Session
+from ovs_vhost_plugin.openflow.session import Barrier, ErrorReply, OpenFlowSession
 from ovs_vhost_plugin.openflow.wire import OpenFlowError, Output, Version
 
 pytestmark = pytest.mark.integration
@@ -25,14 +25,14 @@ def switch(tmp_path_factory, require):
 
 
 class Wire:
-    """A blocking connection to a bridge, for a Session or for bytes of the test's own."""
+    """A blocking connection to a bridge, for a OpenFlowSession or for bytes of the test's own."""
 
     def __init__(self, path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(60)
         self.socket.connect(path)
 
-    def events(self, session: Session, count: int) -> list:
+    def events(self, session: OpenFlowSession, count: int) -> list:
         """Exchange until the session has told of `count` events."""
         events = []
         while len(events) < count:
@@ -42,7 +42,7 @@ class Wire:
             events += session.feed(data)
         return events
 
-    def messages(self, count: int) -> list[wire.Message]:
+    def messages(self, count: int) -> list[wire.OpenFlowMessage]:
         framer, messages = wire.Framer(), []
         while len(messages) < count:
             data = self.socket.recv(65536)
@@ -101,7 +101,7 @@ def test_ovs_ofctl_reads_our_hello_and_barrier(ofp_print, version):
 @pytest.mark.parametrize("version", list(Version))
 def test_every_version_is_negotiated_and_has_a_barrier(switch, connect, version):
     with bridge(switch, protocols=f"OpenFlow1{version - 1}") as br:
-        connection, session = connect(br), Session()
+        connection, session = connect(br), OpenFlowSession()
         connection.events(session, 1)
         assert session.version is version
         xid = session.barrier()
@@ -110,14 +110,14 @@ def test_every_version_is_negotiated_and_has_a_barrier(switch, connect, version)
 
 def test_the_highest_version_wins_where_several_are_allowed(switch, connect):
     with bridge(switch, protocols="OpenFlow10,OpenFlow13") as br:
-        session = Session()
+        session = OpenFlowSession()
         connect(br).events(session, 1)
         assert session.version is Version.OF13
 
 
 def test_a_bridge_that_speaks_none_of_our_versions(switch, connect):
     with bridge(switch, protocols="OpenFlow13") as br:
-        session = Session(frozenset({Version.OF10}))
+        session = OpenFlowSession(frozenset({Version.OF10}))
         with pytest.raises(OpenFlowError) as error:
             connect(br).events(session, 1)
         assert error.value.name == "no-common-version"
@@ -131,13 +131,13 @@ def test_the_bridges_own_word_for_a_wrong_version_is_read(switch, connect):
         hello, error = connection.messages(2)
         assert wire.hello_versions(hello) == {4}
         with pytest.raises(OpenFlowError, match="hello-failed: HELLO_FAILED/INCOMPATIBLE "):
-            Session().feed(wire.encode(error.version, error.type, error.xid, error.body))
+            OpenFlowSession().feed(wire.encode(error.version, error.type, error.xid, error.body))
 
 
 @pytest.mark.parametrize("version", list(Version))
 def test_an_error_of_the_bridge_comes_before_the_barrier_with_its_name(switch, connect, version):
     with bridge(switch, protocols=f"OpenFlow1{version - 1}") as br:
-        connection, session = connect(br), Session()
+        connection, session = connect(br), OpenFlowSession()
         connection.events(session, 1)
         session.packet_out(1, rarp(MAC))
         barrier = session.barrier()

@@ -10,13 +10,14 @@ import pytest
 from support.control.announce_bridge import Tap, bridge, private_switch
 
 from ovs_vhost_plugin.announce.frames import rarp
-from ovs_vhost_plugin.forward.batches import ParcelService
 from ovs_vhost_plugin.forward.departure import Departure
 from ovs_vhost_plugin.forward.onward import Rows, Unfit
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
 from ovs_vhost_plugin.net.ethernet import C_TAG, S_TAG
 from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode, ingress_frame
+from ovs_vhost_plugin.openflow.connection import BridgeConnection
+from ovs_vhost_plugin.openflow.wire import Output
 from ovs_vhost_plugin.vswitchd.unixctl import Answer, Question, Switchd
 
 pytestmark = pytest.mark.integration
@@ -57,15 +58,16 @@ def turn(service, until, seconds=PATIENCE):
     raise AssertionError("a busy loop")
 
 
-def deliver(path, parcels):
+def deliver(path, batch):
     """Send a batch; what became of it."""
-    service = ParcelService(path)
+    connection = BridgeConnection(path)
     try:
-        turn(service, lambda _: service.ready or None)
-        service.send(parcels, time.monotonic())
-        return turn(service, lambda batch: batch)
+        turn(connection, lambda _: connection.idle or None)
+        connection.packets_to(batch, time.monotonic())
+        (done,) = turn(connection, lambda done: done or None)
+        return done
     finally:
-        service.close()
+        connection.close()
 
 
 def table_of(switch, name):
@@ -95,7 +97,7 @@ def test_a_batch_reaches_exactly_its_port_in_order_and_teaches_nothing(switch, m
         br.taps["guest"].frames()
         frames = [frame(n) for n in range(60)]
         batch = deliver(br.location().mgmt_path, [(f, br.ofport("peer")) for f in frames])
-        assert (batch.sent, batch.refused, batch.lost) == (60, 0, "")
+        assert (batch.sent, batch.refused, batch.lost) == (60, (), "")
         assert tap_frames(br.taps["peer"], 60) == frames
         assert br.taps["guest"].frames() == []
         assert br.place_of(CLIENT) is None and br.place_of(GUEST) is None
@@ -289,18 +291,19 @@ def settle(departure, br, switch, nobody, sighted):
 
 
 def teach(br, frame):
-    service = ParcelService(br.location().mgmt_path)
-    turn(service, lambda _: service.ready or None)
-    service.teach(br.ofport("guest"), frame)
-    service.run(time.monotonic())
-    service.close()
+    connection = BridgeConnection(br.location().mgmt_path)
+    turn(connection, lambda _: connection.idle or None)
+    connection.packet_out(br.ofport("guest"), frame, Output.NORMAL)
+    connection.run(time.monotonic())
+    connection.close()
 
 
 def test_a_connection_that_ends_says_so(switch):
     with bridge(switch) as br:
-        service = ParcelService(br.location().mgmt_path)
-        turn(service, lambda _: service.ready or None)
+        connection = BridgeConnection(br.location().mgmt_path)
+        turn(connection, lambda _: connection.idle or None)
         switch.vsctl("del-br", br.name)
-        service.send([(frame(1), 1)], time.monotonic())
-        assert turn(service, lambda batch: batch).lost
-        service.close()
+        connection.packets_to([(frame(1), 1)], time.monotonic())
+        (done,) = turn(connection, lambda done: done or None)
+        assert done.lost
+        connection.close()

@@ -26,11 +26,12 @@ from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.workers.reports import Held, Holding, State
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard
-from ovs_vhost_plugin.forward.batches import ParcelService
 from ovs_vhost_plugin.forward.departure import Departure
 from ovs_vhost_plugin.forward.onward import Rows, Unfit
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.vlan import PortVlan
+from ovs_vhost_plugin.openflow.connection import BridgeConnection
+from ovs_vhost_plugin.openflow.wire import Output
 from ovs_vhost_plugin.vhost.spec import Feature
 from ovs_vhost_plugin.vswitchd.unixctl import Answer, Question, Switchd
 
@@ -118,8 +119,8 @@ class Forwarding:
             self._switchd.wait(poller)
         under_way = self._under_way()
         for name, port in self._ports.items():
-            if port.parcels is not None:
-                port.parcels.wait(poller)
+            if port.bridge is not None:
+                port.bridge.wait(poller)
             if port.lasts_until is not None:
                 poller.timer_wait_until(port.lasts_until * 1e3)
             look_at = port.departure.look_at
@@ -165,14 +166,14 @@ class Forwarding:
                 self._forget(name)
                 port = self._ports[name] = Leaving(Departure(now))
             port.hold = holding.hold
-            port.parcels = ParcelService(self._place(name).mgmt_path)
-        if port.parcels is not None:
+            port.bridge = BridgeConnection(self._place(name).mgmt_path)
+        if port.bridge is not None:
             port.departure.hold(holding.stations, now, holding.sighted)
 
     def _held(self, name: str, held: Held, now: float) -> None:
         """Forward a batch that was asked for; anything else means nothing."""
         port = self._ports.get(name)
-        if port is None or port.parcels is None or held.id not in port.released:
+        if port is None or port.bridge is None or held.id not in port.released:
             self.counters["frames-unasked"] += len(held.frames)
             return
         port.released = {n: stations for n, stations in port.released.items() if n > held.id}
@@ -199,15 +200,15 @@ class Forwarding:
         """End a hold for the daemon's part, whatever its worker does."""
         self.counters[HOLD_LIMIT] += 1
         self._record(name, port, {}, now, what)
-        if port.parcels is not None:
+        if port.bridge is not None:
             self.counters["frames-lost"] += len(port.queue)
-            port.parcels.close()
+            port.bridge.close()
         # Its number stays known, so that it does not begin again.
         self._ports[name] = Leaving(Departure(now), port.hold)
         self._ports[name].departure.look_at = None
 
     def _ended(self, name: str, port: Leaving, holding: Holding, now: float) -> None:
-        if port.parcels is not None:
+        if port.bridge is not None:
             self._record(name, port, holding.counts, now)
         self._forget(name)
 
@@ -254,30 +255,29 @@ class Forwarding:
         The last, counted later, would move its address back to this port, in a bridge that has
         learned the new one.
         """
-        if port.parcels is None or not port.parcels.ready:
+        if port.bridge is None or not port.bridge.idle:
             return
         place = self._place(name)
         nobody = _LOCALLY_ADMINISTERED + os.urandom(5)
         frame = port.departure.settling(nobody, place)
         if frame is not None:
-            port.parcels.teach(place.ofport, frame)
+            port.bridge.packet_out(place.ofport, frame, Output.NORMAL)
 
     def _deliver(self, port: Leaving, now: float) -> None:
-        if port.parcels is None:
+        if port.bridge is None:
             return
-        batch = port.parcels.run(now)
-        if port.queue and port.parcels.ready:
-            port.parcels.send(port.queue, now)
+        done = port.bridge.run(now)
+        if port.queue and port.bridge.idle:
+            port.bridge.packets_to(port.queue, now)
             port.queue = []
-            batch = port.parcels.run(now) or batch
-        if batch is None:
-            return
-        if batch.lost:
-            self.counters["frames-lost"] += batch.sent
-            vlog.warn(f"{batch.sent} held frames may not have been forwarded: {batch.lost}")
-        else:
-            self.counters["frames-forwarded"] += batch.sent - batch.refused
-            self.counters["frames-refused"] += batch.refused
+            done += port.bridge.run(now)
+        for batch in done:
+            if batch.lost:
+                self.counters["frames-lost"] += batch.sent
+                vlog.warn(f"{batch.sent} held frames may not have been forwarded: {batch.lost}")
+            else:
+                self.counters["frames-forwarded"] += batch.sent - len(batch.refused)
+                self.counters["frames-refused"] += len(batch.refused)
 
     def _release(self, name: str, port: Leaving, now: float) -> None:
         """Ask the worker for the next batch, once the one before has arrived."""
@@ -330,9 +330,9 @@ class Forwarding:
 
     def _forget(self, name: str) -> None:
         port = self._ports.pop(name, None)
-        if port is not None and port.parcels is not None:
+        if port is not None and port.bridge is not None:
             self.counters["frames-lost"] += len(port.queue)
-            port.parcels.close()
+            port.bridge.close()
 
     def log(self) -> list[dict[str, Any]]:
         """The holds that ended, oldest first, as plain values."""

@@ -5,10 +5,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from ovs_vhost_plugin.daemon.guests.allowance import HOLD_LIMIT, SECONDS
-from ovs_vhost_plugin.forward.batches import ParcelService
 from ovs_vhost_plugin.forward.departure import Departure
-from ovs_vhost_plugin.forward.onward import Parcel
 from ovs_vhost_plugin.net.station import StationKey
+from ovs_vhost_plugin.openflow.connection import BridgeConnection
+from ovs_vhost_plugin.openflow.wire import Addressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,11 @@ class Leaving:
 
     departure: Departure
     hold: int | None = None
-    parcels: ParcelService | None = None
+    bridge: BridgeConnection | None = None
     released: dict[int, frozenset[StationKey]] = field(
         default_factory=dict
     )  # requests not yet answered
-    queue: list[Parcel] = field(default_factory=list)  # wait for the batch before them
+    queue: list[Addressed] = field(default_factory=list)  # wait for the batch before them
     release_at: float = 0.0
     asked: bool = False  # for the table
     sights: int = 0  # that were logged
@@ -58,7 +58,7 @@ class Leaving:
     @property
     def lasts_until(self) -> float | None:
         """When its hold is over, whatever the worker says; None without one."""
-        return None if self.parcels is None else self.departure.began + SECONDS
+        return None if self.bridge is None else self.departure.began + SECONDS
 
     def may_release(self) -> bool:
         """Whether the worker is to be asked for the next batch.
@@ -68,7 +68,7 @@ class Leaving:
         to wait for another's frames, which may not come.
         """
         stations = self.departure.places.keys()
-        if not stations or self.parcels is None or not self.parcels.ready or self.queue:
+        if not stations or self.bridge is None or not self.bridge.idle or self.queue:
             return False
         asked = max(self.released, default=None)
         return asked is None or self.released[asked] != stations

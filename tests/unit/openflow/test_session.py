@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovs_vhost_plugin.openflow import wire
-from ovs_vhost_plugin.openflow.session import Barrier, ErrorReply, Negotiated, Session
+from ovs_vhost_plugin.openflow.session import Barrier, ErrorReply, Negotiated, OpenFlowSession
 from ovs_vhost_plugin.openflow.wire import LONGEST_FRAME, OpenFlowError, Output, Version
 
 FRAME = bytes(range(60))
@@ -17,15 +17,15 @@ def hello_from_switch(*versions: int) -> bytes:
     return struct.pack("!BBHIHHI", max(versions), 0, 16, 1, 1, 8, bitmap)
 
 
-def negotiated(version: int) -> Session:
-    session = Session()
+def negotiated(version: int) -> OpenFlowSession:
+    session = OpenFlowSession()
     assert session.feed(hello_from_switch(version)) == [Negotiated(Version(version))]
     session.data_to_send()
     return session
 
 
 def test_hello_offers_every_version_in_the_bitmap():
-    assert Session().data_to_send() == bytes.fromhex("06000010 00000001 0001 0008 0000007e")
+    assert OpenFlowSession().data_to_send() == bytes.fromhex("06000010 00000001 0001 0008 0000007e")
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_hello_offers_every_version_in_the_bitmap():
     ],
 )
 def test_the_highest_common_version_is_chosen(hello, version):
-    session = Session()
+    session = OpenFlowSession()
     assert session.feed(hello) == [Negotiated(version)]
     assert session.version is version
 
@@ -96,7 +96,7 @@ def test_messages_that_were_not_asked_for_are_passed_over():
 
 
 def test_messages_may_come_in_any_pieces():
-    session = Session()
+    session = OpenFlowSession()
     data = hello_from_switch(4) + wire.encode(4, 21, 9)
     events = [event for byte in data for event in session.feed(bytes([byte]))]
     assert events == [Negotiated(Version.OF13), Barrier(9)]
@@ -131,14 +131,14 @@ def test_errors_are_named_where_a_name_is_known(type_, code, name):
 )
 def test_what_breaks_the_protocol_is_named(data, name):
     with pytest.raises(OpenFlowError) as error:
-        Session().feed(data)
+        OpenFlowSession().feed(data)
     assert error.value.name == name
 
 
 def test_a_failed_hello_says_why_in_the_switchs_words():
     data = wire.encode(4, 1, 0, struct.pack("!HH", 0, 0) + b"we speak 1.3 only\0")
     with pytest.raises(OpenFlowError, match=r"HELLO_FAILED/INCOMPATIBLE we speak 1\.3 only$"):
-        Session().feed(data)
+        OpenFlowSession().feed(data)
 
 
 @pytest.mark.parametrize("in_port", [-1, 0, 0xFF00, 0xFFFE, 0xFFFFFFFD])
@@ -186,7 +186,7 @@ def test_a_frame_without_a_whole_header_is_refused():
 
 
 def test_nothing_is_sent_before_the_version_is_known():
-    session = Session()
+    session = OpenFlowSession()
     for call in (session.barrier, lambda: session.packet_out(1, FRAME)):
         with pytest.raises(OpenFlowError) as error:
             call()
@@ -210,7 +210,7 @@ def headers(version: st.SearchStrategy[int]) -> st.SearchStrategy[bytes]:
     st.booleans(),
 )
 def test_no_bytes_raise_anything_but_the_named_error(pieces, after_hello):
-    session = negotiated(4) if after_hello else Session()
+    session = negotiated(4) if after_hello else OpenFlowSession()
     try:
         for piece in pieces:
             session.feed(piece)

@@ -17,9 +17,10 @@ from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, Switch
 from ovs_vhost_plugin.daemon.workers.reports import Held, Holding, State
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Heard
-from ovs_vhost_plugin.forward.batches import Batch
 from ovs_vhost_plugin.net.station import Station, StationKey
 from ovs_vhost_plugin.net.vlan import PortVlan
+from ovs_vhost_plugin.openflow.connection import Done
+from ovs_vhost_plugin.openflow.wire import Output
 from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question
 
 GUEST = bytes.fromhex("525400000001")
@@ -64,37 +65,38 @@ class FakeTables:
         pass
 
 
-class FakeParcels:
+class FakeBridge:
     """A bridge that answers when it is told to."""
 
-    made: list[FakeParcels]
+    made: list[FakeBridge]
 
     def __init__(self, path: str) -> None:
-        self.path, self.ready, self.closed = path, True, False
+        self.path, self.idle, self.closed = path, True, False
         self.sent: list[Any] = []
         self.taught: list[tuple[int, bytes]] = []
-        self.answer: Batch | None = None
-        FakeParcels.made.append(self)
+        self.answer: Done | None = None
+        FakeBridge.made.append(self)
 
-    def send(self, parcels: list[Any], now: float) -> None:
-        assert self.ready
-        self.sent.append(list(parcels))
-        self.ready = False
+    def packets_to(self, batch: list[Any], now: float) -> None:
+        assert self.idle
+        self.sent.append(list(batch))
+        self.idle = False
 
-    def teach(self, in_port: int, frame: bytes) -> None:
-        assert self.ready
+    def packet_out(self, in_port: int, frame: bytes, output: Output) -> None:
+        assert self.idle and output is Output.NORMAL
         self.taught.append((in_port, frame))
 
-    def run(self, now: float) -> Batch | None:
+    def run(self, now: float) -> list[Done]:
         answer, self.answer = self.answer, None
-        self.ready = self.ready or answer is not None
-        return answer
+        self.idle = self.idle or answer is not None
+        return [] if answer is None else [answer]
 
     def wait(self, poller: Any) -> None:
         pass
 
-    def close(self) -> None:
+    def close(self) -> list[Done]:
         self.closed = True
+        return []
 
 
 class Poller:
@@ -140,8 +142,8 @@ class World:
         return FakeTables.made[0].asked
 
     @property
-    def parcels(self) -> FakeParcels:
-        return FakeParcels.made[-1]
+    def bridge(self) -> FakeBridge:
+        return FakeBridge.made[-1]
 
     def wakes(self) -> list[float]:
         poller = Poller()
@@ -160,9 +162,9 @@ def state(features: str) -> State:
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    FakeParcels.made = []
+    FakeBridge.made = []
     monkeypatch.setattr(forwarding, "Switchd", FakeTables)
-    monkeypatch.setattr(forwarding, "ParcelService", FakeParcels)
+    monkeypatch.setattr(forwarding, "BridgeConnection", FakeBridge)
     return World()
 
 
@@ -177,15 +179,15 @@ def found(world: World) -> None:
 def test_a_guest_is_followed_batch_after_batch(world: World) -> None:
     found(world)
     assert world.told == [{"op": "release", "id": 1, "stations": [STATION.encode()]}]
-    assert world.parcels.path == "/run/ovs/br0.mgmt"
+    assert world.bridge.path == "/run/ovs/br0.mgmt"
     world.hear(Held(1, (frame(1), frame(2)), True))
-    assert world.parcels.sent == [[(sent(1), THERE), (sent(2), THERE)]]
+    assert world.bridge.sent == [[(sent(1), THERE), (sent(2), THERE)]]
     assert len(world.told) == 1  # not before these have arrived
-    world.parcels.answer = Batch(2)
+    world.bridge.answer = Done(1, 2)
     world.hear()
     assert world.told[1:] == [{"op": "release", "id": 2, "stations": [STATION.encode()]}]
     world.hear(Held(2, (frame(3),), False))
-    world.parcels.answer = Batch(1)
+    world.bridge.answer = Done(1, 1)
     world.hear()
     assert len(world.told) == 2  # stragglers come in ones: not at once
     world.hear(after=PAUSE)
@@ -199,11 +201,11 @@ def test_the_bridge_counts_once_in_a_hold_by_an_address_of_nobodys(world: World)
         world.hear(state(LOG_ALL))
         world.table(table(HERE))
         world.holding(STATION, hold=hold)
-        assert world.parcels.taught == [], "the guest may be elsewhere by now"
+        assert world.bridge.taught == [], "the guest may be elsewhere by now"
         world.table(table(HERE))
         world.holding(STATION, hold=hold, after=0.1)
         world.table(table(HERE))
-        ((in_port, frame),) = world.parcels.taught
+        ((in_port, frame),) = world.bridge.taught
         assert in_port == HERE and frame[:6] == GUEST
         assert frame[6] & 3 == 2, "locally administered, one station's"
         sources.add(frame[6:12])
@@ -216,11 +218,11 @@ def test_a_guest_that_is_sighted_elsewhere_has_its_first_frames_counted(world: W
     world.table(table(HERE))
     world.holding(STATION)
     world.table(table(HERE))
-    assert len(world.parcels.taught) == 1
+    assert len(world.bridge.taught) == 1
     world.hear(Holding(1, True, (STATION,), {}, sighted=1))
     for taught in (1, 2):
         world.table(table(HERE))
-        assert len(world.parcels.taught) == taught
+        assert len(world.bridge.taught) == taught
         world.hear()
     assert world.asked() == [], "the bridge has its time"
     world.hear(after=0.01)
@@ -232,7 +234,7 @@ def test_a_guest_that_is_sighted_elsewhere_has_its_first_frames_counted(world: W
 def test_a_guest_that_the_bridge_has_not_here_needs_no_counting(world: World, text: str) -> None:
     world.holding(STATION)
     world.table(text)
-    assert world.parcels.taught == []
+    assert world.bridge.taught == []
 
 
 def test_the_table_is_asked_for_once_at_a_time_and_nothing_spins_meanwhile(world: World) -> None:
@@ -265,17 +267,17 @@ def test_nothing_goes_where_the_bridge_has_not_learned(world: World) -> None:
     world.table("")
     assert world.told == []
     world.hear(Held(1, (frame(1),), False))
-    assert world.parcels.sent == [] and world.forwarding.counters["frames-unasked"] == 1
+    assert world.bridge.sent == [] and world.forwarding.counters["frames-unasked"] == 1
 
 
 def test_a_worker_gets_no_frame_to_anybody_else(world: World) -> None:
     found(world)
     stranger = bytes.fromhex("525400000077")
     world.hear(Held(1, (frame(1, stranger), frame(2), frame(3, b"\xff" * 6)), False))
-    assert world.parcels.sent == [[(sent(2), THERE)]]
+    assert world.bridge.sent == [[(sent(2), THERE)]]
     assert world.forwarding.counters["frames-unfit"] == 2
     world.hear(Held(1, (frame(4),), False))  # an answer too many
-    assert len(world.parcels.sent) == 1
+    assert len(world.bridge.sent) == 1
 
 
 def test_what_the_worker_was_asked_for_before_is_not_lost_when_there_is_more(world: World) -> None:
@@ -288,9 +290,9 @@ def test_what_the_worker_was_asked_for_before_is_not_lost_when_there_is_more(wor
     world.table(table(THERE) + table(THERE, nested).partition("\n")[2])
     assert [command["id"] for command in world.told] == [1, 2]
     world.hear(Held(1, (frame(1),), False), Held(2, (frame(2, nested),), False))
-    world.parcels.answer = Batch(len(world.parcels.sent[0]))
+    world.bridge.answer = Done(1, len(world.bridge.sent[0]))
     world.hear()
-    assert [p for batch in world.parcels.sent for p in batch] == [
+    assert [p for batch in world.bridge.sent for p in batch] == [
         (sent(1), THERE),
         (sent(2, nested), THERE),
     ]
@@ -313,13 +315,13 @@ def test_addresses_that_are_found_one_by_one_are_all_asked_for(world: World) -> 
 
 def test_frames_wait_while_the_bridge_is_away(world: World) -> None:
     found(world)
-    world.parcels.ready = False
+    world.bridge.idle = False
     world.hear(Held(1, (frame(1),), False))
-    assert world.parcels.sent == []
-    world.parcels.ready = True
+    assert world.bridge.sent == []
+    world.bridge.idle = True
     world.hear()
-    assert world.parcels.sent == [[(sent(1), THERE)]]
-    world.parcels.answer = Batch(1, lost="gone")
+    assert world.bridge.sent == [[(sent(1), THERE)]]
+    world.bridge.answer = Done(1, 1, lost="gone")
     world.hear()
     assert world.forwarding.counters["frames-lost"] == 1
 
@@ -328,7 +330,7 @@ def test_the_end_is_logged_and_kept(world: World) -> None:
     found(world)
     counts = {"held": 5, "forwarded": 3, "dropped_group": 2}
     world.hear(Holding(1, False, (), counts), after=1.5)
-    assert world.parcels.closed and world.wakes() == []
+    assert world.bridge.closed and world.wakes() == []
     (entry,) = world.forwarding.log()
     assert (entry["port"], entry["counts"], entry["places"]) == (
         "vhu0",
@@ -347,7 +349,7 @@ def test_off_means_off(world: World, changes: dict[str, Any]) -> None:
     world.locate(**changes)
     world.hear(state(LOG_ALL))
     world.holding(STATION)
-    assert world.asked() == [] and FakeParcels.made == []
+    assert world.asked() == [] and FakeBridge.made == []
 
 
 def test_a_worker_has_so_many_holds_and_no_more(world: World) -> None:
@@ -355,7 +357,7 @@ def test_a_worker_has_so_many_holds_and_no_more(world: World) -> None:
         world.holding(STATION, hold=hold)
         world.hear(Holding(hold, False, (), {}))
     assert world.forwarding.counters["holds"] == HOLDS_AT_ONCE
-    assert all(parcels.closed for parcels in FakeParcels.made)
+    assert all(bridge.closed for bridge in FakeBridge.made)
 
 
 @pytest.mark.parametrize("end", ["worker", "row"])
@@ -366,7 +368,7 @@ def test_a_port_that_goes_takes_its_hold_with_it(world: World, end: str) -> None
     else:
         switch = Switch("/run/ovs", "", False, frozenset())
         world.forwarding.locate(Snapshot(switch))
-    assert world.parcels.closed
+    assert world.bridge.closed
     question = Question("fdb/show", ("br0",))
     FakeTables.made[0].answers = [Answer(question, table(THERE))]
     world.forwarding.run(world.now)
@@ -416,8 +418,8 @@ def test_what_other_ports_rows_name_is_not_forwarded_to(world: World) -> None:
 def batch_of(world: World, frames: list[bytes]) -> None:
     """Hand over what was asked for, and have the bridge take it."""
     world.hear(Held(world.told[-1]["id"], tuple(frames), True))
-    if not world.parcels.closed and world.parcels.sent:
-        world.parcels.answer = Batch(len(frames))
+    if not world.bridge.closed and world.bridge.sent:
+        world.bridge.answer = Done(1, len(frames))
     world.hear()
 
 
@@ -431,7 +433,7 @@ def test_a_worker_that_hands_over_without_end_is_cut_off_by_name(
     found(world)
     given = [frame(1).ljust(size, b"\0")] * frames
     began, batches = world.now, 0
-    while not world.parcels.closed:
+    while not world.bridge.closed:
         batch_of(world, given)
         batches += 1
         assert batches <= most + 1
@@ -473,7 +475,7 @@ def test_a_hold_without_end_ends_by_the_daemons_clock(world: World) -> None:
     until = world.now + SECONDS
     assert any(abs(wake - until) < 0.1 for wake in world.wakes())
     world.hear(after=SECONDS)
-    assert world.parcels.closed
+    assert world.bridge.closed
     (record,) = world.forwarding.history
     assert record.over == "more than 12 s"
     world.holding(STATION)
