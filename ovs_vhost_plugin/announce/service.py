@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import assert_never
 
 from ovs_vhost_plugin.announce.actions import Action, AskTable, AskTrace, Inject, PacketOut
 from ovs_vhost_plugin.announce.announcement import Request
@@ -32,17 +34,17 @@ def _no_worker(_port: str, _frames: tuple[bytes, ...]) -> bool:
 
 
 class AnnounceService:
-    """Announces guests on the bridges of the ovs-vswitchd that runs in `rundir`."""
+    """Announces guests on the bridges of the ovs-vswitchd that `switchd` asks."""
 
     def __init__(
         self,
-        rundir: str,
+        switchd: Switchd,
         *,
         inject: Injector = _no_worker,
         formats: Mapping[str, Format] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`rundir` holds ovs-vswitchd.pid and ovs-vswitchd's control socket.
+        """The service over `switchd`, which others may ask too, and which they have to `wait` for.
 
         inject   has a port's worker write frames into its tap; False: there is no worker
         formats  users' frames by name, see `formats.installed`
@@ -50,7 +52,7 @@ class AnnounceService:
         self._announcer = Announcer(formats)
         self._inject = inject
         self._clock = clock
-        self._switchd = Switchd(rundir)
+        self._switchd = switchd
         self._locations: dict[str, Location] = {}
         self._bridges: set[str] = set()  # the management sockets of bridges with ports of ours
         self._connections: dict[str, BridgeConnection] = {}  # to each of them
@@ -90,8 +92,7 @@ class AnnounceService:
             for path, connection in self._connections.items():
                 for answer in connection.run(self._clock()):
                     self._take_burst(path, answer)
-            for reply in self._switchd.run(self._clock()):
-                self._take_answer(reply)
+            self._switchd.run(self._clock())
             actions = self._announcer.run(self._clock(), self._obstacle)
             if not actions:
                 return
@@ -102,7 +103,6 @@ class AnnounceService:
         """Register with an `ovs.poller.Poller` (or alike) what `run` has to be called for."""
         for connection in self._connections.values():
             connection.wait(poller)
-        self._switchd.wait(poller)
         wake_at = self._announcer.wake_at()
         if wake_at is not None:
             poller.timer_wait_until(wake_at * 1e3)
@@ -123,7 +123,6 @@ class AnnounceService:
         """Close the connections."""
         for connection in self._connections.values():
             connection.close()
-        self._switchd.close()
 
     def _keep_connections(self) -> None:
         for path in self._connections.keys() - self._bridges:
@@ -138,11 +137,12 @@ class AnnounceService:
     def _carry_out(self, action: Action) -> None:
         match action:
             case AskTable(bridge):
-                self._switchd.ask(Question("fdb/show", (bridge,)), self._clock())
+                question = Question("fdb/show", (bridge,))
+                self._switchd.ask(question, partial(self._take_table, bridge), self._clock())
             case AskTrace(token, bridge, flow, frame):
                 params = (bridge, flow, frame.hex()) if frame else (bridge, flow)
-                question = Question("ofproto/trace", params, token)
-                self._switchd.ask(question, self._clock())
+                question = Question("ofproto/trace", params)
+                self._switchd.ask(question, partial(self._take_trace, token), self._clock())
             case Inject(token, port, frames):
                 if self._inject(port, frames):
                     self._announcer.delivered(token)
@@ -150,6 +150,8 @@ class AnnounceService:
                     self._fail(token, Outcome.NOT_LEARNED, "no worker to inject by")
             case PacketOut():
                 self._packet_out(action)
+            case _:
+                assert_never(action)
 
     def _packet_out(self, action: PacketOut) -> None:
         place = action.location
@@ -173,14 +175,20 @@ class AnnounceService:
     def _fail(self, token: int, outcome: Outcome, reason: str) -> None:
         self._announcer.failed(token, outcome, reason, self._clock())
 
-    def _take_answer(self, reply: Answer | NoAnswer) -> None:
-        question, now = reply.question, self._clock()
+    def _take_table(self, bridge: str, reply: Answer | NoAnswer, _now: float) -> None:
         match reply:
-            case Answer(text=text) if question.method == "fdb/show":
-                self._announcer.table(question.params[0], text, now)
-            case Answer(text=text):
-                self._announcer.trace(question.token, text, now)
-            case NoAnswer(reason=reason) if question.method == "fdb/show":
-                self._announcer.no_table(question.params[0], reason, now)
-            case NoAnswer(reason=reason):
-                self._announcer.no_trace(question.token, reason, now)
+            case Answer(text):
+                self._announcer.table(bridge, text, self._clock())
+            case NoAnswer(reason):
+                self._announcer.no_table(bridge, reason, self._clock())
+            case _:
+                assert_never(reply)
+
+    def _take_trace(self, token: int, reply: Answer | NoAnswer, _now: float) -> None:
+        match reply:
+            case Answer(text):
+                self._announcer.trace(token, text, self._clock())
+            case NoAnswer(reason):
+                self._announcer.no_trace(token, reason, self._clock())
+            case _:
+                assert_never(reply)

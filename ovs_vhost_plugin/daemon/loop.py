@@ -22,8 +22,9 @@ from ovs_vhost_plugin.daemon.ovsdb.database import Database, Snapshot, Standing
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reconcile import reconcile
-from ovs_vhost_plugin.daemon.taps.reopening import Reopening
+from ovs_vhost_plugin.daemon.taps.reopening import TapReopener
 from ovs_vhost_plugin.daemon.workers.workers import Event
+from ovs_vhost_plugin.vswitchd.unixctl import Switchd
 
 vlog = ovs.vlog.Vlog("vhost_loop")
 
@@ -41,14 +42,16 @@ class Loop:
         connector: Connector,
         announcing: Announcing,
         forwarding: Forwarding,
-        reopening: Reopening,
+        reopener: TapReopener,
+        switchd: Switchd,
     ) -> None:
         self.database = database
         self.ports = ports
         self.connector = connector
         self.announcing = announcing
         self.forwarding = forwarding
-        self.reopening = reopening
+        self.reopener = reopener
+        self.switchd = switchd
         self.lasting = Lasting()
         self.snapshot: Snapshot | None = None
         self._telling = adoption.Telling()
@@ -112,7 +115,8 @@ class Loop:
         self.ports.seclusion.run()
         if self._serving and self.snapshot is not None:
             self._act(self.snapshot, now)
-            self.reopening.run(self.snapshot, now)
+            self.reopener.run(self.snapshot, now)
+            self._ask_switch(now)
             troubles = self.lasting.look(self.desired.values(), self.snapshot.keys, now)
             self.ports.counters.update(troubles)
             self._publish(self.snapshot, now)
@@ -123,7 +127,7 @@ class Loop:
         """Leave database, switch and workers, which go on."""
         self.announcing.close()
         self.forwarding.close()
-        self.reopening.close()
+        self.switchd.close()
         self.ports.workers.close()
         self.database.close()
 
@@ -135,9 +139,9 @@ class Loop:
         self.ports.seclusion.wait(poller)
         self.announcing.wait(poller)
         self.forwarding.wait(poller)
-        self.reopening.wait(poller, now)
+        self.switchd.wait(poller)
         self.lasting.wait(poller)
-        for at in (self._wake_at, self._cleanup_until):
+        for at in (self._wake_at, self._cleanup_until, self.reopener.get_timer()):
             if at is not None:
                 poller.timer_wait(math.ceil((at - now) * 1000))
 
@@ -170,12 +174,20 @@ class Loop:
 
     def _announce(self, events: list[Event], now: float) -> None:
         if self.snapshot is not None:
+            self.switchd.follow(self.snapshot.switch.rundir, now)
             self.announcing.locate(self.snapshot)
             self.forwarding.locate(self.snapshot)
         self.announcing.take(events, now)
         self.announcing.run()
         self.forwarding.take(events, now)
         self.forwarding.run(now)
+        self._ask_switch(now)
+
+    def _ask_switch(self, now: float) -> None:
+        """Put the questions to the switch, and go on with each answer at once."""
+        while self.switchd.run(now):
+            self.announcing.run()
+            self.forwarding.run(now)
 
     def _act(self, snapshot: Snapshot, now: float) -> None:
         """Take one step of each port; if there was any, there is another turn at once."""

@@ -29,12 +29,13 @@ from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.sockets.listener import FrontEndListeners
 from ovs_vhost_plugin.daemon.sockets.mounts import Mounts
 from ovs_vhost_plugin.daemon.sockets.reach import Reach
-from ovs_vhost_plugin.daemon.taps.reopening import Reopening
+from ovs_vhost_plugin.daemon.taps.reopening import TapReopener
 from ovs_vhost_plugin.daemon.taps.seclusion import Seclusion
 from ovs_vhost_plugin.daemon.workers.uids import Uids
 from ovs_vhost_plugin.daemon.workers.workers import Workers
 from ovs_vhost_plugin.jit import cache
 from ovs_vhost_plugin.tap import HostStack, Taps
+from ovs_vhost_plugin.vswitchd.unixctl import Switchd
 
 vlog = ovs.vlog.Vlog("vhost_main")
 
@@ -100,10 +101,11 @@ def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: Path) -
         return not workers.disposal.full
 
     connector = Connector(workers.links, reach.connect, ports.counters, workers.dispose, may_try)
-    announcing = Announcing(workers.tell, made)
-    forwarding = Forwarding(workers.tell)
-    reopening = Reopening(taps, ports.unheard)
-    return Loop(database, ports, connector, announcing, forwarding, reopening)
+    switchd = Switchd()
+    announcing = Announcing(workers.tell, switchd, made)
+    forwarding = Forwarding(workers.tell, switchd)
+    reopener = TapReopener(taps, ports.unopened, switchd)
+    return Loop(database, ports, connector, announcing, forwarding, reopener, switchd)
 
 
 def _run(loop: Loop, commands: Commands, unixctl: ovs.unixctl.server.UnixctlServer) -> None:

@@ -51,7 +51,7 @@ class Ports:
     faults   what went wrong last with a port, as name and text: an obstacle until its worker runs,
              a worker's crash until a front-end is connected again
     counters how often each named fault has come up, over all ports
-    unheard  ports whose tap is not yet seen to be open in the switch; whether it was made here
+    unopened  ports whose tap is not yet seen to be open in the switch; whether it was made here
     seclusion  the ports that the host's own network stack does not hear
     """
 
@@ -69,7 +69,7 @@ class Ports:
         self.seclusion = seclusion
         self.faults: dict[str, str] = {}
         self.counters: Counter[str] = Counter()
-        self.unheard: dict[str, bool] = {}
+        self.unopened: dict[str, bool] = {}
         self._taps = taps
         self._state = state
         self._options = options
@@ -91,7 +91,7 @@ class Ports:
     def adopt(self, now: float) -> None:
         """Take over what an earlier daemon left."""
         self._known |= self._state.ports()
-        self.unheard |= dict.fromkeys(self._known, False)
+        self.unopened |= dict.fromkeys(self._known, False)
         for name in sorted(self._known):
             self._holders.claim(name)
         self.workers.adopt(now)
@@ -103,7 +103,7 @@ class Ports:
         self._holders.forget_all()
         self._known.clear()
         self._sockets.clear()
-        self.unheard.clear()
+        self.unopened.clear()
         self._backoffs.clear()
         self._told.clear()
         self.faults.clear()
@@ -201,7 +201,7 @@ class Ports:
             self._gone_since.pop(name, None)
             return now
         lingers = ADOPTED_LINGERS if self._options.adopt_dpdk_types else 0.0
-        stays = RELEASE_TIMEOUT if self._taps.heard(name) else lingers
+        stays = RELEASE_TIMEOUT if self._taps.is_open_in_switch(name) else lingers
         return self._gone_since.setdefault(name, now) + stays
 
     # -- what to do ------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ class Ports:
 
     def _create_tap(self, name: str, now: float) -> None:
         self._known.add(name)
-        self.unheard[name] = True
+        self.unopened[name] = True
         self._tap_seen.pop(name, None)
         try:
             self._taps.create(name)
@@ -315,7 +315,7 @@ class Ports:
         self.seclusion.forget(name)
         self._state.forget(name)
         self._known.discard(name)
-        self.unheard.pop(name, None)
+        self.unopened.pop(name, None)
         self._gone_since.pop(name, None)
         self._sockets.pop(name, None)
         if self._sockets.keys() >= self._known:  # (what an earlier daemon left is not told so far)

@@ -154,7 +154,7 @@ class Taps:
 
     # -- the switch's side -----------------------------------------------------------------------
 
-    def heard(self, name: str) -> bool:
+    def is_open_in_switch(self, name: str) -> bool:
         """Whether a userspace bridge has opened this very tap: it sets those promiscuous."""
         try:
             return bool(device.flags(name) & device.IFF_PROMISC)
@@ -166,7 +166,7 @@ class Taps:
         with named_errors(name):
             _set_up(name)
 
-    def nudge(self, name: str) -> None:
+    def link_event(self, name: str) -> None:
         """Make a link event without an effect, at which ovs-vswitchd looks at all its ports."""
         with named_errors(name):
             flags = device.flags(name)

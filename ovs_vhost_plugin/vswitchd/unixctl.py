@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts questions to ovs-vswitchd over its control socket, without blocking.
+"""The client of ovs-vswitchd's control socket: questions and answers, without blocking.
 
 The control socket speaks JSON-RPC 1.0 with no framing but JSON's own. With one question at a time,
 an answer is complete when what has come parses; the standard library's parser takes 0.1 ms for the
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,21 +24,16 @@ MAX_ANSWER = 4 * 1024 * 1024  # about 100,000 addresses
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A command of ovs-vswitchd's control socket, as `ovs-appctl` takes it.
-
-    `token` is for whoever asks, to know the answer by.
-    """
+    """A command of ovs-vswitchd's control socket, as `ovs-appctl` takes it."""
 
     method: str
     params: tuple[str, ...]
-    token: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What ovs-vswitchd printed."""
+    """The text that ovs-vswitchd printed."""
 
-    question: Question
     text: str
 
 
@@ -45,62 +41,80 @@ class Answer:
 class NoAnswer:
     """It refused, or could not be asked."""
 
-    question: Question
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    question: Question
-    deadline: float
+Then = Callable[[Answer | NoAnswer, float], None]
+"""Takes the answer to a question, and the time."""
 
 
 class Switchd:
-    """The ovs-vswitchd that runs in `rundir`, asked one thing after the other."""
+    """The ovs-vswitchd of a run directory, asked one thing after the other by all who ask.
 
-    def __init__(self, rundir: str) -> None:
-        self._link = Link(lambda: control_socket(rundir))
-        self._questions: deque[_Asked] = deque()
+    There is one of these in a process: `follow` says which run directory is meant, and whoever has
+    a question says where its answer goes.
+    """
+
+    def __init__(self, rundir: str = "") -> None:
+        self._rundir = rundir
+        self._link = Link(lambda: control_socket(self._rundir))
+        self._questions: deque[tuple[Question, Then]] = deque()
+        self._deadline = 0.0  # of the first question
         self._asked = False  # whether the first question has gone out on this connection
         self._id = 0
         self._received = b""
 
-    def ask(self, question: Question, now: float) -> None:
-        """Queue a question; `run` returns its Answer or NoAnswer, in order."""
-        self._questions.append(_Asked(question, now + ANSWER_TIMEOUT))
+    def follow(self, rundir: str, now: float) -> None:
+        """Ask the ovs-vswitchd of `rundir` from now on; what another was asked is not answered."""
+        if rundir != self._rundir:
+            self._rundir = rundir
+            self._lose("another run directory", now)
 
-    def run(self, now: float) -> list[Answer | NoAnswer]:
-        """Ask and receive; return the answers."""
-        answers: list[Answer | NoAnswer] = []
+    def ask(self, question: Question, then: Then, now: float) -> None:
+        """Queue a question. `run` calls `then` with its Answer or NoAnswer, in order."""
+        if not self._questions:
+            self._deadline = now + ANSWER_TIMEOUT
+        self._questions.append((question, then))
+
+    def run(self, now: float) -> bool:
+        """Ask, receive, and pass answers on; whether there was one."""
         if not self._questions:
             self._notice_end()
+        passed_on = False
         try:
             while self._questions:
-                late = self._questions[0].deadline <= now
+                late = self._deadline <= now
                 if not self._link.connected and (late or not self._link.connect(now)):
                     if late:
                         raise LinkLost(self._link.error)
-                    return answers
+                    break
                 # An answer that is there counts, however late this comes to read it.
-                answer = self._exchange(self._questions[0].question)
+                answer = self._exchange(self._questions[0][0])
                 if answer is None and late:
                     raise LinkLost("no answer")
                 if answer is None:
-                    return answers
+                    break
                 self._link.settle()
-                self._questions.popleft()
+                _, then = self._questions.popleft()
                 self._asked = False
-                answers.append(answer)
+                self._deadline = now + ANSWER_TIMEOUT
+                then(answer, now)
+                passed_on = True
         except LinkLost as lost:
-            answers += self._lose(str(lost), now)
-        return answers
+            passed_on |= self._lose(str(lost), now)
+        return passed_on
 
     def wait(self, poller: Poller) -> None:
         """Register for what `run` has to be called for."""
         if self._questions or self._link.connected:
             self._link.wait(poller)
-        if self._questions:
-            poller.timer_wait_until(self._questions[0].deadline * 1e3)
+        timer = self.get_timer()
+        if timer is not None:
+            poller.timer_wait_until(timer * 1e3)
+
+    def get_timer(self) -> float | None:
+        """When the answer to the first question is overdue; None without a question."""
+        return self._deadline if self._questions else None
 
     def close(self) -> None:
         """Close the connection."""
@@ -120,7 +134,7 @@ class Switchd:
             self._received += data
             if len(self._received) > MAX_ANSWER:
                 raise LinkLost("answer too long")
-        return parse_answer(self._received, self._id, question)
+        return parse_answer(self._received, self._id)
 
     def _notice_end(self) -> None:
         """Drop a connection that ended while idle, so that the next question meets a live one."""
@@ -130,12 +144,14 @@ class Switchd:
             except LinkLost:
                 self._link.close()
 
-    def _lose(self, reason: str, now: float) -> list[NoAnswer]:
+    def _lose(self, reason: str, now: float) -> bool:
+        """End the connection, and every question that waits; whether there was one."""
         self._link.lose(reason, now)
         self._asked = False
-        lost = [NoAnswer(asked.question, reason) for asked in self._questions]
-        self._questions.clear()
-        return lost
+        lost, self._questions = self._questions, deque()
+        for _, then in lost:
+            then(NoAnswer(reason), now)
+        return bool(lost)
 
 
 def control_socket(rundir: str) -> str:
@@ -151,7 +167,7 @@ def control_socket(rundir: str) -> str:
     return str(numbered if numbered.exists() else Path(rundir, "ovs-vswitchd.ctl"))
 
 
-def parse_answer(data: bytes, id_: int, question: Question) -> Answer | NoAnswer | None:
+def parse_answer(data: bytes, id_: int) -> Answer | NoAnswer | None:
     """Return what a JSON-RPC answer says, None while it is incomplete."""
     if not data.rstrip().endswith(b"}"):
         return None
@@ -162,5 +178,5 @@ def parse_answer(data: bytes, id_: int, question: Question) -> Answer | NoAnswer
     if not isinstance(answer, dict) or answer.get("id") != id_:
         raise LinkLost("not the answer to the question")
     if isinstance(answer.get("result"), str):
-        return Answer(question, answer["result"])
-    return NoAnswer(question, escaped(str(answer.get("error")).strip()))
+        return Answer(answer["result"])
+    return NoAnswer(escaped(str(answer.get("error")).strip()))

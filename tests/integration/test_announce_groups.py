@@ -9,10 +9,9 @@ from contextlib import suppress
 from ipaddress import ip_address
 
 import pytest
-from support.control.announce_bridge import Bridge, bridge, private_switch
+from support.control.announce_bridge import Bridge, SwitchService, bridge, private_switch
 
 from ovs_vhost_plugin.announce.groups import queries
-from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.lab.hosts.namespace import Namespace
 from ovs_vhost_plugin.lab.hosts.switch import PrivateSwitch
 from ovs_vhost_plugin.lab.process import wait_until
@@ -66,7 +65,7 @@ def count(wire: socket.socket, reports: Counter[str]) -> Counter[str]:
 
 
 def test_linux_answers_and_the_bridge_knows_its_groups(switch, snooping) -> None:
-    br, service = snooping, AnnounceService(str(switch.directory))
+    br, service = snooping, SwitchService(switch)
     with Namespace("guest") as guest:
         run = guest.run
         switch.namespace.run(

@@ -4,13 +4,18 @@
 import time
 
 import pytest
-from support.control.announce_bridge import ask, await_results, bridge, private_switch
+from support.control.announce_bridge import (
+    SwitchService,
+    ask,
+    await_results,
+    bridge,
+    private_switch,
+)
 
 from ovs_vhost_plugin.announce.announcement import MAX_ATTEMPTS
 from ovs_vhost_plugin.announce.frames import rarp
 from ovs_vhost_plugin.announce.model import Outcome
 from ovs_vhost_plugin.announce.policy import DEFAULT, Policy
-from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station
@@ -29,7 +34,7 @@ def switch(tmp_path_factory, require):
 
 @pytest.fixture
 def service(switch):
-    service = AnnounceService(str(switch.directory))
+    service = SwitchService(switch)
     yield service
     service.close()
 

@@ -6,12 +6,18 @@ from ipaddress import ip_address
 
 import dpkt
 import pytest
-from support.control.announce_bridge import Tap, ask, await_results, bridge, private_switch
+from support.control.announce_bridge import (
+    SwitchService,
+    Tap,
+    ask,
+    await_results,
+    bridge,
+    private_switch,
+)
 
 from ovs_vhost_plugin.announce.addresses import spread
 from ovs_vhost_plugin.announce.frames import gratuitous_arp, neighbor_advertisement, rarp
 from ovs_vhost_plugin.announce.model import Outcome
-from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.net.ethernet import tagged
 from ovs_vhost_plugin.net.station import Station
@@ -33,7 +39,7 @@ def switch(tmp_path_factory, require):
 
 @pytest.fixture
 def service(switch):
-    service = AnnounceService(str(switch.directory))
+    service = SwitchService(switch)
     yield service
     service.close()
 

@@ -73,8 +73,11 @@ def deliver(path, batch):
 def table_of(switch, name):
     reader = Switchd(str(switch.directory))
     try:
-        reader.ask(Question("fdb/show", (name,)), time.monotonic())
-        (answer,) = turn(reader, lambda answers: answers or None)
+        answers = []
+        question = Question("fdb/show", (name,))
+        reader.ask(question, lambda answer, _: answers.append(answer), time.monotonic())
+        turn(reader, lambda came: came or None)
+        (answer,) = answers
         assert isinstance(answer, Answer)
         return answer.text
     finally:

@@ -32,6 +32,7 @@ from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.vhost.spec import Feature
+from ovs_vhost_plugin.vswitchd.unixctl import Switchd
 
 vlog = ovs.vlog.Vlog("vhost_announce")
 
@@ -49,7 +50,7 @@ Waiter = Callable[[Result], None]
 
 
 class Announcing:
-    """The announce service of the switch, whichever run directory its row names.
+    """The announce service of the switch.
 
     announced  the last result of each port, as it stands in its row
     """
@@ -57,16 +58,17 @@ class Announcing:
     def __init__(
         self,
         tell: Tell,
+        switchd: Switchd,
         formats: Mapping[str, Format] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`tell` sends a command to a port's worker."""
         self.announced: dict[str, str] = {}
         self._tell = tell
-        self._formats = formats or {}
         self._clock = clock
-        self._service: AnnounceService | None = None
-        self._rundir = ""
+        self._service = AnnounceService(
+            switchd, inject=self._inject, formats=formats or {}, clock=clock
+        )
         self._snapshot: Snapshot | None = None
         self._owners: Owners | None = None
         self._locations: dict[str, Location] = {}
@@ -76,7 +78,7 @@ class Announcing:
         self._rarp_at: dict[str, float] = {}
         self._rounds = Rounds()
         self._silence = Silence(tell)
-        self._elsewhere: Elsewhere | None = None
+        self._elsewhere = Elsewhere(switchd)
         self._migrates: dict[str, bool] = {}  # or did so when it stopped
         self._waiters: list[tuple[str, Station, Waiter]] = []
 
@@ -89,13 +91,10 @@ class Announcing:
         self._snapshot, self._owners = snapshot, Owners(snapshot)
         self._see_replaced(snapshot)
         rundir = snapshot.switch.rundir
-        if self._service is None or rundir != self._rundir:
-            self._open(rundir)
         before = self._locations
         locations = {name: location_of(port, rundir) for name, port in snapshot.ports.items()}
         if locations == before:
             return
-        assert self._service is not None
         self._locations = locations
         self._service.set_locations(locations)
         for name in before.keys() - locations.keys():
@@ -120,22 +119,13 @@ class Announcing:
                 self._silence.cancel(name)
                 self._guest(name).replaced()
 
-    def _open(self, rundir: str) -> None:
-        self.close()
-        self._service = AnnounceService(
-            rundir, inject=self._inject, formats=self._formats, clock=self._clock
-        )
-        self._elsewhere = Elsewhere(rundir)
-        self._rundir, self._locations = rundir, {}
-
     def _inject(self, port: str, frames: tuple[bytes, ...]) -> bool:
         command = {"op": "inject", "frames": [frame.hex() for frame in frames]}
         return self._tell(port, command, self._clock())
 
     def _forget(self, name: str) -> None:
         self._rounds.cancel(name)
-        if self._elsewhere is not None:
-            self._elsewhere.cancel(name)
+        self._elsewhere.cancel(name)
         self._silence.cancel(name)
         self.announced.pop(name, None)
         self._forget_guest(name)
@@ -184,7 +174,7 @@ class Announcing:
         if not self._guest(name).running:
             return
         began, self._migrates[name] = migrates and not self._migrates.get(name), migrates
-        if began and place is not None and self._elsewhere is not None:
+        if began and place is not None:
             self._elsewhere.look(name, "", place, self._guest(name).known(now), now)
 
     def _guest(self, name: str) -> Guest:
@@ -204,10 +194,8 @@ class Announcing:
         if change.stopped:
             self._rounds.cancel(name)
             self._silence.cancel(name)
-            if self._elsewhere is not None:
-                self._elsewhere.cancel(name)
-            if self._service is not None:
-                self._service.withdraw(name, "its guest has stopped")
+            self._elsewhere.cancel(name)
+            self._service.withdraw(name, "its guest has stopped")
         if change.trigger:
             self._begin(name, change.trigger, now)
             port = self._port(name)
@@ -230,7 +218,7 @@ class Announcing:
         allowed = sort_out(port, self._locations[name], self._guest(name).known(now)).allowed
         claims = [one for one in allowed if one.mac not in given]
         stayed = trigger in OF_BEFORE and not self._migrates.get(name)
-        if claims and stayed and self._elsewhere is not None:
+        if claims and stayed:
             place = before or self._locations[name]
             self._elsewhere.look(name, trigger, place, claims, now)
         else:
@@ -251,7 +239,7 @@ class Announcing:
 
     def _ask_for_groups(self, port: PortSpec) -> None:
         """Have the guest tell a bridge that snoops which multicast groups it is in."""
-        if not port.snoops or self._service is None:
+        if not port.snoops:
             return
         own = parse_mac(min(self._own_macs(port.bridge), default=""))
         if own is None:
@@ -291,7 +279,7 @@ class Announcing:
         trigger: str,
         at: float,
     ) -> tuple[Station, ...]:
-        assert self._service is not None and self._owners is not None
+        assert self._owners is not None
         place = self._locations[port.name]
         # Of what it is in no VLAN to announce, the result says so.
         spreaded = allowed[:MAX_STATIONS] if place.vlan.isolated else spread(allowed, place)
@@ -332,8 +320,6 @@ class Announcing:
 
     def run(self) -> None:
         """Do what can be done at once, pass on what came of it."""
-        if self._service is None:
-            return
         now = self._clock()
         for name, trigger in self._rounds.due(now):
             port = self._port(name)
@@ -341,10 +327,10 @@ class Announcing:
                 self._request(port, trigger, now)
                 self._ask_for_groups(port)
         self._silence.run(now)
-        if self._elsewhere is not None:
-            for looked in self._elsewhere.run(now):
-                self._looked(looked, now)
         self._service.run()
+        for looked in self._elsewhere.take_done():
+            self._looked(looked, now)
+            self._service.run()
         for result in self._service.take_results():
             summary = result.summary()
             vlog.info(f"{result.port}: announced {summary}")
@@ -366,30 +352,22 @@ class Announcing:
 
     def wait(self, poller: Any) -> None:
         """Register what `run` has to be called for."""
-        if self._service is not None:
-            self._service.wait(poller)
-        if self._elsewhere is not None:
-            self._elsewhere.wait(poller)
+        self._service.wait(poller)
         for at in (self._rounds.wake_at(), self._silence.wake_at()):
             if at is not None:
                 poller.timer_wait_until(at * 1e3)
 
     def counters(self) -> dict[str, int]:
         """The service's totals."""
-        return {} if self._service is None else self._service.counters()
+        return self._service.counters()
 
     def history(self) -> list[dict[str, str | int | float | None]]:
         """The last announcements that ended, oldest first."""
-        return [] if self._service is None else self._service.history()
+        return self._service.history()
 
     def close(self) -> None:
         """Leave the bridges."""
-        if self._service is not None:
-            self._service.close()
-            self._service = None
-        if self._elsewhere is not None:
-            self._elsewhere.close()
-            self._elsewhere = None
+        self._service.close()
 
 
 def _announces_itself(state: State) -> bool:

@@ -7,14 +7,14 @@ first, of the place where the guest was. What it does not have, and what cannot 
 moved. Not of a guest that was elsewhere itself in between: then the table may mean that.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station, StationKey
 from ovs_vhost_plugin.vswitchd import fdb
-from ovs_vhost_plugin.vswitchd.unixctl import Answer, Question, Switchd
+from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question, Switchd
 
 MAC_ELSEWHERE = "mac-elsewhere"
 """The name of what is refused for that."""
@@ -37,45 +37,38 @@ class _Look:
     trigger: str
     place: Location
     stations: tuple[Station, ...]
-    token: int
 
 
 class Elsewhere:
     """At most one look a port: a new one takes the place of the one under way."""
 
-    def __init__(self, rundir: str) -> None:
-        self._switchd = Switchd(rundir)
+    def __init__(self, switchd: Switchd) -> None:
+        self._switchd = switchd
         self._looks: dict[str, _Look] = {}
-        self._token = 0
+        self._done: list[Looked] = []
 
     def look(
         self, port: str, trigger: str, place: Location, stations: Iterable[Station], now: float
     ) -> None:
         """Look for `stations` of a guest that was at `place`."""
-        self._token += 1
-        self._looks[port] = _Look(trigger, place, tuple(stations), self._token)
-        self._switchd.ask(Question("fdb/show", (place.bridge,), self._token), now)
+        look = self._looks[port] = _Look(trigger, place, tuple(stations))
+        question = Question("fdb/show", (place.bridge,))
+        self._switchd.ask(question, partial(self._answered, port, look), now)
 
     def cancel(self, port: str) -> None:
         """Its guest has stopped."""
         self._looks.pop(port, None)
 
-    def run(self, now: float) -> Iterator[Looked]:
-        """The looks that are done."""
-        for reply in self._switchd.run(now):
+    def take_done(self) -> list[Looked]:
+        """The looks that are done since the last call."""
+        done, self._done = self._done, []
+        return done
+
+    def _answered(self, port: str, look: _Look, reply: Answer | NoAnswer, _now: float) -> None:
+        if self._looks.get(port) is look:
+            del self._looks[port]
             table = reply.text if isinstance(reply, Answer) else ""
-            for port, look in list(self._looks.items()):
-                if look.token == reply.question.token:
-                    del self._looks[port]
-                    yield Looked(port, look.trigger, _moved(look, table))
-
-    def wait(self, poller: Any) -> None:
-        """Register for what `run` has to be called for."""
-        self._switchd.wait(poller)
-
-    def close(self) -> None:
-        """Leave the switch."""
-        self._switchd.close()
+            self._done.append(Looked(port, look.trigger, _moved(look, table)))
 
 
 def refused_as(where: str) -> str:

@@ -14,7 +14,8 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import Any, assert_never
 
 import ovs.vlog
 
@@ -33,7 +34,7 @@ from ovs_vhost_plugin.net.vlan import PortVlan
 from ovs_vhost_plugin.openflow.connection import BridgeConnection
 from ovs_vhost_plugin.openflow.wire import Output
 from ovs_vhost_plugin.vhost.spec import Feature
-from ovs_vhost_plugin.vswitchd.unixctl import Answer, Question, Switchd
+from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question, Switchd
 
 vlog = ovs.vlog.Vlog("vhost_forward")
 
@@ -49,15 +50,14 @@ Send = Callable[[str, dict[str, Any], float], bool]
 class Forwarding:
     """The forwarding of all ports. `send` gives a command to a port's worker, if it is there."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, switchd: Switchd) -> None:
         self.counters: Counter[str] = Counter()
         self.history: History[Record] = History()
         self._send = send
         self._snapshot: Snapshot | None = None
         self._owners: Owners | None = None
         self._rows: dict[str, Rows] = {}  # of the snapshot
-        self._switchd: Switchd | None = None
-        self._rundir = ""
+        self._switchd = switchd
         self._ports: dict[str, Leaving] = {}
         self._allowances: dict[str, Allowance] = {}
         self._request = 0
@@ -66,13 +66,6 @@ class Forwarding:
         """Take where the ports are now."""
         if snapshot is not self._snapshot:
             self._snapshot, self._owners, self._rows = snapshot, Owners(snapshot), {}
-        if self._switchd is None or snapshot.switch.rundir != self._rundir:
-            if self._switchd is not None:
-                self._switchd.close()
-            self._rundir = snapshot.switch.rundir
-            self._switchd = Switchd(self._rundir)
-            for port in self._ports.values():
-                port.asked = False
         for name in self._ports.keys() - snapshot.ports.keys():
             self._forget(name)
         for name in self._allowances.keys() - snapshot.ports.keys():
@@ -93,18 +86,9 @@ class Forwarding:
 
     def run(self, now: float) -> None:
         """Do what can be done at once."""
-        if self._switchd is None or self._snapshot is None:
+        if self._snapshot is None:
             return
         self._look(now)
-        for reply in self._switchd.run(now):
-            (bridge,) = reply.question.params
-            asking = [n for n, p in self._ports.items() if p.asked and self._bridge(n) == bridge]
-            for name in asking:
-                self._ports[name].asked = False
-                if isinstance(reply, Answer):
-                    self._table(name, reply.text, now)
-                else:
-                    self._ports[name].departure.no_table(now)
         for name, port in list(self._ports.items()):
             if port.lasts_until is not None and now >= port.lasts_until:
                 self._over(name, port, f"more than {SECONDS:g} s", now)
@@ -115,8 +99,6 @@ class Forwarding:
 
     def wait(self, poller: Any) -> None:
         """Register what `run` has to be called for."""
-        if self._switchd is not None:
-            self._switchd.wait(poller)
         under_way = self._under_way()
         for name, port in self._ports.items():
             if port.bridge is not None:
@@ -133,9 +115,6 @@ class Forwarding:
         """Leave the switch."""
         for name in list(self._ports):
             self._forget(name)
-        if self._switchd is not None:
-            self._switchd.close()
-            self._switchd = None
 
     # -- what the workers say --------------------------------------------------------------------
 
@@ -226,7 +205,6 @@ class Forwarding:
 
     def _look(self, now: float) -> None:
         """Ask for the tables that are due, each bridge's once at a time."""
-        assert self._switchd is not None
         due: set[str] = set()
         under_way = self._under_way()
         for name, port in self._ports.items():
@@ -236,7 +214,21 @@ class Forwarding:
                 port.asked = True
                 due.add(bridge)
         for bridge in due:
-            self._switchd.ask(Question("fdb/show", (bridge,)), now)
+            question = Question("fdb/show", (bridge,))
+            self._switchd.ask(question, partial(self._answered, bridge), now)
+
+    def _answered(self, bridge: str, reply: Answer | NoAnswer, now: float) -> None:
+        for name, port in self._ports.items():
+            if not port.asked or self._bridge(name) != bridge:
+                continue
+            port.asked = False
+            match reply:
+                case Answer(text):
+                    self._table(name, text, now)
+                case NoAnswer():
+                    port.departure.no_table(now)
+                case _:
+                    assert_never(reply)
 
     def _table(self, name: str, text: str, now: float) -> None:
         port = self._ports[name]
@@ -308,7 +300,8 @@ class Forwarding:
         return self._spec(name).bridge
 
     def _place(self, name: str) -> Location:
-        return location_of(self._spec(name), self._rundir)
+        assert self._snapshot is not None
+        return location_of(self._spec(name), self._snapshot.switch.rundir)
 
     def _vlans(self, name: str) -> dict[int, PortVlan]:
         """How the ports of its bridge treat VLANs, by OpenFlow number."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Has the switch open the tap that there is, where it opened one of the same name before.
+"""Makes ovs-vswitchd reopen a tap that was deleted and created again under the same name.
 
 A userspace bridge keeps its receive socket on the interface that it opened. When that interface
 goes and another comes by its name (`exit --cleanup` and a new daemon, a port that is deleted and
@@ -15,17 +15,16 @@ it opens it, and writes them back, as it remembers them, to make it promiscuous.
 up once more when that is done.
 """
 
-import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
-import ovs.poller
 import ovs.vlog
 
 from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.tap import TapError
-from ovs_vhost_plugin.vswitchd.unixctl import Answer, Question, Switchd
+from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question, Switchd
 
 vlog = ovs.vlog.Vlog("vhost_reopening")
 
@@ -35,91 +34,73 @@ RETRY_AFTER = 1.0
 _DATAPATH = "netdev@ovs-netdev"  # all userspace bridges of an ovs-vswitchd share it
 
 
-class Ears(Protocol):
-    """What is asked of taps (tap/taps.py)."""
+class Taps(Protocol):
+    """The calls of tap/taps.py that are used here."""
 
-    def heard(self, name: str) -> bool:
+    def is_open_in_switch(self, name: str) -> bool:
         """Whether the switch has opened this very tap."""
 
     def set_up(self, name: str) -> None:
-        """Have it up; raises TapError."""
+        """Set it up; raises TapError."""
 
-    def nudge(self, name: str) -> None:
+    def link_event(self, name: str) -> None:
         """Make a link event; raises TapError."""
 
 
-class Reopening:
-    """The ports of `unheard`, each until the switch hears it."""
+class TapReopener:
+    """The ports of `unopened`, each until the switch has its tap open."""
 
     def __init__(
         self,
-        taps: Ears,
-        unheard: dict[str, bool],
-        connect: Callable[[str], Switchd] = Switchd,
+        taps: Taps,
+        unopened: dict[str, bool],
+        switchd: Switchd,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`unheard`: see daemon/ports.py; `connect` makes a link to a run directory's switch."""
+        """`unopened`: see daemon/ports.py."""
         self._taps = taps
-        self._unheard = unheard
-        self._connect = connect
+        self._unopened = unopened
+        self._switchd = switchd
         self._clock = clock
-        self._switchd: Switchd | None = None
-        self._rundir = ""
         self._again_at: dict[str, float] = {}
 
     def run(self, snapshot: Snapshot, now: float) -> None:
-        """Ask the switch for what it has open in vain, and nudge it when that is closed."""
-        switchd = self._switch_of(snapshot.switch.rundir)
-        for name in self._again_at.keys() - self._unheard:
+        """Ask the switch to close each tap that it has open in vain."""
+        for name in self._again_at.keys() - self._unopened:
             del self._again_at[name]
-        for name in sorted(self._unheard):
+        for name in sorted(self._unopened):
             port = snapshot.ports.get(name)
             # ovs-vswitchd opens the tap first and gives the row its number then.
             if port is None or port.ofport is None:
                 self._again_at.pop(name, None)
                 continue
-            if not port.userspace or self._taps.heard(name):
-                self._heard(name)
+            if not port.userspace or self._taps.is_open_in_switch(name):
+                self._opened(name)
             elif now >= self._again_at.get(name, 0.0):
                 self._again_at[name] = now + RETRY_AFTER
-                switchd.ask(Question("dpctl/del-if", (_DATAPATH, name)), self._clock())
-        for answer in switchd.run(self._clock()):
-            name = answer.question.params[1]
-            if isinstance(answer, Answer):
-                self._reopen(name)
-            else:
-                vlog.warn(f"{name}: the switch hears another tap than this one: {answer.reason}")
+                question = Question("dpctl/del-if", (_DATAPATH, name))
+                self._switchd.ask(question, partial(self._closed, name), self._clock())
 
-    def _heard(self, name: str) -> None:
+    def get_timer(self) -> float | None:
+        """When `run` has to be called again."""
+        return min((self._again_at[n] for n in self._unopened if n in self._again_at), default=None)
+
+    def _opened(self, name: str) -> None:
         """The switch has it open. What it remembered of a tap so new may have set it down again."""
-        if self._unheard.pop(name):
+        if self._unopened.pop(name):
             try:
                 self._taps.set_up(name)
             except TapError as error:
                 vlog.warn(f"{name}: {error}")
 
-    def _reopen(self, name: str) -> None:
+    def _closed(self, name: str, reply: Answer | NoAnswer, _now: float) -> None:
+        """The switch has closed what it had open, or refused to."""
+        if isinstance(reply, NoAnswer):
+            vlog.warn(f"{name}: the switch has another tap open than this one: {reply.reason}")
+            return
         try:
-            self._taps.nudge(name)
+            self._taps.link_event(name)
         except TapError as error:
             vlog.warn(f"{name}: {error}")
         else:
             vlog.info(f"{name}: the switch had an earlier tap open; it opens this one")
-
-    def _switch_of(self, rundir: str) -> Switchd:
-        if self._switchd is None or rundir != self._rundir:
-            self.close()
-            self._switchd, self._rundir = self._connect(rundir), rundir
-        return self._switchd
-
-    def wait(self, poller: ovs.poller.Poller, now: float) -> None:
-        """Register what `run` has to be called again for."""
-        if self._switchd is not None:
-            self._switchd.wait(poller)
-        for name in self._unheard.keys() & self._again_at.keys():
-            poller.timer_wait(math.ceil((self._again_at[name] - now) * 1000))
-
-    def close(self) -> None:
-        """Close the connection to the switch."""
-        if self._switchd is not None:
-            self._switchd.close()

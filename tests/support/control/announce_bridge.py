@@ -23,6 +23,8 @@ from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.net.vlan import ALL_VLANS, PortVlan, VlanMode
+from ovs_vhost_plugin.vswitchd.link import Poller
+from ovs_vhost_plugin.vswitchd.unixctl import Switchd
 
 TUNSETIFF = 0x400454CA
 IFF_TAP_NO_PI = 0x1002
@@ -102,6 +104,22 @@ def bridge(switch: PrivateSwitch, guest_tag: int | None = None, **columns: str) 
         yield made
     finally:
         made.close()
+
+
+class SwitchService(AnnounceService):
+    """The announcer of one switch, with the client of its control socket."""
+
+    def __init__(self, switch: PrivateSwitch) -> None:
+        self._client = Switchd(str(switch.directory))
+        super().__init__(self._client)
+
+    def wait(self, poller: Poller) -> None:
+        super().wait(poller)
+        self._client.wait(poller)
+
+    def close(self) -> None:
+        super().close()
+        self._client.close()
 
 
 def ask(

@@ -20,6 +20,7 @@ from ovs_vhost_plugin.daemon.sockets.sockpolicy import SocketError, SocketErrorN
 from ovs_vhost_plugin.daemon.taps.seclusion import Seclusion
 from ovs_vhost_plugin.daemon.workers.uids import Uids
 from ovs_vhost_plugin.tap import HostStackError, TapError, TapErrorName
+from ovs_vhost_plugin.vswitchd.unixctl import Switchd
 
 NOW = 100.0
 
@@ -109,7 +110,7 @@ class FakeTaps:
         self.made.discard(name)
         self.held.pop(name, None)
 
-    def heard(self, name: str) -> bool:
+    def is_open_in_switch(self, name: str) -> bool:
         return name in self.open
 
 
@@ -206,12 +207,12 @@ class FakeForwarding:
         pass
 
 
-class FakeReopening:
+class FakeReopener:
     def run(self, snapshot: Snapshot, now: float) -> None:
         pass
 
-    def wait(self, poller: Any, now: float) -> None:
-        pass
+    def get_timer(self) -> float | None:
+        return None
 
 
 class World:
@@ -233,7 +234,8 @@ class World:
             self.connector,
             self.announcing,  # type: ignore[arg-type]
             self.forwarding,  # type: ignore[arg-type]
-            FakeReopening(),  # type: ignore[arg-type]
+            FakeReopener(),  # type: ignore[arg-type]
+            Switchd(),
         )
 
     def reach(self, path: str, owner: str) -> None:

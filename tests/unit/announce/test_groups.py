@@ -19,6 +19,7 @@ from ovs_vhost_plugin.daemon.workers.reports import Addresses, Rarp, Report, Sta
 from ovs_vhost_plugin.daemon.workers.workers import Heard
 from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode
+from ovs_vhost_plugin.vswitchd.unixctl import Switchd
 
 BRIDGE_MAC = bytes.fromhex("02000000000a")
 MAC = bytes.fromhex("525400000001")
@@ -33,7 +34,7 @@ class Port:
     def __init__(self, rundir: Path, asked: list[tuple[bytes, ...]]) -> None:
         self.now = 100.0
         self.asked = asked
-        self.announcing = Announcing(lambda *_: True, clock=lambda: self.now)
+        self.announcing = Announcing(lambda *_: True, Switchd(), clock=lambda: self.now)
         self._switch = Switch(str(rundir), "", False, frozenset())
 
     def is_at(self, port: PortSpec, own: str = BRIDGE_MAC.hex(":")) -> None:

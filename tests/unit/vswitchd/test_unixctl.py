@@ -27,15 +27,33 @@ def rundir(tmp_path, peer):
     return str(tmp_path)
 
 
+class Reader:
+    """A client, and the answers that it has passed on, each with the bridge that was asked for."""
+
+    def __init__(self, rundir: str) -> None:
+        self.switchd = Switchd(rundir)
+        self.answers: list[tuple[str, Answer | NoAnswer]] = []
+        self.wait, self.close = self.switchd.wait, self.switchd.close
+
+    def ask(self, bridge: str, now: float) -> None:
+        def then(answer: Answer | NoAnswer, _now: float) -> None:
+            self.answers.append((bridge, answer))
+
+        self.switchd.ask(Question("fdb/show", (bridge,)), then, now)
+
+    def run(self, now: float) -> list[tuple[str, Answer | NoAnswer]]:
+        """The answers that have come."""
+        came = self.switchd.run(now)
+        assert came is bool(self.answers)
+        answers, self.answers = self.answers, []
+        return answers
+
+
 @pytest.fixture
 def reader(rundir):
-    reader = Switchd(rundir)
+    reader = Reader(rundir)
     yield reader
     reader.close()
-
-
-def fdb(bridge: str) -> Question:
-    return Question("fdb/show", (bridge,))
 
 
 def question(peer) -> dict:
@@ -59,30 +77,30 @@ def test_a_control_socket_without_a_number_is_found_too(tmp_path):
 @pytest.mark.parametrize("text", ["", "not a number", "-"])
 def test_a_pidfile_without_a_number_is_a_reason(tmp_path, text):
     (tmp_path / "ovs-vswitchd.pid").write_text(text)
-    reader = Switchd(str(tmp_path))
-    reader.ask(fdb("br0"), 0.0)
+    reader = Reader(str(tmp_path))
+    reader.ask("br0", 0.0)
     reader.run(0.0)
-    (outcome,) = reader.run(ANSWER_TIMEOUT)
+    ((_, outcome),) = reader.run(ANSWER_TIMEOUT)
     assert outcome.reason.startswith("invalid literal")
 
 
 def test_questions_are_put_one_by_one_and_answered_in_order(reader, peer):
-    reader.ask(fdb("br0"), 0.0)
-    reader.ask(fdb("br1"), 0.0)
+    reader.ask("br0", 0.0)
+    reader.ask("br1", 0.0)
     assert reader.run(0.0) == []
     peer.accept()
     first = question(peer)
     assert (first["method"], first["params"]) == ("fdb/show", ["br0"])
     peer.send(answer(first["id"], "one"))
-    assert reader.run(0.0) == [Answer(fdb("br0"), "one")]
+    assert reader.run(0.0) == [("br0", Answer("one"))]
     second = question(peer)
     assert second["params"] == ["br1"]
     peer.send(answer(second["id"], "two"))
-    assert reader.run(0.0) == [Answer(fdb("br1"), "two")]
+    assert reader.run(0.0) == [("br1", Answer("two"))]
 
 
 def test_a_long_answer_may_come_in_pieces_even_where_a_piece_ends_in_a_brace(reader, peer):
-    reader.ask(fdb("br0"), 0.0)
+    reader.ask("br0", 0.0)
     reader.run(0.0)
     peer.accept()
     text = "{}" * 50_000
@@ -91,65 +109,65 @@ def test_a_long_answer_may_come_in_pieces_even_where_a_piece_ends_in_a_brace(rea
     peer.send(data[:middle])
     assert reader.run(0.0) == []
     peer.send(data[middle:])
-    assert reader.run(0.0) == [Answer(fdb("br0"), text)]
+    assert reader.run(0.0) == [("br0", Answer(text))]
 
 
 def test_an_error_of_vswitchd_is_passed_on(reader, peer):
-    reader.ask(fdb("br9"), 0.0)
+    reader.ask("br9", 0.0)
     reader.run(0.0)
     peer.accept()
     reply = {"id": question(peer)["id"], "result": None, "error": "no such bridge\n"}
     peer.send(json.dumps(reply).encode())
-    assert reader.run(0.0) == [NoAnswer(fdb("br9"), "no such bridge")]
+    assert reader.run(0.0) == [("br9", NoAnswer("no such bridge"))]
 
 
 def test_without_vswitchd_the_question_times_out_with_the_reason(tmp_path, notes):
-    reader = Switchd(str(tmp_path))
-    reader.ask(fdb("br0"), 0.0)
+    reader = Reader(str(tmp_path))
+    reader.ask("br0", 0.0)
     assert reader.run(0.0) == []
     reader.wait(notes)
     assert notes.times[-1] == ANSWER_TIMEOUT * 1e3
-    assert reader.run(ANSWER_TIMEOUT) == [NoAnswer(fdb("br0"), "No such file or directory")]
+    assert reader.run(ANSWER_TIMEOUT) == [("br0", NoAnswer("No such file or directory"))]
 
 
 def test_an_answer_that_is_there_counts_however_late_it_is_read(reader, peer):
-    reader.ask(fdb("br0"), 0.0)
+    reader.ask("br0", 0.0)
     reader.run(0.0)
     peer.accept()
     peer.send(answer(question(peer)["id"], "one"))
-    assert reader.run(2 * ANSWER_TIMEOUT) == [Answer(fdb("br0"), "one")]
+    assert reader.run(2 * ANSWER_TIMEOUT) == [("br0", Answer("one"))]
 
 
 def test_a_silent_vswitchd_times_out_and_its_late_answer_is_not_taken_for_another(reader, peer):
-    reader.ask(fdb("br0"), 0.0)
+    reader.ask("br0", 0.0)
     reader.run(0.0)
     peer.accept()
     late = question(peer)["id"]
-    assert reader.run(ANSWER_TIMEOUT) == [NoAnswer(fdb("br0"), "no answer")]
+    assert reader.run(ANSWER_TIMEOUT) == [("br0", NoAnswer("no answer"))]
     with pytest.raises(OSError, match=r"Broken pipe|reset"):
         peer.send(answer(late, "late"))
-    reader.ask(fdb("br0"), 10.0)
+    reader.ask("br0", 10.0)
     reader.run(10.0)
     peer.accept()
     peer.send(answer(question(peer)["id"], "new"))
-    assert reader.run(10.0) == [Answer(fdb("br0"), "new")]
+    assert reader.run(10.0) == [("br0", Answer("new"))]
 
 
 @pytest.mark.parametrize(
     "reply", [b"[]", b'{"id": 99, "result": "x"}'], ids=["no object", "another's answer"]
 )
 def test_what_is_no_answer_ends_the_connection(reader, peer, reply):
-    reader.ask(fdb("br0"), 0.0)
+    reader.ask("br0", 0.0)
     reader.run(0.0)
     peer.accept()
     question(peer)
     peer.send(reply + b"}" * (reply == b"[]"))
-    (outcome,) = reader.run(0.0) or reader.run(ANSWER_TIMEOUT)
+    ((_, outcome),) = reader.run(0.0) or reader.run(ANSWER_TIMEOUT)
     assert isinstance(outcome, NoAnswer)
 
 
 def test_an_endless_answer_is_cut_off(reader, peer):
-    reader.ask(fdb("br0"), 0.0)
+    reader.ask("br0", 0.0)
     reader.run(0.0)
     peer.accept()
     question(peer)
@@ -163,11 +181,11 @@ def test_an_endless_answer_is_cut_off(reader, peer):
         except OSError:
             break
         outcome += reader.run(0.0)
-    assert outcome == [NoAnswer(fdb("br0"), "answer too long")]
+    assert outcome == [("br0", NoAnswer("answer too long"))]
 
 
 def test_a_vswitchd_that_restarted_while_idle_costs_no_question(reader, peer, tmp_path, notes):
-    reader.ask(fdb("br0"), 0.0)
+    reader.ask("br0", 0.0)
     reader.run(0.0)
     peer.accept()
     peer.send(answer(question(peer)["id"], "old"))
@@ -179,11 +197,11 @@ def test_a_vswitchd_that_restarted_while_idle_costs_no_question(reader, peer, tm
     peer.listen()
     (tmp_path / "ovs-vswitchd.pid").write_text("4712\n")
     (tmp_path / "ovs-vswitchd.4712.ctl").symlink_to(peer.path)
-    reader.ask(fdb("br0"), 0.0)
+    reader.ask("br0", 0.0)
     reader.run(0.0)
     peer.accept()
     peer.send(answer(question(peer)["id"], "new"))
-    assert reader.run(0.0) == [Answer(fdb("br0"), "new")]
+    assert reader.run(0.0) == [("br0", Answer("new"))]
 
 
 def test_a_full_table_is_taken_in_without_holding_the_daemon_up():
@@ -192,7 +210,7 @@ def test_a_full_table_is_taken_in_without_holding_the_daemon_up():
 
     def taken() -> float:
         start = time.process_time()
-        assert parse_answer(data, 1, fdb("br0")) == Answer(fdb("br0"), line * 2048)
+        assert parse_answer(data, 1) == Answer(line * 2048)
         return time.process_time() - start
 
     # The quickest of some: what else happens to this process meanwhile only adds to it.
@@ -202,7 +220,44 @@ def test_a_full_table_is_taken_in_without_holding_the_daemon_up():
 @given(st.binary() | st.text().map(str.encode) | st.just(b"[" * 100_000 + b"}"))
 def test_any_answer_is_taken_or_ends_the_connection(data):
     try:
-        outcome = parse_answer(data, 1, fdb("br0"))
+        outcome = parse_answer(data, 1)
     except LinkLost:
         return
     assert outcome is None or isinstance(outcome, Answer | NoAnswer)
+
+
+def test_a_question_behind_another_has_its_own_time(reader, peer):
+    reader.ask("br0", 0.0)
+    reader.ask("br1", 0.0)
+    reader.run(0.0)
+    peer.accept()
+    peer.send(answer(question(peer)["id"], "one"))
+    assert reader.run(0.9) == [("br0", Answer("one"))]
+    assert reader.switchd.get_timer() == 0.9 + ANSWER_TIMEOUT
+    peer.send(answer(question(peer)["id"], "two"))
+    assert reader.run(ANSWER_TIMEOUT + 0.5) == [("br1", Answer("two"))]
+    assert reader.switchd.get_timer() is None
+
+
+def test_who_is_answered_may_ask_again_at_once(reader, peer):
+    def again(_answer, now):
+        reader.ask("br1", now)
+
+    reader.switchd.ask(Question("fdb/show", ("br0",)), again, 0.0)
+    reader.switchd.run(0.0)
+    peer.accept()
+    peer.send(answer(question(peer)["id"], "one"))
+    assert reader.switchd.run(0.0)
+    assert question(peer)["params"] == ["br1"]
+
+
+def test_another_run_directory_is_another_switch(reader, peer, tmp_path):
+    reader.ask("br0", 0.0)
+    reader.run(0.0)
+    reader.switchd.follow(str(tmp_path), 0.0)  # the same
+    reader.switchd.follow(str(tmp_path / "elsewhere"), 0.0)
+    assert reader.answers == [("br0", NoAnswer("another run directory"))]
+    reader.answers.clear()
+    reader.ask("br0", 1.0)
+    reader.run(1.0)
+    assert reader.run(1.0 + ANSWER_TIMEOUT) == [("br0", NoAnswer("No such file or directory"))]

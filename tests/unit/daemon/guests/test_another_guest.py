@@ -13,6 +13,7 @@ from ovs_vhost_plugin.daemon.ovsdb.interface_rows import Switch
 from ovs_vhost_plugin.daemon.workers.reports import Addresses, Rarp
 from ovs_vhost_plugin.daemon.workers.workers import Heard
 from ovs_vhost_plugin.net.station import Station
+from ovs_vhost_plugin.vswitchd.unixctl import Switchd
 
 NOW = 100.0
 MAC = bytes.fromhex("525400000001")
@@ -21,7 +22,7 @@ LEARNED = Station(bytes.fromhex("525400000002"))
 
 def test_a_port_with_another_socket_is_another_guests(tmp_path: Path) -> None:
     switch = Switch(str(tmp_path), "", False, frozenset())
-    announcing = Announcing(lambda *_: True, clock=lambda: NOW)
+    announcing = Announcing(lambda *_: True, Switchd(), clock=lambda: NOW)
     with contextlib.closing(announcing):
         announcing.locate(Snapshot(switch, {"vhu0": PORT}))
         announcing.take([Heard("vhu0", Rarp(MAC, NOW)), Heard("vhu0", Addresses((LEARNED,)))], NOW)

@@ -21,7 +21,7 @@ from ovs_vhost_plugin.net.station import Station, StationKey
 from ovs_vhost_plugin.net.vlan import PortVlan
 from ovs_vhost_plugin.openflow.connection import Done
 from ovs_vhost_plugin.openflow.wire import Output
-from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question
+from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question, Then
 
 GUEST = bytes.fromhex("525400000001")
 STATION = StationKey(GUEST, 0)
@@ -44,25 +44,18 @@ def sent(number: int, mac: bytes = GUEST) -> bytes:
 
 
 class FakeTables:
-    made: list[FakeTables]
-
-    def __init__(self, rundir: str) -> None:
+    def __init__(self) -> None:
         self.asked: list[str] = []
-        self.answers: list[Any] = []
-        FakeTables.made = [self]
+        self.then: list[Then] = []
 
-    def ask(self, question: Question, now: float) -> None:
+    def ask(self, question: Question, then: Then, now: float) -> None:
         self.asked += question.params
+        self.then.append(then)
 
-    def run(self, now: float) -> list[Any]:
-        answers, self.answers = self.answers, []
-        return answers
-
-    def wait(self, poller: Any) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+    def answer(self, text: str | None, now: float) -> None:
+        waiting, self.then, self.asked = self.then, [], []
+        for then in waiting:
+            then(NoAnswer("x") if text is None else Answer(text), now)
 
 
 class FakeBridge:
@@ -111,7 +104,8 @@ class World:
     def __init__(self) -> None:
         self.now = 100.0
         self.told: list[dict[str, Any]] = []
-        self.forwarding = Forwarding(self._send)
+        self.tables = FakeTables()
+        self.forwarding = Forwarding(self._send, self.tables)  # type: ignore[arg-type]
         self.locate()
 
     def locate(self, others: dict[str, PortSpec] | None = None, **changes: Any) -> None:
@@ -131,15 +125,13 @@ class World:
         self.hear(Holding(hold, True, stations, {}), after=after)
 
     def table(self, text: str | None, after: float = 0.001) -> None:
-        tables = FakeTables.made[0]
-        assert tables.asked, "nobody asked"
-        tables.asked.clear()
-        question = Question("fdb/show", ("br0",))
-        tables.answers = [NoAnswer(question, "x") if text is None else Answer(question, text)]
-        self.hear(after=after)
+        assert self.tables.asked, "nobody asked"
+        self.now += after
+        self.tables.answer(text, self.now)
+        self.hear()
 
     def asked(self) -> list[str]:
-        return FakeTables.made[0].asked
+        return self.tables.asked
 
     @property
     def bridge(self) -> FakeBridge:
@@ -163,7 +155,6 @@ def state(features: str) -> State:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     FakeBridge.made = []
-    monkeypatch.setattr(forwarding, "Switchd", FakeTables)
     monkeypatch.setattr(forwarding, "BridgeConnection", FakeBridge)
     return World()
 
@@ -369,8 +360,7 @@ def test_a_port_that_goes_takes_its_hold_with_it(world: World, end: str) -> None
         switch = Switch("/run/ovs", "", False, frozenset())
         world.forwarding.locate(Snapshot(switch))
     assert world.bridge.closed
-    question = Question("fdb/show", ("br0",))
-    FakeTables.made[0].answers = [Answer(question, table(THERE))]
+    world.tables.answer(table(THERE), world.now)
     world.forwarding.run(world.now)
     assert world.wakes() == []
 

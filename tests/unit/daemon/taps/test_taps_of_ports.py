@@ -51,7 +51,7 @@ def test_a_tap_that_somebody_has_a_queue_of_is_made_anew_before_the_next_worker(
 
     turn(world)
     assert not world.workers.links and not world.taps.held and world.taps.made == {"vhu0"}
-    assert ports(world).unheard == {"vhu0": True}  # the switch has the other one open
+    assert ports(world).unopened == {"vhu0": True}  # the switch has the other one open
     assert ports(world).counters == {"tap-held": 1}
     turn(world)
     assert "vhu0" in world.workers.links
