@@ -42,7 +42,8 @@ def _emulate(domain: Element) -> None:
     """There is no KVM; and a guest that is emulated has no time for much memory.
 
     Nor for a second processor: while a guest with several maps its devices, QEMU's emulation may
-    fail an assertion in `iotlb_to_section` (QEMU's issue 1921). The NIC has its queues all the same.
+    fail an assertion in `iotlb_to_section` (QEMU's issue 1921). The NIC has its queues all the
+    same.
     """
     domain.set("type", "qemu")
     domain.remove(domain.find("cpu"))
