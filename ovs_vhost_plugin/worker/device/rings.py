@@ -271,9 +271,10 @@ class Rings:
             self.has_run = True
             config = pair.resumed(self._basis.pair(rx, tx))
             self._tables[pair.index] = config.regions
-            pair.start(config)
             started = zip(_vrings_of(pair), (config.rx, config.tx), strict=True)
+            # Before it runs: what the guest has sent by then it sent before.
             self._begin({index: v.next_avail for (_, index), v in started if v is not None})
+            pair.start(config)
         return errors
 
     def _begin(self, started: Mapping[int, int]) -> None:

@@ -271,6 +271,16 @@ def test_that_one_ring_was_used_before_is_told_whichever_begins_first(
     assert port.observed.bases == [0, 9] and port.observed.further_bases == [9]
 
 
+def test_that_the_guest_runs_is_told_before_it_can_have_sent_anything(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is silent is known by what was sent since."""
+    told: list[list[int]] = []
+    monkeypatch.setattr(port.pairs[0], "start", lambda _: told.append([*port.observed.bases]))
+    set_up(port)
+    assert told and told[0] == [0]
+
+
 def test_a_ring_that_is_started_again_among_others_says_nothing_of_the_guest(port: Port) -> None:
     set_up(port)
     port.base(1)
