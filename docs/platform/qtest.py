@@ -152,8 +152,8 @@ def _receive(sock: socket.socket, connection: int) -> Said:
 class Qemu:
     """A machine with one NIC, whose back-end listens at `path`."""
 
-    IO, QUEUE_SIZE = 0xC000, 256
-    RINGS = 0x100000  # guest addresses: 16 KiB a ring
+    IO = 0xC000
+    RINGS, APART = 0x100000, 0x10000  # guest addresses of rings
 
     def __init__(
         self,
@@ -222,7 +222,7 @@ class Qemu:
         self._write("outl", 4, features & self.offered())
         for queue in range(queues):
             self._write("outw", 14, queue)
-            self._write("outl", 8, (self.RINGS + queue * 0x4000) >> 12)
+            self._write("outl", 8, (self.RINGS + queue * self.APART) >> 12)
         self._status(0x7)  # DRIVER_OK
 
     def reset_driver(self) -> None:
@@ -230,8 +230,9 @@ class Qemu:
 
     def use(self, queue: int, index: int) -> None:
         """Have a ring's used index, and what its driver has offered, be this."""
-        size = self.QUEUE_SIZE
-        avail = self.RINGS + queue * 0x4000 + 16 * size
+        self._write("outw", 14, queue)
+        size = self.test(f"inw {self.IO + 12:#x}")
+        avail = self.RINGS + queue * self.APART + 16 * size
         used = -(-(avail + 6 + 2 * size) // 4096) * 4096
         for address in (avail, used):
             self.test(f"writew {address + 2:#x} {index:#x}")
