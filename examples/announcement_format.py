@@ -1,4 +1,4 @@
-"""An announcement format of one's own: see announce.md."""
+"""An announcement format of one's own: see docs/announce.md."""
 
 import struct
 
