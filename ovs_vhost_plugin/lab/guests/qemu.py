@@ -36,6 +36,13 @@ processor set them again (fixed by "physmem: Fix migration dirty bitmap coherenc
 access"). In memory that is no multiple of 64 pages it goes page by page, and that is right.
 """
 
+_EMULATION = "tcg,thread=single"
+"""All processors of a guest in one thread.
+
+With a thread each, QEMU may fail an assertion in `iotlb_to_section` while the guest maps its
+devices (QEMU's issue 1921).
+"""
+
 
 @functools.cache
 def version() -> tuple[int, ...]:
@@ -297,7 +304,7 @@ class QemuGuest(Setup):
     def _argv(self) -> list[str]:
         return [
             *(*self._program, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-            *("-accel", "tcg", *self._machine_arguments()),
+            *("-accel", _EMULATION, *self._machine_arguments()),
             *("-kernel", str(self._image.kernel), "-initrd", str(self._image.initramfs)),
             *("-append", self.config.kernel_arguments()),
             *("-qmp", f"unix:{self.directory}/qmp,server=on,wait=off"),
