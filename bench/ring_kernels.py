@@ -40,7 +40,7 @@ from ovs_vhost_plugin.jit.loop import alive
 from ovs_vhost_plugin.jit.net.receive import complete
 from ovs_vhost_plugin.jit.net.transmit import take_header
 from ovs_vhost_plugin.jit.result import fault_of
-from ovs_vhost_plugin.jit.ring.chain import gather, scatter
+from ovs_vhost_plugin.jit.ring.held import gather, scatter
 from ovs_vhost_plugin.jit.ring.notify import break_ring, flush_and_call
 from ovs_vhost_plugin.jit.ring.ring import (
     add_used,

@@ -79,11 +79,6 @@ QUEUE_DTYPE = _record(
     "head",  # index of the oldest held CHAIN
     "count",  # of held chains
     "length",  # their bytes in all
-    "table",  # entries of the indirect table at hand
-    "walked",  # bytes of the chain at hand
-    "id",  # of the packed chain at hand
-    "slots",
-    "full",  # iovecs ran out
     "asked",  # not 0: the worker was told of `missed`, see iotlb.py
     "behind",  # rows of the region table behind those of this ring's buffers
     "tables_before",  # and before and behind those of its indirect tables: see iotlb.py
@@ -278,6 +273,10 @@ def _group(cls: type, *members: Any) -> Any:
     return types.BaseTuple.from_types(members, cls)
 
 
+# Results of kernels that have more to say than one number; the first is as in result.py.
+TWO_T = types.UniTuple(types.int64, 2)
+THREE_T = types.UniTuple(types.int64, 3)
+FOUR_T = types.UniTuple(types.int64, 4)
 U8_T = types.uint8[::1]
 U16_T = types.uint16[::1]
 U32_T = types.uint32[::1]

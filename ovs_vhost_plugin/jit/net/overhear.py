@@ -52,7 +52,7 @@ from ovs_vhost_plugin.jit.net.learn import (
     tell,
 )
 from ovs_vhost_plugin.jit.net.offload import big
-from ovs_vhost_plugin.jit.ring.chain import gather
+from ovs_vhost_plugin.jit.ring.held import gather
 from ovs_vhost_plugin.jit.syscalls import coarse_milliseconds
 
 Bytes = NDArray[np.uint8]

@@ -37,8 +37,8 @@ from ovs_vhost_plugin.jit.layout import (
 from ovs_vhost_plugin.jit.net.overhear import hear, overhear, to_group
 from ovs_vhost_plugin.jit.recovery.journal import MOST_ENTRIES
 from ovs_vhost_plugin.jit.result import failure, fault_of
-from ovs_vhost_plugin.jit.ring.chain import gather, scatter
 from ovs_vhost_plugin.jit.ring.dirty import mark
+from ovs_vhost_plugin.jit.ring.held import IOVECS_FULL, gather, scatter
 from ovs_vhost_plugin.jit.ring.iotlb import request_translation
 from ovs_vhost_plugin.jit.ring.notify import break_ring, flush_and_call
 from ovs_vhost_plugin.jit.ring.ring import add_used, disable_notification, pop_avail
@@ -135,9 +135,14 @@ def spill(queue: Queue, memory: Memory, net: Net, length: int) -> None:
     net.state[0]["pending_until"] = milliseconds(net.scratch) + PATIENCE
 
 
-@kernel(boolean(VRING_T, QUEUE_T, MEMORY_T, NET_T, LEARNED_T))
-def settle_pending(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learned) -> bool:
-    """Deliver the waiting frame or give it up: False if it is to wait on."""
+@kernel(boolean(VRING_T, QUEUE_T, MEMORY_T, NET_T, LEARNED_T, boolean))
+def settle_pending(
+    ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learned, full: bool
+) -> bool:
+    """Deliver the waiting frame or give it up: False if it is to wait on.
+
+    `full`: no more buffers can be held.
+    """
     held = queue.state[0]
     state = net.state[0]
     length = state["pending"]
@@ -146,7 +151,7 @@ def settle_pending(ring: Vring, queue: Queue, memory: Memory, net: Net, learned:
         if net.pending[state["header_size"]] & 1:
             hear(learned, net.pending, state["header_size"], length)
         complete(ring, queue, memory, net, length)
-    elif held["full"] or held["count"] >= (ring.state[0]["size"] if state["mergeable"] else 1):
+    elif full or held["count"] >= (ring.state[0]["size"] if state["mergeable"] else 1):
         net.counters[0]["rx_dropped_too_long"] += 1
     elif milliseconds(net.scratch) >= state["pending_until"]:
         # A driver that refills late may never offer enough: the frames behind shall not wait too.
@@ -196,7 +201,7 @@ def receive(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learne
         if held["count"] > 0:
             disable_notification(ring, memory, net)
         if state["pending"]:
-            if not settle_pending(ring, queue, memory, net, learned):
+            if not settle_pending(ring, queue, memory, net, learned, result == IOVECS_FULL):
                 break
         elif held["count"] == 0:
             break

@@ -31,7 +31,7 @@ from ovs_vhost_plugin.jit.layout import (
 from ovs_vhost_plugin.jit.net import fragment, offload
 from ovs_vhost_plugin.jit.net.learn import learn, take_head
 from ovs_vhost_plugin.jit.result import failure, fault_of, is_fault
-from ovs_vhost_plugin.jit.ring.chain import gather
+from ovs_vhost_plugin.jit.ring.held import gather
 from ovs_vhost_plugin.jit.ring.iotlb import request_translation
 from ovs_vhost_plugin.jit.ring.notify import break_ring, flush_and_call
 from ovs_vhost_plugin.jit.ring.ring import (

@@ -27,7 +27,17 @@ from ovs_vhost_plugin.jit.recovery.journal import (
     position_of,
 )
 from ovs_vhost_plugin.jit.ring import packed, split
-from ovs_vhost_plugin.jit.ring.packed_chain import advance, is_available, slot_of
+from ovs_vhost_plugin.jit.ring.descriptor import acquire_word, word_at
+from ovs_vhost_plugin.jit.ring.offsets import (
+    AVAIL_IDX,
+    EVENT_FLAGS,
+    EVENT_OFF_WRAP,
+    USED_IDX,
+    avail_ring,
+    element_id,
+    element_len,
+)
+from ovs_vhost_plugin.jit.ring.position import advance, distance, is_available, slot_of
 
 _HALF = 0xFFFF
 _NOT_THIS_RING = -ESTALE
@@ -43,7 +53,7 @@ def stands_at_base(ring: Vring) -> bool:
     state = ring.state[0]
     for i in range(state["size"]):
         position = advance(ring, state["next_avail"], i)
-        word = load_relaxed(ring.desc, 2 * slot_of(ring, position) + 1)
+        word = word_at(ring.desc, slot_of(ring, position))
         if is_available(ring, position, word) < 0:
             return False
     return True
@@ -53,7 +63,8 @@ def stands_at_base(ring: Vring) -> bool:
 def _device_event_matches(ring: Vring) -> bool:
     """Whether the device event area has what was written there last; each half on its own."""
     said, before = ring.journal[DEVICE_EVENT], ring.journal[DEVICE_EVENT_BEFORE]
-    event, flags = int64(load_relaxed(ring.used, 0)), int64(load_relaxed(ring.used, 1))
+    event = int64(load_relaxed(ring.used, EVENT_OFF_WRAP))
+    flags = int64(load_relaxed(ring.used, EVENT_FLAGS))
     return bool(
         (event == said & _HALF or event == before & _HALF)
         and (flags == said >> 16 or flags == before >> 16)
@@ -70,10 +81,10 @@ def _entries_fit(ring: Vring, first: int, total: int, count: int) -> bool:
         position = position_of(ring.journal[ENTRIES + i])
         if position >= 2 * ring.state[0]["size"]:
             return False
-        distance = packed.distance(ring, position - first)
-        if distance <= before or distance >= total or (i == 0 and distance > 0):
+        ahead = distance(ring, first, position)
+        if ahead <= before or ahead >= total or (i == 0 and ahead > 0):
             return False
-        before = distance
+        before = ahead
     return True
 
 
@@ -85,7 +96,7 @@ def _resume_packed(ring: Vring, memory: Memory, net: Net) -> int:
     around = 2 * state["size"]
     if not 0 <= first < around or end >= around or not 0 <= count <= MOST_ENTRIES:
         return _NOT_THIS_RING
-    total = packed.distance(ring, end - first)
+    total = distance(ring, first, end)
     if total > state["size"] or (total > 0 and count == 0) or not _device_event_matches(ring):
         return _NOT_THIS_RING
     tracked_at = state["flushed"]
@@ -96,7 +107,7 @@ def _resume_packed(ring: Vring, memory: Memory, net: Net) -> int:
         return _NOT_THIS_RING
     if total > 0:
         # Once its first descriptor was shown all were; the driver may have it in use again.
-        word = load_acquire(ring.desc, 2 * slot_of(ring, first) + 1)
+        word = acquire_word(ring.desc, slot_of(ring, first))
         if is_available(ring, first, word) == 1:
             if not _entries_fit(ring, first, total, count):
                 return _NOT_THIS_RING
@@ -113,23 +124,23 @@ def _resume_packed(ring: Vring, memory: Memory, net: Net) -> int:
 def _resume_split(ring: Vring, memory: Memory, net: Net) -> int:
     """Give back the chains begun in a transmit ring: they went in the driver's order."""
     state = ring.state[0]
-    used = int64(load_acquire(ring.used, 1))
+    used = int64(load_acquire(ring.used, USED_IDX))
     if state["next_avail"] != used:
         return _NOT_THIS_RING  # the guest has changed the one meanwhile
     begun = ring.journal[BEGUN]
     ahead = (begun - used) & 0xFFFF
-    offered = (int64(load_acquire(ring.avail, 1)) - used) & 0xFFFF
+    offered = (int64(load_acquire(ring.avail, AVAIL_IDX)) - used) & 0xFFFF
     if state["writes"] or not 0 <= begun <= _HALF or ahead > min(offered, state["size"]):
         return used
     if state["tracked"] and ahead > (state["avail_idx"] - used) & 0xFFFF:
         return used  # a chain that was begun had been marked before
     for i in range(ahead):
         slot = (used + i) & (state["size"] - 1)
-        head = int64(load_relaxed(ring.avail, 2 + slot))
+        head = int64(load_relaxed(ring.avail, avail_ring(state["size"], used + i)))
         if state["tracked"]:
             head = head_at(state["tracked"], used + i)
-        store_relaxed(ring.elements, 2 * slot, head)
-        store_relaxed(ring.elements, 2 * slot + 1, 0)
+        store_relaxed(ring.elements, element_id(slot), head)
+        store_relaxed(ring.elements, element_len(slot), 0)
     state["flushed"], state["next_used"] = used, begun
     state["next_avail"] = begun
     split.flush_used(ring, memory, net)

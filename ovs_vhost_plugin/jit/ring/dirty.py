@@ -30,7 +30,7 @@ from ovs_vhost_plugin.jit.layout import (
     uint64,
     void,
 )
-from ovs_vhost_plugin.jit.ring.chain import find_region
+from ovs_vhost_plugin.jit.ring.buffers import find_region
 
 _PAGE_SHIFT = np.uint64(12)
 

@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device's side of a packed virtqueue (virtio 1.2, 2.8): one ring that both sides write.
+"""The device's side of a packed virtqueue (virtio 1.2, 2.8): the functions of `ring.py`, in order.
 
-The driver makes descriptors available in ring order, the device puts used ones in their place.
-Whose a descriptor is, two of its flags say beside a wrap counter, which each side toggles where
-its ring begins anew (2.8.1). A *position* holds both: it counts modulo twice the ring's size, the
-slot is the position modulo the size, and in the lower half the wrap counter is 1. `next_avail`,
-`next_pop`, `next_used`, `flushed` and `called` are positions here.
+There is one ring, which both sides write. `next_avail`, `next_pop`, `next_used`, `flushed` and
+`called` are positions in it (`position.py`).
 
 A descriptor's second word (id, length, flags) is read with acquire, and written with release, in
 one piece. Of the used descriptors of a burst the first is written last: until then the driver,
 which looks at no other before it, sees none (2.8.22). In order (2.8.8) it is the only one written
-in a transmit ring. Until they are published they are entries of the journal and not in the ring:
-there they would take the place of descriptors that have to be read again if we are killed.
+in a transmit ring. Until they are flushed, used descriptors are entries of the journal and not in
+the ring: there they would overwrite descriptors that the next worker has to read if this one dies.
 """
 
 from __future__ import annotations
@@ -24,13 +21,10 @@ from ovs_vhost_plugin.jit.atomics import (
     load_acquire,
     load_relaxed,
     prefetch_write,
-    store_relaxed,
     store_release,
 )
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
-    CHAINS,
-    HELD_IOVECS_MAX,
     MEMORY_T,
     NET_T,
     QUEUE_T,
@@ -57,47 +51,52 @@ from ovs_vhost_plugin.jit.recovery.journal import (
     position_of,
     written_of,
 )
-from ovs_vhost_plugin.jit.ring.chain import F_WRITE, hold, make_room, release
+from ovs_vhost_plugin.jit.ring.descriptor import (
+    DESCRIPTOR_BYTES,
+    acquire_word,
+    packed_used_word,
+    place_of,
+    put_word,
+    release_word,
+)
 from ovs_vhost_plugin.jit.ring.dirty import mark, mark_used
-from ovs_vhost_plugin.jit.ring.packed_chain import (
-    F_AVAIL,
-    F_USED,
+from ovs_vhost_plugin.jit.ring.held import IOVECS_FULL, hold, make_room, release
+from ovs_vhost_plugin.jit.ring.offsets import (
+    EVENT_BYTES,
+    EVENT_FLAGS,
+    EVENT_FLAGS_DESC,
+    EVENT_FLAGS_DISABLE,
+    EVENT_FLAGS_ENABLE,
+    EVENT_FLAGS_MASK,
+    EVENT_OFF_WRAP,
+)
+from ovs_vhost_plugin.jit.ring.packed_chain import walk
+from ovs_vhost_plugin.jit.ring.position import (
     advance,
+    distance,
     is_available,
+    off_wrap,
+    position_of_event,
     slot_of,
-    walk,
+    wrap_of,
 )
 
-# 2.8.14: flags of an event area; its first half is a slot (15 bits) and a wrap counter
-_ENABLE, _DISABLE, _DESC, _FLAGS = 0, 1, 2, 3
-_WRAP = 0x8000
-_DESCRIPTOR = 16
-_EVENT_AREA = 4
-# 2.8.13: where the second word has id and flags; the flags' highest bit is the word's sign
-_ID_AT, _FLAGS_AT = 32, 48
-_SIGN = 1 << 16
 # Descriptors: two cache lines. Those of a receive ring were offered long ago, and are written after
 # they were read: a line that is asked for with that in mind comes only once.
 _AHEAD = 8
 
 
-@kernel(int64(VRING_T, int64), inline=True)
-def distance(ring: Vring, distance: int) -> int:
-    """A distance of two positions that may have wrapped around."""
-    return distance if distance >= 0 else distance + 2 * ring.state[0]["size"]
-
-
 @kernel(int64(VRING_T), inline=True)
 def _room(ring: Vring) -> int:
-    """How many descriptors the driver may have beyond those that we hold."""
+    """How many descriptors the driver may have beyond those that are held."""
     state = ring.state[0]
     size: int = state["size"]
-    return size - distance(ring, state["next_pop"] - state["next_avail"])
+    return size - distance(ring, state["next_avail"], state["next_pop"])
 
 
 @kernel(uint64(VRING_T), inline=True)
 def _next_word(ring: Vring) -> Any:
-    return load_acquire(ring.desc, 2 * slot_of(ring, ring.state[0]["next_pop"]) + 1)
+    return acquire_word(ring.desc, slot_of(ring, ring.state[0]["next_pop"]))
 
 
 @kernel(int64(VRING_T, MEMORY_T, QUEUE_T, int64, int64), inline=True)
@@ -105,7 +104,6 @@ def pop_avail(ring: Vring, memory: Memory, queue: Queue, chains: int, length: in
     """As `ring.pop_avail`."""
     state = ring.state[0]
     held = queue.state[0]
-    held["full"] = 0
     room = _room(ring)
     while room > 0 and held["count"] < chains and held["length"] < length:
         word = _next_word(ring)
@@ -114,31 +112,19 @@ def pop_avail(ring: Vring, memory: Memory, queue: Queue, chains: int, length: in
             return available
         if state["writes"]:
             here = slot_of(ring, state["next_pop"])
-            prefetch_write(address_of(ring.desc, 2 * (here + _AHEAD)))
+            prefetch_write(place_of(ring.desc, here + _AHEAD))
         make_room(queue)
-        iovecs = walk(ring, word, room, memory.regions, queue)
+        iovecs, bytes_in, buffer_id, slots = walk(ring, word, room, memory.regions, queue)
         if iovecs < 0:
             return iovecs
-        if held["end"] - held["first"] + iovecs > HELD_IOVECS_MAX:
-            held["full"] = 1
-            return 0
-        queue.chains[(held["head"] + held["count"]) & (CHAINS - 1)]["slots"] = held["slots"]
-        hold(queue, held["id"], iovecs)
+        if not hold(queue, iovecs, bytes_in, buffer_id, slots):
+            return IOVECS_FULL
         if state["tracked"]:
             here = slot_of(ring, state["next_pop"])
-            take(state["tracked"], address_of(ring.desc, 0), here, held["slots"])
-        state["next_pop"] = advance(ring, state["next_pop"], held["slots"])
-        room -= held["slots"]
+            take(state["tracked"], address_of(ring.desc, 0), here, slots)
+        state["next_pop"] = advance(ring, state["next_pop"], slots)
+        room -= slots
     return 0
-
-
-@kernel(int64(VRING_T, int64, int64), inline=True)
-def _used_word(ring: Vring, position: int, shown: int) -> int:
-    """The second word of a used descriptor: both flags say the wrap counter (2.8.13)."""
-    flags = (F_AVAIL | F_USED) - _SIGN if position < ring.state[0]["size"] else 0
-    if ring.state[0]["writes"]:
-        flags |= F_WRITE
-    return written_of(shown) | id_of(shown) << _ID_AT | flags << _FLAGS_AT
 
 
 @kernel(boolean(VRING_T), inline=True)
@@ -184,15 +170,22 @@ def add_used(ring: Vring, queue: Queue, written: int) -> None:
     release(queue)
 
 
+@kernel(int64(VRING_T, int64, int64), inline=True)
+def _used_word(ring: Vring, position: int, shown: int) -> int:
+    """The second word of the used descriptor at `position` for an entry of the journal."""
+    wrap, writes = wrap_of(ring, position), ring.state[0]["writes"]
+    return packed_used_word(id_of(shown), written_of(shown), wrap, writes)
+
+
 @kernel(void(VRING_T, MEMORY_T, NET_T, int64, int64))
 def mark_descriptors(ring: Vring, memory: Memory, net: Net, position: int, count: int) -> None:
-    """Mark `count` descriptors from `position` on."""
+    """Mark `count` descriptors from `position` on in the dirty log."""
     fence()
     base = ring.state[0]["log_desc"]
     slot = slot_of(ring, position)
     straight = min(count, ring.state[0]["size"] - slot)
-    mark(memory, net, base + uint64(_DESCRIPTOR * slot), _DESCRIPTOR * straight)
-    mark(memory, net, base, _DESCRIPTOR * (count - straight))
+    mark(memory, net, base + uint64(DESCRIPTOR_BYTES * slot), DESCRIPTOR_BYTES * straight)
+    mark(memory, net, base, DESCRIPTOR_BYTES * (count - straight))
 
 
 @kernel(boolean(VRING_T, MEMORY_T, NET_T))
@@ -210,13 +203,13 @@ def flush_used(ring: Vring, memory: Memory, net: Net) -> bool:
     for i in range(last, count):
         shown = ring.journal[uint64(ENTRIES + i)]
         at = position_of(shown)
-        store_relaxed(ring.desc, 2 * slot_of(ring, at) + 1, _used_word(ring, at, shown))
+        put_word(ring.desc, slot_of(ring, at), _used_word(ring, at, shown))
     if state["log_used"] and last < count:
-        mark_descriptors(ring, memory, net, first, distance(ring, state["next_used"] - first))
+        mark_descriptors(ring, memory, net, first, distance(ring, first, state["next_used"]))
     if state["tracked"]:
         supply(state["tracked"], count, state["next_used"])
     word = _used_word(ring, first, ring.journal[ENTRIES + last - 1])
-    store_release(ring.desc, 2 * slot_of(ring, first) + 1, word)
+    release_word(ring.desc, slot_of(ring, first), word)
     if state["tracked"]:
         settle(state["tracked"], count, state["next_used"])
     store_release(ring.journal, FLUSHED, state["next_used"])
@@ -229,36 +222,34 @@ def flush_used(ring: Vring, memory: Memory, net: Net) -> bool:
 
 @kernel(boolean(VRING_T))
 def needs_notification(ring: Vring) -> bool:
-    """As `ring.needs_notification` (2.8.10). The first time after a start the driver is woken."""
+    """As `ring.needs_notification`: by the driver event area (2.8.10)."""
     state = ring.state[0]
     called, valid = state["called"], state["called_valid"]
     state["called"] = state["flushed"]
     state["called_valid"] = 1
     fence()
-    flags = int64(load_acquire(ring.avail, 1)) & _FLAGS
-    if flags != _DESC or not state["event_idx"]:
-        return flags != _DISABLE
-    event = int64(load_relaxed(ring.avail, 0))
+    flags = int64(load_acquire(ring.avail, EVENT_FLAGS)) & EVENT_FLAGS_MASK
+    if flags != EVENT_FLAGS_DESC or not state["event_idx"]:
+        return flags != EVENT_FLAGS_DISABLE
+    at = position_of_event(ring, int64(load_relaxed(ring.avail, EVENT_OFF_WRAP)))
     around = 2 * state["size"]
-    at = (event & ~_WRAP) + (0 if event & _WRAP else state["size"])
     passed = (state["flushed"] - at - 1) % around < (state["flushed"] - called) % around
     return bool(valid == 0 or passed)
 
 
 @kernel(void(VRING_T, MEMORY_T, NET_T, int64))
 def _write_event_suppression(ring: Vring, memory: Memory, net: Net, flags: int) -> None:
-    """Write the device event area: the event is the next descriptor to be fetched.
+    """Write the device event area: the event is the next descriptor to be popped.
 
-    Also where the driver does not look at it (2.8.14): a ring that was made anew does not have it,
-    by which whoever takes a ring over tells the two apart.
+    Also where the driver does not look at it (2.8.14): in a ring that was made anew it is not
+    there, by which whoever takes a ring over tells the two apart.
     """
-    at = ring.state[0]["next_pop"]
-    event = slot_of(ring, at) | (_WRAP if at < ring.state[0]["size"] else 0)
+    event = off_wrap(ring, ring.state[0]["next_pop"])
     ring.journal[DEVICE_EVENT_BEFORE] = ring.journal[DEVICE_EVENT]
     store_release(ring.journal, DEVICE_EVENT, event | flags << 16)
-    store_release(ring.used, 0, event)
-    store_release(ring.used, 1, flags)
-    mark_used(ring, memory, net, 0, _EVENT_AREA)
+    store_release(ring.used, EVENT_OFF_WRAP, event)
+    store_release(ring.used, EVENT_FLAGS, flags)
+    mark_used(ring, memory, net, 0, EVENT_BYTES)
 
 
 @kernel(boolean(VRING_T, MEMORY_T, NET_T))
@@ -267,7 +258,8 @@ def enable_notification(ring: Vring, memory: Memory, net: Net) -> bool:
     state = ring.state[0]
     if not state["kicks_on"]:
         state["kicks_on"] = 1
-        _write_event_suppression(ring, memory, net, _DESC if state["event_idx"] else _ENABLE)
+        flags = EVENT_FLAGS_DESC if state["event_idx"] else EVENT_FLAGS_ENABLE
+        _write_event_suppression(ring, memory, net, flags)
     fence()
     return bool(_room(ring) > 0 and is_available(ring, state["next_pop"], _next_word(ring)) != 0)
 
@@ -280,4 +272,4 @@ def disable_notification(ring: Vring, memory: Memory, net: Net) -> None:
     """
     if ring.state[0]["kicks_on"]:
         ring.state[0]["kicks_on"] = 0
-        _write_event_suppression(ring, memory, net, _DISABLE)
+        _write_event_suppression(ring, memory, net, EVENT_FLAGS_DISABLE)

@@ -1,5 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A ring as both directions use it, split or packed: one question, then the layout's own kernel.
+"""A ring as both directions use it, split or packed: one question, then the layout's own function.
+
+`split.py` and `packed.py` have these eight functions, in this order and with these signatures; a
+test holds that. A burst goes through them so:
+
+    disable_notification     while there is work, no kicks
+    pop_avail                available chains are parsed, and held
+    for each held chain:
+        journal_begin        before its effect: a transmit ring's frame goes to the tap
+        journal_abort        if it had none
+        add_used             the chain is used, which the driver does not see yet
+    flush_used               now it does
+    needs_notification       then the driver is called, or not
+    enable_notification      before sleep: kicks, and one more look
 
 All are compiled into their callers: a call would cost more than the question.
 """
@@ -25,9 +38,10 @@ from ovs_vhost_plugin.jit.ring import packed, split
 
 @kernel(int64(VRING_T, MEMORY_T, QUEUE_T, int64, int64), inline=True)
 def pop_avail(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -> int:
-    """Parse what the driver offers until `chains` chains or `length` bytes are held: 0 or a fault.
+    """Parse what the driver offers until `chains` chains or `length` bytes are held.
 
-    With a fault, chains parsed before it are held and good. `full` says that iovecs ran out.
+    Returns 0, IOVECS_FULL if the next chain did not fit, or a fault of the next chain: those
+    before it are held and good.
     """
     if ring.state[0]["packed"]:
         return packed.pop_avail(ring, memory, queue, chains, length)
@@ -38,18 +52,18 @@ def pop_avail(ring: Vring, memory: Memory, queue: Queue, chains: int, length: in
 def journal_begin(ring: Vring, queue: Queue) -> None:
     """Note that the oldest held chain is about to have its effect, which it may have only once.
 
-    If we are killed from here on the next worker gives it back unsent: a network loses frames, but
-    a second one, which may come much later, it is not expected to make.
+    If this worker is killed from here on, the next one gives the chain back unsent: a network may
+    lose a frame, but is not expected to make a second one, which might come much later.
     """
     if ring.state[0]["packed"]:
         packed.journal_begin(ring, queue)
     else:
-        split.journal_begin(ring)
+        split.journal_begin(ring, queue)
 
 
 @kernel(void(VRING_T), inline=True)
 def journal_abort(ring: Vring) -> None:
-    """Note that it had none so far."""
+    """Note that the chain of `journal_begin` had no effect so far."""
     if ring.state[0]["packed"]:
         packed.journal_abort(ring)
     else:
@@ -67,7 +81,7 @@ def add_used(ring: Vring, queue: Queue, written: int) -> None:
 
 @kernel(boolean(VRING_T, MEMORY_T, NET_T), inline=True)
 def flush_used(ring: Vring, memory: Memory, net: Net) -> bool:
-    """Make what was given back visible to the driver: whether there was anything."""
+    """Make the used chains visible to the driver: whether there were any."""
     if ring.state[0]["packed"]:
         return packed.flush_used(ring, memory, net)
     return split.flush_used(ring, memory, net)
@@ -75,7 +89,10 @@ def flush_used(ring: Vring, memory: Memory, net: Net) -> bool:
 
 @kernel(boolean(VRING_T), inline=True)
 def needs_notification(ring: Vring) -> bool:
-    """Whether the driver wants to be woken for what was published."""
+    """Whether the driver wants a call for what was flushed since this was last asked.
+
+    The first time after a start the answer is yes.
+    """
     if ring.state[0]["packed"]:
         return packed.needs_notification(ring)
     return split.needs_notification(ring)
@@ -91,7 +108,7 @@ def enable_notification(ring: Vring, memory: Memory, net: Net) -> bool:
 
 @kernel(void(VRING_T, MEMORY_T, NET_T), inline=True)
 def disable_notification(ring: Vring, memory: Memory, net: Net) -> None:
-    """Spare the driver its kicks while we look anyway."""
+    """Spare the driver its kicks while the ring is looked at anyway."""
     if ring.state[0]["packed"]:
         packed.disable_notification(ring, memory, net)
     else:

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.recovery import inflight_packed as kept
-from ovs_vhost_plugin.jit.ring.chain import F_NEXT
+from ovs_vhost_plugin.jit.ring.descriptor import F_AVAIL, F_NEXT, F_USED
 from ovs_vhost_plugin.jit.ring.packed import mark_descriptors
-from ovs_vhost_plugin.jit.ring.packed_chain import F_AVAIL, F_USED
 from ovs_vhost_plugin.vhost.memory import mapping
 from ovs_vhost_plugin.worker.recovery.inflight_split import Bytes, DamagedError, Tracking, Words
 

@@ -25,15 +25,9 @@ from support.jit.ring_reference import (
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.result import failure, fault_of
-from ovs_vhost_plugin.jit.ring.chain import (
-    find_region,
-    gather,
-    hold,
-    make_room,
-    release,
-    scatter,
-    walk,
-)
+from ovs_vhost_plugin.jit.ring.buffers import find_region
+from ovs_vhost_plugin.jit.ring.held import gather, hold, make_room, release, scatter
+from ovs_vhost_plugin.jit.ring.split_chain import walk
 
 LOW, MIDDLE, HIGH = 0x10000, 0x20000, 0xFFFF_FFFF_FFFF_0000
 TABLE_MAX = layout.CHAINS
@@ -66,7 +60,7 @@ def new_driver(size: int = 8) -> Driver:
 def kernel_walk(driver: Driver, head: int, write: bool, indirect: bool) -> Any:
     queue = fresh.new_queue()
     ring = kernel_ring(driver, writes=write, indirect=indirect)
-    pieces = walk(ring, head, kernel_memory(driver.memory).regions, queue)
+    pieces, *_ = walk(ring, head, kernel_memory(driver.memory).regions, queue)
     if pieces < 0:
         return Fault(fault_of(pieces)).name
     return [(int(p["base"]), int(p["len"])) for p in queue.iov[1 : 1 + pieces]]
@@ -194,11 +188,10 @@ def test_a_failed_walk_holds_nothing_and_touches_no_held_chain() -> None:
     queue = fresh.new_queue()
     ring = kernel_ring(driver)
     regions = kernel_memory(driver.memory).regions
-    hold(queue, 0, walk(ring, driver.chain(0, [GOOD], write=False), regions, queue))
+    hold(queue, *walk(ring, driver.chain(0, [GOOD], write=False), regions, queue))
     before = (queue.state.copy(), queue.iov[1].copy())
     driver.chain(2, [GOOD, (LOW + 0x8100, 0)], write=False)
-    assert walk(ring, 2, regions, queue) == failure(Fault.ZERO_LENGTH)
-    before[0]["table"] = 0
+    assert walk(ring, 2, regions, queue)[0] == failure(Fault.ZERO_LENGTH)
     assert (queue.state, queue.iov[1]) == before
 
 
@@ -213,7 +206,7 @@ def test_held_chains_survive_being_moved_to_the_front() -> None:
     expected = [(driver.memory.host(address), 16) for address, _ in buffers]
     for _ in range(3 * layout.IOVEC_ROOM // 40):
         make_room(queue)
-        hold(queue, 0, walk(ring, 0, regions, queue))
+        hold(queue, *walk(ring, 0, regions, queue))
         state = queue.state[0]
         assert state["end"] < layout.IOVEC_ROOM
         if state["count"] == 3:

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guest buffers become host iovecs: each address is looked up once, and only the result is used.
+
+The chains of split and packed rings (`split_chain.py`, `packed_chain.py`) are made of these. Every
+function takes the place of the next free iovec and returns the one behind what it has put there, or
+a fault: nothing is kept of a chain that fails.
+"""
+
+from __future__ import annotations
+
+from errno import EFAULT
+from typing import Any
+
+import numpy as np
+
+from ovs_vhost_plugin.jit.atomics import copy_in, prefetch, prefetch_write
+from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.kernel import kernel
+from ovs_vhost_plugin.jit.layout import (
+    HELD_IOVECS_MAX,
+    QUEUE_T,
+    REGIONS_T,
+    Queue,
+    Records,
+    int64,
+    uint64,
+    void,
+)
+from ovs_vhost_plugin.jit.result import failure
+from ovs_vhost_plugin.jit.ring.descriptor import DESCRIPTOR_BYTES, F_WRITE
+
+_CACHE_LINE = 64
+_LAST_ADDRESS = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+@kernel(int64(REGIONS_T, int64, int64, uint64), inline=True)
+def find_region(regions: Records, before: int, behind: int, address: Any) -> int:
+    """Index of the region that holds guest `address`, or -EFAULT.
+
+    Regions are sorted by guest address. There may be hundreds (CONFIGURE_MEM_SLOTS), and each
+    buffer is looked up: so the search is binary. The first `before` rows and the last `behind` are
+    for other uses of addresses (see `iotlb.py`) and are passed over.
+    """
+    low, high = before, len(regions) - behind
+    while low < high:
+        middle = (low + high) >> 1
+        if regions[uint64(middle)]["guest"] <= address:
+            low = middle + 1
+        else:
+            high = middle
+    if low > before:
+        region = regions[uint64(low - 1)]
+        if address - region["guest"] < region["size"]:
+            return low - 1
+    return -EFAULT
+
+
+@kernel(void(int64, int64), inline=True)
+def _prefetch_buffer(host: int, writes: int) -> None:
+    """Prefetch the first lines of a buffer while the rest of the burst is parsed.
+
+    They lie in the cache of the driver's processor. Two, as a header often ends where one does.
+    """
+    if writes:
+        prefetch_write(host)
+        prefetch_write(host + _CACHE_LINE)
+    else:
+        prefetch(host)
+        prefetch(host + _CACHE_LINE)
+
+
+@kernel(int64(REGIONS_T, int64, int64, uint64, int64, QUEUE_T, int64, int64), inline=True)
+def add_buffer(
+    regions: Records,
+    before: int,
+    behind: int,
+    address: Any,
+    length: int,
+    queue: Queue,
+    at: int,
+    writes: int,
+) -> int:
+    """Put guest buffer [address, +length) into iovecs from `at` on: the next free one or a fault.
+
+    A buffer that crosses into the next region of guest memory becomes two iovecs, as regions are
+    mapped apart. `writes`: the device will write it. `iotlb_missed` is left with an address that no
+    region holds.
+    """
+    if address > _LAST_ADDRESS - uint64(length - 1):
+        return failure(Fault.ADDRESS_WRAPS)
+    while True:
+        i = find_region(regions, before, behind, address)
+        if i < 0:
+            queue.state[0]["missed"] = address
+            return failure(Fault.ADDRESS_OUTSIDE_MEMORY)
+        if at - queue.state[0]["end"] >= HELD_IOVECS_MAX:
+            return failure(Fault.CHAIN_TOO_LONG)
+        region = regions[uint64(i)]
+        offset = int64(address - region["guest"])
+        part = min(length, int64(region["size"] - (address - region["guest"])))
+        host = int64(region["host"]) + offset
+        _prefetch_buffer(host, writes)
+        place = uint64(at)
+        queue.iov[place]["base"] = host
+        queue.iov[place]["len"] = part
+        queue.guest[place] = address
+        at += 1
+        length -= part
+        if length == 0:
+            return at
+        address = address + uint64(part)
+
+
+@kernel(int64(REGIONS_T, uint64, int64, QUEUE_T, int64), inline=True)
+def copy_table(regions: Records, address: Any, length: int, queue: Queue, at: int) -> int:
+    """Copy the indirect table at guest `address` into `queue.table`: its entries or a fault.
+
+    It is translated in the iovecs from `at` on, which the table's own buffers will then take.
+    """
+    if length == 0:
+        return failure(Fault.INDIRECT_EMPTY)
+    if length % DESCRIPTOR_BYTES:
+        return failure(Fault.INDIRECT_LENGTH)
+    if length > 8 * len(queue.table):
+        return failure(Fault.INDIRECT_TOO_LARGE)
+    lookup = queue.state[0]
+    before, behind = lookup["tables_before"], lookup["tables_behind"]
+    stop = add_buffer(regions, before, behind, address, length, queue, at, 0)
+    if stop < 0:
+        outside = stop == failure(Fault.ADDRESS_OUTSIDE_MEMORY)
+        return failure(Fault.INDIRECT_OUTSIDE_MEMORY) if outside else stop
+    done = 0
+    bytes_of_table = queue.table.view(np.uint8)
+    while at < stop:
+        iovec = queue.iov[uint64(at)]
+        copy_in(bytes_of_table, done, iovec["base"], iovec["len"])
+        done += iovec["len"]
+        at += 1
+    return length // DESCRIPTOR_BYTES
+
+
+@kernel(int64(REGIONS_T, QUEUE_T, int64, uint64, int64, int64, int64), inline=True)
+def take_buffer(
+    regions: Records, queue: Queue, at: int, address: Any, length: int, flags: int, writes: int
+) -> int:
+    """Put the buffer of a direct descriptor into iovecs from `at` on: the next free or a fault.
+
+    `flags` are the descriptor's, `writes` is the ring's.
+    """
+    if (flags & F_WRITE != 0) != (writes != 0):
+        if writes and at > queue.state[0]["end"]:
+            return failure(Fault.READABLE_AFTER_WRITABLE)
+        return failure(Fault.WRONG_DIRECTION)
+    if length == 0:
+        return failure(Fault.ZERO_LENGTH)
+    return add_buffer(regions, 0, queue.state[0]["behind"], address, length, queue, at, writes)

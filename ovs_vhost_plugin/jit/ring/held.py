@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chains that a ring holds: parsed, not yet given back, oldest first.
+
+Their iovecs lie behind each other in `Queue.iov`, so that one readv or writev takes many chains:
+
+    iov      0      first                          end
+             | free | oldest chain | next | newest | free: the next chain, a spill buffer |
+    chains          head           .. count of them, a ring of CHAINS
+
+Places of iovecs and chains are made unsigned where they are used for each packet: numba would
+otherwise make each access look for Python's negative indices.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovs_vhost_plugin.jit.atomics import copy_in, copy_out
+from ovs_vhost_plugin.jit.kernel import kernel
+from ovs_vhost_plugin.jit.layout import (
+    CHAINS,
+    HELD_IOVECS_MAX,
+    IOVEC_ROOM,
+    QUEUE_T,
+    U8_T,
+    Queue,
+    boolean,
+    int64,
+    uint64,
+    void,
+)
+
+IOVECS_FULL = 1
+"""What `pop_avail` returns where one more chain would be too many iovecs for one system call."""
+
+
+@kernel(void(QUEUE_T), inline=True)
+def make_room(queue: Queue) -> None:
+    """Leave room behind the held iovecs for a chain and a spill buffer."""
+    held = queue.state[0]
+    first, end = held["first"], held["end"]
+    if end + HELD_IOVECS_MAX < IOVEC_ROOM:
+        return
+    for i in range(first, end):
+        queue.iov[1 + i - first]["base"] = queue.iov[i]["base"]
+        queue.iov[1 + i - first]["len"] = queue.iov[i]["len"]
+        queue.guest[1 + i - first] = queue.guest[i]
+    held["first"] = 1
+    held["end"] = 1 + end - first
+
+
+@kernel(boolean(QUEUE_T, int64, int64, int64, int64), inline=True)
+def hold(queue: Queue, iovecs: int, length: int, head: int, slots: int) -> bool:
+    """Hold the chain whose `iovecs` lie behind the held ones; False: there are too many then.
+
+    `length`, `head`, `slots`: as in CHAIN_DTYPE.
+    """
+    held = queue.state[0]
+    if held["end"] - held["first"] + iovecs > HELD_IOVECS_MAX:
+        return False
+    chain = queue.chains[(held["head"] + held["count"]) & (CHAINS - 1)]
+    chain["head"] = head
+    chain["iovecs"] = iovecs
+    chain["length"] = length
+    chain["slots"] = slots
+    held["end"] += iovecs
+    held["count"] += 1
+    held["length"] += length
+    return True
+
+
+@kernel(void(QUEUE_T), inline=True)
+def release(queue: Queue) -> None:
+    """Let the oldest chain go."""
+    held = queue.state[0]
+    chain = queue.chains[uint64(held["head"])]
+    held["first"] += chain["iovecs"]
+    held["length"] -= chain["length"]
+    held["head"] = (held["head"] + 1) & (CHAINS - 1)
+    held["count"] -= 1
+
+
+@kernel(void(QUEUE_T, int64, int64, U8_T, int64, int64), inline=True)
+def scatter(
+    queue: Queue, at: int, skip: int, source: NDArray[np.uint8], index: int, length: int
+) -> None:
+    """Copy private bytes to the iovecs from `at` on, `skip` bytes in; they have the room."""
+    while skip >= queue.iov[uint64(at)]["len"]:
+        skip -= queue.iov[uint64(at)]["len"]
+        at += 1
+    while length > 0:
+        iovec = queue.iov[uint64(at)]
+        part = min(length, iovec["len"] - skip)
+        copy_out(iovec["base"] + skip, source, index, part)
+        index += part
+        length -= part
+        skip = 0
+        at += 1
+
+
+@kernel(void(QUEUE_T, int64, U8_T, int64, int64), inline=True)
+def gather(queue: Queue, at: int, target: NDArray[np.uint8], index: int, length: int) -> None:
+    """Copy `length` bytes of the iovecs from `at` on into a private array; they hold as many."""
+    while length > 0:
+        iovec = queue.iov[uint64(at)]
+        part = min(length, iovec["len"])
+        copy_in(target, index, iovec["base"], part)
+        index += part
+        length -= part
+        at += 1
