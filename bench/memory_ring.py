@@ -94,6 +94,6 @@ def _vring(kind: Kind, desc: np.ndarray, *, writes: bool) -> layout.Vring:
 def new_net(fd: int) -> layout.Net:
     """What a pair has beside its rings: the tap `fd`, mergeable buffers, no offloads."""
     net = fresh.new_net()
-    for name, value in {"tap_fd": fd, "header_size": HEADER, "mergeable": 1}.items():
+    for name, value in {"cfg_tap_fd": fd, "cfg_header_size": HEADER, "cfg_mergeable": 1}.items():
         net.state[name] = value
     return net

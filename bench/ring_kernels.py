@@ -88,7 +88,7 @@ def take(
 ) -> int:
     """Copy frames that the driver sends into `packets`, behind a header's room: how many."""
     result = pop_avail(ring, memory, queue, BURST, _ANY_LENGTH)
-    header = net.state[0]["header_size"]
+    header = net.state[0]["cfg_header_size"]
     counters = net.counters[0]
     if queue.state[0]["count"] > 0:
         disable_notification(ring, memory, net)
@@ -129,7 +129,7 @@ def put(
     done = 0
     while done < count and held["count"] > 0:
         room = held["length"]
-        if not net.state[0]["mergeable"]:
+        if not net.state[0]["cfg_mergeable"]:
             room = queue.chains[held["head"]]["length"]
         if room < lengths[done]:
             break
@@ -151,7 +151,7 @@ def serve(pair: Pair, mode: NDArray, packets: NDArray, lengths: NDArray) -> None
     in its txonly mode.
     """
     net = pair.net
-    first = FIRST + net.state[0]["header_size"]
+    first = FIRST + net.state[0]["cfg_header_size"]
     while load_acquire(pair.stop, 0) == 0:
         now = load_relaxed(mode, WANTED)
         store_release(mode, DONE, now)

@@ -119,7 +119,7 @@ def new_learned(fd: int, watch: Watch | None = None) -> Learned:
         watching=watching,
         heard=np.zeros(HEADER_MAX + HEARD, np.uint8),
     )
-    learned.state["fd"] = fd
+    learned.state["cfg_fd"] = fd
     return learned
 
 
@@ -127,5 +127,8 @@ def empty_learned(learned: Learned) -> None:
     """Forget the stations and the frame before; what is counted stays."""
     learned.stations[:] = 0
     learned.addresses[:] = 0
-    for name in ("stations", "key", "high", "low", "until", "tick", "looks"):
+    for name in (
+        "stations",
+        *("last_key", "last_high", "last_low", "last_until", "sample_tick", "sample_looks"),
+    ):
         learned.state[name] = 0

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the kernels work on, as data: the layouts of all records, and the groups they come in.
 
-Two of them belong to others: IOVEC to the kernel's readv and writev, POLLFD to its poll. All
-fields of our own are signed 64-bit numbers, because numba makes a float64 of int64 + uint64:
-guest addresses, which may use all 64 bits, are the only unsigned ones. Host addresses of
-processes stay far below 2**63.
+`*_DTYPE` are numpy dtypes of records, `*_T` numba types for signatures. A record's fields are
+grouped by who writes them. IOVEC_DTYPE and POLLFD_DTYPE are Linux's; all fields of our own are
+signed 64-bit numbers, because numba makes a float64 of int64 + uint64: guest addresses, which may
+use all 64 bits, are the only unsigned ones. Host addresses of processes stay far below 2**63.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 Records = NDArray[Any]
 
 
-def _record(*names: str, unsigned: tuple[str, ...] = ()) -> np.dtype[Any]:
-    signed = [(name, "<i8") for name in names]
-    return np.dtype(signed + [(name, "<u8") for name in unsigned], align=True)
+def _record(*fields: str) -> np.dtype[Any]:
+    """Fields of 64 bits: "name", or "name <u8" for a guest address."""
+    kinds = [(name, kind[0] if kind else "<i8") for name, *kind in map(str.split, fields)]
+    return np.dtype(kinds, align=True)
 
 
 IOVEC_DTYPE = np.dtype([("base", "<i8"), ("len", "<i8")], align=True)
@@ -37,131 +38,154 @@ Behind an IOMMU a translation, and a table has a part for each use of addresses:
 """
 
 RING_DTYPE = _record(
-    "size",
+    # Written by the worker while the loop does not run
+    "size",  # entries of the ring; 0: there is none
     "writes",  # 1: the device writes the buffers (receive ring)
-    "enabled",
-    "event_idx",
-    "indirect",  # RING_INDIRECT_DESC negotiated
-    "packed",  # RING_PACKED negotiated: indices are then positions, see packed.py
-    "in_order",
-    "next_avail",  # index of the oldest chain not yet given back
-    "next_pop",  # index of the next chain to parse; chains in between are parsed and held
-    "avail_idx",  # the driver's index as last read
-    "next_used",
-    "flushed",  # used idx as the driver sees it
-    "unflushed",  # packed: chains given back since then
-    "called",  # used idx at the last decision whether to call
-    "called_valid",
-    "kicks_on",
-    "kick_fd",
-    "call_fd",
-    "call_first",  # the driver is called when the ring goes on, see loop.py
-    "err_fd",
-    "log_used",
-    "tracked",  # address of its words of inflight*.py, if its front-end keeps what is in flight
-    "resumed",  # taken over: whether its driver was called for all that came back, nobody knows
-    "fault",  # not 0: the ring is broken
-    unsigned=(
-        "log_guest",  # guest address of the used ring; packed: of the device event area
-        "log_desc",  # packed: guest address of the descriptor ring
-    ),
+    "enabled",  # 1: vhost-user "Ring states"
+    "event_idx",  # 1: RING_EVENT_IDX negotiated
+    "indirect",  # 1: RING_INDIRECT_DESC negotiated
+    "packed",  # 1: RING_PACKED negotiated: indices are then positions, see ring/position.py
+    "in_order",  # 1: IN_ORDER negotiated
+    "kick_fd",  # eventfd that the driver writes; -1: it does not, the ring is looked at every ms
+    "call_fd",  # eventfd that the device writes; -1: the driver polls
+    "call_first",  # 1: the driver is called when the ring goes on, see loop.py
+    "err_fd",  # eventfd that the device writes when the ring breaks, or -1
+    "log_used",  # 1: what is written into the ring is logged
+    "log_guest <u8",  # guest address of the used ring; packed: of the device event area
+    "log_desc <u8",  # packed: guest address of the descriptor ring
+    "tracked",  # address of the words of recovery/inflight_*.py; 0: nobody keeps what is in flight
+    "resumed",  # 1: taken over; nobody knows whether its driver was called for all that came back
+    # Where the ring is: avail and used indices, or positions
+    "next_avail",  # of the oldest chain not yet given back
+    "next_pop",  # of the next chain to parse; those from next_avail on are held
+    "avail_idx",  # split: the driver's index as last read
+    "next_used",  # of the next used element
+    "flushed",  # of the first used element that the driver does not see yet
+    "unflushed",  # packed: chains given back since the last flush
+    # Notifications
+    "called",  # `flushed` at the last decision whether to call
+    "called_valid",  # 1: there was such a decision
+    "kicks_on",  # 1: the driver was told to kick
+    # The end
+    "fault",  # a Fault: the ring is broken; 0: it is not
 )
+"""A vring, `Vring.state`."""
 
-CHAIN_DTYPE = _record("head", "iovecs", "length", "slots")
-"""A parsed chain: its head, how many iovecs it has, bytes in all.
-
-In a packed ring `head` is its buffer id, and `slots` how many descriptors of the ring it takes.
-"""
+CHAIN_DTYPE = _record(
+    "head",  # index of its first descriptor; packed: its buffer id
+    "iovecs",  # how many it has in `Queue.iov`
+    "length",  # bytes of its buffers
+    "slots",  # of the ring that it takes: 1; packed: its descriptors
+)
+"""A parsed chain."""
 
 QUEUE_DTYPE = _record(
+    # What is held, see ring/held.py
     "first",  # held iovecs are [first, end)
     "end",
-    "head",  # index of the oldest held CHAIN
+    "head",  # place in `Queue.chains` of the oldest held chain
     "count",  # of held chains
-    "length",  # their bytes in all
-    "asked",  # not 0: the worker was told of `missed`, see iotlb.py
-    "behind",  # rows of the region table behind those of this ring's buffers
-    "tables_before",  # and before and behind those of its indirect tables: see iotlb.py
-    "tables_behind",
-    unsigned=("missed",),  # the address that was last found to be outside of memory
+    "length",  # bytes of their buffers
+    # Where guest addresses are looked up, see ring/iotlb.py. Written by the worker, as above
+    "iotlb_behind",  # last rows of the region table that are not for buffers
+    "iotlb_tables_before",  # first rows that are not for indirect tables
+    "iotlb_tables_behind",  # last rows that are not for indirect tables
+    # An address that is awaited
+    "iotlb_asked",  # BUFFER or TABLE: the worker was told of `iotlb_missed`; 0: nothing is awaited
+    "iotlb_missed <u8",  # the guest address that was last found to be outside of memory
 )
-"""What of a Queue is held, and where it looks addresses up."""
+"""What a ring holds, and where it looks addresses up: `Queue.state`."""
 
 NET_DTYPE = _record(
-    "tap_fd",
-    "wake_fd",
-    "fault_fd",
-    "header_size",
-    "mergeable",
-    "guest_csum",
-    "csum",
-    "gso_types",  # bit n: gso_type n was negotiated
-    "ecn",
-    "finish_offloads",
-    "finish_udp",  # large UDP frames are finished here also where others are not
-    "fragment_id",  # of the IPv6 datagram cut into fragments last
-    "iommu",  # ACCESS_PLATFORM negotiated: guest addresses are IOVAs, see iotlb.py
-    "logged",  # rows at the region table's end that say for what the dirty log has other addresses
-    "taken",  # not 0: the header of the chain at work was taken, the rest is at this iovec
-    "headers",  # not 0: the chain at work is in `frame`, what each segment repeats of it is so long
-    "position",  # payload of that frame already written as segments or fragments
-    "tap_full",
-    "tap_lost",  # reading failed: tried again a little later
-    "pending",  # bytes of a frame that waits in `pending` for more receive buffers
-    "pending_until",  # milliseconds of CLOCK_MONOTONIC
-    "backlog_at",  # frames in `backlog` that come before the tap's: [backlog_at, backlog_end)
-    "backlog_end",
+    # cfg_: written by the worker while the loop does not run
+    "cfg_tap_fd",  # queue of the tap, non-blocking
+    "cfg_wake_fd",  # eventfd that ends the loop's sleep
+    "cfg_fault_fd",  # eventfd that tells the worker of faults and missing translations
+    "cfg_header_size",  # bytes of the virtio-net header, here and on the tap: 10 or 12
+    "cfg_mergeable",  # 1: MRG_RXBUF negotiated
+    "cfg_guest_csum",  # 1: GUEST_CSUM negotiated
+    "cfg_csum",  # 1: CSUM negotiated
+    "cfg_gso_types",  # bit n: gso_type n was negotiated
+    "cfg_ecn",  # 1: HOST_ECN negotiated
+    "cfg_finish_offloads",  # 1: checksums and segments are finished before the tap
+    "cfg_finish_udp",  # 1: large UDP frames are, also where others are not
+    "cfg_iommu",  # 1: ACCESS_PLATFORM negotiated: guest addresses are IOVAs, see ring/iotlb.py
+    "cfg_log_rows",  # last rows of the region table, which have the dirty log's addresses
+    # tx_: of the frame being sent
+    "tx_iovec",  # place in `Queue.iov` of its first byte behind the header; 0: not begun
+    "tx_headers",  # bytes of `frame` that each frame made of it repeats; 0: none is made of it
+    "tx_position",  # bytes of its payload already written as segments or fragments
+    "tx_fragment_id",  # identification of the IPv6 datagram cut into fragments last
+    "tx_tap_full",  # 1: the tap takes no frames now
+    # rx_: of frames for the guest
+    "rx_tap_lost",  # 1: reading failed: tried again a little later
+    "rx_pending",  # bytes in `pending` that wait for more receive buffers; 0: none
+    "rx_pending_until",  # when they are given up, in ms of CLOCK_MONOTONIC
+    "rx_backlog_at",  # bytes [rx_backlog_at, rx_backlog_end) of `backlog` are not received yet
+    "rx_backlog_end",
 )
+"""What both directions of a queue pair share: `Net.state`."""
 
 COUNTERS_DTYPE = _record(
-    "rx_packets",
-    "rx_bytes",
-    "rx_dropped_too_long",  # for the guest's buffers
-    "rx_dropped_no_buffers",  # in time
-    "tx_packets",
-    "tx_bytes",
-    "tx_dropped_faulty",
-    "tx_dropped_disabled",
-    "tx_dropped_tap_down",
-    "tx_dropped_tap_refused",
-    "rx_kicks",
+    "rx_packets",  # frames that the guest has received
+    "rx_bytes",  # of these frames, without virtio-net headers
+    "rx_dropped_too_long",  # frames for which the guest's buffers were too small
+    "rx_dropped_no_buffers",  # frames for which there were too few in time
+    "tx_packets",  # frames that the tap took
+    "tx_bytes",  # of these frames, without virtio-net headers
+    "tx_dropped_faulty",  # frames with a fault of their own, see faults.py
+    "tx_dropped_disabled",  # chains of a ring that is not enabled
+    "tx_dropped_tap_down",  # frames that a tap without carrier refused
+    "tx_dropped_tap_refused",  # frames that the tap refused otherwise
+    "rx_kicks",  # kicks taken
     "tx_kicks",
-    "rx_calls",
+    "rx_calls",  # calls made
     "tx_calls",
-    "wakeups",
+    "wakeups",  # returns from poll
 )
+"""Counts since the pair was made: `Net.counters`."""
 
-STATION_DTYPE = _record("version", "key", "router", "seen")
-"""A MAC that the guest uses in a VLAN.
+STATION_DTYPE = _record(
+    "version",  # odd while it changes, also its addresses; another one afterwards
+    "key",  # VLAN << 48 | MAC
+    "router",  # 1: it calls itself an IPv6 router
+    "seen",  # ms of CLOCK_MONOTONIC; 0: a free place
+)
+"""A MAC that the guest uses in a VLAN."""
 
-version  odd while it changes, also its addresses; another one afterwards
-key      VLAN << 48 | MAC
-router   1: it calls itself an IPv6 router
-seen     milliseconds of CLOCK_MONOTONIC; 0: a free place
-"""
+ADDRESS_DTYPE = _record(
+    "high",  # upper 64 bits
+    "low",  # lower 64 bits
+    "seen",  # when it was last in use, in ms of CLOCK_MONOTONIC; 0: a free place
+    "claimed",  # when the station last said by ARP or neighbour discovery that it has it, in ms
+)
+"""An IPv6 address of a station, or an IPv4 address mapped into one."""
 
-ADDRESS_DTYPE = _record("high", "low", "seen", "claimed")
-"""An IPv6 address of a station in two halves, or an IPv4 address mapped into one.
-
-seen     as above, where it is still used
-claimed  when the station last said by ARP or neighbour discovery that it has it
-"""
-
-WATCHED_DTYPE = _record("key", "high", "low", "claimed")
-"""An address of a station (as above; 0: a free place), and when another one claimed it last."""
+WATCHED_DTYPE = _record(
+    "key",  # of the station that has it
+    "high",  # upper 64 bits of the address
+    "low",  # lower 64 bits; 0 in both: a free place
+    "claimed",  # when another station claimed it last, in ms of CLOCK_MONOTONIC
+)
+"""An address of a station that others' claims are compared with."""
 
 LEARNING_DTYPE = _record(
-    "fd",  # an eventfd, written when something new was learned; -1: nobody waits
+    # cfg_: written by the worker
+    "cfg_fd",  # eventfd, written when something new was learned; -1: nobody waits
+    "cfg_every_claim",  # 1: each claim is news, as some that were lost may be made again
+    # What was learned
     "stations",  # places in use or used before
     "replaced",  # count of what made room while it was still in use
-    "key",  # of the frame before: nothing new in one like it,
-    "high",
-    "low",
-    "until",  # up to this millisecond
-    "tick",  # a millisecond, and how many frames were looked at in it
-    "looks",
-    "claims",  # not 0: each claim is news, as some that were lost may be made again
+    # The frame before: one like it has nothing new
+    "last_key",  # of its station
+    "last_high",  # and its address
+    "last_low",
+    "last_until",  # in ms of CLOCK_MONOTONIC; from then on one like it is looked at again
+    # The sample of frames that each differ from the one before
+    "sample_tick",  # ms of CLOCK_MONOTONIC
+    "sample_looks",  # frames looked at in that millisecond
 )
+"""How learning stands: `Learned.state`."""
 
 assert IOVEC_DTYPE.itemsize == 16
 assert POLLFD_DTYPE.itemsize == 8

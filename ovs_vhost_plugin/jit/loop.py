@@ -61,9 +61,9 @@ def receives(pair: Pair) -> bool:
 @kernel(boolean(PAIR_T))
 def starves(pair: Pair) -> bool:
     """Whether the receive ring waits for the driver rather than for frames."""
-    if not receives(pair) or pair.net.state[0]["tap_lost"]:
+    if not receives(pair) or pair.net.state[0]["rx_tap_lost"]:
         return False
-    return bool(pair.rx_queue.state[0]["count"] == 0 or pair.net.state[0]["pending"] != 0)
+    return bool(pair.rx_queue.state[0]["count"] == 0 or pair.net.state[0]["rx_pending"] != 0)
 
 
 @kernel(void(PAIR_T, int64, int64, int64))
@@ -77,23 +77,23 @@ def _wait_for(pair: Pair, place: int, fd: int, events: int) -> None:
 def prepare(pair: Pair, kicks: bool, starving: bool) -> int:
     """Say what poll() waits for: its timeout in ms, -1 for none."""
     state = pair.net.state[0]
-    tap = POLLOUT if state["tap_full"] else 0
+    tap = POLLOUT if state["tx_tap_full"] else 0
     if receives(pair) and not starves(pair):
         tap |= POLLIN
     timeout = -1
-    if state["pending"] and receives(pair):
-        timeout = max(0, state["pending_until"] - milliseconds(pair.net.scratch))
-    if state["tap_lost"] or state["tap_full"]:
+    if state["rx_pending"] and receives(pair):
+        timeout = max(0, state["rx_pending_until"] - milliseconds(pair.net.scratch))
+    if state["rx_tap_lost"] or state["tx_tap_full"]:
         timeout = _RETRY if timeout < 0 else min(timeout, _RETRY)
     rx_kick = pair.rx.state[0]["kick_fd"] if starving else -1
     tx_kick = pair.tx.state[0]["kick_fd"] if kicks else -1
     if (starving and rx_kick < 0) or (kicks and tx_kick < 0):
         timeout = _POLLING
-    tap_waits = tap != 0 and state["tap_lost"] == 0
-    _wait_for(pair, WAKE, state["wake_fd"], POLLIN)
+    tap_waits = tap != 0 and state["rx_tap_lost"] == 0
+    _wait_for(pair, WAKE, state["cfg_wake_fd"], POLLIN)
     _wait_for(pair, RX_KICK, rx_kick, POLLIN)
     _wait_for(pair, TX_KICK, tx_kick, POLLIN)
-    _wait_for(pair, TAP, state["tap_fd"] if tap_waits else -1, tap)
+    _wait_for(pair, TAP, state["cfg_tap_fd"] if tap_waits else -1, tap)
     return timeout
 
 
@@ -114,7 +114,7 @@ def take_kick(ring: Vring, net: Net, revents: int) -> bool:
 def sleep(pair: Pair) -> None:
     """Wait until there may be work again."""
     state = pair.net.state[0]
-    kicks = alive(pair.tx) and not state["tap_full"] and not waits_for_translation(pair.tx_queue)
+    kicks = alive(pair.tx) and not state["tx_tap_full"] and not waits_for_translation(pair.tx_queue)
     starving = starves(pair) and not waits_for_translation(pair.rx_queue)
     more = False
     if kicks:
@@ -128,10 +128,10 @@ def sleep(pair: Pair) -> None:
     counters = pair.net.counters[0]
     counters["wakeups"] += 1
     tap = pair.poll[TAP]["revents"]
-    state["tap_full"] = 0
-    state["tap_lost"] = 1 if tap & ~(POLLIN | POLLOUT) else 0
+    state["tx_tap_full"] = 0
+    state["rx_tap_lost"] = 1 if tap & ~(POLLIN | POLLOUT) else 0
     if pair.poll[WAKE]["revents"]:
-        read_event(state["wake_fd"], pair.net.scratch)
+        read_event(state["cfg_wake_fd"], pair.net.scratch)
     if take_kick(pair.rx, pair.net, pair.poll[RX_KICK]["revents"]):
         counters["rx_kicks"] += 1
     if take_kick(pair.tx, pair.net, pair.poll[TX_KICK]["revents"]):
@@ -160,9 +160,9 @@ def run(pair: Pair) -> None:
     call_again(pair.tx, pair.net)
     while load_acquire(pair.stop, 0) == 0:
         done = 0
-        if alive(pair.tx) and not state["tap_full"]:
+        if alive(pair.tx) and not state["tx_tap_full"]:
             done += transmit(pair.tx, pair.tx_queue, pair.tx_memory, pair.net, pair.learned)
-        if receives(pair) and not state["tap_lost"]:
+        if receives(pair) and not state["rx_tap_lost"]:
             done += receive(pair.rx, pair.rx_queue, pair.rx_memory, pair.net, pair.learned)
         if done == 0:
             sleep(pair)

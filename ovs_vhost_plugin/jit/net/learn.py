@@ -199,8 +199,8 @@ def tell(learned: Learned) -> None:
     fence()
     if load_relaxed(learned.told, 0) == 0:
         store_relaxed(learned.told, 0, 1)
-        if learned.state[0]["fd"] >= 0:
-            write_event(learned.state[0]["fd"], learned.scratch)
+        if learned.state[0]["cfg_fd"] >= 0:
+            write_event(learned.state[0]["cfg_fd"], learned.scratch)
 
 
 @kernel(void(LEARNED_T))
@@ -229,7 +229,7 @@ def note(learned: Learned, key: int, high: int, low: int, says: int, now: int) -
     unicast = low != 0 if high == 0 else high >> 56 & 0xFF != 0xFF
     if unicast and note_address(learned, at, high, low, says != SOURCE, now):
         news = True
-    if news or (says != SOURCE and learned.state[0]["claims"] != 0):
+    if news or (says != SOURCE and learned.state[0]["cfg_every_claim"] != 0):
         tell(learned)
 
 
@@ -262,19 +262,19 @@ def learn(learned: Learned, frame: Bytes, length: int, now: int) -> None:
     elif kind == ARP and length >= at + 28 and is_arp(frame, at, mac):
         low = mapped(frame, at + 14)
         says = int64(_CLAIM)
-    last = learned.state[0]
+    state = learned.state[0]
     if says == SOURCE:
-        same = key == last["key"] and low == last["low"] and high == last["high"]
-        if same and now <= last["until"]:
+        same = key == state["last_key"] and low == state["last_low"] and high == state["last_high"]
+        if same and now <= state["last_until"]:
             return
-        if now != last["tick"]:
-            last["tick"] = now
-            last["looks"] = 0
-        elif last["looks"] == _LOOKS:
+        if now != state["sample_tick"]:
+            state["sample_tick"] = now
+            state["sample_looks"] = 0
+        elif state["sample_looks"] == _LOOKS:
             return
-        last["looks"] += 1
-    last["key"] = key
-    last["high"] = high
-    last["low"] = low
-    last["until"] = now + _CACHED
+        state["sample_looks"] += 1
+    state["last_key"] = key
+    state["last_high"] = high
+    state["last_low"] = low
+    state["last_until"] = now + _CACHED
     note(learned, key, high, low, says, now)

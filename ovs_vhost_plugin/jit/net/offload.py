@@ -99,12 +99,12 @@ def is_ufo(header: Bytes) -> bool:
 @kernel(boolean(U8_T, int64, NET_STATE_T))
 def must_finish(header: Bytes, length: int, net: Records) -> bool:
     """Whether a frame that leaves work, of `length` bytes, has it done here before it leaves."""
-    if net[0]["finish_offloads"]:
+    if net[0]["cfg_finish_offloads"]:
         return True
     kind = header[_GSO_TYPE]
     if kind not in (_GSO_UDP, _GSO_UDP_L4):
         return False
-    if net[0]["finish_udp"]:
+    if net[0]["cfg_finish_udp"]:
         return True
     payload = length - little(header, _CSUM_START) - 8
     return bool(kind == _GSO_UDP_L4 and payload > _TAP_SEGMENTS * little(header, _GSO_SIZE))
@@ -134,11 +134,11 @@ def check_header(header: Bytes, length: int, net: Records) -> int:
     if length > FRAME_MAX:
         return failure(Fault.FRAME_TOO_LONG)
     header[_FLAGS] &= _NEEDS_CSUM
-    if net[0]["header_size"] > _NUM_BUFFERS:
+    if net[0]["cfg_header_size"] > _NUM_BUFFERS:
         header[_NUM_BUFFERS] = 0
         header[_NUM_BUFFERS + 1] = 0
     if header[_FLAGS]:
-        if not net[0]["csum"]:
+        if not net[0]["cfg_csum"]:
             return failure(Fault.CSUM_NOT_NEGOTIATED)
         if little(header, _CSUM_START) + little(header, _CSUM_OFFSET) + 2 > length:
             return failure(Fault.CSUM_OUTSIDE_FRAME)
@@ -150,9 +150,9 @@ def check_header(header: Bytes, length: int, net: Records) -> int:
     udp = gso_type in (_GSO_UDP, _GSO_UDP_L4)
     if gso_type >= _GSO_TYPES or (udp and header[_GSO_TYPE] & _GSO_ECN):
         return failure(Fault.GSO_UNKNOWN)  # ECN is of TCP (5.1.6.2)
-    if net[0]["gso_types"] >> gso_type & 1 == 0:
+    if net[0]["cfg_gso_types"] >> gso_type & 1 == 0:
         return failure(Fault.GSO_NOT_NEGOTIATED)
-    if header[_GSO_TYPE] & _GSO_ECN and not net[0]["ecn"]:
+    if header[_GSO_TYPE] & _GSO_ECN and not net[0]["cfg_ecn"]:
         return failure(Fault.GSO_NOT_NEGOTIATED)
     if not header[_FLAGS]:
         return failure(Fault.GSO_WITHOUT_CSUM)

@@ -110,7 +110,7 @@ def hear(learned: Learned, frame: Bytes, start: int, end: int) -> None:
 def to_group(queue: Queue, net: Net, learned: Learned) -> bool:
     """Whether the frame that was read into the oldest iovecs is to a group; it is not empty."""
     first = queue.state[0]["first"]
-    header = net.state[0]["header_size"]
+    header = net.state[0]["cfg_header_size"]
     iovec = queue.iov[uint64(first)]
     if iovec["len"] > header:
         copy_in(learned.heard, 0, iovec["base"] + header, 1)
@@ -124,7 +124,7 @@ def to_group(queue: Queue, net: Net, learned: Learned) -> bool:
 @kernel(void(QUEUE_T, NET_T, LEARNED_T, int64))
 def overhear(queue: Queue, net: Net, learned: Learned, length: int) -> None:
     """Look for a claim in that frame, which has `length` bytes with its header."""
-    header = net.state[0]["header_size"]
+    header = net.state[0]["cfg_header_size"]
     first = queue.state[0]["first"]
     iovec = queue.iov[uint64(first)]
     if iovec["len"] >= header + ETHERNET:

@@ -88,12 +88,12 @@ def complete(ring: Vring, queue: Queue, memory: Memory, net: Net, length: int) -
     while rest > 0:
         rest -= queue.chains[(held["head"] + buffers) & (CHAINS - 1)]["length"]
         buffers += 1
-    if state["header_size"] > _NUM_BUFFERS:
+    if state["cfg_header_size"] > _NUM_BUFFERS:
         # The tap leaves it out; 1 without mergeable buffers (5.1.6.4.1)
         net.patch[0] = buffers & 0xFF
         net.patch[1] = buffers >> 8
         _patch_header(queue, net, _NUM_BUFFERS, 0, 2)
-    if not state["guest_csum"]:
+    if not state["cfg_guest_csum"]:
         # 5.1.6.4.1: flags are 0 then; the tap says DATA_VALID whether asked or not
         _patch_header(queue, net, _FLAGS, 2, 1)
     mark_written(queue, memory, net, length)
@@ -103,7 +103,7 @@ def complete(ring: Vring, queue: Queue, memory: Memory, net: Net, length: int) -
         add_used(ring, queue, written)
         rest -= written
     net.counters[0]["rx_packets"] += 1
-    net.counters[0]["rx_bytes"] += length - state["header_size"]
+    net.counters[0]["rx_bytes"] += length - state["cfg_header_size"]
 
 
 @kernel(int64(QUEUE_T, NET_T))
@@ -119,7 +119,7 @@ def read_frame(queue: Queue, net: Net) -> int:
         queue.iov[end]["base"] = address_of(net.pending, held["length"])
         queue.iov[end]["len"] = spill
         end += 1
-    return readv(net.state[0]["tap_fd"], address_of(queue.iov, first), end - first)
+    return readv(net.state[0]["cfg_tap_fd"], address_of(queue.iov, first), end - first)
 
 
 @kernel(void(QUEUE_T, MEMORY_T, NET_T, int64))
@@ -127,12 +127,12 @@ def spill(queue: Queue, memory: Memory, net: Net, length: int) -> None:
     """Keep a frame that the held chains were too short for, or drop it if more cannot help."""
     held = queue.state[0]
     mark_written(queue, memory, net, held["length"])
-    if not net.state[0]["mergeable"]:
+    if not net.state[0]["cfg_mergeable"]:
         net.counters[0]["rx_dropped_too_long"] += 1
         return
     gather(queue, held["first"], net.pending, 0, held["length"])
-    net.state[0]["pending"] = length
-    net.state[0]["pending_until"] = milliseconds(net.scratch) + PATIENCE
+    net.state[0]["rx_pending"] = length
+    net.state[0]["rx_pending_until"] = milliseconds(net.scratch) + PATIENCE
 
 
 @kernel(boolean(VRING_T, QUEUE_T, MEMORY_T, NET_T, LEARNED_T, boolean))
@@ -145,20 +145,20 @@ def settle_pending(
     """
     held = queue.state[0]
     state = net.state[0]
-    length = state["pending"]
+    length = state["rx_pending"]
     if held["length"] >= length:
         scatter(queue, held["first"], 0, net.pending, 0, length)
-        if net.pending[state["header_size"]] & 1:
-            hear(learned, net.pending, state["header_size"], length)
+        if net.pending[state["cfg_header_size"]] & 1:
+            hear(learned, net.pending, state["cfg_header_size"], length)
         complete(ring, queue, memory, net, length)
-    elif full or held["count"] >= (ring.state[0]["size"] if state["mergeable"] else 1):
+    elif full or held["count"] >= (ring.state[0]["size"] if state["cfg_mergeable"] else 1):
         net.counters[0]["rx_dropped_too_long"] += 1
-    elif milliseconds(net.scratch) >= state["pending_until"]:
+    elif milliseconds(net.scratch) >= state["rx_pending_until"]:
         # A driver that refills late may never offer enough: the frames behind shall not wait too.
         net.counters[0]["rx_dropped_no_buffers"] += 1
     else:
         return False
-    state["pending"] = 0
+    state["rx_pending"] = 0
     return True
 
 
@@ -166,8 +166,8 @@ def settle_pending(
 def take_backlog(net: Net) -> None:
     """Make the backlog's next frame the one that waits, under a header that asks for nothing."""
     state = net.state[0]
-    header = state["header_size"]
-    at = state["backlog_at"]
+    header = state["cfg_header_size"]
+    at = state["rx_backlog_at"]
     length = (
         int64(net.backlog[at]) | int64(net.backlog[at + 1]) << 8 | int64(net.backlog[at + 2]) << 16
     )
@@ -176,9 +176,9 @@ def take_backlog(net: Net) -> None:
         net.pending[i] = 0
     for i in range(length):
         net.pending[header + i] = net.backlog[at + i]
-    state["backlog_at"] = at + length
-    state["pending"] = header + length
-    state["pending_until"] = milliseconds(net.scratch) + PATIENCE
+    state["rx_backlog_at"] = at + length
+    state["rx_pending"] = header + length
+    state["rx_pending_until"] = milliseconds(net.scratch) + PATIENCE
 
 
 @kernel(int64(VRING_T, QUEUE_T, MEMORY_T, NET_T, LEARNED_T))
@@ -186,13 +186,15 @@ def receive(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learne
     """One burst: how many frames were dealt with."""
     state = net.state[0]
     held = queue.state[0]
-    chains = CHAINS if state["mergeable"] else 1
+    chains = CHAINS if state["cfg_mergeable"] else 1
     result = 0
     done = 0
     while done < BURST and ring.state[0]["unflushed"] <= MOST_ENTRIES - CHAINS:
-        if not state["pending"] and state["backlog_at"] < state["backlog_end"]:
+        if not state["rx_pending"] and state["rx_backlog_at"] < state["rx_backlog_end"]:
             take_backlog(net)
-        wanted = state["pending"] if state["pending"] else state["header_size"] + FRAME_MAX
+        wanted = state["rx_pending"]
+        if wanted == 0:
+            wanted = state["cfg_header_size"] + FRAME_MAX
         result = pop_avail(ring, memory, queue, chains, wanted)
         if result < 0:
             result = request_translation(queue, net, result)
@@ -200,7 +202,7 @@ def receive(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learne
             break
         if held["count"] > 0:
             disable_notification(ring, memory, net)
-        if state["pending"]:
+        if state["rx_pending"]:
             if not settle_pending(ring, queue, memory, net, learned, result == IOVECS_FULL):
                 break
         elif held["count"] == 0:
@@ -212,13 +214,13 @@ def receive(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learne
             if length == -EFAULT:
                 result = failure(Fault.MEMORY_GONE)
                 break
-            if length < state["header_size"]:
-                state["tap_lost"] = 1
+            if length < state["cfg_header_size"]:
+                state["rx_tap_lost"] = 1
                 break
             if length > held["length"]:
                 spill(queue, memory, net, length)
             else:
-                if length > state["header_size"] and to_group(queue, net, learned):
+                if length > state["cfg_header_size"] and to_group(queue, net, learned):
                     overhear(queue, net, learned, length)
                 complete(ring, queue, memory, net, length)
         done += 1

@@ -51,7 +51,7 @@ _ANY_LENGTH = 1 << 62
 @kernel(int64(QUEUE_T, NET_T))
 def _take_scattered_header(queue: Queue, net: Net) -> int:
     """Copy a header out of however many iovecs: where the frame's begin."""
-    size = net.state[0]["header_size"]
+    size = net.state[0]["cfg_header_size"]
     at: int = queue.state[0]["first"]
     done = 0
     while done < size:
@@ -73,7 +73,7 @@ def take_header(queue: Queue, net: Net) -> int:
     The iovec before the frame is one that held header, or one of a chain that is done. Returns
     where the frame's own iovecs begin, or a fault.
     """
-    size = net.state[0]["header_size"]
+    size = net.state[0]["cfg_header_size"]
     chain = queue.chains[uint64(queue.state[0]["head"])]
     if chain["length"] <= size:
         return failure(Fault.CHAIN_WITHOUT_FRAME)
@@ -98,7 +98,7 @@ def take_header(queue: Queue, net: Net) -> int:
 @kernel(int64(NET_T, int64, int64))
 def write_frame(net: Net, iov: int, iovecs: int) -> int:
     """Write one frame to the tap: 0 if it went, else -errno."""
-    fd = net.state[0]["tap_fd"]
+    fd = net.state[0]["cfg_tap_fd"]
     done = writev(fd, iov, iovecs)
     while done == -EINTR:
         done = writev(fd, iov, iovecs)
@@ -109,11 +109,11 @@ def write_frame(net: Net, iov: int, iovecs: int) -> int:
 def _begin_finished(queue: Queue, net: Net, length: int) -> int:
     """Copy the frame at work and find the headers that its segments repeat: 0, or a fault."""
     state = net.state[0]
-    at = state["taken"]
+    at = state["tx_iovec"]
     gather(queue, at, net.frame, 0, length)
     if offload.is_ufo(net.header):
         headers = fragment.begin(net.header, net.frame, length)
-        state["fragment_id"] += 1
+        state["tx_fragment_id"] += 1
     elif offload.is_gso(net.header):
         headers = offload.all_headers(net.header, net.frame, length)
     else:
@@ -121,8 +121,8 @@ def _begin_finished(queue: Queue, net: Net, length: int) -> int:
         headers = length
     if headers < 0:
         return headers
-    state["headers"] = headers
-    state["position"] = 0
+    state["tx_headers"] = headers
+    state["tx_position"] = 0
     queue.iov[at - 1]["base"] = address_of(net.gso_segment, 0)
     return 0
 
@@ -131,17 +131,18 @@ def _begin_finished(queue: Queue, net: Net, length: int) -> int:
 def _make_next_frame(queue: Queue, net: Net, length: int) -> int:
     """Have the iovec behind the header name what is to be written next: its bytes of payload."""
     state = net.state[0]
-    iovec = queue.iov[state["taken"]]
+    iovec = queue.iov[state["tx_iovec"]]
     if not offload.is_gso(net.header):
         iovec["base"] = address_of(net.frame, 0)
         iovec["len"] = length
         return 1
-    headers, position = state["headers"], state["position"]
+    headers, position = state["tx_headers"], state["tx_position"]
     payload = length - headers
     iovec["base"] = address_of(net.gso_segment, HEADER_MAX)
     if offload.is_ufo(net.header):
+        identification = state["tx_fragment_id"]
         iovec["len"] = fragment.make_fragment(
-            net.header, net.frame, headers, payload, position, state["fragment_id"], net.gso_segment
+            net.header, net.frame, headers, payload, position, identification, net.gso_segment
         )
         return fragment.step(net.header, payload)
     iovec["len"] = offload.make_gso_segment(
@@ -157,17 +158,17 @@ def write_finished(queue: Queue, net: Net, length: int) -> int:
     After -EAGAIN it goes on where it was: the private copy stays.
     """
     state = net.state[0]
-    if state["headers"] == 0:
+    if state["tx_headers"] == 0:
         result = _begin_finished(queue, net, length)
         if result < 0:
             return result
     while True:
         taken = _make_next_frame(queue, net, length)
-        result = write_frame(net, address_of(queue.iov, state["taken"] - 1), 2)
+        result = write_frame(net, address_of(queue.iov, state["tx_iovec"] - 1), 2)
         if result < 0:
             return result
-        state["position"] += taken
-        if state["position"] >= length - state["headers"]:
+        state["tx_position"] += taken
+        if state["tx_position"] >= length - state["tx_headers"]:
             return 0
 
 
@@ -180,15 +181,15 @@ def send(queue: Queue, net: Net, learned: Learned, now: int) -> int:
     state = net.state[0]
     counters = net.counters[0]
     chain = queue.chains[uint64(queue.state[0]["head"])]
-    length = chain["length"] - state["header_size"]
-    if state["taken"] == 0:
+    length = chain["length"] - state["cfg_header_size"]
+    if state["tx_iovec"] == 0:
         at = take_header(queue, net)
         if at < 0:
             counters["tx_dropped_faulty"] += 1
             net.faults[fault_of(at)] += 1
             return 0
-        state["taken"] = at
-    first = state["taken"]
+        state["tx_iovec"] = at
+    first = state["tx_iovec"]
     if offload.leaves_work(net.header) and offload.must_finish(net.header, length, net.state):
         result = write_finished(queue, net, length)
         end = first + 1  # the private copy
@@ -217,9 +218,7 @@ def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learn
     state = net.state[0]
     result = 0
     now = 0
-    if (
-        state["taken"] == 0
-    ):  # else the chain at work is finished first, its iovecs stay where they are
+    if state["tx_iovec"] == 0:  # else the frame at work is finished first, its iovecs stay in place
         result = pop_avail(ring, memory, queue, BURST, _ANY_LENGTH)
     if queue.state[0]["count"] > 0:
         disable_notification(ring, memory, net)
@@ -230,9 +229,9 @@ def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learn
             journal_begin(ring, queue)
             sent = send(queue, net, learned, now)
             if sent == -EAGAIN:
-                state["tap_full"] = 1
-                if state["headers"] == 0 or state["position"] == 0:  # no segment of it has gone
-                    journal_abort(ring)
+                state["tx_tap_full"] = 1
+                if state["tx_headers"] == 0 or state["tx_position"] == 0:
+                    journal_abort(ring)  # no segment of it has gone
                 break
             if sent == -EFAULT:
                 result = failure(Fault.MEMORY_GONE)
@@ -240,8 +239,8 @@ def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learn
         else:
             # vhost-user "Ring states": started but disabled, it is processed and discarded
             net.counters[0]["tx_dropped_disabled"] += 1
-        state["taken"] = 0
-        state["headers"] = 0
+        state["tx_iovec"] = 0
+        state["tx_headers"] = 0
         add_used(ring, queue, 0)
         done += 1
     flush_and_call(ring, memory, net)

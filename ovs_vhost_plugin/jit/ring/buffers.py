@@ -91,7 +91,7 @@ def add_buffer(
     while True:
         i = find_region(regions, before, behind, address)
         if i < 0:
-            queue.state[0]["missed"] = address
+            queue.state[0]["iotlb_missed"] = address
             return failure(Fault.ADDRESS_OUTSIDE_MEMORY)
         if at - queue.state[0]["end"] >= HELD_IOVECS_MAX:
             return failure(Fault.CHAIN_TOO_LONG)
@@ -124,7 +124,7 @@ def copy_table(regions: Records, address: Any, length: int, queue: Queue, at: in
     if length > 8 * len(queue.table):
         return failure(Fault.INDIRECT_TOO_LARGE)
     lookup = queue.state[0]
-    before, behind = lookup["tables_before"], lookup["tables_behind"]
+    before, behind = lookup["iotlb_tables_before"], lookup["iotlb_tables_behind"]
     stop = add_buffer(regions, before, behind, address, length, queue, at, 0)
     if stop < 0:
         outside = stop == failure(Fault.ADDRESS_OUTSIDE_MEMORY)
@@ -153,4 +153,5 @@ def take_buffer(
         return failure(Fault.WRONG_DIRECTION)
     if length == 0:
         return failure(Fault.ZERO_LENGTH)
-    return add_buffer(regions, 0, queue.state[0]["behind"], address, length, queue, at, writes)
+    behind = queue.state[0]["iotlb_behind"]
+    return add_buffer(regions, 0, behind, address, length, queue, at, writes)

@@ -59,10 +59,10 @@ def mark(memory: Memory, net: Net, address: Any, length: int) -> None:
     """
     if len(memory.log) == 0 or length <= 0:
         return
-    if not net.state[0]["iommu"]:
+    if not net.state[0]["cfg_iommu"]:
         _mark_physical(memory, net, address, length)
         return
-    before = len(memory.regions) - net.state[0]["logged"]
+    before = len(memory.regions) - net.state[0]["cfg_log_rows"]
     while length > 0:
         i = find_region(memory.regions, before, 0, address)
         if i < 0:

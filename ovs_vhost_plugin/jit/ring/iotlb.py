@@ -46,18 +46,18 @@ def request_translation(queue: Queue, net: Net, result: int) -> int:
     fault = fault_of(result)
     outside = fault == Fault.ADDRESS_OUTSIDE_MEMORY or fault == Fault.INDIRECT_OUTSIDE_MEMORY
     held = queue.state[0]
-    if not outside or not net.state[0]["iommu"]:
+    if not outside or not net.state[0]["cfg_iommu"]:
         return result
-    if not held["asked"]:
-        held["asked"] = BUFFER if fault == Fault.ADDRESS_OUTSIDE_MEMORY else TABLE
-        write_event(net.state[0]["fault_fd"], net.scratch)
+    if not held["iotlb_asked"]:
+        held["iotlb_asked"] = BUFFER if fault == Fault.ADDRESS_OUTSIDE_MEMORY else TABLE
+        write_event(net.state[0]["cfg_fault_fd"], net.scratch)
     return 0
 
 
 @kernel(boolean(QUEUE_T))
 def waits_for_translation(queue: Queue) -> bool:
     """Whether the next chain waits for a translation: then no kick can help."""
-    return bool(queue.state[0]["asked"] != 0)
+    return bool(queue.state[0]["iotlb_asked"] != 0)
 
 
 def translated_table(rows: Records, *, writes: bool) -> Records:
@@ -78,9 +78,9 @@ def translated_table(rows: Records, *, writes: bool) -> Records:
 def look_up(queue: Queue, rows: Records, *, writes: bool) -> None:
     """Have a queue use its parts of the ring's `translated_table`."""
     lengths = [len(_allowing(rows, access)) for access, _ in _uses(writes=writes)]
-    queue.state["behind"] = sum(lengths[1:]) + len(rows)
-    queue.state["tables_before"] = sum(lengths[:-1])
-    queue.state["tables_behind"] = len(rows)
+    queue.state["iotlb_behind"] = sum(lengths[1:]) + len(rows)
+    queue.state["iotlb_tables_before"] = sum(lengths[:-1])
+    queue.state["iotlb_tables_behind"] = len(rows)
 
 
 def _uses(*, writes: bool) -> tuple[tuple[int, str], ...]:

@@ -45,4 +45,4 @@ def break_ring(ring: Vring, net: Net, fault: int) -> None:
     net.faults[fault] += 1
     if ring.state[0]["err_fd"] >= 0:
         write_event(ring.state[0]["err_fd"], net.scratch)
-    write_event(net.state[0]["fault_fd"], net.scratch)
+    write_event(net.state[0]["cfg_fault_fd"], net.scratch)

@@ -74,11 +74,11 @@ class QueuePair:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stop = np.zeros(1, np.int64)
         self._net = fresh.new_net()
-        self._net.state["tap_fd"] = tap_fd
-        self._net.state["wake_fd"] = self._wake_fd
-        self._net.state["fault_fd"] = self.fault_fd
+        self._net.state["cfg_tap_fd"] = tap_fd
+        self._net.state["cfg_wake_fd"] = self._wake_fd
+        self._net.state["cfg_fault_fd"] = self.fault_fd
         # Each pair, and each worker after another, begins elsewhere (RFC 7739, 5).
-        self._net.state["fragment_id"] = secrets.randbits(32)
+        self._net.state["tx_fragment_id"] = secrets.randbits(32)
         self._learned = fresh.new_learned(learned_fd, watch)
         self._queues: dict[Kind, layout.Queue] = {
             "rx": fresh.new_queue(),
@@ -205,10 +205,11 @@ class QueuePair:
     def take_waiting(self) -> list[bytes]:
         """While stopped: take what was read, not delivered, oldest first, each with its header."""
         state, net = self._net.state, self._net
-        waiting = [net.pending[: state["pending"][0]].tobytes()] if state["pending"][0] else []
-        header = bytes(int(state["header_size"][0]))
+        pending = int(state["rx_pending"][0])
+        waiting = [net.pending[:pending].tobytes()] if pending else []
+        header = bytes(int(state["cfg_header_size"][0]))
         waiting += [header + frame for frame in backlog.frames(self._net)]
-        state["pending"] = 0
+        state["rx_pending"] = 0
         self._net = backlog.filled(self._net, [])
         return waiting
 
@@ -231,11 +232,11 @@ class QueuePair:
         """What rings wait for: of each its IOVA, and READ or WRITE."""
         found: list[tuple[Kind, int, int]] = []
         for kind, queue in self._queues.items():
-            asked = queue.state["asked"][0]
+            asked = queue.state["iotlb_asked"][0]
             written = kind == "rx" and asked == iotlb.BUFFER
             if asked:
                 access = iotlb.WRITE if written else iotlb.READ
-                found.append((kind, int(queue.state["missed"][0]), access))
+                found.append((kind, int(queue.state["iotlb_missed"][0]), access))
         return found
 
     def stations(self, now: int) -> list[LearnedStation]:
@@ -245,7 +246,7 @@ class QueuePair:
 
     def tell_of_claims(self, tell: bool) -> None:
         """Whether each address that the guest claims is news, also one that it was seen with."""
-        self._learned.state["claims"] = tell
+        self._learned.state["cfg_every_claim"] = tell
 
     def forget(self) -> None:
         """Forget what the guest uses: it has gone. The pair is stopped."""
@@ -264,20 +265,20 @@ class QueuePair:
     def _configure(self, config: PairConfig) -> None:
         """What both directions share. A frame that waits for buffers goes on waiting."""
         state = self._net.state
-        if state["header_size"][0] != config.header_size:
-            state["pending"] = 0
-        state["header_size"] = config.header_size
-        state["mergeable"] = config.has(Feature.MRG_RXBUF)
-        state["guest_csum"] = config.has(Feature.GUEST_CSUM)
-        state["csum"] = config.has(Feature.CSUM)
-        state["ecn"] = config.has(Feature.HOST_ECN)
-        state["gso_types"] = sum(1 << n for bit, n in _GSO_TYPES.items() if config.has(bit))
-        state["finish_offloads"] = config.finish_offloads
-        state["finish_udp"] = config.finish_udp
-        for name in ("taken", "headers", "position", "tap_full", "tap_lost"):
+        if state["cfg_header_size"][0] != config.header_size:
+            state["rx_pending"] = 0
+        state["cfg_header_size"] = config.header_size
+        state["cfg_mergeable"] = config.has(Feature.MRG_RXBUF)
+        state["cfg_guest_csum"] = config.has(Feature.GUEST_CSUM)
+        state["cfg_csum"] = config.has(Feature.CSUM)
+        state["cfg_ecn"] = config.has(Feature.HOST_ECN)
+        state["cfg_gso_types"] = sum(1 << n for bit, n in _GSO_TYPES.items() if config.has(bit))
+        state["cfg_finish_offloads"] = config.finish_offloads
+        state["cfg_finish_udp"] = config.finish_udp
+        for name in ("tx_iovec", "tx_headers", "tx_position", "tx_tap_full", "rx_tap_lost"):
             state[name] = 0
-        state["iommu"] = config.iommu
-        state["logged"] = len(config.regions) if config.iommu else 0
+        state["cfg_iommu"] = config.iommu
+        state["cfg_log_rows"] = len(config.regions) if config.iommu else 0
         for kind, queue in self._queues.items():
             fresh.empty(queue)
             if config.iommu:

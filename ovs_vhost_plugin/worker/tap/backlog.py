@@ -13,7 +13,7 @@ from ovs_vhost_plugin.jit.layout import BACKLOG_LENGTH, Net
 def frames(net: Net) -> list[bytes]:
     """Those that were not taken yet, oldest first."""
     data, found = net.backlog, []
-    at, end = int(net.state["backlog_at"][0]), int(net.state["backlog_end"][0])
+    at, end = int(net.state["rx_backlog_at"][0]), int(net.state["rx_backlog_end"][0])
     while at < end:
         begin = at + BACKLOG_LENGTH
         at = begin + int.from_bytes(data[at:begin].tobytes(), "little")
@@ -25,6 +25,6 @@ def filled(net: Net, frames: Sequence[bytes]) -> Net:
     """`net` with these in their place."""
     parts = (len(frame).to_bytes(BACKLOG_LENGTH, "little") + frame for frame in frames)
     backlog = np.frombuffer(bytearray(b"".join(parts)), np.uint8)
-    net.state["backlog_at"] = 0
-    net.state["backlog_end"] = len(backlog)
+    net.state["rx_backlog_at"] = 0
+    net.state["rx_backlog_end"] = len(backlog)
     return net._replace(backlog=backlog)

@@ -27,7 +27,7 @@ class Finisher:
     def __init__(self) -> None:
         net = fresh.new_net()
         self._rules = net.state
-        for name, value in (("csum", 1), ("ecn", 1), ("gso_types", _GSO_TYPES)):
+        for name, value in (("cfg_csum", 1), ("cfg_ecn", 1), ("cfg_gso_types", _GSO_TYPES)):
             self._rules[name] = value
         self._header, self._frame, self._segment = net.header, net.frame, net.gso_segment
 
@@ -40,7 +40,7 @@ class Finisher:
         length = len(record) - header_size
         header, frame = self._header, self._frame
         header[:header_size] = np.frombuffer(record[:header_size], np.uint8)
-        self._rules["header_size"] = header_size
+        self._rules["cfg_header_size"] = header_size
         result = int(offload.check_header(header, length, self._rules))
         if result < 0:
             raise UnfinishedError(Fault(fault_of(result)).kebab)

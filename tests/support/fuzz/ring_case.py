@@ -101,11 +101,11 @@ class RingCase:
         self.tap.setblocking(False)
         self.wire.setblocking(False)
         for name in ("mergeable", "guest_csum", "csum", "ecn", "finish_offloads", "finish_udp"):
-            state[name] = self.flags[name]
-        state["tap_fd"] = self.tap.fileno()
-        state["fault_fd"] = state["wake_fd"] = self.fault_fd
-        state["header_size"] = case["header_size"]
-        state["gso_types"] = case["gso_types"]
+            state[f"cfg_{name}"] = self.flags[name]
+        state["cfg_tap_fd"] = self.tap.fileno()
+        state["cfg_fault_fd"] = state["cfg_wake_fd"] = self.fault_fd
+        state["cfg_header_size"] = case["header_size"]
+        state["cfg_gso_types"] = case["gso_types"]
 
     def close(self) -> None:
         self.tap.close()
@@ -127,7 +127,7 @@ class RingCase:
         driver, state = self.drivers[kind], self.rings[kind].state[0]
         if kind == "tx":
             self.given_back += (int(state["next_avail"]) - driver.seen) & 0xFFFF
-            for name in ("taken", "headers", "position"):
+            for name in ("tx_iovec", "tx_headers", "tx_position"):
                 self.net.state[name] = 0
         driver.next_avail = driver.seen = driver.used_idx
         driver.put(driver.avail + 2, driver.used_idx)
@@ -183,17 +183,17 @@ class RingCase:
                 return
 
     def _do_late(self) -> None:
-        self.net.state["pending_until"] = 0
+        self.net.state["rx_pending_until"] = 0
 
     # -- what the device makes of it -------------------------------------------------------------
 
     def settle(self) -> None:
         """Run both rings until they have nothing to do, and look at all they did."""
-        self.net.state["tap_full"] = self.net.state["tap_lost"] = 0
+        self.net.state["tx_tap_full"] = self.net.state["rx_tap_lost"] = 0
         for _ in range(_ROUNDS):
             if not (self._burst("tx") + self._burst("rx")):
                 break
-            self.net.state["tap_full"] = 0
+            self.net.state["tx_tap_full"] = 0
         else:
             raise AssertionError("it never comes to rest")
         for kind in ("rx", "tx"):
@@ -222,7 +222,7 @@ class RingCase:
         if self.pure:
             assert fault in expected | {0}, (fault, expected)
             iovecs = sum(len(chain) for chain in chains)
-            full = self.net.state[0]["tap_full"] or iovecs > layout.HELD_IOVECS_MAX
+            full = self.net.state[0]["tx_tap_full"] or iovecs > layout.HELD_IOVECS_MAX
             if kind == "tx" and not full and done < BURST:
                 assert fault in expected, (fault, expected)
         return int(done)
@@ -273,12 +273,12 @@ class RingCase:
 
     def _check_frames(self, chains: list[list[Range]]) -> None:
         """What left is what the guest offered: nothing of anybody's memory but its buffers."""
-        header = int(self.net.state[0]["header_size"])
+        header = int(self.net.state[0]["cfg_header_size"])
         for chain in chains:
             data = b"".join(self._at(*piece).tobytes() for piece in chain)
             self.offered.add(data[header:])
         for frame in self._sent():
-            segmented = self.flags["finish_offloads"] or self.net.state[0]["gso_types"] & UDP
+            segmented = self.flags["finish_offloads"] or self.net.state[0]["cfg_gso_types"] & UDP
             if segmented or not self.pure:
                 continue
             assert frame[header:] in self.offered, "a frame that nobody offered"

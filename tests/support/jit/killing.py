@@ -119,7 +119,7 @@ class Case:
 
 def new_net(fd: int) -> layout.Net:
     net = fresh.new_net()
-    for name, value in {"tap_fd": fd, "header_size": HEADER, "mergeable": 1}.items():
+    for name, value in {"cfg_tap_fd": fd, "cfg_header_size": HEADER, "cfg_mergeable": 1}.items():
         net.state[name] = value
     return net
 

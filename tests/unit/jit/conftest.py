@@ -24,7 +24,13 @@ def net() -> Iterator[layout.Net]:
     """A Net with a fault eventfd and a 12-byte header, everything negotiated."""
     net = fresh.new_net()
     fd = os.eventfd(0, os.EFD_NONBLOCK)
-    values = {"fault_fd": fd, "header_size": 12, "csum": 1, "gso_types": 0b111010, "ecn": 1}
+    values = {
+        "cfg_fault_fd": fd,
+        "cfg_header_size": 12,
+        "cfg_csum": 1,
+        "cfg_gso_types": 0b111010,
+        "cfg_ecn": 1,
+    }
     for name, value in values.items():
         net.state[name] = value
     yield net

@@ -283,7 +283,7 @@ def without_times(seen: Visible) -> object:
 def told(learned: layout.Learned) -> int:
     """How often since the last time."""
     try:
-        return os.eventfd_read(int(learned.state["fd"][0]))
+        return os.eventfd_read(int(learned.state["cfg_fd"][0]))
     except BlockingIOError:
         return 0
 

@@ -204,9 +204,9 @@ def test_header_rules(net: layout.Net, rule: tuple[Any, int, int]) -> None:
 @pytest.mark.parametrize(
     ("feature", "fault", "gso"),
     [
-        ("csum", Fault.CSUM_NOT_NEGOTIATED, 0),
-        ("gso_types", Fault.GSO_NOT_NEGOTIATED, TCPV4),
-        ("ecn", Fault.GSO_NOT_NEGOTIATED, TCPV4 | 0x80),
+        ("cfg_csum", Fault.CSUM_NOT_NEGOTIATED, 0),
+        ("cfg_gso_types", Fault.GSO_NOT_NEGOTIATED, TCPV4),
+        ("cfg_ecn", Fault.GSO_NOT_NEGOTIATED, TCPV4 | 0x80),
     ],
 )
 def test_what_was_not_negotiated_is_refused(

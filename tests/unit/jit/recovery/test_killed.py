@@ -103,7 +103,7 @@ def check_sent(case: Case, state: bytes, counts: set[int]) -> None:
     # At most the frame that was under way is lost; what went is not sent again.
     assert all(count <= len(back) <= count + 1 for count in counts)
     reader, writer = os.pipe2(os.O_DIRECT | os.O_NONBLOCK)
-    net.state["tap_fd"] = writer
+    net.state["cfg_tap_fd"] = writer
     transmit(found.ring(at), found.queue, found.memory, net, fresh.new_learned(-1))
     rest = [head for head, _ in found.driver.collect()]
     assert back + rest == case.ids

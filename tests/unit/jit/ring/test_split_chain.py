@@ -34,7 +34,7 @@ TABLE_MAX = layout.CHAINS
 
 
 def look_up_all() -> None:
-    regions = np.array([(16 * i, 9, 0) for i in range(5)], layout.REGION)
+    regions = np.array([(16 * i, 9, 0) for i in range(5)], layout.REGION_DTYPE)
     for address in range(16 * 5 + 1):
         find_region(regions, 0, 0, np.uint64(address))
 
