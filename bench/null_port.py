@@ -40,6 +40,7 @@ from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import offer
 from ovs_vhost_plugin.worker.backend import BackEndChannel
+from ovs_vhost_plugin.worker.complaints import Complaints
 from ovs_vhost_plugin.worker.device.device import Device
 from ovs_vhost_plugin.worker.device.inband import InBand
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
@@ -47,6 +48,7 @@ from ovs_vhost_plugin.worker.frontend import FrontEndLink
 from ovs_vhost_plugin.worker.learned.addresses import Addresses
 from ovs_vhost_plugin.worker.learned.devicestate import DeviceState
 from ovs_vhost_plugin.worker.learned.movedon import Watch
+from ovs_vhost_plugin.worker.outbox import Outbox
 
 MODES = {"idle": IDLE, "send": SEND, "receive": RECEIVE, "loopback": LOOPBACK}
 _FRAME_BEGINS = bytes.fromhex("ffffffffffff5254000000010800")
@@ -73,15 +75,22 @@ class NullHolding:
     def front_end_gone(self) -> None: ...
 
 
-class Complaints:
+class LoudComplaints(Complaints):
     """Tells of whatever goes wrong; nothing may."""
+
+    def note(self, error: PeerError) -> None:
+        print(error, file=sys.stderr, flush=True)
+
+
+class NullObserver:
+    """What a device tells its worker, where nobody listens but for errors."""
+
+    def __init__(self, complaints: Complaints) -> None:
+        self.error = complaints.note
 
     def rarp(self, mac: bytes) -> None: ...
     def started(self, base: int) -> None: ...
     def busy(self) -> None: ...
-
-    def error(self, error: PeerError) -> None:
-        print(error, file=sys.stderr, flush=True)
 
 
 class NullPort:
@@ -92,16 +101,16 @@ class NullPort:
         self._packets = new_packets()
         self._lengths = np.zeros(BURST, np.int64)
         self._pair = QueuePair(0, tap_fd=-1, loop=self._loop)
-        complaints = Complaints()
+        complaints = LoudComplaints()
         self._selector = selectors.DefaultSelector()
-        state = DeviceState(
-            Addresses([self._pair], -1, Watch()), self._selector, time.monotonic, lambda: None
-        )
-        channel = BackEndChannel(self._selector, complaints.error)
+        outbox = Outbox(self._selector, time.monotonic)
+        addresses = Addresses([self._pair], -1, Watch(), outbox)
+        state = DeviceState(addresses, self._selector, time.monotonic)
+        channel = BackEndChannel(self._selector, complaints.note)
         self._device = Device(
             [self._pair],
             NullTaps(),
-            complaints,
+            NullObserver(complaints),
             NullHolding(),
             state,
             channel,
@@ -116,9 +125,9 @@ class NullPort:
             listener,
             self._device,
             self._selector,
+            outbox=outbox,
+            complaints=complaints,
             make_offer=lambda: offer(queue_pairs=1, mtu=None),
-            on_error=complaints.error,
-            ask_daemon=lambda _path: False,
         )
         self._selector.register(sys.stdin, selectors.EVENT_READ, self._command)
         self._open = True

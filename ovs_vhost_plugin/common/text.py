@@ -3,7 +3,7 @@
 
 Names in the database, words of a command, what the switch or a user's format answers: any may
 hold line feeds, a terminal's escapes or characters that turn the line round. It is escaped once,
-where it is read. (What workers report is cut as well: `daemon/workers/reports.py`.)
+where it is read. (What workers report is cut as well: `ipc/codec.py`.)
 """
 
 

@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import ovs.unixctl
@@ -23,9 +22,10 @@ from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.ovsdb.database import Standing
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, parse_mac
-from ovs_vhost_plugin.daemon.workers.reports import Stats
 from ovs_vhost_plugin.daemon.workers.workers import Event, Heard
-from ovs_vhost_plugin.net.station import Station
+from ovs_vhost_plugin.ipc.commands import GetStats
+from ovs_vhost_plugin.ipc.reports import Stats
+from ovs_vhost_plugin.ipc.stations import StationCodec
 
 _STATS_TIMEOUT = 1.0
 _ANNOUNCE_TIMEOUT = DEADLINE + 1.0
@@ -143,7 +143,7 @@ class Commands:
             self._port(name)
         self._last_id += 1
         pending = _Pending(connection, as_json, now + _STATS_TIMEOUT, finish=self._finish_stats)
-        request = {"op": "stats", "id": self._last_id}
+        request = GetStats(self._last_id)
         pending.waiting = {
             name
             for name in names or list(links)
@@ -256,23 +256,14 @@ class Commands:
             "protocol_features": "" if state is None else state.protocol_features,
             "vring_sizes": [] if state is None else list(state.vring_sizes),
             "errors": 0 if state is None else state.errors,
-            "addresses": [] if link is None else [_station(one) for one in link.stations],
+            "addresses": []
+            if link is None
+            else [StationCodec().encode(one) for one in link.stations],
             "worker": None
             if link is None
             else {"phase": link.phase.value, "version": link.version},
             "announced": self._loop.announcing.announced.get(port.name, ""),
         }
-
-
-def _station(station: Station) -> dict[str, Any]:
-    """As the workers tell it, in vhost/stats."""
-    return {
-        "mac": station.mac.hex(":"),
-        "vlan": station.vlan,
-        "router": station.router,
-        "ipv4": [str(IPv4Address(ip)) for ip in station.ipv4],
-        "ipv6": [str(IPv6Address(ip)) for ip in station.ipv6],
-    }
 
 
 def _format(connection: Any, argv: list[str]) -> tuple[bool, list[str]]:

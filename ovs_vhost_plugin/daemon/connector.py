@@ -25,8 +25,9 @@ from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.sockets import sockpath
 from ovs_vhost_plugin.daemon.sockets.sockpolicy import SocketError
 from ovs_vhost_plugin.daemon.workers.link import WorkerLink
-from ovs_vhost_plugin.daemon.workers.reports import Connect
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard
+from ovs_vhost_plugin.ipc.commands import Connected
+from ovs_vhost_plugin.ipc.reports import AskConnection
 
 vlog = ovs.vlog.Vlog("vhost_connector")
 
@@ -79,7 +80,7 @@ class Connector:
         """Note which workers want a front-end, and which have ended."""
         for event in events:
             match event:
-                case Heard(name, Connect()):
+                case Heard(name, AskConnection()):
                     self._asked(name, now)
                 case Ended(name):
                     self._forget(name)
@@ -127,7 +128,7 @@ class Connector:
         if sock is None:
             return
         sockpath.take_rights(sock)
-        if link.send({"op": "connected"}, now, (sock.fileno(),)):
+        if link.send(Connected(), now, (sock.fileno(),)):
             wants.asked, wants.connected_at = False, now
         self._dispose(sock.detach())
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import assert_never
 
 import ovs.vlog
 
@@ -21,11 +22,11 @@ from ovs_vhost_plugin.daemon.reconcile import (
     Abandon,
     Action,
     Backoff,
-    Configure,
+    ConfigureWorker,
     CreateTap,
     Kill,
     Observed,
-    Quit,
+    QuitWorker,
     Remove,
     Seclude,
     Spawn,
@@ -36,10 +37,11 @@ from ovs_vhost_plugin.daemon.taps.seclusion import Seclusion
 from ovs_vhost_plugin.daemon.workers import journals
 from ovs_vhost_plugin.daemon.workers.link import WorkerLink
 from ovs_vhost_plugin.daemon.workers.postcopy import Userfaultfds
-from ovs_vhost_plugin.daemon.workers.reports import AskUserfaultfd, Hello, State
 from ovs_vhost_plugin.daemon.workers.uids import Uids, worker_ids
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard, Workers
-from ovs_vhost_plugin.ipc.channel import WorkerSpec
+from ovs_vhost_plugin.ipc.codec import codec_of
+from ovs_vhost_plugin.ipc.reports import AskUserfaultfd, PortState, WorkerHello
+from ovs_vhost_plugin.ipc.spec import PortSettings, WorkerSpec
 from ovs_vhost_plugin.tap import TapError, TapErrorName, Taps
 
 vlog = ovs.vlog.Vlog("vhost_ports")
@@ -83,7 +85,7 @@ class Ports:
         self._tap_seen: dict[str, int | None] = {}
         self._holders = Holders(taps, self.counters)
         self._gone_since: dict[str, float] = {}
-        self._told: dict[str, State] = {}  # what was logged last
+        self._told: dict[str, PortState] = {}  # what was logged last
 
     def __len__(self) -> int:
         return len(self._known)
@@ -126,9 +128,9 @@ class Ports:
                 case Heard(name, AskUserfaultfd()):
                     if link := self.link(name):
                         self._userfaultfds.answer(link, desired.get(name), now)
-                case Heard(name, Hello(spec=spec)):
+                case Heard(name, WorkerHello(spec=spec)):
                     self._hello(name, spec, now)
-                case Heard(name, State() as state):
+                case Heard(name, PortState() as state):
                     self._state_told(name, state)
                 case Ended(name, fault, lived):
                     self._ended(name, fault, lived, now)
@@ -140,7 +142,7 @@ class Ports:
         if self._holders.beside(name, spec.queues) and (link := self.link(name)):
             link.quit(now)  # the tap is made anew before the next one
 
-    def _state_told(self, name: str, state: State) -> None:
+    def _state_told(self, name: str, state: PortState) -> None:
         """Log what has changed; a worker tells its state only so often (worker/daemonlink.py)."""
         told = self._told.get(name)
         if told is None or told.status != state.status:
@@ -217,14 +219,11 @@ class Ports:
                 self._tap_seen.pop(name, None)
             case Spawn(spec):
                 self._spawn(spec, now)
-            case Configure(spec):
-                vlog.info(
-                    f"{spec.name}: mtu {spec.mtu}, finish offloads {spec.finish_offloads}, "
-                    f"hold {spec.hold}, state {spec.state}, postcopy {spec.postcopy}"
-                )
+            case ConfigureWorker(spec):
                 if link := self.link(spec.name):
-                    link.configure(spec, now)
-            case Quit(name, reason):
+                    vlog.info(f"{spec.name}: {_changed(link.spec, spec)}")
+                    link.configure(spec.settings, now)
+            case QuitWorker(name, reason):
                 vlog.info(f"{name}: ending its worker: {reason}")
                 if link := self.link(name):
                     link.quit(now)
@@ -236,6 +235,8 @@ class Ports:
                 self._abandon(name, now)
             case Remove(name):
                 self._remove(name, now)
+            case _:
+                assert_never(action)
 
     def _abandon(self, name: str, now: float) -> None:
         """Have nothing of a stuck worker's be the port's any more."""
@@ -351,3 +352,11 @@ class Ports:
         if link is None or link.state is None:
             return status.of_error(error)
         return {**status.of_state(link.state, error), status.ERROR: error}
+
+
+def _changed(before: WorkerSpec | None, after: WorkerSpec) -> str:
+    """The settings that are new, for the log."""
+    codec = codec_of(PortSettings)
+    had = {} if before is None else codec.encode(before.settings)
+    new = codec.encode(after.settings).items() - had.items()
+    return ", ".join(f"{name} {value}" for name, value in sorted(new))

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, parse_mac
-from ovs_vhost_plugin.ipc.channel import WorkerSpec
+from ovs_vhost_plugin.ipc.spec import PortSettings, WorkerSpec
+from ovs_vhost_plugin.net.station import is_unicast
 
 HELLO_TIMEOUT = 10.0
 """Seconds for a worker to say hello, from its birth or from the connection to it."""
@@ -105,14 +106,14 @@ class Spawn:
 
 
 @dataclass(frozen=True, slots=True)
-class Configure:
-    """Tell a running worker its new `mtu`, `finish_offloads` and what else may change."""
+class ConfigureWorker:
+    """Tell a running worker the port's new settings."""
 
     spec: WorkerSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Quit:
+class QuitWorker:
     """Tell a worker to end."""
 
     name: str
@@ -141,7 +142,7 @@ class Remove:
     name: str
 
 
-Action = CreateTap | Seclude | Spawn | Configure | Quit | Kill | Abandon | Remove
+Action = CreateTap | Seclude | Spawn | ConfigureWorker | QuitWorker | Kill | Abandon | Remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,32 +155,29 @@ class Plan:
 
 def worker_spec(port: PortSpec) -> WorkerSpec:
     """What a worker of this port is told, but for whom it runs as."""
-    return WorkerSpec(
-        port.name,
-        port.mode,
-        port.path,
-        port.queues,
-        port.mtu,
-        port.finish_offloads,
-        port.holds,
+    settings = PortSettings(
+        mtu=port.mtu,
+        finish_offloads=port.finish_offloads,
         # Open vSwitch's own datapath knows large frames of TCP only.
         finish_udp=port.userspace,
+        hold=port.holds,
         state=port.announce.state,
         # Told only to those whose front-ends may ask: the others have nothing to do with a change.
         config=port.config,
-        mac=_nic_mac(port) if port.config else "",
+        mac=_nic_mac(port) if port.config else b"",
         link_up=port.link_up or not port.config,
         postcopy=port.postcopy,
         any_memory=port.any_memory,
         features_off=port.withheld.features,
         protocol_features_off=port.withheld.protocol_features,
     )
+    return WorkerSpec(port.name, port.mode, port.path, port.queues, settings)
 
 
-def _nic_mac(port: PortSpec) -> str:
-    """The guest's MAC where automation gave one that a NIC can have, in hexadecimal digits."""
+def _nic_mac(port: PortSpec) -> bytes:
+    """The guest's MAC where automation gave one that a NIC can have, else b""."""
     mac = parse_mac(port.attached_mac)
-    return mac.hex() if mac is not None and any(mac) and not mac[0] & 1 else ""
+    return mac if mac is not None and is_unicast(mac) else b""
 
 
 def reconcile(
@@ -239,7 +237,7 @@ def _step(
 
 def _take_down(name: str, seen: Observed, now: float) -> Action | float:
     if seen.phase is not None:
-        return Quit(name, "the port was removed")
+        return QuitWorker(name, "the port was removed")
     if now < seen.released_by:
         # The switch is late, or it has the tap open again: then a row that has not come here yet
         # adds the port anew, and is to find this tap and not the next one.
@@ -254,22 +252,14 @@ def _adjust(port: PortSpec, seen: Observed, now: float) -> Action | float | None
     assert seen.spec is not None
     wanted, has = worker_spec(port), seen.spec
     if not seen.tap:
-        return Quit(port.name, "its tap is gone")
+        return QuitWorker(port.name, "its tap is gone")
     if (wanted.mode, wanted.path, wanted.queues) != (has.mode, has.path, has.queues):
-        return Quit(port.name, "the port was reconfigured")
+        return QuitWorker(port.name, "the port was reconfigured")
     if seen.phase is Phase.STARTING:
         return _deadline(seen, HELLO_TIMEOUT, now) or Kill(port.name, "it said no hello")
-    if _may_change(wanted) != _may_change(has):
-        return Configure(wanted)
+    if wanted.settings != has.settings:
+        return ConfigureWorker(wanted)
     return None
-
-
-def _may_change(spec: WorkerSpec) -> tuple[object, ...]:
-    nic = spec.config, spec.mac, spec.link_up
-    finish = spec.finish_offloads, spec.finish_udp
-    trust = spec.postcopy, spec.any_memory
-    off = spec.features_off, spec.protocol_features_off
-    return spec.mtu, finish, spec.hold, spec.state, nic, trust, off
 
 
 def _deadline(seen: Observed, timeout: float, now: float) -> float | None:

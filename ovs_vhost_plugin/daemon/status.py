@@ -8,7 +8,7 @@ written, key by key: keys of others in the same column are never touched.
 import re
 from collections.abc import Mapping
 
-from ovs_vhost_plugin.daemon.workers.reports import State
+from ovs_vhost_plugin.ipc.reports import PortState
 
 STATUS = "vhost-user-status"
 ERROR = "vhost-user-error"
@@ -31,7 +31,7 @@ def of_starting(path: str, error: str) -> dict[str, str]:
     return {**keys, ERROR: error} if error else keys
 
 
-def of_state(state: State, error: str) -> dict[str, str]:
+def of_state(state: PortState, error: str) -> dict[str, str]:
     """The keys of a port whose worker is in `state`; `error` counts where it names none itself."""
     keys = {STATUS: state.status, "vhost-user-socket": state.socket}
     if state.features:

@@ -15,12 +15,15 @@ import selectors
 import socket
 from collections.abc import Callable
 
+from ovs_vhost_plugin.ipc.reports import AskConnection
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.fds.closing import close_fds
 from ovs_vhost_plugin.vhost.features import Offer
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.transport import Connection, ConnectionClosed
+from ovs_vhost_plugin.worker.complaints import Complaints
 from ovs_vhost_plugin.worker.device.device import Device
+from ovs_vhost_plugin.worker.outbox import Outbox
 
 _FIRST_RETRY = 0.1  # seconds
 _RETRY_GONE = 1.0  # a front-end that hung up, as a VM that boots does
@@ -39,12 +42,12 @@ class FrontEndLink:
         device: Device,
         selector: selectors.BaseSelector,
         *,
+        outbox: Outbox,
+        complaints: Complaints,
         make_offer: Callable[[], Offer],
-        on_error: Callable[[PeerError], None],
-        ask_daemon: Callable[[], bool],
         waits: Callable[[float], bool] = lambda _now: False,
     ) -> None:
-        """`ask_daemon` asks for a connection: it comes by `adopt`, now or much later.
+        """The daemon is asked for a connection: it comes by `adopt`, now or much later.
 
         `waits`: no front-end is to be connected yet; when it is, `run` is called.
         """
@@ -55,14 +58,13 @@ class FrontEndLink:
         self._device = device
         self._selector = selector
         self._make_offer = make_offer
-        self._on_error = on_error
-        self._ask_daemon = ask_daemon
+        self._outbox = outbox
+        self._complaints = complaints
         self._waits = waits
         self._accepting = False
         self._connection: Connection | None = None
         self._connected_at = 0.0
         self._ask_at: float | None = None
-        self._waiting = False  # for the daemon
         self._delay = _FIRST_RETRY
         self._in_vain = 0  # connections one after the other that ended early, and no ring had run
         self._accept_from = 0.0
@@ -95,8 +97,7 @@ class FrontEndLink:
             self._let_connect(self._listener, now >= self._accept_from and not self._waits(now))
         elif self._ask_at is not None and now >= self._ask_at and not self._waits(now):
             self._ask_at = None
-            self._waiting = True
-            self._ask_daemon()
+            self._outbox.keep(AskConnection())
 
     def _let_connect(self, listener: socket.socket, accepting: bool) -> None:
         if accepting and not self._accepting:
@@ -105,18 +106,13 @@ class FrontEndLink:
             self._selector.unregister(listener)
         self._accepting = accepting
 
-    def daemon_came(self) -> None:
-        """Ask again: whoever was asked before has forgotten it, or nobody was there."""
-        if self._waiting:
-            self._ask_daemon()
-
     def adopt(self, sock: socket.socket, now: float) -> None:
         """Serve a connected socket, accepted here or had from the daemon."""
         if self._connection is not None:
             close_fds([sock.detach()])
             return
         self._ask_at = None
-        self._waiting = False
+        self._outbox.forget(AskConnection)
         self._connected_at = now
         self.connections += 1
         self._connection = Connection(sock)
@@ -137,7 +133,9 @@ class FrontEndLink:
             return  # it has gone again
         if self._connection is not None:
             close_fds([sock.detach()])
-            self._on_error(PeerError(PeerErrorName.SECOND_FRONT_END, "the first one is connected"))
+            self._complaints.note(
+                PeerError(PeerErrorName.SECOND_FRONT_END, "the first one is connected")
+            )
             return
         self.adopt(sock, now)
 
@@ -170,7 +168,7 @@ class FrontEndLink:
             self._hung_up(now)
             self._disconnect(now, _RETRY_GONE)
         except PeerError as error:
-            self._on_error(error)
+            self._complaints.note(error)
             self._disconnect(now, _RETRY_REFUSED)
 
     def _hung_up(self, now: float) -> None:
@@ -188,7 +186,7 @@ class FrontEndLink:
         else:
             return
         advice = "its own log says why; for more pairs raise external_ids:vhost-user-queues"
-        self._on_error(PeerError(PeerErrorName.FRONT_END_GIVES_UP, f"{why}: {advice}"))
+        self._complaints.note(PeerError(PeerErrorName.FRONT_END_GIVES_UP, f"{why}: {advice}"))
 
     def _good(self, now: float) -> bool:
         """Whether the connection was of use: a ring has run, or it lasted."""

@@ -6,7 +6,6 @@ The latest value is never lost: what is held back is due later, and `take` gives
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -25,10 +24,6 @@ class Limiter(Generic[T]):
     def offer(self, value: T) -> None:
         """Replace what is pending by `value`."""
         self._pending = value
-
-    def withdraw(self) -> None:
-        """Let nothing be pending."""
-        self._pending = None
 
     def take(self, now: float) -> T | None:
         """Give the pending value if a token is there at `now` (seconds), else None."""
@@ -51,30 +46,3 @@ class Limiter(Generic[T]):
     def _refill(self, now: float) -> None:
         self._tokens = min(self._burst, self._tokens + (now - self._refilled) * self._rate)
         self._refilled = now
-
-
-class Changes(Generic[T]):
-    """Tells of a value when it is another than was told: as it is then, never as it has been."""
-
-    def __init__(self, rate: float, burst: int, nothing: T, send: Callable[[T], bool]) -> None:
-        """`nothing` is not told of as long as nothing else was. `send` says whether it could."""
-        self._limiter: Limiter[T] = Limiter(rate, burst)
-        self._nothing = self._told = nothing
-        self._send = send
-
-    def tell(self, value: T, now: float) -> None:
-        """Tell `value` if it is news and the limit allows; what was held back is not any more."""
-        if value == self._told:
-            self._limiter.withdraw()
-            return
-        self._limiter.offer(value)
-        if self._limiter.take(now) is not None and self._send(value):
-            self._told = value
-
-    def due(self, now: float) -> float | None:
-        """Seconds until what is held back may be told; None when nothing is."""
-        return self._limiter.due(now)
-
-    def forget(self) -> None:
-        """Nothing was told: another listens."""
-        self._told = self._nothing

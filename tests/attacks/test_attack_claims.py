@@ -19,6 +19,7 @@ from support.control.puppet import LOG_ALL, FrontEnd, Peer, announcements
 
 from ovs_vhost_plugin.announce.frames import gratuitous_arp, rarp
 from ovs_vhost_plugin.daemon.guests.allowance import FRAMES
+from ovs_vhost_plugin.ipc.commands import Release
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import wait_until
@@ -103,10 +104,10 @@ def reaches(peer: Peer, front_end: FrontEnd, *frames: bytes) -> list[bytes]:
     """Hand frames over at the next order, then one to the guest itself: what came before that."""
     last = forged(GUEST, b"\x52\0\0\0\0\x01")
     order = front_end.order()
-    while order is not None and order["op"] != "release":
+    while order is not None and not isinstance(order, Release):
         order = front_end.order()
     assert order is not None, "the guest itself has gone there"
-    front_end.hand_over(order, [*frames, last], left=0)
+    front_end.hand_over(order, [*frames, last], left=False)
     end = GUEST, last[12:]
     wait_until(lambda: any((f[:6], f[12:]) == end for f in peer.received()), "the last frame")
     return peer.received()
@@ -185,7 +186,7 @@ def test_a_worker_that_hands_over_without_end_is_cut_off(puppets, add) -> None:
     speak(puppets, peer, GUEST)
     batch, handed = [forged(GUEST)] * 256, 0
     while not counters(puppets, "forward").get("hold-over-limit"):
-        while (order := evil.order(seconds=0.2)) is not None:
+        while isinstance(order := evil.order(seconds=0.2), Release):
             evil.hand_over(order, batch)
             handed += len(batch)
             assert handed <= 2 * FRAMES

@@ -44,15 +44,16 @@ def test_no_fd_reaches_the_daemon(evil_host, evil, lingering):
 
 FLOODS = {
     "state": "me.tell_state('listening', errors=number)",
-    "started": "me.tell('started', base=number)",
-    "rarp": "me.tell('rarp', mac='52:54:00:00:00:01', at=0)",
-    "connect": "me.tell('connect')",
-    "holding": "me.tell('holding', hold=number, active=True, stations=[], counts={})",
-    "addresses": "me.tell('addresses', addresses=[])",
-    "bytes": "me.tell('state', state={'x': 'y' * 100000})",
+    "started": "me.say(reports.Started(number))",
+    "rarp": "me.say(reports.Rarp(bytes(6), 0))",
+    "connect": "me.say(reports.AskConnection())",
+    "holding": "me.say(reports.HoldState(number, True, (), {}))",
+    "stations": "me.say(reports.GuestStations(()))",
+    "bytes": "me.tell_state('listening', error_detail='y' * 100000)",
+    "no report": "me.tell('state', x='y' * 100000)",
     "noise": "os.write(me.reports.fileno(), b'x' * 4096)",
     "depth": "os.write(me.reports.fileno(), b'[' * 4000 + b'\\n')",
-    "unasked": "me.tell('stats', id=number, stats={})",
+    "unasked": "me.say(reports.Stats(number, {}))",
 }
 
 

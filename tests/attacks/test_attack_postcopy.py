@@ -27,7 +27,7 @@ def asked(evil):
 
     def answer():
         said = evil.run("result = me.commands")["result"][before:]
-        return [command for command in said if command["op"] == "userfaultfd"]
+        return [command for command in said if command["op"].endswith("userfaultfd")]
 
     return wait_until(answer, "the daemon's answer")[0]
 

@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 from contextlib import suppress
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,11 +21,11 @@ from support.fuzz.json_events import EVENTS, JSON
 
 from ovs_vhost_plugin import render
 from ovs_vhost_plugin.daemon import status
-from ovs_vhost_plugin.daemon.workers import reports
-from ovs_vhost_plugin.daemon.workers.reports import ReportError
+from ovs_vhost_plugin.ipc import reports
 from ovs_vhost_plugin.ipc.channel import ChannelBroken, ChannelClosed, _decode
+from ovs_vhost_plugin.ipc.codec import MessageError
 from ovs_vhost_plugin.lab.process import wait_until
-from ovs_vhost_plugin.openflow.session import Session
+from ovs_vhost_plugin.openflow.session import OpenFlowSession
 from ovs_vhost_plugin.openflow.wire import OpenFlowError, OpenFlowErrorName
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
@@ -35,8 +35,6 @@ from ovs_vhost_plugin.vhost.transport import Connection
 from ovs_vhost_plugin.vswitchd import fdb, trace
 from ovs_vhost_plugin.vswitchd.link import LinkLost
 from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question, parse_answer
-
-NOW = 100.0
 
 
 def changed(value: Any, path: list[int], new: Any) -> Any:
@@ -55,22 +53,27 @@ EVENT = st.builds(
 )
 
 
+def test_every_report_is_among_the_examples() -> None:
+    assert {reports.kind_of(event) for event in EVENTS} == set(get_args(reports.Report))
+    assert all(reports.decode(event) for event in EVENTS)
+
+
 @examples(500)
 @given(event=EVENT)
 def test_what_a_worker_says_is_a_report_that_can_be_shown(event: Any) -> None:
     """Through the channel's JSON, and on to all that a report is used for."""
     try:
-        report = reports.parse(_decode(json.dumps(event).encode(), 0), NOW)
-    except (ReportError, ChannelBroken):
+        report = reports.decode(_decode(json.dumps(event).encode(), 0))
+    except (MessageError, ChannelBroken):
         return
     match report:
         case reports.Rarp(mac, at):
-            assert len(mac) == 6 and 0 <= at <= NOW
+            assert len(mac) == 6 and 0 <= at <= 2.0**53
         case reports.Stats(_, stats):
             text = render.stats({"ports": {"vhu0": stats}, "missing": []})
             assert "\x1b" not in text
             json.loads(render.as_json(stats), parse_constant=lambda _: 1 / 0)
-        case reports.State():
+        case reports.PortState():
             report.has(1)
             for value in status.of_state(report, "").values():
                 assert value.isascii() and value.isprintable()
@@ -79,8 +82,8 @@ def test_what_a_worker_says_is_a_report_that_can_be_shown(event: Any) -> None:
 @examples(150)
 @given(packet=st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_packet_of_a_worker(packet: bytes) -> None:
-    with suppress(ChannelClosed, ReportError):
-        reports.parse(_decode(packet, 0), NOW)
+    with suppress(ChannelClosed, MessageError):
+        reports.decode(_decode(packet, 0))
 
 
 # -- the switch ----------------------------------------------------------------------------------
@@ -102,7 +105,7 @@ OPENFLOW = st.builds(
 @examples(200)
 @given(pieces=st.lists(OPENFLOW | st.just(HELLO) | st.binary(max_size=20)), cut=st.integers(1, 70))
 def test_any_bytes_of_a_switch(pieces: list[bytes], cut: int) -> None:
-    session, stream = Session(), b"".join(pieces)
+    session, stream = OpenFlowSession(), b"".join(pieces)
     try:
         for at in range(0, len(stream), cut):
             session.feed(stream[at : at + cut])

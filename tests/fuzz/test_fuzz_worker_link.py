@@ -22,12 +22,15 @@ from support.fuzz.fuzz_profile import examples
 from support.fuzz.json_events import EVENTS, JSON
 
 from ovs_vhost_plugin.daemon.workers.link import WorkerLink
-from ovs_vhost_plugin.daemon.workers.report_rates import BYTES_AT_ONCE, BYTES_PER_SECOND, RATES
-from ovs_vhost_plugin.ipc.channel import MAX_PACKET, Channel, WorkerSpec
+from ovs_vhost_plugin.daemon.workers.report_rates import BYTES_AT_ONCE, BYTES_PER_SECOND
+from ovs_vhost_plugin.ipc.channel import MAX_PACKET, Channel
+from ovs_vhost_plugin.ipc.commands import GetStats
+from ovs_vhost_plugin.ipc.reports import RATES, HeldFrames, Report, Stats, WorkerHello
+from ovs_vhost_plugin.ipc.spec import PortSettings, WorkerSpec
 from ovs_vhost_plugin.ipc.vitals import Vitals
 
 BEGIN = 1000.0
-SPEC = WorkerSpec("vhu0", "server", "/run/vm.sock", 1, None, False, True)
+SPEC = WorkerSpec("vhu0", "server", "/run/vm.sock", 1, PortSettings(hold=True))
 
 LINES = st.sampled_from([json.dumps(event).encode() + b"\n" for event in EVENTS])
 ANY_LINE = JSON.map(lambda value: json.dumps(value).encode() + b"\n")
@@ -50,7 +53,7 @@ class Hearing:
         ((_, (self.pipe, self.vitals, self.alarm)),) = worker.receive()
         os.set_blocking(self.pipe, False)
         self.worker = worker
-        self.kinds: Counter[str] = Counter()
+        self.kinds: Counter[type[Report]] = Counter()
         self.asked = 0
 
     def write(self, data: bytes) -> None:
@@ -66,16 +69,15 @@ class Hearing:
         ended = self.link.channel is None
         heard = self.link.receive(self.now)
         assert not (ended and heard), "nothing is heard after the end"
-        self.kinds.update(type(report).__name__.lower() for report in heard)
+        self.kinds.update(map(type, heard))
 
     def check(self) -> None:
         """Nothing was heard beyond its budget."""
         seconds = self.now - BEGIN
         for kind, (rate, burst) in RATES.items():
-            name = {"userfaultfd": "askuserfaultfd"}.get(kind, kind)
-            assert self.kinds[name] <= burst + rate * seconds + 1
-        assert self.kinds["hello"] <= 1
-        assert self.kinds["stats"] + self.kinds["held"] <= self.asked
+            assert self.kinds[kind] <= burst + rate * seconds + 1
+        assert self.kinds[WorkerHello] <= 1
+        assert self.kinds[Stats] + self.kinds[HeldFrames] <= self.asked
         kept = len(self.link._reports._part)
         assert kept <= MAX_PACKET, "of a report that is not whole no more is kept than of any"
 
@@ -104,7 +106,7 @@ def test_what_is_heard_stays_within_its_budgets(
 ) -> None:
     with hearing() as found:
         for parts, pause, ask in steps:
-            if ask and found.link.send({"op": "stats", "id": 1}, found.now):
+            if ask and found.link.send(GetStats(1), found.now):
                 found.asked += 1
                 found.worker.receive()
             found.write(b"".join(b"x" * p if isinstance(p, int) else p for p in parts))

@@ -9,7 +9,7 @@ import pytest
 from support.system.qemu_life import alive, echoed, left, resumed, successor
 from support.system.qemu_site import MIB, PORT, Site
 
-from ovs_vhost_plugin.ipc.channel import JOURNAL_BYTES
+from ovs_vhost_plugin.ipc.spec import JOURNAL_BYTES
 from ovs_vhost_plugin.lab.process import wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("qemu_programs")]

@@ -27,8 +27,9 @@ from ovs_vhost_plugin.daemon.guests.places import Owners, given_to, location_of
 from ovs_vhost_plugin.daemon.guests.silence import Silence
 from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, parse_mac
-from ovs_vhost_plugin.daemon.workers.reports import Addresses, Rarp, Started, State, Stats
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard
+from ovs_vhost_plugin.ipc.commands import Command, ForgetStations, Inject
+from ovs_vhost_plugin.ipc.reports import GuestStations, PortState, Rarp, Started, Stats
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.vhost.spec import Feature
@@ -45,7 +46,7 @@ MAX_QUERIED = 8
 OF_BEFORE = frozenset({"resumed", "reconnect", "port-moved"})
 """Triggers of guests that were here before: what is known of them may have moved on since."""
 
-Tell = Callable[[str, dict[str, Any], float], bool]
+Tell = Callable[[str, Command, float], bool]
 Waiter = Callable[[Result], None]
 
 
@@ -120,8 +121,7 @@ class Announcing:
                 self._guest(name).replaced()
 
     def _inject(self, port: str, frames: tuple[bytes, ...]) -> bool:
-        command = {"op": "inject", "frames": [frame.hex() for frame in frames]}
-        return self._tell(port, command, self._clock())
+        return self._tell(port, Inject(frames), self._clock())
 
     def _forget(self, name: str) -> None:
         self._rounds.cancel(name)
@@ -148,7 +148,7 @@ class Announcing:
             match event:
                 case Heard(name, Rarp(mac, at)):
                     self._rarp(name, mac, at)
-                case Heard(name, Addresses(stations)):
+                case Heard(name, GuestStations(stations)):
                     change = self._guest(name).uses(stations, now)
                     if change.trigger:
                         self._begin(name, change.trigger, now)
@@ -157,8 +157,8 @@ class Announcing:
                         base, sent, now, moved_in=moved_in, further=further
                     )
                     self._changed(name, change, now)
-                case Heard(name, State() as state):
-                    self._announces_itself[name] = _announces_itself(state)
+                case Heard(name, PortState() as state):
+                    self._announces_itself[name] = state.has(Feature.GUEST_ANNOUNCE.mask)
                     self._changed(name, self._guest(name).told(state.status, now), now)
                     self._see_migrating(name, state, now)
                 case Heard(name, Stats(request, stats)):
@@ -168,7 +168,7 @@ class Announcing:
                     self._changed(name, self._guest(name).ended(now), now)
                     self._forget_guest(name)
 
-    def _see_migrating(self, name: str, state: State, now: float) -> None:
+    def _see_migrating(self, name: str, state: PortState, now: float) -> None:
         """What has moved on does not go along with a guest that begins to migrate."""
         migrates, place = state.has(Feature.LOG_ALL.mask), self._locations.get(name)
         if not self._guest(name).running:
@@ -229,8 +229,7 @@ class Announcing:
         name, moved, port = looked.port, looked.moved, self._port(looked.port)
         if moved:
             self._guest(name).moved_on(moved)
-            keys = [station.encode() for station in moved]
-            self._tell(name, {"op": "elsewhere", "stations": keys}, now)
+            self._tell(name, ForgetStations(tuple(moved)), now)
         if port is None or not looked.trigger:
             return
         refused = [(Station(*key), refused_as(where)) for key, where in moved.items()]
@@ -368,11 +367,3 @@ class Announcing:
     def close(self) -> None:
         """Leave the bridges."""
         self._service.close()
-
-
-def _announces_itself(state: State) -> bool:
-    # reports.py has made it printable, not sure to be a number
-    try:
-        return bool(int(state.features or "0", 16) & Feature.GUEST_ANNOUNCE.mask)
-    except ValueError:
-        return False

@@ -25,10 +25,11 @@ from ovs_vhost_plugin.daemon.guests.leaving import Leaving, Record
 from ovs_vhost_plugin.daemon.guests.places import Owners, location_of
 from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
-from ovs_vhost_plugin.daemon.workers.reports import Held, Holding, State
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard
 from ovs_vhost_plugin.forward.departure import Departure
 from ovs_vhost_plugin.forward.onward import Rows, Unfit
+from ovs_vhost_plugin.ipc.commands import Command, Release
+from ovs_vhost_plugin.ipc.reports import HeldFrames, HoldState, PortState
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.vlan import PortVlan
 from ovs_vhost_plugin.openflow.connection import BridgeConnection
@@ -44,7 +45,7 @@ SIGHTS = 8
 """Times in a hold that the log says where the guest is."""
 _LOCALLY_ADMINISTERED = b"\x02"  # IEEE 802: the second bit of a MAC's first byte
 
-Send = Callable[[str, dict[str, Any], float], bool]
+Send = Callable[[str, Command, float], bool]
 
 
 class Forwarding:
@@ -75,11 +76,11 @@ class Forwarding:
         """Take what the workers reported."""
         for event in events:
             match event:
-                case Heard(name, State() as state):
+                case Heard(name, PortState() as state):
                     self._state(name, state, now)
-                case Heard(name, Holding() as holding):
+                case Heard(name, HoldState() as holding):
                     self._holding(name, holding, now)
-                case Heard(name, Held() as held):
+                case Heard(name, HeldFrames() as held):
                     self._held(name, held, now)
                 case Ended(name):
                     self._forget(name)
@@ -118,7 +119,7 @@ class Forwarding:
 
     # -- what the workers say --------------------------------------------------------------------
 
-    def _state(self, name: str, state: State, now: float) -> None:
+    def _state(self, name: str, state: PortState, now: float) -> None:
         """A guest that begins to migrate: the bridge still has all its addresses here."""
         migrates = state.has(Feature.LOG_ALL.mask)
         known = self._ports.get(name)
@@ -130,7 +131,7 @@ class Forwarding:
         elif not migrates and known is not None and known.hold is None:
             self._forget(name)
 
-    def _holding(self, name: str, holding: Holding, now: float) -> None:
+    def _holding(self, name: str, holding: HoldState, now: float) -> None:
         port = self._ports.get(name)
         if not holding.active:
             if port is not None and port.hold == holding.hold:
@@ -149,7 +150,7 @@ class Forwarding:
         if port.bridge is not None:
             port.departure.hold(holding.stations, now, holding.sighted)
 
-    def _held(self, name: str, held: Held, now: float) -> None:
+    def _held(self, name: str, held: HeldFrames, now: float) -> None:
         """Forward a batch that was asked for; anything else means nothing."""
         port = self._ports.get(name)
         if port is None or port.bridge is None or held.id not in port.released:
@@ -186,7 +187,7 @@ class Forwarding:
         self._ports[name] = Leaving(Departure(now), port.hold)
         self._ports[name].departure.look_at = None
 
-    def _ended(self, name: str, port: Leaving, holding: Holding, now: float) -> None:
+    def _ended(self, name: str, port: Leaving, holding: HoldState, now: float) -> None:
         if port.bridge is not None:
             self._record(name, port, holding.counts, now)
         self._forget(name)
@@ -277,12 +278,7 @@ class Forwarding:
             return
         stations = port.departure.places.keys()
         self._request += 1
-        command = {
-            "op": "release",
-            "id": self._request,
-            "stations": [station.encode() for station in stations],
-        }
-        if self._send(name, command, now):
+        if self._send(name, Release(self._request, tuple(stations)), now):
             port.released[self._request] = frozenset(stations)
 
     # -- what is known ---------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ovs_vhost_plugin.ipc.commands import Command, GetStats
+
 
 @dataclass(frozen=True, slots=True)
 class _Watch:
@@ -21,7 +23,7 @@ class _Watch:
 class Silence:
     """The ports that are listened to. Times are told."""
 
-    def __init__(self, tell: Callable[[str, dict[str, Any], float], bool]) -> None:
+    def __init__(self, tell: Callable[[str, Command, float], bool]) -> None:
         self._tell = tell
         self._watches: dict[str, _Watch] = {}
         self._last_id = 0
@@ -41,7 +43,7 @@ class Silence:
                 continue
             self._last_id -= 1  # below zero: the ids of `vhost/stats` are above
             self._watches[name] = _Watch(watch.sent, watch.due_at, self._last_id)
-            if not self._tell(name, {"op": "stats", "id": self._last_id}, now):
+            if not self._tell(name, GetStats(self._last_id), now):
                 self.cancel(name)
 
     def answered(self, name: str, request: int, stats: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ovs_vhost_plugin.common.dirs import StateDir
-from ovs_vhost_plugin.ipc.channel import JOURNAL_BYTES
+from ovs_vhost_plugin.ipc.spec import JOURNAL_BYTES
 
 _KEPT = 64
 """Journals kept of guests whose ports are gone: one that is added again finds their rings."""

@@ -10,8 +10,9 @@ import contextlib
 import os
 import select
 import signal
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import ovs.vlog
 
@@ -19,11 +20,26 @@ from ovs_vhost_plugin import __version__
 from ovs_vhost_plugin.common import pidfile
 from ovs_vhost_plugin.common.ratelimit import TokenBucket
 from ovs_vhost_plugin.daemon.reconcile import Phase
-from ovs_vhost_plugin.daemon.workers import reports
 from ovs_vhost_plugin.daemon.workers.report_rates import ReportRates
-from ovs_vhost_plugin.daemon.workers.reports import Addresses, Hello, Report, ReportError, State
-from ovs_vhost_plugin.ipc.channel import Channel, ChannelBroken, ChannelClosed, WorkerSpec
+from ovs_vhost_plugin.ipc import commands, reports
+from ovs_vhost_plugin.ipc.channel import Channel, ChannelBroken, ChannelClosed
+from ovs_vhost_plugin.ipc.codec import MessageError, printable
+from ovs_vhost_plugin.ipc.commands import Command, Configure, DaemonHello, Quit
 from ovs_vhost_plugin.ipc.reportpipe import ReportReader
+from ovs_vhost_plugin.ipc.reports import (
+    AskConnection,
+    AskUserfaultfd,
+    GuestStations,
+    HeldFrames,
+    HoldState,
+    PortState,
+    Rarp,
+    Report,
+    Started,
+    Stats,
+    WorkerHello,
+)
+from ovs_vhost_plugin.ipc.spec import PortSettings, WorkerSpec
 from ovs_vhost_plugin.ipc.vitals import Vitals
 from ovs_vhost_plugin.net.station import Station
 
@@ -68,7 +84,7 @@ class WorkerLink:
         self.child = child
         self.pid: int | None = None
         self.version = ""
-        self.state: State | None = None
+        self.state: PortState | None = None
         self.stations: tuple[Station, ...] = ()
         self.phase = Phase.REQUESTED if child else Phase.STARTING
         self.since = self.began = now
@@ -85,7 +101,7 @@ class WorkerLink:
 
     def _greet(self, now: float) -> None:
         """Send the hello, with where to report to and where to show a pulse."""
-        hello = {"op": "hello", "version": __version__}
+        hello = DaemonHello(__version__)
         self.send(hello, now, (self._reports.writer, self.vitals.fd, self.vitals.alarm))
         self._reports.give_away()
 
@@ -105,45 +121,32 @@ class WorkerLink:
 
     # -- telling ---------------------------------------------------------------------------------
 
-    def send(self, command: dict[str, Any], now: float, fds: tuple[int, ...] = ()) -> bool:
+    def send(self, command: Command, now: float, fds: tuple[int, ...] = ()) -> bool:
         """Send a command; False when the worker is not there to hear it."""
         if self.channel is None:
             return False
-        self._rates.told(command["op"])
+        assert len(fds) == command.FDS
+        self._rates.told(type(command))
+        packet = commands.encode(command)
         try:
             if fds:
-                return self.channel.send_now(command, fds)
-            self.channel.send(command)
+                return self.channel.send_now(packet, fds)
+            self.channel.send(packet)
         except ChannelClosed as closed:
             self._lost(closed, now)
             return False
         return True
 
-    def configure(self, spec: WorkerSpec, now: float) -> None:
-        """Tell it what may change while it runs."""
+    def configure(self, settings: PortSettings, now: float) -> None:
+        """Tell it the port's settings, all of which may change while it runs."""
         assert self.spec is not None
-        command = {
-            "op": "configure",
-            "mtu": spec.mtu,
-            "finish_offloads": spec.finish_offloads,
-            "finish_udp": spec.finish_udp,
-            "hold": spec.hold,
-            "state": spec.state,
-            "config": spec.config,
-            "mac": spec.mac,
-            "link_up": spec.link_up,
-            "postcopy": spec.postcopy,
-            "any_memory": spec.any_memory,
-            "features_off": spec.features_off,
-            "protocol_features_off": spec.protocol_features_off,
-        }
-        if self.send(command, now):
-            self.spec = spec
+        if self.send(Configure(settings), now):
+            self.spec = replace(self.spec, settings=settings)
 
     def quit(self, now: float) -> None:
         """Tell it to end; whether it does is for `Phase.ENDING` to see."""
         self.told_to_quit = True
-        self.send({"op": "quit"}, now)
+        self.send(Quit(), now)
         self._enter_ending(now)
 
     def kill(self, reason: str, now: float) -> None:
@@ -171,11 +174,11 @@ class WorkerLink:
         try:
             self.channel.flush()
             for event, size in said:
-                self._rates.require(event.get("event"), size, now)
-                heard.append(reports.parse(event, now))
+                self._rates.require(reports.kind_of(event), size, now)
+                heard.append(_timely(reports.decode(event), now))
             if end is not None:
                 raise end
-        except (ChannelClosed, ReportError) as error:
+        except (ChannelClosed, MessageError) as error:
             self._lost(error, now)
         for report in heard:
             self._keep(report, now)
@@ -195,7 +198,7 @@ class WorkerLink:
             self._error = self._error or _STUCK
             self.kill("it hangs", now)
         elif not self._false_alarms.take(now):
-            self._lost(ReportError("a flood of alarms"), now)
+            self._lost(MessageError("a flood of alarms"), now)
 
     def ended(self) -> bool:
         """Whether a worker that is not the nursery's child has ended."""
@@ -214,7 +217,7 @@ class WorkerLink:
         words = self.vitals.last_words
         if status == -signal.SIGBUS or "Fatal Python error: Bus error" in words:
             return "memory-file-truncated: the front-end cut its memory file short; restart the VM"
-        line = reports.printable(words.strip().rpartition("\n")[2])
+        line = printable(words.strip().rpartition("\n")[2])
         if line.startswith(_LAST_WORDS):
             return line
         if status == -signal.SIGSYS:
@@ -247,24 +250,40 @@ class WorkerLink:
             self._pidfd = None
 
     def _keep(self, report: Report, now: float) -> None:
-        if isinstance(report, Hello):
-            if report.spec.name != self.name:
-                self._lost(ReportError(f"it says it is {report.spec.name}"), now)
-                return
-            self.version = report.version
-            self.spec = report.spec
-            # The hello may be here before the nursery's word of the birth.
-            if self.phase in (Phase.REQUESTED, Phase.STARTING):
-                self._enter(Phase.RUNNING, now)
-        elif isinstance(report, State):
-            self.state = report
-        elif isinstance(report, Addresses):
-            self.stations = report.stations
+        match report:
+            case WorkerHello():
+                self._met(report, now)
+            case PortState():
+                self.state = report
+            case GuestStations(stations):
+                self.stations = stations
+            case AskConnection():
+                pass  # `daemon/connector.py`
+            case AskUserfaultfd():
+                pass  # `daemon/ports.py`
+            case Rarp() | Started():
+                pass  # `daemon/guests/announcing.py`
+            case HoldState() | HeldFrames():
+                pass  # `daemon/guests/forwarding.py`
+            case Stats():
+                pass  # `daemon/commands.py`, `daemon/guests/silence.py`
+            case _:
+                assert_never(report)
+
+    def _met(self, hello: WorkerHello, now: float) -> None:
+        if hello.spec.name != self.name:
+            self._lost(MessageError(f"it says it is {hello.spec.name}"), now)
+            return
+        self.version = hello.version
+        self.spec = hello.spec
+        # The hello may be here before the nursery's word of the birth.
+        if self.phase in (Phase.REQUESTED, Phase.STARTING):
+            self._enter(Phase.RUNNING, now)
 
     def _lost(self, why: Exception, now: float) -> None:
         # That it is gone is no reason in itself: its exit status or its log says more.
-        if isinstance(why, ChannelBroken | ReportError):
-            self._error = f"worker-channel: {reports.printable(str(why))}"
+        if isinstance(why, ChannelBroken | MessageError):
+            self._error = f"worker-channel: {printable(str(why))}"
         self._close_channel()
         if self.phase is not Phase.KILLED:
             self._enter_ending(now)
@@ -291,3 +310,8 @@ class WorkerLink:
         if self.channel is not None:
             self.channel.close()
             self.channel = None
+
+
+def _timely(report: Report, now: float) -> Report:
+    """`report`, in which nothing was seen in the future."""
+    return replace(report, at=min(report.at, now)) if isinstance(report, Rarp) else report

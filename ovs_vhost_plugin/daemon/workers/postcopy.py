@@ -6,12 +6,12 @@ A userfaultfd in a front-end's hands reaches all memory of its worker (docs/conf
 """
 
 import os
-from typing import Any
 
 import ovs.vlog
 
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import POSTCOPY_KEY, PortSpec
 from ovs_vhost_plugin.daemon.workers.link import WorkerLink
+from ovs_vhost_plugin.ipc.commands import GiveUserfaultfd, RefuseUserfaultfd
 from ovs_vhost_plugin.vhost.memory import userfault
 
 vlog = ovs.vlog.Vlog("vhost_postcopy")
@@ -50,15 +50,9 @@ class Userfaultfds:
             return
         self._complaint = ""
         try:
-            self._tell(link, {}, now, (device,))
+            link.send(GiveUserfaultfd(), now, (device,))
         finally:
             os.close(device)
 
     def _refuse(self, link: WorkerLink, why: str, now: float) -> None:
-        self._tell(link, {"error": why}, now)
-
-    @staticmethod
-    def _tell(
-        link: WorkerLink, more: dict[str, Any], now: float, fds: tuple[int, ...] = ()
-    ) -> None:
-        link.send({"op": "userfaultfd", **more}, now, fds)
+        link.send(RefuseUserfaultfd(why), now)

@@ -22,7 +22,7 @@ from ovs_vhost_plugin.common import trusted
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.common.trusted import DistrustError
 from ovs_vhost_plugin.daemon.options import Options
-from ovs_vhost_plugin.ipc.channel import WORKER_UIDS
+from ovs_vhost_plugin.ipc.spec import WORKER_UIDS
 
 vlog = ovs.vlog.Vlog("vhost_uids")
 

@@ -24,8 +24,11 @@ from ovs_vhost_plugin.daemon.workers.alarms import Alarms
 from ovs_vhost_plugin.daemon.workers.disposal import Disposal
 from ovs_vhost_plugin.daemon.workers.forkserver import Nursery
 from ovs_vhost_plugin.daemon.workers.link import WorkerLink
-from ovs_vhost_plugin.daemon.workers.reports import Report, printable
-from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed, WorkerSpec, threads_of
+from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed
+from ovs_vhost_plugin.ipc.codec import codec_of, printable
+from ovs_vhost_plugin.ipc.commands import Command
+from ovs_vhost_plugin.ipc.reports import Report
+from ovs_vhost_plugin.ipc.spec import WorkerSpec, threads_of
 from ovs_vhost_plugin.ipc.vitals import Vitals
 
 vlog = ovs.vlog.Vlog("vhost_workers")
@@ -187,7 +190,7 @@ class Workers:
             group = self._groups.open(spec.name, spec.uid, threads_of(spec.queues))
             joins = [] if group is None else [group]
             request = {
-                "spec": spec.to_json(),
+                "spec": codec_of(WorkerSpec).encode(spec),
                 "listener": front_end is not None,
                 "group": group is not None,
             }
@@ -297,7 +300,7 @@ class Workers:
         else:
             poller.timer_wait(math.ceil((self._backoff.retry_at - now) * 1000))
 
-    def tell(self, name: str, command: dict[str, Any], now: float) -> bool:
+    def tell(self, name: str, command: Command, now: float) -> bool:
         """Send a command to a port's worker; False when there is none to hear it."""
         return name in self.links and self.links[name].send(command, now)
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from ovs_vhost_plugin.common import process
 from ovs_vhost_plugin.ipc import vitals
-from ovs_vhost_plugin.ipc.channel import WORKER_UIDS, Inheritance, WorkerSpec
+from ovs_vhost_plugin.ipc.codec import codec_of
+from ovs_vhost_plugin.ipc.spec import WORKER_UIDS, Inheritance, WorkerSpec
 from ovs_vhost_plugin.vhost.memory import inflight
 from ovs_vhost_plugin.worker.birth import sandbox
 
@@ -20,7 +21,7 @@ _NOBODY = 65534
 
 def be_worker(worker: ModuleType, request: dict[str, Any], fds: list[int]) -> int:
     """Run the worker that `request` asks for, with `fds`; its exit status."""
-    spec = WorkerSpec.from_json(request["spec"])
+    spec: WorkerSpec = codec_of(WorkerSpec).decode(request["spec"])
     _reset_signals()
     os.setsid()
     process.set_name(spec.name)

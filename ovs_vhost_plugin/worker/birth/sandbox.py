@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from ovs_vhost_plugin.common import process
-from ovs_vhost_plugin.ipc.channel import threads_of
+from ovs_vhost_plugin.ipc.spec import threads_of
 
 # -- system calls -----------------------------------------------------------------------------
 

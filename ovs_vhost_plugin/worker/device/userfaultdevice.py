@@ -12,7 +12,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from ovs_vhost_plugin.ipc.reports import AskUserfaultfd
 from ovs_vhost_plugin.vhost.memory.userfault import DEVICE, Userfault
+from ovs_vhost_plugin.worker.outbox import Outbox
 
 _APART = 1.5
 """Seconds between two requests: the daemon answers no more than one a second."""
@@ -23,11 +25,8 @@ _PATIENCE = 3.0
 class UserfaultDevice:
     """The device, once the daemon has given it. `wanted`: the port's row asks for it."""
 
-    def __init__(
-        self, ask: Callable[[], bool], clock: Callable[[], float], *, wanted: bool
-    ) -> None:
-        """`ask` asks the daemon; False: there is none."""
-        self._ask = ask
+    def __init__(self, outbox: Outbox, clock: Callable[[], float], *, wanted: bool) -> None:
+        self._outbox = outbox
         self._clock = clock
         self._wanted = False
         self._fd = -1
@@ -65,7 +64,7 @@ class UserfaultDevice:
 
     def run(self, now: float) -> None:
         """Ask for it when it is time to."""
-        if self._expected and now >= self._next_request and self._ask():
+        if self._expected and now >= self._next_request and self._outbox.tell(AskUserfaultfd()):
             self._next_request = now + _APART
 
     def due(self, now: float) -> float | None:

@@ -12,14 +12,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any
 
-from ovs_vhost_plugin.net.station import StationKey
+from ovs_vhost_plugin.ipc.reports import GuestStations
+from ovs_vhost_plugin.net.station import Station, StationKey
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.learned.movedon import MovedOn, Watch
 from ovs_vhost_plugin.worker.learned.savedstate import Saved
 from ovs_vhost_plugin.worker.learned.stations import LearnedStation, expiry, merge, unaged
 from ovs_vhost_plugin.worker.limiter import Limiter
+from ovs_vhost_plugin.worker.outbox import Outbox
 
 _LOOKS_PER_SECOND, _LOOKS_AT_ONCE = 1.0, 5
 
@@ -27,12 +28,13 @@ _LOOKS_PER_SECOND, _LOOKS_AT_ONCE = 1.0, 5
 class Addresses:
     """The stations of the guest behind `pairs`, which write the eventfd `fd`."""
 
-    def __init__(self, pairs: Sequence[QueuePair], fd: int, watch: Watch) -> None:
-        self.current: list[dict[str, Any]] = []
-        """As the daemon is told: mac, vlan, router, ipv4, ipv6; at most 64 of them."""
+    def __init__(self, pairs: Sequence[QueuePair], fd: int, watch: Watch, outbox: Outbox) -> None:
+        self.current: tuple[Station, ...] = ()
+        """As the daemon is told; at most 64 of them."""
         self.nic: bytes | None = None
         """The NIC's MAC as the state said that came with the guest; it does not age."""
         self._inherited: Sequence[LearnedStation] = ()
+        self._outbox = outbox
         self._pairs = pairs
         self._fd = fd
         self._watch = watch  # that of the pairs
@@ -97,4 +99,7 @@ class Addresses:
         if self.nic is not None:
             own = LearnedStation(self.nic, 0, int(1000 * now))
             stations = merge([[own], stations])
-        self.current = [station.to_json() for station in stations]
+        current = tuple(one.told() for one in stations)
+        if current != self.current:
+            self.current = current
+            self._outbox.keep(GuestStations(current))

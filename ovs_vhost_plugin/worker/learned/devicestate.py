@@ -25,13 +25,10 @@ class DeviceState:
         addresses: Addresses,
         selector: selectors.BaseSelector,
         clock: Callable[[], float],
-        on_load: Callable[[], object],
     ) -> None:
-        """`on_load` is called when `addresses` know what came with a guest."""
         self._addresses = addresses
         self._selector = selector
         self._clock = clock
-        self._on_load = on_load
         self._nic: bytes | None = None
         self._arrived = False
         self._transfer: Transfer | None = None
@@ -60,9 +57,9 @@ class DeviceState:
             data = transfer.result()
             if transfer.loads:
                 now = self._clock()
+                # The daemon is to know it before the rings start, which is what announces.
                 self._addresses.inherit(savedstate.decode(data, int(1000 * now)), now)
                 self._arrived = True
-                self._on_load()
             return transfer.loads
         finally:
             transfer.close()

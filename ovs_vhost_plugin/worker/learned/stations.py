@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
 
 from ovs_vhost_plugin.jit.layout import ADDRESSES, STATIONS, Learned
 from ovs_vhost_plugin.jit.net.learn import AGE
-from ovs_vhost_plugin.net.station import StationKey
+from ovs_vhost_plugin.net.station import Station, StationKey
 
 Ip = IPv4Address | IPv6Address
 
@@ -43,15 +42,15 @@ class LearnedStation:
         """That; of an address that came with the guest, when it was last used there."""
         return self.claims.get(ip, self.addresses[ip])
 
-    def to_json(self) -> dict[str, Any]:
+    def told(self) -> Station:
         """As the daemon is told: without times, which change with every frame."""
-        return {
-            "mac": self.mac.hex(":"),
-            "vlan": self.vlan,
-            "router": self.router,
-            "ipv4": [str(ip) for ip in sorted(a for a in self.addresses if a.version == 4)],
-            "ipv6": [str(ip) for ip in sorted(a for a in self.addresses if a.version == 6)],
-        }
+        return Station(
+            self.mac,
+            self.vlan,
+            tuple(sorted(ip.packed for ip in self.addresses if ip.version == 4)),
+            tuple(sorted(ip.packed for ip in self.addresses if ip.version == 6)),
+            self.router,
+        )
 
 
 def read(learned: Learned, now: int) -> list[LearnedStation]:
@@ -68,14 +67,14 @@ def read(learned: Learned, now: int) -> list[LearnedStation]:
         row = rows[at]
         key = int(row["key"])
         mac = (key & _MAC).to_bytes(6, "big")
-        station = LearnedStation(mac, key >> 48, int(row["seen"]), bool(row["router"]))
+        one = LearnedStation(mac, key >> 48, int(row["seen"]), bool(row["router"]))
         for entry in addresses[at * ADDRESSES : (at + 1) * ADDRESSES]:
             seen = int(entry["seen"])
             if seen and now - seen <= AGE:
                 ip = ip_of(int(entry["high"]), int(entry["low"]))
-                station.addresses[ip] = seen
-                station.claims[ip] = int(entry["claimed"])
-        found.append(station)
+                one.addresses[ip] = seen
+                one.claims[ip] = int(entry["claimed"])
+        found.append(one)
     return found
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ovs_vhost_plugin.ipc.channel import JOURNAL_BYTES
+from ovs_vhost_plugin.ipc.spec import JOURNAL_BYTES
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.recovery.journal import (
     BEGUN,

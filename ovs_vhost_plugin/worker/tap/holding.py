@@ -11,16 +11,16 @@ has no use for. What comes later for such an address follows in the same way.
 
 from __future__ import annotations
 
-import base64
 import os
 import selectors
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from ovs_vhost_plugin.ipc.channel import HELD_BATCH_BYTES, HELD_BATCH_FRAMES
+from ovs_vhost_plugin.ipc.reports import HeldFrames, HoldState
 from ovs_vhost_plugin.net.station import StationKey
+from ovs_vhost_plugin.worker.outbox import Outbox
 from ovs_vhost_plugin.worker.tap.finish import Finisher, UnfinishedError
 from ovs_vhost_plugin.worker.tap.hold import QUIET, SECONDS, HoldBuffer, Reason
 from ovs_vhost_plugin.worker.tap.queues import LONGEST_FRAME, LONGEST_QUEUE, TapQueues
@@ -31,8 +31,6 @@ _BATCH = 128
 """Frames of the others: a packet socket, by which a switch may read them, holds twice as many."""
 
 assert _BATCH <= HELD_BATCH_FRAMES
-
-Send = Callable[[dict[str, Any]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ class Holding:
         self,
         taps: TapQueues,
         selector: selectors.BaseSelector,
-        send: Send,
+        outbox: Outbox,
         clock: Callable[[], float],
         *,
         enabled: bool,
@@ -59,7 +57,7 @@ class Holding:
         self.enabled = enabled
         self._taps = taps
         self._selector = selector
-        self._send = send
+        self._outbox = outbox
         self._clock = clock
         self._finisher = Finisher()
         self._room = memoryview(bytearray(LONGEST_FRAME))
@@ -154,7 +152,7 @@ class Holding:
 
     # -- the daemon ------------------------------------------------------------------------------
 
-    def report(self) -> dict[str, Any] | None:
+    def report(self) -> HoldState | None:
         """The hold for the daemon: whole, and changing only when it matters; None: none so far."""
         if not self._number:
             return None
@@ -162,14 +160,13 @@ class Holding:
         if not self.active:
             before = self._before
             counts = {k: n - before.get(k, 0) for k, n in self.buffer.counts.items()}
-        return {
-            "event": "holding",
-            "hold": self._number,
-            "active": self.active,
-            "stations": [station.encode() for station in self.buffer.stations],
-            "sighted": self.buffer.sighted,
-            "counts": {key: count for key, count in counts.items() if count},
-        }
+        return HoldState(
+            self._number,
+            self.active,
+            tuple(self.buffer.stations),
+            {key: count for key, count in counts.items() if count},
+            self.buffer.sighted,
+        )
 
     def release(self, number: int, stations: Iterable[StationKey]) -> None:
         """Take the daemon's request for a batch; it is answered when there is a frame for it."""
@@ -184,13 +181,8 @@ class Holding:
         self._release = None
         batch = self.buffer.take(release.stations, self._batch, HELD_BATCH_BYTES)
         self._batch = _BATCH
-        event = {
-            "event": "held",
-            "id": release.id,
-            "frames": [base64.b64encode(frame).decode() for frame in batch],
-            "left": self.buffer.waiting(release.stations),
-        }
-        self._send(event)
+        left = self.buffer.waiting(release.stations) > 0
+        self._outbox.tell(HeldFrames(release.id, tuple(batch), left))
         if not self.buffer.wanted:
             self._end_at = min(self._until, self._clock() + QUIET)
 

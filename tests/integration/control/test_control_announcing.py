@@ -5,7 +5,6 @@ The port's worker is a puppet: the test tells as its front-end what it is to rep
 """
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -13,9 +12,11 @@ from support.control.puppet import GUEST_ANNOUNCE, MAC, PORT, Peer, wait_log
 from support.control.puppet import announcements as log
 
 from ovs_vhost_plugin.announce.frames import gratuitous_arp, rarp
+from ovs_vhost_plugin.ipc.reports import GuestStations, Started
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.lab.process import LabError, wait_until
 from ovs_vhost_plugin.net.ethernet import tagged
+from ovs_vhost_plugin.net.station import Station
 
 pytestmark = pytest.mark.integration
 
@@ -55,7 +56,7 @@ def test_a_guest_that_moved_in_is_announced_whole_and_in_qemus_rounds(host, add)
 
 def test_connected_is_not_running(host, add) -> None:
     front_end = add(ATTACHED)
-    front_end.tell(event="started", base=700, sent=0)
+    front_end.report(Started(700))
     front_end.status("connected", features=GUEST_ANNOUNCE | 1)
     host.wait_status_of(PORT, lambda status: status.get("features", "").endswith("200001"))
     assert log(host) == []
@@ -78,8 +79,7 @@ def test_what_the_guest_was_seen_to_use_is_announced_too(host, add) -> None:
     peer = Peer(host)
     nested = bytes.fromhex("525400123499")
     front_end = add(GIVEN, "external_ids:vhost-user-announce=rounds=1")
-    station = {"mac": nested.hex(":"), "vlan": 30, "router": False, "ipv4": [], "ipv6": []}
-    front_end.tell(event="addresses", addresses=[{**station, "ipv4": ["192.0.2.1"]}])
+    front_end.report(GuestStations((Station(nested, 30, (IP,)),)))
     front_end.move_in()
     wait_log(host, 2)
     assert peer.seen() == [rarp(MAC), gratuitous_arp(MAC, IP)]
@@ -92,7 +92,7 @@ def test_send_rarp_announces_all_that_is_known_once_a_message(host, add) -> None
     front_end = add(GIVEN)
     mac = bytes.fromhex("525400123457")
     for _ in range(2):
-        front_end.tell(event="rarp", mac=mac.hex(":"), at=time.monotonic())
+        front_end.send_rarp(mac)
         wait_log(host, 2)
     entries = wait_log(host, 4)
     assert {entry["trigger"] for entry in entries} == {"send-rarp"}
@@ -101,7 +101,7 @@ def test_send_rarp_announces_all_that_is_known_once_a_message(host, add) -> None
 
 def test_after_send_rarp_the_front_end_makes_the_rounds(host, add) -> None:
     front_end = add(ATTACHED)
-    front_end.tell(event="rarp", mac=MAC.hex(":"), at=time.monotonic())
+    front_end.send_rarp(MAC)
     front_end.move_in()
     requests = wait_until(lambda: (n := requested(host)) >= 2 and n, "both are answered")
     assert requests == 2
@@ -153,7 +153,7 @@ def test_a_guest_that_stops_is_announced_no_more(host, add) -> None:
 
 def test_off_leaves_only_what_is_asked_for_by_hand(host, add) -> None:
     front_end = add(ATTACHED, "external_ids:vhost-user-announce=off")
-    front_end.tell(event="rarp", mac=MAC.hex(":"), at=time.monotonic())
+    front_end.send_rarp(MAC)
     front_end.move_in()
     assert "learned on br0" in host.appctl("vhost/announce", PORT)
     assert [entry["trigger"] for entry in log(host)] == ["manual"]

@@ -5,10 +5,13 @@ import json
 import socket
 import stat
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ovs_vhost_plugin.ipc.codec import codec_of
+from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
 
@@ -139,25 +142,16 @@ def test_a_change_of_mtu_or_offloads_reaches_the_running_worker(host) -> None:
         stats = json.loads(host.appctl("vhost/stats", "vhu0", "--format=json"))
         return stats["ports"]["vhu0"]["configured"]
 
-    rest = {
-        "mtu": 9000,
-        "finish_udp": True,
-        "state": False,
-        "config": False,
-        "mac": "",
-        "link_up": True,
-        "postcopy": False,
-        "any_memory": False,
-        "features_off": 0,
-        "protocol_features_off": 0,
-    }
-    finished = {**rest, "finish_offloads": True, "hold": True}
-    wait_until(lambda: configured() == finished, "configure")
+    def wait_settings(settings: PortSettings) -> None:
+        wanted = codec_of(PortSettings).encode(settings)
+        wait_until(lambda: configured() == wanted, "configure")
+
+    settings = PortSettings(mtu=9000, finish_offloads=True, hold=True)
+    wait_settings(settings)
     host.switch.vsctl("set", "Open_vSwitch", ".", "other_config:userspace-tso-enable=true")
-    passed_on = {**rest, "finish_offloads": False}
-    wait_until(lambda: configured() == {**passed_on, "hold": True}, "configure")
+    wait_settings(replace(settings, finish_offloads=False))
     host.switch.vsctl("set", "Interface", "vhu0", "external_ids:vhost-user-announce=hold=off")
-    wait_until(lambda: configured() == {**passed_on, "hold": False}, "configure")
+    wait_settings(replace(settings, finish_offloads=False, hold=False))
     assert host.worker_pid("vhu0") == pid
 
 

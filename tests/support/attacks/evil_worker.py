@@ -26,8 +26,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed, Inheritance, WorkerSpec
+from ovs_vhost_plugin.ipc import reports
+from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed
 from ovs_vhost_plugin.ipc.reportpipe import ReportWriter
+from ovs_vhost_plugin.ipc.reports import PortState, Report, WorkerHello
+from ovs_vhost_plugin.ipc.spec import Inheritance, WorkerSpec
 from ovs_vhost_plugin.ipc.vitals import Pulse
 
 MODULES = (
@@ -35,16 +38,6 @@ MODULES = (
     *(sys, threading, time),
 )
 LIBC = ctypes.CDLL(None, use_errno=True)
-_STATE = {
-    "features": "",
-    "protocol_features": "",
-    "num_vrings": 0,
-    "vring_sizes": [],
-    "mtu": None,
-    "error": "",
-    "error_detail": "",
-    "errors": 0,
-}
 
 
 def warm() -> None:
@@ -69,7 +62,7 @@ class EvilWorker:
         self.obeys = True
         self.commands: list[dict[str, Any]] = []
         self.names: dict[str, Any] = {module.__name__: module for module in MODULES}
-        self.names |= {"me": self, "libc": LIBC, "Path": Path}
+        self.names |= {"me": self, "libc": LIBC, "Path": Path, "reports": reports}
         self.part = b""
         self.pulse, self.alarm = Pulse(), -1
 
@@ -79,7 +72,11 @@ class EvilWorker:
         self.reports.send({"event": event, **what})
 
     def tell_state(self, status: str, **more: Any) -> None:
-        self.tell("state", state={**_STATE, "status": status, "socket": self.spec.path, **more})
+        self.say(PortState(status, self.spec.path, **more))
+
+    def say(self, report: Report) -> None:
+        """Report what an honest worker might."""
+        self.tell(**reports.encode(report))
 
     def serve(self) -> int:
         if self.listener is None:
@@ -112,7 +109,7 @@ class EvilWorker:
                         self.pulse.adopt(fds[1], fds[2])
                         self.alarm = fds[2]
                         self.reports = ReportWriter(fds[0])
-                        self.tell("hello", version="evil", spec=self.spec.to_json())
+                        self.say(WorkerHello("evil", self.spec))
                         self.tell_state("listening")
                     case {"op": "quit"} if self.obeys:
                         return True

@@ -17,12 +17,35 @@ import signal
 import socket
 import struct
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ovs_vhost_plugin.ipc import vitals
-from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed, Inheritance, WorkerSpec
+from ovs_vhost_plugin.ipc import commands, reports, vitals
+from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed
+from ovs_vhost_plugin.ipc.codec import codec_of
+from ovs_vhost_plugin.ipc.commands import (
+    Configure,
+    Connected,
+    DaemonHello,
+    ForgetStations,
+    GetStats,
+    Inject,
+    Quit,
+    Release,
+)
 from ovs_vhost_plugin.ipc.reportpipe import ReportWriter
+from ovs_vhost_plugin.ipc.reports import (
+    AskConnection,
+    PortState,
+    Rarp,
+    Report,
+    Started,
+    Stats,
+    WorkerHello,
+)
+from ovs_vhost_plugin.ipc.spec import Inheritance, PortSettings, WorkerSpec
 
 _TUNSETCARRIER = 0x400454E2
 _VNET_HEADER = 10  # bytes, as a tap has it by default
@@ -75,7 +98,6 @@ class FakeWorker:
         self.reports: ReportWriter | None = None
         self.channel: Channel | None = None
         self.front_end: socket.socket | None = None
-        self.configured: dict[str, Any] = {}
         self.puppet = spec.name.startswith("puppet")
         self.counters: dict[str, int] = {}
         self.strings = b""
@@ -93,15 +115,15 @@ class FakeWorker:
             if "counters" in report:
                 self.counters = report["counters"]
             elif "transmit" in report:
-                self.transmit(report["transmit"])
+                self.transmit([bytes.fromhex(frame) for frame in report["transmit"]])
             else:
-                self.tell(**report)
+                self.tell_raw(report)
 
     def serve(self) -> int:
         while True:
             if self.spec.name.startswith("flood") and self.reports is not None:
                 with contextlib.suppress(ChannelClosed):
-                    self.tell("started", base=0)
+                    self.tell(Started(0))
             watched = [self.control, *([self.channel] if self.channel else [])]
             if self.vhost is not None:
                 watched.append(self.vhost)
@@ -141,49 +163,52 @@ class FakeWorker:
         os.close(black_box)
         os.close(alarm)
         self.reports = ReportWriter(reports)
-        self.tell("hello", version="fake", spec=self.spec.to_json())
+        self.tell(WorkerHello("fake", self.spec))
         self.tell_state()
 
     def listen(self) -> bool:
         assert self.channel is not None
         try:
-            told = [self.obey(command, fds) for command, fds in self.channel.receive()]
+            told = [self.obey(said, fds) for said, fds in self.channel.receive()]
         except ChannelClosed:
             self.channel = self.reports = None
             return False
         return any(told)
 
-    def obey(self, command: dict[str, Any], fds: list[int]) -> bool:
-        match command:
-            case {"op": "hello"}:
+    def obey(self, said: dict[str, Any], fds: list[int]) -> bool:
+        match commands.decode(said, fds):
+            case DaemonHello():
                 self.greet(*fds)
-            case {"op": "quit"}:
+            case Quit():
                 return not self.spec.name.startswith("deaf")
-            case {"op": "stats", "id": request}:
-                self.tell("stats", id=request, stats=self.stats())
-            case {"op": "configure", **what}:
-                self.configured = what
+            case GetStats(request):
+                self.tell(Stats(request, self.stats()))
+            case Configure(settings):
+                self.spec = replace(self.spec, settings=settings)
                 self.tell_state()
-            case {"op": "inject", "frames": frames}:
+            case Inject(frames):
                 self.transmit(frames)
-            case {"op": "release" | "elsewhere"} if self.puppet and self.front_end is not None:
-                self.front_end.sendall(json.dumps(command).encode() + b"\n")
-            case {"op": "connected"}:
+            case Release() | ForgetStations() if self.puppet and self.front_end is not None:
+                self.front_end.sendall(json.dumps(said).encode() + b"\n")
+            case Connected():
                 self.front_end = socket.socket(fileno=fds[0])
                 self.tell_state()
         return False
 
-    def transmit(self, frames: list[str]) -> None:
+    def transmit(self, frames: Sequence[bytes]) -> None:
         for frame in frames:
-            os.write(self.taps[0], bytes(_VNET_HEADER) + bytes.fromhex(frame))
+            os.write(self.taps[0], bytes(_VNET_HEADER) + frame)
 
     def connect(self) -> None:
         """By the daemon, as a worker has no file system."""
-        self.tell("connect")
+        self.tell(AskConnection())
 
-    def tell(self, event: str, **what: Any) -> None:
+    def tell(self, report: Report) -> None:
+        self.tell_raw(reports.encode(report))
+
+    def tell_raw(self, said: dict[str, Any]) -> None:
         if self.reports is not None and not self.spec.name.startswith("mute"):
-            self.reports.send({"event": event, **what})
+            self.reports.send(said)
 
     def tell_state(self) -> None:
         connected = self.front_end is not None
@@ -191,20 +216,17 @@ class FakeWorker:
         if connected:
             fcntl.ioctl(self.taps[0], _TUNSETCARRIER, struct.pack("=i", 1))
             if not self.puppet:
-                self.tell("rarp", mac="52:54:00:00:00:01", at=time.monotonic())
-        state = {
-            "status": "connected" if connected else waiting,
-            "socket": self.spec.path,
-            "features": "0x0000000140000000" if connected else "",
-            "protocol_features": "0x7" if connected else "",
-            "num_vrings": 2 if connected else 0,
-            "vring_sizes": [256, 512] if connected else [],
-            "mtu": self.spec.mtu,
-            "error": "",
-            "error_detail": "",
-            "errors": 0,
-        }
-        self.tell("state", state=state)
+                self.tell(Rarp(bytes.fromhex("525400000001"), time.monotonic()))
+        state = PortState("connected" if connected else waiting, self.spec.path)
+        if connected:
+            state = replace(
+                state,
+                features="0x0000000140000000",
+                protocol_features="0x7",
+                num_vrings=2,
+                vring_sizes=(256, 512),
+            )
+        self.tell(replace(state, mtu=self.spec.settings.mtu))
 
     def stats(self) -> dict[str, Any]:
         return {
@@ -214,10 +236,10 @@ class FakeWorker:
             "fds": {str(fd): link for fd in range(64) if (link := link_of(fd)) is not None},
             "environment": dict(os.environ),
             "sigterm": signal.getsignal(signal.SIGTERM) == signal.SIG_DFL,
-            "configured": self.configured,
-            "queue_pairs": {
-                "names": ["rx_packets", "tx_packets"],
-                "values": [[3, 0], [4, self.counters.get("tx_packets", 0)]],
-            },
+            "configured": codec_of(PortSettings).encode(self.spec.settings),
+            "queue_pairs": [
+                {"rx_packets": 3, "tx_packets": 0},
+                {"rx_packets": 4, "tx_packets": self.counters.get("tx_packets", 0)},
+            ],
             "errors": {},
         }

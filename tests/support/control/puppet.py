@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ports whose worker is a puppet (`fake_worker`): a test says as its front-end what it reports."""
 
-import base64
 import json
 import select
 import socket
@@ -12,8 +11,20 @@ from typing import Any
 
 from support.control.announce_bridge import Tap
 
+from ovs_vhost_plugin.ipc import commands, reports
+from ovs_vhost_plugin.ipc.commands import Command, Release
+from ovs_vhost_plugin.ipc.reports import (
+    GuestStations,
+    HeldFrames,
+    HoldState,
+    PortState,
+    Rarp,
+    Report,
+    Started,
+)
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
+from ovs_vhost_plugin.net.station import Station, StationKey
 
 PORT = "puppet0"
 MAC = bytes.fromhex("525400123456")
@@ -32,67 +43,50 @@ class FrontEnd:
         self._orders = b""
         host.wait_status(port, "connected")
 
-    def tell(self, **report: Any) -> None:
-        self._sock.sendall(json.dumps(report).encode() + b"\n")
+    def tell(self, **order: Any) -> None:
+        self._sock.sendall(json.dumps(order).encode() + b"\n")
+
+    def report(self, report: Report) -> None:
+        """Have the worker report that."""
+        self.tell(**reports.encode(report))
 
     def status(self, status: str, features: int = GUEST_ANNOUNCE) -> None:
-        self.tell(
-            event="state",
-            state={
-                "status": status,
-                "socket": "",
-                "features": f"0x{features:016x}",
-                "protocol_features": "0x7",
-                "num_vrings": 2,
-                "vring_sizes": [256, 256],
-                "mtu": None,
-                "error": "",
-                "error_detail": "",
-                "errors": 0,
-            },
-        )
+        self.report(PortState(status, "", f"0x{features:016x}", "0x7", 2, (256, 256)))
 
     def move_in(self, base: int = 700) -> None:
         """As a guest does that a migration brings."""
-        self.tell(event="started", base=base, sent=0)
+        self.report(Started(base))
         self.status("running")
         self._host.wait_status(self._port, "running")
 
     def send_rarp(self, mac: bytes) -> None:
         """As the front-end's SEND_RARP."""
-        self.tell(event="rarp", mac=mac.hex(":"), at=time.monotonic())
+        self.report(Rarp(mac, time.monotonic()))
 
     def learned(self, *macs: bytes) -> None:
         """As what the guest's own frames have shown."""
-        shown = [
-            {"mac": mac.hex(":"), "vlan": 0, "router": False, "ipv4": ["192.0.2.1"], "ipv6": []}
-            for mac in macs
-        ]
-        self.tell(event="addresses", addresses=shown)
+        self.report(GuestStations(tuple(Station(mac, 0, (bytes([192, 0, 2, 1]),)) for mac in macs)))
 
     def hold(self, *macs: bytes, number: int = 1, active: bool = True) -> None:
         """As a worker that holds frames for these."""
-        stations = [f"{mac.hex()}.0" for mac in macs]
-        self.tell(event="holding", hold=number, active=active, stations=stations, counts={})
+        self.report(HoldState(number, active, tuple(StationKey(mac, 0) for mac in macs), {}))
 
     def transmit(self, *frames: bytes) -> None:
         """Send frames into the bridge, as the guest."""
         self.tell(transmit=[frame.hex() for frame in frames])
 
-    def order(self, seconds: float = PATIENCE) -> dict[str, Any] | None:
+    def order(self, seconds: float = PATIENCE) -> Command | None:
         """The next command of the daemon's that has to do with a hold; None: none in that time."""
         while b"\n" not in self._orders:
             if not select.select([self._sock], [], [], seconds)[0]:
                 return None
             self._orders += self._sock.recv(65536)
         line, _, self._orders = self._orders.partition(b"\n")
-        order: dict[str, Any] = json.loads(line)
-        return order
+        return commands.decode(json.loads(line), ())
 
-    def hand_over(self, order: dict[str, Any], frames: Sequence[bytes], left: int = 1) -> None:
-        """Answer a `release` with these frames."""
-        encoded = [base64.b64encode(frame).decode() for frame in frames]
-        self.tell(event="held", id=order["id"], frames=encoded, left=left)
+    def hand_over(self, order: Release, frames: Sequence[bytes], *, left: bool = True) -> None:
+        """Answer with these frames."""
+        self.report(HeldFrames(order.id, tuple(frames), left))
 
     def close(self) -> None:
         self._sock.close()

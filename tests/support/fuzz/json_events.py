@@ -7,7 +7,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.ipc.channel import WorkerSpec
+from ovs_vhost_plugin.ipc.codec import codec_of
+from ovs_vhost_plugin.ipc.commands import PROTOCOL
+from ovs_vhost_plugin.ipc.spec import WorkerSpec
 
 NUMBER = (
     st.integers(-1, 2**65)
@@ -19,7 +21,7 @@ NUMBER = (
 WORDS = [
     "event", "hello", "state", "rarp", "started", "connect", "stats", "addresses", "holding",
     "held", "mac", "at", "base", "sent", "path", "id", "frames", "left", "hold", "active", "counts",
-    "stations", "queue_pairs", "names", "values", "errors", "faults",
+    "stations", "sighted", "moved_in", "queue_pairs", "names", "values", "errors", "faults",
     "vlan", "router", "ipv4", "ipv6", "running", "0x1", "AAEC",
     "52:54:00:00:00:01", "10.0.0.2", "fe80::1", "525400000001.0", "\ud800", "\0", "[/]",
 ]  # fmt: skip
@@ -35,7 +37,7 @@ JSON = st.recursive(
 )
 
 
-SPEC = WorkerSpec("vhu0", "client", "/run/vm.sock", 2, None, False, True).to_json()
+SPEC = codec_of(WorkerSpec).encode(WorkerSpec("vhu0", "client", "/run/vm.sock", 2))
 
 
 STATION = {
@@ -48,25 +50,24 @@ STATION = {
 
 
 EVENTS: list[dict[str, Any]] = [
-    {"event": "hello", "version": "0.1", "pid": 7, "spec": SPEC},
+    {"event": "hello", "version": "0.1", "protocol": PROTOCOL, "spec": SPEC},
     {
         "event": "state",
-        "state": {
-            "status": "running",
-            "socket": "/run/vm.sock",
-            "features": "0x40000000",
-            "protocol_features": "0x7",
-            "num_vrings": 2,
-            "vring_sizes": [256, 256],
-            "mtu": None,
-            "error": "header-version",
-            "error_detail": "version 3",
-            "errors": 4,
-        },
+        "status": "running",
+        "socket": "/run/vm.sock",
+        "features": "0x40000000",
+        "protocol_features": "0x7",
+        "num_vrings": 2,
+        "vring_sizes": [256, 256],
+        "mtu": None,
+        "error": "header-version",
+        "error_detail": "version 3",
+        "errors": 4,
     },
     {"event": "rarp", "mac": "52:54:00:00:00:01", "at": 99.5},
-    {"event": "started", "base": 17, "sent": 3},
+    {"event": "started", "base": 17, "sent": 3, "moved_in": False, "further": False},
     {"event": "connect"},
+    {"event": "userfaultfd"},
     {
         "event": "stats",
         "id": 3,
@@ -79,13 +80,14 @@ EVENTS: list[dict[str, Any]] = [
             "queue_pairs": {"names": ["rx_packets", "tx_packets"], "values": [[1, 2], [7, 0]]},
         },
     },
-    {"event": "addresses", "addresses": [STATION]},
+    {"event": "stations", "stations": [STATION]},
     {
         "event": "holding",
         "hold": 2,
         "active": True,
         "stations": ["525400000001.0"],
         "counts": {"held": 3},
+        "sighted": 1,
     },
-    {"event": "held", "id": 9, "frames": ["AAEC", ""], "left": 3},
+    {"event": "held", "id": 9, "frames": ["AAEC", ""], "left": True},
 ]

@@ -35,6 +35,7 @@ from ovs_vhost_plugin.worker.device.vringconfig import PairConfig
 from ovs_vhost_plugin.worker.learned.addresses import Addresses
 from ovs_vhost_plugin.worker.learned.devicestate import DeviceState
 from ovs_vhost_plugin.worker.learned.movedon import Watch
+from ovs_vhost_plugin.worker.outbox import Outbox
 from ovs_vhost_plugin.worker.tap.holding import Holding
 
 FRAME = bytes(12) + bytes(range(100))
@@ -104,16 +105,16 @@ class Port:
         self.selector = selectors.DefaultSelector()
         self.taps = Taps()
         self.pairs = [Pair(index, fd) for index, fd in enumerate(self.taps.fds)]
-        self.held: list[Any] = []
+        self.outbox = Outbox(self.selector, time.monotonic)
         holding = Holding(
             self.taps,  # type: ignore[arg-type]
             self.selector,
-            lambda event: self.held.append(event) is None,
+            self.outbox,
             time.monotonic,
             enabled=True,
         )
-        addresses = Addresses(self.pairs, -1, Watch())
-        self.state = DeviceState(addresses, self.selector, time.monotonic, lambda: None)
+        addresses = Addresses(self.pairs, -1, Watch(), self.outbox)
+        self.state = DeviceState(addresses, self.selector, time.monotonic)
         channel = BackEndChannel(self.selector, self.error)
         self.device = Device(
             self.pairs,

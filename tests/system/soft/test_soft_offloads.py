@@ -71,7 +71,7 @@ def seen(capture, *, outgoing):
 
 def told(host, finish):
     """The worker has been told so: what it is asked next it answers after that."""
-    words = re.findall(f" {PORT}: mtu .*finish offloads (True|False)", host.log.read_text())
+    words = re.findall(f" {PORT}: .*finish_offloads (True|False)", host.log.read_text())
     return words and words[-1] == str(finish) and host.stats(PORT)
 
 

@@ -15,8 +15,8 @@ from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.daemon.guests.announcing import MAX_QUERIED, Announcing
 from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, Switch
-from ovs_vhost_plugin.daemon.workers.reports import Addresses, Rarp, Report, Started, State
 from ovs_vhost_plugin.daemon.workers.workers import Heard
+from ovs_vhost_plugin.ipc.reports import GuestStations, PortState, Rarp, Report, Started
 from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode
 from ovs_vhost_plugin.vswitchd.unixctl import Switchd
@@ -24,7 +24,7 @@ from ovs_vhost_plugin.vswitchd.unixctl import Switchd
 BRIDGE_MAC = bytes.fromhex("02000000000a")
 MAC = bytes.fromhex("525400000001")
 SNOOPS = replace(PORT, ofport=3, snoops=True, announce=Policy(rounds=1))
-RUNNING = State("running", "", "0", "0", 2, (), None, "", "", 0)
+RUNNING = PortState("running", "", "0", "0", 2, (), None, "", "", 0)
 MOVED_IN = (Started(base=7), RUNNING)
 
 
@@ -133,7 +133,7 @@ def test_send_rarp_ends_the_daemons_own_rounds(port) -> None:
 def test_it_is_asked_in_each_vlan_that_it_uses_and_its_port_carries(port, columns, vlans) -> None:
     """20 is what its frames have shown, 30 what the row says."""
     port.is_at(replace(SNOOPS, **{"addresses": (Station(MAC, 30),), **columns}))
-    port.tells(Addresses((Station(MAC, 20),)), *MOVED_IN)
+    port.tells(GuestStations((Station(MAC, 20),)), *MOVED_IN)
     assert port.vlans() == vlans
 
 

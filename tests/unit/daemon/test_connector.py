@@ -16,8 +16,9 @@ from ovs_vhost_plugin.daemon.connector import GOOD_AFTER, LONGEST_PAUSE, Connect
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.reconcile import worker_spec
 from ovs_vhost_plugin.daemon.sockets.sockpolicy import SocketError, SocketErrorName
-from ovs_vhost_plugin.daemon.workers.reports import Connect
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Heard
+from ovs_vhost_plugin.ipc.commands import Connected
+from ovs_vhost_plugin.ipc.reports import AskConnection
 
 NOW = 1000.0
 
@@ -29,8 +30,8 @@ class Link:
         self.reads = True
         self.sent: list[tuple[float, int]] = []
 
-    def send(self, command: dict[str, Any], now: float, fds: tuple[int, ...] = ()) -> bool:
-        assert command == {"op": "connected"} and len(fds) == 1
+    def send(self, command: Connected, now: float, fds: tuple[int, ...] = ()) -> bool:
+        assert command == Connected() and len(fds) == 1
         if not self.reads:
             return False
         self.sent.append((now, os.fstat(fds[0]).st_ino))
@@ -61,7 +62,7 @@ class World:
         os.close(fd)
 
     def ask(self, now: float, name: str = "vhu0") -> None:
-        self.connector.take([Heard(name, Connect())], now)
+        self.connector.take([Heard(name, AskConnection())], now)
 
     def run(self, now: float) -> None:
         self.connector.run(self.ports, now)

@@ -18,8 +18,8 @@ from ovs_vhost_plugin.daemon.ovsdb.carriage import Trouble
 from ovs_vhost_plugin.daemon.ovsdb.database import Standing
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import RowError, RowErrorName
 from ovs_vhost_plugin.daemon.reconcile import ADOPTED_LINGERS, RELEASE_TIMEOUT, Phase, worker_spec
-from ovs_vhost_plugin.daemon.workers.reports import Connect, State
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Heard
+from ovs_vhost_plugin.ipc.reports import AskConnection, PortState
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_a_worker_that_was_told_to_end_does_not_speak_for_the_next_one(world: Wo
         world.loop.turn(NOW)
     link = world.workers.links["vhu0"]
     link.phase, link.spec = Phase.RUNNING, worker_spec(PORT)
-    link.state = State("listening", PORT.path, "", "", 0, (), None, "", "", 0)
+    link.state = PortState("listening", PORT.path, "", "", 0, (), None, "", "", 0)
     world.loop.turn(NOW)
     assert world.keys()["vhost-user-status"] == "listening"
     link.phase, link.told_to_quit = Phase.ENDING, True
@@ -169,7 +169,7 @@ def test_a_slip_is_published_beside_the_status_and_counted(world: World) -> None
 def told(world: World, status: str) -> None:
     link = world.workers.links["vhu0"]
     link.phase = Phase.RUNNING
-    link.state = State(status, PORT.path, "", "", 0, (), None, "", "", 0)
+    link.state = PortState(status, PORT.path, "", "", 0, (), None, "", "", 0)
 
 
 def test_running_is_not_said_of_a_port_that_its_bridge_does_not_carry(world: World) -> None:
@@ -226,7 +226,7 @@ def test_a_socket_that_has_to_be_mended_is_published_beside_the_status(world: Wo
     world.rows(ports={"vhu0": replace(PORT, socket_owner="qemu")})
     for _ in range(3):
         world.loop.turn(NOW)
-    world.workers.events.append(Heard("vhu0", Connect()))
+    world.workers.events.append(Heard("vhu0", AskConnection()))
     world.loop.turn(NOW)
     assert world.keys()["vhost-user-status"] == "starting"
     assert world.keys()["vhost-user-error"] == f"socket-not-trusted: {PORT.path} of qemu"

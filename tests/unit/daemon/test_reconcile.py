@@ -17,19 +17,19 @@ from ovs_vhost_plugin.daemon.reconcile import (
     Abandon,
     Action,
     Backoff,
-    Configure,
+    ConfigureWorker,
     CreateTap,
     Kill,
     Observed,
     Phase,
-    Quit,
+    QuitWorker,
     Remove,
     Seclude,
     Spawn,
     reconcile,
     worker_spec,
 )
-from ovs_vhost_plugin.ipc.channel import WorkerSpec
+from ovs_vhost_plugin.ipc.spec import PortSettings, WorkerSpec
 from ovs_vhost_plugin.vhost.withheld import Withheld
 
 NOW = 1000.0
@@ -58,22 +58,11 @@ def running(spec: WorkerSpec = SPEC, **fields: object) -> Observed:
         (running(secluded=False), Seclude("vhu0", True)),
         (running(phase=Phase.STARTING, spec=None, secluded=None), Seclude("vhu0", True)),
         (Observed(tap=True, secluded=True), Spawn(SPEC)),
-        (running(tap=False), Quit("vhu0", "its tap is gone")),
-        (running(replace(SPEC, path="/b")), Quit("vhu0", "the port was reconfigured")),
-        (running(replace(SPEC, mode="server")), Quit("vhu0", "the port was reconfigured")),
-        (running(replace(SPEC, queues=1)), Quit("vhu0", "the port was reconfigured")),
-        (running(replace(SPEC, mtu=9000)), Configure(SPEC)),
-        (running(replace(SPEC, finish_offloads=False)), Configure(SPEC)),
-        (running(replace(SPEC, finish_udp=False)), Configure(SPEC)),
-        (running(replace(SPEC, hold=False)), Configure(SPEC)),
-        (running(replace(SPEC, state=True)), Configure(SPEC)),
-        (running(replace(SPEC, config=True)), Configure(SPEC)),
-        (running(replace(SPEC, mac="525400000001")), Configure(SPEC)),
-        (running(replace(SPEC, link_up=False)), Configure(SPEC)),
-        (running(replace(SPEC, postcopy=True)), Configure(SPEC)),
-        (running(replace(SPEC, any_memory=True)), Configure(SPEC)),
-        (running(replace(SPEC, features_off=1)), Configure(SPEC)),
-        (running(replace(SPEC, protocol_features_off=1)), Configure(SPEC)),
+        (running(tap=False), QuitWorker("vhu0", "its tap is gone")),
+        (running(replace(SPEC, path="/b")), QuitWorker("vhu0", "the port was reconfigured")),
+        (running(replace(SPEC, mode="server")), QuitWorker("vhu0", "the port was reconfigured")),
+        (running(replace(SPEC, queues=1)), QuitWorker("vhu0", "the port was reconfigured")),
+        (running(replace(SPEC, settings=replace(SPEC.settings, mtu=9000))), ConfigureWorker(SPEC)),
         (
             running(phase=Phase.STARTING, spec=None, since=NOW - HELLO_TIMEOUT),
             Kill("vhu0", "it said no hello"),
@@ -110,7 +99,7 @@ def test_what_is_waited_for(seen: Observed, wake_at: float | None) -> None:
 
 
 def test_a_port_that_is_gone_is_taken_down() -> None:
-    assert plan(None, running())[0] == [Quit("vhu0", "the port was removed")]
+    assert plan(None, running())[0] == [QuitWorker("vhu0", "the port was removed")]
     assert plan(None, Observed(tap=True))[0] == [Remove("vhu0")]
     # Nothing to wait for that is not wanted any more,
     assert plan(None, Observed(retry_at=NOW + 9))[0] == [Remove("vhu0")]
@@ -196,9 +185,9 @@ class World:
                 if not self.fails(spec.name):
                     new = Observed(True, Phase.REQUESTED, spec, self.now, secluded=True)
                     self.observed[spec.name] = new
-            case Configure(spec):
+            case ConfigureWorker(spec):
                 self.observed[spec.name] = replace(self.seen(spec.name), spec=spec)
-            case Quit(name, _):
+            case QuitWorker(name, _):
                 assert self.seen(name).phase in (Phase.STARTING, Phase.RUNNING)
                 self.enter(name, Phase.ENDING)
             case Kill(name, _):
@@ -247,8 +236,7 @@ SPECS = st.builds(
     st.sampled_from(["client", "server"]),
     st.sampled_from(["/x", "/y"]),
     st.integers(1, 2),
-    st.sampled_from([None, 9000]),
-    st.booleans(),
+    st.builds(PortSettings, st.sampled_from([None, 9000]), st.booleans()),
 )
 OBSERVED = st.builds(
     Observed,
@@ -275,8 +263,8 @@ def test_plans_converge_from_any_state(specs, states, deaf, failures) -> None:
             mode=spec.mode,
             path=spec.path,
             queues=spec.queues,
-            mtu=spec.mtu,
-            finish_offloads=spec.finish_offloads,
+            mtu=spec.settings.mtu,
+            finish_offloads=spec.settings.finish_offloads,
         )
         for name, spec in specs.items()
     }
@@ -303,21 +291,21 @@ def test_plans_converge_from_any_state(specs, states, deaf, failures) -> None:
 def test_only_a_worker_that_offers_the_configuration_is_told_of_mac_and_link() -> None:
     changes = {"attached_mac": "52:54:00:00:00:01", "link_up": False}
     assert worker_spec(replace(PORT, **changes)) == SPEC  # type: ignore[arg-type]
-    told = worker_spec(replace(PORT, config=True, **changes))  # type: ignore[arg-type]
-    assert (told.mac, told.link_up) == ("525400000001", False)
+    told = worker_spec(replace(PORT, config=True, **changes)).settings  # type: ignore[arg-type]
+    assert (told.mac, told.link_up) == (bytes.fromhex("525400000001"), False)
 
 
 @pytest.mark.parametrize("mac", ["", "nonsense", "00:00:00:00:00:00", "01:00:5e:00:00:01"])
 def test_a_mac_that_no_nic_has_is_not_told(mac: str) -> None:
-    assert worker_spec(replace(PORT, config=True, attached_mac=mac)).mac == ""
+    assert worker_spec(replace(PORT, config=True, attached_mac=mac)).settings.mac == b""
 
 
 def test_a_worker_is_told_what_its_front_end_is_trusted_with() -> None:
     for trust in ("postcopy", "any_memory"):
-        assert not getattr(worker_spec(PORT), trust)
-        assert getattr(worker_spec(replace(PORT, **{trust: True})), trust)  # type: ignore[arg-type]
+        assert not getattr(worker_spec(PORT).settings, trust)
+        assert getattr(worker_spec(replace(PORT, **{trust: True})).settings, trust)  # type: ignore[arg-type]
 
 
 def test_a_worker_is_told_what_it_does_not_offer() -> None:
-    told = worker_spec(replace(PORT, withheld=Withheld(1 << 17, 1 << 2)))
+    told = worker_spec(replace(PORT, withheld=Withheld(1 << 17, 1 << 2))).settings
     assert (told.features_off, told.protocol_features_off) == (1 << 17, 1 << 2)

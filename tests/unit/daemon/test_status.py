@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovs_vhost_plugin.daemon import status
-from ovs_vhost_plugin.daemon.workers.reports import State
+from ovs_vhost_plugin.ipc.reports import PortState
 
-RUNNING = State(
+RUNNING = PortState(
     status="running",
     socket="/run/vm.sock",
     features="0x0000000140000000",

@@ -17,10 +17,7 @@ from ovs_vhost_plugin.ipc.channel import (
     Channel,
     ChannelBroken,
     ChannelClosed,
-    WorkerSpec,
 )
-
-SPEC = WorkerSpec("vhu0", "client", "/run/vm.sock", 4, 9000, True, True, 0x70000007, 0x70000007)
 
 
 @pytest.fixture
@@ -185,32 +182,3 @@ def test_closing_frees_the_fds_that_wait(pair) -> None:
     channel.close()
 
     assert not open_fds() - before
-
-
-def test_a_worker_spec_survives_the_wire() -> None:
-    assert WorkerSpec.from_json(json.loads(json.dumps(SPEC.to_json()))) == SPEC
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("name", 1),
-        ("queues", "4"),
-        ("queues", True),
-        ("mtu", "9000"),
-        ("mtu", True),
-        ("finish_offloads", 1),
-        ("finish_udp", 1),
-        ("hold", 1),
-        ("uid", None),
-    ],
-)
-def test_a_worker_spec_of_wrong_types_is_refused(field: str, value: object) -> None:
-    with pytest.raises(ValueError, match=field):
-        WorkerSpec.from_json({**SPEC.to_json(), field: value})
-
-
-@pytest.mark.parametrize("value", [None, [], {}, {**SPEC.to_json(), "more": 1}])
-def test_a_worker_spec_of_other_fields_is_refused(value: object) -> None:
-    with pytest.raises(ValueError, match="fields"):
-        WorkerSpec.from_json(value)

@@ -10,7 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.worker.fake_outbox import FakeOutbox
 
+from ovs_vhost_plugin.ipc.reports import AskConnection
+from ovs_vhost_plugin.worker.complaints import Complaints
 from ovs_vhost_plugin.worker.frontend import FrontEndLink
 
 NOW = 50.0
@@ -18,8 +21,10 @@ NOW = 50.0
 
 class Asking:
     def __init__(self, listener: socket.socket | None = None) -> None:
-        self.asked = 0
+        self.outbox = FakeOutbox()
+        self.complaints = Complaints()
         self.errors: list[Any] = []
+        self.complaints.note = self.errors.append  # type: ignore[method-assign]
         self.device: Any = SimpleNamespace(
             running=False,
             has_run=False,
@@ -34,14 +39,15 @@ class Asking:
             listener,
             self.device,
             self.selector,
+            outbox=self.outbox,  # type: ignore[arg-type]
+            complaints=self.complaints,
             make_offer=offer,
-            on_error=self.errors.append,
-            ask_daemon=self.ask,
         )
 
-    def ask(self) -> bool:
-        self.asked += 1
-        return True
+    @property
+    def asks(self) -> bool:
+        """Whether each daemon that comes is asked for a connection."""
+        return AskConnection in self.outbox.states
 
     def connect(self, now: float) -> socket.socket:
         ours, theirs = socket.socketpair()
@@ -65,9 +71,9 @@ class Asking:
             assert due is not None
             waits.append(due)
             now += due
-            before = self.asked
+            assert not self.asks
             self.front_end.run(now)
-            assert self.asked == before + 1
+            assert self.asks
         return waits
 
 
@@ -84,24 +90,16 @@ def asking(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asking]:
     made.selector.close()
 
 
-def test_it_asks_at_its_start_and_once(asking: Asking) -> None:
-    assert asking.front_end.due(NOW) == 0.0
+def test_it_asks_from_its_start_until_it_has_a_front_end(asking: Asking) -> None:
+    assert asking.front_end.due(NOW) == 0.0 and not asking.asks
     for tick in range(100):
         asking.front_end.run(NOW + tick)
-    assert asking.asked == 1 and asking.front_end.due(NOW) is None
+        assert asking.asks
+    assert asking.front_end.due(NOW) is None
     assert asking.front_end.status == "connecting"
-
-
-def test_it_asks_each_daemon_that_comes_while_it_waits(asking: Asking) -> None:
-    asking.front_end.daemon_came()
-    assert asking.asked == 0  # it has not begun
-    asking.front_end.run(NOW)
-    asking.front_end.daemon_came()
-    assert asking.asked == 2
     theirs = asking.connect(NOW)
-    asking.front_end.daemon_came()
     asking.front_end.run(NOW + 100)
-    assert asking.asked == 2 and asking.front_end.status == "connected"
+    assert not asking.asks and asking.front_end.status == "connected"
     theirs.close()
 
 

@@ -10,8 +10,8 @@ from support.daemon.ports import PORT
 from ovs_vhost_plugin.daemon.guests.announcing import Announcing
 from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import Switch
-from ovs_vhost_plugin.daemon.workers.reports import Addresses, Rarp
 from ovs_vhost_plugin.daemon.workers.workers import Heard
+from ovs_vhost_plugin.ipc.reports import GuestStations, Rarp
 from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.vswitchd.unixctl import Switchd
 
@@ -25,7 +25,9 @@ def test_a_port_with_another_socket_is_another_guests(tmp_path: Path) -> None:
     announcing = Announcing(lambda *_: True, Switchd(), clock=lambda: NOW)
     with contextlib.closing(announcing):
         announcing.locate(Snapshot(switch, {"vhu0": PORT}))
-        announcing.take([Heard("vhu0", Rarp(MAC, NOW)), Heard("vhu0", Addresses((LEARNED,)))], NOW)
+        announcing.take(
+            [Heard("vhu0", Rarp(MAC, NOW)), Heard("vhu0", GuestStations((LEARNED,)))], NOW
+        )
         assert announcing.known(PORT)
 
         announcing.locate(Snapshot(switch, {"vhu0": replace(PORT, mtu=9000)}))

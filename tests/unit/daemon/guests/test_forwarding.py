@@ -15,8 +15,9 @@ from ovs_vhost_plugin.daemon.guests.allowance import BATCHES, BYTES, FRAMES, HOL
 from ovs_vhost_plugin.daemon.guests.forwarding import PAUSE, Forwarding
 from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, Switch
-from ovs_vhost_plugin.daemon.workers.reports import Held, Holding, State
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Heard
+from ovs_vhost_plugin.ipc.commands import Release
+from ovs_vhost_plugin.ipc.reports import HeldFrames, HoldState, PortState
 from ovs_vhost_plugin.net.station import Station, StationKey
 from ovs_vhost_plugin.net.vlan import PortVlan
 from ovs_vhost_plugin.openflow.connection import Done
@@ -103,7 +104,7 @@ class Poller:
 class World:
     def __init__(self) -> None:
         self.now = 100.0
-        self.told: list[dict[str, Any]] = []
+        self.told: list[Release] = []
         self.tables = FakeTables()
         self.forwarding = Forwarding(self._send, self.tables)  # type: ignore[arg-type]
         self.locate()
@@ -122,7 +123,7 @@ class World:
         self.forwarding.run(self.now)
 
     def holding(self, *stations: StationKey, hold: int = 1, after: float = 0.0) -> None:
-        self.hear(Holding(hold, True, stations, {}), after=after)
+        self.hear(HoldState(hold, True, stations, {}), after=after)
 
     def table(self, text: str | None, after: float = 0.001) -> None:
         assert self.tables.asked, "nobody asked"
@@ -142,14 +143,14 @@ class World:
         self.forwarding.wait(poller)
         return poller.at
 
-    def _send(self, name: str, command: dict[str, Any], _now: float) -> bool:
+    def _send(self, name: str, command: Release, _now: float) -> bool:
         assert name == "vhu0"
         self.told.append(command)
         return True
 
 
-def state(features: str) -> State:
-    return State("running", "/x", features, "", 2, (256, 256), None, "", "", 0)
+def state(features: str) -> PortState:
+    return PortState("running", "/x", features, "", 2, (256, 256), None, "", "", 0)
 
 
 @pytest.fixture
@@ -169,15 +170,15 @@ def found(world: World) -> None:
 
 def test_a_guest_is_followed_batch_after_batch(world: World) -> None:
     found(world)
-    assert world.told == [{"op": "release", "id": 1, "stations": [STATION.encode()]}]
+    assert world.told == [Release(1, (STATION,))]
     assert world.bridge.path == "/run/ovs/br0.mgmt"
-    world.hear(Held(1, (frame(1), frame(2)), True))
+    world.hear(HeldFrames(1, (frame(1), frame(2)), True))
     assert world.bridge.sent == [[(sent(1), THERE), (sent(2), THERE)]]
     assert len(world.told) == 1  # not before these have arrived
     world.bridge.answer = Done(1, 2)
     world.hear()
-    assert world.told[1:] == [{"op": "release", "id": 2, "stations": [STATION.encode()]}]
-    world.hear(Held(2, (frame(3),), False))
+    assert world.told[1:] == [Release(2, (STATION,))]
+    world.hear(HeldFrames(2, (frame(3),), False))
     world.bridge.answer = Done(1, 1)
     world.hear()
     assert len(world.told) == 2  # stragglers come in ones: not at once
@@ -200,7 +201,7 @@ def test_the_bridge_counts_once_in_a_hold_by_an_address_of_nobodys(world: World)
         assert in_port == HERE and frame[:6] == GUEST
         assert frame[6] & 3 == 2, "locally administered, one station's"
         sources.add(frame[6:12])
-        world.hear(Holding(hold, False, (), {}))
+        world.hear(HoldState(hold, False, (), {}))
     assert len(sources) == 2
 
 
@@ -210,7 +211,7 @@ def test_a_guest_that_is_sighted_elsewhere_has_its_first_frames_counted(world: W
     world.holding(STATION)
     world.table(table(HERE))
     assert len(world.bridge.taught) == 1
-    world.hear(Holding(1, True, (STATION,), {}, sighted=1))
+    world.hear(HoldState(1, True, (STATION,), {}, sighted=1))
     for taught in (1, 2):
         world.table(table(HERE))
         assert len(world.bridge.taught) == taught
@@ -218,7 +219,7 @@ def test_a_guest_that_is_sighted_elsewhere_has_its_first_frames_counted(world: W
     assert world.asked() == [], "the bridge has its time"
     world.hear(after=0.01)
     world.table(table(THERE))
-    assert world.told[-1]["op"] == "release"
+    assert isinstance(world.told[-1], Release)
 
 
 @pytest.mark.parametrize("text", ["", table(THERE)])
@@ -257,17 +258,17 @@ def test_nothing_goes_where_the_bridge_has_not_learned(world: World) -> None:
     world.holding(STATION)
     world.table("")
     assert world.told == []
-    world.hear(Held(1, (frame(1),), False))
+    world.hear(HeldFrames(1, (frame(1),), False))
     assert world.bridge.sent == [] and world.forwarding.counters["frames-unasked"] == 1
 
 
 def test_a_worker_gets_no_frame_to_anybody_else(world: World) -> None:
     found(world)
     stranger = bytes.fromhex("525400000077")
-    world.hear(Held(1, (frame(1, stranger), frame(2), frame(3, b"\xff" * 6)), False))
+    world.hear(HeldFrames(1, (frame(1, stranger), frame(2), frame(3, b"\xff" * 6)), False))
     assert world.bridge.sent == [[(sent(2), THERE)]]
     assert world.forwarding.counters["frames-unfit"] == 2
-    world.hear(Held(1, (frame(4),), False))  # an answer too many
+    world.hear(HeldFrames(1, (frame(4),), False))  # an answer too many
     assert len(world.bridge.sent) == 1
 
 
@@ -279,8 +280,8 @@ def test_what_the_worker_was_asked_for_before_is_not_lost_when_there_is_more(wor
     world.now += 0.1
     world.hear()
     world.table(table(THERE) + table(THERE, nested).partition("\n")[2])
-    assert [command["id"] for command in world.told] == [1, 2]
-    world.hear(Held(1, (frame(1),), False), Held(2, (frame(2, nested),), False))
+    assert [command.id for command in world.told] == [1, 2]
+    world.hear(HeldFrames(1, (frame(1),), False), HeldFrames(2, (frame(2, nested),), False))
     world.bridge.answer = Done(1, len(world.bridge.sent[0]))
     world.hear()
     assert [p for batch in world.bridge.sent for p in batch] == [
@@ -299,15 +300,15 @@ def test_addresses_that_are_found_one_by_one_are_all_asked_for(world: World) -> 
     for n, mac in enumerate(nested):
         lines[n] = table(THERE, mac).partition("\n")[2]
         world.table(" port\n" + "".join(lines))
-        assert set(world.told[-1]["stations"]) == {key.encode() for key in stations[: n + 1]}
+        assert set(world.told[-1].stations) == set(stations[: n + 1])
         world.hear(after=0.1)
-    assert [command["id"] for command in world.told] == [1, 2, 3]
+    assert [command.id for command in world.told] == [1, 2, 3]
 
 
 def test_frames_wait_while_the_bridge_is_away(world: World) -> None:
     found(world)
     world.bridge.idle = False
-    world.hear(Held(1, (frame(1),), False))
+    world.hear(HeldFrames(1, (frame(1),), False))
     assert world.bridge.sent == []
     world.bridge.idle = True
     world.hear()
@@ -320,7 +321,7 @@ def test_frames_wait_while_the_bridge_is_away(world: World) -> None:
 def test_the_end_is_logged_and_kept(world: World) -> None:
     found(world)
     counts = {"held": 5, "forwarded": 3, "dropped_group": 2}
-    world.hear(Holding(1, False, (), counts), after=1.5)
+    world.hear(HoldState(1, False, (), counts), after=1.5)
     assert world.bridge.closed and world.wakes() == []
     (entry,) = world.forwarding.log()
     assert (entry["port"], entry["counts"], entry["places"]) == (
@@ -346,7 +347,7 @@ def test_off_means_off(world: World, changes: dict[str, Any]) -> None:
 def test_a_worker_has_so_many_holds_and_no_more(world: World) -> None:
     for hold in range(3 * HOLDS_AT_ONCE):
         world.holding(STATION, hold=hold)
-        world.hear(Holding(hold, False, (), {}))
+        world.hear(HoldState(hold, False, (), {}))
     assert world.forwarding.counters["holds"] == HOLDS_AT_ONCE
     assert all(bridge.closed for bridge in FakeBridge.made)
 
@@ -379,7 +380,7 @@ def test_without_a_look_before_the_hold_only_rows_say_whose_an_address_is(
     world: World, told: str
 ) -> None:
     if told == "both at once":
-        world.hear(state(LOG_ALL), Holding(1, True, (STATION,), {}))
+        world.hear(state(LOG_ALL), HoldState(1, True, (STATION,), {}))
     else:
         if told == "both before the table":
             world.hear(state(LOG_ALL))
@@ -391,7 +392,7 @@ def test_without_a_look_before_the_hold_only_rows_say_whose_an_address_is(
     world.locate(attached_mac=GUEST.hex(":"))
     world.hear(after=0.1)
     world.table(table(THERE))
-    assert world.told == [{"op": "release", "id": 1, "stations": [STATION.encode()]}]
+    assert world.told == [Release(1, (STATION,))]
 
 
 def test_what_other_ports_rows_name_is_not_forwarded_to(world: World) -> None:
@@ -402,12 +403,12 @@ def test_what_other_ports_rows_name_is_not_forwarded_to(world: World) -> None:
     world.locate(others={"vhu1": other}, attached_mac=GUEST.hex(":"))
     world.hear(after=0.1)
     world.table(table(THERE))
-    assert world.told[-1]["stations"] == [STATION.encode()], "given to both, it is both's"
+    assert world.told[-1].stations == (STATION,), "given to both, it is both's"
 
 
 def batch_of(world: World, frames: list[bytes]) -> None:
     """Hand over what was asked for, and have the bridge take it."""
-    world.hear(Held(world.told[-1]["id"], tuple(frames), True))
+    world.hear(HeldFrames(world.told[-1].id, tuple(frames), True))
     if not world.bridge.closed and world.bridge.sent:
         world.bridge.answer = Done(1, len(frames))
     world.hear()
@@ -435,9 +436,9 @@ def test_a_worker_that_hands_over_without_end_is_cut_off_by_name(
     # neither does it begin again, nor is there more than a trickle for the next
     told = len(world.told)
     world.holding(STATION)
-    world.hear(Held(told, tuple(given), True))
+    world.hear(HeldFrames(told, tuple(given), True))
     assert len(world.told) == told and world.wakes() == []
-    world.hear(Holding(1, False, (), {}))
+    world.hear(HoldState(1, False, (), {}))
     assert len(world.forwarding.history) == 1
     world.hear(state(LOG_ALL))
     world.table(table(HERE))
@@ -455,7 +456,7 @@ def test_a_hold_of_a_hundred_thousand_frames_goes_through(world: World) -> None:
     for _ in range(100_000 // 32):
         world.now += 0.0032
         batch_of(world, given)
-    world.hear(Holding(1, False, (), {}))
+    world.hear(HoldState(1, False, (), {}))
     assert world.forwarding.counters["frames-forwarded"] == 100_000
     assert world.forwarding.counters["hold-over-limit"] == 0
 
@@ -485,8 +486,10 @@ def test_what_is_refused_is_in_the_record_by_its_name(world: World) -> None:
     found(world)
     stranger = bytes.fromhex("525400000077")
     group = frame(2)[:6] + b"\xff" * 6 + frame(2)[12:]
-    world.hear(Held(1, (frame(1, stranger), frame(1)[:6] + GUEST + frame(1)[12:], group), False))
-    world.hear(Holding(1, False, (), {"held": 3}))
+    world.hear(
+        HeldFrames(1, (frame(1, stranger), frame(1)[:6] + GUEST + frame(1)[12:], group), False)
+    )
+    world.hear(HoldState(1, False, (), {"held": 3}))
     (entry,) = world.forwarding.log()
     # the bridge has the guest elsewhere, where it is the same as the receiver: only rows know
     assert entry["refused"] == {"to-stranger": 1, "from-group": 1}

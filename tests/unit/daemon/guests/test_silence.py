@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 
 from ovs_vhost_plugin.daemon.guests.silence import Silence
+from ovs_vhost_plugin.ipc.commands import GetStats
 
 
 class Workers:
     def __init__(self) -> None:
-        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.told: list[tuple[str, GetStats]] = []
         self.there = True
 
-    def tell(self, name: str, command: dict[str, Any], now: float) -> bool:
+    def tell(self, name: str, command: GetStats, now: float) -> bool:
         self.told.append((name, command))
         return self.there
 
@@ -40,12 +41,12 @@ def test_the_worker_is_asked_once_when_the_time_is_up(silence: Silence, workers:
     for now in (2.0, 2.1):
         silence.run(now)
     ((name, command),) = workers.told
-    assert (name, command["op"]) == ("vhu0", "stats") and command["id"] < 0
+    assert name == "vhu0" and command.id < 0
     assert silence.wake_at() is None
     assert not silence.answered("vhu0", 99, counts(5)), "another question"
-    assert not silence.answered("vhu1", command["id"], counts(5)), "another's answer"
-    assert silence.answered("vhu0", command["id"], counts(2, 3))
-    assert not silence.answered("vhu0", command["id"], counts(2, 3)), "told once"
+    assert not silence.answered("vhu1", command.id, counts(5)), "another's answer"
+    assert silence.answered("vhu0", command.id, counts(2, 3))
+    assert not silence.answered("vhu0", command.id, counts(2, 3)), "told once"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_a_guest_that_sent_one_frame_has_spoken(
 ) -> None:
     silence.watch("vhu0", 5, due_at=0.0)
     silence.run(0.0)
-    assert silence.answered("vhu0", workers.told[0][1]["id"], stats) is silent
+    assert silence.answered("vhu0", workers.told[0][1].id, stats) is silent
 
 
 def test_a_guest_that_stopped_is_not_asked_for(silence: Silence, workers: Workers) -> None:
@@ -71,4 +72,4 @@ def test_who_has_no_worker_any_more_is_forgotten(silence: Silence, workers: Work
     workers.there = False
     silence.watch("vhu0", 0, due_at=0.0)
     silence.run(0.0)
-    assert not silence.answered("vhu0", workers.told[0][1]["id"], counts(0))
+    assert not silence.answered("vhu0", workers.told[0][1].id, counts(0))

@@ -11,8 +11,8 @@ from support.daemon.world import NOW, World
 
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reconcile import Phase, worker_spec
-from ovs_vhost_plugin.daemon.workers.reports import Hello
 from ovs_vhost_plugin.daemon.workers.workers import Heard
+from ovs_vhost_plugin.ipc.reports import WorkerHello
 
 KERNEL = replace(PORT, userspace=False)
 
@@ -100,7 +100,7 @@ def test_taps_are_claimed_when_workers_are_adopted(world) -> None:
     assert not world.taps.unclaimed
     # Who attached before that is found when the worker tells how many queues it has itself.
     world.taps.held["vhu0"] = PORT.queues + 1
-    world.workers.events.append(Heard("vhu0", Hello("1", worker_spec(PORT))))
+    world.workers.events.append(Heard("vhu0", WorkerHello("1", worker_spec(PORT))))
     turn(world)
     assert world.workers.links["vhu0"].told_to_quit
     assert ports(world).counters == {"tap-held": 1}
@@ -115,7 +115,7 @@ def test_a_worker_alone_on_its_tap_is_left_in_peace(world, claimed: bool) -> Non
     world.rows(ports={"vhu0": PORT})
     turn(world)
     world.taps.held["vhu0"] = PORT.queues
-    world.workers.events.append(Heard("vhu0", Hello("1", worker_spec(PORT))))
+    world.workers.events.append(Heard("vhu0", WorkerHello("1", worker_spec(PORT))))
     turn(world)
     assert not world.workers.links["vhu0"].told_to_quit
 

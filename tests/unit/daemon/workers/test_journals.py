@@ -8,7 +8,7 @@ import pytest
 
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.workers import journals
-from ovs_vhost_plugin.ipc.channel import JOURNAL_BYTES
+from ovs_vhost_plugin.ipc.spec import JOURNAL_BYTES
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,31 @@ import pytest
 from ovs_vhost_plugin.common import pidfile
 from ovs_vhost_plugin.daemon.reconcile import Phase
 from ovs_vhost_plugin.daemon.workers.link import HANG_ALARMS, WorkerLink
-from ovs_vhost_plugin.daemon.workers.report_rates import RATES
-from ovs_vhost_plugin.daemon.workers.reports import Hello, Started, State
-from ovs_vhost_plugin.ipc import vitals
-from ovs_vhost_plugin.ipc.channel import MAX_PACKET, Channel, WorkerSpec
+from ovs_vhost_plugin.ipc import commands, reports, vitals
+from ovs_vhost_plugin.ipc.channel import MAX_PACKET, Channel
+from ovs_vhost_plugin.ipc.commands import Configure, GetStats
 from ovs_vhost_plugin.ipc.reportpipe import ReportWriter
+from ovs_vhost_plugin.ipc.reports import (
+    RATES,
+    AskConnection,
+    AskUserfaultfd,
+    GuestStations,
+    HoldState,
+    PortState,
+    Rarp,
+    Report,
+    Started,
+    Stats,
+    WorkerHello,
+)
+from ovs_vhost_plugin.ipc.spec import PortSettings, WorkerSpec
 from ovs_vhost_plugin.ipc.vitals import Vitals
+from ovs_vhost_plugin.net.station import Station
 
 NOW = 50.0
-SPEC = WorkerSpec("vhu0", "client", "/x", 1, None, False, True)
-STATE = {
-    "status": "connecting",
-    "socket": "/x",
-    "features": "",
-    "protocol_features": "",
-    "num_vrings": 0,
-    "vring_sizes": [],
-    "mtu": None,
-    "error": "",
-    "error_detail": "",
-    "errors": 0,
-}
+SPEC = WorkerSpec("vhu0", "client", "/x", 1, PortSettings(hold=True))
+STATE = PortState("connecting", "/x")
+MAC = bytes.fromhex("525400000001")
 
 
 class Worker:
@@ -53,12 +58,15 @@ class Worker:
         self.pipe = pipe
         self.reports = ReportWriter(pipe)
 
-    def says(self, **event: Any) -> list[Any]:
+    def reports_raw(self, **event: Any) -> list[Any]:
         self.reports.send(event)
         return self.link.receive(NOW)
 
+    def says(self, report: Report) -> list[Any]:
+        return self.reports_raw(**reports.encode(report))
+
     def hello(self, spec: WorkerSpec = SPEC) -> list[Any]:
-        return self.says(event="hello", version="1", spec=spec.to_json())
+        return self.says(WorkerHello("1", spec))
 
     def hangs_up(self, now: float = NOW) -> None:
         self.reports.close()
@@ -95,7 +103,7 @@ def test_from_request_to_running(child: Worker) -> None:
     assert child.link.phase is Phase.REQUESTED
     child.link.born(77, NOW + 1)
     assert (child.link.phase, child.link.since) == (Phase.STARTING, NOW + 1)
-    assert child.hello() == [Hello("1", SPEC)]
+    assert child.hello() == [WorkerHello("1", SPEC)]
     assert child.link.phase is Phase.RUNNING
 
 
@@ -112,40 +120,30 @@ def test_an_adopted_worker_says_what_it_serves(adopted: Worker) -> None:
 
 
 def test_states_are_kept(child: Worker) -> None:
-    (state,) = child.says(event="state", state=STATE)
-    assert isinstance(state, State) and child.link.state is state
+    (state,) = child.says(STATE)
+    assert state == STATE and child.link.state is state
+
+
+def test_nothing_was_seen_in_the_future(child: Worker) -> None:
+    assert child.says(Rarp(MAC, NOW - 1)) == [Rarp(MAC, NOW - 1)]
+    assert child.says(Rarp(MAC, NOW + 1e9)) == [Rarp(MAC, NOW)]
 
 
 def test_what_the_guest_uses_is_kept_until_it_is_told_anew(child: Worker) -> None:
-    mac = "52:54:00:00:00:01"
-    station = {"mac": mac, "vlan": 0, "router": False, "ipv4": ["10.0.0.2"], "ipv6": []}
-    (told,) = child.says(event="addresses", addresses=[station])
-    child.says(event="state", state=STATE)
-    assert child.link.stations == told.stations
-    child.says(event="addresses", addresses=[])
+    stations = (Station(MAC, 0, (bytes([10, 0, 0, 2]),)),)
+    child.says(GuestStations(stations))
+    child.says(STATE)
+    assert child.link.stations == stations
+    child.says(GuestStations(()))
     assert child.link.stations == ()
 
 
-def test_configure_reaches_the_worker(child: Worker) -> None:
-    spec = WorkerSpec("vhu0", "client", "/x", 1, 9000, True, False, state=True)
-    child.link.configure(spec, NOW)
-    ((said, _),) = child.channel.receive()
-    assert said == {
-        "op": "configure",
-        "mtu": 9000,
-        "finish_offloads": True,
-        "finish_udp": True,
-        "hold": False,
-        "state": True,
-        "config": False,
-        "mac": "",
-        "link_up": True,
-        "postcopy": False,
-        "any_memory": False,
-        "features_off": 0,
-        "protocol_features_off": 0,
-    }
-    assert child.link.spec is not None and child.link.spec.mtu == 9000
+def test_settings_reach_the_worker_whole(child: Worker) -> None:
+    settings = PortSettings(mtu=9000, finish_offloads=True, state=True)
+    child.link.configure(settings, NOW)
+    ((said, fds),) = child.channel.receive()
+    assert commands.decode(said, fds) == Configure(settings)
+    assert child.link.spec == replace(SPEC, settings=settings)
 
 
 def test_quit_is_an_end_without_fault(child: Worker) -> None:
@@ -215,13 +213,13 @@ def test_a_worker_that_breaks_the_protocol_is_on_its_way_out(
 
 
 def test_a_worker_that_claims_another_port_is_on_its_way_out(adopted: Worker) -> None:
-    adopted.hello(WorkerSpec("vhu1", "client", "/x", 1, None, False, True))
+    adopted.hello(WorkerSpec("vhu1", "client", "/x", 1, PortSettings(hold=True)))
     assert adopted.link.phase is Phase.ENDING and adopted.link.spec is None
     assert adopted.link.fault(None) == "worker-channel: it says it is vhu1"
 
 
 def test_the_name_it_claims_is_made_fit_for_log_and_database(adopted: Worker) -> None:
-    adopted.hello(WorkerSpec("\ud800\x1b[2J" + "x" * 9999, "client", "/x", 1, None, False, True))
+    adopted.hello(replace(SPEC, name="\ud800\x1b[2J" + "x" * 50))
     fault = adopted.link.fault(None)
     assert fault.isascii() and fault.isprintable() and len(fault) < 300
 
@@ -229,7 +227,7 @@ def test_the_name_it_claims_is_made_fit_for_log_and_database(adopted: Worker) ->
 def test_half_a_report_is_kept_and_a_long_one_is_none(child: Worker) -> None:
     os.write(child.pipe, b'{"event":"star')
     assert child.link.receive(NOW) == []
-    os.write(child.pipe, b'ted","base":7}\n')
+    os.write(child.pipe, b'ted","base":7,"sent":0,"moved_in":false,"further":false}\n')
     assert child.link.receive(NOW) == [Started(7)]
     for _ in range(MAX_PACKET // 4096 + 1):
         os.write(child.pipe, b"x" * 4096)
@@ -238,63 +236,56 @@ def test_half_a_report_is_kept_and_a_long_one_is_none(child: Worker) -> None:
 
 
 @pytest.mark.parametrize("kind", RATES)
-def test_a_flood_of_any_kind_is_cut_off(child: Worker, kind: str) -> None:
-    reports = {
-        "state": {"state": STATE},
-        "started": {"base": 0},
-        "rarp": {"mac": "52:54:00:00:00:01", "at": 1.0},
-        "addresses": {"addresses": []},
-        "holding": {"hold": 1, "active": True, "stations": [], "counts": {}},
-        "connect": {},
-        "userfaultfd": {},
-    }
+def test_a_flood_of_any_kind_is_cut_off(child: Worker, kind: type[Report]) -> None:
+    reports = (
+        STATE,
+        Started(0),
+        Rarp(MAC, 1.0),
+        GuestStations(()),
+        HoldState(1, True, (), {}),
+        AskConnection(),
+        AskUserfaultfd(),
+    )
+    (report,) = (one for one in reports if type(one) is kind)
     heard, most = 0, RATES[kind][1]
     while child.link.channel is not None:
-        heard += len(child.says(event=kind, **reports[kind]))
+        heard += len(child.says(report))
         assert heard <= most
     assert heard == most
-    assert child.link.fault(None) == f"worker-channel: a flood of reports: {kind}"
+    assert child.link.fault(None) == f"worker-channel: a flood of reports: {kind.WIRE_NAME}"
 
 
 @pytest.mark.parametrize("kind", [[], {}, None, 1, "none"])
 def test_what_is_no_kind_of_report_costs_the_worker_its_channel(child: Worker, kind: Any) -> None:
-    child.says(event=kind)
+    child.reports_raw(event=kind)
     assert child.link.channel is None
     assert child.link.fault(None).startswith("worker-channel: ")
 
 
 def test_a_flood_of_bytes_is_cut_off(child: Worker) -> None:
     """Few reports, each as long as may be."""
-    addresses = [
-        {
-            "mac": "52:54:00:00:00:01",
-            "vlan": 0,
-            "router": False,
-            "ipv4": [],
-            "ipv6": [],
-            "x": "y" * 1000,
-        }
-    ] * 50
+    v4, v6 = ([bytes([0x2F] * (size - 1) + [n]) for n in range(200, 208)] for size in (4, 16))
+    report = reports.encode(GuestStations((Station(MAC, 0, tuple(v4), tuple(v6)),) * 64))
     second = 0
     while child.link.channel is not None:
         second += 1
         assert second < 1000, "so many bytes are no flood"
-        child.reports.send({"event": "addresses", "addresses": addresses})
+        child.reports.send(report)
         child.link.receive(NOW + second / 5)
     assert child.link.fault(None) == "worker-channel: a flood of reports: bytes"
 
 
 def test_a_slow_stream_is_no_flood(child: Worker) -> None:
     for second in range(1000):
-        child.reports.send({"event": "started", "base": 0})
+        child.reports.send(reports.encode(Started(0)))
         assert child.link.receive(NOW + second) == [Started(0)]
 
 
 def test_an_answer_to_each_question_is_no_flood(child: Worker) -> None:
     for number in range(1000):
-        child.link.send({"op": "stats", "id": number}, NOW)
+        child.link.send(GetStats(number), NOW)
         child.channel.receive()
-        assert child.says(event="stats", id=number, stats={})
+        assert child.says(Stats(number, {}))
     assert child.link.channel is not None
 
 

@@ -18,7 +18,9 @@ from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.sockets.listener import Owner, listen_control
 from ovs_vhost_plugin.daemon.workers.forkserver import Nursery as Program
 from ovs_vhost_plugin.daemon.workers.workers import connect
-from ovs_vhost_plugin.ipc.channel import ChannelClosed, WorkerSpec
+from ovs_vhost_plugin.ipc.channel import ChannelClosed
+from ovs_vhost_plugin.ipc.codec import codec_of
+from ovs_vhost_plugin.ipc.spec import PortSettings, WorkerSpec
 from ovs_vhost_plugin.ipc.vitals import Vitals
 
 
@@ -128,14 +130,16 @@ class Nursery:
         return said
 
     def ask(self, spec: WorkerSpec, *fds: int) -> None:
-        self.channel.send({"spec": spec.to_json(), "listener": False, "group": False}, fds)
+        self.channel.send(
+            {"spec": codec_of(WorkerSpec).encode(spec), "listener": False, "group": False}, fds
+        )
 
     def end(self) -> None:
         self.program.leave()
         assert self.program.wait() is not None
 
 
-SPEC = WorkerSpec("vhu0", "client", "/x", 1, None, False, True)
+SPEC = WorkerSpec("vhu0", "client", "/x", 1, PortSettings(hold=True))
 
 
 @pytest.fixture
@@ -166,7 +170,7 @@ def test_a_worker_is_born_and_its_end_told(
     reader, writer = os.pipe()
     vitals = Vitals()
     with listen_control(Path("control")) as control:
-        spec = WorkerSpec(name, "client", "/x", 1, None, False, True)
+        spec = WorkerSpec(name, "client", "/x", 1, PortSettings(hold=True))
         journal = os.memfd_create("journal")
         family.ask(spec, vitals.fd, control.fileno(), journal, writer)
     for fd in (journal, writer):

@@ -9,10 +9,10 @@ import pytest
 
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Workers
-from ovs_vhost_plugin.ipc.channel import WorkerSpec
+from ovs_vhost_plugin.ipc.spec import WorkerSpec
 
 NOW = 100.0
-SPEC = WorkerSpec("vhu0", "client", "/x", 1, None, False, True)
+SPEC = WorkerSpec("vhu0", "client", "/x", 1)
 PATIENCE = 60_000  # ms
 
 

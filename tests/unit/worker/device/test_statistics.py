@@ -4,7 +4,7 @@
 import errno
 import json
 
-from ovs_vhost_plugin.daemon.workers import reports
+from ovs_vhost_plugin.ipc import reports
 from ovs_vhost_plugin.ipc.channel import MAX_PACKET
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.faults import Fault
@@ -48,7 +48,7 @@ def test_128_pairs_with_the_largest_numbers_and_every_error_fit_into_a_packet() 
         "addresses": [{**station, "ipv4": ips, "ipv6": long_ips}] * 64,
         **statistics.of_pairs([counters(MOST)] * PAIRS),
     }
-    packet = json.dumps({"event": "stats", "id": MOST, "stats": stats}, separators=(",", ":"))
+    packet = json.dumps(reports.encode(reports.Stats(2**53, stats)), separators=(",", ":"))
     assert len(packet) <= MAX_PACKET
 
 
@@ -57,8 +57,7 @@ def test_what_the_daemon_reads_is_what_was_counted() -> None:
         {"rx_packets": 1, "tx_packets": 2, "fault_zero_length": 3},
         {"rx_packets": 4, "tx_packets": 5, "fault_zero_length": 6, "fault_csum_outside_frame": 7},
     ]
-    event = {"event": "stats", "id": 1, "stats": statistics.of_pairs(pairs)}
-    report = reports.parse(event, 0.0)
+    report = reports.decode(reports.encode(reports.Stats(1, statistics.of_pairs(pairs))))
     assert isinstance(report, reports.Stats)
     assert report.stats["queue_pairs"] == [
         {"rx_packets": 1, "tx_packets": 2},

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.worker.fake_outbox import FakeOutbox
 
+from ovs_vhost_plugin.ipc.reports import AskUserfaultfd
 from ovs_vhost_plugin.worker.device.userfaultdevice import UserfaultDevice
 
 
@@ -15,19 +17,14 @@ class Rig:
 
     def __init__(self, *, wanted: bool = True) -> None:
         self.now = 100.0
-        self.asked = 0
-        self.daemon = True
-        self.device = UserfaultDevice(self._ask, lambda: self.now, wanted=wanted)
-
-    def _ask(self) -> bool:
-        self.asked += self.daemon
-        return self.daemon
+        self.outbox = FakeOutbox()
+        self.device = UserfaultDevice(self.outbox, lambda: self.now, wanted=wanted)  # type: ignore[arg-type]
 
     def run(self, after: float = 0.0) -> int:
         """How often it has asked, some seconds later."""
         self.now += after
         self.device.run(self.now)
-        return self.asked
+        return self.outbox.told.count(AskUserfaultfd())
 
 
 @pytest.fixture
@@ -74,9 +71,9 @@ def test_but_not_for_ever(rig: Rig) -> None:
 
 
 def test_a_daemon_that_comes_later_is_asked_then(rig: Rig) -> None:
-    rig.daemon = False
+    rig.outbox.is_open = False
     assert rig.run() == 0
-    rig.daemon = True
+    rig.outbox.is_open = True
     assert rig.run(50) == 1
 
 

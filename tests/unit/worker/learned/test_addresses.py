@@ -7,7 +7,9 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
+from support.worker.fake_outbox import FakeOutbox
 
+from ovs_vhost_plugin.ipc.reports import GuestStations
 from ovs_vhost_plugin.jit.net.learn import AGE
 from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.worker.learned.addresses import Addresses
@@ -43,7 +45,9 @@ class Rig:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.pair = FakePair()
         self.watch = Watch()
-        self.addresses = Addresses([self.pair], self.fd, self.watch)  # type: ignore[list-item]
+        outbox: Any = FakeOutbox()
+        self.addresses = Addresses([self.pair], self.fd, self.watch, outbox)  # type: ignore[list-item]
+        self.outbox = outbox
 
     def news(self, now: float) -> None:
         os.eventfd_write(self.fd, 1)
@@ -51,7 +55,10 @@ class Rig:
         self.addresses.run(now)
 
     def macs(self) -> list[Any]:
-        return [station["mac"] for station in self.addresses.current]
+        """Of the stations that the daemon is told of."""
+        told = self.outbox.states.get(GuestStations, GuestStations(()))
+        assert told.stations == self.addresses.current
+        return [station.mac.hex(":") for station in told.stations]
 
 
 @pytest.fixture
@@ -93,14 +100,14 @@ def test_what_another_claims_is_told_of_and_what_the_guest_claims_again_too(rig:
     at = int(1000 * NOW)
     rig.pair.known = [LearnedStation(mac(1), 0, at, False, {ip: at}, {ip: at})]
     rig.news(NOW)
-    assert rig.addresses.current[0]["ipv4"] == ["10.0.0.1"]
+    assert rig.addresses.current[0].ipv4 == (bytes([10, 0, 0, 1]),)
     rig.watch.tables[0]["claimed"] = at + 10
     rig.news(NOW + 0.02)
-    assert (rig.addresses.current[0]["ipv4"], rig.pair.told_of_claims) == ([], True)
+    assert (rig.addresses.current[0].ipv4, rig.pair.told_of_claims) == ((), True)
     assert rig.addresses.known(NOW + 0.02)[0].addresses == {}, "nor does it move with the guest"
     rig.pair.known = [LearnedStation(mac(1), 0, at + 30, False, {ip: at + 30}, {ip: at + 30})]
     rig.news(NOW + 0.03)
-    assert rig.addresses.current[0]["ipv4"] == ["10.0.0.1"]
+    assert rig.addresses.current[0].ipv4 == (bytes([10, 0, 0, 1]),)
     assert not rig.pair.told_of_claims
 
 
@@ -110,10 +117,10 @@ def test_an_address_that_came_with_the_guest_is_listened_for_as_well(rig: Rig) -
     rig.addresses.inherit(
         Saved(None, [LearnedStation(mac(1), 0, at - 50, False, {ip: at - 50})]), NOW
     )
-    assert rig.addresses.current[0]["ipv4"] == ["10.0.0.1"]
+    assert rig.addresses.current[0].ipv4 == (bytes([10, 0, 0, 1]),)
     rig.watch.tables[0]["claimed"] = at + 10
     rig.news(NOW + 0.02)
-    assert rig.addresses.current[0]["ipv4"] == []
+    assert rig.addresses.current[0].ipv4 == ()
 
 
 def test_what_came_with_a_guest_goes_with_it(rig: Rig) -> None:

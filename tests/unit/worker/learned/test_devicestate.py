@@ -5,12 +5,14 @@ import os
 import selectors
 from collections.abc import Iterator
 from contextlib import ExitStack
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.worker.fake_outbox import FakeOutbox
 
+from ovs_vhost_plugin.ipc.reports import GuestStations
 from ovs_vhost_plugin.jit.net.learn import AGE
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.worker.learned.addresses import Addresses
@@ -43,18 +45,16 @@ class Port:
 
     def __init__(self, now: float, stack: ExitStack) -> None:
         self.now = now
-        self.loads = 0
         self.pair = Pair()
         self.learned_fd = os.eventfd(0)
         stack.callback(os.close, self.learned_fd)
         pairs: Any = [self.pair]
-        self.addresses = Addresses(pairs, self.learned_fd, Watch())
+        self.outbox = FakeOutbox()
+        outbox: Any = self.outbox
+        self.addresses = Addresses(pairs, self.learned_fd, Watch(), outbox)
         selector = stack.enter_context(selectors.DefaultSelector())
-        self.state = DeviceState(self.addresses, selector, lambda: self.now, self.loaded)
+        self.state = DeviceState(self.addresses, selector, lambda: self.now)
         stack.callback(self.state.forget)
-
-    def loaded(self) -> None:
-        self.loads += 1
 
     def learn(self, mac: int, ip: str, age: float = 0.0) -> None:
         at = int(1000 * (self.now - age))
@@ -64,7 +64,8 @@ class Port:
     def shown(self) -> list[str]:
         """The stations that the daemon is told of."""
         return [
-            " ".join([one["mac"], str(one["vlan"]), *one["ipv4"]]) for one in self.addresses.current
+            " ".join([one.mac.hex(":"), str(one.vlan), *map(str, map(IPv4Address, one.ipv4))])
+            for one in self.addresses.current
         ]
 
     def save(self) -> bytes:
@@ -101,7 +102,8 @@ def test_what_was_learned_and_send_rarps_mac_arrive_and_are_told_of_at_once(
     a.state.rarp(NIC)
     b.load(a.save())
     assert b.shown() == [NIC_SHOWN, NESTED]
-    assert b.loads == 1 and a.loads == 0
+    assert b.outbox.states == {GuestStations: GuestStations(b.addresses.current)}
+    assert not a.outbox.states
     assert [a.state.take_arrival(), b.state.take_arrival(), b.state.take_arrival()] == [
         False,
         True,
@@ -163,7 +165,7 @@ def test_a_state_that_cannot_be_read_changes_nothing(hosts: list[Port]) -> None:
     b.load(data)
     with pytest.raises(PeerError, match="device-state-truncated"):
         b.load(data[:-1])
-    assert b.shown() == [NESTED] and b.loads == 1
+    assert b.shown() == [NESTED]
 
 
 def test_a_check_of_nothing_and_a_second_check_are_named(hosts: list[Port]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ovs_vhost_plugin.jit.layout import ADDRESSES, STATIONS
 from ovs_vhost_plugin.jit.net.learn import AGE
+from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.worker.learned.stations import LearnedStation, expiry, merge
 
 FOUR, SIX = IPv4Address("10.0.0.2"), IPv6Address("fe80::1")
@@ -65,10 +66,10 @@ def test_the_first_to_age_is_known() -> None:
 
 def test_what_the_daemon_is_told_has_no_times() -> None:
     found = {IPv4Address("10.0.0.10"): 1, IPv4Address("10.0.0.9"): 2, SIX: 3}
-    assert station(0x525400000001, 7, 5, True, found).to_json() == {
-        "mac": "52:54:00:00:00:01",
-        "vlan": 7,
-        "router": True,
-        "ipv4": ["10.0.0.9", "10.0.0.10"],
-        "ipv6": ["fe80::1"],
-    }
+    assert station(0x525400000001, 7, 5, True, found).told() == Station(
+        bytes.fromhex("525400000001"),
+        7,
+        (bytes([10, 0, 0, 9]), bytes([10, 0, 0, 10])),
+        (SIX.packed,),
+        router=True,
+    )

@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import selectors
 import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
+from support.worker.fake_outbox import FakeOutbox
 
 from ovs_vhost_plugin.ipc.channel import HELD_BATCH_FRAMES
+from ovs_vhost_plugin.ipc.reports import HeldFrames, HoldState
 from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.worker.tap.hold import QUIET, SECONDS, Reason
 from ovs_vhost_plugin.worker.tap.holding import Holding
@@ -30,7 +30,7 @@ def frame(number: int, to: bytes = GUEST) -> bytes:
 class Rig:
     def __init__(self) -> None:
         self.now = 100.0
-        self.sent: list[dict[str, Any]] = []
+        self.outbox = FakeOutbox()
         self.selector = selectors.DefaultSelector()
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2)]
         self.taps, self.wires = zip(*pairs, strict=True)
@@ -43,7 +43,7 @@ class Rig:
         self.holding = self.made()
 
     def made(self, *, enabled: bool = True) -> Holding:
-        return Holding(self.queues, self.selector, self._send, lambda: self.now, enabled=enabled)  # type: ignore[arg-type]
+        return Holding(self.queues, self.selector, self.outbox, lambda: self.now, enabled=enabled)  # type: ignore[arg-type]
 
     def arrive(self, *numbers: int, queue: int = 0, to: bytes = GUEST) -> None:
         for number in numbers:
@@ -55,17 +55,9 @@ class Rig:
             for key, _ in ready:
                 key.data(self.now)
 
-    def batches(self) -> list[tuple[int, list[bytes], int]]:
-        taken, self.sent[:] = list(self.sent), []
-        return [
-            (e["id"], [base64.b64decode(f) for f in e["frames"]], e["left"])
-            for e in taken
-            if e["event"] == "held"
-        ]
-
-    def _send(self, event: dict[str, Any]) -> bool:
-        self.sent.append(event)
-        return True
+    def batches(self) -> list[tuple[int, list[bytes], bool]]:
+        taken, self.outbox.told[:] = list(self.outbox.told), []
+        return [(e.id, list(e.frames), e.left) for e in taken if isinstance(e, HeldFrames)]
 
     def _discard(self) -> None:
         self.discarded += 1
@@ -84,6 +76,12 @@ def rig() -> Iterator[Rig]:
     rig.close()
 
 
+def report(rig: Rig) -> HoldState:
+    found = rig.holding.report()
+    assert found is not None
+    return found
+
+
 def frames(*numbers: int) -> list[bytes]:
     return [frame(number) for number in numbers]
 
@@ -92,14 +90,14 @@ def test_what_waited_in_the_pair_comes_first_and_what_comes_later_follows(rig: R
     rig.holding.begin(0, [HEADER + frame(1)])
     rig.arrive(2, 3)
     rig.holding.release(7, [STATION])
-    assert rig.batches() == [(7, frames(1, 2, 3), 0)]
+    assert rig.batches() == [(7, frames(1, 2, 3), False)]
     rig.arrive(4)
     assert rig.batches() == []  # one request, one answer
     rig.holding.release(8, [STATION])
-    assert rig.batches() == [(8, frames(4), 0)]
+    assert rig.batches() == [(8, frames(4), False)]
     rig.holding.release(9, [STATION])
     rig.arrive(5)
-    assert rig.batches() == [(9, frames(5), 0)]
+    assert rig.batches() == [(9, frames(5), False)]
 
 
 def test_a_request_from_before_the_hold_is_not_one_for_it(rig: Rig) -> None:
@@ -117,7 +115,7 @@ def test_a_guest_that_announces_itself_elsewhere_is_sighted(rig: Rig) -> None:
     def come_from(mac: bytes, tag: bytes = b"") -> int:
         rig.wires[0].send(HEADER + everybody + mac + tag + b"\x80\x35" + bytes(46))
         rig.turn()
-        return int((rig.holding.report() or {})["sighted"])
+        return report(rig).sighted
 
     rig.holding.begin(0, [])
     assert come_from(GUEST) == 0, "nobody has sent to it yet"
@@ -129,7 +127,7 @@ def test_a_guest_that_announces_itself_elsewhere_is_sighted(rig: Rig) -> None:
     assert come_from(GUEST) == 2
     rig.holding.end(Reason.EXPIRED)
     rig.holding.begin(0, [])
-    assert (rig.holding.report() or {})["sighted"] == 0
+    assert report(rig).sighted == 0
 
 
 def test_only_whom_the_daemon_names_and_never_a_group(rig: Rig) -> None:
@@ -138,7 +136,7 @@ def test_only_whom_the_daemon_names_and_never_a_group(rig: Rig) -> None:
     rig.arrive(2, to=b"\x52\x54\0\0\0\x09")
     rig.holding.release(1, [STATION])
     rig.arrive(3)
-    assert rig.batches() == [(1, frames(3), 0)]
+    assert rig.batches() == [(1, frames(3), False)]
 
 
 def test_much_goes_in_batches(rig: Rig) -> None:
@@ -150,7 +148,7 @@ def test_much_goes_in_batches(rig: Rig) -> None:
     (_, first, _), (_, second, left), (_, third, none_left) = rig.batches()
     assert 0 < len(first) < HELD_BATCH_FRAMES, "the longest waiting goes first, soon"
     assert len(first) < len(second) <= HELD_BATCH_FRAMES
-    assert left == len(third) and none_left == 0
+    assert left and third and not none_left
     assert [*first, *second, *third] == frames(*range(200))
 
 
@@ -166,8 +164,7 @@ def test_a_guest_that_comes_back_gets_each_queues_frames(rig: Rig) -> None:
     assert rig.holding.give_back(1) == frames(3)
     assert not rig.holding.active and rig.discarded == 0
     assert os.read(rig.taps[0].fileno(), 100) == HEADER + frame(9)
-    report = rig.holding.report()
-    assert report is not None and report["counts"] == {"held": 3, "returned": 3}
+    assert report(rig).counts == {"held": 3, "returned": 3}
 
 
 def test_another_front_ends_guest_gets_nothing(rig: Rig) -> None:
@@ -177,8 +174,7 @@ def test_another_front_ends_guest_gets_nothing(rig: Rig) -> None:
     assert rig.holding.active  # the network may still learn where the guest is
     assert rig.holding.give_back(0) == []
     assert not rig.holding.active and rig.discarded == 1
-    report = rig.holding.report()
-    assert report is not None and report["counts"] == {"held": 1, "dropped_other-guest": 1}
+    assert report(rig).counts == {"held": 1, "dropped_other-guest": 1}
 
 
 def test_it_ends_in_time_without_a_sound_and_nothing_is_left(rig: Rig) -> None:
@@ -209,23 +205,22 @@ def test_it_ends_sooner_when_all_was_handed_over_and_it_is_quiet(rig: Rig) -> No
 
 def test_the_daemon_is_told_of_begin_addresses_and_end_but_not_of_each_frame(rig: Rig) -> None:
     assert rig.holding.report() is None
-    told: list[Any] = []
+    told: list[HoldState] = []
     rig.holding.begin(0, [])
-    told.append(rig.holding.report())
+    told.append(report(rig))
     for number in range(3):
         rig.arrive(number)
-        told.append(rig.holding.report())
+        told.append(report(rig))
     rig.holding.end(Reason.OFF)
-    told.append(rig.holding.report())
-    assert [(t["active"], t["stations"]) for t in told] == [
-        (True, []),
-        *[(True, [STATION.encode()])] * 3,
-        (False, []),
+    told.append(report(rig))
+    assert [(t.active, t.stations) for t in told] == [
+        (True, ()),
+        *[(True, (STATION,))] * 3,
+        (False, ()),
     ]
     assert told[1] == told[3]
     rig.holding.begin(0, [])
-    again = rig.holding.report()
-    assert again is not None and again["hold"] == told[0]["hold"] + 1
+    assert report(rig).hold == told[0].hold + 1
 
 
 def test_switched_off_nothing_is_held(rig: Rig) -> None:

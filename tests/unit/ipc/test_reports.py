@@ -2,19 +2,20 @@
 """What a worker may say, and that nothing else gets through."""
 
 from ipaddress import IPv6Address
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.daemon.workers import reports
-from ovs_vhost_plugin.daemon.workers.reports import ReportError
-from ovs_vhost_plugin.ipc.channel import WorkerSpec
+from ovs_vhost_plugin.ipc import reports
+from ovs_vhost_plugin.ipc.codec import MessageError, codec_of
+from ovs_vhost_plugin.ipc.commands import PROTOCOL
+from ovs_vhost_plugin.ipc.spec import PortSettings, WorkerSpec
 from ovs_vhost_plugin.net.station import Station, StationKey
 
-NOW = 100.0
-SPEC = WorkerSpec("vhu0", "client", "/run/vm.sock", 2, None, False, True)
+SPEC = WorkerSpec("vhu0", "client", "/run/vm.sock", 2, PortSettings(hold=True))
+SPEC_JSON = codec_of(WorkerSpec).encode(SPEC)
 STATE = {
     "status": "running",
     "socket": "/run/vm.sock",
@@ -36,10 +37,10 @@ STATION = {
 }
 PAIRS = {"names": ["rx_packets", "tx_packets"], "values": [[1, 0], [2, 3]]}
 EVENTS: dict[str, dict[str, Any]] = {
-    "hello": {"event": "hello", "version": "0.1", "pid": 7, "spec": SPEC.to_json()},
-    "state": {"event": "state", "state": STATE},
+    "hello": {"event": "hello", "version": "0.1", "protocol": PROTOCOL, "spec": SPEC_JSON},
+    "state": {"event": "state", **STATE},
     "rarp": {"event": "rarp", "mac": "52:54:00:00:00:01", "at": 99.5},
-    "started": {"event": "started", "base": 17, "sent": 5, "moved_in": True},
+    "started": {"event": "started", "base": 17, "sent": 5, "moved_in": True, "further": False},
     "connect": {"event": "connect"},
     "userfaultfd": {"event": "userfaultfd"},
     "stats": {
@@ -47,45 +48,58 @@ EVENTS: dict[str, dict[str, Any]] = {
         "id": 3,
         "stats": {"queue_pairs": PAIRS, "x": 0.5, "addresses": [STATION]},
     },
-    "addresses": {"event": "addresses", "addresses": [STATION]},
+    "stations": {"event": "stations", "stations": [STATION]},
     "holding": {
         "event": "holding",
         "hold": 2,
         "active": True,
         "stations": ["525400000001.0", "525400000001.4095"],
         "counts": {"held": 3, "dropped_full": 1},
+        "sighted": 0,
     },
-    "held": {"event": "held", "id": 9, "frames": ["AAEC", ""], "left": 3},
+    "held": {"event": "held", "id": 9, "frames": ["AAEC", ""], "left": True},
 }
 
 
 def test_each_event_is_a_report() -> None:
-    parsed = {name: reports.parse(event, NOW) for name, event in EVENTS.items()}
-    assert parsed["hello"] == reports.Hello("0.1", SPEC)
-    assert isinstance(state := parsed["state"], reports.State)
+    parsed = {name: reports.decode(event) for name, event in EVENTS.items()}
+    assert parsed["hello"] == reports.WorkerHello("0.1", SPEC)
+    assert isinstance(state := parsed["state"], reports.PortState)
     assert state.vring_sizes == (256, 256) and state.error_text == "header-version: version 3"
     assert parsed["rarp"] == reports.Rarp(bytes.fromhex("525400000001"), 99.5)
     assert parsed["started"] == reports.Started(17, 5, moved_in=True)
     mac = bytes.fromhex("525400000001")
-    assert parsed["holding"] == reports.Holding(
+    assert parsed["holding"] == reports.HoldState(
         2, True, (StationKey(mac, 0), StationKey(mac, 4095)), {"held": 3, "dropped_full": 1}
     )
-    assert parsed["held"] == reports.Held(9, (b"\0\1\2", b""), True)
-    assert parsed["connect"] == reports.Connect()
+    assert parsed["held"] == reports.HeldFrames(9, (b"\0\1\2", b""), True)
+    assert parsed["connect"] == reports.AskConnection()
     assert parsed["userfaultfd"] == reports.AskUserfaultfd()
     counted = [{"rx_packets": 1, "tx_packets": 0}, {"rx_packets": 2, "tx_packets": 3}]
     assert parsed["stats"] == reports.Stats(3, EVENTS["stats"]["stats"] | {"queue_pairs": counted})
     ips = [IPv6Address(ip).packed for ip in ("fe80::1", "2001:db8::1")]
     station = Station(bytes.fromhex("525400000001"), 7, (bytes([10, 0, 0, 2]),), tuple(ips))
-    assert parsed["addresses"] == reports.Addresses((station,))
+    assert parsed["stations"] == reports.GuestStations((station,))
 
 
-def test_nothing_was_seen_in_the_future() -> None:
-    report = reports.parse({**EVENTS["rarp"], "at": 1e18}, NOW)
-    assert isinstance(report, reports.Rarp) and report.at == NOW
+def test_a_time_is_a_number_that_a_float_holds() -> None:
     # JSON has numbers that no float holds: math.isfinite raised OverflowError
-    report = reports.parse({**EVENTS["rarp"], "at": 10**400}, NOW)
-    assert isinstance(report, reports.Rarp) and report.at == NOW
+    for at in (1e18, 10**400):
+        report = reports.decode({**EVENTS["rarp"], "at": at})
+        assert isinstance(report, reports.Rarp) and report.at == 2.0**53
+
+
+def test_every_report_is_tried_here_and_has_a_rate_unless_it_is_an_answer() -> None:
+    kinds = set(get_args(reports.Report))
+    assert {kind.WIRE_NAME for kind in kinds} == EVENTS.keys()
+    assert reports.RATES.keys() | reports.ANSWERS.keys() | {reports.WorkerHello} == kinds
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_what_is_read_is_written_again(name: str) -> None:
+    report = reports.decode(EVENTS[name])
+    assert reports.encode(report) == EVENTS[name]
+    assert reports.decode(reports.encode(report)) == report
 
 
 @pytest.mark.parametrize(
@@ -95,7 +109,7 @@ def test_nothing_was_seen_in_the_future() -> None:
         {"event": None},
         {"event": "configure"},
         {**EVENTS["hello"], "spec": None},
-        {**EVENTS["state"], "state": {**STATE, "features": "0x1 or more"}},
+        {**EVENTS["state"], "features": "0x1 or more"},
         {**EVENTS["holding"], "active": 1},
         {**EVENTS["holding"], "hold": -1},
         {**EVENTS["holding"], "stations": ["525400000001"]},
@@ -108,7 +122,7 @@ def test_nothing_was_seen_in_the_future() -> None:
         {**EVENTS["held"], "frames": ["no base64"]},
         {**EVENTS["held"], "frames": [""] * 257},
         {**EVENTS["held"], "left": None},
-        {**EVENTS["hello"], "spec": {**SPEC.to_json(), "queues": "2"}},
+        {**EVENTS["hello"], "spec": {**SPEC_JSON, "queues": "2"}},
         {**EVENTS["rarp"], "mac": "52:54:00:00:00"},
         {**EVENTS["rarp"], "mac": "52:54:00:00:00:01\n"},
         {**EVENTS["rarp"], "at": float("nan")},
@@ -133,11 +147,11 @@ def test_nothing_was_seen_in_the_future() -> None:
         {**EVENTS["stats"], "stats": {"queue_pairs": PAIRS, "x": 10**4299}},
         {**EVENTS["stats"], "stats": {"addresses": [{}]}},
         {**EVENTS["stats"], "stats": {"addresses": {}}},
-        {**EVENTS["addresses"], "addresses": [STATION] * 65},
-        {**EVENTS["addresses"], "addresses": [[]]},
-        {**EVENTS["addresses"], "addresses": {}},
+        {**EVENTS["stations"], "stations": [STATION] * 65},
+        {**EVENTS["stations"], "stations": [[]]},
+        {**EVENTS["stations"], "stations": {}},
         *(
-            {"event": "addresses", "addresses": [{**STATION, key: value}]}
+            {"event": "stations", "stations": [{**STATION, key: value}]}
             for key, value in (
                 ("mac", "52:54:00:00:00"),
                 ("mac", "53:54:00:00:00:01"),
@@ -162,11 +176,11 @@ def test_nothing_was_seen_in_the_future() -> None:
             )
         ),
         *(
-            {"event": "addresses", "addresses": [{k: v for k, v in STATION.items() if k != key}]}
+            {"event": "stations", "stations": [{k: v for k, v in STATION.items() if k != key}]}
             for key in STATION
         ),
         *(
-            {"event": "state", "state": {**STATE, key: value}}
+            {**EVENTS["state"], key: value}
             for key, value in {
                 "status": "root",
                 "socket": 1,
@@ -179,22 +193,27 @@ def test_nothing_was_seen_in_the_future() -> None:
             }.items()
         ),
         *(
-            {"event": "state", "state": {k: v for k, v in STATE.items() if k != key}}
-            for key in STATE
+            {k: v for k, v in event.items() if k != key}
+            for event in EVENTS.values()
+            for key in event
         ),
+        *({**event, "more": 1} for event in EVENTS.values()),
+        {**EVENTS["hello"], "protocol": PROTOCOL - 1},
+        {**EVENTS["state"], "vring_sizes": [1] * 257},
+        {**EVENTS["holding"], "sighted": -1},
     ],
 )
 def test_what_is_no_report_is_refused(event: dict[str, Any]) -> None:
-    with pytest.raises(ReportError):
-        reports.parse(event, NOW)
+    with pytest.raises(MessageError):
+        reports.decode(event)
 
 
 def test_texts_are_made_fit_to_print_and_short() -> None:
     escape = "\x1b]0;title\x07\n" + "x" * 10_000
-    state = reports.parse({"event": "state", "state": {**STATE, "error_detail": escape}}, NOW)
-    assert isinstance(state, reports.State)
+    state = reports.decode({**EVENTS["state"], "error_detail": escape})
+    assert isinstance(state, reports.PortState)
     assert state.error_detail.isprintable() and len(state.error_detail) <= 240
-    stats = reports.parse({"event": "stats", "id": 1, "stats": {escape: [escape]}}, NOW)
+    stats = reports.decode({"event": "stats", "id": 1, "stats": {escape: [escape]}})
     assert isinstance(stats, reports.Stats)
     ((key, (value,)),) = stats.stats.items()
     assert key.isprintable() and value.isprintable() and len(key) <= 60
@@ -220,7 +239,7 @@ def test_any_change_of_an_event_is_a_report_or_refused(name: str, data: st.DataO
     else:
         event[key] = data.draw(JSON)
     try:
-        report = reports.parse(event, NOW)
-    except ReportError:
+        report = reports.decode(event)
+    except MessageError:
         return
     assert isinstance(report, reports.Report)

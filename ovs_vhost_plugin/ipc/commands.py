@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the daemon tells a worker. Fds travel beside a command, as many as its class says.
+
+To add one: declare it here, add it to `Command`, and handle it where the type checker says that a
+case is missing (`worker/process.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from ovs_vhost_plugin.ipc.codec import Count, Hex, Line, MessageError, Messages, Most
+from ovs_vhost_plugin.ipc.spec import PortSettings
+from ovs_vhost_plugin.ipc.stations import Key
+
+PROTOCOL = 2
+"""The version of this protocol, commands and reports: to be raised when either changes.
+
+Who hears of another one lets go: the daemon ends the worker, and starts another."""
+
+RequestId = Annotated[int, Count(1 << 53, least=-(1 << 53))]
+"""What an answer repeats."""
+Keys = Annotated[tuple[Key, ...], Most(4096)]
+
+
+@dataclass(frozen=True)
+class Exactly(Count):
+    """The one number that both sides have to have."""
+
+    def decode(self, value: object) -> int:
+        """Check it."""
+        if value != self.most:
+            raise MessageError(f"it is of another release, which does not have {self.most}")
+        return self.most
+
+
+Protocol = Annotated[int, Exactly(PROTOCOL)]
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonHello:
+    """A daemon presents itself: its release, for people to read, and the protocol it speaks.
+
+    Its fds: a pipe for reports, and the file and the alarm of the vitals (`ipc/vitals.py`).
+    """
+
+    WIRE_NAME: ClassVar = "hello"
+    FDS: ClassVar = 3
+    version: Annotated[str, Line(60)]
+    protocol: Protocol = PROTOCOL
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """The port's settings, all of them, as they are from now on."""
+
+    WIRE_NAME: ClassVar = "configure"
+    FDS: ClassVar = 0
+    settings: PortSettings
+
+
+@dataclass(frozen=True, slots=True)
+class GetStats:
+    """Count up: the answer is `Stats` with this id."""
+
+    WIRE_NAME: ClassVar = "stats"
+    FDS: ClassVar = 0
+    id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The answer to `AskConnection`. Its fd: a socket that is connected with the front-end."""
+
+    WIRE_NAME: ClassVar = "connected"
+    FDS: ClassVar = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Inject:
+    """Write frames into the tap as if the guest had sent them."""
+
+    WIRE_NAME: ClassVar = "inject"
+    FDS: ClassVar = 0
+    frames: Annotated[tuple[Annotated[bytes, Hex(1 << 16)], ...], Most(4096)]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The leave to send one batch of the frames held for `stations`: `HeldFrames` with this id."""
+
+    WIRE_NAME: ClassVar = "release"
+    FDS: ClassVar = 0
+    id: RequestId
+    stations: Keys
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetStations:
+    """The bridge has these stations on other ports: they are the guest's no more."""
+
+    WIRE_NAME: ClassVar = "forget-stations"
+    FDS: ClassVar = 0
+    stations: Keys
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUserfaultfd:
+    """The answer to `AskUserfaultfd`. Its fd: /dev/userfaultfd, open."""
+
+    WIRE_NAME: ClassVar = "userfaultfd"
+    FDS: ClassVar = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseUserfaultfd:
+    """The other answer to `AskUserfaultfd`; `error` is for people to read."""
+
+    WIRE_NAME: ClassVar = "no-userfaultfd"
+    FDS: ClassVar = 0
+    error: Annotated[str, Line()]
+
+
+@dataclass(frozen=True, slots=True)
+class Quit:
+    """End."""
+
+    WIRE_NAME: ClassVar = "quit"
+    FDS: ClassVar = 0
+
+
+Command = (
+    DaemonHello
+    | Configure
+    | GetStats
+    | Connected
+    | Inject
+    | Release
+    | ForgetStations
+    | GiveUserfaultfd
+    | RefuseUserfaultfd
+    | Quit
+)
+
+_MESSAGES: Messages[Command] = Messages("op", Command)
+
+
+def encode(command: Command) -> dict[str, Any]:
+    """A command as a JSON object."""
+    return _MESSAGES.encode(command)
+
+
+def decode(said: dict[str, Any], fds: Sequence[int]) -> Command:
+    """Check a command that came with `fds`, which stay the caller's. Raises MessageError."""
+    command = _MESSAGES.decode(said)
+    if len(fds) != command.FDS:
+        raise MessageError(f"{command.WIRE_NAME}: {len(fds)} fds, not {command.FDS}")
+    return command

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a worker tells the daemon, checked once and then carried in types.
+
+A worker faces a guest. One that was taken over must not get more than its own port's status out
+of the daemon: unknown words, wrong types and control characters end here.
+
+To add one: declare it here, add it to `Report`, and give it a rate in `RATES` unless it is an
+answer. The type checker says where the daemon has to take note of it (`daemon/workers/link.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from ovs_vhost_plugin.ipc.channel import HELD_BATCH_FRAMES
+from ovs_vhost_plugin.ipc.codec import (
+    Base64,
+    Codec,
+    Count,
+    Line,
+    MessageError,
+    Messages,
+    Most,
+    Seconds,
+    Text,
+    printable,
+)
+from ovs_vhost_plugin.ipc.commands import PROTOCOL, GetStats, Protocol, Release, RequestId
+from ovs_vhost_plugin.ipc.spec import WorkerSpec
+from ovs_vhost_plugin.ipc.stations import Key, Mac, StationCodec
+from ovs_vhost_plugin.net.station import Station
+
+_STATS_DEPTH = 5
+_STATIONS_MAX = 64  # what an honest worker keeps
+_PAIRS_MAX, _COUNTERS_MAX = 128, 64
+
+Counted = Annotated[int, Count(1 << 64)]
+Features = Annotated[str, Text(18, "(0x[0-9a-f]{1,16})?")]
+
+
+class Statistics(Codec):
+    """Whatever is counted, as plain JSON, in the shape that can be shown.
+
+    "queue_pairs", a dict of counters for each pair, travels as a table, {names, values}, so that
+    128 of them fit into a packet.
+    """
+
+    def encode(self, value: dict[str, Any]) -> dict[str, Any]:
+        """The object with that table."""
+        pairs = value.get("queue_pairs")
+        if not pairs:
+            return value
+        names = list(pairs[0])
+        rows = [[pair[name] for name in names] for pair in pairs]
+        return {**value, "queue_pairs": {"names": names, "values": rows}}
+
+    def decode(self, value: object) -> dict[str, Any]:
+        """Check it and make it fit to print."""
+        if not isinstance(value, dict):
+            raise MessageError("no object")
+        cleaned = {printable(str(k), 60): _plain(v, _STATS_DEPTH - 1) for k, v in value.items()}
+        if "queue_pairs" in cleaned:
+            cleaned["queue_pairs"] = _pairs(cleaned["queue_pairs"])
+        if not all(isinstance(cleaned.get(key, {}), dict) for key in ("errors", "faults", "hold")):
+            raise MessageError("no errors, faults or hold")
+        addresses = cleaned.get("addresses", [])
+        if not isinstance(addresses, list) or len(addresses) > _STATIONS_MAX:
+            raise MessageError("no addresses")
+        for one in addresses:
+            StationCodec().decode(one)
+        return cleaned
+
+
+# -- the reports ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHello:
+    """A worker presents itself: its release, for people to read, and what it serves."""
+
+    WIRE_NAME: ClassVar = "hello"
+    version: Annotated[str, Line()]
+    spec: WorkerSpec
+    protocol: Protocol = PROTOCOL
+
+
+@dataclass(frozen=True, slots=True)
+class PortState:
+    """A snapshot of the port, whole at every transition.
+
+    status    "connecting", "listening", "connected" or "running"
+    features, protocol_features  acknowledged, as "0x..."; "" without a front-end
+    vring_sizes  of the vrings that have a size, `num_vrings` of them
+    mtu       the front-end's word of it, in bytes
+    error, error_detail  the last one that counts, "" for none; `errors`: how many there were
+    """
+
+    WIRE_NAME: ClassVar = "state"
+    status: Annotated[str, Text(10, "connecting|listening|connected|running")]
+    socket: Annotated[str, Line()] = ""
+    features: Features = ""
+    protocol_features: Features = ""
+    num_vrings: Annotated[int, Count(256)] = 0
+    vring_sizes: Annotated[tuple[Annotated[int, Count(1 << 16)], ...], Most(256)] = ()
+    mtu: Annotated[int, Count(1 << 16)] | None = None
+    error: Annotated[str, Line(60)] = ""
+    error_detail: Annotated[str, Line()] = ""
+    errors: Counted = 0
+
+    @property
+    def error_text(self) -> str:
+        """Name and detail in one line, "" for no error."""
+        return f"{self.error}: {self.error_detail}" if self.error_detail else self.error
+
+    def has(self, mask: int) -> bool:
+        """Whether a feature was acknowledged."""
+        return bool(int(self.features or "0", 16) & mask)
+
+
+@dataclass(frozen=True, slots=True)
+class Rarp:
+    """The front-end sent SEND_RARP for `mac` at CLOCK_MONOTONIC second `at`."""
+
+    WIRE_NAME: ClassVar = "rarp"
+    mac: Annotated[bytes, Mac()]
+    at: Annotated[float, Seconds()]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Rings began to run; `base` above zero: of a guest that has used them before.
+
+    `sent` counts the frames that the worker had taken from guests before. `moved_in`: its
+    front-end has brought its state from another host. `further`: it was told that they began at
+    zero, and one more has begun, at `base`.
+    """
+
+    WIRE_NAME: ClassVar = "started"
+    base: Annotated[int, Count(1 << 32)]
+    sent: Counted = 0
+    moved_in: bool = False
+    further: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AskConnection:
+    """The worker wants a front-end: the daemon is to connect it with its port's socket."""
+
+    WIRE_NAME: ClassVar = "connect"
+
+
+@dataclass(frozen=True, slots=True)
+class AskUserfaultfd:
+    """The worker needs /dev/userfaultfd: its front-end may be offered postcopy."""
+
+    WIRE_NAME: ClassVar = "userfaultfd"
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The answer to `GetStats` with this id."""
+
+    WIRE_NAME: ClassVar = "stats"
+    id: RequestId
+    stats: Annotated[dict[str, Any], Statistics()]
+
+
+@dataclass(frozen=True, slots=True)
+class GuestStations:
+    """What the guest uses now, all of it, as learned from its own frames."""
+
+    WIRE_NAME: ClassVar = "stations"
+    stations: Annotated[tuple[Annotated[Station, StationCodec()], ...], Most(_STATIONS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class HoldState:
+    """The hold number `hold`: whom frames are held for, or, once it is over, what became of them.
+
+    stations  by the tags of the frames
+    sighted   frames that came to the port from one of them: it is elsewhere now, and says so
+    """
+
+    WIRE_NAME: ClassVar = "holding"
+    hold: Annotated[int, Count(1 << 53)]
+    active: bool
+    stations: Annotated[tuple[Key, ...], Most(_STATIONS_MAX)]
+    counts: Annotated[dict[str, Annotated[int, Count(1 << 53)]], Most(32)]
+    sighted: Annotated[int, Count(1 << 53)] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HeldFrames:
+    """The answer to `Release` with this id: frames, oldest first; `left`: there are more."""
+
+    WIRE_NAME: ClassVar = "held"
+    id: RequestId
+    frames: Annotated[tuple[Annotated[bytes, Base64()], ...], Most(HELD_BATCH_FRAMES)]
+    left: bool
+
+
+Report = (
+    WorkerHello
+    | PortState
+    | Rarp
+    | Started
+    | AskConnection
+    | AskUserfaultfd
+    | Stats
+    | GuestStations
+    | HoldState
+    | HeldFrames
+)
+
+RATES: dict[type[Report], tuple[float, int]] = {
+    # how many a second, how many at once
+    PortState: (4.0, 40),
+    Started: (20.0, 80),
+    Rarp: (20.0, 40),
+    GuestStations: (10.0, 40),
+    HoldState: (10.0, 40),
+    AskConnection: (20.0, 40),
+    AskUserfaultfd: (2.0, 10),
+}
+"""What the daemon takes of a worker (`daemon/workers/report_rates.py`).
+
+An honest worker keeps to half of it, whatever its guest and its front-end do (`worker/outbox.py`).
+"""
+
+ANSWERS: dict[type[Report], type[GetStats | Release]] = {Stats: GetStats, HeldFrames: Release}
+"""Reports that answer a command, which it is."""
+
+_MESSAGES: Messages[Report] = Messages("event", Report)
+
+
+def encode(report: Report) -> dict[str, Any]:
+    """A report as a JSON object."""
+    return _MESSAGES.encode(report)
+
+
+def kind_of(said: dict[str, Any]) -> type[Report]:
+    """Which report an object claims to be. Raises MessageError."""
+    return _MESSAGES.kind_of(said)
+
+
+def decode(said: dict[str, Any]) -> Report:
+    """Check a report. Raises MessageError."""
+    return _MESSAGES.decode(said)
+
+
+def _plain(value: object, depth: int) -> Any:
+    if depth == 0:
+        raise MessageError("nested too deep")
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(str(k), 60): _plain(v, depth - 1) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v, depth - 1) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise MessageError("no number")
+    if isinstance(value, int) and abs(value) >= 1 << 64:
+        raise MessageError("no count")  # Python counts further, but would not print it
+    return value
+
+
+def _pairs(table: object) -> list[dict[str, int]]:
+    """The counters of each queue pair by name."""
+    match table:
+        case {"names": list() as names, "values": list() as rows}:
+            if len(names) > _COUNTERS_MAX or not all(isinstance(name, str) for name in names):
+                raise MessageError("no names of counters")
+            if len(rows) > _PAIRS_MAX or any(
+                not isinstance(row, list) or len(row) != len(names) for row in rows
+            ):
+                raise MessageError("no counters")
+            count = Count(1 << 64)
+            return [dict(zip(names, map(count.decode, row), strict=True)) for row in rows]
+    raise MessageError("no queue pairs")

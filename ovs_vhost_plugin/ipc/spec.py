@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All that a worker is told of its port, and all that it is born with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from ovs_vhost_plugin.ipc.codec import Count, Hex, Text
+from ovs_vhost_plugin.vhost.fds import closing
+
+JOURNAL_BYTES = 16 * 1024
+"""Of a port's journal file for each vring (`worker/recovery/journal.py`)."""
+
+WORKER_UIDS = range(0x70000000, 0x7FFFFFFF)
+"""User ids of workers, of which each has one of its own; used by nobody else (systemd's UIDS-GIDS).
+"""
+
+FeatureMask = Annotated[int, Count((1 << 64) - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class PortSettings:
+    """What of a port may change while its worker runs; sent whole.
+
+    To add one: declare it here, read it from the row in `daemon/ovsdb/settings_rows.py`, and use it
+    where it matters.
+
+    mtu             offered to the guest (bytes), None: not offered
+    finish_offloads the bridge takes no partial checksums and no GSO frames: finish them here
+    finish_udp      it takes no large frames of UDP: finish those here, whatever else it takes
+    hold            keep frames for a guest that migrates away, for the daemon to forward
+    state           offer the front-end to move the device's state; from the next connection on
+    config          offer the NIC's configuration space; from the next connection on
+    mac             what it says of the MAC; b"": not known
+    link_up         what it says of the link
+    postcopy        offer PAGEFAULT: a userfaultfd, which reaches all of the worker's memory
+    any_memory      take guest memory from files of any kind, and not from memory alone
+    features_off, protocol_features_off  masks of what is not offered; from the next connection on
+    """
+
+    mtu: Annotated[int, Count(65535)] | None = None
+    finish_offloads: bool = False
+    finish_udp: bool = True
+    hold: bool = False
+    state: bool = False
+    config: bool = False
+    mac: Annotated[bytes, Hex(6)] = b""
+    link_up: bool = True
+    postcopy: bool = False
+    any_memory: bool = False
+    features_off: FeatureMask = 0
+    protocol_features_off: FeatureMask = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """What a worker serves: who it is, which never changes, and the port's settings.
+
+    name      the port's and the tap's name
+    mode      "client": the front-end listens on `path`; "server": the worker does
+    queues    most queue pairs offered
+    uid, gid  what the worker changes to before it reads from a peer; 0: no change
+    """
+
+    name: Annotated[str, Text(64)]
+    mode: Annotated[str, Text(6, "client|server")]
+    path: Annotated[str, Text(4096)]
+    queues: Annotated[int, Count(128, least=1)]
+    settings: PortSettings = field(default_factory=PortSettings)
+    uid: Annotated[int, Count((1 << 32) - 1)] = 0
+    gid: Annotated[int, Count((1 << 32) - 1)] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """The fds that a worker is born with, besides its std files.
+
+    control   where the daemon connects
+    listener  where the front-end does, in server mode
+    taps      one open queue of the port's tap for each queue pair
+    journal   the file of the rings' journals, which nobody else writes
+    """
+
+    control: int
+    listener: int | None
+    taps: tuple[int, ...]
+    journal: int
+
+
+def threads_of(queues: int) -> int:
+    """Most threads of a worker with so many queue pairs: one each, those that close, a few."""
+    return queues + closing.AT_ONCE + 8
