@@ -51,10 +51,11 @@ def stands_at_base(ring: Vring) -> bool:
     has, there are such descriptors, unless the driver has made them available again by now.
     """
     state = ring.state[0]
-    for i in range(state["size"]):
-        position = advance(ring, state["next_avail"], i)
-        word = word_at(ring.desc, slot_of(ring, position))
-        if is_available(ring, position, word) < 0:
+    size = state["size"]
+    for i in range(size):
+        position = advance(size, state["next_avail"], i)
+        word = word_at(ring.desc, slot_of(size, position))
+        if is_available(size, position, word) < 0:
             return False
     return True
 
@@ -77,11 +78,12 @@ def _entries_fit(ring: Vring, first: int, total: int, count: int) -> bool:
     if packed.one_used_per_burst(ring):
         return True  # their positions are not used
     before = -1
+    size = ring.state[0]["size"]
     for i in range(count):
         position = position_of(ring.journal[ENTRIES + i])
-        if position >= 2 * ring.state[0]["size"]:
+        if position >= 2 * size:
             return False
-        ahead = distance(ring, first, position)
+        ahead = distance(size, first, position)
         if ahead <= before or ahead >= total or (i == 0 and ahead > 0):
             return False
         before = ahead
@@ -93,11 +95,12 @@ def _resume_packed(ring: Vring, memory: Memory, net: Net) -> int:
     state = ring.state[0]
     first, begun = ring.journal[FLUSHED], ring.journal[BEGUN]
     end, count = begun_end(begun), begun_entries(begun)
-    around = 2 * state["size"]
+    size = state["size"]
+    around = 2 * size
     if not 0 <= first < around or end >= around or not 0 <= count <= MOST_ENTRIES:
         return _NOT_THIS_RING
-    total = distance(ring, first, end)
-    if total > state["size"] or (total > 0 and count == 0) or not _device_event_matches(ring):
+    total = distance(size, first, end)
+    if total > size or (total > 0 and count == 0) or not _device_event_matches(ring):
         return _NOT_THIS_RING
     tracked_at = state["flushed"]
     if state["tracked"] and first != tracked_at and end != tracked_at:
@@ -107,8 +110,8 @@ def _resume_packed(ring: Vring, memory: Memory, net: Net) -> int:
         return _NOT_THIS_RING
     if total > 0:
         # Once its first descriptor was shown all were; the driver may have it in use again.
-        word = acquire_word(ring.desc, slot_of(ring, first))
-        if is_available(ring, first, word) == 1:
+        word = acquire_word(ring.desc, slot_of(size, first))
+        if is_available(size, first, word) == 1:
             if not _entries_fit(ring, first, total, count):
                 return _NOT_THIS_RING
             if state["tracked"] and (first != tracked_at or count > held(state["tracked"])):

@@ -13,8 +13,6 @@ the ring: there they would overwrite descriptors that the next worker has to rea
 
 from __future__ import annotations
 
-from typing import Any
-
 from ovs_vhost_plugin.jit.atomics import (
     address_of,
     fence,
@@ -91,12 +89,7 @@ def _room(ring: Vring) -> int:
     """How many descriptors the driver may have beyond those that are held."""
     state = ring.state[0]
     size: int = state["size"]
-    return size - distance(ring, state["next_avail"], state["next_pop"])
-
-
-@kernel(uint64(VRING_T), inline=True)
-def _next_word(ring: Vring) -> Any:
-    return acquire_word(ring.desc, slot_of(ring, ring.state[0]["next_pop"]))
+    return size - distance(size, state["next_avail"], state["next_pop"])
 
 
 @kernel(int64(VRING_T, MEMORY_T, QUEUE_T, int64, int64), inline=True)
@@ -104,25 +97,26 @@ def pop_avail(ring: Vring, memory: Memory, queue: Queue, chains: int, length: in
     """As `ring.pop_avail`."""
     state = ring.state[0]
     held = queue.state[0]
+    size, position = state["size"], state["next_pop"]
     room = _room(ring)
     while room > 0 and held["count"] < chains and held["length"] < length:
-        word = _next_word(ring)
-        available = is_available(ring, state["next_pop"], word)
+        slot = slot_of(size, position)
+        word = acquire_word(ring.desc, slot)
+        available = is_available(size, position, word)
         if available <= 0:
             return available
         if state["writes"]:
-            here = slot_of(ring, state["next_pop"])
-            prefetch_write(place_of(ring.desc, here + _AHEAD))
+            prefetch_write(place_of(ring.desc, slot + _AHEAD))
         make_room(queue)
-        iovecs, bytes_in, buffer_id, slots = walk(ring, word, room, memory.regions, queue)
+        iovecs, bytes_in, buffer_id, slots = walk(ring, position, word, room, memory.regions, queue)
         if iovecs < 0:
             return iovecs
         if not hold(queue, iovecs, bytes_in, buffer_id, slots):
             return IOVECS_FULL
         if state["tracked"]:
-            here = slot_of(ring, state["next_pop"])
-            take(state["tracked"], address_of(ring.desc, 0), here, slots)
-        state["next_pop"] = advance(ring, state["next_pop"], slots)
+            take(state["tracked"], address_of(ring.desc, 0), slot, slots)
+        position = advance(size, position, slots)
+        state["next_pop"] = position
         room -= slots
     return 0
 
@@ -147,7 +141,8 @@ def journal_begin(ring: Vring, queue: Queue) -> None:
     """As `ring.journal_begin`."""
     state = ring.state[0]
     _write_entry(ring, queue, 0)
-    end = advance(ring, state["next_used"], queue.chains[uint64(queue.state[0]["head"])]["slots"])
+    slots = queue.chains[uint64(queue.state[0]["head"])]["slots"]
+    end = advance(state["size"], state["next_used"], slots)
     store_release(ring.journal, BEGUN, begun_word(end, state["unflushed"] + 1))
 
 
@@ -165,16 +160,16 @@ def add_used(ring: Vring, queue: Queue, written: int) -> None:
     slots = queue.chains[uint64(queue.state[0]["head"])]["slots"]
     _write_entry(ring, queue, written)
     state["unflushed"] += 1
-    state["next_used"] = advance(ring, state["next_used"], slots)
-    state["next_avail"] = advance(ring, state["next_avail"], slots)
+    state["next_used"] = advance(state["size"], state["next_used"], slots)
+    state["next_avail"] = advance(state["size"], state["next_avail"], slots)
     release(queue)
 
 
 @kernel(int64(VRING_T, int64, int64), inline=True)
 def _used_word(ring: Vring, position: int, shown: int) -> int:
     """The second word of the used descriptor at `position` for an entry of the journal."""
-    wrap, writes = wrap_of(ring, position), ring.state[0]["writes"]
-    return packed_used_word(id_of(shown), written_of(shown), wrap, writes)
+    wrap = wrap_of(ring.state[0]["size"], position)
+    return packed_used_word(id_of(shown), written_of(shown), wrap, ring.state[0]["writes"])
 
 
 @kernel(void(VRING_T, MEMORY_T, NET_T, int64, int64))
@@ -182,8 +177,9 @@ def mark_descriptors(ring: Vring, memory: Memory, net: Net, position: int, count
     """Mark `count` descriptors from `position` on in the dirty log."""
     fence()
     base = ring.state[0]["log_desc"]
-    slot = slot_of(ring, position)
-    straight = min(count, ring.state[0]["size"] - slot)
+    size = ring.state[0]["size"]
+    slot = slot_of(size, position)
+    straight = min(count, size - slot)
     mark(memory, net, base + uint64(DESCRIPTOR_BYTES * slot), DESCRIPTOR_BYTES * straight)
     mark(memory, net, base, DESCRIPTOR_BYTES * (count - straight))
 
@@ -195,7 +191,7 @@ def flush_used(ring: Vring, memory: Memory, net: Net) -> bool:
     From here on the journal says what is to be shown, so that the next worker can write it again.
     """
     state = ring.state[0]
-    first, count = state["flushed"], state["unflushed"]
+    size, first, count = state["size"], state["flushed"], state["unflushed"]
     if count == 0:
         return False
     journal_abort(ring)
@@ -203,13 +199,13 @@ def flush_used(ring: Vring, memory: Memory, net: Net) -> bool:
     for i in range(last, count):
         shown = ring.journal[uint64(ENTRIES + i)]
         at = position_of(shown)
-        put_word(ring.desc, slot_of(ring, at), _used_word(ring, at, shown))
+        put_word(ring.desc, slot_of(size, at), _used_word(ring, at, shown))
     if state["log_used"] and last < count:
-        mark_descriptors(ring, memory, net, first, distance(ring, first, state["next_used"]))
+        mark_descriptors(ring, memory, net, first, distance(size, first, state["next_used"]))
     if state["tracked"]:
         supply(state["tracked"], count, state["next_used"])
     word = _used_word(ring, first, ring.journal[ENTRIES + last - 1])
-    release_word(ring.desc, slot_of(ring, first), word)
+    release_word(ring.desc, slot_of(size, first), word)
     if state["tracked"]:
         settle(state["tracked"], count, state["next_used"])
     store_release(ring.journal, FLUSHED, state["next_used"])
@@ -231,8 +227,9 @@ def needs_notification(ring: Vring) -> bool:
     flags = int64(load_acquire(ring.avail, EVENT_FLAGS)) & EVENT_FLAGS_MASK
     if flags != EVENT_FLAGS_DESC or not state["event_idx"]:
         return flags != EVENT_FLAGS_DISABLE
-    at = position_of_event(ring, int64(load_relaxed(ring.avail, EVENT_OFF_WRAP)))
-    around = 2 * state["size"]
+    size = state["size"]
+    at = position_of_event(size, int64(load_relaxed(ring.avail, EVENT_OFF_WRAP)))
+    around = 2 * size
     passed = (state["flushed"] - at - 1) % around < (state["flushed"] - called) % around
     return bool(valid == 0 or passed)
 
@@ -244,7 +241,7 @@ def _write_event_suppression(ring: Vring, memory: Memory, net: Net, flags: int) 
     Also where the driver does not look at it (2.8.14): in a ring that was made anew it is not
     there, by which whoever takes a ring over tells the two apart.
     """
-    event = off_wrap(ring, ring.state[0]["next_pop"])
+    event = off_wrap(ring.state[0]["size"], ring.state[0]["next_pop"])
     ring.journal[DEVICE_EVENT_BEFORE] = ring.journal[DEVICE_EVENT]
     store_release(ring.journal, DEVICE_EVENT, event | flags << 16)
     store_release(ring.used, EVENT_OFF_WRAP, event)
@@ -261,7 +258,9 @@ def enable_notification(ring: Vring, memory: Memory, net: Net) -> bool:
         flags = EVENT_FLAGS_DESC if state["event_idx"] else EVENT_FLAGS_ENABLE
         _write_event_suppression(ring, memory, net, flags)
     fence()
-    return bool(_room(ring) > 0 and is_available(ring, state["next_pop"], _next_word(ring)) != 0)
+    size, position = state["size"], state["next_pop"]
+    word = acquire_word(ring.desc, slot_of(size, position))
+    return bool(_room(ring) > 0 and is_available(size, position, word) != 0)
 
 
 @kernel(void(VRING_T, MEMORY_T, NET_T))

@@ -65,26 +65,25 @@ def _take_indirect(
     return at, total
 
 
-@kernel(FOUR_T(VRING_T, uint64, int64, REGIONS_T, QUEUE_T), inline=True)
+@kernel(FOUR_T(VRING_T, int64, uint64, int64, REGIONS_T, QUEUE_T), inline=True)
 def walk(
-    ring: Vring, word: Any, budget: int, regions: Records, queue: Queue
+    ring: Vring, position: int, word: Any, budget: int, regions: Records, queue: Queue
 ) -> tuple[int, int, int, int]:
-    """Parse the chain at `next_pop` into iovecs behind the held ones.
+    """Parse the chain at `position` into iovecs behind the held ones.
 
     Returns how many iovecs or a fault, their bytes, the buffer id, and how many descriptors the
     chain takes in the ring. `word` is the second one of its first descriptor, `budget` the most
     descriptors it may have. `held.make_room` was called before; the caller holds the chain or
     overwrites it.
     """
-    writes = ring.state[0]["writes"]
-    position = ring.state[0]["next_pop"]
+    size, writes = ring.state[0]["size"], ring.state[0]["writes"]
     end: int = queue.state[0]["end"]
     at = end
     total = int64(0)
     slots = int64(0)
     while slots < budget:
         slots += 1
-        address = address_at(ring.desc, slot_of(ring, position))
+        address = address_at(ring.desc, slot_of(size, position))
         length = length_of(word)
         flags = packed_flags(word)
         if flags & F_INDIRECT:
@@ -100,11 +99,11 @@ def walk(
             return at, 0, 0, 0
         if flags & F_NEXT == 0:
             buffer_id = packed_id(word)
-            if buffer_id >= ring.state[0]["size"]:
+            if buffer_id >= size:
                 return failure(Fault.ID_OUT_OF_RANGE), 0, 0, 0
             return at - end, total, buffer_id, slots
-        position = advance(ring, position, 1)
-        word = word_at(ring.desc, slot_of(ring, position))
-        if is_available(ring, position, word) <= 0:
+        position = advance(size, position, 1)
+        word = word_at(ring.desc, slot_of(size, position))
+        if is_available(size, position, word) <= 0:
             return failure(Fault.NEXT_NOT_AVAILABLE), 0, 0, 0
     return failure(Fault.CHAIN_LOOPS), 0, 0, 0

@@ -16,62 +16,59 @@ from typing import Any
 
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.kernel import kernel
-from ovs_vhost_plugin.jit.layout import VRING_T, Vring, boolean, int64, uint64
+from ovs_vhost_plugin.jit.layout import boolean, int64, uint64
 from ovs_vhost_plugin.jit.result import failure
 from ovs_vhost_plugin.jit.ring.descriptor import F_AVAIL, F_USED, packed_flags
 from ovs_vhost_plugin.jit.ring.offsets import EVENT_WRAP
 
 
-@kernel(int64(VRING_T, int64), inline=True)
-def slot_of(ring: Vring, position: int) -> int:
+@kernel(int64(int64, int64), inline=True)
+def slot_of(size: int, position: int) -> int:
     """The slot of a position."""
-    size: int = ring.state[0]["size"]
     return position if position < size else position - size
 
 
-@kernel(boolean(VRING_T, int64), inline=True)
-def wrap_of(ring: Vring, position: int) -> bool:
+@kernel(boolean(int64, int64), inline=True)
+def wrap_of(size: int, position: int) -> bool:
     """The wrap counter of a position."""
-    return bool(position < ring.state[0]["size"])
+    return position < size
 
 
-@kernel(int64(VRING_T, int64, int64), inline=True)
-def advance(ring: Vring, position: int, count: int) -> int:
+@kernel(int64(int64, int64, int64), inline=True)
+def advance(size: int, position: int, count: int) -> int:
     """The position `count` descriptors further on, at most once around."""
     position += count
-    around = 2 * ring.state[0]["size"]
-    return position if position < around else position - around
+    return position if position < 2 * size else position - 2 * size
 
 
-@kernel(int64(VRING_T, int64, int64), inline=True)
-def distance(ring: Vring, start: int, end: int) -> int:
+@kernel(int64(int64, int64, int64), inline=True)
+def distance(size: int, start: int, end: int) -> int:
     """How many descriptors there are from position `start` to `end`."""
     ahead = end - start
-    return ahead if ahead >= 0 else ahead + 2 * ring.state[0]["size"]
+    return ahead if ahead >= 0 else ahead + 2 * size
 
 
-@kernel(int64(VRING_T, int64, uint64), inline=True)
-def is_available(ring: Vring, position: int, word: Any) -> int:
+@kernel(int64(int64, int64, uint64), inline=True)
+def is_available(size: int, position: int, word: Any) -> int:
     """Whether a descriptor with this second word is available at `position`: 1, 0 or a fault.
 
     Available: F_AVAIL is the wrap counter, F_USED its opposite (2.8.1). If both are the wrap
     counter the descriptor was used in this round, which only this device may say.
     """
     flags = packed_flags(word) & (F_AVAIL | F_USED)
-    wrap = wrap_of(ring, position)
+    wrap = wrap_of(size, position)
     if flags == (F_AVAIL if wrap else F_USED):
         return 1
     return failure(Fault.WRAP_COUNTER_WRONG) if flags == (F_AVAIL | F_USED if wrap else 0) else 0
 
 
-@kernel(int64(VRING_T, int64), inline=True)
-def off_wrap(ring: Vring, position: int) -> int:
+@kernel(int64(int64, int64), inline=True)
+def off_wrap(size: int, position: int) -> int:
     """The position as an event area says it (2.8.14)."""
-    return slot_of(ring, position) | (EVENT_WRAP if wrap_of(ring, position) else 0)
+    return slot_of(size, position) | (EVENT_WRAP if wrap_of(size, position) else 0)
 
 
-@kernel(int64(VRING_T, int64), inline=True)
-def position_of_event(ring: Vring, event: int) -> int:
+@kernel(int64(int64, int64), inline=True)
+def position_of_event(size: int, event: int) -> int:
     """The position that an event area says. Its slot may be outside of the ring."""
-    size: int = ring.state[0]["size"]
     return (event & ~EVENT_WRAP) + (0 if event & EVENT_WRAP else size)
