@@ -5,7 +5,7 @@ These tests run with the kernels compiled. Those of the pure kernels also run as
 a process of its own with NUMBA_DISABLE_JIT=1 (see test_jit_plain_python.py). To run one of them
 like that by hand, and see which lines it reaches:
 
-    NUMBA_DISABLE_JIT=1 python -m pytest tests/unit/jit/ring/test_chain.py
+    NUMBA_DISABLE_JIT=1 python -m pytest tests/unit/jit/ring/test_split_chain.py
 """
 
 from __future__ import annotations
