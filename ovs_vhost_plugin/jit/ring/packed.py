@@ -97,26 +97,26 @@ def pop_avail(ring: Vring, memory: Memory, queue: Queue, chains: int, length: in
     """As `ring.pop_avail`."""
     state = ring.state[0]
     held = queue.state[0]
-    size, position = state["size"], state["next_pop"]
     room = _room(ring)
     while room > 0 and held["count"] < chains and held["length"] < length:
-        slot = slot_of(size, position)
-        word = acquire_word(ring.desc, slot)
-        available = is_available(size, position, word)
+        # State is read where it is used: in registers it would take the place of what is hotter.
+        word = acquire_word(ring.desc, slot_of(state["size"], state["next_pop"]))
+        available = is_available(state["size"], state["next_pop"], word)
         if available <= 0:
             return available
         if state["writes"]:
+            slot = slot_of(state["size"], state["next_pop"])
             prefetch_write(place_of(ring.desc, slot + _AHEAD))
         make_room(queue)
-        iovecs, bytes_in, buffer_id, slots = walk(ring, position, word, room, memory.regions, queue)
+        iovecs, bytes_in, buffer_id, slots = walk(ring, word, room, memory.regions, queue)
         if iovecs < 0:
             return iovecs
         if not hold(queue, iovecs, bytes_in, buffer_id, slots):
             return IOVECS_FULL
         if state["tracked"]:
+            slot = slot_of(state["size"], state["next_pop"])
             take(state["tracked"], address_of(ring.desc, 0), slot, slots)
-        position = advance(size, position, slots)
-        state["next_pop"] = position
+        state["next_pop"] = advance(state["size"], state["next_pop"], slots)
         room -= slots
     return 0
 

@@ -65,29 +65,29 @@ def _take_indirect(
     return at, total
 
 
-@kernel(FOUR_T(VRING_T, int64, uint64, int64, REGIONS_T, QUEUE_T), inline=True)
+@kernel(FOUR_T(VRING_T, uint64, int64, REGIONS_T, QUEUE_T), inline=True)
 def walk(
-    ring: Vring, position: int, word: Any, budget: int, regions: Records, queue: Queue
+    ring: Vring, word: Any, budget: int, regions: Records, queue: Queue
 ) -> tuple[int, int, int, int]:
-    """Parse the chain at `position` into iovecs behind the held ones.
+    """Parse the chain at `next_pop` into iovecs behind the held ones.
 
     Returns how many iovecs or a fault, their bytes, the buffer id, and how many descriptors the
     chain takes in the ring. `word` is the second one of its first descriptor, `budget` the most
     descriptors it may have. `held.make_room` was called before; the caller holds the chain or
     overwrites it.
     """
-    size, writes = ring.state[0]["size"], ring.state[0]["writes"]
+    state = ring.state[0]
+    writes = state["writes"]
+    position = state["next_pop"]
     end: int = queue.state[0]["end"]
     at = end
     total = int64(0)
-    slots = int64(0)
-    while slots < budget:
-        slots += 1
-        address = address_at(ring.desc, slot_of(size, position))
+    for slots in range(1, budget + 1):
+        address = address_at(ring.desc, slot_of(state["size"], position))
         length = length_of(word)
         flags = packed_flags(word)
         if flags & F_INDIRECT:
-            if not ring.state[0]["indirect"]:
+            if not state["indirect"]:
                 return failure(Fault.INDIRECT_NOT_NEGOTIATED), 0, 0, 0
             if flags & F_NEXT or slots > 1:
                 return failure(Fault.INDIRECT_WITH_NEXT), 0, 0, 0
@@ -99,11 +99,11 @@ def walk(
             return at, 0, 0, 0
         if flags & F_NEXT == 0:
             buffer_id = packed_id(word)
-            if buffer_id >= size:
+            if buffer_id >= state["size"]:
                 return failure(Fault.ID_OUT_OF_RANGE), 0, 0, 0
             return at - end, total, buffer_id, slots
-        position = advance(size, position, 1)
-        word = word_at(ring.desc, slot_of(size, position))
-        if is_available(size, position, word) <= 0:
+        position = advance(state["size"], position, 1)
+        word = word_at(ring.desc, slot_of(state["size"], position))
+        if is_available(state["size"], position, word) <= 0:
             return failure(Fault.NEXT_NOT_AVAILABLE), 0, 0, 0
     return failure(Fault.CHAIN_LOOPS), 0, 0, 0
