@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads, stores and copies that the compiler may neither move nor repeat.
 
-Guest memory changes while it is read. LLVM knows nothing of that: it turned a loop that waits on
-`avail[1]` into one read. So ring indices, flags and descriptors are read and written only by
-these, each exactly once; everything else is copied out whole by `copy_in`, or never looked at.
+Guest memory changes while it is read. LLVM assumes that it does not: it turned a loop that waits on
+`avail[1]` into one read. So ring indices, flags and descriptors are read and written only by these
+functions, each exactly once. All else is copied out whole by `copy_in` before it is looked at.
 Nothing else in the project dereferences an address.
 
 Views are one-dimensional numpy arrays of unsigned numbers. Orderings are those of LLVM
@@ -257,7 +257,7 @@ copy_in = _copy_in if JIT else _python_copy_in
 copy_out = _copy_out if JIT else _python_copy_out
 """(address, view, index, length): bytes of a private array to an address."""
 prefetch = _prefetch(0)
-"""(address): have the processor fetch its cache line; any address will do, none is an error."""
+"""(address): ask the processor for its cache line; no address is an error."""
 prefetch_write = _prefetch(1)
 """(address): the same for a line that will be written."""
 load_i32_at = _load_at(types.int32, ctypes.c_int32)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where compiled kernels are kept between two starts. This is the one place that decides it.
+"""The directory in which compiled kernels are kept between two starts, and whether to trust it.
 
-numba loads what it kept with pickle, so whoever may write there runs code as whoever loads it, and
-that is root in the daemon's nursery. So neither $HOME nor numba's own variable counts here, and a
-directory that is not ours alone is refused: compiling anew costs seconds, and nothing else.
+numba loads its cache with pickle: whoever may write there runs code as the user who loads it, which
+is root in the daemon's fork server. So neither $HOME nor numba's own variable counts here, and a
+directory that others may write is refused. Compiling anew costs seconds, and nothing else.
 
-It is kept free of numba, so that the daemon can say what is wrong without loading a compiler.
+This module does not import numba, so that the daemon can name a problem without loading a compiler.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One name for each thing that a guest can do wrong in its rings and its frames.
 
-What breaks the ring's structure ends the ring: nothing that follows can be trusted. What is wrong
-with one frame costs that frame. Both are counted under their names, which operators read, so a
-name never changes its meaning. Kernels return a fault as `result.py` says.
+A fault in the ring's structure ends the ring: nothing that follows can be trusted. A fault in one
+frame costs that frame. Both are counted under their names. Operators read these, so a name never
+changes its meaning. Kernels return a fault as `result.py` says.
 """
 
 from enum import IntEnum

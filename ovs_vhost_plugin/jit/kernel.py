@@ -5,7 +5,7 @@ An explicit signature compiles at import, never while packets wait, and refuses 
 layout. `nogil` lets the control plane's Python run beside the loops. Division by zero follows
 numpy, because raising would need the interpreter.
 
-What is compiled is kept where `cache.py` says, and nowhere else.
+Compiled code is kept where `cache.py` says, and nowhere else.
 """
 
 from __future__ import annotations

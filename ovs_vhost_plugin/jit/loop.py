@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A queue pair's life: bursts in both directions while there is work, then sleep in poll().
 
-Before it sleeps it lets the driver kick again and looks once more. It then waits for exactly what
-could give it work, with no timeout, so an idle pair costs nothing: the transmit ring's kick; the
-tap while there are receive buffers, else the receive ring's kick; and the worker's wake, which is
-all that a ring gets that waits for a translation (`iotlb.py`). All of these belong to others: each
-wait ends on the stop flag, and an fd that fails is not asked again.
+Before it sleeps it lets the driver kick again and looks once more. It then polls, without a
+timeout, the fds that can give it work, so that an idle pair costs nothing: the transmit ring's
+kick; the tap while there are receive buffers, else the receive ring's kick; and the worker's wake,
+which is all that wakes a ring that waits for a translation (`ring/iotlb.py`). All of these belong
+to others: each wait ends on the stop flag, and an fd that fails is not polled again.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _wait_for(pair: Pair, place: int, fd: int, events: int) -> None:
 
 @kernel(int64(PAIR_T, boolean, boolean))
 def prepare(pair: Pair, kicks: bool, starving: bool) -> int:
-    """Say what poll() waits for: its timeout in ms, -1 for none."""
+    """Fill in the pollfds. Returns the timeout in ms, -1 for none."""
     state = pair.net.state[0]
     tap = POLLOUT if state["tx_tap_full"] else 0
     if receives(pair) and not starves(pair):
@@ -140,12 +140,12 @@ def sleep(pair: Pair) -> None:
 
 @kernel(void(VRING_T, NET_T))
 def call_again(ring: Vring, net: Net) -> None:
-    """Wake the driver of a ring that goes on: what it gave back before may have called another fd.
+    """Call the driver of a ring that resumes: calls before now may have gone to another fd.
 
     QEMU 7.2 starts a ring first, with a call eventfd that it does not look at, and then says where
     its guest is to be called (a NIC without MSI-X). If all buffers were given back in between,
-    nothing would ever follow to call for. A call too many does no harm (virtio 1.2, 2.7.7.1). But
-    not where only translations came or went: that may be so with each frame.
+    nothing would ever follow to call for. A call too many does no harm (virtio 1.2, 2.7.7.1). No
+    call where only translations came or went: that may be so with each frame.
     """
     state = ring.state[0]
     if alive(ring) and state["call_first"] and (state["next_avail"] != 0 or state["resumed"]):

@@ -2,8 +2,8 @@
 """The system calls of the loop, as kernels can call them; errors come back as -errno.
 
 libc's functions are linked by name, which costs nothing and can be cached on disk. Kick fds come
-from a peer who may make them block at any time, whatever we set on them, so they are read by
-preadv2 with RWF_NOWAIT, which never does.
+from a peer, who may make them block at any time. So they are read by preadv2 with RWF_NOWAIT, which
+never blocks.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A UDP datagram that is too large for the wire, cut into IP fragments (UFO, virtio 1.2, 5.1.6.2).
 
-gso_size is what a fragment carries of the IP payload, the UDP header included, as Linux has it at
-both ends. All but the last carry a multiple of 8 bytes, as offsets count in such units. Like
-`offload.py`, it works on a private copy whose virtio-net header was checked.
+A fragment carries gso_size bytes of the IP payload, the UDP header included, as Linux has it at
+both ends. All but the last carry a multiple of 8 bytes, because offsets count in such units. Like
+`offload.py`, this works on a private copy whose virtio-net header was checked.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _OPTION_END, _OPTION_NONE, _OPTION_COPIED = 0, 1, 0x80
 def _finish_checksum(
     frame: Bytes, addresses: int, addresses_end: int, transport: int, length: int
 ) -> None:
-    """Length and checksum of the whole datagram, as no fragment can have its own (RFC 768)."""
+    """Write length and checksum of the whole datagram: fragments have none (RFC 768)."""
     datagram = length - transport
     put_big(frame, transport + 4, datagram)
     put_big(frame, transport + 6, 0)
@@ -47,17 +47,17 @@ def _finish_checksum(
 
 @kernel(int64(U8_T, U8_T, int64))
 def begin(header: Bytes, frame: Bytes, length: int) -> int:
-    """Finish the datagram; bytes of the headers that each fragment has, or a fault.
+    """Finish the datagram: bytes of the headers that each fragment repeats, or a fault.
 
-    Those are all of IPv4's; of IPv6 up to a hop-by-hop header (RFC 8200, 4.5: what is not
-    fragmented ends there, as frames with a routing header are refused).
+    All headers of IPv4; of IPv6 those up to a hop-by-hop header. There the part that is not
+    fragmented ends (RFC 8200, 4.5), as frames with a routing header are refused.
     """
     transport = transport_header(header, frame, length)
     if transport < 0:
         return transport
     network = network_header(frame, length)
     if big(frame, network - 2) == IPV4:
-        if length - network > _IP_MAX:  # nobody could put it together
+        if length - network > _IP_MAX:  # no receiver could reassemble it
             return failure(Fault.FRAME_TOO_LONG)
         _finish_checksum(frame, network + 12, network + 20, transport, length)
         return transport
@@ -70,7 +70,7 @@ def begin(header: Bytes, frame: Bytes, length: int) -> int:
 
 @kernel(int64(U8_T, int64))
 def step(header: Bytes, payload: int) -> int:
-    """Bytes of each piece but the last of `payload`: all of it where it need not be cut."""
+    """Bytes of payload in each fragment but the last; all of it where it need not be cut."""
     size = gso_size(header)
     return payload if payload <= size else size & ~7
 
@@ -92,9 +92,10 @@ def _drop_options(out: Bytes, at: int, end: int) -> None:
 def _finish_v4(
     out: Bytes, network: int, transport: int, end: int, position: int, fragment: int
 ) -> None:
-    """Header of an IPv4 fragment; all have the identification that the guest gave.
+    """Finish the header of an IPv4 fragment; all have the identification that the guest gave.
 
-    `fragment`: offset and MF, -1: it is whole. DF goes, as Linux has it: the guest asks for it.
+    `fragment`: offset and MF; -1: it is whole. DF is cleared, as Linux does: the guest asked for
+    fragments.
     """
     if position > 0:
         _drop_options(out, network + 20, transport)
@@ -107,7 +108,7 @@ def _finish_v4(
 
 @kernel(void(U8_T, int64, int64, int64, int64))
 def _insert_header(out: Bytes, network: int, at: int, fragment: int, identification: int) -> None:
-    """The fragment header of IPv6 at `at`, behind all that is not fragmented (RFC 8200, 4.5)."""
+    """Insert IPv6's fragment header at `at`, behind all that is not fragmented (RFC 8200, 4.5)."""
     before = network + 6 if at == network + 40 else network + 40
     out[at] = out[before]
     out[at + 1] = 0
@@ -129,7 +130,7 @@ def make_fragment(
 ) -> int:
     """Make the fragment of the payload at `position`, into `out` from HEADER_MAX on: its bytes.
 
-    `identification` tells IPv6's fragments of one datagram from those of others, 32 bits.
+    `identification`: 32 bits that the fragments of one IPv6 datagram share.
     """
     most = step(header, payload)
     size = min(most, payload - position)

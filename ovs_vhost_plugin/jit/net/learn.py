@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the guest uses, learned from the frames it sends: MACs, their VLANs, their IP addresses.
+"""MACs, VLANs and IP addresses that the guest uses, learned from the frames it sends.
 
 An address is learned where the guest claims it on the link: as the sender of ARP, or the source
-of neighbour discovery with the hop limit that no router lets through (RFC 4861, 7.1). A mere
-source of IP packets only keeps alive what was claimed: it may be somebody else's whose packets
-the guest routes, or one it shares with others and must not answer for, as behind a load balancer.
-To announce those would take them from their owners.
+of neighbour discovery with the hop limit that no router lets through (RFC 4861, 7.1). The source
+of other IP packets only keeps a claimed address alive. It may belong to a station whose packets the
+guest routes, or be shared with others, as behind a load balancer. To announce such an address would
+take it from its owner.
 
-A frame like the one before costs a copy of its first bytes and a comparison; once a second it is
-looked at in full, so that ages stay true. Where each frame differs from the one before, as in what
-a guest routes or bridges, a sample is looked at. The guest can fill the tables with nonsense,
-which replaces what was not seen for longest and costs nobody else anything.
+A frame like the one before costs a copy of its first bytes and a comparison. Once a second it is
+looked at in full, so that ages stay true. Where each frame differs from the one before, as in a
+guest that routes or bridges, a sample is looked at. The guest can fill its tables with nonsense:
+this replaces the entries that were not seen for longest, and costs no other port anything.
 
 The worker reads the tables while this writes them: `version` tells it what changed meanwhile.
 """
@@ -43,13 +43,13 @@ from ovs_vhost_plugin.jit.syscalls import write_event
 Bytes = NDArray[np.uint8]
 
 AGE = 300_000
-"""Milliseconds after which what was not seen is no more, as in a bridge's MAC table."""
+"""Milliseconds after which an entry that was not seen expires, as in a bridge's MAC table."""
 _CACHED = 1000
 """Milliseconds for which a frame like the one before is not looked at."""
 _LOOKS = 64
-"""Frames that claim nothing looked at each millisecond of the clock, which ticks every few."""
+"""Frames without a claim that are looked at in each millisecond of the coarse clock."""
 _NEARLY_AGED = AGE - 2 * _CACHED
-"""From here on a sight may be news to who asked with a clock somewhat ahead of ours."""
+"""Age from which a sight is news: a reader's clock may be somewhat ahead."""
 
 ETHERNET, TAG = 14, 4
 VLAN, QINQ = 0x8100, 0x88A8
@@ -61,8 +61,7 @@ _ICMPV6, _HOPS = 58, 255
 _ROUTER, _SOLICITATION, ADVERTISEMENT = 134, 135, 136  # RFC 4861, 4.2 to 4.4
 _ROUTER_FLAG = 0x80
 SOURCE, _CLAIM, _HOSTS, _ROUTERS = 0, 1, 2, 3
-"""What a frame says of its IP address: sent from it; it is mine; it is mine, a host's, a router's.
-"""
+"""The claim that a frame makes of its IP address: none; it is mine; mine, a host's; a router's."""
 
 
 @kernel(int64(LEARNED_T, QUEUE_T, int64, int64), inline=True)
@@ -103,7 +102,7 @@ def mapped(frame: Bytes, at: int) -> int:
 
 @kernel(int64(U8_T, int64, int64), inline=True)
 def discovery(frame: Bytes, at: int, length: int) -> int:
-    """What the IPv6 packet at `at` says of its source."""
+    """The claim that the IPv6 packet at `at` makes of its source."""
     if length < at + 45 or frame[at + 6] != _ICMPV6 or frame[at + 7] != _HOPS:
         return SOURCE
     kind = frame[at + 40]
@@ -163,7 +162,7 @@ def place_station(learned: Learned, key: int, now: int) -> int:
 def note_address(
     learned: Learned, station: int, high: int, low: int, claims: bool, now: int
 ) -> bool:
-    """Keep an address of the station at place `station`: whether that is news."""
+    """Keep an address of the station at place `station`. Returns whether that is news."""
     oldest = station * ADDRESSES
     for i in range(oldest, oldest + ADDRESSES):
         entry = learned.addresses[i]
@@ -205,13 +204,13 @@ def tell(learned: Learned) -> None:
 
 @kernel(void(LEARNED_T))
 def look_again(learned: Learned) -> None:
-    """Ask to be told of what changes from now on; then what was there before can be read."""
+    """Ask to be told of changes from now on; the tables can be read afterwards."""
     store_relaxed(learned.told, 0, 0)
     fence()
 
 
 @kernel(void(LEARNED_T, int64, int64, int64, int64, int64))
-def note(learned: Learned, key: int, high: int, low: int, says: int, now: int) -> None:
+def note(learned: Learned, key: int, high: int, low: int, claim: int, now: int) -> None:
     """Keep station `key`, and its address if it is a unicast one and claimed or known."""
     mac = key & MAC
     if mac == 0 or mac & _GROUP or key >> 48 == _VLAN_RESERVED:
@@ -223,13 +222,13 @@ def note(learned: Learned, key: int, high: int, low: int, says: int, now: int) -
     elif now - learned.stations[at]["seen"] > _NEARLY_AGED:
         news = True
     learned.stations[at]["seen"] = now
-    if says >= _HOSTS and learned.stations[at]["router"] != (says == _ROUTERS):
-        learned.stations[at]["router"] = int64(says == _ROUTERS)
+    if claim >= _HOSTS and learned.stations[at]["router"] != (claim == _ROUTERS):
+        learned.stations[at]["router"] = int64(claim == _ROUTERS)
         news = True
     unicast = low != 0 if high == 0 else high >> 56 & 0xFF != 0xFF
-    if unicast and note_address(learned, at, high, low, says != SOURCE, now):
+    if unicast and note_address(learned, at, high, low, claim != SOURCE, now):
         news = True
-    if news or (says != SOURCE and learned.state[0]["cfg_every_claim"] != 0):
+    if news or (claim != SOURCE and learned.state[0]["cfg_every_claim"] != 0):
         tell(learned)
 
 
@@ -249,7 +248,7 @@ def learn(learned: Learned, frame: Bytes, length: int, now: int) -> None:
         kind = big(frame, 16)
         at = ETHERNET + TAG
     key = vlan << 48 | mac
-    high, low, says = int64(0), int64(0), int64(SOURCE)
+    high, low, claim = int64(0), int64(0), int64(SOURCE)
     if kind == _IPV4:
         if length >= at + 20:
             low = mapped(frame, at + 12)
@@ -258,12 +257,12 @@ def learn(learned: Learned, frame: Bytes, length: int, now: int) -> None:
             high, low = be64(frame, at + 8), be64(frame, at + 16)
             if high == 0:
                 low = 0  # no host's (RFC 4291, 2.4); here it would be taken for IPv4
-            says = discovery(frame, at, length)
+            claim = discovery(frame, at, length)
     elif kind == ARP and length >= at + 28 and is_arp(frame, at, mac):
         low = mapped(frame, at + 14)
-        says = int64(_CLAIM)
+        claim = int64(_CLAIM)
     state = learned.state[0]
-    if says == SOURCE:
+    if claim == SOURCE:
         same = key == state["last_key"] and low == state["last_low"] and high == state["last_high"]
         if same and now <= state["last_until"]:
             return
@@ -277,4 +276,4 @@ def learn(learned: Learned, frame: Bytes, length: int, now: int) -> None:
     state["last_high"] = high
     state["last_low"] = low
     state["last_until"] = now + _CACHED
-    note(learned, key, high, low, says, now)
+    note(learned, key, high, low, claim, now)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a frame's virtio-net header leaves to do, checked, and done where the bridge cannot.
+"""Offloads: a virtio-net header is checked, and its work is done where the bridge cannot do it.
 
 A driver may hand over a frame whose checksum is only begun, or one of up to 64 KiB that is to
-become several (virtio 1.2, 5.1.6.2). All of this works on private copies, and on no other part of
-the header than was checked. Everything in the header is little-endian, everything in a frame
+become several (virtio 1.2, 5.1.6.2). All of this works on private copies, and uses only parts of
+the header that were checked. Everything in the header is little-endian, everything in a frame
 big-endian.
 """
 
@@ -92,13 +92,13 @@ def is_gso(header: Bytes) -> bool:
 
 @kernel(boolean(U8_T))
 def is_ufo(header: Bytes) -> bool:
-    """Whether it is one of UDP that becomes IP fragments, see fragment.py."""
+    """Whether the frame is a UDP datagram that becomes IP fragments, see fragment.py."""
     return bool(header[_GSO_TYPE] == _GSO_UDP)
 
 
 @kernel(boolean(U8_T, int64, NET_STATE_T))
 def must_finish(header: Bytes, length: int, net: Records) -> bool:
-    """Whether a frame that leaves work, of `length` bytes, has it done here before it leaves."""
+    """Whether the work that the header leaves is done here, for a frame of `length` bytes."""
     if net[0]["cfg_finish_offloads"]:
         return True
     kind = header[_GSO_TYPE]
@@ -118,7 +118,7 @@ def gso_size(header: Bytes) -> int:
 
 @kernel(boolean(U8_T))
 def leaves_work(header: Bytes) -> bool:
-    """Whether the frame may not leave as it is."""
+    """Whether the header leaves work: a checksum, or segments."""
     return bool(header[_FLAGS] != 0 or header[_GSO_TYPE] != 0)
 
 
@@ -126,8 +126,8 @@ def leaves_work(header: Bytes) -> bool:
 def check_header(header: Bytes, length: int, net: Records) -> int:
     """Check a private header against its frame of `length` bytes: 0, or a fault.
 
-    Leaves only what was negotiated and has a meaning in this direction: a device ignores flags
-    that it does not know (5.1.6.2.2), and must not take guesses for facts.
+    Clears the fields that were not negotiated or mean nothing in this direction: a device ignores
+    flags that it does not know (5.1.6.2.2).
     """
     if length < _ETHERNET:
         return failure(Fault.FRAME_TOO_SHORT)
@@ -174,7 +174,7 @@ def finish_checksum(header: Bytes, frame: Bytes, length: int) -> None:
 
 @kernel(int64(U8_T, int64))
 def network_header(frame: Bytes, length: int) -> int:
-    """Where the network header begins, behind up to two VLAN tags, or a fault."""
+    """Offset of the network header, behind up to two VLAN tags, or a fault."""
     at = _ETHERNET
     for _ in range(2):
         if at <= length and (big(frame, at - 2) == _VLAN or big(frame, at - 2) == _QINQ):
@@ -205,7 +205,7 @@ def _reaches_transport(frame: Bytes, network: int, transport: int, protocol: int
 
 @kernel(int64(U8_T, U8_T, int64))
 def transport_header(header: Bytes, frame: Bytes, length: int) -> int:
-    """Where the header begins that gso_type names, of which 8 bytes are there, or a fault."""
+    """Offset of the header that gso_type names, or a fault; at least 8 bytes of it are there."""
     network = network_header(frame, length)
     transport = little(header, _CSUM_START)
     if network < 0 or transport + 8 > length:
@@ -222,7 +222,7 @@ def transport_header(header: Bytes, frame: Bytes, length: int) -> int:
 
 @kernel(int64(U8_T, U8_T, int64))
 def all_headers(header: Bytes, frame: Bytes, length: int) -> int:
-    """Bytes of all headers of a frame to be segmented, or a fault if it is not what it says."""
+    """Bytes of all headers of a frame to be segmented, or a fault: it is not of its gso_type."""
     transport = transport_header(header, frame, length)
     if transport < 0:
         return transport
@@ -238,7 +238,7 @@ def all_headers(header: Bytes, frame: Bytes, length: int) -> int:
 
 @kernel(void(U8_T, int64, int64, boolean))
 def _fix_tcp(out: Bytes, transport: int, position: int, last: bool) -> None:
-    """Sequence number and flags of a segment, from those of the whole."""
+    """Fix the sequence number and flags of a segment, which it has from the whole."""
     sequence = (big(out, transport + 4) << 16) + big(out, transport + 6) + position
     put_big(out, transport + 4, sequence >> 16)
     put_big(out, transport + 6, sequence)

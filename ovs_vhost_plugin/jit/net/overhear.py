@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the network says to the guest of addresses that it had: another station has them now.
+"""Claims that the guest receives: an address that it had belongs to another station now.
 
-An address that others claim, by ARP or neighbour discovery, has moved on, and is not to be
-announced for this guest any more. Whoever takes one over tells everybody: so of each frame one bit
-is looked at, whether it is to a group, and of those the EtherType. What others say can only end
-what is known, so it is enough to compare it with the addresses of the port (`watched`), whichever
-queue pair has learned them. A probe asks whether an address is free (RFC 5227, 1.1; RFC 4862,
-5.4.2) and claims none, and what a station claims, however it comes back, stays its own.
+An address that another station claims, by ARP or neighbour discovery, has moved on. It must not be
+announced for this guest any more. A station that takes an address over tells everybody. So of each
+frame one bit is looked at, whether it is to a group, and of those frames the EtherType. A claim can
+only end something that is known: it is compared with the addresses of the port (`watched`),
+whichever queue pair has learned them. A probe asks whether an address is free (RFC 5227, 1.1;
+RFC 4862, 5.4.2) and claims none. A station's own claim that comes back to it changes nothing.
 
-The worker writes `watched` while this reads it, and believes no claim older than the place. Half an
-address of before and half of a new one is one that nobody claims in that time.
+The worker writes `watched` while this reads it, and believes no claim that is older than the place.
+A half-written place has half of an old address and half of a new one. Nobody claims such an address
+in that time.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ from ovs_vhost_plugin.jit.syscalls import coarse_milliseconds
 Bytes = NDArray[np.uint8]
 
 _QUIET = 1000
-"""Milliseconds for which the worker is not told again of the same address."""
+"""Milliseconds in which the worker is told of the same address once."""
 _TARGET = 48  # of an advertisement, in its IPv6 packet (RFC 4861, 4.4)
 
 
@@ -123,12 +124,12 @@ def to_group(queue: Queue, net: Net, learned: Learned) -> bool:
 
 @kernel(void(QUEUE_T, NET_T, LEARNED_T, int64))
 def overhear(queue: Queue, net: Net, learned: Learned, length: int) -> None:
-    """Look for a claim in that frame, which has `length` bytes with its header."""
+    """Look for a claim in the frame in the oldest iovecs, `length` bytes with its header."""
     header = net.state[0]["cfg_header_size"]
     first = queue.state[0]["first"]
     iovec = queue.iov[uint64(first)]
     if iovec["len"] >= header + ETHERNET:
-        # most are of no kind to hear
+        # most have an EtherType without claims
         copy_in(learned.heard, 0, iovec["base"] + header + 12, 2)
         if big(learned.heard, 0) not in (ARP, IPV6, VLAN, QINQ):
             return

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tap to guest: each frame is read straight into buffers of the receive ring.
 
-How long the next frame is, nobody says before it is read. So the read gets as many chains as the
-largest frame takes, and behind them a private spill buffer: a frame that finds too few buffers
-ends there, is kept whole, and waits for more (5.1.6.4). With mergeable buffers a frame takes the
-chains it needs, without, exactly one.
+A frame's length is unknown until it has been read. So the read gets as many chains as the largest
+frame takes, and behind them a private spill buffer. A frame that finds too few buffers ends there:
+it is kept whole, and waits for more (5.1.6.4). With mergeable buffers a frame takes the chains it
+needs, without them exactly one.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def complete(ring: Vring, queue: Queue, memory: Memory, net: Net, length: int) -
 def read_frame(queue: Queue, net: Net) -> int:
     """Read a frame into all held iovecs and, behind them, the spill buffer: bytes or -errno.
 
-    What spills goes where it belongs in the frame as a whole.
+    The spilt bytes land in `pending` at their offset in the whole frame.
     """
     held = queue.state[0]
     first, end = held["first"], held["end"]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guest to tap: each chain of the transmit ring becomes one frame, without a copy of its payload.
 
-The virtio-net header is copied out, checked, and the copy goes to the tap in its stead, followed
-by the guest's own buffers. Where the bridge cannot take what the header leaves undone, the frame
-is copied whole and finished first.
+The virtio-net header is copied out and checked. The copy goes to the tap in its stead, followed by
+the guest's own buffers. Where the bridge cannot take a frame with work left to do, the frame is
+copied whole and finished first.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _ANY_LENGTH = 1 << 62
 
 @kernel(int64(QUEUE_T, NET_T))
 def _take_scattered_header(queue: Queue, net: Net) -> int:
-    """Copy a header out of however many iovecs: where the frame's begin."""
+    """Copy a header out of several iovecs. Returns the place of the frame's first."""
     size = net.state[0]["cfg_header_size"]
     at: int = queue.state[0]["first"]
     done = 0
@@ -70,8 +70,8 @@ def _take_scattered_header(queue: Queue, net: Net) -> int:
 def take_header(queue: Queue, net: Net) -> int:
     """Copy the oldest chain's header out and point an iovec before the frame at the copy.
 
-    The iovec before the frame is one that held header, or one of a chain that is done. Returns
-    where the frame's own iovecs begin, or a fault.
+    Returns the place of the frame's first iovec, or a fault. The one before it held the header, or
+    belonged to a chain that is done.
     """
     size = net.state[0]["cfg_header_size"]
     chain = queue.chains[uint64(queue.state[0]["head"])]
@@ -129,7 +129,10 @@ def _begin_finished(queue: Queue, net: Net, length: int) -> int:
 
 @kernel(int64(QUEUE_T, NET_T, int64), inline=True)
 def _make_next_frame(queue: Queue, net: Net, length: int) -> int:
-    """Have the iovec behind the header name what is to be written next: its bytes of payload."""
+    """Make the next frame of the one at work and point the iovec behind the header at it.
+
+    Returns how many bytes of payload it carries.
+    """
     state = net.state[0]
     iovec = queue.iov[state["tx_iovec"]]
     if not offload.is_gso(net.header):
@@ -176,7 +179,7 @@ def write_finished(queue: Queue, net: Net, length: int) -> int:
 def send(queue: Queue, net: Net, learned: Learned, now: int) -> int:
     """Send the oldest chain's frame: 0 when done with it, sent or dropped; else -errno.
 
-    What is sent is learned from, afterwards: then its memory is known to be there.
+    A frame that was sent is learned from afterwards: then its memory is known to be there.
     """
     state = net.state[0]
     counters = net.counters[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a ring stands that is taken over from a worker that has ended, in whatever way.
+"""Finds where to resume a ring whose worker has died.
 
 The journal says what was begun, the ring says how much of that its driver was shown. Both are
 others': a worker may have been taken over by its guest, so every word of its journal is checked
@@ -62,7 +62,7 @@ def stands_at_base(ring: Vring) -> bool:
 
 @kernel(boolean(VRING_T))
 def _device_event_matches(ring: Vring) -> bool:
-    """Whether the device event area has what was written there last; each half on its own."""
+    """Whether each half of the device event area is as it was last written."""
     said, before = ring.journal[DEVICE_EVENT], ring.journal[DEVICE_EVENT_BEFORE]
     event = int64(load_relaxed(ring.used, EVENT_OFF_WRAP))
     flags = int64(load_relaxed(ring.used, EVENT_FLAGS))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The dirty log: one bit for each page of guest memory that we wrote (vhost-user "Migration").
 
-QEMU takes bits away while we set others in the same byte, and all devices share one log, so bits
-are set by an atomic or. Most pages written have been marked already: looking first keeps the
-cache line shared. But a look can overtake the write that it is for: QEMU takes the bit after the
-look, and copies the page before the write arrives there. So a full fence comes before it.
+QEMU clears bits while others are set in the same byte, and all devices share one log: so bits are
+set by an atomic or. Most pages written have been marked already, so the bit is read first, which
+keeps the cache line shared. That read must not overtake the write to the page: QEMU might clear the
+bit after the read, and copy the page before the write arrives. So a full fence comes before it.
 
 A page that the log has no room for is counted, never marked elsewhere. Nor is an IOVA that has no
 translation: behind an IOMMU, all that is marked is translated, page by page.

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the device is behind an IOMMU: an address without a translation is asked for.
+"""Behind an IOMMU: a translation that is missing is asked for, and the ring waits.
 
-With ACCESS_PLATFORM guest addresses are IOVAs (vhost-user "IOMMU support"). The translations that
-there are take the place of the memory regions: first those that allow what a ring does with its
-buffers, then for a receive ring those by which indirect tables may be read, then all of them once
-more for the dirty log, which is by guest physical addresses ("Migration"). So chains are walked as
-ever, and a ring without an IOMMU pays nothing.
+With ACCESS_PLATFORM guest addresses are IOVAs (vhost-user "IOMMU support"). A ring's region table
+then has translations, in parts: first those that allow a ring's access to its buffers; for a
+receive ring those that allow reading indirect tables; last all of them, for the dirty log, which
+has guest physical addresses ("Migration"). So chains are walked in the same way, and a ring without
+an IOMMU pays nothing.
 
-A chain that meets an address which is not there is no fault: it is left where it is, the worker is
-told once, and the ring waits. The translation comes with a start of the ring, as everything that
-rings depend on does, and the chain is walked anew.
+A missing translation is no fault. The chain stays in the ring, the worker is told once, and the
+ring waits. The worker starts the ring anew when it has the translation, and the chain is walked
+again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ovs_vhost_plugin.jit.syscalls import write_event
 READ, WRITE = 1, 2
 """What the device does at an address."""
 BUFFER, TABLE = 1, 2
-"""Values of `asked`: what `missed` is the address of."""
+"""Values of `iotlb_asked`: whose address `iotlb_missed` is."""
 
 
 @kernel(int64(QUEUE_T, NET_T, int64))
@@ -76,7 +76,7 @@ def translated_table(rows: Records, *, writes: bool) -> Records:
 
 
 def look_up(queue: Queue, rows: Records, *, writes: bool) -> None:
-    """Have a queue use its parts of the ring's `translated_table`."""
+    """Make a queue look addresses up in its parts of the ring's `translated_table`."""
     lengths = [len(_allowing(rows, access)) for access, _ in _uses(writes=writes)]
     queue.state["iotlb_behind"] = sum(lengths[1:]) + len(rows)
     queue.state["iotlb_tables_before"] = sum(lengths[:-1])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Give back what is done, wake the driver if it wants that, and end a ring that is broken."""
+"""Flush used chains and call the driver if it wants that; end a ring that is broken."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ovs_vhost_plugin.jit.syscalls import write_event
 
 @kernel(void(VRING_T, NET_T))
 def call(ring: Vring, net: Net) -> None:
-    """Wake the driver, if there is an eventfd for that."""
+    """Call the driver, if there is an eventfd for that."""
     if ring.state[0]["call_fd"] < 0:
         return
     # An eventfd too full to count this call has one to deliver anyway.
@@ -33,7 +33,7 @@ def call(ring: Vring, net: Net) -> None:
 
 @kernel(void(VRING_T, MEMORY_T, NET_T))
 def flush_and_call(ring: Vring, memory: Memory, net: Net) -> None:
-    """Publish used chains and call the driver."""
+    """Make used chains visible, and call the driver if it wants that."""
     if flush_used(ring, memory, net) and needs_notification(ring):
         call(ring, net)
 

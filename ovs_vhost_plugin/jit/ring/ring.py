@@ -4,8 +4,8 @@
 `split.py` and `packed.py` have these eight functions, in this order and with these signatures; a
 test holds that. A burst goes through them so:
 
-    disable_notification     while there is work, no kicks
     pop_avail                available chains are parsed, and held
+    disable_notification     while there are any, no kicks
     for each held chain:
         journal_begin        before its effect: a transmit ring's frame goes to the tap
         journal_abort        if it had none

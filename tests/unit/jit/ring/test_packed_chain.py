@@ -80,7 +80,7 @@ def test_readable_after_writable() -> None:
     assert bench.pop_avail() == failure(Fault.READABLE_AFTER_WRITABLE)
 
 
-def test_a_chain_of_more_pieces_than_readv_takes() -> None:
+def test_a_chain_of_more_iovecs_than_readv_takes() -> None:
     bench = Bench(1030)
     bench.driver.offer(
         bench.driver.chain(0, [(LOW + 0x10000, 1)] * (layout.HELD_IOVECS_MAX + 1), write=False)

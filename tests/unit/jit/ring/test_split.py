@@ -119,7 +119,7 @@ def test_chains_come_in_order_and_go_back_in_order(
     assert ring.state[0]["next_avail"] == (first + len(back)) & 0xFFFF
 
 
-def test_fetch_holds_what_was_good_before_a_fault() -> None:
+def test_pop_avail_holds_what_was_good_before_a_fault() -> None:
     driver = new_driver()
     ring, queue = kernel_ring(driver), fresh.new_queue()
     driver.describe(0, BUFFERS, 10)
@@ -129,7 +129,7 @@ def test_fetch_holds_what_was_good_before_a_fault() -> None:
     assert queue.state[0]["count"] == 2
 
 
-def test_fetch_stops_at_enough_bytes() -> None:
+def test_pop_avail_stops_at_enough_bytes() -> None:
     driver = new_driver()
     ring, queue = kernel_ring(driver), fresh.new_queue()
     driver.describe(0, BUFFERS, 100)
@@ -138,7 +138,7 @@ def test_fetch_stops_at_enough_bytes() -> None:
     assert (queue.state[0]["count"], queue.state[0]["length"]) == (3, 300)
 
 
-def test_fetch_says_when_iovecs_run_out() -> None:
+def test_pop_avail_says_when_iovecs_run_out() -> None:
     driver = Driver(GuestMemory((LOW, 0x20000)), 1024, LOW)
     driver.chain(0, [(LOW + 0x18000, 1)] * 600, write=False)
     ring, queue = kernel_ring(driver), fresh.new_queue()

@@ -176,7 +176,7 @@ def test_names_an_indirect_table_that_was_not_negotiated() -> None:
     assert kernel_walk(driver, 0, False, False) == Fault.INDIRECT_NOT_NEGOTIATED.name
 
 
-def test_names_a_chain_of_more_pieces_than_readv_takes() -> None:
+def test_names_a_chain_of_more_iovecs_than_readv_takes() -> None:
     driver = Driver(GuestMemory((LOW, 0x20000)), 2048, LOW)
     driver.chain(0, [(LOW + 0x18000, 1)] * (layout.HELD_IOVECS_MAX + 1), write=False)
     assert kernel_walk(driver, 0, False, False) == Fault.CHAIN_TOO_LONG.name
