@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.ring import iotlb
+from ovs_vhost_plugin.jit.ring.descriptor import DESCRIPTOR_BYTES
+from ovs_vhost_plugin.jit.ring.offsets import USED_IDX, element_byte
 from ovs_vhost_plugin.vhost.spec import Feature
 
 Kind = Literal["rx", "tx"]
@@ -80,7 +82,7 @@ def views(
     used = vring.used.view(np.uint16)
     # Chains are given back in order, so that this too is where a stopped ring's used index is.
     known = packed or config.pages_missing
-    next_used = vring.next_avail if known else int(used[1])
+    next_used = vring.next_avail if known else int(used[USED_IDX])
     values = {
         "size": vring.size,
         "writes": kind == "rx",
@@ -107,9 +109,10 @@ def views(
     state[:] = 0
     for name, value in values.items():
         state[name] = value
-    elements = vring.used[4 : 4 if packed else 4 + 8 * vring.size]
+    begin = element_byte(0)
+    elements = vring.used[begin : begin if packed else element_byte(vring.size)]
     return layout.Vring(
-        desc=vring.desc[: 16 * vring.size].view(np.uint64),
+        desc=vring.desc[: DESCRIPTOR_BYTES * vring.size].view(np.uint64),
         avail=vring.avail.view(np.uint16),
         used=used,
         elements=elements.view(np.uint32),

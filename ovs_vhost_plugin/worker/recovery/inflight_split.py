@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.recovery import inflight_split as inflight
+from ovs_vhost_plugin.jit.ring.offsets import AVAIL_IDX, avail_ring
 from ovs_vhost_plugin.jit.ring.split import flush_used
 from ovs_vhost_plugin.vhost.memory import mapping
 
@@ -154,7 +155,7 @@ def track(ring: layout.Vring, region: Bytes) -> Tracking:
     """
     state, at = ring.state[0], int(ring.state[0]["next_avail"])
     used = int(state["next_used"])
-    offered = (int(ring.avail[1]) - at) & _HALF
+    offered = (int(ring.avail[AVAIL_IDX]) - at) & _HALF
     tracking = _recover(region, int(state["size"]), used, offered)
     for i, head in enumerate(tracking.heads):
         tracking.words[inflight.HEADS + (at + i) % int(state["size"])] = head
@@ -176,7 +177,7 @@ def hand_over(
     """
     state, size = ring.state[0], int(ring.state[0]["size"])
     at, heads = int(state["next_avail"]), list(tracking.heads)
-    while heads and ring.avail[2 + ((at + len(heads) - 1) & (size - 1))] == heads[-1]:
+    while heads and ring.avail[avail_ring(size, at + len(heads) - 1)] == heads[-1]:
         tracking.clear(heads.pop())
     stands_at = (at + len(heads)) & _HALF
     if heads and keep:

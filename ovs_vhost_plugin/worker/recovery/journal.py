@@ -21,6 +21,7 @@ from ovs_vhost_plugin.jit.recovery.journal import (
     IDENTITY,
     WORDS,
 )
+from ovs_vhost_plugin.jit.ring.offsets import EVENT_FLAGS, EVENT_OFF_WRAP
 from ovs_vhost_plugin.vhost.memory import mapping
 from ovs_vhost_plugin.worker.device.vringconfig import Words
 
@@ -60,7 +61,7 @@ def begin(ring: layout.Vring, identity: bytes) -> None:
         return  # in postcopy the ring may not even be read
     if state["packed"]:
         words[DEVICE_EVENT] = words[DEVICE_EVENT_BEFORE] = (
-            int(ring.used[0]) | int(ring.used[1]) << 16
+            int(ring.used[EVENT_OFF_WRAP]) | int(ring.used[EVENT_FLAGS]) << 16
         )
     words[_NAME] = np.frombuffer(identity, np.int64)
 
