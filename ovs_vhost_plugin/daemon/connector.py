@@ -21,6 +21,7 @@ from typing import Any
 
 import ovs.vlog
 
+from ovs_vhost_plugin.common.backoff import Backoff
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.sockets import sockpath
 from ovs_vhost_plugin.daemon.sockets.sockpolicy import SocketError
@@ -37,16 +38,24 @@ FIRST_RETRY, LAST_RETRY = 0.1, 1.0
 GOOD_AFTER, LONGEST_PAUSE = 5.0, 10.0
 """A connection that lived less long (seconds) costs a pause, doubling to the longest."""
 
+_TRIES = Backoff(FIRST_RETRY, LAST_RETRY)
+_LOSSES = Backoff(FIRST_RETRY, LONGEST_PAUSE)
+
 
 @dataclass(slots=True)
 class _Port:
-    """What a worker asked for. asked: it waits; tried again at `due`, or from `retry` on later."""
+    """What a worker asked for.
+
+    asked    it waits, and is tried for at `due`
+    tries    those in vain since it asked
+    losses   connections that it wore out, one after the other
+    """
 
     asked: bool = False
     due: float = 0.0
-    retry: float = FIRST_RETRY
+    tries: Backoff = _TRIES
+    losses: Backoff = _LOSSES
     connected_at: float = -math.inf
-    pause: float = 0.0
 
 
 class Connector:
@@ -110,13 +119,14 @@ class Connector:
         wants = self._ports.setdefault(name, _Port())
         if wants.asked:
             return
-        wants.asked, wants.retry = True, FIRST_RETRY
-        wants.pause = _pause(wants, now)
-        wants.due = now + wants.pause
+        wants.asked, wants.tries = True, wants.tries.worked()
+        good = now - wants.connected_at >= GOOD_AFTER
+        wants.losses = wants.losses.worked() if good else wants.losses.failed(now)
+        wants.due = now + wants.losses.delay
 
     def _try(self, port: PortSpec, link: WorkerLink, wants: _Port, now: float) -> None:
-        wants.due = _next_multiple(wants.retry, now)
-        wants.retry = min(2 * wants.retry, LAST_RETRY)
+        wants.tries = wants.tries.failed(now)
+        wants.due = _next_multiple(wants.tries.delay, now)
         if not self._may_try():
             return
         try:
@@ -151,13 +161,6 @@ def _serves(link: WorkerLink, port: PortSpec) -> bool:
         and (link.spec.mode, link.spec.path) == (port.mode, port.path)
         and not link.told_to_quit
     )
-
-
-def _pause(wants: _Port, now: float) -> float:
-    """How long a worker waits that asks again now."""
-    if now - wants.connected_at >= GOOD_AFTER:
-        return 0.0
-    return min(max(2 * wants.pause, FIRST_RETRY), LONGEST_PAUSE)
 
 
 def _next_multiple(delay: float, now: float) -> float:

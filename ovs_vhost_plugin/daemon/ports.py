@@ -12,16 +12,17 @@ from typing import assert_never
 
 import ovs.vlog
 
+from ovs_vhost_plugin.common.backoff import Backoff
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon import status
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.reconcile import (
     ADOPTED_LINGERS,
+    FIRST_TRY,
     RELEASE_TIMEOUT,
     Abandon,
     Action,
-    Backoff,
     ConfigureWorker,
     CreateTap,
     Kill,
@@ -158,7 +159,7 @@ class Ports:
     ) -> None:
         """Note that a port cannot be now; it is tried again later, ever more slowly."""
         (self._crashed.add if crash else self._crashed.discard)(name)
-        backoff = self._backoffs.get(name, Backoff()).failed(now, lived)
+        backoff = self._backoffs.get(name, FIRST_TRY).failed(now, lived)
         self._backoffs[name] = backoff
         if self.faults.get(name) != fault:
             vlog.warn(f"{name}: {fault}")
@@ -189,7 +190,7 @@ class Ports:
         link = self.link(name)
         if link is not None:
             return Observed(tap, link.phase, link.spec, link.since, secluded=secluded)
-        retry_at = self._backoffs.get(name, Backoff()).retry_at
+        retry_at = self._backoffs.get(name, FIRST_TRY).retry_at
         held_until = retry_at if self._is_held(name) else 0.0
         released_by = self._released_by(name, gone, now)
         return Observed(tap, None, None, 0.0, retry_at, released_by, secluded, held_until)

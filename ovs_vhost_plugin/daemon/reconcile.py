@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from ovs_vhost_plugin.common.backoff import Backoff
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, parse_mac
 from ovs_vhost_plugin.ipc.spec import PortSettings, WorkerSpec
 from ovs_vhost_plugin.net.station import is_unicast
@@ -38,19 +39,8 @@ GOOD_AFTER = 30.0
 """A worker that lived this long (seconds) did not fail at once: its delay starts anew."""
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """When to try again what failed."""
-
-    delay: float = 0.0
-    retry_at: float = 0.0
-
-    def failed(self, now: float, lived: float = 0.0) -> "Backoff":
-        """The backoff after a failure now of what had worked for `lived` seconds."""
-        delay = FIRST_DELAY
-        if self.delay and lived < GOOD_AFTER:
-            delay = min(2 * self.delay, LAST_DELAY)
-        return Backoff(delay, now + delay)
+FIRST_TRY = Backoff(FIRST_DELAY, LAST_DELAY, GOOD_AFTER)
+"""Of a worker or a tap, and of the fork server, before anything has failed."""
 
 
 class Phase(Enum):

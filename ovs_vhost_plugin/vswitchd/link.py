@@ -12,8 +12,10 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
-FIRST_BACKOFF = 0.05
-MAX_BACKOFF = 1.0
+from ovs_vhost_plugin.common.backoff import Backoff
+
+FIRST_RETRY, LAST_RETRY = 0.05, 1.0
+"""Seconds from a loss to the next attempt: doubling from the first to the last."""
 MAX_UNSENT = 256 * 1024  # a peer that reads nothing for that long does not work
 RECEIVE_SIZE = 64 * 1024
 
@@ -33,7 +35,7 @@ class LinkLost(Exception):  # noqa: N818 - an event of a connection's life, not 
 
 
 class Link:
-    """A connection to the socket that `locate` names, made anew with backoff when it is lost.
+    """A connection to the socket that `locate` names, made anew with pauses when it is lost.
 
     `locate` is asked for every attempt, because a restarted ovs-vswitchd has another path; its
     OSError or ValueError is a failed attempt.
@@ -43,8 +45,7 @@ class Link:
         self._locate = locate
         self._socket: socket.socket | None = None
         self._unsent = b""
-        self._failures = 0
-        self._retry_at = 0.0
+        self._backoff = Backoff(FIRST_RETRY, LAST_RETRY)
         self.error = "not connected yet"  # why there is no connection
 
     @property
@@ -54,7 +55,7 @@ class Link:
 
     def connect(self, now: float) -> bool:
         """Try to connect if it is time to; tell whether a connection was made."""
-        if self._socket is not None or now < self._retry_at:
+        if self._socket is not None or now < self._backoff.retry_at:
             return False
         attempt = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
@@ -69,14 +70,13 @@ class Link:
 
     def settle(self) -> None:
         """Say that the connection works, so that the next loss is retried soon."""
-        self._failures = 0
+        self._backoff = self._backoff.worked()
 
     def lose(self, reason: str, now: float) -> None:
-        """Give the connection up; the next attempt is due after the backoff."""
+        """Give the connection up; the next attempt is due after a pause."""
         self.close()
         self.error = reason
-        self._retry_at = now + min(MAX_BACKOFF, FIRST_BACKOFF * 2**self._failures)
-        self._failures = min(self._failures + 1, 10)
+        self._backoff = self._backoff.failed(now)
 
     def close(self) -> None:
         """Close the socket."""
@@ -117,7 +117,7 @@ class Link:
     def wait(self, poller: Poller) -> None:
         """Register for readiness or for the next attempt."""
         if self._socket is None:
-            poller.timer_wait_until(self._retry_at * 1e3)
+            poller.timer_wait_until(self._backoff.retry_at * 1e3)
         else:
             events = select.POLLIN | (select.POLLOUT if self._unsent else 0)
             poller.fd_wait(self._socket.fileno(), events)

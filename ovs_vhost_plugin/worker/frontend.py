@@ -14,7 +14,9 @@ from __future__ import annotations
 import selectors
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 
+from ovs_vhost_plugin.common.backoff import Backoff
 from ovs_vhost_plugin.ipc.reports import AskConnection
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.fds.closing import close_fds
@@ -65,7 +67,7 @@ class FrontEndLink:
         self._connection: Connection | None = None
         self._connected_at = 0.0
         self._ask_at: float | None = None
-        self._delay = _FIRST_RETRY
+        self._backoff = Backoff(_FIRST_RETRY, _RETRY_GONE, _GOOD_AFTER)
         self._in_vain = 0  # connections one after the other that ended early, and no ring had run
         self._accept_from = 0.0
         if listener is not None:
@@ -141,8 +143,9 @@ class FrontEndLink:
 
     def _schedule(self, now: float, longest: float) -> None:
         if self._listener is None:
-            self._ask_at = now + self._delay
-            self._delay = min(2 * self._delay, longest)
+            lived = now - self._connected_at
+            self._backoff = replace(self._backoff, last=longest).failed(now, lived)
+            self._ask_at = self._backoff.retry_at
         elif self._in_vain >= _STORM:
             # Counted from when it came: who comes by a timer finds us there. QEMU stands still, and
             # its guest, until it is answered.
@@ -201,8 +204,6 @@ class FrontEndLink:
         self._device.detach()
         self.session = None
         connection.close()
-        if now - self._connected_at > _GOOD_AFTER:
-            self._delay = _FIRST_RETRY
         self._schedule(now, longest)
 
     def close(self, now: float) -> None:

@@ -34,7 +34,7 @@ from ovs_vhost_plugin.vhost.message import Message, encode
 from ovs_vhost_plugin.vhost.transport import Connection
 from ovs_vhost_plugin.vswitchd import fdb, trace
 from ovs_vhost_plugin.vswitchd.link import LinkLost
-from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question, parse_answer
+from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, parse_answer
 
 
 def changed(value: Any, path: list[int], new: Any) -> Any:
@@ -143,7 +143,7 @@ def test_any_text_of_a_switch(text: str) -> None:
 @given(data=JSON.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=40))
 def test_any_answer_of_the_control_socket(data: bytes) -> None:
     with suppress(LinkLost):
-        answer = parse_answer(data, 1, Question("fdb/show", ("br0",)))
+        answer = parse_answer(data, 1)
         assert answer is None or isinstance(answer, Answer | NoAnswer)
 
 

@@ -17,7 +17,7 @@ import ovs.vlog
 
 from ovs_vhost_plugin.common import pidfile
 from ovs_vhost_plugin.common.dirs import StateDir
-from ovs_vhost_plugin.daemon.reconcile import Backoff
+from ovs_vhost_plugin.daemon.reconcile import FIRST_TRY
 from ovs_vhost_plugin.daemon.sockets.listener import listen_control
 from ovs_vhost_plugin.daemon.workers import cgroups
 from ovs_vhost_plugin.daemon.workers.alarms import Alarms
@@ -84,7 +84,7 @@ class Workers:
         self._groups = cgroups.find()
         self._nursery: Nursery | None = None
         self._ready = False
-        self._backoff = Backoff()
+        self._backoff = FIRST_TRY
         self._began = 0.0
         self._alarms = Alarms()
         self.disposal = Disposal()

@@ -18,7 +18,7 @@ from ovs_vhost_plugin.common.text import escaped
 from ovs_vhost_plugin.daemon.commands import Commands, UsageError
 from ovs_vhost_plugin.daemon.ovsdb import database as ovsdb
 from ovs_vhost_plugin.daemon.reconcile import Phase
-from ovs_vhost_plugin.vswitchd.unixctl import NoAnswer, Question, parse_answer
+from ovs_vhost_plugin.vswitchd.unixctl import NoAnswer, parse_answer
 
 EVIL = "a\nvhu9  br0  3  running\x1b[2J\x9b\u202e\u2028[bold]\\"
 TEXT = st.one_of(st.just(EVIL), st.text(max_size=12), st.sampled_from(["vhu0", "/a", "of=", ""]))
@@ -117,5 +117,5 @@ def test_a_port_whose_bridge_has_such_a_name_is_none() -> None:
 @given(st.text())
 def test_what_the_switch_says_against_a_question(text: str) -> None:
     data = json.dumps({"id": 1, "result": None, "error": text}).encode()
-    answer = parse_answer(data, 1, Question("fdb/show", ("br0",)))
+    answer = parse_answer(data, 1)
     assert isinstance(answer, NoAnswer) and answer.reason.isprintable()

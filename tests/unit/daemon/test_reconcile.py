@@ -8,15 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.daemon.ports import PORT, SPEC
 
+from ovs_vhost_plugin.common.backoff import Backoff
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.reconcile import (
+    FIRST_TRY,
     HELLO_TIMEOUT,
     QUIT_TIMEOUT,
     RELEASE_POLL,
     STUCK_TIMEOUT,
     Abandon,
     Action,
-    Backoff,
     ConfigureWorker,
     CreateTap,
     Kill,
@@ -137,7 +138,7 @@ def test_no_more_are_spawned_than_the_nursery_takes() -> None:
 
 
 def test_failures_are_retried_ever_more_slowly() -> None:
-    backoff, delays = Backoff(), []
+    backoff, delays = FIRST_TRY, []
     for _ in range(9):
         backoff = backoff.failed(NOW)
         delays.append(round(backoff.retry_at - NOW, 3))
@@ -206,7 +207,7 @@ class World:
         if not self.failures:
             return False
         self.failures -= 1
-        backoff = self.backoffs.get(name, Backoff()).failed(self.now)
+        backoff = self.backoffs.get(name, FIRST_TRY).failed(self.now)
         self.backoffs[name] = backoff
         self.observed[name] = replace(self.seen(name), retry_at=backoff.retry_at)
         return True

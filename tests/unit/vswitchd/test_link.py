@@ -3,7 +3,7 @@ import select
 
 import pytest
 
-from ovs_vhost_plugin.vswitchd.link import FIRST_BACKOFF, MAX_BACKOFF, MAX_UNSENT, Link, LinkLost
+from ovs_vhost_plugin.vswitchd.link import FIRST_RETRY, LAST_RETRY, MAX_UNSENT, Link, LinkLost
 
 
 def test_bytes_go_both_ways(peer, notes):
@@ -30,19 +30,19 @@ def test_attempts_are_spaced_by_a_growing_bounded_backoff(tmp_path, notes):
         link.wait(notes)
         pauses.append(notes.times[-1] / 1e3 - now)
         now += pauses[-1]
-    assert pauses[:3] == pytest.approx([FIRST_BACKOFF, 2 * FIRST_BACKOFF, 4 * FIRST_BACKOFF])
-    assert pauses[-3:] == pytest.approx([MAX_BACKOFF] * 3)
+    assert pauses[:3] == pytest.approx([FIRST_RETRY, 2 * FIRST_RETRY, 4 * FIRST_RETRY])
+    assert pauses[-3:] == pytest.approx([LAST_RETRY] * 3)
     assert notes.events == []
 
 
 def test_no_attempt_before_the_backoff_is_over(peer):
     link = Link(lambda: str(peer.path))
     link.lose("test", 10.0)
-    assert not link.connect(10.0 + FIRST_BACKOFF / 2)
-    assert link.connect(10.0 + FIRST_BACKOFF)
+    assert not link.connect(10.0 + FIRST_RETRY / 2)
+    assert link.connect(10.0 + FIRST_RETRY)
     link.settle()
     link.lose("test", 20.0)
-    assert link.connect(20.0 + FIRST_BACKOFF), "a connection that worked resets the backoff"
+    assert link.connect(20.0 + FIRST_RETRY), "a connection that worked resets the backoff"
     link.close()
 
 
