@@ -146,7 +146,7 @@ def victim(host: Host, require: Callable[[object, str], None]) -> Iterator[Victi
     host.switch.ofctl("del-flows", str(host.directory / f"{BRIDGE}.mgmt"))
     host.add_server_port(PORT, "external_ids:vhost-user-queues=1")
     # The first worker on a machine waits for its kernels to be compiled.
-    host.wait_status(PORT, "listening", 300)
+    host.wait_status(PORT, "listening")
     host.wait_ofport(PORT)
     found = Victim(host)
     yield found

@@ -35,7 +35,7 @@ def port(host: Host, request) -> Iterator[str]:
     host.add_server_port(name)
     try:
         # The first worker on a machine waits for its kernels to be compiled.
-        host.wait_status(name, "listening", 300)
+        host.wait_status(name, "listening")
         host.wait_ofport(name)
         yield name
     finally:

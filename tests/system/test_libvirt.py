@@ -46,7 +46,7 @@ def test_a_domain_whose_qemu_listens(fabric):
 def test_a_domain_whose_qemu_connects(fabric):
     for host in (fabric.a, fabric.b):
         host.shell(CLIENT_PORT)
-        host.wait_status(PORT, "listening", 300)
+        host.wait_status(PORT, "listening")
     live(fabric, domain_xml(CLIENT_NIC))
 
 

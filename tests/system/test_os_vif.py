@@ -23,7 +23,6 @@ from ovs_vhost_plugin.lab.process import run, wait_until
 
 pytestmark = pytest.mark.system
 
-COMPILE_SECONDS = 300.0
 GUEST = IPv4Address("10.0.0.2")
 LOCAL_VLAN = 7  # as Neutron's agent gives one to each network of a host
 DEAD_VLAN = 4095
@@ -86,7 +85,7 @@ def test_a_vm_that_listens_is_isolated_wired_watched_plugged_again_and_unplugged
     host, switch = site.host, site.host.switch
     vif = Vif("server", host.directory / "vm.sock", isolate=True)
     plug(host, vif)
-    host.wait_status(vif.name, "connecting", COMPILE_SECONDS)
+    host.wait_status(vif.name, "connecting")
     assert switch.interface(vif.name, "type") == ""
     assert switch.interface(vif.name, "external_ids:iface-id") == vif.id
     assert switch.interface(vif.name, "external_ids:attached-mac") == vif.mac
@@ -157,7 +156,7 @@ def test_a_vm_that_connects_is_plugged_and_unplugged(site) -> None:
     vif = Vif("client", host.directory / "vhu5e1f0de0-12")
     assert vif.path.name == vif.name, "the port's own socket, as Neutron names it"
     plug(host, vif)
-    host.wait_status(vif.name, "listening", COMPILE_SECONDS)
+    host.wait_status(vif.name, "listening")
     host.switch.vsctl("set", "Port", vif.name, f"tag={LOCAL_VLAN}")
     site.start(vif)
     assert site.pings()

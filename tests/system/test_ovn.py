@@ -35,7 +35,6 @@ pytestmark = pytest.mark.system
 PORT, LOGICAL_PORT = "vhu0", "vm0"
 UDP_PORT = 7000
 RATE = 500  # packets a second
-COMPILE_SECONDS = 300.0
 ETHERTYPE_ARP, ETHERTYPE_RARP = 0x0806, 0x8035
 ROUNDS = 5  # QEMU's, and the software guest's
 
@@ -82,7 +81,7 @@ class Site(Setup):
         path = host.directory / f"{PORT}.sock"
         given = f"options:vhost-server-path={path}", f"external_ids:iface-id={LOGICAL_PORT}"
         host.switch.add_port(INTEGRATION, PORT, *given, *settings)
-        host.wait_status(PORT, "connecting", COMPILE_SECONDS)
+        host.wait_status(PORT, "connecting")
         return path
 
     def release(self) -> None:
@@ -292,7 +291,7 @@ def test_the_page_s_commands_and_the_chassis_by_which_ml2_ovn_decides(programs) 
         *commands, tell, look = [line for line in page if line]
         shown = [command(line) for line in commands]
         assert any("vhu1" in text for text in shown)
-        host.wait_status("vhu1", "connecting", COMPILE_SECONDS)
+        host.wait_status("vhu1", "connecting")
 
         host.switch.add_port(INTEGRATION, PORT, "type=dpdkvhostuser")
         host.wait_status(PORT, "listening")

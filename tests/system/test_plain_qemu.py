@@ -108,7 +108,7 @@ def test_qemu_listens_and_the_guest_moves(site, delete):
 def test_the_port_listens_with_two_packed_queues(site, delete):
     administer(site, block(PAGE, "sh", "vhost-user-mode=server"), {})
     delete.append(PORT)
-    site.host.wait_status(PORT, "listening", 300)
+    site.host.wait_status(PORT, "listening")
     names = {"/run/openvswitch": str(site.host.directory)}
     with PageGuest(site, "guest", names, RECONNECT, QUEUES):
         site.told(vrings=4)

@@ -170,7 +170,7 @@ def test_memory_is_whole_after_a_postcopy_migration_under_load(fabric, queues, d
     queues = queues if versions.qemu() < (10, 0) else 1
     key = "external_ids:vhost-user-postcopy=true"
     fabric.b.switch.vsctl("set", "Interface", PORT, key)
-    fabric.b.wait_status(PORT, "connecting", 300)
+    fabric.b.wait_status(PORT, "connecting")
     wait_until(lambda: stats(fabric.b)["postcopy"] == "offered", "postcopy")
     with (
         qemu(fabric.a, queues=queues, **device) as here,
@@ -207,7 +207,7 @@ def test_memory_is_whole_after_a_postcopy_migration_under_load(fabric, queues, d
 def test_a_postcopy_migration_of_several_pairs_loses_no_guest(fabric):
     """QEMU 10.0 would: it is refused early, and the guest goes on where it was."""
     fabric.b.switch.vsctl("set", "Interface", PORT, "external_ids:vhost-user-postcopy=true")
-    fabric.b.wait_status(PORT, "connecting", 300)
+    fabric.b.wait_status(PORT, "connecting")
     wait_until(lambda: stats(fabric.b)["postcopy"] == "offered", "postcopy")
     with qemu(fabric.a, queues=2) as here, qemu(fabric.b, incoming=True, queues=2) as there:
         fabric.a.wait_status(PORT, "running")

@@ -30,7 +30,7 @@ def test_a_vm_with_more_queues_than_the_host_has_processors_runs(site):
 def test_a_vm_with_more_queues_than_the_row_lets_is_told_and_runs_when_it_may(site):
     limit = "external_ids:vhost-user-queues"
     path = site.host.add_server_port(PORT, f"{limit}=1")
-    site.host.wait_status(PORT, "listening", 300)
+    site.host.wait_status(PORT, "listening")
     guest = site.qemu(path, listen=False, queues=2)
     try:
         guest.launch()

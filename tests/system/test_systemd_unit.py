@@ -89,7 +89,7 @@ def test_ports_of_both_modes_serve_and_outlive_the_service(make_host):
 def test_what_the_service_makes_is_nobody_else_s(make_host):
     host = make_host()
     host.add_server_port("server0")
-    host.wait_status("server0", "listening", 300)
+    host.wait_status("server0", "listening")
     (control,) = host.directory.glob("ovs-vhost.*.ctl")
     modes = {path.name: path.stat().st_mode & 0o777 for path in host.directory.iterdir()}
     assert modes[control.name] == 0o770 and modes["server0"] == 0o660
@@ -110,7 +110,7 @@ def test_a_directory_with_qemu_s_group_needs_no_capability(make_host):
     place.chmod(0o2750)
     host.switch.vsctl("set", "Open_vSwitch", ".", "other_config:vhost-sock-dir=vhost")
     host.add_server_port("server0")
-    host.wait_status("server0", "listening", 300)
+    host.wait_status("server0", "listening")
     found = (place / "server0").stat()
     assert (found.st_gid, found.st_mode & 0o777) == (GROUP, 0o660)
 
@@ -120,7 +120,7 @@ def test_an_owner_by_option_needs_the_drop_in_that_the_unit_names(make_host):
     assert caps in UNIT.read_text()
     host = make_host(options="--sock-owner=65534:65534", drop_in=caps)
     host.add_server_port("server0")
-    host.wait_status("server0", "listening", 300)
+    host.wait_status("server0", "listening")
     assert (host.directory / "server0").stat().st_uid == 65534
 
 

@@ -26,7 +26,7 @@ def site(require):
 def guest(site):
     host, mac = site.host, f"external_ids:attached-mac={GUEST_MAC}"
     host.switch.add_port("br0", PORT, *uml.PORT_SETTINGS, mac)
-    host.wait_status(PORT, "listening", 300)
+    host.wait_status(PORT, "listening")
     settings = [f"address={GUEST}/24", f"neighbour={PEER},{PEER_MAC}"]
     path = host.directory / PORT
     with uml.UmlGuest(host.namespace, site.directory / "uml", path, settings) as running:

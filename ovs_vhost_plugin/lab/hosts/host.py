@@ -26,6 +26,7 @@ _TRIGGERS = {"send-rarp": "SEND_RARP received", "moved-in": "guest moved in"}
 # The first start on a machine compiles the kernels; later ones load them.
 _DAEMON_START_SECONDS = 180.0
 _WORKER_START_SECONDS = 300.0
+_AWAITS_GUEST = ("connecting", "listening")
 
 
 class Host(Setup):
@@ -178,8 +179,12 @@ class Host(Setup):
             if key.strip('"').startswith(prefix)
         }
 
-    def wait_status(self, name: str, status: str, seconds: float = PATIENCE) -> None:
-        """Return when the daemon has published this `status` for a port."""
+    def wait_status(self, name: str, status: str) -> None:
+        """Return when the daemon has published this `status` for a port.
+
+        A port that awaits its guest may first have awaited the kernels of its worker.
+        """
+        seconds = _WORKER_START_SECONDS if status in _AWAITS_GUEST else PATIENCE
         condition = f"external_ids:vhost-user-status={status}"
         try:
             self.switch.wait_until("Interface", name, condition, seconds=seconds)
@@ -199,7 +204,7 @@ class Host(Setup):
 
     def wait_ready(self, name: str) -> None:
         """Return when the port waits for its guest, with compiled kernels."""
-        self.wait_status(name, "connecting", _WORKER_START_SECONDS)
+        self.wait_status(name, "connecting")
 
     def wait_running(self, name: str) -> None:
         """Return when the port's rings run."""

@@ -63,7 +63,7 @@ class SoftPort:
             host, name = self.host, self.name
             self.path = self.add(*self._settings)
             stack.callback(host.delete_port, name)
-            host.wait_status(name, self.waiting, 300)
+            host.wait_status(name, self.waiting)
             host.namespace.run("ip", "link", "set", name, "mtu", str(LARGEST))
             self.wire = host.namespace.socket(socket.AF_PACKET, socket.SOCK_RAW)
             stack.callback(self.wire.close)

@@ -152,7 +152,7 @@ def plugged(host, mode, config):
         if mode == "client":
             host.wait_ready(port)
         else:
-            host.wait_status(port, "listening", 300)
+            host.wait_status(port, "listening")
         # A worker in client mode connects, so it is testpmd that listens.
         directory = host.directory / "testpmd"
         user = VirtioUser(host.namespace, directory, path, config, server=mode == "client")

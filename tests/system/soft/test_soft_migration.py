@@ -53,7 +53,7 @@ def paths(fabric):
     made = [host.add_server_port("vhu0", attached) for host in hosts]
     for host in hosts:
         host.wait_ofport("vhu0")
-        host.wait_status("vhu0", "listening", 300)
+        host.wait_status("vhu0", "listening")
     yield made
     for host in hosts:
         host.delete_port("vhu0")

@@ -38,7 +38,7 @@ def site(require):
         fabric = stack.enter_context(Fabric(userspace_tso=True))
         overlay.lay(fabric, "vxlan", mesh=False)
         path = fabric.a.add_server_port(PORT)
-        fabric.a.wait_status(PORT, "listening", 300)
+        fabric.a.wait_status(PORT, "listening")
         fabric.a.wait_ofport(PORT)
         guest = SoftGuest(path, Config(mac=GUEST_MAC, features=SENDS))
         stack.callback(guest.close)

@@ -41,7 +41,7 @@ def plugged(host):
             guests = []
             for name, mac, bridge in zip(NAMES, MACS, bridges, strict=True):
                 path = host.add_server_port(name, *settings, bridge=bridge)
-                host.wait_status(name, "listening", 300)
+                host.wait_status(name, "listening")
                 host.wait_ofport(name)
                 guests.append(SoftGuest(path, Config(mac=mac)))
                 stack.callback(guests[-1].close)

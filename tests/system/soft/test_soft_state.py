@@ -52,7 +52,7 @@ def paths(fabric):
     made = [host.add_server_port(PORT, ON) for host in hosts]
     for host in hosts:
         host.wait_ofport(PORT)
-        host.wait_status(PORT, "listening", 300)
+        host.wait_status(PORT, "listening")
     yield made
     for host in hosts:
         host.delete_port(PORT)
@@ -148,7 +148,7 @@ def test_it_is_offered_where_that_is_switched_on(fabric, everywhere, row, offere
         fabric.a.switch.vsctl("set", *column[:2], f"{column[2]}:{STATE_KEY}={everywhere}")
     path = fabric.a.add_server_port(PORT, *row)
     try:
-        fabric.a.wait_status(PORT, "listening", 300)
+        fabric.a.wait_status(PORT, "listening")
         frontend = SoftGuest(path, CONFIG).connect()
         assert frontend.has(ProtocolFeature.DEVICE_STATE) is offered
         frontend.close()
