@@ -21,7 +21,8 @@ from ovs_vhost_plugin.common.text import escaped
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.ovsdb.database import Standing
-from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, parse_mac
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
+from ovs_vhost_plugin.daemon.ovsdb.row_values import parse_mac
 from ovs_vhost_plugin.daemon.workers.workers import Event, Heard
 from ovs_vhost_plugin.ipc.commands import GetStats
 from ovs_vhost_plugin.ipc.reports import Stats
@@ -249,8 +250,8 @@ class Commands:
             "status": keys.get("vhost-user-status", "unknown"),
             "error": keys.get("vhost-user-error", ""),
             "queues": port.queues,
-            "mtu": port.mtu,
-            "finish_offloads": port.finish_offloads,
+            "mtu": port.settings.mtu,
+            "finish_offloads": port.settings.finish_offloads,
             "host_stack": self._loop.ports.seclusion.shown(port.name),
             "features": "" if state is None else state.features,
             "protocol_features": "" if state is None else state.protocol_features,

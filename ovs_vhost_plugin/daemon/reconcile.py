@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ovs_vhost_plugin.common.backoff import Backoff
-from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, parse_mac
-from ovs_vhost_plugin.ipc.spec import PortSettings, WorkerSpec
-from ovs_vhost_plugin.net.station import is_unicast
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
+from ovs_vhost_plugin.ipc.spec import WorkerSpec
 
 HELLO_TIMEOUT = 10.0
 """Seconds for a worker to say hello, from its birth or from the connection to it."""
@@ -145,29 +144,7 @@ class Plan:
 
 def worker_spec(port: PortSpec) -> WorkerSpec:
     """What a worker of this port is told, but for whom it runs as."""
-    settings = PortSettings(
-        mtu=port.mtu,
-        finish_offloads=port.finish_offloads,
-        # Open vSwitch's own datapath knows large frames of TCP only.
-        finish_udp=port.userspace,
-        hold=port.holds,
-        state=port.announce.state,
-        # Told only to those whose front-ends may ask: the others have nothing to do with a change.
-        config=port.config,
-        mac=_nic_mac(port) if port.config else b"",
-        link_up=port.link_up or not port.config,
-        postcopy=port.postcopy,
-        any_memory=port.any_memory,
-        features_off=port.withheld.features,
-        protocol_features_off=port.withheld.protocol_features,
-    )
-    return WorkerSpec(port.name, port.mode, port.path, port.queues, settings)
-
-
-def _nic_mac(port: PortSpec) -> bytes:
-    """The guest's MAC where automation gave one that a NIC can have, else b""."""
-    mac = parse_mac(port.attached_mac)
-    return mac if mac is not None and is_unicast(mac) else b""
+    return WorkerSpec(port.name, port.mode, port.path, port.queues, port.settings)
 
 
 def reconcile(

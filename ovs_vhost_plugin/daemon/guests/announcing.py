@@ -26,7 +26,8 @@ from ovs_vhost_plugin.daemon.guests.elsewhere import MAC_ELSEWHERE, Elsewhere, L
 from ovs_vhost_plugin.daemon.guests.places import Owners, given_to, location_of
 from ovs_vhost_plugin.daemon.guests.silence import Silence
 from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
-from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, parse_mac
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
+from ovs_vhost_plugin.daemon.ovsdb.row_values import parse_mac
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard
 from ovs_vhost_plugin.ipc.commands import Command, ForgetStations, Inject
 from ovs_vhost_plugin.ipc.reports import GuestStations, PortState, Rarp, Started, Stats

@@ -285,7 +285,9 @@ class Forwarding:
 
     def _forwards(self, name: str) -> bool:
         return (
-            self._snapshot is not None and name in self._snapshot.ports and self._spec(name).holds
+            self._snapshot is not None
+            and name in self._snapshot.ports
+            and self._spec(name).settings.hold
         )
 
     def _spec(self, name: str) -> PortSpec:

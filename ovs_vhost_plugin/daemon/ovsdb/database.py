@@ -21,7 +21,9 @@ import ovs.vlog
 from ovs_vhost_plugin.common.text import escaped
 from ovs_vhost_plugin.daemon.ovsdb import adoption, port_rows
 from ovs_vhost_plugin.daemon.ovsdb import interface_rows as rows
-from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, RowError, RowErrorName, Switch
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
+from ovs_vhost_plugin.daemon.ovsdb.row_values import RowError, RowErrorName
+from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch, parse_switch
 from ovs_vhost_plugin.net.vlan import PortVlan
 
 vlog = ovs.vlog.Vlog("vhost_db")
@@ -140,7 +142,7 @@ def read(
     row = next(iter(tables["Open_vSwitch"].rows.values()), None)
     if row is None:
         return None
-    snapshot = Snapshot(rows.parse_switch(row, rundir))
+    snapshot = Snapshot(parse_switch(row, rundir))
     numbers: Counter[tuple[str, int]] = Counter()
     for bridge, port, interface in _interfaces(row):
         name = interface.name

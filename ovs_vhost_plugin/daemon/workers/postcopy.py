@@ -9,7 +9,8 @@ import os
 
 import ovs.vlog
 
-from ovs_vhost_plugin.daemon.ovsdb.interface_rows import POSTCOPY_KEY, PortSpec
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
+from ovs_vhost_plugin.daemon.ovsdb.settings_rows import POSTCOPY_KEY
 from ovs_vhost_plugin.daemon.workers.link import WorkerLink
 from ovs_vhost_plugin.ipc.commands import GiveUserfaultfd, RefuseUserfaultfd
 from ovs_vhost_plugin.vhost.memory import userfault
@@ -30,7 +31,7 @@ class Userfaultfds:
     def answer(self, link: WorkerLink, port: PortSpec | None, now: float) -> None:
         """Answer a worker; `port` is what its row says, None if there is none."""
         self._given = {name: at for name, at in self._given.items() if now - at < _APART}
-        if port is None or not port.postcopy:
+        if port is None or not port.settings.postcopy:
             self._refuse(link, f"external_ids:{POSTCOPY_KEY} is not true", now)
         elif link.name in self._given:
             self._refuse(link, "asked for too often", now)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ovs_vhost_plugin.daemon.ovsdb import interface_rows as rows
-from ovs_vhost_plugin.daemon.ovsdb.interface_rows import Switch
+from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch, parse_switch
 
 RUNDIR = "/run/ovs"
 
@@ -69,7 +69,7 @@ def switch(*tunnels: str, version: str = "3.1.0", **other_config: str) -> Switch
         other_config={key.replace("_", "-"): value for key, value in other_config.items()},
         iface_types=["system", "internal"],
     )
-    return rows.parse_switch(row, RUNDIR)
+    return parse_switch(row, RUNDIR)
 
 
 def parse(row: Any, **others: Any) -> rows.PortSpec:

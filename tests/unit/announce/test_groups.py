@@ -14,7 +14,8 @@ from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.daemon.guests.announcing import MAX_QUERIED, Announcing
 from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
-from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, Switch
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
+from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch
 from ovs_vhost_plugin.daemon.workers.workers import Heard
 from ovs_vhost_plugin.ipc.reports import GuestStations, PortState, Rarp, Report, Started
 from ovs_vhost_plugin.net.station import Station

@@ -16,7 +16,7 @@ from ovs_vhost_plugin.daemon.lasting import PATIENCE
 from ovs_vhost_plugin.daemon.ovsdb import adoption
 from ovs_vhost_plugin.daemon.ovsdb.carriage import Trouble
 from ovs_vhost_plugin.daemon.ovsdb.database import Standing
-from ovs_vhost_plugin.daemon.ovsdb.interface_rows import RowError, RowErrorName
+from ovs_vhost_plugin.daemon.ovsdb.row_values import RowError, RowErrorName
 from ovs_vhost_plugin.daemon.reconcile import ADOPTED_LINGERS, RELEASE_TIMEOUT, Phase, worker_spec
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Heard
 from ovs_vhost_plugin.ipc.reports import AskConnection, PortState

@@ -31,7 +31,6 @@ from ovs_vhost_plugin.daemon.reconcile import (
     worker_spec,
 )
 from ovs_vhost_plugin.ipc.spec import PortSettings, WorkerSpec
-from ovs_vhost_plugin.vhost.withheld import Withheld
 
 NOW = 1000.0
 
@@ -264,8 +263,7 @@ def test_plans_converge_from_any_state(specs, states, deaf, failures) -> None:
             mode=spec.mode,
             path=spec.path,
             queues=spec.queues,
-            mtu=spec.settings.mtu,
-            finish_offloads=spec.settings.finish_offloads,
+            settings=spec.settings,
         )
         for name, spec in specs.items()
     }
@@ -287,26 +285,3 @@ def test_plans_converge_from_any_state(specs, states, deaf, failures) -> None:
     for name, port in desired.items():
         seen = world.observed[name]
         assert seen.tap and seen.phase is Phase.RUNNING and seen.spec == worker_spec(port)
-
-
-def test_only_a_worker_that_offers_the_configuration_is_told_of_mac_and_link() -> None:
-    changes = {"attached_mac": "52:54:00:00:00:01", "link_up": False}
-    assert worker_spec(replace(PORT, **changes)) == SPEC  # type: ignore[arg-type]
-    told = worker_spec(replace(PORT, config=True, **changes)).settings  # type: ignore[arg-type]
-    assert (told.mac, told.link_up) == (bytes.fromhex("525400000001"), False)
-
-
-@pytest.mark.parametrize("mac", ["", "nonsense", "00:00:00:00:00:00", "01:00:5e:00:00:01"])
-def test_a_mac_that_no_nic_has_is_not_told(mac: str) -> None:
-    assert worker_spec(replace(PORT, config=True, attached_mac=mac)).settings.mac == b""
-
-
-def test_a_worker_is_told_what_its_front_end_is_trusted_with() -> None:
-    for trust in ("postcopy", "any_memory"):
-        assert not getattr(worker_spec(PORT).settings, trust)
-        assert getattr(worker_spec(replace(PORT, **{trust: True})).settings, trust)  # type: ignore[arg-type]
-
-
-def test_a_worker_is_told_what_it_does_not_offer() -> None:
-    told = worker_spec(replace(PORT, withheld=Withheld(1 << 17, 1 << 2))).settings
-    assert (told.features_off, told.protocol_features_off) == (1 << 17, 1 << 2)

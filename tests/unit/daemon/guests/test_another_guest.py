@@ -9,9 +9,10 @@ from support.daemon.ports import PORT
 
 from ovs_vhost_plugin.daemon.guests.announcing import Announcing
 from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
-from ovs_vhost_plugin.daemon.ovsdb.interface_rows import Switch
+from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch
 from ovs_vhost_plugin.daemon.workers.workers import Heard
 from ovs_vhost_plugin.ipc.reports import GuestStations, Rarp
+from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.vswitchd.unixctl import Switchd
 
@@ -30,7 +31,9 @@ def test_a_port_with_another_socket_is_another_guests(tmp_path: Path) -> None:
         )
         assert announcing.known(PORT)
 
-        announcing.locate(Snapshot(switch, {"vhu0": replace(PORT, mtu=9000)}))
+        announcing.locate(
+            Snapshot(switch, {"vhu0": replace(PORT, settings=PortSettings(mtu=9000))})
+        )
         assert announcing.known(PORT)
         other = replace(PORT, path="/run/another-vm.sock")
         announcing.locate(Snapshot(switch, {"vhu0": other}))

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 from support.daemon.ports import PORT
 
-from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.daemon.guests import forwarding
 from ovs_vhost_plugin.daemon.guests.allowance import BATCHES, BYTES, FRAMES, HOLDS_AT_ONCE, SECONDS
 from ovs_vhost_plugin.daemon.guests.forwarding import PAUSE, Forwarding
 from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
-from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, Switch
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
+from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Heard
 from ovs_vhost_plugin.ipc.commands import Release
 from ovs_vhost_plugin.ipc.reports import HeldFrames, HoldState, PortState
+from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.net.station import Station, StationKey
 from ovs_vhost_plugin.net.vlan import PortVlan
 from ovs_vhost_plugin.openflow.connection import Done
@@ -336,9 +337,8 @@ def test_the_end_is_logged_and_kept(world: World) -> None:
     )
 
 
-@pytest.mark.parametrize("changes", [{"announce": Policy(hold=False)}, {"learns": False}])
-def test_off_means_off(world: World, changes: dict[str, Any]) -> None:
-    world.locate(**changes)
+def test_off_means_off(world: World) -> None:
+    world.locate(settings=PortSettings(hold=False))
     world.hear(state(LOG_ALL))
     world.holding(STATION)
     assert world.asked() == [] and FakeBridge.made == []

@@ -144,7 +144,7 @@ def test_a_row_of_ovs_dpdk_is_a_port_from_the_first_look_at_it() -> None:
     snapshot = ovsdb.read(tables(dpdk), "/run/ovs", 4, adopts=True)
     assert snapshot is not None
     port = snapshot.ports["vhu2"]
-    assert (port.mode, port.mtu) == ("server", 2000)
+    assert (port.mode, port.settings.mtu) == ("server", 2000)
     assert list(snapshot.adopted) == ["vhu2"]
     assert dpdk.type == "dpdkvhostuser" and snapshot.keys["vhu2"] == {}
 

@@ -13,12 +13,11 @@ from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.daemon.ovsdb import interface_rows as rows
 from ovs_vhost_plugin.daemon.ovsdb import port_rows
 from ovs_vhost_plugin.daemon.ovsdb.carriage import Trouble
-from ovs_vhost_plugin.daemon.ovsdb.interface_rows import RowError
-from ovs_vhost_plugin.daemon.reconcile import worker_spec
+from ovs_vhost_plugin.daemon.ovsdb.row_values import RowError
+from ovs_vhost_plugin.daemon.ovsdb.switch_row import parse_switch
+from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode
-from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
-from ovs_vhost_plugin.vhost.withheld import NOTHING, Withheld
 
 
 def error_of(row: Any, **others: Any) -> str:
@@ -44,10 +43,9 @@ def test_a_client_port() -> None:
         mode="client",
         path="/run/vm.sock",
         queues=128,
-        mtu=9000,
+        settings=PortSettings(mtu=9000, finish_offloads=True, hold=True),
         vlan=PortVlan(VlanMode.ACCESS, 10, frozenset({20, 30})),
         userspace=True,
-        finish_offloads=True,
         announce=Policy(enabled=False),
         attached_mac="52:54:00:00:00:01",
         members=(3,),
@@ -92,50 +90,9 @@ def test_the_switch_names_its_run_directory() -> None:
         other_config={},
         iface_types=[],
     )
-    assert rows.parse_switch(row, RUNDIR).rundir == "/x"
+    assert parse_switch(row, RUNDIR).rundir == "/x"
     row.external_ids["rundir"] = "relative"
-    assert rows.parse_switch(row, RUNDIR).rundir == RUNDIR
-
-
-@pytest.mark.parametrize(
-    ("datapath", "tso", "finish"),
-    [
-        ("netdev", {}, True),
-        ("netdev", {"userspace_tso_enable": "false"}, True),
-        ("netdev", {"userspace_tso_enable": "true"}, False),
-        ("netdev", {"userspace_tso_enable": "True"}, False),
-        ("system", {}, False),
-        ("", {}, False),
-    ],
-)
-def test_who_finishes_offloads(datapath: str, tso: dict[str, str], finish: bool) -> None:
-    spec = parse(interface(), bridge=bridge(datapath), switch=switch(**tso))
-    assert spec.finish_offloads is finish
-    assert worker_spec(spec).finish_udp is (datapath == "netdev")
-
-
-@pytest.mark.parametrize(
-    ("key", "tunnel", "tso", "datapath", "finish"),
-    [
-        ("auto", "vxlan", "true", "netdev", True),
-        ("auto", "internal", "true", "netdev", False),
-        ("finish", "internal", "true", "netdev", True),
-        ("finish", "internal", "false", "system", True),
-        ("pass", "vxlan", "true", "netdev", False),
-        ("pass", "internal", "false", "netdev", True),  # they would be damaged
-        ("auto", "vxlan", "true", "system", False),
-        ("some", "vxlan", "true", "netdev", True),
-    ],
-)
-def test_a_key_says_who_finishes_offloads(
-    key: str, tunnel: str, tso: str, datapath: str, finish: bool
-) -> None:
-    row = interface(external_ids={"vhost-user-offloads": key})
-    found = switch(tunnel, userspace_tso_enable=tso)
-    spec = parse(row, bridge=bridge(datapath), switch=found)
-    assert spec.finish_offloads is finish
-    wrong = "offloads-unknown: external_ids:vhost-user-offloads: one of auto, finish, pass"
-    assert spec.slip == (wrong if key == "some" else "")
+    assert parse_switch(row, RUNDIR).rundir == RUNDIR
 
 
 @pytest.mark.parametrize(
@@ -180,7 +137,7 @@ def test_the_guest_is_offered_the_mtu_that_the_tap_has(
     request_: list[int], has: list[int], offered: int | None, wrong: str
 ) -> None:
     spec = parse(interface(mtu_request=request_, mtu=has))
-    assert spec.mtu == offered
+    assert spec.settings.mtu == offered
     trouble = spec.troubles.get(Trouble.MTU_NOT_TAKEN, "")
     assert trouble.startswith(wrong) and bool(wrong) == bool(trouble)
 
@@ -319,7 +276,7 @@ def test_any_row_is_a_port_or_a_named_error(
 )
 def test_where_frames_are_held(announce: str, fail_mode: tuple[str, ...], holds: bool) -> None:
     row = interface(external_ids={"vhost-user-announce": announce})
-    assert parse(row, bridge=bridge(fail_mode=fail_mode)).holds is holds
+    assert parse(row, bridge=bridge(fail_mode=fail_mode)).settings.hold is holds
 
 
 @pytest.mark.parametrize(
@@ -340,7 +297,7 @@ def test_where_the_state_of_a_guest_moves_with_it(
     """As the row says, else the database."""
     config = {} if everywhere is None else {"vhost_user_device_state": everywhere}
     row = interface(external_ids={"vhost-user-announce": announce})
-    assert parse(row, switch=switch(**config)).announce.state is moves
+    assert parse(row, switch=switch(**config)).settings.state is moves
 
 
 @pytest.mark.parametrize(
@@ -378,26 +335,6 @@ TUNNEL = {"tag": [7], "vlan_mode": ["dot1q-tunnel"]}
 )
 def test_what_a_port_does_with_vlans(columns: dict[str, Any], vlan: PortVlan) -> None:
     assert port_rows.parse_vlan(port(**columns)) == vlan
-
-
-def test_the_configuration_is_offered_where_that_is_asked_for() -> None:
-    assert not parse(interface()).config
-    assert parse(interface(external_ids={"vhost-user-config": "true"})).config
-
-
-@pytest.mark.parametrize(("state", "up"), [([], True), (["up"], True), (["down"], False)])
-def test_a_port_is_down_when_somebody_took_it_down(state: list[str], up: bool) -> None:
-    assert parse(interface(admin_state=state)).link_up == up
-
-
-def test_a_front_end_is_trusted_with_more_only_where_the_row_says_so() -> None:
-    assert not parse(interface()).postcopy and not parse(interface()).any_memory
-    assert parse(interface(external_ids={"vhost-user-postcopy": "true"})).postcopy
-    assert not parse(interface(external_ids={"vhost-user-postcopy": "yes"})).postcopy
-    assert parse(interface(external_ids={"vhost-user-memory-files": "any"})).any_memory
-    slip = parse(interface(external_ids={"vhost-user-memory-files": "all"}))
-    assert not slip.any_memory
-    assert slip.slip.startswith("memory-files-unknown: external_ids:vhost-user-memory-files: ")
 
 
 def test_the_members_of_a_bond_are_one_place() -> None:
@@ -441,11 +378,3 @@ def test_which_port_is_in_a_balance_slb_bond(mode: list[str], count: int, slb: b
 )
 def test_a_spanning_tree_keeps_a_port_from_forwarding(columns: dict[str, Any], why: str) -> None:
     assert port_rows.hindered(port(**columns)) == why
-
-
-def test_features_that_are_not_offered_by_name() -> None:
-    assert parse(interface()).withheld == NOTHING
-    text = "VIRTIO_NET_F_CTRL_VQ,RARP,NONSENSE"
-    spec = parse(interface(external_ids={"vhost-user-features-off": text}))
-    assert spec.withheld == Withheld(Feature.CTRL_VQ.mask, ProtocolFeature.RARP.mask)
-    assert spec.slip.startswith("feature-unknown: external_ids:vhost-user-features-off: NONSENSE ")

@@ -7,7 +7,8 @@ import pytest
 from support.daemon.ports import PORT
 
 from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
-from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec, Switch
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
+from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch
 from ovs_vhost_plugin.daemon.taps.reopening import RETRY_AFTER, TapReopener
 from ovs_vhost_plugin.tap import TapError, TapErrorName
 from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question, Then

@@ -4,15 +4,18 @@
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.daemon.ports import PORT
 
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.workers.link import WorkerLink
 from ovs_vhost_plugin.daemon.workers.postcopy import Userfaultfds
 from ovs_vhost_plugin.ipc.channel import Channel
+from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.ipc.vitals import Vitals
 from ovs_vhost_plugin.vhost.memory import userfault
 
@@ -20,9 +23,7 @@ NOW = 50.0
 
 
 def port(*, postcopy: bool) -> PortSpec:
-    return PortSpec(
-        "vhu0", "br0", 1, "client", "/x", 1, None, None, (), True, True, "", postcopy=postcopy
-    )
+    return replace(PORT, settings=PortSettings(postcopy=postcopy))
 
 
 class Rig:

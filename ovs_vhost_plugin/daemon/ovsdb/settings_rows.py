@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows → the settings that a port's worker is told, as it runs too (`ipc/spec.py`). Pure."""
+
+from typing import Any
+
+from ovs_vhost_plugin.announce.policy import Policy
+from ovs_vhost_plugin.daemon.ovsdb.carriage import USERSPACE, Offloads, finishes, offered_mtu
+from ovs_vhost_plugin.daemon.ovsdb.row_values import RowError, RowErrorName, is_true, parse_mac
+from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch
+from ovs_vhost_plugin.ipc.spec import PortSettings
+from ovs_vhost_plugin.net.station import is_unicast
+from ovs_vhost_plugin.vhost import withheld
+
+MAC_KEY = "attached-mac"
+"""Not ours: as libvirt, OVN and Open vSwitch's integration guide have it."""
+CONFIG_KEY = "vhost-user-config"
+POSTCOPY_KEY = "vhost-user-postcopy"
+MEMORY_KEY = "vhost-user-memory-files"
+FEATURES_OFF_KEY = "vhost-user-features-off"
+OFFLOADS_KEY = "vhost-user-offloads"
+ANY_MEMORY = "any"
+"""Of MEMORY_KEY: the one value that it can have."""
+
+_MTU_MIN, _MTU_MAX = 68, 65535  # virtio 1.2, 5.1.4.1: from 68; VIRTIO_NET_F_MTU's field is 16 bits
+
+
+def parse(
+    interface: Any, bridge: Any, switch: Switch, announce: Policy
+) -> tuple[PortSettings, list[str], str]:
+    """The settings, what is wrong with keys that they do without, and with the MTU.
+
+    Raises RowError.
+    """
+    keys = interface.external_ids
+    mtu, not_taken = _mtu(interface)
+    config = is_true(keys.get(CONFIG_KEY))
+    slips = []
+    if keys.get(MEMORY_KEY, ANY_MEMORY) != ANY_MEMORY:
+        slips.append(f"memory-files-unknown: external_ids:{MEMORY_KEY}: only 'any' can be set")
+    offloads = keys.get(OFFLOADS_KEY, Offloads.AUTO)
+    if offloads not in list(Offloads):
+        words = ", ".join(Offloads)
+        slips.append(f"offloads-unknown: external_ids:{OFFLOADS_KEY}: one of {words}")
+    off, mistaken = withheld.parse(keys.get(FEATURES_OFF_KEY, ""))
+    slips += [f"{error.name}: external_ids:{FEATURES_OFF_KEY}: {error.text}" for error in mistaken]
+    settings = PortSettings(
+        mtu=mtu,
+        finish_offloads=finishes(
+            offloads,
+            bridge,
+            takes_offloads=switch.takes_offloads,
+            into_tunnels=switch.into_tunnels,
+        ),
+        # Open vSwitch's own datapath knows large frames of TCP only.
+        finish_udp=bridge.datapath_type == USERSPACE,
+        # Not where the bridge begins with an empty pipeline, and so learns nothing.
+        hold=announce.hold and list(bridge.fail_mode) != ["secure"],
+        state=announce.state,
+        # Told only to those whose front-ends may ask: the others have nothing to do with a change.
+        config=config,
+        mac=_nic_mac(keys.get(MAC_KEY, "")) if config else b"",
+        link_up=list(interface.admin_state) != ["down"] or not config,
+        postcopy=is_true(keys.get(POSTCOPY_KEY)),
+        any_memory=keys.get(MEMORY_KEY) == ANY_MEMORY,
+        features_off=off.features,
+        protocol_features_off=off.protocol_features,
+    )
+    return settings, slips, not_taken
+
+
+def _nic_mac(text: str) -> bytes:
+    """The guest's MAC where automation gave one that a NIC can have, else b""."""
+    mac = parse_mac(text)
+    return mac if mac is not None and is_unicast(mac) else b""
+
+
+def _mtu(interface: Any) -> tuple[int | None, str]:
+    """The MTU to offer, and what is wrong with the one that is asked for."""
+    if not interface.mtu_request:
+        return None, ""
+    request = int(interface.mtu_request[0])
+    if not _MTU_MIN <= request <= _MTU_MAX:
+        raise RowError(
+            RowErrorName.MTU_OUT_OF_RANGE, f"set mtu_request to {_MTU_MIN} to {_MTU_MAX}"
+        )
+    return offered_mtu(request, interface)

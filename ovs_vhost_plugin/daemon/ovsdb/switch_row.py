@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Open_vSwitch row → what it says of all ports. Pure."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ovs_vhost_plugin.announce import policy
+from ovs_vhost_plugin.announce.policy import Policy
+from ovs_vhost_plugin.daemon.ovsdb.row_values import is_true
+from ovs_vhost_plugin.daemon.ovsdb.tunnels import lead_into_tunnels, version_of
+
+STATE_KEY = "vhost-user-device-state"
+"""Of Open_vSwitch:other_config: the default of all ports' `state=` in ANNOUNCE_KEY."""
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """What the Open_vSwitch row says of all ports.
+
+    rundir      where ovs-vswitchd has its sockets
+    sock_dir    other_config:vhost-sock-dir, relative to `rundir`
+    takes_offloads  userspace bridges take partial checksums and GSO frames
+    into_tunnels  names of bridges that lead into tunnels which take none
+    iface_types interface types that ovs-vswitchd has, empty until it has said so, and those that
+                we have added (`adoption`)
+    announce    how guests are announced whose rows do not say
+    """
+
+    rundir: str
+    sock_dir: str
+    takes_offloads: bool
+    iface_types: frozenset[str]
+    into_tunnels: frozenset[str] = frozenset()
+    announce: Policy = policy.DEFAULT
+
+
+def parse_switch(row: Any, rundir: str) -> Switch:
+    """Read the Open_vSwitch row. `rundir` counts where external_ids:rundir says nothing better."""
+    named = row.external_ids.get("rundir", "")
+    return Switch(
+        rundir=named if named.startswith("/") else rundir,
+        sock_dir=row.other_config.get("vhost-sock-dir", ""),
+        takes_offloads=is_true(row.other_config.get("userspace-tso-enable")),
+        iface_types=frozenset(row.iface_types),
+        into_tunnels=lead_into_tunnels(row.bridges, version_of(next(iter(row.ovs_version), ""))),
+        announce=Policy(state=is_true(row.other_config.get(STATE_KEY))),
+    )
