@@ -3,8 +3,8 @@
 
 A port has the kernel copy payload between guest memory and the tap. A back-end that polls, such
 as DPDK's, copies each packet into memory of its own instead, and these do the same, so that the
-two can be compared. All else is what a port does: `fetch`, `take_header`, `complete`,
-`give_back` and `flush` are its own.
+two can be compared. All else is what a port does: `pop_avail`, `take_header`,
+`complete`, `add_used` and `flush_and_call` are its own.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ class QueuePair:
     def resumed(self, config: PairConfig) -> PairConfig:
         """`config` with each ring that resumes at where the journal says, if it speaks of this one.
 
-        What was promised in it is given back first. Only while stopped.
+        The chains that it says were begun are given back first. Only while stopped.
         """
         rx = self._resumed("rx", config.rx, config)
         return replace(config, rx=rx, tx=self._resumed("tx", config.tx, config))
