@@ -139,6 +139,8 @@ def test_a_spread_keeps_ips_where_they_were_seen_and_is_bounded():
         len(spread(many, at(tag=1, mode="native-tagged", trunks=tuple(range(2, 12)))))
         == MAX_STATIONS
     )
+    for count, most in ((MAX_STATIONS - 1, MAX_STATIONS), (MAX_STATIONS, 1)):
+        assert len(spread([seen], at(mode="trunk", trunks=tuple(range(count + 1))))) == most
     # A port that carries nearly all VLANs says nothing of which the guest uses.
     assert spread([seen], at(mode="trunk", trunks=tuple(range(4095)))) == (seen,)
 
@@ -156,6 +158,10 @@ def test_a_spread_keeps_ips_where_they_were_seen_and_is_bounded():
 def test_nothing_is_announced_into_the_reserved_vlan(place: Location):
     """Neutron gives it to ports that are not wired yet."""
     assert [one.vlan for one in spread([Station(MAC), Station(MAC, 7)], place)] in ([], [7])
+
+
+def test_the_last_vlan_that_is_not_reserved_is_one_like_others():
+    assert spread([Station(MAC, 4094)], at()) == (Station(MAC, 4094),)
 
 
 def test_where_a_frame_is_learned():

@@ -10,6 +10,7 @@ from ovs_vhost_plugin.net.station import Station
 
 MAC = bytes.fromhex("525400123456")
 OTHER = Station(bytes.fromhex("525400123457"), 10)
+THIRD = Station(bytes.fromhex("525400123458"), 20)
 
 
 def tell(guest: Guest, *story: object) -> list[str]:
@@ -249,3 +250,44 @@ def test_one_that_had_gone_before_is_forgotten_as_well():
     tell(guest, "ended")
     guest.replaced()
     assert tell(guest, "connected", 7, "running")[-1] == "moved-in"
+
+
+def test_stations_that_others_have_now_are_its_own_no_more():
+    guest = Guest()
+    tell(guest, "connected", 5, "running")
+    guest.uses((OTHER,), 3.0)
+    tell(guest, "connecting")
+    guest.rarp(MAC)
+    guest.uses((THIRD,), 4.0)
+    known = guest.known(5.0)
+    assert known == (Station(MAC), THIRD, OTHER)
+    for count, one in enumerate(known, start=1):
+        guest.moved_on({one.key})
+        assert guest.known(5.0) == known[count:]
+
+
+def test_a_guest_whose_port_is_anothers_is_not_announced_for_what_it_was():
+    guest = Guest()
+    tell(guest, "connected", 5, "running")
+    guest.unnamed("moved-in", 3.0)
+    guest.replaced()
+    assert guest.uses((OTHER,), 3.5) == NO_CHANGE
+
+
+@pytest.mark.parametrize(("late", "trigger"), [(0.0, "moved-in"), (0.1, "")])
+def test_a_guest_without_a_name_is_announced_for_so_long_when_it_has_one(late, trigger):
+    guest = Guest()
+    tell(guest, "connected", 5, "running")
+    guest.unnamed("moved-in", 3.0)
+    assert guest.uses((OTHER,), 3.0 + UNNAMED + late).trigger == trigger
+
+
+@pytest.mark.parametrize(("late", "trigger"), [(0.0, "reconnect"), (0.1, "moved-in")])
+def test_a_connection_is_remembered_for_so_long(late, trigger):
+    guest = Guest()
+    tell(guest, "connected", 5, "running")
+    guest.told("connecting", 10.0)
+    back = 10.0 + REMEMBERED + late
+    guest.told("connected", back)
+    guest.started(7, 0, back)
+    assert guest.told("running", back).trigger == trigger

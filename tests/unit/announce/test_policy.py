@@ -24,6 +24,7 @@ def test_every_key_is_read():
         guest_silent=500,
     )
     assert parse("off") == Policy(enabled=False)
+    assert parse("output=table", default=Policy(output=Output.NORMAL)).output is Output.TABLE
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,7 @@ def test_every_key_is_read():
         ("rounds=-1", "announce-value-invalid"),
         ("rounds=٣", "announce-value-invalid"),
         ("initial=", "announce-value-invalid"),
+        ("initial=1=1", "announce-value-invalid"),
         ("output=flood", "announce-value-invalid"),
         ("guest-silent=1.5", "announce-value-invalid"),
         ("frames=", "announce-frames-unknown"),
@@ -49,6 +51,22 @@ def test_what_is_wrong_has_a_name_and_advice(text, name):
         parse(text)
     assert wrong.value.name == name
     assert 10 < len(wrong.value.text) < 160
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("rounds=0", "set rounds to 1 to 1000"),
+        ("frames=x", "set frames to of "),
+        ("output=x", "set output to table or normal"),
+        ("state=x", "set state to on or off"),
+        ("x=1", "use 'off' or frames, output, "),
+    ],
+)
+def test_the_advice_says_what_to_set(text, advice):
+    with pytest.raises(PolicyError) as wrong:
+        parse(text)
+    assert advice in wrong.value.text
 
 
 def test_the_rounds_are_qemus():

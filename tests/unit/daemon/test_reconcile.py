@@ -143,6 +143,7 @@ def test_failures_are_retried_ever_more_slowly() -> None:
         delays.append(round(backoff.retry_at - NOW, 3))
     assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
     assert backoff.failed(NOW, lived=31.0).delay == 0.1
+    assert backoff.failed(NOW, lived=30.0).delay == 0.1
     assert backoff.failed(NOW, lived=29.0).delay == 10.0
 
 

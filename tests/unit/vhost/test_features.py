@@ -40,6 +40,17 @@ def test_device_state_can_be_left_out():
     assert whole.protocol_features ^ without.protocol_features == ProtocolFeature.DEVICE_STATE.mask
 
 
+def test_postcopy_can_be_left_out():
+    whole, without = offer(1, None), offer(1, None, postcopy=False)
+    assert whole.features == without.features
+    assert whole.protocol_features ^ without.protocol_features == ProtocolFeature.PAGEFAULT.mask
+
+
+def test_memory_is_taken_from_memory_alone_unless_the_row_says_otherwise():
+    assert not offer(1, None).any_memory
+    assert offer(1, None, any_memory=True).any_memory
+
+
 def test_numbers_of_the_specification():
     # A few that nothing else here would notice to be off by one.
     assert Feature.VERSION_1.mask == 1 << 32

@@ -72,6 +72,14 @@ def test_short_payload_waits():
     assert decoder.next() == Message(1, b"12345678")
 
 
+def test_a_refused_header_is_shown():
+    decoder = Decoder()
+    decoder.feed(header(flags=0x2, size=8))
+    with pytest.raises(PeerError) as caught:
+        decoder.next()
+    assert caught.value.detail == "request 1, flags 0x2, size 8"
+
+
 @pytest.mark.parametrize("flags", [0x0, 0x2, 0x3])
 def test_wrong_version(flags):
     assert refusal(header(flags=flags)) == PeerErrorName.HEADER_VERSION

@@ -42,6 +42,7 @@ def test_what_is_between_the_halves_was_lost_with_a_back_end_and_is_done_again(b
         (0x7FFF, PeerErrorName.VRING_BASE_RANGE),
         (0x8008_8003, PeerErrorName.VRING_BASE_RANGE),
         (0x8004_8003, PeerErrorName.VRING_BASE_RANGE),  # used ahead of what is available
+        (0x0001_0000, PeerErrorName.VRING_BASE_RANGE),
     ],
 )
 def test_bases_that_no_ring_has(base, name):

@@ -221,6 +221,16 @@ def test_the_longest_that_fits_is_taken() -> None:
     assert parse(interface(external_ids={"vhost-user-queues": "128"})).queues == 128
 
 
+def test_the_least_that_is_allowed_is_taken() -> None:
+    assert parse(interface(external_ids={"vhost-user-queues": "1"})).queues == 1
+    assert parse(interface(mtu_request=[68], mtu=[68])).mtu == 68
+
+
+def test_a_bridge_whose_name_cannot_be_shown_is_refused() -> None:
+    named = SimpleNamespace(**{**vars(bridge()), "name": "br\n0"})
+    assert error_of(interface(), bridge=named) == "bridge-name-invalid"
+
+
 @pytest.mark.parametrize("directory", ["..", "a/../..", "/..", "a/.."])
 def test_a_socket_directory_outside_is_refused(directory: str) -> None:
     assert error_of(server(), switch=switch(vhost_sock_dir=directory)) == "sock-dir-invalid"
@@ -345,11 +355,13 @@ def test_the_members_of_a_bond_are_one_place() -> None:
                 interface(ofport=[4]),
                 interface(ofport=[3]),
                 interface(ofport=[]),
+                interface(ofport=[0]),
+                interface(ofport=[1]),
                 interface("eth0", options={}, ofport=[5]),
             ]
         ),
     )
-    assert (spec.ofport, spec.members, spec.mates) == (4, (3, 4, 5), (3, 4))
+    assert (spec.ofport, spec.members, spec.mates) == (4, (1, 3, 4, 5), (1, 3, 4))
 
 
 @pytest.mark.parametrize(
