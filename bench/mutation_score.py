@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The score of each module after `make mutants`: which share of the small changes a test notices.
 
-A change that the tests need too long for counts as noticed: it made a loop without an end.
+A change that the tests need too long for counts as noticed: it made a loop without an end. How many
+those are is printed beside, as a machine that is busy makes more of them.
+
+What runs at import, such as a function that makes an entry of a table, was run before mutmut forks:
+changes of it are never noticed.
 """
 
 import collections
@@ -18,16 +22,18 @@ _LINE = re.compile(r"\s*(?P<module>\S+)\.x\S+: (?P<status>.+)")
 """One of `mutmut results`: the name of a change is its module's, and "x" and the function's."""
 
 
-def scores(results: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """Of each module how many changes were noticed, and how many were tried."""
-    counts: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+def scores(results: Iterable[str]) -> dict[str, tuple[int, int, int]]:
+    """Of each module how many changes were noticed, by their time alone, and tried."""
+    counts: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0, 0])
     for line in results:
         match = _LINE.fullmatch(line)
         if match is None or match["status"] in LEFT_OUT:
             continue
-        counts[match["module"]][0] += match["status"] in NOTICED
-        counts[match["module"]][1] += 1
-    return {module: (noticed, tried) for module, (noticed, tried) in sorted(counts.items())}
+        count = counts[match["module"]]
+        count[0] += match["status"] in NOTICED
+        count[1] += match["status"] == "timeout"
+        count[2] += 1
+    return {module: (count[0], count[1], count[2]) for module, count in sorted(counts.items())}
 
 
 def main() -> int:
@@ -38,9 +44,9 @@ def main() -> int:
     if not found:
         print("nothing was tried")
         return 1
-    noticed, tried = (sum(column) for column in zip(*found.values(), strict=True))
-    for name, (some, of) in [*found.items(), (f"all, goal {GOAL:.0%}", (noticed, tried))]:
-        print(f"{some / of:7.1%} {some:6} of {of:5}  {name}")
+    sums = [sum(column) for column in zip(*found.values(), strict=True)]
+    for name, (noticed, slow, tried) in [*found.items(), (f"all, goal {GOAL:.0%}", sums)]:
+        print(f"{noticed / tried:7.1%} {noticed:6} of {tried:5} ({slow} by time)  {name}")
     return 0
 
 
