@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 
 from ovs_vhost_plugin.common.named import NamedError
 from ovs_vhost_plugin.openflow.wire import Output
@@ -92,13 +93,10 @@ def parse(text: str, formats: Collection[str] = (), default: Policy = DEFAULT) -
     return replace(default, **found)  # type: ignore[arg-type]
 
 
-def _number(least: int, most: int) -> Callable[[str, str, Collection[str]], int]:
-    def read(key: str, value: str, _formats: Collection[str]) -> int:
-        if not re.fullmatch("[0-9]{1,6}", value, re.ASCII) or not least <= int(value) <= most:
-            raise PolicyError(PolicyErrorName.VALUE_INVALID, f"set {key} to {least} to {most}")
-        return int(value)
-
-    return read
+def _number(least: int, most: int, key: str, value: str, _formats: Collection[str]) -> int:
+    if not re.fullmatch("[0-9]{1,6}", value) or not least <= int(value) <= most:
+        raise PolicyError(PolicyErrorName.VALUE_INVALID, f"set {key} to {least} to {most}")
+    return int(value)
 
 
 def _frames(key: str, value: str, formats: Collection[str]) -> tuple[str, ...]:
@@ -128,11 +126,11 @@ def _switch(key: str, value: str, _formats: Collection[str]) -> bool:
 _KEYS: Mapping[str, tuple[str, Callable[[str, str, Collection[str]], object]]] = {
     "frames": ("frames", _frames),
     "output": ("output", _output),
-    "rounds": ("rounds", _number(1, 1000)),
-    "initial": ("initial", _number(1, 100_000)),
-    "max": ("max", _number(1, 100_000)),
-    "step": ("step", _number(1, 10_000)),
-    "guest-silent": ("guest_silent", _number(1, 600_000)),
+    "rounds": ("rounds", partial(_number, 1, 1000)),
+    "initial": ("initial", partial(_number, 1, 100_000)),
+    "max": ("max", partial(_number, 1, 100_000)),
+    "step": ("step", partial(_number, 1, 10_000)),
+    "guest-silent": ("guest_silent", partial(_number, 1, 600_000)),
     "hold": ("hold", _switch),
     "state": ("state", _switch),
 }

@@ -72,12 +72,30 @@ def test_short_payload_waits():
     assert decoder.next() == Message(1, b"12345678")
 
 
-def test_a_refused_header_is_shown():
-    decoder = Decoder()
-    decoder.feed(header(flags=0x2, size=8))
+@pytest.mark.parametrize(
+    ("flags", "size", "replies"),
+    [(0x2, 8, False), (0x11, 8, False), (0x5, 8, False), (0x1, 8, True), (0x1, 1 << 20, False)],
+    ids=["version", "reserved flags", "reply", "no reply", "size"],
+)
+def test_a_refused_header_is_shown(flags, size, replies):
+    decoder = Decoder(replies=replies)
+    decoder.feed(header(flags=flags, size=size))
     with pytest.raises(PeerError) as caught:
         decoder.next()
-    assert caught.value.detail == "request 1, flags 0x2, size 8"
+    assert caught.value.detail == f"request 1, flags {flags:#x}, size {size}"
+
+
+def test_as_many_fds_as_a_message_may_have_and_one_more():
+    fds = [os.eventfd(0) for _ in range(spec.MAX_FDS)]
+    decoder = Decoder()
+    decoder.feed(header(), fds)
+    message = decoder.next()
+    assert message is not None and list(message.fds) == fds
+    decoder.feed(header()[:1], [*fds, os.eventfd(0)])
+    with pytest.raises(PeerError) as caught:
+        decoder.next()
+    assert caught.value.detail == f"{spec.MAX_FDS + 1} with one message"
+    decoder.close()
 
 
 @pytest.mark.parametrize("flags", [0x0, 0x2, 0x3])

@@ -216,7 +216,7 @@ def test_wrong_rows(row: Any, error: str) -> None:
 
 def test_the_longest_that_fits_is_taken() -> None:
     assert parse(interface("fifteen-bytes-x")).name == "fifteen-bytes-x"
-    for path in ("/" + 255 * "x", 2047 * "/x"):
+    for path in ("/" + 255 * "x", 2047 * "/x", 2047 * "/x" + "y"):
         assert parse(interface(options={"vhost-server-path": path})).path == path
     assert parse(interface(external_ids={"vhost-user-queues": "128"})).queues == 128
 
@@ -224,6 +224,25 @@ def test_the_longest_that_fits_is_taken() -> None:
 def test_the_least_that_is_allowed_is_taken() -> None:
     assert parse(interface(external_ids={"vhost-user-queues": "1"})).queues == 1
     assert parse(interface(mtu_request=[68], mtu=[68])).mtu == 68
+
+
+def test_a_bonds_mode_a_spanning_tree_and_snooping_are_passed_on() -> None:
+    spec = parse(interface(ofport=[1]))
+    assert (spec.ofport, spec.slb, spec.hindered, spec.snoops) == (1, False, "", False)
+    assert spec.attached_mac == ""
+    bond = port(
+        interfaces=[interface(), interface("eth0")],
+        bond_mode=["balance-slb"],
+        status={"stp_state": "listening"},
+    )
+    snooping = SimpleNamespace(**{**vars(bridge()), "mcast_snooping_enable": True})
+    spec = parse(interface(), port=bond, bridge=snooping)
+    assert (spec.slb, spec.hindered, spec.snoops) == (True, "STP: listening", True)
+
+
+def test_a_switch_says_its_interface_types_and_its_run_directory() -> None:
+    assert switch().iface_types == {"system", "internal"}
+    assert switch().rundir == RUNDIR
 
 
 def test_a_bridge_whose_name_cannot_be_shown_is_refused() -> None:
