@@ -11,8 +11,8 @@ from pathlib import Path
 from ovs_vhost_plugin.guest.driver.driver import ReceiveQueue, TransmitQueue
 from ovs_vhost_plugin.guest.driver.memory import GuestMemory
 from ovs_vhost_plugin.guest.driver.split import SplitQueue
-from ovs_vhost_plugin.guest.frontend.connection import Connection
-from ovs_vhost_plugin.guest.frontend.frontend import FrontEnd, Vring
+from ovs_vhost_plugin.guest.frontend.connection import FrontEndConnection
+from ovs_vhost_plugin.guest.frontend.frontend import FrontEnd, VringSetup
 from ovs_vhost_plugin.vhost.spec import Feature
 
 MAC = bytes.fromhex("525400000042")
@@ -25,12 +25,12 @@ def main(path: Path) -> None:
     """Connect to the port that listens at `path`."""
     # What a virtual machine has: memory, and a driver with a ring for each direction.
     memory = GuestMemory.of_size(1 << 20)
-    rx, tx = Vring(0, SplitQueue(memory, 64)), Vring(1, SplitQueue(memory, 64))
+    rx, tx = (VringSetup(index, SplitQueue(memory, 64)) for index in (0, 1))
     receive = ReceiveQueue(rx.queue, HEADER, mergeable=True, pieces=[BUFFER])
     transmit = TransmitQueue(tx.queue, HEADER)
 
     # What QEMU does for it: negotiate, share the memory, start the rings.
-    frontend = FrontEnd(Connection.connect(path, timeout=30.0))
+    frontend = FrontEnd(FrontEndConnection.connect(path, timeout=30.0))
     frontend.initialise()
     print(f"offered: {frontend.offered:#x}, {frontend.queue_pairs_offered} queue pairs")
     frontend.set_features(FEATURES)

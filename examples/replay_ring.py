@@ -18,10 +18,11 @@ import numpy as np
 from ovs_vhost_plugin.guest.driver.driver import NetHeader, TransmitQueue
 from ovs_vhost_plugin.guest.driver.memory import GuestMemory, Region
 from ovs_vhost_plugin.guest.driver.split import Buffer, SplitQueue
+from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.layout import REGION_DTYPE
 from ovs_vhost_plugin.vhost.spec import Feature, used_bytes
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
-from ovs_vhost_plugin.worker.device.vringconfig import PairConfig, VringConfig
+from ovs_vhost_plugin.worker.device.vringconfig import Kind, PairConfig, VringConfig
 
 HEADER = 12  # bytes of a virtio-net header with VERSION_1 (virtio 1.2, 5.1.6)
 ROW = 16
@@ -103,7 +104,9 @@ def replay(recording: Recording, seconds: float = 60.0) -> tuple[list[bytes], st
             finish_offloads=False,
         )
     )
-    frames, faults, until = [], [], time.monotonic() + seconds
+    frames: list[bytes] = []
+    faults: list[tuple[Kind, Fault]] = []
+    until = time.monotonic() + seconds
     while not faults and used[2:4].tobytes() != avail[2:4].tobytes() and time.monotonic() < until:
         frames += _read(wire)
         faults = pair.take_faults()
