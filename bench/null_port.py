@@ -36,19 +36,19 @@ from bench.ring_kernels import (
     new_packets,
     serve,
 )
+from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import offer
-from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.complaints import Complaints
 from ovs_vhost_plugin.worker.device.device import Device
-from ovs_vhost_plugin.worker.device.inband import InBand
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.frontend import FrontEndLink
 from ovs_vhost_plugin.worker.learned.addresses import Addresses
 from ovs_vhost_plugin.worker.learned.devicestate import DeviceState
 from ovs_vhost_plugin.worker.learned.movedon import Watch
 from ovs_vhost_plugin.worker.outbox import Outbox
+from ovs_vhost_plugin.worker.tap.arrivals import Arrivals
 
 MODES = {"idle": IDLE, "send": SEND, "receive": RECEIVE, "loopback": LOOPBACK}
 _FRAME_BEGINS = bytes.fromhex("ffffffffffff5254000000010800")
@@ -58,6 +58,7 @@ class NullTaps:
     """What a device wants of its taps, where there are none."""
 
     carrier = True
+    takes_uso = True
 
     def set_format(self, header_size: int, features: int) -> None: ...
     def set_carrier(self, up: bool) -> None: ...
@@ -89,7 +90,8 @@ class NullObserver:
         self.error = complaints.note
 
     def rarp(self, mac: bytes) -> None: ...
-    def started(self, base: int) -> None: ...
+    def started(self, base: int, *, further: bool) -> None: ...
+    def lasting(self, error: PeerError | None) -> None: ...
     def busy(self) -> None: ...
 
 
@@ -106,16 +108,12 @@ class NullPort:
         outbox = Outbox(self._selector, time.monotonic)
         addresses = Addresses([self._pair], -1, Watch(), outbox)
         state = DeviceState(addresses, self._selector, time.monotonic)
-        channel = BackEndChannel(self._selector, complaints.note)
         self._device = Device(
-            [self._pair],
-            NullTaps(),
-            NullObserver(complaints),
-            NullHolding(),
+            Arrivals([self._pair], NullTaps(), NullHolding()),
             state,
-            channel,
-            InBand(self._selector, channel),
-            finish_offloads=False,
+            self._selector,
+            NullObserver(complaints),
+            PortSettings(),
         )
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(path)
@@ -134,7 +132,7 @@ class NullPort:
 
     def serve(self) -> None:
         """Serve front-end and standard input until that ends."""
-        self._front_end.run(time.monotonic())
+        self._front_end.handle_timer(time.monotonic())
         while self._open:
             for key, _ in self._selector.select():
                 key.data(time.monotonic())

@@ -23,8 +23,11 @@ class TokenBucket:
 
     def ready_at(self, now: float) -> float:
         """Return when the next token is there, `now` if one is."""
-        self._fill(now)
-        return now + max(0.0, 1 - self._tokens) / self._rate
+        return max(now, self.next_at())
+
+    def next_at(self) -> float:
+        """Return when the next token is there; a time that has passed if one is."""
+        return self._filled_at + max(0.0, 1 - self._tokens) / self._rate
 
     def _fill(self, now: float) -> None:
         gained = max(0.0, now - self._filled_at) * self._rate

@@ -47,11 +47,11 @@ class FrontEndLink:
         outbox: Outbox,
         complaints: Complaints,
         make_offer: Callable[[], Offer],
-        waits: Callable[[float], bool] = lambda _now: False,
+        awaited_until: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """The daemon is asked for a connection: it comes by `adopt`, now or much later.
 
-        `waits`: no front-end is to be connected yet; when it is, `run` is called.
+        `awaited_until` says until when no front-end is to be connected.
         """
         self.path = path
         self.session: Session | None = None
@@ -62,7 +62,7 @@ class FrontEndLink:
         self._make_offer = make_offer
         self._outbox = outbox
         self._complaints = complaints
-        self._waits = waits
+        self._awaited_until = awaited_until
         self._accepting = False
         self._connection: Connection | None = None
         self._connected_at = 0.0
@@ -84,20 +84,20 @@ class FrontEndLink:
 
     # -- getting connected -----------------------------------------------------------------------
 
-    def due(self, now: float) -> float | None:
-        """Seconds until `run` has something to do; None while it has not."""
-        at = self._ask_at
-        if self._listener is not None and self._accept_from > now:
-            at = self._accept_from
-        if at is None or self._waits(now):
-            return None
-        return max(0.0, at - now)
-
-    def run(self, now: float) -> None:
-        """Ask for a connection, or let front-ends connect, when it is time to."""
+    def get_timer(self) -> float | None:
+        """When `handle_timer` has something to do; None while it has not."""
         if self._listener is not None:
-            self._let_connect(self._listener, now >= self._accept_from and not self._waits(now))
-        elif self._ask_at is not None and now >= self._ask_at and not self._waits(now):
+            at = None if self._accepting else self._accept_from
+        else:
+            at = self._ask_at
+        return None if at is None else max(at, self._awaited_until())
+
+    def handle_timer(self, now: float) -> None:
+        """Ask for a connection, or let front-ends connect, when it is time to."""
+        patient = now < self._awaited_until()
+        if self._listener is not None:
+            self._let_connect(self._listener, now >= self._accept_from and not patient)
+        elif self._ask_at is not None and now >= self._ask_at and not patient:
             self._ask_at = None
             self._outbox.keep(AskConnection())
 

@@ -31,6 +31,6 @@ class Limiter(Generic[T]):
         value, self._pending = self._pending, None
         return value
 
-    def due(self, now: float) -> float | None:
-        """Seconds until `take` will give something; None when nothing is pending."""
-        return None if self._pending is None else self._bucket.ready_at(now) - now
+    def get_timer(self) -> float | None:
+        """When `take` will give something, perhaps long ago; None when nothing is pending."""
+        return None if self._pending is None else self._bucket.next_at()

@@ -45,11 +45,9 @@ from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import Nic, Offer, offer
 from ovs_vhost_plugin.vhost.withheld import Withheld
-from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.complaints import Complaints
 from ovs_vhost_plugin.worker.daemonlink import DaemonLink
 from ovs_vhost_plugin.worker.device.device import Device
-from ovs_vhost_plugin.worker.device.inband import InBand
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.device.userfaultdevice import UserfaultDevice
 from ovs_vhost_plugin.worker.device.vringconfig import PairConfig
@@ -60,7 +58,7 @@ from ovs_vhost_plugin.worker.learned.movedon import Watch
 from ovs_vhost_plugin.worker.outbox import Outbox
 from ovs_vhost_plugin.worker.overview import Overview
 from ovs_vhost_plugin.worker.recovery import journal
-from ovs_vhost_plugin.worker.tap.expectation import Expectation
+from ovs_vhost_plugin.worker.tap.arrivals import Arrivals
 from ovs_vhost_plugin.worker.tap.hold import Reason
 from ovs_vhost_plugin.worker.tap.holding import Holding
 from ovs_vhost_plugin.worker.tap.queues import TapQueues
@@ -105,45 +103,24 @@ class Worker:
         self._complaints = Complaints()
         self._quitting = False
         taps = TapQueues(tap_fds)
-        self._takes_uso = taps.takes_uso
         taps.set_attached([False] * len(tap_fds))
         self._tap_fd = tap_fds[0]
         learned_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        journals = journal.open_file(inheritance.journal, 2 * len(tap_fds))
-        os.close(inheritance.journal)
         watch = Watch()
-        pairs = [
-            QueuePair(
-                index,
-                fd,
-                learned_fd,
-                journals=journals[2 * index : 2 * index + 2],
-                watch=watch.tables,
-            )
-            for index, fd in enumerate(tap_fds)
-        ]
+        pairs = _queue_pairs(inheritance, learned_fd, watch)
+        clock, settings = time.monotonic, spec.settings
         self._addresses = Addresses(pairs, learned_fd, watch, self._outbox)
-        self._holding = Holding(
-            taps, self._selector, self._outbox, time.monotonic, enabled=spec.settings.hold
-        )
-        self._state = DeviceState(self._addresses, self._selector, time.monotonic)
-        self._userfaultfds = UserfaultDevice(
-            self._outbox, time.monotonic, wanted=spec.settings.postcopy
-        )
-        channel = BackEndChannel(self._selector, self._complaints.note)
+        self._holding = Holding(taps, self._selector, self._outbox, clock, settings)
+        self._state = DeviceState(self._addresses, self._selector, clock)
+        self._userfaultfds = UserfaultDevice(self._outbox, clock, settings)
         self._device = Device(
-            pairs,
-            taps,
-            self,
-            self._holding,
+            Arrivals(pairs, taps, self._holding),
             self._state,
-            channel,
-            InBand(self._selector, channel),
-            finish_offloads=spec.settings.finish_offloads,
-            finish_udp=self._finishes_udp(spec.settings),
-            userfaultfds=self._userfaultfds,
+            self._selector,
+            self,
+            settings,
+            self._userfaultfds,
         )
-        self._expectation = Expectation()
         listener = inheritance.listener
         self._front_end = FrontEndLink(
             spec.path,
@@ -153,7 +130,7 @@ class Worker:
             outbox=self._outbox,
             complaints=self._complaints,
             make_offer=self._offer,
-            waits=self._userfaultfds.awaited,
+            awaited_until=self._userfaultfds.awaited_until,
         )
         self._overview = Overview(
             self._front_end,
@@ -174,24 +151,14 @@ class Worker:
 
     def serve(self) -> None:
         """Until told to quit."""
+        parts = (self._userfaultfds, self._front_end, self._addresses, self._device, self._outbox)
         while not self._quitting:
             now = time.monotonic()
-            self._userfaultfds.run(now)
-            self._front_end.run(now)
-            self._addresses.run(now)
-            self._give_up(now)
-            self._complaints.judge(self._device.sharing.run(now))
-            self._tell(now)
-            waits = (
-                self._userfaultfds.due(now),
-                self._front_end.due(now),
-                self._addresses.due(now),
-                self._outbox_due(now),
-                self._holding.due(now),
-                self._expectation.due(now),
-                self._device.sharing.due(now),
-            )
-            timeout = min((w for w in waits if w is not None), default=None)
+            for part in parts:
+                part.handle_timer(now)
+            self._tell()
+            times = [at for at in (part.get_timer() for part in parts) if at is not None]
+            timeout = max(0.0, min(times) - now) if times else None
             self._pulse.beat(0)
             ready = self._selector.select(timeout)
             self.busy()
@@ -206,31 +173,14 @@ class Worker:
     def close(self) -> None:
         """Stop the rings before the memory behind them goes."""
         self._front_end.close(time.monotonic())
-        self._end_hold(Reason.OFF)
-        self._tell(time.monotonic())
+        self._device.end_hold(Reason.OFF)
+        self._tell()
 
-    def _outbox_due(self, now: float) -> float | None:
-        at = self._outbox.get_timer()
-        return None if at is None else max(0.0, at - now)
-
-    def _give_up(self, now: float) -> None:
-        """End what has lasted too long: a hold, and the expectation of a guest."""
-        if self._holding.expired(now):
-            self._end_hold(Reason.EXPIRED)
-        if self._expectation.overdue(now, expecting=self._device.expecting):
-            self._device.expect_no_more()
-
-    def _tell(self, now: float) -> None:
+    def _tell(self) -> None:
         """Tell the daemon how things are now."""
         self._outbox.keep(self._overview.state())
         if (hold := self._holding.report()) is not None:
             self._outbox.keep(hold)
-        self._outbox.handle_timer(now)
-
-    def _end_hold(self, reason: Reason) -> None:
-        if self._holding.active:
-            self._holding.end(reason)
-            self._device.update_tap()
 
     def _watch(self, fd: int, callback: Callable[[float], None]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, callback)
@@ -265,13 +215,16 @@ class Worker:
         """Tell the daemon that the guest's rings run: what went wrong before is over."""
         if not further:
             self._complaints.mended()
-            self._device.sharing.begin()
         sent = sum(pair.counters["tx_packets"] for pair in self._device.pairs)
         self._outbox.tell(Started(base, sent, self._state.take_arrival(), further))
 
     def error(self, error: PeerError) -> None:
         """Count a peer's mistake."""
         self._complaints.note(error)
+
+    def lasting(self, error: PeerError | None) -> None:
+        """Count it once, and publish it until it is over."""
+        self._complaints.judge(error)
 
     def _faults(self, pair: QueuePair, _now: float) -> None:
         self._device.collect_faults(pair)
@@ -309,21 +262,13 @@ class Worker:
         """Tell a daemon that has come all that there is."""
         self._pulse.adopt(black_box, alarm)
         self._outbox.open(reports, WorkerHello(__version__, self._spec))
-        self._tell(time.monotonic())
-
-    def _finishes_udp(self, settings: PortSettings) -> bool:
-        """Whether large UDP frames are finished here: bridge or tap take none."""
-        return settings.finish_udp or not self._takes_uso
+        self._tell()
 
     def _configure(self, settings: PortSettings) -> None:
         """Follow what has changed; a new offer is for the next connection."""
         self._spec = replace(self._spec, settings=settings)
-        self._device.set_finish_offloads(settings.finish_offloads, self._finishes_udp(settings))
-        self._device.follow_port(link_up=settings.link_up, mtu=settings.mtu)
-        self._userfaultfds.want(settings.postcopy)
-        self._holding.enabled = settings.hold
-        if not settings.hold:
-            self._end_hold(Reason.OFF)
+        for part in (self._device, self._userfaultfds):
+            part.configure(settings)
 
     def _inject(self, injected: Sequence[bytes]) -> None:
         """Write frames into the tap as if the guest had sent them."""
@@ -346,3 +291,16 @@ class Worker:
             any_memory=settings.any_memory,
             withheld=Withheld(settings.features_off, settings.protocol_features_off),
         )
+
+
+def _queue_pairs(inheritance: Inheritance, learned_fd: int, watch: Watch) -> list[QueuePair]:
+    """A pair for each queue of the tap, with its vrings' journals."""
+    taps = inheritance.taps
+    journals = journal.open_file(inheritance.journal, 2 * len(taps))
+    os.close(inheritance.journal)
+    return [
+        QueuePair(
+            index, fd, learned_fd, journals=journals[2 * index : 2 * index + 2], watch=watch.tables
+        )
+        for index, fd in enumerate(taps)
+    ]

@@ -8,9 +8,10 @@ frames are the guest's.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Protocol
+import selectors
+from typing import Protocol, assert_never
 
+from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost import effects
 from ovs_vhost_plugin.vhost.errors import PeerError
@@ -30,8 +31,8 @@ from ovs_vhost_plugin.worker.device.rings import Rings
 from ovs_vhost_plugin.worker.device.sharing import Sharing
 from ovs_vhost_plugin.worker.learned.devicestate import DeviceState
 from ovs_vhost_plugin.worker.tap.arrivals import Arrivals
-from ovs_vhost_plugin.worker.tap.holding import Holding
-from ovs_vhost_plugin.worker.tap.queues import TapQueues
+from ovs_vhost_plugin.worker.tap.expectation import Expectation
+from ovs_vhost_plugin.worker.tap.hold import Reason
 
 
 class Observer(Protocol):
@@ -46,6 +47,9 @@ class Observer(Protocol):
     def error(self, error: PeerError) -> None:
         """A peer's mistake that did not cost it the connection."""
 
+    def lasting(self, error: PeerError | None) -> None:
+        """What is wrong for as long as this is so; None: nothing is."""
+
     def busy(self) -> None:
         """It is still at what it was asked, and does not hang."""
 
@@ -55,34 +59,32 @@ class Device:
 
     def __init__(
         self,
-        pairs: Sequence[QueuePair],
-        taps: TapQueues,
-        observer: Observer,
-        holding: Holding,
+        arrivals: Arrivals,
         state: DeviceState,
-        channel: BackEndChannel,
-        inband: InBand,
-        *,
-        finish_offloads: bool,
-        finish_udp: bool = True,
+        selector: selectors.BaseSelector,
+        observer: Observer,
+        settings: PortSettings,
         userfaultfds: Source | None = None,
     ) -> None:
-        self.pairs = tuple(pairs)
+        """`userfaultfds`: without it PAGEFAULT is not offered."""
+        self.pairs = arrivals.pairs
         self.mtu: int | None = None
+        self.channel = BackEndChannel(selector, observer.error)
         self._observer = observer
         self._state = state
-        self._channel = channel
-        self._inband = inband
-        self._basis = Basis(finish_offloads=finish_offloads, finish_udp=finish_udp)
+        self._arrivals = arrivals
+        self._expectation = Expectation()
+        self._inband = InBand(selector, self.channel)
+        finish, udp = self._finishes(settings)
+        self._basis = Basis(finish_offloads=finish, finish_udp=udp)
         self._postcopy = Postcopy(userfaultfds, self.pairs, self._basis, alive=observer.busy)
-        self._arrivals = Arrivals(self.pairs, taps, holding)
-        self._misses = Misses(channel.ask, observer.error)
+        self._misses = Misses(self.channel.ask, observer.error)
         self._rings = Rings(
-            pairs,
+            self.pairs,
             self._basis,
             self._arrivals,
             self._misses,
-            on_start=observer.started,
+            on_start=self._started,
             on_error=observer.error,
             on_fault=self._ring_broke,
         )
@@ -102,7 +104,7 @@ class Device:
         self._postcopy.forget()
         self._arrivals.holding.front_end_gone()
         self._state.forget()
-        self._channel.close()
+        self.channel.close()
         self._inband.forget()
         self.expect_no_more()
         self._basis.replace_memory(None)
@@ -131,23 +133,50 @@ class Device:
         return {"iotlb_misses": self._misses.count, "iotlb_replaced": replaced}
 
     @property
-    def expecting(self) -> bool:
-        """Whether frames are let into the tap for a guest that does not run yet."""
-        return self._arrivals.expecting
-
-    @property
     def header_size(self) -> int:
         """Bytes of a virtio-net header."""
         return self._basis.header_size
 
-    def set_finish_offloads(self, finish: bool, udp: bool = True) -> None:
-        """Follow the bridge: whether its datapath takes checksums and segmentation undone.
-
-        `udp`: whether large UDP frames are finished here in any case.
-        """
-        if (finish, udp) != (self._basis.finish_offloads, self._basis.finish_udp):
+    def configure(self, settings: PortSettings) -> None:
+        """Follow the port's settings, and tell the front-end what it wants to know of them."""
+        finish = self._finishes(settings)
+        if finish != (self._basis.finish_offloads, self._basis.finish_udp):
             with self._rings.stopped():
-                self._basis.finish_offloads, self._basis.finish_udp = finish, udp
+                self._basis.finish_offloads, self._basis.finish_udp = finish
+        session = self._basis.session
+        if session is not None and session.follow_port(link_up=settings.link_up, mtu=settings.mtu):
+            self._tell_config_changed()
+        self._arrivals.holding.configure(settings)
+        if not settings.hold:
+            self.end_hold(Reason.OFF)
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def get_timer(self) -> float | None:
+        """When `handle_timer` has something to do; None while it has not."""
+        parts = (self._arrivals.holding, self._expectation, self.sharing)
+        times = [at for at in (part.get_timer() for part in parts) if at is not None]
+        return min(times, default=None)
+
+    def handle_timer(self, now: float) -> None:
+        """End what has lasted too long, and see whether the memory is shared.
+
+        To be called after whatever may have changed the rings.
+        """
+        if self._arrivals.holding.expired(now):
+            self.end_hold(Reason.EXPIRED)
+        if self._expectation.overdue(now, expecting=self._arrivals.expecting):
+            self.expect_no_more()
+        self.sharing.handle_timer(now)
+        self._observer.lasting(self.sharing.error)
+
+    def end_hold(self, reason: Reason) -> None:
+        """Let frames go that are held, if any are."""
+        if self._arrivals.holding.active:
+            self._arrivals.holding.end(reason)
+            self.update_tap()
+
+    # -- the front-end ---------------------------------------------------------------------------
 
     def answer(self, message: Message) -> Message | None:
         """Have the session handle `message`, execute its effects; the reply, if there is one.
@@ -220,7 +249,7 @@ class Device:
                 if self._state.check():
                     self._rings.expect()
             case effects.OpenBackendChannel(fd, acknowledged):
-                self._channel.open(fd, acknowledged=acknowledged)
+                self.channel.open(fd, acknowledged=acknowledged)
                 self._inband.channel_opened()
                 self._misses.ask_again()
             case effects.UpdateIotlb(iova, size, user_address, access):
@@ -242,13 +271,9 @@ class Device:
                     pass  # from now on their journals speak of them
             case effects.Refused(error):
                 self._observer.error(error)
+            case _:
+                assert_never(effect)
         return None
-
-    def follow_port(self, *, link_up: bool, mtu: int | None) -> None:
-        """The bridge's port is up or down now, or has another MTU; tell who wants to know."""
-        session = self._basis.session
-        if session is not None and session.follow_port(link_up=link_up, mtu=mtu):
-            self._tell_config_changed()
 
     def collect_faults(self, pair: QueuePair) -> None:
         """Take note of rings the loop gave up, and of those that wait for a translation."""
@@ -276,7 +301,7 @@ class Device:
 
     def _tell_config_changed(self) -> None:
         if self._session.negotiated(ProtocolFeature.CONFIG):
-            self._channel.ask(BackendRequest.CONFIG_CHANGE_MSG)
+            self.channel.ask(BackendRequest.CONFIG_CHANGE_MSG)
 
     def _set_memory(self, table: MemoryTable) -> MemoryTable:
         if table is not self._basis.memory:
@@ -292,6 +317,15 @@ class Device:
             self._basis.iotlb.update(at, length, part, access)
             at += length
         self._rings.updated(iova, size, access)
+
+    def _finishes(self, settings: PortSettings) -> tuple[bool, bool]:
+        """Whether frames are finished here; whether large UDP frames are in any case."""
+        return settings.finish_offloads, settings.finish_udp or not self._arrivals.takes_uso
+
+    def _started(self, base: int, *, further: bool) -> None:
+        if not further:
+            self.sharing.begin()
+        self._observer.started(base, further=further)
 
     def _ring_broke(self, index: int, fault: Fault) -> None:
         if self._basis.session is not None:

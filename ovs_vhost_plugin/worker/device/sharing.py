@@ -40,17 +40,19 @@ class Sharing:
         """It has gone."""
         self._settled = True
 
-    def due(self, now: float) -> float | None:
-        """Seconds until `run` has something to look at."""
-        if self._settled or self._look_at is None:
-            return None
-        return max(0.0, self._look_at - now)
+    @property
+    def error(self) -> PeerError | None:
+        """What is known to be wrong; None: nothing, so far."""
+        return self._error
 
-    def run(self, now: float) -> PeerError | None:
-        """Look if it is time to; what is known to be wrong."""
+    def get_timer(self) -> float | None:
+        """When there is something to look at; None: not before something happens."""
+        return None if self._settled else self._look_at
+
+    def handle_timer(self, now: float) -> None:
+        """Look if it is time to. To be called after whatever may have set rings up."""
         if not self._settled and (self._look_at is None or now >= self._look_at):
             self._look(now)
-        return self._error
 
     def _look(self, now: float) -> None:
         started = self._started()

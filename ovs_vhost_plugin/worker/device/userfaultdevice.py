@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable
 
 from ovs_vhost_plugin.ipc.reports import AskUserfaultfd
+from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.vhost.memory.userfault import DEVICE, Userfault
 from ovs_vhost_plugin.worker.outbox import Outbox
 
@@ -23,9 +24,9 @@ _PATIENCE = 3.0
 
 
 class UserfaultDevice:
-    """The device, once the daemon has given it. `wanted`: the port's row asks for it."""
+    """The device, once the daemon has given it to a port whose settings ask for it."""
 
-    def __init__(self, outbox: Outbox, clock: Callable[[], float], *, wanted: bool) -> None:
+    def __init__(self, outbox: Outbox, clock: Callable[[], float], settings: PortSettings) -> None:
         self._outbox = outbox
         self._clock = clock
         self._wanted = False
@@ -33,7 +34,7 @@ class UserfaultDevice:
         self._expected = False
         self._next_request = self._patient_until = 0.0
         self._refused = ""
-        self.want(wanted)
+        self.configure(settings)
 
     @property
     def there(self) -> bool:
@@ -49,10 +50,10 @@ class UserfaultDevice:
             return f"the daemon has not given {DEVICE} yet"
         return self._refused or "it has ended; the next front-end is offered it again"
 
-    def want(self, wanted: bool) -> None:
+    def configure(self, settings: PortSettings) -> None:
         """Follow the row; what was made by the device stays as it is."""
-        if wanted != self._wanted:
-            self._wanted = wanted
+        if settings.postcopy != self._wanted:
+            self._wanted = settings.postcopy
             self.close()
             self.renew()
 
@@ -62,21 +63,18 @@ class UserfaultDevice:
             self._expected = True
             self._patient_until = self._clock() + _PATIENCE
 
-    def run(self, now: float) -> None:
+    def handle_timer(self, now: float) -> None:
         """Ask for it when it is time to."""
         if self._expected and now >= self._next_request and self._outbox.tell(AskUserfaultfd()):
             self._next_request = now + _APART
 
-    def due(self, now: float) -> float | None:
-        """Seconds until `run` or `awaited` has something new to say."""
-        if not self._expected:
-            return None
-        waits = [at - now for at in (self._next_request, self._patient_until) if at > now]
-        return min(waits, default=None)
+    def get_timer(self) -> float | None:
+        """When it is time to ask; None while there is nothing to ask for, or nobody to ask."""
+        return self._next_request if self._expected and self._outbox.is_open else None
 
-    def awaited(self, now: float) -> bool:
-        """Whether a front-end is better connected to a moment later."""
-        return self._expected and now < self._patient_until
+    def awaited_until(self) -> float:
+        """Until when a front-end is better connected to later; 0: now."""
+        return self._patient_until if self._expected else 0.0
 
     def take(self, fd: int) -> None:
         """Have it, an fd that it takes."""

@@ -48,7 +48,7 @@ class Addresses:
             os.eventfd_read(self._fd)
         self._looks.offer(True)
 
-    def run(self, now: float) -> None:
+    def handle_timer(self, now: float) -> None:
         """Look at the tables if there is a reason and the limit allows."""
         if self._expiry is not None and now >= self._expiry:
             self._expiry = None
@@ -56,12 +56,10 @@ class Addresses:
         if self._looks.take(now):
             self._look(now)
 
-    def due(self, now: float) -> float | None:
-        """Seconds until `run` has something to do; None while it has not."""
-        waits = [self._looks.due(now)]
-        if self._expiry is not None:
-            waits.append(max(0.0, self._expiry - now))
-        return min((wait for wait in waits if wait is not None), default=None)
+    def get_timer(self) -> float | None:
+        """When `handle_timer` has something to do; None while it has not."""
+        times = (self._looks.get_timer(), self._expiry)
+        return min((at for at in times if at is not None), default=None)
 
     def known(self, now: float) -> list[LearnedStation]:
         """What the guest uses: learned here, or come with it."""

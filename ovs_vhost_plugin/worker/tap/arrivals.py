@@ -20,8 +20,13 @@ class Arrivals:
     def __init__(self, pairs: Sequence[QueuePair], taps: TapQueues, holding: Holding) -> None:
         self.expecting = False  # frames are let into the tap for a guest that does not run yet
         self.holding = holding
-        self._pairs = pairs
+        self.pairs = tuple(pairs)
         self._taps = taps
+
+    @property
+    def takes_uso(self) -> bool:
+        """Whether the tap takes large UDP frames (`TapQueues.takes_uso`)."""
+        return self._taps.takes_uso
 
     def set_format(self, header_size: int, features: int) -> None:
         """Set the virtio-net header's size and the offloads of frames."""
@@ -30,7 +35,7 @@ class Arrivals:
     def update(self, receives: Sequence[bool]) -> None:
         """Let the tap follow what receives, is held or expected: steering and carrier."""
         self.expecting = self.expecting and not any(receives)
-        held = [self.holding.covers(pair.index) for pair in self._pairs]
+        held = [self.holding.covers(pair.index) for pair in self.pairs]
         # A queue that is detached loses what is in it.
         self._taps.set_attached([a or b for a, b in zip(receives, held, strict=True)])
         self._taps.set_carrier(any(receives) or any(held) or self.expecting)
@@ -56,6 +61,6 @@ class Arrivals:
 
     def _discard(self) -> None:
         self._taps.discard()
-        for pair in self._pairs:
+        for pair in self.pairs:
             if not pair.running:
                 pair.take_waiting()

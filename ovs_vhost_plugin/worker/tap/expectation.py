@@ -21,6 +21,6 @@ class Expectation:
             self._until = now + SECONDS
         return self._until is not None and now >= self._until
 
-    def due(self, now: float) -> float | None:
-        """Seconds until `overdue`; None while nobody is expected."""
-        return None if self._until is None else self._until - now
+    def get_timer(self) -> float | None:
+        """When a guest is `overdue`; None while nobody is expected."""
+        return self._until

@@ -19,6 +19,7 @@ from functools import partial
 
 from ovs_vhost_plugin.ipc.channel import HELD_BATCH_BYTES, HELD_BATCH_FRAMES
 from ovs_vhost_plugin.ipc.reports import HeldFrames, HoldState
+from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.worker.outbox import Outbox
 from ovs_vhost_plugin.worker.tap.finish import Finisher, UnfinishedError
@@ -50,11 +51,11 @@ class Holding:
         selector: selectors.BaseSelector,
         outbox: Outbox,
         clock: Callable[[], float],
-        *,
-        enabled: bool,
+        settings: PortSettings,
     ) -> None:
         self.buffer = HoldBuffer()
-        self.enabled = enabled
+        self.enabled = False
+        self.configure(settings)
         self._taps = taps
         self._selector = selector
         self._outbox = outbox
@@ -77,6 +78,10 @@ class Holding:
     def covers(self, queue: int) -> bool:
         """Whether the frames of a tap queue are being held."""
         return queue in self._queues
+
+    def configure(self, settings: PortSettings) -> None:
+        """Follow the row; a hold under way goes on."""
+        self.enabled = settings.hold
 
     # -- begin and end ---------------------------------------------------------------------------
 
@@ -142,9 +147,9 @@ class Holding:
         """Whether its time is over."""
         return self.active and now >= self._end_at
 
-    def due(self, now: float) -> float | None:
-        """Seconds until `expired`; None without a hold."""
-        return max(0.0, self._end_at - now) if self.active else None
+    def get_timer(self) -> float | None:
+        """When it has `expired`; None without a hold."""
+        return self._end_at if self.active else None
 
     def _leave(self, queue: int) -> None:
         self._queues.discard(queue)

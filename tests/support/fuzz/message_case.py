@@ -14,11 +14,13 @@ import os
 import selectors
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from support.fuzz.message_steps import KINDS, OFFER, PAIRS, RING, RX_BUFFER, TX_BUFFER, good_set_up
 
+from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost import spec
@@ -27,15 +29,14 @@ from ovs_vhost_plugin.vhost.fds.kind import is_eventfd
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import TABLE, Session
 from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest, ProtocolFeature
-from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.device.device import Device
-from ovs_vhost_plugin.worker.device.inband import InBand
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.device.vringconfig import PairConfig
 from ovs_vhost_plugin.worker.learned.addresses import Addresses
 from ovs_vhost_plugin.worker.learned.devicestate import DeviceState
 from ovs_vhost_plugin.worker.learned.movedon import Watch
 from ovs_vhost_plugin.worker.outbox import Outbox
+from ovs_vhost_plugin.worker.tap.arrivals import Arrivals
 from ovs_vhost_plugin.worker.tap.holding import Holding
 
 FRAME = bytes(12) + bytes(range(100))
@@ -60,6 +61,8 @@ class Pair(QueuePair):
 
 class Taps:
     """Sockets for tap queues; `wires` are their other ends."""
+
+    takes_uso = True
 
     def __init__(self) -> None:
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(PAIRS)]
@@ -98,6 +101,9 @@ def drain(sock: socket.socket) -> list[bytes]:
         return frames
 
 
+SETTINGS = PortSettings(hold=True)
+
+
 class Port:
     """A port as its worker has it, between a front-end and a bridge."""
 
@@ -111,20 +117,17 @@ class Port:
             self.selector,
             self.outbox,
             time.monotonic,
-            enabled=True,
+            SETTINGS,
         )
         addresses = Addresses(self.pairs, -1, Watch(), self.outbox)
         self.state = DeviceState(addresses, self.selector, time.monotonic)
-        channel = BackEndChannel(self.selector, self.error)
+        self.settings = SETTINGS
         self.device = Device(
-            self.pairs,
-            self.taps,  # type: ignore[arg-type]
-            self,
-            holding,
+            Arrivals(self.pairs, self.taps, holding),  # type: ignore[arg-type]
             self.state,
-            channel,
-            InBand(self.selector, channel),
-            finish_offloads=False,
+            self.selector,
+            self,
+            self.settings,
         )
         self.holding = holding
         self.memory = -1  # the last file that came as guest memory
@@ -140,12 +143,14 @@ class Port:
     def rarp(self, mac: bytes) -> None:
         assert len(mac) == 6 and any(mac) and not mac[0] & 1
 
-    def started(self, base: int) -> None:
+    def started(self, base: int, *, further: bool) -> None:
         assert 0 <= base <= 0xFFFF
 
     def error(self, error: PeerError) -> None:
         assert error.name in _NAMES
         self.errors.append(error.name)
+
+    def lasting(self, error: PeerError | None) -> None: ...
 
     def busy(self) -> None: ...
 
@@ -211,10 +216,14 @@ class Port:
             key.data(time.monotonic())
 
     def _do_port(self, link_up: bool, mtu: int) -> None:
-        self.device.follow_port(link_up=link_up, mtu=mtu)
+        self._configure(link_up=link_up, mtu=mtu)
+
+    def _configure(self, **changes: Any) -> None:
+        self.settings = replace(self.settings, **changes)
+        self.device.configure(self.settings)
 
     def _do_finish(self, finish: bool) -> None:
-        self.device.set_finish_offloads(finish)
+        self._configure(finish_offloads=finish)
 
     def _do_expect_no_more(self) -> None:
         self.device.expect_no_more()

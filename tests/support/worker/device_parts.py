@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stand-ins for the parts of a device."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
+from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.vhost.errors import PeerError
+from ovs_vhost_plugin.worker.tap.hold import Reason
 
 
 class FakePair:
@@ -77,6 +80,8 @@ class FakePair:
 
 
 class FakeTaps:
+    takes_uso = True
+
     def __init__(self) -> None:
         self.carrier = False
         self.attached: list[bool] = []
@@ -103,6 +108,8 @@ class FakeHolding:
         self.enabled = True
         self.held: dict[int, list[bytes]] = {}
         self.gone = 0
+        self.until = math.inf
+        self.ended: list[Reason] = []
 
     def begin(self, queue: int, waiting: list[bytes]) -> None:
         self.held[queue] = list(waiting)
@@ -118,6 +125,23 @@ class FakeHolding:
 
     def front_end_gone(self) -> None:
         self.gone += 1
+
+    def configure(self, settings: PortSettings) -> None:
+        self.enabled = settings.hold
+
+    @property
+    def active(self) -> bool:
+        return bool(self.held)
+
+    def end(self, reason: Reason) -> None:
+        self.held.clear()
+        self.ended.append(reason)
+
+    def expired(self, now: float) -> bool:
+        return self.active and now >= self.until
+
+    def get_timer(self) -> float | None:
+        return self.until if self.active else None
 
 
 class FakeState:
@@ -151,6 +175,7 @@ class Observed:
         self.further_bases: list[int] = []
         self.errors: list[PeerError] = []
         self.busies = 0
+        self.wrong: PeerError | None = None
 
     def rarp(self, mac: bytes) -> None:
         self.rarps.append(mac)
@@ -160,6 +185,9 @@ class Observed:
 
     def error(self, error: PeerError) -> None:
         self.errors.append(error)
+
+    def lasting(self, error: PeerError | None) -> None:
+        self.wrong = error
 
     def busy(self) -> None:
         self.busies += 1

@@ -16,7 +16,8 @@ def test_a_burst_and_then_the_rate():
 
 
 def test_ready_at_once_while_there_are_tokens():
-    assert TokenBucket(rate=10, burst=3, now=5).ready_at(6) == 6
+    bucket = TokenBucket(rate=10, burst=3, now=5)
+    assert bucket.ready_at(6) == 6 and bucket.next_at() == 5
 
 
 @given(st.lists(st.floats(0, 3), max_size=200))

@@ -8,11 +8,13 @@ import selectors
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.worker.device_parts import FakeHolding, FakePair, FakeState, FakeTaps, Observed
 
+from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost import effects, spec
 from ovs_vhost_plugin.vhost.errors import PeerError
@@ -21,13 +23,17 @@ from ovs_vhost_plugin.vhost.message import Message, encode
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import BackendRequest, Feature, FrontendRequest
 from ovs_vhost_plugin.vhost.transport import Connection
-from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.device.device import Device
-from ovs_vhost_plugin.worker.device.inband import InBand
+from ovs_vhost_plugin.worker.tap.arrivals import Arrivals
+from ovs_vhost_plugin.worker.tap.expectation import SECONDS
+from ovs_vhost_plugin.worker.tap.hold import Reason
 
 MEMORY = 1 << 20
 USER = 0x7F0000000000
 SIZE = 8
+
+
+SETTINGS = PortSettings(hold=True)
 
 
 class Port:
@@ -40,17 +46,14 @@ class Port:
         self.holding = FakeHolding()
         self.state = FakeState()
         self.selector = selectors.DefaultSelector()
-        self.channel = BackEndChannel(self.selector, self.observed.error)
         self.device = Device(
-            self.pairs,  # type: ignore[arg-type]
-            self.taps,  # type: ignore[arg-type]
-            self.observed,
-            self.holding,  # type: ignore[arg-type]
+            Arrivals(self.pairs, self.taps, self.holding),  # type: ignore[arg-type]
             self.state,  # type: ignore[arg-type]
-            self.channel,
-            InBand(self.selector, self.channel),
-            finish_offloads=False,
+            self.selector,
+            self.observed,
+            SETTINGS,
         )
+        self.channel = self.device.channel
         self.session = Session(offer(2, None))
         self.device.attach(self.session)
         self.more = False  # whether each message is there before the one before it was handled
@@ -223,14 +226,37 @@ def test_rings_go_on_where_they_were_when_anything_changes(port: Port) -> None:
 def test_rings_follow_what_the_bridge_takes(port: Port) -> None:
     set_up(port)
     took = []
-    for finish in ((False, True), (False, False), (True, True)):
-        port.device.set_finish_offloads(*finish)
+    for finish, udp in ((False, True), (False, False), (True, True)):
+        port.device.configure(replace(SETTINGS, finish_offloads=finish, finish_udp=udp))
         config = port.pairs[0].config
         took.append((config.finish_offloads, config.finish_udp))
     assert took == [(False, True), (False, False), (True, True)]
     starts = port.pairs[0].starts
-    port.device.set_finish_offloads(True, True)
+    port.device.configure(replace(SETTINGS, finish_offloads=True, state=True))
     assert port.pairs[0].starts == starts
+
+
+def test_a_tap_that_takes_no_large_udp_frames_has_them_finished(port: Port) -> None:
+    set_up(port)
+    port.taps.takes_uso = False
+    port.device.configure(replace(SETTINGS, finish_udp=False))
+    assert port.pairs[0].config.finish_udp
+
+
+def test_a_hold_ends_in_its_time_or_when_it_is_switched_off(port: Port) -> None:
+    for end in (
+        lambda: port.device.configure(replace(SETTINGS, hold=False)),
+        lambda: port.device.handle_timer(port.holding.until),
+    ):
+        port.holding.enabled, port.holding.until = True, 50.0
+        port.holding.begin(0, [])
+        port.device.update_tap()
+        assert port.taps.carrier and port.device.get_timer() == 50.0
+        port.device.handle_timer(49.0)
+        assert port.taps.carrier and port.holding.active
+        end()
+        assert not port.taps.carrier and port.device.get_timer() is None
+    assert port.holding.ended == [Reason.OFF, Reason.EXPIRED]
 
 
 def test_get_vring_base_answers_where_the_ring_stopped_and_leaves_the_other_running(
@@ -493,7 +519,7 @@ def test_the_state_is_moved_on_request_and_forgotten_with_the_front_end(port: Po
 
 def test_the_bridge_may_change_while_no_front_end_is_there(port: Port) -> None:
     port.device.detach()
-    port.device.set_finish_offloads(True)
+    port.device.configure(replace(SETTINGS, finish_offloads=True))
     port.device.attach(Session(offer(2, None)))
 
 
@@ -573,10 +599,10 @@ def test_frames_are_let_in_for_a_guest_that_was_announced_before_its_rings_run(p
     port.features(Feature.VERSION_1)
     port.memory()
     port.device.execute(effects.SendRarp(b"\x52\x54\0\1\2\3"))
-    assert port.taps.carrier and port.device.expecting
+    assert port.taps.carrier and port.device._arrivals.expecting
     assert port.taps.discarded == 1  # what was there before is stale
     port.vring(0, base=7)
-    assert port.taps.discarded == 1 and not port.device.expecting
+    assert port.taps.discarded == 1 and not port.device._arrivals.expecting
     assert port.taps.carrier
 
 
@@ -584,17 +610,17 @@ def test_frames_are_let_in_for_a_guest_that_goes_on_at_an_index(port: Port) -> N
     port.features(Feature.VERSION_1)
     port.memory()
     port.ask(FrontendRequest.SET_VRING_BASE, spec.VRING_STATE.pack(0, 7))
-    assert port.taps.carrier and port.device.expecting
+    assert port.taps.carrier and port.device._arrivals.expecting
     port.device.detach()
-    assert not port.taps.carrier and not port.device.expecting
+    assert not port.taps.carrier and not port.device._arrivals.expecting
 
 
 def test_frames_are_let_in_for_a_guest_whose_state_has_come(port: Port) -> None:
     port.device.execute(effects.CheckState())
-    assert not port.device.expecting
+    assert not port.device._arrivals.expecting
     port.state.brought = True
     port.device.execute(effects.CheckState())
-    assert port.taps.carrier and port.device.expecting
+    assert port.taps.carrier and port.device._arrivals.expecting
 
 
 def test_a_guest_expected_in_vain_finds_nothing_when_it_comes_late(port: Port) -> None:
@@ -602,7 +628,10 @@ def test_a_guest_expected_in_vain_finds_nothing_when_it_comes_late(port: Port) -
     port.memory()
     port.device.execute(effects.SendRarp(b"\x52\x54\0\1\2\3"))
     port.pairs[0].waiting = [b"stale"]
-    port.device.expect_no_more()
+    port.device.handle_timer(100.0)
+    due = port.device.get_timer()
+    assert due == 100.0 + SECONDS and port.taps.carrier
+    port.device.handle_timer(due)
     assert not port.taps.carrier
     port.vring(0)
     assert port.taps.discarded == 2 and port.pairs[0].waiting == []
@@ -612,7 +641,7 @@ def test_announcing_a_guest_that_runs_touches_nothing(port: Port) -> None:
     set_up(port)
     discarded = port.taps.discarded
     port.device.execute(effects.SendRarp(b"\x52\x54\0\1\2\3"))
-    assert not port.device.expecting and port.taps.discarded == discarded
+    assert not port.device._arrivals.expecting and port.taps.discarded == discarded
 
 
 def test_a_guest_that_was_stopped_is_not_expected(port: Port) -> None:
@@ -621,7 +650,7 @@ def test_a_guest_that_was_stopped_is_not_expected(port: Port) -> None:
     port.base(1)
     port.ask(FrontendRequest.SET_VRING_ENABLE, spec.VRING_STATE.pack(0, 0))
     port.device.execute(effects.SendRarp(b"\x52\x54\0\1\2\3"))
-    assert not port.device.expecting and not port.taps.carrier
+    assert not port.device._arrivals.expecting and not port.taps.carrier
 
 
 def test_a_guest_leaves_ring_by_ring_and_each_queues_frames_stay_its(port: Port) -> None:
@@ -739,7 +768,9 @@ def test_a_front_end_that_asks_for_the_configuration_is_told_of_changes(port: Po
     ours, theirs = socket.socketpair()
     ours.settimeout(60)
     port.ask(FrontendRequest.SET_BACKEND_REQ_FD, b"", theirs.detach())
-    port.device.follow_port(link_up=False, mtu=1500)  # CONFIG was not negotiated yet
+    port.device.configure(
+        replace(SETTINGS, link_up=False, mtu=1500)
+    )  # CONFIG was not negotiated yet
     protocol = port.session.offer.protocol_features
     port.ask(FrontendRequest.SET_PROTOCOL_FEATURES, spec.U64.pack(protocol))
     port.features(Feature.MTU)
@@ -749,13 +780,13 @@ def test_a_front_end_that_asks_for_the_configuration_is_told_of_changes(port: Po
         (True, 1500, False),
         (True, 1000, False),  # the driver has the old one
     ):
-        port.device.follow_port(link_up=link_up, mtu=mtu)
+        port.device.configure(replace(SETTINGS, link_up=link_up, mtu=mtu))
         if tells:
             assert ours.recv(100) == changed
     port.ask(FrontendRequest.RESET_DEVICE)  # the next driver has the new one
     assert ours.recv(100) == changed
     port.device.detach()
-    port.device.follow_port(link_up=False, mtu=None)
+    port.device.configure(replace(SETTINGS, link_up=False))
     assert ours.recv(1) == b""
     ours.close()
 

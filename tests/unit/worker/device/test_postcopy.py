@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from support.worker.device_parts import FakeHolding, FakeState, FakeTaps, Observed
 
+from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.features import offer
@@ -23,11 +24,10 @@ from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import Feature
 from ovs_vhost_plugin.vhost.spec import FrontendRequest as R
-from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.device import postcopy
 from ovs_vhost_plugin.worker.device.device import Device
-from ovs_vhost_plugin.worker.device.inband import InBand
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
+from ovs_vhost_plugin.worker.tap.arrivals import Arrivals
 
 PAGE = 4096
 USER = 0x1000_0000_0000  # where the kernel puts nothing that does not ask for it
@@ -89,17 +89,13 @@ class LatePort:
         self.observed = Observed()
         self.selector = selectors.DefaultSelector()
         self.faults = Faults(device_fd)
-        channel = BackEndChannel(self.selector, self.observed.error)
         self.device = Device(
-            [self.pair],
-            FakeTaps(),  # type: ignore[arg-type]
-            self.observed,
-            FakeHolding(),  # type: ignore[arg-type]
+            Arrivals([self.pair], FakeTaps(), FakeHolding()),  # type: ignore[arg-type]
             FakeState(),  # type: ignore[arg-type]
-            channel,
-            InBand(self.selector, channel),
-            finish_offloads=False,
-            userfaultfds=self.faults,
+            self.selector,
+            self.observed,
+            PortSettings(),
+            self.faults,
         )
         self.session = Session(offer(1, None))
         self.device.attach(self.session)

@@ -14,6 +14,7 @@ from support.worker.fake_outbox import FakeOutbox
 
 from ovs_vhost_plugin.ipc.channel import HELD_BATCH_FRAMES
 from ovs_vhost_plugin.ipc.reports import HeldFrames, HoldState
+from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.worker.tap.hold import QUIET, SECONDS, Reason
 from ovs_vhost_plugin.worker.tap.holding import Holding
@@ -43,7 +44,9 @@ class Rig:
         self.holding = self.made()
 
     def made(self, *, enabled: bool = True) -> Holding:
-        return Holding(self.queues, self.selector, self.outbox, lambda: self.now, enabled=enabled)  # type: ignore[arg-type]
+        return Holding(
+            self.queues, self.selector, self.outbox, lambda: self.now, PortSettings(hold=enabled)
+        )  # type: ignore[arg-type]
 
     def arrive(self, *numbers: int, queue: int = 0, to: bytes = GUEST) -> None:
         for number in numbers:
@@ -180,11 +183,11 @@ def test_another_front_ends_guest_gets_nothing(rig: Rig) -> None:
 def test_it_ends_in_time_without_a_sound_and_nothing_is_left(rig: Rig) -> None:
     rig.holding.begin(0, [])
     rig.arrive(1)
-    assert rig.holding.due(rig.now) == SECONDS
+    assert rig.holding.get_timer() == rig.now + SECONDS
     rig.now += SECONDS
     assert rig.holding.expired(rig.now)
     rig.holding.end(Reason.EXPIRED)
-    assert rig.holding.due(rig.now) is None and len(rig.holding.buffer) == 0
+    assert rig.holding.get_timer() is None and len(rig.holding.buffer) == 0
     assert len(rig.selector.get_map()) == 0
 
 
@@ -192,11 +195,11 @@ def test_it_ends_sooner_when_all_was_handed_over_and_it_is_quiet(rig: Rig) -> No
     rig.holding.begin(0, [])
     rig.arrive(1)
     rig.holding.release(1, [STATION])
-    assert rig.holding.due(rig.now) == QUIET
+    assert rig.holding.get_timer() == rig.now + QUIET
     rig.arrive(2)
-    assert rig.holding.due(rig.now) == SECONDS
+    assert rig.holding.get_timer() == rig.now + SECONDS
     rig.holding.release(2, [STATION])
-    assert rig.holding.due(rig.now) == QUIET
+    assert rig.holding.get_timer() == rig.now + QUIET
     rig.now += SECONDS - QUIET / 2
     rig.holding.release(3, [STATION])
     rig.arrive(3)
