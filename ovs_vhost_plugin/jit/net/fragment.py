@@ -16,12 +16,12 @@ from ovs_vhost_plugin.jit.net.offload import (
     IPV4,
     UDP,
     Bytes,
-    add_up,
-    big,
+    be16,
     fold,
     gso_size,
     network_header,
-    put_big,
+    put_be16,
+    sum_be16,
     transport_header,
 )
 from ovs_vhost_plugin.jit.result import failure
@@ -38,11 +38,11 @@ def _finish_checksum(
 ) -> None:
     """Write length and checksum of the whole datagram: fragments have none (RFC 768)."""
     datagram = length - transport
-    put_big(frame, transport + 4, datagram)
-    put_big(frame, transport + 6, 0)
-    pseudo = add_up(frame, addresses, addresses_end) + datagram + UDP
-    checksum = fold(pseudo + add_up(frame, transport, length))
-    put_big(frame, transport + 6, 0xFFFF if checksum == 0 else checksum)
+    put_be16(frame, transport + 4, datagram)
+    put_be16(frame, transport + 6, 0)
+    pseudo = sum_be16(frame, addresses, addresses_end) + datagram + UDP
+    checksum = fold(pseudo + sum_be16(frame, transport, length))
+    put_be16(frame, transport + 6, 0xFFFF if checksum == 0 else checksum)
 
 
 @kernel(int64(U8_T, U8_T, int64))
@@ -56,7 +56,7 @@ def begin(header: Bytes, frame: Bytes, length: int) -> int:
     if transport < 0:
         return transport
     network = network_header(frame, length)
-    if big(frame, network - 2) == IPV4:
+    if be16(frame, network - 2) == IPV4:
         if length - network > _IP_MAX:  # no receiver could reassemble it
             return failure(Fault.FRAME_TOO_LONG)
         _finish_checksum(frame, network + 12, network + 20, transport, length)
@@ -100,10 +100,10 @@ def _finish_v4(
     if position > 0:
         _drop_options(out, network + 20, transport)
     if fragment >= 0:
-        put_big(out, network + 6, fragment)
-    put_big(out, network + 2, end - network)
-    put_big(out, network + 10, 0)
-    put_big(out, network + 10, fold(add_up(out, network, transport)))
+        put_be16(out, network + 6, fragment)
+    put_be16(out, network + 2, end - network)
+    put_be16(out, network + 10, 0)
+    put_be16(out, network + 10, fold(sum_be16(out, network, transport)))
 
 
 @kernel(void(U8_T, int64, int64, int64, int64))
@@ -113,9 +113,9 @@ def _insert_header(out: Bytes, network: int, at: int, fragment: int, identificat
     out[at] = out[before]
     out[at + 1] = 0
     out[before] = _FRAGMENT
-    put_big(out, at + 2, fragment)
-    put_big(out, at + 4, identification >> 16)
-    put_big(out, at + 6, identification)
+    put_be16(out, at + 2, fragment)
+    put_be16(out, at + 4, identification >> 16)
+    put_be16(out, at + 6, identification)
 
 
 @kernel(int64(U8_T, U8_T, int64, int64, int64, int64, U8_T))
@@ -137,7 +137,7 @@ def make_fragment(
     whole = most == payload
     more = position + size < payload
     network = HEADER_MAX + network_header(frame, headers)
-    ipv4 = big(frame, network - HEADER_MAX - 2) == IPV4
+    ipv4 = be16(frame, network - HEADER_MAX - 2) == IPV4
     for i in range(headers):
         out[HEADER_MAX + i] = frame[i]
     at = HEADER_MAX + headers
@@ -151,5 +151,5 @@ def make_fragment(
         fragment = -1 if whole else position >> 3 | (_MORE_V4 if more else 0)
         _finish_v4(out, network, HEADER_MAX + headers, end, position, fragment)
     else:
-        put_big(out, network + 4, end - network - 40)
+        put_be16(out, network + 4, end - network - 40)
     return end - HEADER_MAX

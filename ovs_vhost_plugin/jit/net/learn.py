@@ -37,7 +37,7 @@ from ovs_vhost_plugin.jit.layout import (
     int64,
     void,
 )
-from ovs_vhost_plugin.jit.net.offload import big
+from ovs_vhost_plugin.jit.net.offload import be16
 from ovs_vhost_plugin.jit.syscalls import write_event
 
 Bytes = NDArray[np.uint8]
@@ -82,7 +82,7 @@ def take_head(learned: Learned, queue: Queue, at: int, end: int) -> int:
 @kernel(int64(U8_T, int64), inline=True)
 def be32(frame: Bytes, at: int) -> int:
     """The be32 at `at`."""
-    return big(frame, at) << 16 | big(frame, at + 2)
+    return be16(frame, at) << 16 | be16(frame, at + 2)
 
 
 @kernel(int64(U8_T, int64), inline=True)
@@ -117,9 +117,9 @@ def discovery(frame: Bytes, at: int, length: int) -> int:
 def is_arp(frame: Bytes, at: int, mac: int) -> bool:
     """Whether the ARP packet at `at` is for IPv4 on Ethernet, and from `mac` itself (RFC 826)."""
     # hardware type 1, protocol type IPv4, lengths 6 and 4
-    if be32(frame, at) != 0x0001_0800 or big(frame, at + 4) != 0x0604:
+    if be32(frame, at) != 0x0001_0800 or be16(frame, at + 4) != 0x0604:
         return False
-    return bool(big(frame, at + 8) << 32 | be32(frame, at + 10) == mac)
+    return bool(be16(frame, at + 8) << 32 | be32(frame, at + 10) == mac)
 
 
 @kernel(int64(LEARNED_T, int64))
@@ -193,7 +193,7 @@ def note_address(
 
 
 @kernel(void(LEARNED_T))
-def tell(learned: Learned) -> None:
+def tell_worker(learned: Learned) -> None:
     """Tell the worker that there is news, unless it was told and has not looked since."""
     fence()
     if load_relaxed(learned.told, 0) == 0:
@@ -229,7 +229,7 @@ def note(learned: Learned, key: int, high: int, low: int, claim: int, now: int) 
     if unicast and note_address(learned, at, high, low, claim != SOURCE, now):
         news = True
     if news or (claim != SOURCE and learned.state[0]["cfg_every_claim"] != 0):
-        tell(learned)
+        tell_worker(learned)
 
 
 @kernel(void(LEARNED_T, U8_T, int64, int64), inline=True)
@@ -239,13 +239,13 @@ def learn(learned: Learned, frame: Bytes, length: int, now: int) -> None:
     There are at least an Ethernet header's. Of a frame with two tags the outer VLAN is learned,
     which is where a switch learns the MAC; addresses inside of the inner one are not.
     """
-    mac = big(frame, 6) << 32 | be32(frame, 8)
-    kind = big(frame, 12)
+    mac = be16(frame, 6) << 32 | be32(frame, 8)
+    kind = be16(frame, 12)
     at = ETHERNET
     vlan = int64(0)
     if kind in (VLAN, QINQ) and length >= ETHERNET + TAG:
-        vlan = big(frame, 14) & 0xFFF
-        kind = big(frame, 16)
+        vlan = be16(frame, 14) & 0xFFF
+        kind = be16(frame, 16)
         at = ETHERNET + TAG
     key = vlan << 48 | mac
     high, low, claim = int64(0), int64(0), int64(SOURCE)

@@ -47,26 +47,26 @@ _TAP_SEGMENTS = 64
 
 
 @kernel(int64(U8_T, int64))
-def little(header: Bytes, at: int) -> int:
+def le16(header: Bytes, at: int) -> int:
     """The le16 at `at`."""
     return int64(header[at]) | int64(header[at + 1]) << 8
 
 
 @kernel(int64(U8_T, int64))
-def big(frame: Bytes, at: int) -> int:
+def be16(frame: Bytes, at: int) -> int:
     """The be16 at `at`."""
     return int64(frame[at]) << 8 | int64(frame[at + 1])
 
 
 @kernel(void(U8_T, int64, int64))
-def put_big(frame: Bytes, at: int, value: int) -> None:
+def put_be16(frame: Bytes, at: int, value: int) -> None:
     """Put a be16 at `at`, modulo 65536."""
     frame[at] = value >> 8 & 0xFF
     frame[at + 1] = value & 0xFF
 
 
 @kernel(int64(U8_T, int64, int64))
-def add_up(frame: Bytes, start: int, end: int) -> int:
+def sum_be16(frame: Bytes, start: int, end: int) -> int:
     """The sum of the be16 in [start, end), an odd last byte padded by 0 (RFC 1071)."""
     total = int64(0)
     for at in range(start, end - 1, 2):
@@ -106,14 +106,14 @@ def must_finish(header: Bytes, length: int, net: Records) -> bool:
         return False
     if net[0]["cfg_finish_udp"]:
         return True
-    payload = length - little(header, _CSUM_START) - 8
-    return bool(kind == _GSO_UDP_L4 and payload > _TAP_SEGMENTS * little(header, _GSO_SIZE))
+    payload = length - le16(header, _CSUM_START) - 8
+    return bool(kind == _GSO_UDP_L4 and payload > _TAP_SEGMENTS * le16(header, _GSO_SIZE))
 
 
 @kernel(int64(U8_T))
 def gso_size(header: Bytes) -> int:
     """Payload bytes of a segment."""
-    return little(header, _GSO_SIZE)
+    return le16(header, _GSO_SIZE)
 
 
 @kernel(boolean(U8_T))
@@ -140,7 +140,7 @@ def check_header(header: Bytes, length: int, net: Records) -> int:
     if header[_FLAGS]:
         if not net[0]["cfg_csum"]:
             return failure(Fault.CSUM_NOT_NEGOTIATED)
-        if little(header, _CSUM_START) + little(header, _CSUM_OFFSET) + 2 > length:
+        if le16(header, _CSUM_START) + le16(header, _CSUM_OFFSET) + 2 > length:
             return failure(Fault.CSUM_OUTSIDE_FRAME)
     gso_type = int64(header[_GSO_TYPE]) & ~_GSO_ECN
     if gso_type == 0:
@@ -156,9 +156,9 @@ def check_header(header: Bytes, length: int, net: Records) -> int:
         return failure(Fault.GSO_NOT_NEGOTIATED)
     if not header[_FLAGS]:
         return failure(Fault.GSO_WITHOUT_CSUM)
-    if not _GSO_SIZE_MIN <= little(header, _GSO_SIZE) <= _GSO_SIZE_MAX:
+    if not _GSO_SIZE_MIN <= le16(header, _GSO_SIZE) <= _GSO_SIZE_MAX:
         return failure(Fault.GSO_SIZE)
-    if little(header, _HDR_LEN) > length:
+    if le16(header, _HDR_LEN) > length:
         return failure(Fault.HEADER_LENGTH_BEYOND_FRAME)
     return 0
 
@@ -166,10 +166,10 @@ def check_header(header: Bytes, length: int, net: Records) -> int:
 @kernel(void(U8_T, U8_T, int64))
 def finish_checksum(header: Bytes, frame: Bytes, length: int) -> None:
     """Complete a checksum that the driver began with the pseudo header's sum (5.1.6.2)."""
-    start = little(header, _CSUM_START)
-    checksum = fold(add_up(frame, start, length))
+    start = le16(header, _CSUM_START)
+    checksum = fold(sum_be16(frame, start, length))
     # 0 means "none" in UDP (RFC 768), and is the same number as 0xffff elsewhere.
-    put_big(frame, start + little(header, _CSUM_OFFSET), 0xFFFF if checksum == 0 else checksum)
+    put_be16(frame, start + le16(header, _CSUM_OFFSET), 0xFFFF if checksum == 0 else checksum)
 
 
 @kernel(int64(U8_T, int64))
@@ -177,7 +177,7 @@ def network_header(frame: Bytes, length: int) -> int:
     """Offset of the network header, behind up to two VLAN tags, or a fault."""
     at = _ETHERNET
     for _ in range(2):
-        if at <= length and (big(frame, at - 2) == _VLAN or big(frame, at - 2) == _QINQ):
+        if at <= length and (be16(frame, at - 2) == _VLAN or be16(frame, at - 2) == _QINQ):
             at += 4
     return at if at < length else failure(Fault.GSO_HEADERS)
 
@@ -185,10 +185,10 @@ def network_header(frame: Bytes, length: int) -> int:
 @kernel(boolean(U8_T, int64, int64, int64))
 def _reaches_transport(frame: Bytes, network: int, transport: int, protocol: int) -> bool:
     """Whether the headers from `network` on end at `transport` and announce `protocol` there."""
-    if big(frame, network - 2) == IPV4:
+    if be16(frame, network - 2) == IPV4:
         if transport < network + 20:
             return False
-        fragment = big(frame, network + 6) & 0x3FFF  # RFC 791: MF and offset
+        fragment = be16(frame, network + 6) & 0x3FFF  # RFC 791: MF and offset
         header_length = (int64(frame[network]) & 0xF) * 4
         right = int64(frame[network + 9]) == protocol and fragment == 0
         return right and network + header_length == transport
@@ -207,11 +207,11 @@ def _reaches_transport(frame: Bytes, network: int, transport: int, protocol: int
 def transport_header(header: Bytes, frame: Bytes, length: int) -> int:
     """Offset of the header that gso_type names, or a fault; at least 8 bytes of it are there."""
     network = network_header(frame, length)
-    transport = little(header, _CSUM_START)
+    transport = le16(header, _CSUM_START)
     if network < 0 or transport + 8 > length:
         return failure(Fault.GSO_HEADERS)
     kind = int64(header[_GSO_TYPE]) & ~_GSO_ECN
-    ethertype = big(frame, network - 2)
+    ethertype = be16(frame, network - 2)
     ipv4, ipv6 = ethertype == IPV4, ethertype == IPV6
     right = (ipv4 and kind != _GSO_TCPV6) or (ipv6 and kind != _GSO_TCPV4)
     protocol = UDP if kind in (_GSO_UDP, _GSO_UDP_L4) else _TCP
@@ -239,9 +239,9 @@ def all_headers(header: Bytes, frame: Bytes, length: int) -> int:
 @kernel(void(U8_T, int64, int64, boolean))
 def _fix_tcp(out: Bytes, transport: int, position: int, last: bool) -> None:
     """Fix the sequence number and flags of a segment, which it has from the whole."""
-    sequence = (big(out, transport + 4) << 16) + big(out, transport + 6) + position
-    put_big(out, transport + 4, sequence >> 16)
-    put_big(out, transport + 6, sequence)
+    sequence = (be16(out, transport + 4) << 16) + be16(out, transport + 6) + position
+    put_be16(out, transport + 4, sequence >> 16)
+    put_be16(out, transport + 6, sequence)
     if not last:
         out[transport + 13] &= 0xFF & ~_TCP_FIN_PSH
     if position > 0:
@@ -254,34 +254,34 @@ def make_gso_segment(
     header: Bytes, frame: Bytes, headers: int, payload: int, position: int, out: Bytes
 ) -> int:
     """Make the segment of the payload at `position`, into `out` from HEADER_MAX on: its bytes."""
-    size = min(little(header, _GSO_SIZE), payload - position)
+    size = min(le16(header, _GSO_SIZE), payload - position)
     for i in range(headers):
         out[HEADER_MAX + i] = frame[i]
     for i in range(size):
         out[HEADER_MAX + headers + i] = frame[headers + position + i]
     network = HEADER_MAX + network_header(frame, headers)
-    transport = HEADER_MAX + little(header, _CSUM_START)
+    transport = HEADER_MAX + le16(header, _CSUM_START)
     end = HEADER_MAX + headers + size
-    index = position // little(header, _GSO_SIZE)
-    if big(out, network - 2) == IPV4:
-        put_big(out, network + 2, end - network)
-        put_big(out, network + 4, big(out, network + 4) + index)
-        put_big(out, network + 10, 0)
-        put_big(out, network + 10, fold(add_up(out, network, transport)))
-        addresses = add_up(out, network + 12, network + 20)
+    index = position // le16(header, _GSO_SIZE)
+    if be16(out, network - 2) == IPV4:
+        put_be16(out, network + 2, end - network)
+        put_be16(out, network + 4, be16(out, network + 4) + index)
+        put_be16(out, network + 10, 0)
+        put_be16(out, network + 10, fold(sum_be16(out, network, transport)))
+        addresses = sum_be16(out, network + 12, network + 20)
     else:
-        put_big(out, network + 4, end - network - 40)
-        addresses = add_up(out, network + 8, network + 40)
+        put_be16(out, network + 4, end - network - 40)
+        addresses = sum_be16(out, network + 8, network + 40)
     if int64(header[_GSO_TYPE]) == _GSO_UDP_L4:
         protocol = UDP
         checksum_at = transport + 6
-        put_big(out, transport + 4, end - transport)
+        put_be16(out, transport + 4, end - transport)
     else:
         protocol = _TCP
         checksum_at = transport + 16
         _fix_tcp(out, transport, position, position + size == payload)
-    put_big(out, checksum_at, 0)
+    put_be16(out, checksum_at, 0)
     # The pseudo header: addresses, length, protocol (RFC 9293, 3.1; RFC 768; RFC 8200, 8.1)
-    checksum = fold(addresses + end - transport + protocol + add_up(out, transport, end))
-    put_big(out, checksum_at, 0xFFFF if checksum == 0 and protocol == UDP else checksum)
+    checksum = fold(addresses + end - transport + protocol + sum_be16(out, transport, end))
+    put_be16(out, checksum_at, 0xFFFF if checksum == 0 and protocol == UDP else checksum)
     return end - HEADER_MAX

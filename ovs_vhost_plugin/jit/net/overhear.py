@@ -50,9 +50,9 @@ from ovs_vhost_plugin.jit.net.learn import (
     discovery,
     is_arp,
     mapped,
-    tell,
+    tell_worker,
 )
-from ovs_vhost_plugin.jit.net.offload import big
+from ovs_vhost_plugin.jit.net.offload import be16
 from ovs_vhost_plugin.jit.ring.held import gather
 from ovs_vhost_plugin.jit.syscalls import coarse_milliseconds
 
@@ -75,7 +75,7 @@ def note_claim(learned: Learned, mac: int, vlan: int, high: int, low: int, now: 
             news = now - row["claimed"] > _QUIET
             row["claimed"] = now
             if news:
-                tell(learned)
+                tell_worker(learned)
 
 
 @kernel(void(LEARNED_T, U8_T, int64, int64))
@@ -83,14 +83,14 @@ def hear(learned: Learned, frame: Bytes, start: int, end: int) -> None:
     """Look for a claim in a frame to a group, whose first bytes are [start, end) of `frame`."""
     if learned.watching[0] == 0 or end < start + ETHERNET:
         return
-    kind = big(frame, start + 12)
+    kind = be16(frame, start + 12)
     at = start + ETHERNET
     vlan = int64(0)
     if kind in (VLAN, QINQ) and end >= at + TAG:
-        vlan = big(frame, at) & 0xFFF
-        kind = big(frame, at + 2)
+        vlan = be16(frame, at) & 0xFFF
+        kind = be16(frame, at + 2)
         at += TAG
-    mac = big(frame, start + 6) << 32 | be32(frame, start + 8)
+    mac = be16(frame, start + 6) << 32 | be32(frame, start + 8)
     high, low = int64(0), int64(0)
     if kind == ARP:
         if end >= at + 28 and is_arp(frame, at, mac):
@@ -131,7 +131,7 @@ def overhear(queue: Queue, net: Net, learned: Learned, length: int) -> None:
     if iovec["len"] >= header + ETHERNET:
         # most have an EtherType without claims
         copy_in(learned.heard, 0, iovec["base"] + header + 12, 2)
-        if big(learned.heard, 0) not in (ARP, IPV6, VLAN, QINQ):
+        if be16(learned.heard, 0) not in (ARP, IPV6, VLAN, QINQ):
             return
     end = min(length, header + HEARD)
     gather(queue, first, learned.heard, 0, end)

@@ -136,7 +136,7 @@ def spill(queue: Queue, memory: Memory, net: Net, length: int) -> None:
 
 
 @kernel(boolean(VRING_T, QUEUE_T, MEMORY_T, NET_T, LEARNED_T, boolean))
-def settle_pending(
+def deliver_pending(
     ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learned, full: bool
 ) -> bool:
     """Deliver the waiting frame or give it up: False if it is to wait on.
@@ -203,7 +203,7 @@ def receive(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learne
         if held["count"] > 0:
             disable_notification(ring, memory, net)
         if state["rx_pending"]:
-            if not settle_pending(ring, queue, memory, net, learned, result == IOVECS_FULL):
+            if not deliver_pending(ring, queue, memory, net, learned, result == IOVECS_FULL):
                 break
         elif held["count"] == 0:
             break

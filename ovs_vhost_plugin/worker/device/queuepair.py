@@ -20,7 +20,7 @@ import numpy as np
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.loop import run
-from ovs_vhost_plugin.jit.net.learn import look_again, tell
+from ovs_vhost_plugin.jit.net.learn import look_again, tell_worker
 from ovs_vhost_plugin.jit.recovery.resume import resume, stands_at_base
 from ovs_vhost_plugin.jit.ring import iotlb
 from ovs_vhost_plugin.jit.syscalls import read_event
@@ -252,7 +252,7 @@ class QueuePair:
         """Forget what the guest uses: it has gone. The pair is stopped."""
         if self._learned.state["stations"][0]:
             fresh.empty_learned(self._learned)
-            tell(self._learned)
+            tell_worker(self._learned)
 
     def _collect_faults(self) -> None:
         kinds: tuple[Kind, ...] = ("rx", "tx")
