@@ -57,8 +57,7 @@ def feed(learned: layout.Learned, frame: bytes, now: int = NOW) -> None:
 
 def visible(learned: layout.Learned, now: int = NOW) -> Visible:
     return {
-        (one.mac.to_bytes(6, "big"), one.vlan): (one.seen, one.router, one.addresses)
-        for one in read(learned, now)
+        (one.mac, one.vlan): (one.seen, one.router, one.addresses) for one in read(learned, now)
     }
 
 
@@ -362,9 +361,7 @@ def test_a_table_that_changes_while_it_is_read_is_never_read_wrong() -> None:
 
 def seen_by(rig: Rig) -> dict[tuple[bytes, int], set[Ip]]:
     now = int(1000 * time.monotonic())
-    return {
-        (one.mac.to_bytes(6, "big"), one.vlan): set(one.addresses) for one in rig.pair.stations(now)
-    }
+    return {(one.mac, one.vlan): set(one.addresses) for one in rig.pair.stations(now)}
 
 
 @pytest.mark.parametrize(
