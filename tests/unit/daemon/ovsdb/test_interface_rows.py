@@ -223,7 +223,7 @@ def test_the_longest_that_fits_is_taken() -> None:
 
 def test_the_least_that_is_allowed_is_taken() -> None:
     assert parse(interface(external_ids={"vhost-user-queues": "1"})).queues == 1
-    assert parse(interface(mtu_request=[68], mtu=[68])).mtu == 68
+    assert parse(interface(mtu_request=[68], mtu=[68])).settings.mtu == 68
 
 
 def test_a_bonds_mode_a_spanning_tree_and_snooping_are_passed_on() -> None:
