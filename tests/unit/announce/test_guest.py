@@ -291,3 +291,19 @@ def test_a_connection_is_remembered_for_so_long(late, trigger):
     guest.told("connected", back)
     guest.started(7, 0, back)
     assert guest.told("running", back).trigger == trigger
+
+
+def test_what_it_used_before_the_connection_was_lost_is_its_own_again_when_its_rings_go_on():
+    """It was told that they began at zero: that would be another guest's."""
+    guest = Guest()
+    tell(guest, "connected", 5, "running")
+    guest.uses((OTHER,), 3.0)
+    guest.told("connecting", 4.0)
+    guest.uses((), 4.5)
+    guest.told("connected", 5.0)
+    guest.started(0, 0, 5.0)
+    guest.told("running", 5.0)
+    assert guest.known(5.0) == ()
+    guest.started(7, 0, 6.0, further=True)
+    assert guest.known(4.0 + REMEMBERED) == (OTHER,)
+    assert guest.known(4.1 + REMEMBERED) == ()
