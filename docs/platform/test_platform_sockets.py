@@ -253,3 +253,15 @@ def test_a_peer_that_clears_o_nonblock_does_not_make_msg_dontwait_wait():
             ours.send(bytes(65536), socket.MSG_DONTWAIT)
     ours.close()
     theirs.close()
+
+
+def test_a_seqpacket_socket_keeps_messages_apart_and_tells_of_one_that_is_cut():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.send(b"first")
+    ours.send(b"second")
+    assert theirs.recv(100) == b"first"
+    data, _, flags, _ = theirs.recvmsg(3)
+    assert data == b"sec" and flags & socket.MSG_TRUNC
+    ours.close()
+    assert theirs.recv(100) == b""  # the end, and no rest of what was cut
+    theirs.close()
