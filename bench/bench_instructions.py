@@ -28,6 +28,8 @@ from bench import singlestep
 from bench.memory_ring import HEADER, SIZE, Kind, MemoryRing, new_net
 from bench.ring_kernels import BURST, PACKET_MAX, new_packets, put, take
 from ovs_vhost_plugin.jit import fresh, layout
+from ovs_vhost_plugin.jit.kernel import kernel
+from ovs_vhost_plugin.jit.layout import LEARNED_T, MEMORY_T, NET_T, QUEUE_T, VRING_T
 from ovs_vhost_plugin.jit.net.receive import receive
 from ovs_vhost_plugin.jit.net.transmit import BURST as PORT_BURST
 from ovs_vhost_plugin.jit.net.transmit import transmit
@@ -39,6 +41,8 @@ _MARKER = int(singlestep.MARKER)
 
 _raise = types.ExternalFunction("raise", types.int32(types.int32))
 _compiled = numba.njit(nogil=True, _nrt=False)  # as the kernels: no reference counts
+# What is kept of them depends on the kernels' sources, but not on those of `take` and `put`.
+_kept = kernel(types.void(VRING_T, QUEUE_T, MEMORY_T, NET_T, LEARNED_T, types.int64))
 
 
 @_compiled
@@ -59,7 +63,7 @@ def _puts(ring, queue, memory, net, packets, lengths, bursts):
     _raise(_MARKER)
 
 
-@_compiled
+@_kept
 def _transmits(ring, queue, memory, net, learned, bursts):
     transmit(ring, queue, memory, net, learned)
     _raise(_MARKER)
@@ -68,7 +72,7 @@ def _transmits(ring, queue, memory, net, learned, bursts):
     _raise(_MARKER)
 
 
-@_compiled
+@_kept
 def _receives(ring, queue, memory, net, learned, bursts):
     receive(ring, queue, memory, net, learned)
     _raise(_MARKER)

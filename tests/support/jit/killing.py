@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import itertools
 import mmap
-import os
-import socket
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 from numba import types
 from support.jit.kernel_views import kernel_memory, kernel_ring
@@ -20,36 +17,29 @@ from support.jit.ring_reference import Driver, GuestMemory
 
 from bench import singlestep
 from ovs_vhost_plugin.jit import fresh, layout
+from ovs_vhost_plugin.jit.kernel import kernel
+from ovs_vhost_plugin.jit.layout import LEARNED_T, MEMORY_T, NET_T, QUEUE_T, VRING_T
 from ovs_vhost_plugin.jit.net.receive import receive
 from ovs_vhost_plugin.jit.net.transmit import transmit
 from ovs_vhost_plugin.jit.recovery.journal import WORDS
 
 RING, BUFFERS = 0x10000, 0x20000
-
-
 SIZE, CHAINS = 16, 6
-
-
 HEADER, LENGTH = 12, 100
-
-
 MARKER = int(singlestep.MARKER)
 
-
 raise_signal = types.ExternalFunction("raise", types.int32(types.int32))
+burst = kernel(types.void(VRING_T, QUEUE_T, MEMORY_T, NET_T, LEARNED_T))
 
 
-compiled = numba.njit(nogil=True, _nrt=False)
-
-
-@compiled
+@burst
 def run_transmit(ring, queue, memory, net, learned):  # type: ignore[no-untyped-def]
     raise_signal(MARKER)
     transmit(ring, queue, memory, net, learned)
     raise_signal(MARKER)
 
 
-@compiled
+@burst
 def run_receive(ring, queue, memory, net, learned):  # type: ignore[no-untyped-def]
     raise_signal(MARKER)
     receive(ring, queue, memory, net, learned)
@@ -122,19 +112,3 @@ def new_net(fd: int) -> layout.Net:
     for name, value in {"cfg_tap_fd": fd, "cfg_header_size": HEADER, "cfg_mergeable": 1}.items():
         net.state[name] = value
     return net
-
-
-def compile_transmit() -> None:
-    case = Case(True, False, False, 0, 1)
-    fd = os.open(os.devnull, os.O_WRONLY)
-    run_transmit(case.ring(), case.queue, case.memory, new_net(fd), fresh.new_learned(-1))
-    os.close(fd)
-
-
-def compile_receive() -> None:
-    case = Case(True, False, True, 0, 1)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as tap:
-        tap.setblocking(False)
-        run_receive(
-            case.ring(), case.queue, case.memory, new_net(tap.fileno()), fresh.new_learned(-1)
-        )

@@ -21,8 +21,6 @@ from support.jit.killing import (
     LENGTH,
     RING,
     SharedMemory,
-    compile_receive,
-    compile_transmit,
     new_net,
     run_receive,
     run_transmit,
@@ -130,7 +128,6 @@ FORMS = [
 @pytest.mark.parametrize(("first", "kind"), FORMS)
 def test_every_chain_is_sent_and_given_back_once(first: int, kind: str) -> None:
     case = Tracked(False, first, kind)
-    compile_transmit()
     ring, tracking = case.ring()
     reader, writer = os.pipe2(os.O_DIRECT | os.O_NONBLOCK)
     net, learned = new_net(writer), fresh.new_learned(-1)
@@ -190,7 +187,6 @@ def test_every_buffer_is_filled_and_given_back_once(first: int, kind: str) -> No
     tap.setblocking(False)
     for data in (frame(40, 1), frame(170, 2), frame(60, 3)):  # of one, two and one buffers
         wire.send(bytes(NET_HEADER) + data)
-    compile_receive()
     ring, _tracking = case.ring()
     net = new_net(tap.fileno())
     states = states_of(

@@ -24,8 +24,6 @@ from support.jit.killing import (
     RING,
     SIZE,
     Case,
-    compile_receive,
-    compile_transmit,
     new_net,
     run_receive,
     run_transmit,
@@ -84,7 +82,6 @@ def test_what_was_sent_is_never_sent_again(kind: str, first: int, pieces: int) -
     def run() -> None:
         run_transmit(ring, case.queue, case.memory, net, learned)
 
-    compile_transmit()
     states = states_of(case, run, sent)
     for fd in (reader, writer):
         os.close(fd)
@@ -131,7 +128,6 @@ def test_every_buffer_is_used_once_and_each_frame_is_whole(
     def run() -> None:
         run_receive(ring, case.queue, case.memory, net, fresh.new_learned(-1))
 
-    compile_receive()
     states = states_of(case, run, lambda: 0)
     delivered = {check_received(case, state, tap, wire) for state in states}
     assert {0, 4} <= delivered
