@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vhost-user back-end: messages in, effects and replies out, and the memory they share."""
+"""The vhost-user back-end: messages in, effects and replies out, and the shared memory."""

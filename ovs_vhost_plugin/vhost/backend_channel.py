@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests the other way: what this back-end asks of its front-end, and which answer is whose.
+"""Requests of this back-end to its front-end, matched with their answers.
 
-Sans-IO. vhost-user "Back-end communication": a socket of its own, on which the back-end asks and
-the front-end answers. A message has no number, so that answers can only come in the order of the
-requests that asked for one (NEED_REPLY, with REPLY_ACK negotiated).
+Sans-IO. vhost-user "Back-end communication": the back-end asks and the front-end answers on a
+socket of its own. A message has no number, so answers come in the order of the requests that
+asked for one (NEED_REPLY, with REPLY_ACK negotiated).
 """
 
 from collections import deque
@@ -16,7 +16,7 @@ from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.spec import BackendRequest
 
 OnAnswer = Callable[[int], None]
-"""Is told the front-end's answer: 0, or another number where it could not do it."""
+"""Called with the front-end's answer: 0 for success, another number for failure."""
 
 # A front-end that reads and never answers must not fill our memory.
 MAX_UNANSWERED = 1024
@@ -32,9 +32,9 @@ class Requests:
     def ask(
         self, request: BackendRequest, payload: bytes = b"", on_answer: OnAnswer | None = None
     ) -> Message:
-        """The message to be sent now; `on_answer` is for its answer, if there can be one.
+        """The message to send now; `on_answer` gets its answer, if it can have one.
 
-        Raises PeerError if the front-end has left too many requests without an answer.
+        Raises PeerError if the front-end has left too many requests unanswered.
         """
         if on_answer is None or not self._acknowledged:
             return Message(request, payload)
@@ -44,7 +44,7 @@ class Requests:
         return Message(request, payload, spec.VERSION | spec.NEED_REPLY)
 
     def answer(self, message: Message) -> None:
-        """Take an answer, and its fds, which nobody asked for. Raises PeerError."""
+        """Take an answer and close its fds, which are an error. Raises PeerError."""
         close_fds(message.fds)
         if message.fds:
             raise PeerError(PeerErrorName.FDS_UNEXPECTED, f"answer to {message.request}")

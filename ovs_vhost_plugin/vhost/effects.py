@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a session asks of the device: the whole interface from protocol to data path.
+"""Effects: all that a session can ask of the device, the interface from protocol to data path.
 
-A handler yields effects in the order in which they have to happen; the device executes one,
-sends back its result, and so the session never holds a socket, a mapping or a ring.
+A handler yields effects in the order in which they have to happen. The device executes each and
+sends back its result, so the session never holds a socket, a mapping or a ring.
 """
 
 from collections.abc import Generator
@@ -24,7 +24,7 @@ class MemoryRegion:
 
 @dataclass(frozen=True, slots=True)
 class SetFeatures:
-    """`features` were acknowledged and are in the session; rings may be running (LOG_ALL)."""
+    """The session has taken the acknowledged `features`; rings may be running (LOG_ALL)."""
 
     features: int
 
@@ -47,7 +47,7 @@ class AddMemoryRegion:
 
 @dataclass(frozen=True, slots=True)
 class RemoveMemoryRegion:
-    """A region goes; its `mmap_offset` says nothing. Rings may be running."""
+    """Remove a region; its `mmap_offset` has no meaning. Rings may be running."""
 
     region: MemoryRegion
 
@@ -63,7 +63,7 @@ class SetLog:
 
 @dataclass(frozen=True, slots=True)
 class InflightDescription:
-    """Where in a file what is in flight is kept, and for how many queues of which size."""
+    """The part of a file that is the in-flight region: bytes, and the queues it has room for."""
 
     size: int
     offset: int
@@ -73,7 +73,7 @@ class InflightDescription:
 
 @dataclass(frozen=True, slots=True)
 class MakeInflight:
-    """Make such a file, and answer its fd, which stays the device's, and its bytes."""
+    """Make a file for an in-flight region. Answered with its fd, owned by the device, and size."""
 
     queues: int
     queue_size: int
@@ -82,7 +82,7 @@ class MakeInflight:
 
 @dataclass(frozen=True, slots=True)
 class SetInflight:
-    """Keep there what is in flight; no ring is started. The device now owns `fd`."""
+    """Track in-flight chains in this region; no ring is started. The device now owns `fd`."""
 
     description: InflightDescription
     fd: int
@@ -90,7 +90,7 @@ class SetInflight:
 
 @dataclass(frozen=True, slots=True)
 class ReconfigureVring:
-    """The session's vring `index` changed: run it as it is now, if it is ready.
+    """The session's vring `index` changed: run it with its new settings, if it is ready.
 
     Its former fds stay open until the device has executed this.
     """
@@ -102,7 +102,7 @@ class ReconfigureVring:
 class StopVring:
     """Stop vring `index` for GET_VRING_BASE.
 
-    Answered with the next avail index; from then on nothing is written for this vring.
+    Answered with the next avail index. After the answer nothing is written for this vring.
     """
 
     index: int
@@ -110,7 +110,7 @@ class StopVring:
 
 @dataclass(frozen=True, slots=True)
 class KickVring:
-    """The front-end kicks vring `index` by a message: signal its kick fd, which is our own."""
+    """The front-end kicks vring `index` by a message: signal its kick fd, which this side made."""
 
     index: int
 
@@ -124,7 +124,7 @@ class SendRarp:
 
 @dataclass(frozen=True, slots=True)
 class SetMtu:
-    """The MTU the front-end exposes to the guest, within what the port carries."""
+    """The MTU that the front-end exposes to the guest, no larger than the port's."""
 
     mtu: int
 
@@ -145,14 +145,14 @@ class LoadState:
 
 @dataclass(frozen=True, slots=True)
 class CheckState:
-    """Judge the transfer that was begun last, and use what it brought."""
+    """Check the last state transfer, and use the state if it was a load."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenBackendChannel:
     """The socket `fd`, which the device now owns, is for the back-end's own requests.
 
-    acknowledged: they may ask for an acknowledgement (REPLY_ACK).
+    acknowledged: those requests may ask for an acknowledgement (REPLY_ACK).
     """
 
     fd: int
@@ -161,36 +161,36 @@ class OpenBackendChannel:
 
 @dataclass(frozen=True, slots=True)
 class ConfigChanged:
-    """The configuration space is another now, and not because the front-end wrote it."""
+    """The configuration space has changed, and not because the front-end wrote it."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdvisePostcopy:
-    """Make a userfaultfd, and answer its fd, which stays the device's; the last one counts."""
+    """Make a userfaultfd. Answered with its fd, which the device owns; the last one counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListenPostcopy:
-    """Memory that is set from now on lacks pages, which come when they are touched.
+    """Memory that is set from now on lacks pages; they come when they are touched.
 
-    There must be none yet. SetMemoryTable and AddMemoryRegion are answered with the addresses at
-    which their regions are mapped; no ring may run while the session's `bases_pending` is set.
+    No memory may be set yet. SetMemoryTable and AddMemoryRegion are answered with the addresses at
+    which their regions are mapped. No ring may run while the session's `bases_pending` is set.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class AcknowledgeBases:
-    """The front-end knows those addresses: memory may be touched, and rings run."""
+    """The front-end knows the addresses of all regions: memory may be touched, rings may run."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndPostcopy:
-    """All pages have come: end what AdvisePostcopy began."""
+    """All pages have come: end the postcopy that AdvisePostcopy began."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateIotlb:
-    """The `size` bytes at `iova` are at `user_address` of the front-end; rings may wait for it."""
+    """The `size` bytes at `iova` are at the front-end's `user_address`; rings may wait for them."""
 
     iova: int
     size: int
@@ -200,7 +200,7 @@ class UpdateIotlb:
 
 @dataclass(frozen=True, slots=True)
 class InvalidateIotlb:
-    """The `size` bytes at `iova` are nowhere; executed when no ring uses them any more."""
+    """The `size` bytes at `iova` have no translation now; executed when no ring uses them."""
 
     iova: int
     size: int
@@ -208,7 +208,7 @@ class InvalidateIotlb:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A request was refused and nothing changed; the connection goes on. To be counted."""
+    """Count this: a request was refused and nothing changed; the connection goes on."""
 
     error: PeerError
 
@@ -241,4 +241,4 @@ Effect = (
 )
 
 Handling = Generator[Effect, object, bytes | None]
-"""A request's handler at work: effects out, the device's answers in; the reply's payload."""
+"""A running handler: yields effects, is sent the device's answers, returns the reply's payload."""

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """One name for each thing a front-end can do wrong.
 
-The names are what an operator sees in the log, in external_ids:vhost-user-error and in the
-counters, so they never change their meaning; what was seen goes into the detail.
+An operator sees these names in the log, in external_ids:vhost-user-error and in the counters, so
+a name never changes its meaning. The value that was seen goes into the detail.
 """
 
 from enum import StrEnum
 
 
 class PeerErrorName(StrEnum):
-    """Wrong inputs of a front-end, grouped by the part of the protocol they belong to."""
+    """Wrong inputs of a front-end, grouped by part of the protocol."""
 
     # Header (vhost-user "Header")
     HEADER_VERSION = "header-version"
@@ -99,7 +99,7 @@ class PeerErrorName(StrEnum):
     LOG_FILE_KIND = "log-file-kind"
     LOG_SMALLER_THAN_MEMORY = "log-smaller-than-memory"
 
-    # What is in flight (vhost-user "Inflight I/O tracking")
+    # In-flight region (vhost-user "Inflight I/O tracking")
     INFLIGHT_QUEUES = "inflight-queues"
     INFLIGHT_QUEUE_SIZE = "inflight-queue-size"
     INFLIGHT_OFFSET_WRAPS = "inflight-offset-wraps"
@@ -149,11 +149,11 @@ class PeerErrorName(StrEnum):
 
 
 class PeerError(Exception):
-    """A peer did something wrong: its name, and in `detail` what was seen.
+    """A peer did something wrong: the error's name, and the value seen in `detail`.
 
     `name` is a PeerErrorName where the protocol was broken; faults of a ring have their own
     names. A `fatal` error left something half changed: the connection cannot go on, even where
-    the front-end asked for an acknowledgement and could be told.
+    the front-end asked for an acknowledgement.
     """
 
     def __init__(self, name: str, detail: str = "", *, fatal: bool = False) -> None:

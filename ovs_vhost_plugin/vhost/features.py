@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this back-end offers, and for each bit why it may.
+"""The features this back-end offers, each with the reason.
 
-Every offload is offered always: where the bridge's datapath cannot take a partial checksum or a
+Every offload is always offered: where the bridge's datapath cannot take a partial checksum or a
 large frame, the data path finishes it in software. So the offer is the same on every host, and a
 VM can migrate between any two of them (vhost-user's front-end refuses a destination that lacks a
 feature the guest has acknowledged).
@@ -24,7 +24,7 @@ _FEATURES = (
     Feature.RING_EVENT_IDX,  # kicks and calls only where the other side asked for one
     Feature.RING_PACKED,  # one ring that both sides write; without it, split rings
     Feature.ACCESS_PLATFORM,  # an IOMMU before the device: addresses are translated by the IOTLB
-    Feature.IN_ORDER,  # chains go back in the order in which they came, as they do anyway
+    Feature.IN_ORDER,  # chains are used in the order in which they were made available, always
     # vhost's own two bits
     Feature.LOG_ALL,  # live migration: every write to guest memory marks the dirty log
     Feature.PROTOCOL_FEATURES,  # the protocol features below
@@ -39,12 +39,12 @@ _FEATURES = (
     Feature.HOST_ECN,
     Feature.GUEST_TSO4,
     Feature.GUEST_TSO6,
-    Feature.GUEST_UFO,  # no tap has such frames; but Linux negotiates it wherever it is offered
+    Feature.GUEST_UFO,  # no tap has such frames, but Linux negotiates it wherever it is offered
     Feature.GUEST_USO4,  # a kernel before 6.2 never makes use of these two
     Feature.GUEST_USO6,
     Feature.GUEST_ECN,
-    # Of no consequence for a back-end, which sees neither configuration space nor control queue;
-    # but a front-end offers the guest only what the back-end offers too.
+    # These change nothing for a back-end, which sees neither configuration space nor control
+    # queue. But a front-end offers the guest only features that the back-end offers too.
     Feature.MQ,
     Feature.MAC,
     Feature.STATUS,
@@ -69,13 +69,14 @@ _PROTOCOL_FEATURES = (
     ProtocolFeature.STATUS,  # whether features were accepted, whether a ring broke
     ProtocolFeature.CONFIGURE_MEM_SLOTS,  # hundreds of regions, added and removed one by one
     ProtocolFeature.PAGEFAULT,  # the guest moves first, its memory follows
-    ProtocolFeature.INFLIGHT_SHMFD,  # a front-end may keep what is in flight
-    ProtocolFeature.GET_VRING_BASE_INFLIGHT,  # what another back-end left in flight may stay so
-    ProtocolFeature.DEVICE_STATE,  # what the guest is known to use moves with it, if asked for
-    # Not CONFIG, unless asked for: QEMU keeps a NIC's configuration itself, and warns of it.
+    ProtocolFeature.INFLIGHT_SHMFD,  # a front-end may keep the record of in-flight chains
+    ProtocolFeature.GET_VRING_BASE_INFLIGHT,  # chains another back-end left in flight may stay so
+    ProtocolFeature.DEVICE_STATE,  # the guest's learned addresses move with it, if asked for
+    # Not CONFIG, unless asked for: QEMU keeps a NIC's configuration itself, and warns of CONFIG.
 )
 
-# Which others each needs one of (virtio 1.2, 5.1.3.1), in an order in which they can be left out.
+# Each feature needs one of these others (virtio 1.2, 5.1.3.1). The order is one in which features
+# can be left out.
 _NEEDS: dict[Feature, tuple[Feature, ...]] = {
     Feature.GUEST_TSO4: (Feature.GUEST_CSUM,),
     Feature.GUEST_TSO6: (Feature.GUEST_CSUM,),
@@ -95,7 +96,7 @@ _NEEDS: dict[Feature, tuple[Feature, ...]] = {
     Feature.MQ: (Feature.CTRL_VQ,),
     Feature.CTRL_MAC_ADDR: (Feature.CTRL_VQ,),
 }
-# The same of vhost-user's, as "Protocol features" has it.
+# The same for protocol features (vhost-user "Protocol features").
 _PROTOCOL_NEEDS: dict[ProtocolFeature, tuple[ProtocolFeature, ...]] = {
     ProtocolFeature.GET_VRING_BASE_INFLIGHT: (ProtocolFeature.INFLIGHT_SHMFD,),
     ProtocolFeature.INBAND_NOTIFICATIONS: (ProtocolFeature.BACKEND_REQ,),
@@ -106,7 +107,7 @@ _Bit = TypeVar("_Bit", Feature, ProtocolFeature)
 
 @dataclass(frozen=True, slots=True)
 class Nic:
-    """What only a front-end that asks for the NIC's configuration is told: MAC (6 bytes), link."""
+    """MAC (6 bytes) and link, for a front-end that asks for the NIC's configuration (CONFIG)."""
 
     mac: bytes | None = None
     link_up: bool = True
@@ -116,8 +117,8 @@ class Nic:
 class Offer:
     """What one port offers its front-end: two bit masks, queue pairs, MTU in bytes or None.
 
-    nic: what its configuration space says besides; None: that is not offered.
-    any_memory: guest memory may be in files of any kind, and not in memory alone.
+    nic: MAC and link for the configuration space; None: CONFIG is not offered.
+    any_memory: guest memory may be in files of any kind, not only of shmem and hugetlbfs.
     """
 
     features: int
@@ -140,10 +141,11 @@ def offer(
 ) -> Offer:
     """The offer of a port with `queue_pairs` pairs; the MTU bits only for a port that has one.
 
-    DEVICE_STATE is left out unless it is asked for: who is offered it can only move to where both
-    back-end and front-end have it too. So is PAGEFAULT, also where no userfaultfd can be had. With
-    `nic` the NIC's configuration space is offered; a guest that is offered no MAC makes one up
-    (virtio 1.2, 5.1.5). What is `withheld`, and what needs it, is never offered.
+    DEVICE_STATE is left out unless asked for: a guest that has it can only move to a host whose
+    back-end and front-end have it too. PAGEFAULT is left out unless asked for, and where no
+    userfaultfd can be had. With `nic` the NIC's configuration space is offered; a guest that is
+    offered no MAC makes one up (virtio 1.2, 5.1.5). `withheld` features, and features that need
+    them, are never offered.
     """
     features = reduce(or_, (bit.mask for bit in _FEATURES))
     protocol_features = reduce(or_, (bit.mask for bit in _PROTOCOL_FEATURES))
@@ -164,7 +166,7 @@ def offer(
 
 
 def _without(offered: int, withheld: int, needs: Mapping[_Bit, tuple[_Bit, ...]]) -> int:
-    """Leave out what is withheld, and what needs it.
+    """The offered bits without the withheld ones and those that need them.
 
     "The device MUST NOT offer a feature which requires another feature which was not offered"
     (virtio 1.2, 2.2.1).

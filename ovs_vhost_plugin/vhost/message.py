@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages and bytes: the header is checked here, once, and fds have an owner at all times.
+"""Messages to bytes and back: the header is checked once, here, and fds always have an owner.
 
 vhost-user "Message Specification": a header of 12 bytes (request, flags, size), then the payload;
-fds travel beside the bytes. The decoder keeps what has come of one message and simply waits for
+fds travel beside the bytes. The decoder keeps the part of a message that has come and waits for
 the rest, however the peer cuts it.
 """
 
@@ -32,16 +32,16 @@ class Message:
 
 
 def encode(message: Message) -> bytes:
-    """Header and payload; the fds go beside it."""
+    """Header and payload as bytes; the fds go beside them."""
     return spec.HEADER.pack(message.request, message.flags, len(message.payload)) + message.payload
 
 
 class Decoder:
     """Bytes and fds in, messages out; sans-IO.
 
-    Feed at most `wanted` bytes at a time: fds are attributed to the message that their bytes
-    belong to, and with no more bytes than that there is only one. fds that were not handed out
-    with a message belong to the decoder, until `close()`.
+    Feed at most `wanted` bytes at a time: fds belong to the message whose bytes they came with,
+    and so few bytes are all of one message. The decoder owns fds that it has not handed out with
+    a message, until `close()`.
 
     `replies` is True at the front-end's end, where every message must carry the reply flag.
     """
@@ -53,7 +53,7 @@ class Decoder:
 
     @property
     def wanted(self) -> int:
-        """How many bytes are missing: of the header, and once that is there, of the payload."""
+        """Bytes still missing of the header, or, once it is complete, of the payload."""
         if len(self._buffer) < spec.HEADER.size:
             return spec.HEADER.size - len(self._buffer)
         size: int = spec.HEADER.unpack_from(self._buffer)[2]
@@ -67,8 +67,8 @@ class Decoder:
     def next(self) -> Message | None:
         """The next whole message, or None while parts of it are missing.
 
-        Raises PeerError on a header that cannot be right. Where the next message starts is then
-        unknown, so that the error repeats and the connection is of no more use.
+        Raises PeerError on a wrong header. The start of the next message is then unknown, so the
+        error repeats and the connection is of no more use.
         """
         if len(self._fds) > spec.MAX_FDS:
             raise PeerError(PeerErrorName.FDS_TOO_MANY, f"{len(self._fds)} with one message")
@@ -99,7 +99,7 @@ class Decoder:
             raise PeerError(PeerErrorName.PAYLOAD_TOO_LARGE, seen)
 
     def close(self) -> None:
-        """Close the fds that no message took away."""
+        """Close the fds that were not handed out with a message."""
         fds, self._fds = self._fds, []
         self._buffer.clear()
         close_fds(fds)

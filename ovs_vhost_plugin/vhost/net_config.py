@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A NIC's configuration space, for front-ends that ask their back-end for it (CONFIG).
 
-virtio 1.2, 5.1.4 "Device configuration layout". Fields whose feature is not offered are there all
-the same, as zeroes or as "unknown": a front-end copies the whole structure.
+virtio 1.2, 5.1.4 "Device configuration layout". A field whose feature is not offered is zeroes or
+"unknown", not left out: a front-end copies the whole structure.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 _LAYOUT = Struct("<6sHHHIBBHI")
 assert _LAYOUT.size == 24
 
-# QEMU's VHOST_USER_MAX_CONFIG_SIZE: what lies behind the structure, of a later virtio, reads as 0.
+# QEMU's VHOST_USER_MAX_CONFIG_SIZE. Bytes behind the structure, of a later virtio, read as 0.
 MAX_SIZE = 256
 MAC_SIZE = 6
 
@@ -25,7 +25,7 @@ _SPEED_UNKNOWN, _DUPLEX_UNKNOWN = 0xFFFFFFFF, 0xFF  # 5.1.4: a tap has neither
 
 @dataclass(frozen=True, slots=True)
 class NetConfig:
-    """What this back-end knows of the NIC; `mac` of zeroes and `mtu` 0: not known."""
+    """The NIC's configuration as this back-end knows it; zeroes in `mac` or `mtu`: not known."""
 
     mac: bytes
     link_up: bool
@@ -39,10 +39,10 @@ class NetConfig:
         return _LAYOUT.pack(*fields, 0, 0, 0).ljust(MAX_SIZE, b"\0")
 
     def written(self, offset: int, data: bytes, port_mtu: int) -> tuple[bytes, int]:
-        """The MAC and the MTU, once `data` was written at `offset`.
+        """The MAC and the MTU after `data` is written at `offset`.
 
-        Raises PeerError for what no guest of this port can have. Link, speed and duplex are this
-        host's, whatever another had.
+        Raises PeerError for values that no guest of this port can have. Link, speed and duplex
+        stay this host's, whatever another host wrote.
         """
         space = self.pack()
         space = space[:offset] + data + space[offset + len(data) :]

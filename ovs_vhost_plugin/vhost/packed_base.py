@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a packed ring goes on, as SET_VRING_BASE and GET_VRING_BASE carry it.
+"""The base of a packed ring in SET_VRING_BASE and GET_VRING_BASE, to and from a position.
 
-vhost-user "A vring descriptor index for packed virtqueues": bits 0-14 are the next descriptor to
-be made available, bit 15 is its wrap counter (virtio 1.2, 2.8.1), bits 16-31 are the same of the
-next used one. A stopped ring has given back what it took, so both halves say the same; DPDK, as
-either side, leaves the upper one 0. A front-end that lost its back-end may know that some were not
-given back: nobody has them, so the ring goes on at the used half.
+vhost-user "A vring descriptor index for packed virtqueues": bits 0-14 are the next available
+descriptor, bit 15 is its wrap counter (virtio 1.2, 2.8.1), bits 16-31 are the same for the next
+used one. A stopped ring has used every chain it took, so both halves are equal; DPDK, as either
+side, leaves the upper one 0. A front-end that lost its back-end may know chains that were taken
+and never used. No back-end has them any more, so the ring resumes at the used half.
 
-Elsewhere it is a *position*: it counts modulo twice the ring's size, and the wrap counter is 1 in
-the lower half. So a ring begins at position 0, as a split one does at index 0.
+The rest of the program uses a *position*: it counts modulo twice the ring's size, and the wrap
+counter is 1 in the lower half. So a packed ring begins at position 0, as a split one at index 0.
 """
 
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
@@ -20,13 +20,13 @@ BEGINNINGS = (_WRAP, _WRAP | _WRAP << 16)
 
 
 def encode(position: int, size: int) -> int:
-    """The base of a ring of `size` descriptors that stands at `position`."""
+    """The base of a ring of `size` descriptors at `position`."""
     half = position | _WRAP if position < size else position - size
     return half | half << 16
 
 
 def decode(base: int, size: int) -> int:
-    """The position that `base` says. Raises PeerError."""
+    """The position that `base` stands for. Raises PeerError."""
     avail = _position(base & _HALF, size)
     if base >> 16 in (0, base & _HALF):
         return avail

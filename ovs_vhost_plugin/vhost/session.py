@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vhost-user session: one table of requests, and the one way every request goes.
+"""The vhost-user session: a table of requests, and the one path that every request takes.
 
 Sans-IO: `Session.receive` is a generator that yields effects for the device and returns the
-reply. What a request needs before it may be handled (size of its payload, number and kind of its
-fds, a protocol feature) are columns of the table, checked in one place; the handlers see only
+reply. The table's columns are the conditions for handling a request (size of its payload, number
+and kind of its fds, a protocol feature). They are checked in one place, so the handlers see only
 messages of the right shape.
 """
 
@@ -28,16 +28,16 @@ from ovs_vhost_plugin.vhost.requests import vring as vring_requests
 from ovs_vhost_plugin.vhost.spec import FrontendRequest, ProtocolFeature
 from ovs_vhost_plugin.vhost.state import SessionState
 
-# A handler takes from the list the fds that it keeps or passes on; the rest is closed. It
+# A handler removes from the list the fds that it keeps or passes on; the others are closed. It
 # returns the payload of the request's own reply, or None for a request without one.
 Handler = Callable[[SessionState, bytes, list[int]], Handling]
 
 _NO_FDS = (0, 0)
 _ONE_FD = (1, 1)
 _FD_OR_FLAG = (0, 1)  # the payload's bit 8 says which (vhost-user VHOST_USER_SET_VRING_KICK)
-_FD_OR_BASES = (0, 1)  # without one it acknowledges bases: the handler looks
+_FD_OR_BASES = (0, 1)  # without an fd it acknowledges bases: the handler checks
 _UNUSED_FD = (0, 1)  # some front-ends send one (vhost-user VHOST_USER_REM_MEM_REG)
-_REGION_FDS = (0, spec.MAX_REGIONS)  # as many as regions: the handler compares
+_REGION_FDS = (0, spec.MAX_REGIONS)  # one for each region: the handler compares
 
 _EVENTFD = Rule(Kind.EVENTFD, PeerErrorName.VRING_FD_NOT_EVENTFD)
 _SOCKET = Rule(Kind.SOCKET, PeerErrorName.BACKEND_FD_NOT_SOCKET)
@@ -49,17 +49,17 @@ _INFLIGHT = Rule(Kind.MEMORY, PeerErrorName.INFLIGHT_FILE_KIND)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a request must look like, and who handles it.
+    """A request's required shape, and its handler.
 
     handler: see Handler.
     size: bytes of the payload; None where it depends on the payload and the handler checks it.
     fds: least and most fds beside the message.
-    takes: of which kind they are; None: they are closed and not looked at.
+    takes: the kind of fd required; None: fds are closed and not looked at.
     needs: protocol feature that must have been offered: the specification makes these requests
         legal by its presence in the answer to GET_PROTOCOL_FEATURES.
     answers: the request has a reply of its own.
-    refusal: what that reply says of a refusal, None where it cannot be expressed in it.
-    advisory: nothing depends on the request; refused, it is counted and no more.
+    refusal: that reply's payload for a refusal; None where the reply cannot express one.
+    advisory: nothing depends on the request; a refusal is only counted.
     """
 
     handler: Handler
@@ -178,8 +178,8 @@ TABLE: dict[int, Row] = {
     ),
 }
 
-# Requests of other kinds of device; all others that are not in the table belong to protocol
-# features that are not offered.
+# Requests of other kinds of device. All others missing from the table belong to protocol features
+# that are not offered.
 _NOT_FOR_NET = frozenset(
     {
         FrontendRequest.CREATE_CRYPTO_SESSION,
@@ -197,9 +197,9 @@ class Session(SessionState):
     def receive(self, message: Message) -> Generator[Effect, object, Message | None]:
         """Handle one message: yield effects, return the reply if there is one.
 
-        Takes the message's fds; those of the reply stay the device's. The device answers an effect
-        with its result, or throws the PeerError that executing it raised. A PeerError that leaves
-        the generator means that the connection has to be closed.
+        Takes the message's fds; the device owns those of the reply. The device answers an effect
+        with its result, or throws in the PeerError that executing it raised. A PeerError that
+        leaves the generator means that the connection has to be closed.
         """
         fds = list(message.fds)
         self.acknowledges = self._wants_acknowledgement(message)
@@ -212,7 +212,8 @@ class Session(SessionState):
         finally:
             close_fds(fds)
         if message.request == FrontendRequest.SET_PROTOCOL_FEATURES:
-            # It may have negotiated REPLY_ACK, and then asks for that itself (User Mode Linux).
+            # The request may negotiate REPLY_ACK and ask for its own acknowledgement (User Mode
+            # Linux).
             self.acknowledges = self._wants_acknowledgement(message)
         if payload is None and self.acknowledges:
             payload = spec.U64.pack(0)
@@ -255,7 +256,7 @@ class Session(SessionState):
             raise PeerError(PeerErrorName.FDS_UNEXPECTED, detail)
 
     def _check_kinds(self, message: Message, row: Row) -> None:
-        """Before anything else is done with the fds: see `fdkind.py`."""
+        """Check the kinds of the fds before any other use of them: see `fds/kind.py`."""
         if row.takes is None or (row.takes.kind is Kind.MEMORY and self.offer.any_memory):
             return
         for fd in message.fds:
@@ -266,7 +267,7 @@ class Session(SessionState):
         return message.need_reply and self.negotiated(ProtocolFeature.REPLY_ACK)
 
     def _refuse(self, message: Message, error: PeerError) -> Handling:
-        """Tell the front-end if it can be told; else the connection cannot go on."""
+        """Tell the front-end if the protocol allows it; otherwise end the connection."""
         row = TABLE.get(message.request)
         refusal = None if row is None else row.refusal
         if self._wants_acknowledgement(message) and not (row and row.answers):
@@ -274,6 +275,6 @@ class Session(SessionState):
         if error.fatal or (refusal is None and not (row and row.advisory)):
             raise error
         self.refused = True
-        # Whoever keeps the error must not keep the frames it passed, with the mappings in them.
+        # An error that is kept must not keep the frames it passed, with the mappings in them.
         yield Refused(error.with_traceback(None))
         return refusal

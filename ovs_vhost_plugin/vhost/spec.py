@@ -3,8 +3,8 @@
 
 Sources: "Vhost-user Protocol" (QEMU, docs/interop/vhost-user.rst), cited below as "vhost-user"
 with the section's name; "Virtual I/O Device (VIRTIO) Version 1.2", cited as "virtio" with the
-section's number. Every request of the protocol has its name here, also those that a NIC has no
-use for, so that each can be refused by name.
+section's number. Every request of the protocol has its name here, even those of no use to a NIC,
+so that each can be refused by name.
 """
 
 from enum import IntEnum, IntFlag
@@ -27,8 +27,8 @@ MAX_REGIONS = 8
 MAX_MEM_SLOTS = 509
 # No request carries more fds than SET_MEM_TABLE.
 MAX_FDS = MAX_REGIONS
-# A bound for what is buffered of one message. The largest request there is (a crypto session
-# with its keys) stays below 2 KiB, the largest this back-end takes (8 regions) is 264 bytes.
+# A bound for the buffered bytes of one message. The protocol's largest request (a crypto session
+# with its keys) stays below 2 KiB, the largest that this back-end takes (8 regions) is 264 bytes.
 MAX_PAYLOAD = 4096
 
 # virtio 2.7 "Split Virtqueues": a power of two, at most 32768; 2.8 "Packed Virtqueues": any number
@@ -70,9 +70,9 @@ CONFIG = Struct("<III")  # offset, size, flags; then `size` bytes
 # struct vhost_iotlb_msg of <linux/vhost_types.h>: iova, size, user address, permissions, type
 IOTLB = Struct("<QQQBB6x")
 
-# QEMU and DPDK send the description as their compilers pad it.
+# INFLIGHT as QEMU and DPDK send it, padded by their compilers.
 INFLIGHT_PADDED = 24
-# No specification says how far apart queues are; QEMU and DPDK begin each on a cache line.
+# No specification gives the distance between queues; QEMU and DPDK begin each on a cache line.
 INFLIGHT_ALIGN = 64
 
 # vhost-user VHOST_USER_SET_DEVICE_STATE_FD: the reply's bits 0-7 are an error, bit 8 says "no fd".
@@ -151,34 +151,34 @@ class DeviceStatus(IntFlag):
 
 
 class ConfigFlag(IntEnum):
-    """vhost-user "Virtio device config space": who writes."""
+    """The writer of the configuration space (vhost-user "Virtio device config space")."""
 
     WRITABLE = 0
     MIGRATION = 1
 
 
 class TransferDirection(IntEnum):
-    """vhost-user "Device state transfer parameters": which way a device's state goes."""
+    """The direction of a transfer (vhost-user "Device state transfer parameters")."""
 
     SAVE = 0
     LOAD = 1
 
 
 class TransferPhase(IntEnum):
-    """vhost-user "Device state transfer parameters": the one phase that is specified."""
+    """The one phase that is specified (vhost-user "Device state transfer parameters")."""
 
     STOPPED = 0
 
 
 class IotlbAccess(IntFlag):
-    """vhost-user "An IOTLB message": permissions flags."""
+    """Permission flags (vhost-user "An IOTLB message")."""
 
     READ = 1
     WRITE = 2
 
 
 class IotlbType(IntEnum):
-    """vhost-user "An IOTLB message": from the back-end MISS and ACCESS_FAIL, to it the others."""
+    """The back-end sends MISS and ACCESS_FAIL, the front-end the others ("An IOTLB message")."""
 
     MISS = 1
     UPDATE = 2

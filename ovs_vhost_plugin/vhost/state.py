@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a session remembers of its front-end: acknowledged features, and a Vring for each ring."""
+"""A session's state: acknowledged features, and a VringState for each ring."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -17,12 +17,12 @@ class VringState:
     started/stopped and enabled/disabled are independent (vhost-user "Ring states"). The session
     owns the fds; -1 stands for none, and a started vring without a kick fd is to be polled.
 
-    *_told: the front-end has sent SET_VRING_KICK, _CALL or _ERR, with an fd or without. An fd that
-    it did not send is our own, for messages (vhost-user "In-band notifications"). So with
-    SET_VRING_ENABLE: until it has said whether a ring is enabled, the ring does not run. Once it
-    is disabled, what it sends is to be discarded, and Cloud Hypervisor enables rings that have
-    something to send only after it started them. A ring of which it says no base begins at
-    its beginning, which is no base of 0 in a packed one (`packed_base.py`).
+    *_told: the front-end has sent this setting. SET_VRING_KICK, _CALL or _ERR may come with or
+    without an fd; an fd that the front-end did not send is our own, for messages (vhost-user
+    "In-band notifications"). A ring does not run until SET_VRING_ENABLE has come: a disabled ring
+    would discard frames, and Cloud Hypervisor enables rings that have frames to send only after
+    it started them. A ring without SET_VRING_BASE starts at its beginning, which for a packed
+    ring is not base 0 (`packed_base.py`).
     """
 
     index: int
@@ -46,12 +46,12 @@ class VringState:
     enabled: bool = False
 
     def ready(self) -> bool:
-        """Whether all is there to process the ring, as enabled or as disabled."""
+        """Whether the ring has every setting that processing needs, enabled or disabled."""
         return self.started and self.enable_told and self.size > 0 and self.addressed
 
     @property
     def inband_kick(self) -> bool:
-        """Whether VRING_KICK is to wake the ring."""
+        """Whether VRING_KICK messages wake the ring."""
         return self.kick_fd >= 0 and not self.kick_told
 
     @property
@@ -65,7 +65,7 @@ class VringState:
         return self.err_fd >= 0 and not self.err_told
 
     def reset(self) -> int:
-        """Begin anew, with the fds by which the front-end is called; return the kick fd or -1."""
+        """Forget all but the call and error fds; return the kick fd or -1."""
         kick_fd = self.kick_fd
         fresh = VringState(
             self.index,
@@ -86,7 +86,7 @@ class VringState:
 
 
 class PostcopyPhase(Enum):
-    """How far a postcopy migration to here is (vhost-user "VHOST_USER_POSTCOPY_ADVISE")."""
+    """Phase of a postcopy migration to this host (vhost-user "VHOST_USER_POSTCOPY_ADVISE")."""
 
     OFF = 0
     ADVISED = 1
@@ -100,7 +100,7 @@ class SessionState:
     def __init__(self, offer: Offer) -> None:
         self.offer = offer
         self.features = 0
-        self.features_refused = False  # those that were last asked for
+        self.features_refused = False  # the last SET_FEATURES was refused
         self.protocol_features = 0
         self.status = 0
         self.needs_reset = False  # a ring broke, and the driver has not reset the device since
@@ -108,16 +108,16 @@ class SessionState:
         self.link_up = nic.link_up
         self.mac = nic.mac or bytes(6)
         self.port_mtu = offer.mtu or 0
-        self.guest_mtu: int | None = None  # what the guest's driver goes by, once it does
+        self.guest_mtu: int | None = None  # the MTU that the guest's driver has taken
         self.postcopy = PostcopyPhase.OFF
         self.bases_pending = False  # the front-end has not acknowledged where memory is mapped
-        self.counted_pairs = False  # it has asked how many queue pairs there are
-        self.sent_memory = False  # it has told of its guest's memory
-        self.refused = False  # something that it asked for
-        self.enables_unasked = False  # it does not ask whether SET_VRING_ENABLE was executed
-        self.keeps_inflight = False  # the front-end keeps what is in flight
+        self.counted_pairs = False  # the front-end has sent GET_QUEUE_NUM
+        self.sent_memory = False  # the front-end has sent guest memory
+        self.refused = False  # a request was refused
+        self.enables_unasked = False  # SET_VRING_ENABLE came without NEED_REPLY
+        self.keeps_inflight = False  # the front-end has sent SET_INFLIGHT_FD
         self.acknowledges = False  # the request under way is to be answered by REPLY_ACK
-        self.reply_fds: tuple[int, ...] = ()  # of the answer under way; the device's
+        self.reply_fds: tuple[int, ...] = ()  # fds of the reply under way; the device owns them
         self.vrings = [VringState(index) for index in range(2 * offer.queue_pairs)]
 
     def negotiated(self, feature: ProtocolFeature) -> bool:
@@ -126,14 +126,14 @@ class SessionState:
 
     @property
     def net_config(self) -> NetConfig:
-        """The NIC's configuration space as it is now."""
+        """The NIC's current configuration space."""
         mtu = self.port_mtu if self.guest_mtu is None else self.guest_mtu
         return NetConfig(self.mac, self.link_up, self.offer.queue_pairs, mtu)
 
     def follow_port(self, *, link_up: bool, mtu: int | None) -> bool:
-        """The port is another now; whether the configuration space is too.
+        """Take the port's new link and MTU; return whether the configuration space changed.
 
-        An MTU that was not offered has no field there.
+        An MTU that was not offered has no field in it.
         """
         before = self.net_config
         self.link_up = link_up

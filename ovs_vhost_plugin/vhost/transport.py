@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A non-blocking unix stream socket on one side, whole messages on the other.
 
-The only file of this package that knows sockets. A peer that sends half a message waits for
-nobody but itself; one that never reads its replies is cut off at a bound.
+The only file of this package that knows sockets. A peer that sends half a message holds up nobody
+but itself. A peer that never reads its replies is cut off at a bound.
 """
 
 import array
@@ -15,15 +15,15 @@ from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.fds.closing import close_fds
 from ovs_vhost_plugin.vhost.message import Decoder, Message, encode
 
-# unix(7): SCM_MAX_FD, the most fds the kernel delivers with one message. With room for all of
-# them too many is told from truncated, which then means that this process has no fd left.
+# unix(7): SCM_MAX_FD, the most fds the kernel delivers with one message. The buffer has room for
+# all of them, so truncation can only mean that this process has no fd left.
 _SCM_MAX_FD = 253
 _FD_SIZE = array.array("i").itemsize
-# Bounds for one call, so that one busy peer does not keep the caller from its other duties; and
-# for replies not read, some thousand of them.
+# Bounds for one call, so that a busy peer does not keep the caller from its other duties, and for
+# unread replies (some thousand).
 _MESSAGES_AT_ONCE = 32
 _SEND_BUFFER = 64 * 1024
-# MSG_DONTWAIT too: the peer shares O_NONBLOCK of a socket that it has passed, and could clear it.
+# MSG_DONTWAIT too: the peer shares the O_NONBLOCK flag of a socket it passed, and could clear it.
 _SEND = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
 _SEND_FDS = 16
 
@@ -52,12 +52,12 @@ class Connection:
         return bool(self._unsent)
 
     def receive(self) -> Iterator[Message]:
-        """The whole messages that are there, up to a bound; the caller owns their fds.
+        """The whole messages that have arrived, up to a bound; the caller owns their fds.
 
-        A message is taken from the socket when it is asked for: a caller that stops in the
-        middle, because one of them was wrong, has no others to clean up. Raises
-        ConnectionClosed, or the PeerError of a message that cannot be right, after the messages
-        that came before it; after a PeerError the connection is of no more use.
+        A message is read from the socket when the iterator is advanced: a caller that stops at a
+        wrong message has no others to clean up. Raises ConnectionClosed, or the PeerError of a
+        wrong message, after the messages that came before it. After a PeerError the connection is
+        of no more use.
         """
         for _ in range(_MESSAGES_AT_ONCE):
             while (message := self._decoder.next()) is None:
@@ -66,7 +66,7 @@ class Connection:
             yield message
 
     def _read(self) -> bool:
-        """Read at most what is missing of one message, so that its fds can only be its own."""
+        """Read at most the missing bytes of one message, so that the fds are its own."""
         space = socket.CMSG_SPACE(_SCM_MAX_FD * _FD_SIZE)
         try:
             data, ancillary, flags, _ = self._sock.recvmsg(
@@ -84,10 +84,10 @@ class Connection:
         return True
 
     def send(self, message: Message) -> None:
-        """Send, or keep what the peer does not take yet.
+        """Send a message, or keep it while the peer does not read.
 
-        The message's fds stay the caller's; what waits has copies. Raises PeerError if the peer
-        has long not read, and ConnectionClosed.
+        The caller still owns the message's fds; a kept message has copies. Raises ConnectionClosed,
+        and PeerError if too much is kept already.
         """
         data = encode(message)
         if self._unsent_bytes + len(data) > _SEND_BUFFER:
@@ -100,7 +100,7 @@ class Connection:
         self.flush()
 
     def flush(self) -> None:
-        """Send what was kept, as far as the peer takes it. Raises ConnectionClosed."""
+        """Send kept messages as far as the peer takes them. Raises ConnectionClosed."""
         while self._unsent:
             data, fds = self._unsent.popleft()
             try:
@@ -117,7 +117,7 @@ class Connection:
                 self._unsent.appendleft((data[sent:], ()))
 
     def close(self) -> None:
-        """Close the socket and the fds of messages that never became whole, or never left."""
+        """Close the socket, and the fds of messages not wholly received or not sent."""
         self._decoder.close()
         for _, fds in self._unsent:
             close_fds(fds)

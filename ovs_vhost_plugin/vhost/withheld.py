@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Features that a port's front-end is not offered, by the names that the specifications give them.
+"""Features that a port does not offer its front-end, by their names in the specifications.
 
-Some guests take what they cannot use, and a front-end offers its guest what its back-end offers.
+Some guests acknowledge features that they cannot use, and a front-end offers its guest every
+feature that its back-end offers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 
 
 class WithheldErrorName(StrEnum):
-    """What can be wrong with a name."""
+    """Errors of a feature's name."""
 
     UNKNOWN = "feature-unknown"
     AMBIGUOUS = "feature-ambiguous"
@@ -59,7 +60,7 @@ _PREFIX = re.compile(
 _SHOWN = 40  # characters of a word that is no name
 
 _NEEDED = Feature.PROTOCOL_FEATURES
-"""Without it no refusal could be told, no several pairs be had, and no guest migrate."""
+"""Not to be withheld: without it there are no refusals, no second queue pair, no migration."""
 
 
 def _full_names() -> dict[str, Withheld]:
@@ -78,9 +79,9 @@ _FULL = _full_names()
 
 
 def parse(text: str) -> tuple[Withheld, list[WithheldError]]:
-    """What names separated by commas or spaces say, and what is wrong with some of them.
+    """The features named in `text`, separated by commas or spaces, and the errors of wrong names.
 
-    A name may go without its prefix where that leaves only one feature.
+    A name may lack its prefix where only one feature matches.
     """
     found, wrong = NOTHING, list[WithheldError]()
     for word in filter(None, re.split(r"[,\s]+", text)):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a peer's fd is, found out without asking whoever serves it.
+"""The kind of a peer's fd, found without asking the process that may serve the file.
 
 A front-end may pass any file that it can open, also one of a file system that it serves itself
-(FUSE) and does not mean to answer: fstat(2), mmap(2), read(2), even close(2) of such a file wait
-for it, and no signal ends that. So each fd is looked at once, where its message is taken, by what
-the kernel answers by itself, and before anything else is done with it.
+(FUSE) and never answers for: fstat(2), mmap(2), read(2), even close(2) of such a file wait for
+it, and no signal ends the wait. So each fd is checked once, where its message is taken and before
+any other use, by calls that the kernel answers by itself.
 """
 
 import ctypes
@@ -17,14 +17,14 @@ from pathlib import Path
 
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 
-# proc_pid_fd(5): what the kernel calls the inode of an eventfd. No path reads like it.
+# proc_pid_fd(5): the kernel's name for the inode of an eventfd. No path looks like it.
 _EVENTFD = "anon_inode:[eventfd]"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Kind(Enum):
-    """What requests take, and the rest."""
+    """The kinds of fd that requests take, and OTHER."""
 
     EVENTFD = "an eventfd"
     PIPE = "a pipe"
@@ -35,22 +35,22 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The kind of fd that a request takes, and what another one is called."""
+    """The kind of fd that a request takes, and the error's name for another kind."""
 
     kind: Kind
     error: PeerErrorName
 
 
 def kind_of(fd: int) -> Kind:
-    """What `fd` is."""
+    """The kind of `fd`."""
     if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
-        return Kind.OTHER  # open(2): it names a file, and is none
+        return Kind.OTHER  # open(2): O_PATH names a file without opening it
     if _answers(fd, fcntl.F_GET_SEALS):
-        # mm/memfd.c, memfd_fcntl(): of all files, those of shmem and hugetlbfs have seals, also
-        # where none can be set.
+        # mm/memfd.c, memfd_fcntl(): only files of shmem and hugetlbfs have seals, also where none
+        # can be set.
         return Kind.MEMORY
     if _answers(fd, fcntl.F_GETPIPE_SZ):
-        return Kind.PIPE  # a named one too, wherever its name is: it is the kernel's all the same
+        return Kind.PIPE  # a named one too, on any file system: the kernel serves it
     family = _socket_option(fd, socket.SO_DOMAIN)
     if family is not None:
         stream = _socket_option(fd, socket.SO_TYPE) == socket.SOCK_STREAM
@@ -64,9 +64,9 @@ def is_eventfd(fd: int) -> bool:
 
 
 def require(fd: int, rule: Rule) -> None:
-    """Raise PeerError, by the rule's name, where `fd` is of another kind.
+    """Raise PeerError with the rule's name where `fd` is of another kind.
 
-    An eventfd does not block from then on. The peer shares the flag and could clear it again.
+    An eventfd is made non-blocking. The peer shares the flag and could clear it again.
     """
     if kind_of(fd) is not rule.kind:
         raise PeerError(rule.error, f"{name_of(fd)} is not {rule.kind.value}")
@@ -75,7 +75,7 @@ def require(fd: int, rule: Rule) -> None:
 
 
 def name_of(fd: int) -> str:
-    """What proc_pid_fd(5) says of `fd`: a path, or the kernel's name for what has none."""
+    """The name of `fd` by proc_pid_fd(5): a path, or the kernel's name for a file without one."""
     return str(Path(f"/proc/self/fd/{fd}").readlink())
 
 
@@ -88,10 +88,10 @@ def _answers(fd: int, command: int) -> bool:
 
 
 def _socket_option(fd: int, option: int) -> int | None:
-    """A number that socket(7) has of `fd`; None: it is no socket.
+    """A numeric option of `fd` (socket(7)); None if it is no socket.
 
-    By the system call: an object of Python's would ask the socket for its address, which waits for
-    a lock that its owner may hold.
+    By the system call: Python's socket object would ask for the socket's address, which waits for
+    a lock that the socket's owner may hold.
     """
     value, size = ctypes.c_int(), ctypes.c_uint32(ctypes.sizeof(ctypes.c_int))
     answer = ctypes.byref(value), ctypes.byref(size)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory in which a front-end keeps what is in flight: how it is laid out, made, and mapped.
+"""The in-flight region, in which a front-end keeps in-flight I/O: its layout, making and mapping.
 
-vhost-user "Inflight I/O tracking": one part for each vring, one after the other. What they say, and
-when, is the data path's.
+vhost-user "Inflight I/O tracking": one part for each vring, one after the other. The data path
+writes their content.
 """
 
 import fcntl
@@ -32,13 +32,14 @@ def stride(queue_size: int, *, packed: bool) -> int:
 
 
 MAX_BYTES = (spec.VRING_INDEX_MASK + 1) * stride(spec.MAX_VRING_SIZE, packed=True)
-"""Of the largest region that there can be: all vrings that have an index, packed, of all sizes."""
+"""Bytes of the largest region: every vring index, packed, each of the largest size."""
 
 
 def make(queues: int, queue_size: int, *, packed: bool) -> tuple[int, int]:
-    """A file of zeros for so many queues, which nobody can cut short: its fd and its bytes.
+    """Make a sealed file of zeros for so many queues: its fd, and its size in bytes.
 
-    It takes memory as it is written. Raises PeerError where the file cannot be made.
+    The seals keep anybody from shrinking it; it takes memory only as it is written. Raises
+    PeerError where the file cannot be made.
     """
     size = queues * stride(queue_size, packed=packed)
     fd = -1
@@ -53,10 +54,10 @@ def make(queues: int, queue_size: int, *, packed: bool) -> tuple[int, int]:
 
 
 class Inflight:
-    """The memory that `description` says, in the file `fd`, which it takes and closes.
+    """The region that `description` gives, mapped from `fd`, which it takes and closes.
 
-    It stays mapped as long as somebody holds a part. How it is laid out is settled when rings
-    start, so it may turn out too small for packed ones only then. Raises PeerError.
+    It stays mapped as long as somebody holds a part. Its layout (split or packed) is known only
+    when rings start; a region too small for packed rings is an error only then. Raises PeerError.
     """
 
     def __init__(self, description: InflightDescription, fd: int) -> None:
@@ -68,9 +69,9 @@ class Inflight:
             close_fds([fd])
 
     def part(self, index: int, size: int, *, packed: bool) -> mapping.Bytes | None:
-        """What is kept of vring `index` of `size` descriptors; None: nothing. Raises PeerError.
+        """The part of vring `index` of `size` descriptors, or None. Raises PeerError.
 
-        A driver may make its ring smaller than it could be.
+        A driver may make its ring smaller than the region allows.
         """
         if index >= self._queues:
             return None
@@ -84,7 +85,7 @@ class Inflight:
         return self._bytes[index * step : index * step + length]
 
     def close(self) -> None:
-        """Let the mapping go."""
+        """Drop the mapping."""
         self._bytes = self._bytes[:0].copy()
 
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device IOTLB: what the front-end's IOMMU has said of I/O virtual addresses (IOVAs).
+"""The device IOTLB: translations of I/O virtual addresses (IOVAs) by the front-end's IOMMU.
 
 vhost-user "IOMMU support": with VIRTIO_F_IOMMU_PLATFORM guest addresses and the rings' addresses
-are IOVAs, which VHOST_USER_IOTLB_MSG translates to user addresses, range by range, with what the
-device may do there. The guest maps single pages, so a buffer often needs several translations,
-each looked up by itself: that the first is there says nothing of the next.
+are IOVAs. VHOST_USER_IOTLB_MSG translates them to user addresses, range by range, with the access
+that the device has. The guest maps single pages, so a buffer often needs several translations;
+each is looked up by itself, as the first may be present and the next missing.
 
-Sorted rows without overlap. There are at most `MAX_TRANSLATIONS`: the oldest goes, and is asked
-for again if it is missed, so that updates without end cost their front-end and nobody else.
+Rows are sorted and do not overlap. There are at most `MAX_TRANSLATIONS`: the oldest is dropped,
+and asked for again if it is missed, so that endless updates cost only their own front-end.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ MAX_TRANSLATIONS = 8192
 
 _ROW = np.dtype([(name, "<u8") for name in ("iova", "size", "user", "access", "serial")])
 TRANSLATED = np.dtype([(name, "<u8") for name in ("guest", "size", "host", "logged", "access")])
-"""What the compiled data path translates with: IOVA, bytes, address in this process, guest
-physical address for the dirty log, IotlbAccess."""
+"""The compiled data path's row: IOVA, bytes, address in this process, guest physical address (for
+the dirty log), IotlbAccess."""
 
 _ADDRESS_SPACE = 1 << 64
 
@@ -33,7 +33,7 @@ Piece = tuple[int, int]
 
 
 class MissingError(Exception):
-    """No translation of `iova` allows `access`: it has to be asked for. No fault of anybody's."""
+    """No translation of `iova` allows `access`: ask the front-end for one. Not a fault."""
 
     def __init__(self, iova: int, access: IotlbAccess) -> None:
         super().__init__(f"{iova:#x}, {access!r}")
@@ -46,7 +46,7 @@ class Iotlb:
 
     def __init__(self) -> None:
         self.replaced = 0
-        """Translations that made room, ever."""
+        """Translations dropped to make room, since the start."""
         self._rows = np.zeros(0, _ROW)
         self._updates = 0
 
@@ -54,10 +54,10 @@ class Iotlb:
         return len(self._rows)
 
     def update(self, iova: int, size: int, user: int, access: int) -> None:
-        """Take a translation; it takes the place of what there was of its range.
+        """Add a translation, in place of those of its range.
 
-        One that is there already, for another access, now allows both: an IOMMU may answer with
-        no more than it was asked for.
+        If the same translation is present for another access, it now allows both: an IOMMU may
+        answer with no more access than it was asked for.
         """
         first, last = self._overlapping(iova, iova + size)
         if last - first == 1 and self._row(first)[:3] == (iova, size, user):
@@ -67,23 +67,23 @@ class Iotlb:
         self._replace(first, last, iova, iova + size, translation)
 
     def invalidate(self, iova: int, size: int) -> None:
-        """Forget the translations of a range; what they say of addresses outside of it stays."""
+        """Remove the translations of a range; their parts outside the range stay."""
         first, last = self._overlapping(iova, iova + size)
         self._replace(first, last, iova, iova + size, [])
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all translations."""
         self._rows = np.zeros(0, _ROW)
 
     def lookup(self, iova: int, length: int, access: IotlbAccess) -> list[Piece]:
-        """Where [iova, +length) is, as few pieces as there can be. Raises MissingError."""
+        """The pieces of user memory at [iova, +length), as few as possible. Raises MissingError."""
         pieces: list[Piece] = []
         end = iova + length
         while iova < end:
             index, last = self._overlapping(iova, iova + 1)
             allowed = IotlbAccess(self._row(index)[3] if index < last else 0)
             if access & ~allowed:
-                # Asked for one by one: an IOMMU answers with what it was asked for, or more.
+                # One access at a time: an IOMMU answers with the access asked for, or more.
                 raise MissingError(iova, next(iter(access & ~allowed)))
             start, size, user, *_ = self._row(index)
             at, part = user + iova - start, min(end, start + size) - iova
@@ -98,7 +98,7 @@ class Iotlb:
     def table(self, memory: MemoryTable) -> NDArray[np.void]:
         """All translations into `memory`, as rows of TRANSLATED sorted by IOVA.
 
-        One whose memory has gone since is not among them.
+        Translations into removed memory are left out.
         """
         rows, regions = self._rows, memory.by_user
         if len(regions) == 0:
@@ -122,7 +122,7 @@ class Iotlb:
         return row
 
     def _overlapping(self, start: int, end: int) -> tuple[int, int]:
-        """The rows [first, last) that have bytes of [start, end); `end` may be 2**64."""
+        """The rows [first, last) that overlap [start, end); `end` may be 2**64."""
         starts = self._rows["iova"]
         first = int(np.searchsorted(starts, np.uint64(start), side="right"))
         if first and sum(self._row(first - 1)[:2]) > start:
@@ -133,7 +133,7 @@ class Iotlb:
         return first, last
 
     def _replace(self, first: int, last: int, start: int, end: int, by: Sequence[_Row]) -> None:
-        """Cut [start, end) out of the rows [first, last), and put `by` into its place."""
+        """Cut [start, end) out of the rows [first, last), and put `by` in its place."""
         made = list(by)
         if first < last:
             iova, size, user, access, serial = self._row(first)
@@ -151,7 +151,7 @@ class Iotlb:
 
 
 def overlap(table: NDArray[np.void], iova: int, size: int) -> bool:
-    """Whether a row of TRANSLATED has bytes of [iova, +size)."""
+    """Whether a row of TRANSLATED overlaps [iova, +size)."""
     if size == 0 or len(table) == 0:
         return False
     final = np.uint64(iova + size - 1)

@@ -2,8 +2,8 @@
 """The dirty log: a bitmap in memory shared with the front-end, one bit for each 4096-byte page.
 
 vhost-user "Migration": bit `address / 4096` of the log, counted from its first byte's lowest
-bit, says that the page at a guest address was written. The front-end reads and clears it while
-the rings run, so bits are set by atomic operations only; that is the compiled code's part.
+bit, marks the page at a guest address as written. The front-end reads and clears bits while the
+rings run, so the compiled code sets them by atomic operations only.
 """
 
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
@@ -25,13 +25,13 @@ class DirtyLog:
             close_fds([fd])
 
     def require(self, guest_end: int) -> None:
-        """Raise PeerError if the log does not reach to the guest address `guest_end`."""
+        """Raise PeerError if the log does not cover guest addresses up to `guest_end`."""
         if len(self.bitmap) * 8 * LOG_PAGE < guest_end:
             detail = f"{len(self.bitmap)} bytes for addresses up to {guest_end:#x}"
             raise PeerError(PeerErrorName.LOG_SMALLER_THAN_MEMORY, detail)
 
     def close(self) -> None:
-        """Let the mapping go."""
+        """Drop the mapping."""
         self.bitmap = self.bitmap[:0].copy()
 
 

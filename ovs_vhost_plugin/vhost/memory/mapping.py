@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A shared mapping of a part of a file that a peer passed: checked first, then mapped.
+"""A shared mapping of a part of a peer's file: checked first, then mapped.
 
 Guest memory and dirty log both come as (fd, offset, size). Touching a page beyond the file's end
-raises SIGBUS, which compiled code cannot catch, so the length is checked here. A peer that cuts
-its file later ends this port's own process and no other.
+raises SIGBUS, which compiled code cannot catch, so the length is checked here. A peer that
+truncates its file later ends this port's own process and no other.
 """
 
 import ctypes
@@ -25,22 +25,22 @@ _FAILED = ctypes.c_void_p(-1).value  # MAP_FAILED
 
 
 class TooShortError(Exception):
-    """The file ends before the part that was to be mapped."""
+    """The file ends before the end of the part to map."""
 
 
 def map_shared(fd: int, offset: int, size: int, wish: int = 0) -> Bytes:
-    """Map `size` bytes at `offset` of `fd`, readable and writable; the fd stays the caller's.
+    """Map `size` bytes at `offset` of `fd`, readable and writable; the caller still owns the fd.
 
-    They begin at the address `wish` if that can be: if nothing is there yet. 0 is no wish.
+    The bytes are mapped at the address `wish` if nothing is there yet; 0 is no wish.
 
-    The array keeps the mapping alive: it is unmapped when the last view of it has gone, never
-    under a view. Raises TooShortError, or OSError where the file cannot be mapped at all.
+    The array keeps the mapping alive: it is unmapped when the last view of it has gone. Raises
+    TooShortError, or OSError where the file cannot be mapped at all.
     """
     length = os.fstat(fd).st_size
     if offset + size > length:
         raise TooShortError(f"{offset:#x} + {size:#x} bytes of a file of {length:#x}")
-    # mmap(2): the offset has to be a multiple of the page size, and on hugetlbfs both it and the
-    # length of the file's huge pages, which statvfs tells.
+    # mmap(2): the offset has to be a multiple of the page size. On hugetlbfs offset and length
+    # have to be multiples of the huge page's size, which statvfs tells.
     page = max(mmap.PAGESIZE, os.fstatvfs(fd).f_bsize)
     if page & (page - 1):
         page = mmap.PAGESIZE
@@ -51,7 +51,7 @@ def map_shared(fd: int, offset: int, size: int, wish: int = 0) -> Bytes:
         return whole[offset - start :][:size]
     try:
         mapping = mmap.mmap(fd, end - start, mmap.MAP_SHARED, offset=start)
-    except ValueError as error:  # the mmap module looks at the length too: it has just shrunk
+    except ValueError as error:  # the mmap module checks the length too: the file has just shrunk
         raise TooShortError(str(error)) from error
     # A core dump of this process must not carry the guest's memory.
     mapping.madvise(mmap.MADV_DONTDUMP)
@@ -59,7 +59,7 @@ def map_shared(fd: int, offset: int, size: int, wish: int = 0) -> Bytes:
 
 
 def _map_near(wish: int, fd: int, start: int, length: int) -> Bytes:
-    """The same at an address, or elsewhere; Python's mmap cannot ask for one. Raises OSError."""
+    """Map at an address if it is free: Python's mmap cannot ask for one. Raises OSError."""
     access = mmap.PROT_READ | mmap.PROT_WRITE
     at = _libc.mmap(wish, length, access, mmap.MAP_SHARED, fd, start)
     if at == _FAILED:
@@ -67,11 +67,11 @@ def _map_near(wish: int, fd: int, start: int, length: int) -> Bytes:
         raise OSError(error, os.strerror(error))
     _libc.madvise(at, length, mmap.MADV_DONTDUMP)
     pages = (ctypes.c_uint8 * length).from_address(at)
-    # Not at the end of the process: threads may still be at work.
+    # Not at the end of the process: threads may still be running.
     weakref.finalize(pages, _libc.munmap, at, length).atexit = False
     return np.frombuffer(memoryview(pages), dtype=np.uint8)
 
 
 def address(view: Bytes) -> int:
-    """Where the view begins in this process's address space."""
+    """The address of the view's first byte in this process."""
     return int(view.__array_interface__["data"][0])

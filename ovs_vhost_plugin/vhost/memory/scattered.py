@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guest memory that is in pieces, mapped once more as one: what a ring behind an IOMMU needs.
+"""Scattered guest pages mapped a second time as one array, for rings behind an IOMMU.
 
-A guest with an IOMMU makes a ring of pages from anywhere, which only their IOVAs put in a row. The
-compiled code takes each part of a ring for one array, so here its pages get such a row in this
+A guest with an IOMMU makes a ring of pages from anywhere; only their IOVAs are contiguous. The
+compiled code takes each part of a ring for one array, so the pages are made contiguous in this
 process too: mremap(2) with an old size of 0 maps the pages of a shared mapping a second time.
 """
 
@@ -39,9 +39,9 @@ def translated_view(
     align: int,
     access: IotlbAccess,
 ) -> mapping.Bytes:
-    """`length` bytes at `iova`, at a multiple of `align` here, as `MemoryTable.view` has them.
+    """`length` bytes at `iova` as one array, aligned to `align` as by `MemoryTable.view`.
 
-    Raises MissingError, and PeerError where the bytes cannot be had like that.
+    Raises MissingError, and PeerError where the bytes cannot be mapped as one array.
     """
     if iova + length > 1 << 64:
         raise PeerError(PeerErrorName.VRING_ADDRESS_WRAPS, f"{length} bytes at {iova:#x}")
@@ -62,8 +62,8 @@ def translated_view(
 def join(views: Sequence[mapping.Bytes]) -> mapping.Bytes:
     """The bytes of `views` as one array, over the same pages; it keeps its mapping alive.
 
-    Each piece but the first begins, and each but the last ends where a page does. Raises OSError
-    where that is not so, or the pages are larger ones.
+    Each view but the first begins on a page boundary, each but the last ends on one. Raises
+    OSError where that is not so, or the pages are huge ones.
     """
     places = [(mapping.address(view), len(view)) for view in views]
     skipped = places[0][0] % _PAGE

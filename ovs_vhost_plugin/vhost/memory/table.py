@@ -2,8 +2,8 @@
 """The guest's memory as SET_MEM_TABLE or ADD_MEM_REG describe it: checked as a whole, then mapped.
 
 vhost-user "Memory access": every region has a guest address, used in descriptors, and a user
-address, used in SET_VRING_ADDR. Both kinds of address must lead to one place, so no two regions
-may overlap in either.
+address, used in SET_VRING_ADDR. An address of either kind must be in one region only, so no two
+regions may overlap in either.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from ovs_vhost_plugin.vhost.fds.closing import close_fds
 from ovs_vhost_plugin.vhost.memory import mapping
 from ovs_vhost_plugin.vhost.spec import MAX_MEM_SLOTS, MAX_REGIONS
 
-# What the compiled data path translates with: guest address, size in bytes, and the address in
-# this process, each a u64.
+# The compiled data path's row: guest address, size in bytes, and address in this process, each a
+# u64.
 REGION_DTYPE = np.dtype([("guest", "<u8"), ("size", "<u8"), ("host", "<u8")])
 
-# The same regions by their user addresses, as IOTLB messages name places.
+# The same regions by user address, which is the address that IOTLB messages carry.
 USER_DTYPE = np.dtype([(name, "<u8") for name in ("user", "size", "host", "guest")])
 
 _ADDRESS_SPACE = 1 << 64
 
 Place = tuple[int, int, int]
-"""Guest address, user address and size: what a region is known by."""
+"""Guest address, user address and size, which identify a region."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Mapped:
-    """A region's bytes, and which file they are of (its device and inode)."""
+    """A region's bytes, and the device and inode of their file."""
 
     view: mapping.Bytes
     file: tuple[int, int]
@@ -47,8 +47,9 @@ class MemoryTable:
     """The mapped regions of one memory table.
 
     Takes `fds` (one for each region, in order) and closes them, also where it raises PeerError.
-    `regions` is an array of REGION_DTYPE, sorted by guest address, `by_user` one of USER_DTYPE,
-    sorted by user address. `in_place`: mapped at its user address, wherever that is free.
+    `regions` is an array of REGION_DTYPE, sorted by guest address; `by_user` is an array of
+    USER_DTYPE, sorted by user address. `in_place`: each region is mapped at its user address,
+    where that is free.
     """
 
     def __init__(
@@ -63,11 +64,11 @@ class MemoryTable:
         self._gone: Sequence[Place] = ()
 
     def with_region(self, region: MemoryRegion, fd: int, *, in_place: bool = False) -> MemoryTable:
-        """A table that has `region` too (VHOST_USER_ADD_MEM_REG); takes the fd. Raises PeerError.
+        """A table with `region` added (VHOST_USER_ADD_MEM_REG); takes the fd. Raises PeerError.
 
-        One that is at the same place already is replaced, and if it is of the same file this table
-        is returned: QEMU 7.2 sends both requests once for each queue pair. Two tables share
-        mappings; either may be closed before the other.
+        A region at the same place is replaced. If it is of the same file, this table is returned:
+        QEMU 7.2 sends both requests once for each queue pair. The two tables share mappings;
+        either may be closed before the other.
         """
         place = _place(region)
         try:
@@ -84,10 +85,10 @@ class MemoryTable:
         return self._made(mapped, [gone for gone in self._gone if gone != place])
 
     def without_region(self, region: MemoryRegion) -> MemoryTable:
-        """A table that lacks a region (VHOST_USER_REM_MEM_REG). Raises PeerError.
+        """A table without a region (VHOST_USER_REM_MEM_REG). Raises PeerError.
 
         "The memory region to be removed is identified by its guest address, user address and
-        size. The mmap offset is ignored." One that went before may go again: see `with_region`.
+        size. The mmap offset is ignored." A removed region may be removed again: see `with_region`.
         """
         place = _place(region)
         if place not in map(_place, self._mapped):
@@ -99,7 +100,7 @@ class MemoryTable:
 
     @classmethod
     def empty(cls) -> MemoryTable:
-        """A table to which regions are added one by one."""
+        """A table without regions."""
         return cls._made({}, [])
 
     @classmethod
@@ -121,14 +122,14 @@ class MemoryTable:
 
     @property
     def guest_end(self) -> int:
-        """The first guest address behind all regions: what a dirty log has to reach."""
+        """The first guest address behind all regions; a dirty log has to reach up to it."""
         return max((region.guest_address + region.size for region in self._mapped), default=0)
 
     def view(self, user_address: int, length: int, align: int) -> mapping.Bytes:
         """`length` bytes at `user_address` of the front-end, within one region.
 
-        They lie at a multiple of `align` in this process too: the compiled code's loads and
-        stores rely on it. Raises PeerError. Guest memory stays mapped as long as a view of it.
+        They are aligned to `align` in this process too: the compiled code's loads and stores rely
+        on it. Raises PeerError. Guest memory stays mapped as long as there is a view of it.
         """
         where = f"{length} bytes at {user_address:#x}"
         if user_address + length > _ADDRESS_SPACE:
@@ -150,7 +151,7 @@ class MemoryTable:
         return user_address - region.user_address + region.guest_address
 
     def file_place(self, user_address: int) -> tuple[int, int, int]:
-        """The device and inode of the file that has `user_address`, and where. Raises PeerError."""
+        """The device, inode and file offset of `user_address`. Raises PeerError."""
         region = self._region_of(user_address)
         offset = user_address - region.user_address + region.mmap_offset
         return (*self._mapped[region].file, offset)
@@ -167,13 +168,13 @@ class MemoryTable:
         return [mapped.view for mapped in self._mapped.values()]
 
     def bases(self, regions: Sequence[MemoryRegion]) -> tuple[int, ...]:
-        """The addresses in this process at which `regions`, which it has, begin."""
+        """The addresses in this process of `regions`, which this table has."""
         return tuple(mapping.address(self._mapped[region].view) for region in regions)
 
     def split(self, user_address: int, size: int) -> list[tuple[int, int]]:
-        """The parts of a user address range, address and size, one for each region it lies in.
+        """The parts (address, size) of a user address range, one for each region it lies in.
 
-        Raises PeerError if some of it lies in none.
+        Raises PeerError if some of the range lies in no region.
         """
         parts = []
         at, end = user_address, user_address + size
@@ -190,7 +191,7 @@ class MemoryTable:
         return parts
 
     def close(self) -> None:
-        """Unmap; a region of which the caller still holds a view, when that view goes."""
+        """Unmap the regions, each as soon as no view of it is held."""
         self._set({})
 
 
@@ -199,7 +200,7 @@ def _place(region: MemoryRegion) -> Place:
 
 
 def _check_table(regions: Sequence[MemoryRegion], fds: Sequence[int]) -> None:
-    """Refuse a table that cannot be right, before anything is mapped."""
+    """Refuse a wrong table before anything is mapped."""
     if not regions:
         raise PeerError(PeerErrorName.REGIONS_NONE)
     if len(regions) > MAX_REGIONS:

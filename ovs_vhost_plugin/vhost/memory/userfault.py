@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A userfaultfd: memory whose pages are still on their way, and may be touched all the same.
+"""A userfaultfd: memory may be touched while its pages are still on their way.
 
-vhost-user "Postcopy migration" (VHOST_USER_POSTCOPY_ADVISE): whoever touches a page that is not
-there waits in the kernel until the front-end, which has the userfaultfd too, has put the page into
-the shared file and wakes it. The system calls that move frames wait in the kernel's own code, for
-which an unprivileged process may not make a userfaultfd by userfaultfd(2). But whoever holds
-/dev/userfaultfd open may (ioctl_userfaultfd(2), Linux 6.1): permission was checked by open(2).
+vhost-user "Postcopy migration" (VHOST_USER_POSTCOPY_ADVISE): a thread that touches a missing page
+waits in the kernel until the front-end, which has the userfaultfd too, has put the page into the
+shared file and wakes the thread. The system calls that move frames wait in the kernel's own code;
+for such faults an unprivileged process may not make a userfaultfd by userfaultfd(2). A process that
+holds /dev/userfaultfd open may (ioctl_userfaultfd(2), Linux 6.1): open(2) checked permission.
 
 Numbers are those of linux/userfaultfd.h.
 """
@@ -33,7 +33,7 @@ RANGE = Struct("=QQ")
 
 
 def open_device() -> int:
-    """The device's fd, by which any process that has it may make userfaultfds of itself.
+    """The device's fd; any process that has it may make userfaultfds of itself.
 
     Raises OSError where there is no such device, or no permission to open it.
     """
@@ -41,10 +41,10 @@ def open_device() -> int:
 
 
 class Userfault:
-    """A userfaultfd of this process; `fd` is for the front-end too, and stays this object's."""
+    """A userfaultfd of this process; this object owns `fd`, which the front-end gets too."""
 
     def __init__(self, device: int) -> None:
-        """Make one by `device`, an open DEVICE. Raises OSError."""
+        """Make a userfaultfd by `device`, an open DEVICE. Raises OSError."""
         self.fd = fcntl.ioctl(device, _USERFAULTFD_IOC_NEW, os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             fcntl.ioctl(self.fd, _UFFDIO_API, bytearray(_VERSION.pack(_API, 0, 0)))
@@ -53,15 +53,15 @@ class Userfault:
             raise
 
     def catch(self, view: Bytes) -> None:
-        """Have whoever touches a missing page of the mapping that `view` is of wait for it.
+        """Make threads that touch a missing page of `view`'s mapping wait for the page.
 
-        Raises OSError where the memory is none that userfaultfd serves (files on a disk).
+        Raises OSError where userfaultfd does not serve the memory (files on a disk).
         """
         request = _REGISTER.pack(*extent(view), _MODE_MISSING, 0)
         fcntl.ioctl(self.fd, _UFFDIO_REGISTER, bytearray(request))
 
     def release(self, view: Bytes) -> None:
-        """End that: all pages have come. Whoever still waits finds zeros."""
+        """End `catch`, as all pages have come. Threads that still wait find zeros."""
         fcntl.ioctl(self.fd, _UFFDIO_UNREGISTER, RANGE.pack(*extent(view)))
 
     def close(self) -> None:

@@ -22,10 +22,10 @@ def get_config(state: SessionState, payload: bytes, _fds: list[int]) -> Handling
 
 
 def set_config(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
-    """Take what the guest, or its host while it migrates, writes ("SET_CONFIG").
+    """Take a write by the guest, or by its host in a migration ("SET_CONFIG").
 
-    A guest may write one field, and only a legacy one: its MAC (virtio 1.2, 5.1.4.3). A migration
-    may write all of them; of what it brings the MAC and the MTU are the guest's.
+    A guest may write one field, its MAC, and only as a legacy guest (virtio 1.2, 5.1.4.3). A
+    migration may write all fields, of which the MAC and the MTU are kept.
     """
     offset, size, flags = _access(state, payload)
     data = payload[spec.CONFIG.size :]
@@ -41,7 +41,7 @@ def set_config(state: SessionState, payload: bytes, _fds: list[int]) -> Handling
 
 
 def settle_mtu(state: SessionState) -> Generator[Effect, object, None]:
-    """Features are others: a driver that has the MTU keeps it, whatever the port's becomes.
+    """Fix or release the guest's MTU after SET_FEATURES: a driver that has the MTU keeps it.
 
     virtio 1.2, 5.1.4.1: "The device MUST NOT modify mtu once it has been set."
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handlers of the requests that concern the whole device: features, memory, log, network.
 
-Each checks its payload completely before the first effect, so that a refused request has changed
-nothing. Sections cited are those of vhost-user, "Front-end message types".
+Each handler checks its payload completely before its first effect, so that a refused request has
+changed nothing. Sections cited are those of vhost-user, "Front-end message types".
 """
 
 from collections.abc import Generator, Sequence
@@ -89,13 +89,13 @@ def set_owner(_state: SessionState, _payload: bytes, _fds: list[int]) -> Handlin
 
 
 def reset_owner(state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
-    """Disable all rings and keep all else, as is recommended for this deprecated request."""
+    """Disable all rings and keep all else, as recommended for this deprecated request."""
     yield from enable_all(state, False)
     return None
 
 
 def set_mem_table(state: SessionState, payload: bytes, fds: list[int]) -> Handling:
-    """Take a new memory table: as many regions as the payload says and as fds came."""
+    """Take a new memory table, with as many fds as the payload has regions."""
     if _acknowledges_bases(state, payload, fds):
         return (yield from _take_acknowledgement(state))
     if len(payload) < spec.MEMORY_HEADER.size:
@@ -106,7 +106,7 @@ def set_mem_table(state: SessionState, payload: bytes, fds: list[int]) -> Handli
     if count > spec.MAX_REGIONS:
         raise PeerError(PeerErrorName.REGIONS_TOO_MANY, str(count))
     end = spec.MEMORY_HEADER.size + count * spec.MEMORY_REGION.size
-    # There may be room for more regions than it has: User Mode Linux always sends two.
+    # The payload may have room for more regions than it uses: User Mode Linux always sends two.
     most = spec.MEMORY_HEADER.size + spec.MAX_REGIONS * spec.MEMORY_REGION.size
     if not end <= len(payload) <= most:
         detail = f"SET_MEM_TABLE: {len(payload)} bytes for {count} regions"
@@ -127,13 +127,13 @@ def set_mem_table(state: SessionState, payload: bytes, fds: list[int]) -> Handli
 
 
 def get_max_mem_slots(_state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
-    """Answer how many regions there may be at once."""
+    """Answer the most regions at once."""
     yield from ()
     return spec.U64.pack(spec.MAX_MEM_SLOTS)
 
 
 def add_mem_reg(state: SessionState, payload: bytes, fds: list[int]) -> Handling:
-    """Take one more region, in the file whose fd has come with it."""
+    """Take one more region, in the file whose fd came with the request."""
     if _acknowledges_bases(state, payload, fds):
         return (yield from _take_acknowledgement(state))
     if len(payload) != spec.SINGLE_REGION.size:
@@ -153,10 +153,10 @@ def add_mem_reg(state: SessionState, payload: bytes, fds: list[int]) -> Handling
 def _map(
     state: SessionState, effect: SetMemoryTable | AddMemoryRegion
 ) -> Generator[Effect, object, Sequence[int] | None]:
-    """Have memory mapped; where, if it comes by postcopy and the front-end is to be told.
+    """Map memory; return its addresses if it comes by postcopy and they are to be answered.
 
-    "In postcopy mode NEED_REPLY is not set": who sets it, as QEMU 7.2 for the second of two queue
-    pairs, has been told already and awaits an acknowledgement.
+    "In postcopy mode NEED_REPLY is not set": a front-end that sets it, as QEMU 7.2 does for the
+    second of two queue pairs, knows the addresses already and awaits an acknowledgement.
     """
     tell = state.postcopy is PostcopyPhase.LISTENING and not state.acknowledges
     before, state.bases_pending = state.bases_pending, state.bases_pending or tell
@@ -179,14 +179,14 @@ def _acknowledges_bases(state: SessionState, payload: bytes, fds: list[int]) -> 
 
 
 def _take_acknowledgement(state: SessionState) -> Handling:
-    """The front-end knows all bases: memory may be touched. It is sent once for all regions."""
+    """Take the front-end's acknowledgement, sent once for all regions: memory may be touched."""
     state.bases_pending = False
     yield AcknowledgeBases()
     return None
 
 
 def rem_mem_reg(_state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
-    """Give a region up. An fd that comes along is closed: "existing incorrect implementations"."""
+    """Remove a region. An fd beside it is closed: "existing incorrect implementations"."""
     _padding, *fields = spec.SINGLE_REGION.unpack(payload)
     yield RemoveMemoryRegion(MemoryRegion(*fields))
     return None
@@ -201,7 +201,7 @@ def set_log_base(state: SessionState, payload: bytes, fds: list[int]) -> Handlin
         raise PeerError(PeerErrorName.PROTOCOL_FEATURE_MISSING, "SET_LOG_BASE needs LOG_SHMFD")
     size, offset = spec.LOG.unpack(payload)
     yield SetLog(size, offset, fds.pop())
-    # The answer's size differs among back-ends (0, 8, 16); front-ends that look want 8.
+    # The answer's size differs among back-ends (0, 8, 16); front-ends that check it want 8.
     return spec.U64.pack(0)
 
 
@@ -224,7 +224,7 @@ def send_rarp(_state: SessionState, payload: bytes, _fds: list[int]) -> Handling
 
 
 def net_set_mtu(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
-    """Judge the MTU the guest is to see: the answer tells whether it is valid.
+    """Check the MTU that the guest will see, and answer whether it is valid.
 
     QEMU sends this before SET_FEATURES, so VIRTIO_NET_F_MTU is not yet acknowledged here.
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Handlers of the requests by which a front-end gets, keeps and gives what is in flight.
+"""Handlers of the requests by which a front-end gets the in-flight region and gives it back.
 
-GET_INFLIGHT_FD: the back-end makes the memory. SET_INFLIGHT_FD: the front-end, which has kept it,
-or has it from another host, gives it to this back-end before it starts the rings.
+GET_INFLIGHT_FD: the back-end makes the region. SET_INFLIGHT_FD: the front-end has kept the region,
+or has it from another host, and gives it to this back-end before it starts the rings.
 """
 
 from ovs_vhost_plugin.vhost import spec
@@ -18,10 +18,10 @@ from ovs_vhost_plugin.vhost.state import PostcopyPhase, SessionState
 
 
 def get_inflight_fd(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
-    """Make the memory for as many queues, of as many descriptors, as the front-end says.
+    """Make a region for as many queues, of as many descriptors, as the front-end asks for.
 
-    It is for rings of the layout that is negotiated by now. The answer is padded as the request is,
-    by which front-ends check it.
+    Its layout is of the rings negotiated by now. The answer is padded as the request is, because
+    front-ends check that.
     """
     asked = _description(state, payload)
     answer = yield MakeInflight(asked.queues, asked.queue_size, state.packed)
@@ -32,12 +32,12 @@ def get_inflight_fd(state: SessionState, payload: bytes, _fds: list[int]) -> Han
 
 
 def set_inflight_fd(state: SessionState, payload: bytes, fds: list[int]) -> Handling:
-    """Keep there what is in flight from the rings' next start on."""
+    """Use the front-end's in-flight region from the rings' next start on."""
     description = _description(state, payload)
     if state.started:
         raise PeerError(PeerErrorName.INFLIGHT_WHILE_STARTED)
     if state.postcopy is PostcopyPhase.LISTENING:
-        # Where a ring stands is then known by the guest's memory, which is not here yet.
+        # A ring's position is then read from the guest's memory, which has not come yet.
         raise PeerError(PeerErrorName.INFLIGHT_WITH_POSTCOPY)
     yield SetInflight(description, fds.pop())
     state.keeps_inflight = True

@@ -15,10 +15,10 @@ _ALL_ACCESS = IotlbAccess.READ | IotlbAccess.WRITE
 
 
 def iotlb_msg(_state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
-    """Take a translation, or give some up: then the rings use them no more when it is answered."""
+    """Take a translation, or drop some; once answered, no ring uses the dropped ones."""
     iova, size, user, access, kind = spec.IOTLB.unpack(payload)
     seen = f"{size:#x} bytes at {iova:#x}"
-    # Of an invalidation nothing else is said: QEMU 7.2 leaves there what its stack had.
+    # An invalidation's other fields mean nothing: QEMU 7.2 leaves bytes of its stack there.
     said = (iova, user) if kind == IotlbType.UPDATE else (iova,)
     if max(said) + size > _ADDRESS_SPACE:
         raise PeerError(PeerErrorName.IOTLB_ADDRESS_WRAPS, seen)
@@ -30,7 +30,7 @@ def iotlb_msg(_state: SessionState, payload: bytes, _fds: list[int]) -> Handling
                 raise PeerError(PeerErrorName.IOTLB_PERMISSIONS, f"{access:#x}")
             yield UpdateIotlb(iova, size, user, IotlbAccess(access))
         case IotlbType.INVALIDATE:
-            # QEMU says the size as a mask and 1: all of the address space does not fit.
+            # QEMU sends mask + 1, which for the whole address space overflows to 0.
             yield InvalidateIotlb(iova, size or _ADDRESS_SPACE - iova)
         case _:
             raise PeerError(PeerErrorName.IOTLB_TYPE, str(kind))
@@ -43,5 +43,5 @@ def miss(iova: int, access: IotlbAccess) -> bytes:
 
 
 def access_fail(iova: int, access: IotlbAccess) -> bytes:
-    """The payload that says that the translation of `iova` does not allow what is needed."""
+    """The payload that reports that the translation of `iova` does not allow `access`."""
     return spec.IOTLB.pack(iova, 0, 0, access, IotlbType.ACCESS_FAIL)

@@ -3,10 +3,10 @@
 
 ADVISE, while the memory is still copied: the front-end gets a userfaultfd. LISTEN: from now on
 memory comes with its pages missing. Each region is answered with the address at which it is mapped
-here, by which the front-end knows the faults; when it has them all it acknowledges, and only then
-may memory be touched (`vhost/requests/device.py`). END: all pages have come. QEMU sends each of the
-three once for each queue pair, and all first ones before any second. Sections cited are those of
-vhost-user, "Front-end message types".
+here, by which the front-end interprets faults. When the front-end has all addresses it
+acknowledges, and only then may memory be touched (`vhost/requests/device.py`). END: all pages have
+come. QEMU sends each of the three once for each queue pair, and all first ones before any second.
+Sections cited are those of vhost-user, "Front-end message types".
 """
 
 from ovs_vhost_plugin.vhost import spec
@@ -22,12 +22,12 @@ from ovs_vhost_plugin.vhost.state import PostcopyPhase, SessionState
 
 
 def advise(state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
-    """Answer a userfaultfd, and no payload.
+    """Answer a userfaultfd, without a payload.
 
-    QEMU 10.0 sends memory for its first pair only, and then waits without end for answers to what
-    it has not sent: the guest is lost. Refused now, it goes on at the source. QEMU 7.2, which sends
-    memory for each pair, is known by a SET_VRING_ENABLE that asks for no acknowledgement, where
-    10.0's does; either sends it while it waits for the guest.
+    QEMU 10.0 sends memory for its first pair only, and then waits without end for answers to
+    requests that it has not sent: the guest is lost. If it is refused now, the guest goes on at
+    the source. QEMU 7.2 sends memory for each pair. It is known by its SET_VRING_ENABLE, which asks
+    for no acknowledgement, where 10.0's does; either sends it while it waits for the guest.
     """
     if state.postcopy is PostcopyPhase.ADVISED and not state.enables_unasked:
         detail = "this QEMU loses a guest with several queue pairs: use one, or precopy"
@@ -44,7 +44,7 @@ def advise(state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
 
 
 def listen(state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
-    """Expect memory whose pages are missing."""
+    """Expect memory with missing pages."""
     if state.postcopy is PostcopyPhase.ADVISED:
         if state.keeps_inflight:
             raise PeerError(PeerErrorName.INFLIGHT_WITH_POSTCOPY)
@@ -56,7 +56,7 @@ def listen(state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
 
 
 def end(state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
-    """All pages have come. "The value returned is an error indication; 0 is success"."""
+    """End postcopy. "The value returned is an error indication; 0 is success"."""
     if state.postcopy is PostcopyPhase.LISTENING:
         state.postcopy = PostcopyPhase.ENDED
         yield EndPostcopy()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handlers of the requests that move the back-end's own state ("Migrating back-end state").
 
-The front-end passes a pipe and is told by CHECK_DEVICE_STATE, after all has gone through it,
-whether it could be used. A refusal is said in the reply, so that it costs the migration and not
-the connection: the guest stays, or goes on, where it is. Sections cited are those of vhost-user.
+The front-end passes a pipe. After the transfer it asks by CHECK_DEVICE_STATE whether the state
+could be used. A refusal is in the reply, so that it costs the migration and not the connection:
+the guest stays, or goes on, where it is. Sections cited are those of vhost-user.
 """
 
 from ovs_vhost_plugin.vhost import spec
@@ -14,9 +14,9 @@ from ovs_vhost_plugin.vhost.state import SessionState
 
 
 def set_device_state_fd(state: SessionState, payload: bytes, fds: list[int]) -> Handling:
-    """Begin a transfer through the front-end's pipe; this back-end never brings its own channel.
+    """Begin a transfer through the front-end's pipe; this back-end never offers its own channel.
 
-    "Migrating back-end state": in the one phase there is, all rings are stopped.
+    "Migrating back-end state": in the one phase that is specified, all rings are stopped.
     """
     direction, phase = spec.DEVICE_STATE.unpack(payload)
     if direction not in (TransferDirection.SAVE, TransferDirection.LOAD):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handlers of a device's status and of its reset, whose rules are virtio's.
 
-The status says nothing of rings: in vhost-user those start by SET_VRING_KICK and stop by
-GET_VRING_BASE or RESET_DEVICE, whatever the status. What a back-end has to say in it are two bits:
-FEATURES_OK is missing after features were refused, DEVICE_NEEDS_RESET is there after a ring broke.
+The status does not control rings: in vhost-user those start by SET_VRING_KICK and stop by
+GET_VRING_BASE or RESET_DEVICE, whatever the status. A back-end changes two bits of it:
+FEATURES_OK is clear after features were refused, DEVICE_NEEDS_RESET is set after a ring broke.
 """
 
 from ovs_vhost_plugin.vhost import spec
@@ -18,7 +18,7 @@ _MAX_STATUS = 0xFF  # virtio 1.2, 4.1.4.3: device_status is a byte
 
 
 def set_status(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
-    """Take the driver's status; zero is a reset (virtio 1.2, 2.1) and clears the back-end's bit."""
+    """Take the driver's status; 0 is a reset (virtio 1.2, 2.1), clearing DEVICE_NEEDS_RESET."""
     (status,) = spec.U64.unpack(payload)
     if status > _MAX_STATUS:
         raise PeerError(PeerErrorName.STATUS_VALUE, f"{status:#x}")
@@ -30,7 +30,7 @@ def set_status(state: SessionState, payload: bytes, _fds: list[int]) -> Handling
 
 
 def get_status(state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
-    """Answer the status as it was set, but for the back-end's two bits.
+    """Answer the status as the driver set it, with the back-end's two bits.
 
     virtio 1.2, 3.1.1: the driver reads FEATURES_OK back to see whether its features were accepted;
     2.1.2: a device that cannot go on without a reset should say so.
@@ -45,11 +45,10 @@ def get_status(state: SessionState, _payload: bytes, _fds: list[int]) -> Handlin
 
 
 def reset_device(state: SessionState, _payload: bytes, _fds: list[int]) -> Handling:
-    """Stop and disable all rings, and forget what the guest's driver has set up.
+    """Stop and disable all rings, and forget the guest driver's settings.
 
-    What is the front-end's stays: its memory, its log, what it negotiated of the protocol, and the
-    fds by which it is called. Front-ends remember which memory slots they have filled, and do not
-    fill them again.
+    The front-end's settings stay: memory, log, protocol features, and the fds by which it is
+    called. Front-ends remember which memory slots they have filled, and do not fill them again.
     """
     for vring in state.vrings:
         vring.enabled = False

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handlers of the requests that set up, start, enable and stop one vring.
 
-A handler checks, changes the Vring and yields ReconfigureVring; `_change` undoes the change if
-the device cannot run the ring like that. Sections cited are those of vhost-user.
+A handler checks, changes the VringState and yields ReconfigureVring; `_change` undoes the change
+if the device cannot run the ring with it. Sections cited are those of vhost-user.
 """
 
 from collections.abc import Generator
@@ -31,7 +31,7 @@ def set_num(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
 
 
 def set_addr(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
-    """Set addresses and flags; comes again while the ring runs, to log its used ring or not."""
+    """Set addresses and flags; sent again on a running ring to switch logging of its used ring."""
     index, flags, desc, used, avail, log = spec.VRING_ADDR.unpack(payload)
     vring = _vring(state, index)
     if flags & ~VringAddressFlag.LOG.value:
@@ -62,7 +62,7 @@ def set_addr(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
 def set_base(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
     """Set the next avail index: for a split ring a free-running 16-bit number.
 
-    What it says of a packed ring depends on the ring's size (`packed_base.py`).
+    The meaning of a packed ring's base depends on the ring's size (`packed_base.py`).
     """
     index, base = spec.VRING_STATE.unpack(payload)
     vring = _stopped_vring(state, index)
@@ -73,11 +73,11 @@ def set_base(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
 
 
 def get_base(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
-    """Stop the ring and answer its next avail index, also for one that was never started.
+    """Stop the ring and answer its next avail index, also for a ring that was never started.
 
-    The request's `num` is reserved; older front-ends leave anything in it. The kick fd goes: the
-    next SET_VRING_KICK starts the ring again. The call fd stays: nothing says it would go, and
-    front-ends that send it anew replace it.
+    The request's `num` is reserved; older front-ends leave anything in it. The kick fd is closed:
+    the next SET_VRING_KICK starts the ring again. The call fd stays: no specification closes it,
+    and front-ends that send it again replace it.
     """
     index, _reserved = spec.VRING_STATE.unpack(payload)
     vring = _vring(state, index)
@@ -95,8 +95,8 @@ def get_base(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
 def set_kick(state: SessionState, payload: bytes, fds: list[int]) -> Handling:
     """Set the kick fd, or none for polling, and start the ring ("Ring states").
 
-    Started here and not at the first kick, which may already have been consumed by the back-end
-    before; a ring without buffers costs nothing.
+    The ring starts here and not at its first kick, which an earlier back-end may have consumed; a
+    ring without buffers costs nothing.
     """
     vring, fd = _vring_fd(state, payload, fds)
     own = _own_eventfds(state, vring)
@@ -105,7 +105,7 @@ def set_kick(state: SessionState, payload: bytes, fds: list[int]) -> Handling:
 
 
 def kick(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
-    """Wake the ring in band (VHOST_USER_VRING_KICK), and start it if it is not.
+    """Wake the ring in band (VHOST_USER_VRING_KICK), and start it if it is stopped.
 
     An eventfd that SET_VRING_KICK gave "will be preferred over the message".
     """
@@ -141,8 +141,8 @@ def set_err(state: SessionState, payload: bytes, fds: list[int]) -> Handling:
 def set_enable(state: SessionState, payload: bytes, _fds: list[int]) -> Handling:
     """Enable or disable the ring.
 
-    QEMU sends this before SET_FEATURES has acknowledged PROTOCOL_FEATURES, though "should be
-    sent only when negotiated"; it was offered, that has to do.
+    QEMU sends this before SET_FEATURES has acknowledged PROTOCOL_FEATURES, though it "should be
+    sent only when negotiated"; so it is enough that PROTOCOL_FEATURES was offered.
     """
     index, enable = spec.VRING_STATE.unpack(payload)
     vring = _vring(state, index)
@@ -154,7 +154,7 @@ def set_enable(state: SessionState, payload: bytes, _fds: list[int]) -> Handling
 
 
 def enable_all(state: SessionState, enabled: bool) -> Generator[Effect, object, None]:
-    """Enable or disable every ring that is not so yet."""
+    """Enable or disable every ring whose state differs."""
     for vring in state.vrings:
         if vring.enabled != enabled:
             yield from _change(vring, enabled=enabled, enable_told=True)
@@ -167,7 +167,7 @@ def _vring(state: SessionState, index: int) -> VringState:
 
 
 def _stopped_vring(state: SessionState, index: int) -> VringState:
-    """A vring whose size and base may change, because nothing processes it."""
+    """The vring, stopped, so that its size and base may change. Raises PeerError."""
     vring = _vring(state, index)
     if vring.ready():
         raise PeerError(PeerErrorName.VRING_STARTED, f"vring {index}")
@@ -190,10 +190,10 @@ def _vring_fd(state: SessionState, payload: bytes, fds: list[int]) -> tuple[Vrin
 
 
 def _own_eventfds(state: SessionState, vring: VringState) -> dict[str, int]:
-    """Eventfds of our own for a ring that begins, for what the front-end wants as messages.
+    """Eventfds of our own for a starting ring, for calls and errors to be sent as messages.
 
-    It "isn't necessary" then to send SET_VRING_CALL and SET_VRING_ERR; one that did is taken at its
-    word, also where it said that it polls.
+    With in-band notifications it "isn't necessary" to send SET_VRING_CALL and SET_VRING_ERR. A
+    front-end that has sent one gets what it asked for, also polling.
     """
     if not state.negotiated(ProtocolFeature.INBAND_NOTIFICATIONS):
         return {}
@@ -204,11 +204,11 @@ def _own_eventfds(state: SessionState, vring: VringState) -> dict[str, int]:
 
 
 def _change(vring: VringState, **changes: int) -> Generator[Effect, object, None]:
-    """Change fields of `vring` and let the device follow.
+    """Change fields of `vring` and reconfigure the device's ring.
 
     Replaced fds are closed afterwards: until then the data path polls them. If the device
-    refuses, the fields get their old values back; a ring that was running has lost its footing
-    by then, so that the error is fatal.
+    refuses, the fields get their old values back. A ring that was running is then in no defined
+    state, so the error is fatal.
     """
     was_running = vring.ready()
     before = {name: getattr(vring, name) for name in changes}
