@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ports' taps: whose they are, from their first moment to their last, and who hears them.
+"""The ports' taps: made, owned and removed here, and hidden from this host's network stack.
 
 `taps` keeps them, by the ioctls of `device`, the links of `links` and the namespace of
 `birthplace`. `host_stack` keeps this host's own network stack away from them.

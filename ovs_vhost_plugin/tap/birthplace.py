@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network namespace in which taps are made, before anybody else can see them.
 
-A new tap belongs to nobody until it is told its owner, and any user may attach to it meanwhile. So
-it is made where there is no other user, is given its owner there, and then moves to where the
-switch is. The namespace has no name and no process: it lives by a file descriptor of the daemon,
-and what is still in it when the daemon dies goes with it.
+A new tap belongs to nobody until its owner is set, and any user may attach to it meanwhile. So a
+tap is made in a namespace without other users, gets its owner there, and then moves to the
+switch's namespace. The birthplace has no name and no process: a file descriptor of the daemon
+keeps it, and when the daemon dies, the kernel removes it with every tap still in it.
 Source: network_namespaces(7), setns(2), net/core/dev.c (__dev_change_net_namespace).
 """
 
@@ -17,11 +17,11 @@ from ovs_vhost_plugin.common import process
 
 
 class Birthplace:
-    """A private network namespace. The process has one thread, which visits it."""
+    """A private network namespace. The process has one thread, which enters and leaves it."""
 
     def __init__(self) -> None:
-        """Make it; OSError where that is not allowed."""
-        # Late, and so not in the nursery nor in any worker, which have no use for it.
+        """Make the namespace; OSError where that is not allowed."""
+        # Imported late: fork server and workers do not need it.
         from pyroute2 import IPRoute
 
         self._home = _here()
@@ -38,7 +38,7 @@ class Birthplace:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """Be in it for the length of the context."""
+        """Enter the namespace for the length of the context."""
         process.enter(self._place, process.NEW_NET)
         try:
             yield
@@ -49,14 +49,14 @@ class Birthplace:
         try:
             process.enter(self._home, process.NEW_NET)
         except OSError as error:
-            # One that is no port's: whoever is lost here can do nothing right.
+            # Not a port's error: a daemon that is stuck in this namespace can do nothing right.
             raise RuntimeError(f"cannot return to the daemon's namespace: {error}") from error
 
     def send_home(self, index: int) -> None:
-        """Move an interface from here to the daemon's own namespace.
+        """Move an interface from the birthplace to the daemon's own namespace.
 
-        OSError EEXIST when there is one of that name. It is down then, and its settings (sysctl)
-        are those of a new one; owner, offloads and carrier stay.
+        OSError EEXIST when an interface of that name is there. A moved interface is down, and its
+        settings (sysctl) are those of a new one; owner, offloads and carrier stay.
         """
         from pyroute2 import NetlinkError
 
@@ -66,7 +66,7 @@ class Birthplace:
             raise OSError(error.code, os.strerror(error.code)) from error
 
     def close(self) -> None:
-        """Leave it, with all that is in it."""
+        """Drop the namespace, with all that is in it."""
         self._links.close()
         os.close(self._place)
         os.close(self._home)

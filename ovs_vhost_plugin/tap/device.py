@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a tap is told through one of its queues, and an interface through any socket.
+"""Ioctls of a tap, through one of its queues, and of an interface, through any socket.
 
 Source: linux/if_tun.h, Documentation/networking/tuntap.rst, netdevice(7), drivers/net/tun.c.
 """
@@ -41,36 +41,36 @@ assert _IFREQ.size == 40
 
 
 def make(name: str) -> int:
-    """A new tap in the current network namespace, without carrier; its first queue.
+    """Make a tap in the current network namespace, without carrier; return its first queue.
 
-    It goes when the queue is closed. OSError EBUSY when there is an interface of that name.
+    The tap goes when the queue is closed. OSError EBUSY when an interface of that name exists.
     """
     return _without_carrier(name, _FLAGS | _IFF_TUN_EXCL)
 
 
 def open_queue(name: str) -> int:
-    """One more queue of a tap, whose carrier is down then."""
+    """Open one more queue of a tap; this sets the tap's carrier down."""
     return _without_carrier(name, _FLAGS)
 
 
 def join(name: str, *, carrier: bool) -> int:
-    """One more queue of a tap that somebody uses, and whose carrier is as told."""
+    """Open one more queue of a tap in use, keeping its carrier at `carrier`."""
     return _attach(name, _FLAGS | (0 if carrier else _IFF_NO_CARRIER))
 
 
 def give_to_root(queue: int) -> None:
-    """Let nobody attach to the tap any more but root.
+    """Let only root attach to the tap from now on.
 
-    A tap without an owner is for whoever may open /dev/net/tun, which is everybody
+    Anybody who may open /dev/net/tun, that is everybody, may attach to a tap without an owner
     (tun_not_capable).
     """
     fcntl.ioctl(queue, _TUNSETOWNER, _ROOT)
 
 
 def offer_offloads(queue: int) -> None:
-    """Have the tap show all the offloads that a guest's NIC may take.
+    """Enable on the tap all the offloads that a guest's NIC may take.
 
-    A switch may read them only once, when it opens the tap.
+    A switch may read the offloads only once, when it opens the tap.
     """
     try:
         fcntl.ioctl(queue, _TUNSETOFFLOAD, _OFFLOADS_WITH_USO)
@@ -81,7 +81,7 @@ def offer_offloads(queue: int) -> None:
 
 
 def make_persistent(queue: int) -> None:
-    """Have the tap stay when its queues are closed."""
+    """Make the tap outlive its queues."""
     fcntl.ioctl(queue, _TUNSETPERSIST, 1)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be wrong with a tap, by name."""
+"""Errors of a tap, by name."""
 
 import contextlib
 import errno
@@ -10,7 +10,7 @@ from ovs_vhost_plugin.common.named import NamedError
 
 
 class TapErrorName(StrEnum):
-    """Why there is no tap, or still one."""
+    """Reasons why a tap is missing, or cannot be removed."""
 
     FOREIGN = "tap-foreign"
     DENIED = "tap-denied"
@@ -23,7 +23,7 @@ class TapError(NamedError):
 
 
 def foreign(name: str) -> TapError:
-    """The name is taken by an interface that we did not make."""
+    """The error for a name that belongs to an interface we did not make."""
     return TapError(
         TapErrorName.FOREIGN,
         f"a network interface {name} that is not ours exists; remove it or rename the port",
@@ -32,11 +32,11 @@ def foreign(name: str) -> TapError:
 
 @contextlib.contextmanager
 def named_errors(name: str) -> Iterator[None]:
-    """Have what the kernel refuses raised as TapError."""
+    """Raise the kernel's refusals as TapError."""
     try:
         yield
     except OSError as error:
-        # IFF_TUN_EXCL, and what moves to where the name is taken: somebody was faster.
+        # By IFF_TUN_EXCL, or by a move to a namespace that has the name: somebody was faster.
         if error.errno in (errno.EBUSY, errno.EEXIST):
             raise foreign(name) from error
         if error.errno in (errno.EPERM, errno.EACCES):

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps this host's own network stack from hearing and answering a guest, port by port.
 
-A userspace bridge reads a tap with a packet socket, which takes nothing away: every frame goes on
+A userspace bridge reads a tap with a packet socket, which only copies frames: every frame goes on
 to the host's ARP, IPv4 and the rest, as if the guest were a neighbour on one of its networks. A
-chain of nftables at the tap's ingress drops them there, after the packet sockets had their copy
-(__netif_receive_skb_core in net/core/dev.c). Not tc: a switch that polices removes the ingress
-qdisc of others. The kernel's bridges take their frames after this hook, so their ports have none.
+chain of nftables at the tap's ingress drops the frames there, after the packet sockets had their
+copy (__netif_receive_skb_core in net/core/dev.c). Not tc: a switch that polices removes the ingress
+qdisc of others. The kernel's bridges take their frames after this hook, so their ports have no
+chain.
 
 Each tap has a table of its own, so that several daemons do not meet. Tables have no owner (Linux
 5.12, `flags owner`): until Linux 6.9 such a table would go with the daemon, while workers live on.
-So whoever flushes the rules takes ours along; the kernel tells, and we put them back. Meanwhile
-there are the settings of the tap, which leave IPv4 little to say.
+So anybody who flushes the rules removes ours too; the kernel reports it, and we put them back.
+Meanwhile the settings of the tap keep IPv4 almost silent.
 Source: nft(8), linux/netfilter/nf_tables.h, Documentation/networking/ip-sysctl.rst.
 """
 
@@ -36,7 +37,7 @@ _DELETIONS = (0x0A02, 0x0A05)  # NFNL_SUBSYS_NFTABLES with NFT_MSG_DELTABLE, NFT
 _NLMSGHDR = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _TABLE_OF = re.compile(rb"ovs-vhost-([!-~]{1,15})\0")
 
-# What the chain makes needless, for the moment in which it is not there.
+# Settings that do part of the chain's work for the moments in which the chain is missing.
 _SETTINGS = {
     "accept_local": "0",
     "arp_accept": "0",
@@ -54,7 +55,7 @@ class HostStackError(Exception):
 class HostStack:
     """The chains of this network namespace.
 
-    State is what this object did: whoever else removes a chain is heard by `hear`.
+    State is this object's own actions; `hear` reports chains that others removed.
     """
 
     def __init__(self) -> None:
@@ -66,7 +67,7 @@ class HostStack:
     def shut(self, name: str, index: int) -> None:
         """Keep the host's stack away from the tap `name`; idempotent.
 
-        HostStackError when the kernel cannot; the settings are made all the same.
+        HostStackError when the kernel cannot add the chain; the settings are made in any case.
         """
         _set(name, _SETTINGS)
         self._shut.pop(name, None)
@@ -76,20 +77,20 @@ class HostStack:
         self._shut[name] = index
 
     def open(self, name: str) -> None:
-        """Let the tap be as the kernel makes them, whether or not there is anything to undo."""
+        """Give the tap the kernel's defaults back, whether or not it differs from them."""
         self._shut.pop(name, None)
         _set(name, dict.fromkeys(_SETTINGS))
         self.forget(name)
 
     def forget(self, name: str) -> None:
-        """Remove what is left of a tap that has gone."""
+        """Remove the table of a tap that has gone."""
         self._shut.pop(name, None)
-        # Where there are no nftables, there is nothing to remove.
+        # A kernel without nftables has nothing to remove.
         with contextlib.suppress(HostStackError), _named_errors():
             self._remove(name)
 
     def let_go(self) -> None:
-        """Leave all chains as they are, to another daemon."""
+        """Leave all chains to another daemon."""
         self._shut.clear()
         if self._watch is not None:
             self._watch.close()
@@ -98,7 +99,7 @@ class HostStack:
     # -- what others do --------------------------------------------------------------------------
 
     def hear(self) -> list[str]:
-        """Names of taps whose chains somebody has removed since: `shuts` no longer has them."""
+        """Taps whose chains somebody else has removed since the last call; no longer shut."""
         lost = sorted((self._lost | self._deleted()) & self._shut.keys())
         self._lost.clear()
         for name in lost:
@@ -106,7 +107,7 @@ class HostStack:
         return lost
 
     def fileno(self) -> int | None:
-        """What is readable when there is something to hear; None while there cannot be."""
+        """The fd that is readable when `hear` has news; None while no chain is ours."""
         return None if self._watch is None else self._watch.fileno()
 
     def _listen(self) -> None:
@@ -122,7 +123,7 @@ class HostStack:
         self._watch = watch
 
     def _deleted(self) -> set[str]:
-        """Of which taps a table or chain has gone, by whoever."""
+        """Names of the taps of which anybody, this object too, has deleted a table or chain."""
         names: set[str] = set()
         while self._watch is not None:
             try:
@@ -130,7 +131,7 @@ class HostStack:
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno != errno.ENOBUFS:  # more than fits: any of them may be gone
+                if error.errno != errno.ENOBUFS:  # notifications were lost: any may be gone
                     raise
                 names |= self._shut.keys()
         return names
@@ -140,7 +141,7 @@ class HostStack:
     @property
     def _tables(self) -> Any:
         if self._nft is None:
-            # Late, and so not in the nursery nor in any worker, which have no use for it.
+            # Imported late: fork server and workers do not need it.
             from pyroute2.nftables.main import NFTables
 
             self._nft = NFTables(nfgen_family=_NFPROTO_NETDEV)
@@ -153,7 +154,7 @@ class HostStack:
         try:
             self._add_chain(name)
         except NetlinkError:
-            # There may be one that cannot be changed into ours, by whoever took the name.
+            # Somebody else's chain of this name may be there, which cannot be changed into ours.
             self._remove(name)
             self._tables.table("add", name=_PREFIX + name)
             self._add_chain(name)
@@ -164,7 +165,7 @@ class HostStack:
             ("NFTA_HOOK_PRIORITY", _FIRST),
             ("NFTA_HOOK_DEV", name),
         ]
-        # `kwarg` passes attributes as they are: by its own words the library knows no ingress yet.
+        # `kwarg` passes attributes unchanged: the library has no words of its own for ingress yet.
         attributes = {
             "table": _PREFIX + name,
             "name": _CHAIN,
@@ -183,11 +184,11 @@ class HostStack:
             if error.code != errno.ENOENT:
                 raise
         self._lost |= self._deleted()
-        self._lost.discard(name)  # by ourselves, which is no news
+        self._lost.discard(name)  # removed here, not by others
 
 
 def deletions(messages: bytes) -> set[str]:
-    """Of which taps these notifications of nftables say that a table or chain has gone."""
+    """Names of the taps whose table or chain was deleted, from nftables' notifications."""
     names: set[str] = set()
     while len(messages) >= _NLMSGHDR.size:
         length, kind, *_ = _NLMSGHDR.unpack_from(messages)
@@ -198,7 +199,7 @@ def deletions(messages: bytes) -> set[str]:
 
 
 def _set(name: str, settings: dict[str, str] | dict[str, None]) -> None:
-    """Write the tap's IPv4 settings; None stands for what new interfaces have."""
+    """Write the tap's IPv4 settings; None stands for the value of new interfaces."""
     top = Path("/proc/sys/net/ipv4/conf")
     for setting, value in settings.items():
         with contextlib.suppress(OSError):  # it has gone, or the kernel lacks it

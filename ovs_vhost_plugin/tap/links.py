@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Taps as rtnetlink shows and removes them.
+"""Taps as links: rtnetlink shows and removes them.
 
-Not by /sys: which namespace's devices that shows depends on who mounted it.
+Not by /sys: the namespace whose devices /sys shows depends on who mounted it.
 Source: rtnetlink(7), linux/if_link.h (IFLA_TUN_*), drivers/net/tun.c (tun_fill_info).
 """
 
@@ -13,10 +13,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class TapLink:
-    """A tap as it is.
+    """A tap's current state.
 
-    owner   uid of who may attach without privileges; None: everybody
-    queues  how many are open, also those that are detached
+    owner   uid that may attach without privileges; None: everybody may
+    queues  number of open queues, detached ones too
     """
 
     index: int
@@ -29,13 +29,13 @@ class Links:
     """The links of the network namespace in which this was made."""
 
     def __init__(self) -> None:
-        # Late, and so not in the nursery nor in any worker, which have no use for it.
+        # Imported late: fork server and workers do not need it.
         from pyroute2 import IPRoute
 
         self._links: Any = IPRoute()
 
     def tap(self, index: int) -> TapLink | None:
-        """The tap with this ifindex; None when there is none, or another kind of link."""
+        """The tap with this ifindex; None where there is no link, or one of another kind."""
         from pyroute2 import NetlinkError
 
         try:
@@ -47,7 +47,7 @@ class Links:
         return _parse(found[0]) if found else None
 
     def delete(self, index: int) -> None:
-        """Remove a link, whoever has queues of it open; OSError when that is refused."""
+        """Remove a link even while its queues are open; OSError when the kernel refuses."""
         from pyroute2 import NetlinkError
 
         try:

@@ -2,9 +2,9 @@
 """Persistent multi-queue taps, one a port, which belong to root.
 
 Persistent, because OVS keeps its receive socket on the interface it opened: a tap that went away
-and came back would receive and never send again, while OVSDB shows nothing wrong; where that
-cannot be helped, `daemon/taps/reopening.py` has the switch open the new one. Whoever owns a name
-first keeps it: a netdev that we did not make is never touched.
+and came back would receive and never send again, while OVSDB shows nothing wrong. Where a tap has
+to be made again, `daemon/taps/reopening.py` makes the switch open the new one. A name's first owner
+keeps it: a netdev that we did not make is never touched.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from ovs_vhost_plugin.tap.links import Links, TapLink
 
 
 class Taps:
-    """The taps of this network namespace, with the records of which are ours."""
+    """The taps of this network namespace, and the records that tell ours from others'."""
 
     def __init__(self, state: StateDir) -> None:
         self._state = state
@@ -35,14 +35,14 @@ class Taps:
         return Links()
 
     def prepare(self) -> None:
-        """Do in advance what the first tap would wait for; what fails is the first tap's error."""
+        """Make in advance what the first tap needs; a failure is reported as its error."""
         with contextlib.suppress(OSError):
             _ = self._birthplace, self._links
 
     # -- there is one or not ---------------------------------------------------------------------
 
     def owned(self, name: str) -> int | None:
-        """The ifindex of our tap `name`; None if there is none, or one that is not ours."""
+        """The ifindex of our tap `name`; None if it does not exist or is not ours."""
         index = _ifindex(name)
         if index is None or self._recorded(name) != (index, _namespace()):
             return None
@@ -56,8 +56,8 @@ class Taps:
                 raise foreign(name)
             index = self._make(name)
         with named_errors(name):
-            # Here and not where it was made: an interface that moves begins with new settings.
-            # OVS's bridge is to hear the guest, not what this host's own stack would say.
+            # Not in the birthplace: a moved interface begins with new settings.
+            # OVS's bridge should hear the guest, not this host's own stack.
             _disable_ipv6(name)
             _set_up(name)
         return index
@@ -69,8 +69,8 @@ class Taps:
             try:
                 self._raise(name, queue)
                 index = socket.if_nametoindex(name)
-                # Recorded before it persists: whoever kills us in between leaves a record without
-                # a tap, which means nothing, and not a tap without an owner.
+                # Recorded before the tap is persistent: if this process is killed in between, a
+                # record without a tap is left, which is harmless, and not a tap without a record.
                 self._record(name, index)
                 device.make_persistent(queue)
             finally:
@@ -78,7 +78,7 @@ class Taps:
         return index
 
     def _raise(self, name: str, queue: int) -> None:
-        """Have the new tap be all it shall be, and then be where others are."""
+        """Give the new tap its owner and offloads, and move it to the daemon's namespace."""
         device.give_to_root(queue)
         device.offer_offloads(queue)
         with self._birthplace.entered():
@@ -86,9 +86,9 @@ class Taps:
         self._birthplace.send_home(index)
 
     def delete(self, name: str) -> None:
-        """Remove our tap, whoever has queues of it open. Others' stay.
+        """Remove our tap even while its queues are open; a tap of others stays.
 
-        TapError `tap-held` when it does not go: it is down then, and still ours.
+        TapError `tap-held` when the tap does not go: it is set down, and still ours.
         """
         index = self.owned(name)
         if index is not None:
@@ -111,7 +111,7 @@ class Taps:
     # -- whose it is -----------------------------------------------------------------------------
 
     def open_queues(self, name: str, queues: int) -> list[int]:
-        """Open `queues` queues of our tap, which is root's and has its carrier down."""
+        """Open `queues` queues of our tap, make it root's and set its carrier down."""
         if self.owned(name) is None:
             raise foreign(name)
         fds: list[int] = []
@@ -127,17 +127,17 @@ class Taps:
         return fds
 
     def queues(self, name: str) -> int:
-        """How many queues of our tap are open, whoever has them."""
+        """The number of open queues of our tap, in any process."""
         link = self._link(name)
         return 0 if link is None else link.queues
 
     def claim(self, name: str) -> bool:
-        """Have our tap belong to root while somebody uses it; whether it did not."""
+        """Make our tap root's while it is in use; return whether it was not."""
         link = self._link(name)
         if link is None or link.owner == 0:
             return False
         with named_errors(name):
-            # Frames may be steered to this queue for its moment, and are lost; so only if need be.
+            # Frames steered to this queue while it is open are lost; so only if need be.
             queue = device.join(name, carrier=link.carrier)
             try:
                 device.give_to_root(queue)
@@ -155,19 +155,19 @@ class Taps:
     # -- the switch's side -----------------------------------------------------------------------
 
     def is_open_in_switch(self, name: str) -> bool:
-        """Whether a userspace bridge has opened this very tap: it sets those promiscuous."""
+        """Whether a userspace bridge has opened this very tap: a bridge sets it promiscuous."""
         try:
             return bool(device.flags(name) & device.IFF_PROMISC)
         except OSError:
             return False
 
     def set_up(self, name: str) -> None:
-        """Have a tap up; raises TapError."""
+        """Set a tap up; raises TapError."""
         with named_errors(name):
             _set_up(name)
 
     def link_event(self, name: str) -> None:
-        """Make a link event without an effect, at which ovs-vswitchd looks at all its ports."""
+        """Make a link event without other effect; ovs-vswitchd then checks all its ports."""
         with named_errors(name):
             flags = device.flags(name)
             for now in (flags ^ device.IFF_ALLMULTI, flags):
