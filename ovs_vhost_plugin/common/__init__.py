@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For all parts: named errors, directories, text of others, processes, token buckets."""
+"""Shared by all packages: named errors, directories, escaped text, processes, token buckets."""

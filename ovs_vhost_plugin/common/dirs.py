@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the switch's and our own sockets, records and logs are.
+"""Directories of the switch's and our own sockets, records and logs.
 
 The bindings from PyPI point at /usr/local, where no distribution's Open vSwitch has its sockets;
-distributions patch their copy. So: the environment, as for every program of the family, else what
-the bindings say if it exists, else the distributions' place.
+distributions patch their copy. So a directory is taken from the environment, as by every program
+of Open vSwitch, else from the bindings if it exists, else it is the distributions' place.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _DEFAULT_LOGDIR = "/var/log/openvswitch"
 
 
 def set_up() -> Path:
-    """Point the bindings at the right directories and name; return the run directory."""
+    """Set the bindings' directories and program name; return the run directory."""
     ovs.util.PROGRAM_NAME = PROGRAM
     ovs.dirs.RUNDIR = _choose("OVS_RUNDIR", ovs.dirs.RUNDIR, _DEFAULT_RUNDIR)
     ovs.dirs.LOGDIR = _choose("OVS_LOGDIR", ovs.dirs.LOGDIR, _DEFAULT_LOGDIR)
@@ -40,15 +40,15 @@ def _choose(variable: str, bindings: str, default: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StateDir:
-    """`<rundir>/ovs-vhost`: what a daemon leaves for the next one to adopt workers by."""
+    """`<rundir>/ovs-vhost`: the records by which the next daemon adopts workers."""
 
     path: Path
 
     @classmethod
     def create(cls, rundir: Path) -> "StateDir":
-        """Make the directory if need be. Only root reads it: a control socket is full power.
+        """Make the directory if need be. Only root reads it: a control socket gives full power.
 
-        ValueError when it cannot be trusted or is too deep for a socket's path.
+        ValueError when others may write there, or when it is too deep for a socket's path.
         """
         path = rundir / PROGRAM
         if len(os.fsencode(path / ("x" * 15 + ".ctl"))) > SUN_PATH_MAX:
@@ -67,11 +67,11 @@ class StateDir:
         return self.path / f"{port}.ctl"
 
     def tap(self, port: str) -> Path:
-        """The record that says that the tap is ours."""
+        """The record that the tap is ours."""
         return self.path / f"{port}.tap"
 
     def pid(self, port: str) -> Path:
-        """Which process the worker is."""
+        """The record of the worker's process."""
         return self.path / f"{port}.pid"
 
     def listener(self, port: str) -> Path:
@@ -79,13 +79,13 @@ class StateDir:
         return self.path / f"{port}.sock"
 
     def listeners(self) -> list[Path]:
-        """All such records."""
+        """All records of such sockets."""
         return list(self.path.glob("*.sock"))
 
     def journal(self, socket: str) -> Path:
-        """Where the rings of the guest at that socket stand; it outlives worker and port.
+        """The journal of the rings of the guest at that socket; it outlives worker and port.
 
-        Not by the port's name: a guest may come back to a port of another one.
+        Not by the port's name: a guest may come back to a port of another name.
         """
         return self.journals / hashlib.blake2b(socket.encode(), digest_size=16).hexdigest()
 
@@ -95,11 +95,11 @@ class StateDir:
         return self.path / "journals"
 
     def ports(self) -> set[str]:
-        """Names of the ports of which something is left."""
+        """Names of the ports that have a record."""
         suffixes = (".ctl", ".tap", ".pid", ".sock")
         return {p.stem for p in self.path.iterdir() if p.suffix in suffixes}
 
     def forget(self, port: str) -> None:
-        """Remove the records of a port's worker; the tap's goes with the tap."""
+        """Remove the records of a port's worker; the tap's record goes with the tap."""
         for path in (self.control(port), self.pid(port)):
             path.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class NamedError(Exception):
-    """What went wrong by name; the text says what was seen or what to do about it."""
+    """An error's name; the text gives the value seen, or a remedy."""
 
     def __init__(self, name: StrEnum, text: str = "") -> None:
         super().__init__(f"{name}: {text}" if text else str(name))

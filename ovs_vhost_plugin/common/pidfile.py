@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which process a worker is, told by the nursery and never by the worker.
+"""The record of a worker's process, written from the fork server's report, never the worker's.
 
-A worker that was taken over could claim any pid and have the daemon kill it. A pid alone is not
+A compromised worker could claim any pid and make the daemon kill that process. A pid alone is not
 enough either, as pids are used again: the record holds the process's start time too (proc(5),
-/proc/PID/stat field 22), and what is signalled is a pidfd that was checked against it.
+/proc/PID/stat field 22), and only a pidfd that was checked against it is signalled.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ def write(path: Path, pid: int) -> None:
 
 
 def open_process(path: Path) -> int | None:
-    """A pidfd of the process recorded in `path`, None when it has ended or nothing is recorded."""
+    """A pidfd of the process recorded in `path`; None if it has ended or there is no record."""
     try:
         pid_text, start_time = path.read_text().split()
         pid = int(pid_text)
@@ -36,10 +36,10 @@ def open_process(path: Path) -> int | None:
 
 
 def kill(pidfd: int) -> None:
-    """SIGKILL to the process, if it still is.
+    """Send SIGKILL to the process, if it still runs.
 
-    Root without CAP_KILL may signal only users that it is (kill(2)): so as the worker's. Nobody
-    else may signal us meanwhile, as our real and saved user stay.
+    Root without CAP_KILL may signal only processes of its own user (kill(2)), so this switches to
+    the worker's user. Nobody else may signal us meanwhile, as our real and saved user stay.
     """
     with contextlib.suppress(ProcessLookupError):
         try:
@@ -55,7 +55,8 @@ def kill(pidfd: int) -> None:
 
 def _user(pidfd: int) -> int:
     """The real user of a process; ProcessLookupError when it has ended."""
-    # pidfd_open(2): "Pid:" of its fdinfo is -1 then. The pidfd keeps the number from being others'.
+    # pidfd_open(2): "Pid:" of its fdinfo is -1 then. While the pidfd is open, no other process
+    # gets the number.
     pid = _field(Path(f"/proc/self/fdinfo/{pidfd}"), "Pid")
     try:
         return int(_field(Path(f"/proc/{pid}/status"), "Uid"))

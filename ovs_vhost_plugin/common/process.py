@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process does to itself: its name, its fds, its namespaces. Linux only, as taps are.
+"""A process's own name, umask, fds, namespaces and privileges. Linux only, as taps are.
 
-Python has unshare(2) and setns(2) from 3.12 on, and mount(2) not at all: they are called through
-libc here. Each call raises OSError.
+Python has unshare(2) and setns(2) from 3.12 on, and no mount(2), so they are called through libc
+here. Each call raises OSError.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAPBSET_DROP = 24
 
 _UMASK = 0o027
-"""As ovs-vswitchd's files are: a log of 0640, a pidfile of 0640."""
+"""For the modes of ovs-vswitchd's files: a log of 0640, a pidfile of 0640."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -44,26 +44,26 @@ def _call(name: str, *arguments: object) -> int:
 
 
 def system_call(number: int, *arguments: object) -> int:
-    """A system call that libc has no function for; raises OSError."""
+    """Make a system call that libc has no function for; raises OSError."""
     return _call("syscall", ctypes.c_long(number), *arguments)
 
 
 def set_name(name: str) -> None:
-    """Set the name that ps(1) and top(1) show of this process."""
+    """Set the name that ps(1) and top(1) show for this process."""
     _libc.prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]), 0, 0, 0)
 
 
 def restrict_umask() -> None:
-    """Make nothing that others than this user and group may open, nor the group write.
+    """Keep new files from other users, and from writing by the group.
 
-    Whoever started us may have a more careful umask, which stays, or none at all.
+    A stricter umask that this process was started with stays.
     """
     os.umask(os.umask(0o777) | _UMASK)
 
 
 @contextlib.contextmanager
 def umask(mask: int) -> Iterator[None]:
-    """Make files under this umask. It is the process's: no other thread may make one meanwhile."""
+    """Set the umask for the context. It is the process's: no other thread may make files."""
     before = os.umask(mask)
     try:
         yield
@@ -72,12 +72,12 @@ def umask(mask: int) -> Iterator[None]:
 
 
 def threads() -> int:
-    """How many threads this process has."""
+    """The number of threads of this process."""
     return len(list(Path("/proc/self/task").iterdir()))
 
 
 def close_fds_except(kept: Set[int]) -> None:
-    """Close all fds but `kept`, whatever objects think they own them."""
+    """Close all fds but `kept`, even those that objects still own."""
     low = 0
     for fd in sorted(kept):
         if low < fd:  # Python 3.11's closerange(0, 0) closes everything
@@ -87,18 +87,18 @@ def close_fds_except(kept: Set[int]) -> None:
 
 
 def raise_fd_limit() -> None:
-    """Take as many fds as the hard limit allows: a port's queues pass through the daemon."""
+    """Raise the fd limit to the hard limit: every port's queues pass through the daemon."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def unshare(namespaces: int) -> None:
-    """Leave these namespaces (NEW_* flags) for new ones; NEW_PID: the next child does."""
+    """Move to new namespaces of these kinds (NEW_* flags); for NEW_PID the next child moves."""
     _call("unshare", namespaces)
 
 
 def enter(fd: int, namespace: int) -> None:
-    """Enter the namespace that `fd` (of /proc/PID/ns) names."""
+    """Enter the namespace of `fd` (a file of /proc/PID/ns)."""
     _call("setns", fd, namespace)
 
 
@@ -115,28 +115,28 @@ def unmount(target: str, flags: int) -> None:
 
 
 class _Timerspec(ctypes.Structure):
-    """struct itimerspec: seconds and nanoseconds, of the interval and of the first time."""
+    """struct itimerspec: seconds and nanoseconds, of the interval and of the first expiry."""
 
     _fields_ = tuple((name, ctypes.c_long) for name in ("again", "again_ns", "first", "first_ns"))
 
 
 def make_timer() -> int:
-    """A timerfd(2) of CLOCK_MONOTONIC that does not block and is not set. From Python 3.13: os."""
+    """A non-blocking timerfd(2) of CLOCK_MONOTONIC, not set. The os module has it from 3.13 on."""
     return _call("timerfd_create", time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def set_timer(fd: int, seconds: int) -> None:
-    """Have a timerfd go off once after `seconds`; 0: not at all."""
+    """Set a timerfd to expire once after `seconds`; 0 disarms it."""
     _call("timerfd_settime", fd, 0, ctypes.byref(_Timerspec(0, 0, seconds, 0)), None)
 
 
 def forbid_new_privileges() -> None:
-    """No program that this process or a child of it runs gets more than it has."""
+    """Keep programs run by this process and its children from gaining privileges."""
     _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def empty_bounding_set() -> None:
-    """No capability is ever to be had again; what the process has now is not touched."""
+    """Give up every capability for ever, but for those that the process has now."""
     for capability in range(64):
         try:
             _call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text of others, fit for a line of a log, a table or a terminal.
+"""Escapes foreign text for a line of a log, a table or a terminal.
 
-Names in the database, words of a command, what the switch or a user's format answers: any may
-hold line feeds, a terminal's escapes or characters that turn the line round. It is escaped once,
-where it is read. (What workers report is cut as well: `ipc/codec.py`.)
+Names in the database, words of a command, answers of the switch or of a user's format may hold
+line feeds, a terminal's escapes or characters that reverse the line. Such text is escaped once,
+where it is read. (Reports of workers are shortened as well: `ipc/codec.py`.)
 """
 
 
 def escaped(text: str) -> str:
-    r"""`text` with what is not printable, and the backslash, written as in Python: `\n`, `\\`.
+    r"""`text` with backslashes and characters that are not printable as in Python: `\\`, `\n`.
 
     Different texts stay different.
     """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a directory's contents can be the work of another user.
+"""Checks whether another user can have written a directory's contents.
 
-What root reads from disk and acts on is worth as much as the weakest directory on the way to it:
-who may rename one component has replaced all below it. So each is looked at, links included. Once
-all of them are ours, nobody else can change that, and no time lies between check and use.
+Files that root reads and acts on are as safe as the weakest directory on their path: a user who may
+rename one component can replace all below it. So each component is checked, links included. Once
+all of them are ours, nobody else can change that, so no race lies between check and use.
 """
 
 import contextlib
@@ -17,16 +17,17 @@ _MOST_LINKS = 40  # MAXSYMLINKS, linux/namei.h
 
 
 class DistrustError(Exception):
-    """Somebody else may have written there; the text says where and what to do."""
+    """Somebody else may have written there; the text has the place and a remedy."""
 
 
 def check_directory(path: Path) -> None:
-    """Check that only root, or the user that runs us, decides what is in the directory `path`.
+    """Check that only root, or the user that runs us, can change the directory `path`.
 
-    Each component of the absolute path belongs to one of them, and nobody else may write to it.
-    In a sticky directory such as /tmp anybody may, but not to what is ours (inode(7)): that is
-    well for a component, not for the directory itself. Group and others count alike, whoever is
-    in the group; an ACL that lets somebody write shows in the group's bits (acl(5)).
+    Each component of the absolute path must belong to one of them, and nobody else may write to it.
+    In a sticky directory such as /tmp anybody may add files, but not replace ours (inode(7)): that
+    will do for a component, not for the directory itself. Writing by the group counts as writing by
+    others, whoever is in the group; an ACL that lets somebody write shows in the group's bits
+    (acl(5)).
 
     DistrustError, or OSError where there is no such directory.
     """
@@ -55,8 +56,8 @@ def check_directory(path: Path) -> None:
 def check_files(directory: Path) -> None:
     """Check that all in a checked directory is ours as well: plain files and directories.
 
-    A file may be older than the directory's mode, or have been left open to writing. What vanishes
-    meanwhile was ours to remove. DistrustError.
+    A file may be older than the directory's mode, or have been left open to writing. A file that
+    vanishes meanwhile was removed by us. DistrustError.
     """
     with contextlib.suppress(FileNotFoundError):
         for path in directory.iterdir():
