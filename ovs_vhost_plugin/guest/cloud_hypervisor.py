@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest whose front-end does as Cloud Hypervisor's, which is not QEMU's in some ways.
+"""A guest whose front-end acts as Cloud Hypervisor's, which differs from QEMU's.
 
 As read in its source (virtio-devices/src/vhost_user/vu_common_ctrl.rs, 2021 to 2026):
 
-- SET_OWNER comes first, and what is in flight between SET_VRING_NUM and the addresses;
+- SET_OWNER comes first, and SET_INFLIGHT_FD between SET_VRING_NUM and the addresses;
 - requests ask for an acknowledgement, and rings are enabled last, after all were started;
-- after it lost its back-end it acknowledges the protocol features it knew, and asks for none;
+- after it lost its back-end it acknowledges the protocol features it knew, without asking again;
 - the base of each ring is its *avail* index, at the first start and after it lost its back-end.
 """
 
@@ -32,7 +32,7 @@ _PROTOCOL_FEATURES = (
 class CloudHypervisor(SoftGuest):
     """A guest of Cloud Hypervisor's.
 
-    `keeps_inflight`: it keeps what is in flight (INFLIGHT_SHMFD), as it does where that is offered.
+    `keeps_inflight`: it keeps the in-flight region (INFLIGHT_SHMFD) where that is offered.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class CloudHypervisor(SoftGuest):
         self.run_on(self.frontend, [vring.queue.avail_base for vring in self.vrings])
 
     def initialise(self, connection: FrontEndConnection) -> FrontEnd:
-        """Own the device and settle the protocol's features."""
+        """Own the device and negotiate the protocol features."""
         connection.tell(FrontendRequest.SET_OWNER)
         frontend = FrontEnd(connection)
         frontend.offered = frontend.ask_number(FrontendRequest.GET_FEATURES)
@@ -70,7 +70,7 @@ class CloudHypervisor(SoftGuest):
         return frontend
 
     def run_on(self, frontend: FrontEnd, bases: Sequence[int]) -> None:
-        """Features, memory, sizes, what is in flight; then each vring; then all are enabled."""
+        """Send features, memory, sizes and in-flight region, then each vring; enable all last."""
         frontend.set_features(self._features())
         frontend.set_memory(self.memory)
         for vring in self.vrings:
@@ -98,7 +98,7 @@ class CloudHypervisor(SoftGuest):
             frontend.kick(vring)
 
     def close(self) -> None:
-        """Let everything go."""
+        """Close the session, the memory and the in-flight region."""
         super().close()
         if self.inflight is not None:
             self.inflight.close()

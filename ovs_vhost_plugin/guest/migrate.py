@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Live migration of the software guest, step by step as QEMU does it (vhost-user "Migration").
 
-    begin        the source logs what it writes; everything is copied once
-    copy_dirty   again and again, while the rings run: what was written meanwhile
+    begin        the source starts logging its writes; everything is copied once
+    copy_dirty   pages written meanwhile are copied, again and again, while the rings run
     switch       the source's rings are stopped, its back-end's state and the last pages copied,
                  the two memories compared, and the rings started at the destination where the
                  source left them
     announce     the network is told, in rounds
 
-The caller decides what happens between the steps: this is where traffic flows.
+Between the steps the caller lets traffic flow.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ ANNOUNCE_ROUNDS = (0.0, 0.05, 0.15, 0.25, 0.35)
 
 
 class MemoryDiffersError(BackEndError):
-    """The source wrote pages that its log does not name: the guest has arrived damaged."""
+    """The source wrote pages without logging them: the guest's memory has arrived damaged."""
 
 
 class ChainsLostError(BackEndError):
-    """The source stopped with chains that it took and did not give back."""
+    """The source stopped with chains that it took and did not use."""
 
 
 class Migration:
-    """The way of a running guest to another back-end."""
+    """The live migration of a running guest to another back-end."""
 
     def __init__(self, guest: SoftGuest, destination: FrontEnd) -> None:
         """`destination` is connected and initialised, and has no memory yet."""
@@ -57,16 +57,16 @@ class Migration:
         self._copy(self._pages)
 
     def copy_dirty(self) -> int:
-        """Copy what was written since; how many pages. The rings go on running."""
+        """Copy the pages written since the last copy; return how many. The rings run on."""
         pages = self.log.harvest() | self.guest.memory.written
         self.guest.memory.written.clear()
         return self._copy(pages)
 
     def switch(self) -> None:
-        """Stop at the source, go on at the destination. The time in here is the downtime.
+        """Stop at the source and resume at the destination. This call's length is the downtime.
 
-        The last pages are exactly those whose bits are set: a page written and not logged makes
-        the memories differ, which raises MemoryDiffersError before the destination sees any of it.
+        Only pages whose bits are set are copied last: a page written and not logged makes the
+        memories differ, which raises MemoryDiffersError before the destination sees any of it.
         """
         guest = self.guest
         bases = guest.stop_rings()
@@ -96,9 +96,10 @@ class Migration:
     def announce(
         self, sleep: Callable[[float], object], rounds: Sequence[float] = ANNOUNCE_ROUNDS
     ) -> None:
-        """Tell the network where the guest is now, in rounds; `sleep` is given seconds.
+        """Announce the guest's new place to the network, in rounds; `sleep` takes seconds.
 
-        For a guest that acknowledged GUEST_ANNOUNCE QEMU sends no SEND_RARP: it does it itself.
+        For a guest that acknowledged GUEST_ANNOUNCE QEMU sends no SEND_RARP: the guest announces
+        itself.
         """
         for delay in rounds:
             sleep(delay)
@@ -119,7 +120,7 @@ class Migration:
 
 
 def differing_pages(one: GuestMemory, other: GuestMemory) -> list[int]:
-    """The numbers of the pages that are not the same in two memories of the same shape."""
+    """The numbers of the pages that differ between two memories of the same shape."""
     pages: list[int] = []
     for region in one.regions:
         contents = [
@@ -136,7 +137,7 @@ def unlogged_pages(
 ) -> list[int]:
     """Pages that changed between two snapshots and are not in `logged`: there must be none.
 
-    `logged` holds the log's pages and those that the guest wrote itself.
+    `logged` holds the pages of the log and the pages that the guest wrote itself.
     """
     changed = {page for page, content in before.items() if after[page] != content}
     return sorted(changed.difference(logged))

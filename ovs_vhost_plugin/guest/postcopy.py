@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Postcopy migration of the software guest, as QEMU does it (vhost-user "VHOST_USER_POSTCOPY_...").
 
-Up to the switch it is as any migration. Then the guest goes on at the destination with what it has,
-and the pages that were written since they were copied follow: those that somebody waits for at
-once, the others one after the other.
+Up to the switch it is like any migration. Then the guest resumes at the destination without the
+pages that were written since they were copied. Those pages follow: a page that somebody waits for
+at once, the others one after the other.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _UFFDIO_WAKE = 0x8010AA02
 
 
 class PageServer:
-    """Brings the pages that are late, in a thread of its own.
+    """Brings the late pages, in a thread of its own.
 
     The back-end's faults come by its userfaultfd; the guest itself asks before it touches a page.
-    A page is written into the file at once: no one sees half of it.
+    A page is written into the file as a whole: nobody sees half of it.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class PageServer:
         pause: float,
         rng: Random,
     ) -> None:
-        """`late` are the pages by number. One that nobody asks for is brought each `pause` s."""
+        """`late`: pages by number. Every `pause` seconds one is brought without being asked for."""
         self.faults: list[int] = []
-        """The pages that the back-end waited for."""
+        """Numbers of the pages that the back-end waited for."""
         self._userfaultfd = userfaultfd
         self._memory = memory
         self._late = dict(late)
@@ -89,7 +89,7 @@ class PageServer:
             self._bring(page)
 
     def _bring(self, page: int) -> None:
-        """Bring a page if it is late still, and wake who waits for it."""
+        """Bring a page if it is still late, and wake the threads that wait for it."""
         with self._lock:
             content = self._late.get(page)
             places = zip(self._memory.regions, self._memory.fds, self._bases, strict=True)
@@ -105,18 +105,18 @@ class PageServer:
 
 
 class PostcopyMigration(Migration):
-    """The way of a running guest to another back-end, ahead of its memory."""
+    """A migration in which the guest resumes before all of its memory has come."""
 
     def __init__(self, guest: SoftGuest, destination: FrontEnd, rng: Random) -> None:
-        """As Migration; `rng` decides in which order pages follow."""
+        """As Migration; `rng` decides the order in which pages follow."""
         super().__init__(guest, destination)
         self._rng = rng
         self._userfaultfd = destination.advise_postcopy()
 
     def go_ahead(self, further: Iterable[int] = (), pause: float = 0.01) -> PageServer:
-        """Stop at the source, go on at the destination; what was written meanwhile follows.
+        """Stop at the source and resume at the destination; pages written meanwhile follow.
 
-        And so do the pages `further`, as if they had not been copied yet. A page that the source
+        The pages `further` follow too, as if they had not been copied yet. A page that the source
         wrote and did not log raises MemoryDiffersError.
         """
         guest = self.guest

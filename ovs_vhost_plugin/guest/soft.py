@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole guest in one object: memory, virtio-net driver and front-end.
 
-There is no thread and no clock in it. It acts only when it is called, and waits only on its call
+The guest has no thread and no clock. It acts only when it is called, and waits only on its call
 eventfds and with a time limit, so a test sees the same each time.
 """
 
@@ -56,25 +56,25 @@ _ETHERNET_HEADER = 14 + 4  # with a VLAN tag
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What the guest is like; the defaults are what most tests want."""
+    """The guest's configuration; the defaults suit most tests."""
 
     queue_pairs: int = 1
     size: int = 256
     """Descriptors of each vring."""
     features: int = FEATURES
-    """What the driver acknowledges; NotOfferedError if the back-end has not all of it."""
+    """Features the driver acknowledges; NotOfferedError if the back-end lacks one."""
     mac: bytes = bytes.fromhex("525400000001")
     address: IPv4Address | None = None
-    """Answers ARP and ping for it while it receives; without one it says nothing by itself."""
+    """The guest answers ARP and ping for this address while it receives; None: it stays silent."""
     mtu: int | None = None
     indirect: bool = False
     """Transmit by indirect descriptors (with RING_INDIRECT_DESC)."""
     receive_pieces: Sequence[int] | None = None
-    """Lengths of a receive buffer's descriptors; by default what a usual driver takes."""
+    """Lengths of a receive buffer's descriptors; by default those of a usual driver."""
     first_index: int = 0
-    """Where the rings' indices begin; packed rings take it modulo twice their size."""
+    """The rings' first index; packed rings take it modulo twice their size."""
     inband: bool = False
-    """Kick and be called by messages, where the back-end has those."""
+    """Kick and be called by messages, where the back-end offers in-band notifications."""
     timeout: float = 30.0
     """Seconds after which a back-end counts as hung."""
     memory: GuestMemory | None = None
@@ -91,7 +91,7 @@ class Config:
         return 12 if modern else 10
 
     def buffer_pieces(self) -> Sequence[int]:
-        """How a receive buffer is cut (5.1.6.3.1): small ones to merge, or one for any frame."""
+        """Descriptor lengths of a receive buffer (5.1.6.3.1): small to merge, or for any frame."""
         if self.receive_pieces is not None:
             return self.receive_pieces
         if self.has(Feature.MRG_RXBUF):
@@ -118,7 +118,7 @@ class SoftGuest:
     """A virtual machine's network side, without the machine."""
 
     def __init__(self, path: Path, config: Config = USUAL, *, server: bool = False) -> None:
-        """Reach the back-end by `path`: it listens there, or (`server`) this side listens."""
+        """`path`: the socket on which the back-end listens, or (`server`) this side."""
         self.path = path
         self.config = config
         self.memory = config.memory or GuestMemory.of_size(_memory_needed(config))
@@ -135,10 +135,10 @@ class SoftGuest:
         return [vring for pair in self.pairs for vring in (pair.rx_vring, pair.tx_vring)]
 
     def start(self) -> None:
-        """Connect, and start the rings where they stand: also after the back-end was lost.
+        """Connect, and start the rings at their positions, also after the back-end was lost.
 
-        A back-end that is new to a split ring goes on at the used index: it serves again what
-        the one before had taken and not given back (vhost-user "Reconnection", split rings).
+        A new back-end resumes a split ring at the used index: it serves again the chains that the
+        earlier one took and did not use (vhost-user "Reconnection", split rings).
         """
         if self.frontend is not None:
             self.frontend.close()
@@ -170,7 +170,7 @@ class SoftGuest:
         frontend.give_memory(self.memory)
         if self.config.mtu is not None:
             frontend.set_mtu(self.config.mtu)
-        # Enabled first, as QEMU does: what a ring that runs disabled transmits is discarded.
+        # Enabled first, as QEMU does: a disabled ring that runs discards the frames it transmits.
         for vring in self.vrings:
             frontend.enable_vring(vring.index, True)
         for vring, base in zip(self.vrings, bases, strict=True):
@@ -182,18 +182,18 @@ class SoftGuest:
             frontend.kick(vring)  # a device may wait for it, and buffers may be there already
 
     def move_to(self, memory: GuestMemory) -> None:
-        """Go on in other memory with the same content; the rings must be stopped."""
+        """Move to other memory with the same content; the rings must be stopped."""
         self.memory.close()
         self.memory = memory
         for vring in self.vrings:
             vring.queue.move_to(memory)
 
     def stop_rings(self) -> list[int]:
-        """Stop all vrings; the base at which each is to go on."""
+        """Stop all vrings; return the base at which each resumes."""
         return [self._running().stop_vring(vring.index) for vring in self.vrings]
 
     def stop(self) -> None:
-        """Stop the rings if there is a back-end, and let everything go."""
+        """Stop the rings if there is a back-end, then `close`."""
         try:
             if self.frontend is not None:
                 self.stop_rings()
@@ -201,7 +201,7 @@ class SoftGuest:
             self.close()
 
     def close(self) -> None:
-        """Let everything go as a machine that is switched off."""
+        """Drop everything at once, like a machine that is switched off."""
         if self.frontend is not None:
             self.frontend.close()
             self.frontend = None
@@ -218,7 +218,7 @@ class SoftGuest:
         header: NetHeader = PLAIN,
         pieces: Sequence[int] | None = None,
     ) -> None:
-        """Send a frame; waits for room, and raises RingFullError if the device makes none."""
+        """Send a frame; wait for room. Raises RingFullError if the device makes none."""
         tx, vring = self.pairs[queue].tx, self.pairs[queue].tx_vring
         tx.reap()
         try:
@@ -230,17 +230,17 @@ class SoftGuest:
         self.publish(vring)
 
     def publish(self, vring: VringSetup) -> None:
-        """Show the device what the driver added, and kick it if it wants that."""
+        """Make the added chains available to the device, and kick it if it wants a kick."""
         if vring.queue.publish():
             self._running().kick(vring)
 
     def announce(self) -> None:
-        """Say where the guest is, as its driver does where it acknowledged GUEST_ANNOUNCE."""
+        """Announce the guest, as a driver does that acknowledged GUEST_ANNOUNCE."""
         if self._responder is not None:
             self.send(self._responder.announcement())
 
     def drain(self) -> None:
-        """Wait until the device is done with every frame sent; RingFullError if it is stuck."""
+        """Wait until the device has used every frame sent; RingFullError if it is stuck."""
         for pair in self.pairs:
             pair.tx.reap()
             while pair.tx.queue.outstanding:
@@ -248,11 +248,11 @@ class SoftGuest:
                 pair.tx.reap()
 
     def receive(self, timeout: float) -> list[bytes]:
-        """The frames that have arrived; if there is none, wait for some up to `timeout` s."""
+        """The frames that have arrived; if there are none, wait up to `timeout` seconds."""
         return [received.frame for _, received in self.receive_all(timeout)]
 
     def receive_all(self, timeout: float) -> list[tuple[int, Received]]:
-        """As `receive`, with each frame's queue pair and its header.
+        """Like `receive`, with each frame's queue pair and header.
 
         Raises BackEndClosedError if the back-end is lost while waiting.
         """
@@ -299,7 +299,7 @@ class SoftGuest:
                 vring.queue.want_calls(False)
 
     def serve(self, seconds: float = 0.0) -> None:
-        """Answer what the back-end asks of the guest's IOMMU, where it has one."""
+        """Answer the back-end's IOTLB misses, where the guest has an IOMMU."""
         if self.iommu is not None:
             self.iommu.serve(self._running(), seconds)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A virtio-net driver on two virtqueues: frames in and out (virtio 1.2, 5.1.6).
 
-Each frame in a buffer has a header before it, which carries what is left to do for the frame:
-a checksum to be filled in, segments to be cut. Two rules shape the buffers:
+Each frame in a buffer has a header before it, which carries the work that is left to do: a
+checksum to fill in, segments to cut. Two rules shape the buffers:
 
 - with MRG_RXBUF the device spreads a large frame over several small receive buffers and writes
   their number into the first header; without it each buffer must hold the largest frame;
@@ -30,7 +30,7 @@ LARGEST_FRAME = 14 + 65536
 
 @dataclass(frozen=True, slots=True)
 class NetHeader:
-    """What goes before a frame; the names are the specification's."""
+    """The header before a frame; the names are the specification's."""
 
     flags: int = 0
     gso_type: int = GSO_NONE
@@ -41,7 +41,7 @@ class NetHeader:
     num_buffers: int = 0
 
     def pack(self, size: int) -> bytes:
-        """Its bytes: 12, or 10 without `num_buffers` (legacy without MRG_RXBUF)."""
+        """The header's bytes: 12, or 10 without `num_buffers` (legacy without MRG_RXBUF)."""
         return HEADER.pack(
             self.flags,
             self.gso_type,
@@ -54,12 +54,12 @@ class NetHeader:
 
     @classmethod
     def unpack(cls, data: bytes) -> NetHeader:
-        """The header from its 10 or 12 bytes."""
+        """A header from its 10 or 12 bytes."""
         return cls(*HEADER.unpack(data.ljust(HEADER.size, b"\0")))
 
 
 PLAIN = NetHeader()
-"""Nothing is left to do for the frame."""
+"""The header of a frame that is complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Received:
 
 
 def cut(length: int, sizes: Sequence[int]) -> Iterator[int]:
-    """Lengths that sum up to `length`: those given, the last one again as often as needed."""
+    """Lengths that sum up to `length`: `sizes`, with the last one repeated as needed."""
     position = 0
     while length > 0:
         piece = min(length, sizes[min(position, len(sizes) - 1)])
@@ -86,7 +86,7 @@ class TransmitQueue:
     def __init__(
         self, queue: Virtqueue, header_size: int, indirect: bool = False, slot_size: int = 2048
     ) -> None:
-        """Own as many slots of memory as the ring has descriptors; no descriptor is longer."""
+        """Take a slot of memory for each descriptor of the ring; no descriptor is longer."""
         self.queue = queue
         self.indirect = indirect
         self.slot_size = slot_size
@@ -97,9 +97,9 @@ class TransmitQueue:
     def add(
         self, frame: bytes, header: NetHeader = PLAIN, pieces: Sequence[int] | None = None
     ) -> None:
-        """Put a frame into the ring, not yet visible; RingFullError if it does not fit now.
+        """Add a frame to the ring, not yet available; RingFullError if it does not fit now.
 
-        `pieces` are the descriptors' lengths, the last one repeated; a slot each by default.
+        `pieces` are the descriptors' lengths, the last one repeated; by default a slot's.
         """
         data = memoryview(header.pack(self._header_size) + frame)
         sizes = [min(size, self.slot_size) for size in pieces or [self.slot_size]]
@@ -116,7 +116,7 @@ class TransmitQueue:
             at += length
 
     def reap(self) -> int:
-        """Take back the slots of frames that the device is done with; how many frames."""
+        """Free the slots of frames that the device has used; return how many frames."""
         done = self.queue.collect()
         for used in done:
             assert isinstance(used.token, list)
@@ -135,7 +135,7 @@ class ReceiveQueue:
         pieces: Sequence[int],
         indirect: bool = False,
     ) -> None:
-        """Own as many buffers as fit the ring, each of `pieces` (the descriptors' lengths)."""
+        """Take memory for as many buffers as fit the ring, each with descriptors of `pieces`."""
         self.queue = queue
         self.indirect = indirect
         self._header_size = header_size
@@ -143,7 +143,7 @@ class ReceiveQueue:
         self._idle = deque(self._buffer(pieces) for _ in range(queue.size // len(pieces)))
 
     def fill(self) -> bool:
-        """Give the device all buffers that it does not have; whether it wants a kick."""
+        """Make all free buffers available to the device; return whether it wants a kick."""
         while self._idle:
             buffer = self._idle.popleft()
             self.queue.add([], buffer, token=buffer, indirect=self.indirect)
@@ -163,14 +163,14 @@ class ReceiveQueue:
             raise DeviceBrokenError(f"{len(first)} bytes are less than a header")
         header = NetHeader.unpack(first[: self._header_size])
         further = header.num_buffers - 1 if self._header_size == HEADER.size else 0
-        # 5.1.6.4.1: without MRG_RXBUF it must be 1; with it the buffers are used together
+        # 5.1.6.4.1: without MRG_RXBUF num_buffers must be 1; with it the buffers are used together
         if not 0 <= further <= (len(chunks) if self._mergeable else 0):
             raise DeviceBrokenError(f"num_buffers {header.num_buffers}, {len(chunks) + 1} used")
         rest = [chunks.popleft() for _ in range(further)]
         return Received(b"".join([first[self._header_size :], *rest]), header)
 
     def _content(self, used: Used) -> bytes:
-        """The bytes that the device wrote into a buffer, which is free again then."""
+        """The bytes that the device wrote into a buffer; this frees the buffer."""
         buffer = used.token
         assert isinstance(buffer, list)
         self._idle.append(buffer)

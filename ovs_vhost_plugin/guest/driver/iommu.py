@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest behind an IOMMU: its driver knows I/O virtual addresses (IOVAs), page by page elsewhere.
+"""A guest behind an IOMMU: its driver uses I/O virtual addresses (IOVAs), mapped page by page.
 
-vhost-user "IOMMU support": the front-end has the guest's translations, tells the back-end one when
-it is asked (IOTLB_MSG on the back-end channel), and takes it back before the guest uses the page
+vhost-user "IOMMU support": the front-end has the guest's translations. It sends the back-end one
+when asked (IOTLB_MSG on the back-end channel), and invalidates it before the guest uses the page
 for something else.
 """
 
@@ -20,16 +20,16 @@ from ovs_vhost_plugin.vhost.memory.scattered import join
 from ovs_vhost_plugin.vhost.spec import FrontendRequest, IotlbAccess, IotlbType
 
 FIRST_IOVA = 0xFFF0_0000
-"""Below 4 GiB: what is allocated goes on beyond."""
+"""Below 4 GiB, so that allocations cross that boundary."""
 _BOTH = IotlbAccess.READ | IotlbAccess.WRITE
 
 
 class TranslatedMemory(GuestMemory):
-    """Guest memory whose addresses, for the driver, are IOVAs: neighbours there, and nowhere else.
+    """Guest memory that the driver addresses by IOVA; pages next to each other lie apart in it.
 
-    Every page is mapped when it is allocated, in the order of `seed`. What this class inherits
-    under the name of guest addresses are IOVAs but in `snapshot`, `pages` and `written`, which
-    are by guest physical addresses, as the dirty log is.
+    Every page is mapped when it is allocated, in the order of `seed`. Guest addresses of inherited
+    methods are IOVAs, except in `snapshot`, `pages` and `written`: these use guest physical
+    addresses, as the dirty log does.
     """
 
     def __init__(self, regions: Sequence[Region], seed: int = 1) -> None:
@@ -37,12 +37,12 @@ class TranslatedMemory(GuestMemory):
         self._free = self.pages()
         random.Random(seed).shuffle(self._free)
         self.physical: dict[int, int] = {}
-        """Number of the guest physical page by that of the IOVA."""
+        """Number of the IOVA's page → number of the guest physical page."""
         self._next = FIRST_IOVA
 
     @classmethod
     def of_pages(cls, count: int, seed: int = 1) -> TranslatedMemory:
-        """Two regions of together `count` pages."""
+        """Memory of `count` pages in two regions."""
         half = count // 2 * PAGE_SIZE
         rest = count * PAGE_SIZE - half
         user = 0x7E00_0000_0000
@@ -58,14 +58,14 @@ class TranslatedMemory(GuestMemory):
         return start
 
     def view(self, guest_address: int, length: int) -> memoryview:
-        """As GuestMemory: also pages that are apart."""
+        """As GuestMemory; the pages may lie apart."""
         pieces = self._pieces(guest_address, length)
         if len(pieces) == 1:
             return pieces[0]
         return join([np.frombuffer(piece, np.uint8) for piece in pieces]).data
 
     def user_address(self, guest_address: int) -> int:
-        """What SET_VRING_ADDR says of a ring: its IOVA."""
+        """The address of a ring for SET_VRING_ADDR: its IOVA."""
         return guest_address
 
     def place(self, iova: int) -> int:
@@ -76,7 +76,7 @@ class TranslatedMemory(GuestMemory):
         return super().user_address(page * PAGE_SIZE + iova % PAGE_SIZE)
 
     def replace(self, page: int) -> None:
-        """Have another free page behind an IOVA's page; the one before is free then."""
+        """Map an IOVA's page to another free page, and free the old one."""
         self._free.insert(0, self.physical[page])
         self.physical[page] = self._free.pop()
 
@@ -112,14 +112,14 @@ class Iommu:
         self.answered = _BOTH
         """Accesses for which a miss is answered."""
         self.allowed = _BOTH
-        """What translations allow."""
+        """Accesses that translations allow."""
         self.missed: list[tuple[int, IotlbAccess]] = []
-        """What was asked for."""
+        """The back-end's misses."""
         self.failed: list[tuple[int, IotlbAccess]] = []
-        """Where the back-end says that a translation does not allow what it needs."""
+        """The back-end's access failures: a translation did not allow the access."""
 
     def serve(self, frontend: FrontEnd, seconds: float = 0.0) -> None:
-        """Deal with what the back-end asks; if there is nothing, wait up to `seconds` for it."""
+        """Answer the back-end's requests; if there are none, wait up to `seconds` for some."""
         assert frontend.channel is not None
         while (message := frontend.channel.receive(seconds)) is not None:
             iova, _, _, access, kind = spec.IOTLB.unpack(message.payload)
@@ -133,17 +133,17 @@ class Iommu:
             seconds = 0.0
 
     def update(self, frontend: FrontEnd, iova: int) -> None:
-        """Tell the translation of the page that `iova` is in."""
+        """Send the translation of the page that has `iova`."""
         start = iova // PAGE_SIZE * PAGE_SIZE
         user = self.memory.place(start)
         tell_iotlb(frontend, start, PAGE_SIZE, user, self.allowed, IotlbType.UPDATE)
 
     def invalidate(self, frontend: FrontEnd, iova: int, size: int) -> None:
-        """Take translations back; afterwards the back-end uses them no more."""
+        """Invalidate translations; when this returns the back-end uses them no more."""
         tell_iotlb(frontend, iova, size, 0, IotlbAccess(0), IotlbType.INVALIDATE)
 
     def move(self, frontend: FrontEnd, iova: int) -> None:
-        """Put another page, with the same content, behind an IOVA; the one before is cleared."""
+        """Map an IOVA to another page with the same content, and clear the old page."""
         page = iova // PAGE_SIZE
         self.invalidate(frontend, page * PAGE_SIZE, PAGE_SIZE)
         content = self.memory.read(page * PAGE_SIZE, PAGE_SIZE)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guest memory: the RAM of a software guest, in memory files that a back-end can map too.
 
-The same byte has three names, and confusing them is the classic mistake of a back-end:
+The same byte has three addresses, and confusing them is the classic mistake of a back-end:
 
 - the *guest physical address*, which the driver writes into descriptors;
-- the *user address*, where the front-end (QEMU) has it mapped: the rings' addresses are sent so;
-- where this or any other process really has it mapped.
+- the *user address*, at which the front-end (QEMU) maps it, and by which it sends the rings;
+- the address at which this or any other process really maps it.
 
 Here the three always differ. Regions may be anywhere, and several may follow each other, so that
 a buffer can lie across two of them (legal: virtio knows only physical addresses).
@@ -23,7 +23,7 @@ PAGE_SIZE = 4096
 
 
 class OutsideMemoryError(Exception):
-    """An address range of the guest's that no region holds."""
+    """A guest address range that is in no region."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Region:
     size: int
     user_address: int
     file_offset: int = 0
-    """Where in its file it begins; the bytes before it belong to nobody."""
+    """The region's offset in its file; the bytes before it are unused."""
 
     def holds(self, guest_address: int, length: int) -> bool:
         """Whether the whole range lies in this region."""
@@ -45,8 +45,8 @@ class Region:
 class GuestMemory:
     """Mapped regions, a simple allocator, and a record of the pages that the guest wrote itself.
 
-    The record stands for what a hypervisor tracks with its page tables: together with the
-    back-end's dirty log it tells a migration which pages to send again.
+    The record stands for a hypervisor's tracking by page tables: together with the back-end's dirty
+    log it gives the pages that a migration has to send again.
     """
 
     def __init__(self, regions: Sequence[Region]) -> None:
@@ -57,17 +57,17 @@ class GuestMemory:
         self.written: set[int] = set()
         """Numbers of the pages (guest address / 4096) written by the guest, until cleared."""
         self.before_access: Callable[[int, int], object] = lambda _address, _length: None
-        """Told of each range before the guest touches it: its pages may have to be brought."""
+        """Called with each range before the guest touches it: its pages may have to be brought."""
 
     @classmethod
     def of_size(cls, size: int) -> GuestMemory:
-        """One region of at least `size` bytes, above 4 GiB as a machine's high memory is."""
+        """Memory of one region of at least `size` bytes, above 4 GiB as a machine's high memory."""
         return cls([Region(1 << 32, _align(size, PAGE_SIZE), 0x7E00_0000_0000, PAGE_SIZE)])
 
     def elsewhere(self) -> GuestMemory:
         """Empty memory of the same shape in other files and at other user addresses.
 
-        That is what the destination of a migration has: only guest addresses stay.
+        The destination of a migration has such memory: only guest addresses stay.
         """
         shift = 1 << 40
         memory = GuestMemory(
@@ -82,16 +82,16 @@ class GuestMemory:
         return max(region.guest_address + region.size for region in self.regions)
 
     def close(self) -> None:
-        """Close the files; mappings go when nobody holds a view any more."""
+        """Close the files; a mapping goes with its last view."""
         for fd in self.fds:
             os.close(fd)
         self.fds = ()
         self._views = []
 
     def allocate(self, size: int, align: int = 16, may_cross: bool = False) -> int:
-        """The guest address of `size` fresh bytes; with `may_cross` they may span regions.
+        """Allocate `size` bytes, with `may_cross` also across regions; return the guest address.
 
-        Nothing is ever given back: queues allocate once, when they are made.
+        Memory is never freed: queues allocate once, when they are made.
         """
         start = _align(self._next, align)
         while not (self._contiguous(start, size) if may_cross else self._find(start, size)):
@@ -103,7 +103,7 @@ class GuestMemory:
         return start
 
     def view(self, guest_address: int, length: int) -> memoryview:
-        """The bytes of one region, for rings; whoever writes through it calls `mark`."""
+        """A view of bytes of one region, for rings; a writer through it calls `mark`."""
         self.before_access(guest_address, length)
         found = self._find(guest_address, length)
         if found is None:
@@ -133,7 +133,7 @@ class GuestMemory:
         self.mark(guest_address, len(data))
 
     def mark(self, guest_address: int, length: int) -> None:
-        """Record that the guest wrote here."""
+        """Record that the guest wrote this range."""
         first, last = guest_address // PAGE_SIZE, (guest_address + length - 1) // PAGE_SIZE
         self.written.update(range(first, last + 1))
 
@@ -149,7 +149,7 @@ class GuestMemory:
         ]
 
     def discard(self, page: int) -> None:
-        """Make a hole in the file where a page was."""
+        """Make a hole in the file in place of a page."""
         found = self._find(page * PAGE_SIZE, PAGE_SIZE)
         if found is None:
             raise OutsideMemoryError(f"page {page:#x}")

@@ -2,9 +2,9 @@
 """The driver's side of a packed virtqueue (virtio 1.2, 2.8 "Packed Virtqueues").
 
 One ring of descriptors, which the driver fills in ring order and the device overwrites with used
-ones; two event areas, in which each side says when it wants to be woken. Whose a descriptor is,
-its flags say beside a wrap counter that toggles each time around (2.8.1). A position counts modulo
-twice the size, so that it holds slot and wrap counter.
+ones; two event areas, in which each side asks for or refuses notifications. A descriptor's flags,
+compared with a wrap counter that toggles each time around, give its owner (2.8.1). A position
+counts modulo twice the size, so that it holds slot and wrap counter.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class PackedQueue:
     ) -> None:
         """Make a ring of `size` descriptors, any number, that begins at position `first_index`.
 
-        `in_order`: the device may give back several chains by the last one's id (2.8.8).
+        `in_order`: the device may use several chains by the last one's id (2.8.8).
         """
         self.size = size
         self.event_index = event_index
@@ -73,13 +73,13 @@ class PackedQueue:
         self._tables: dict[int, int] = {}
         self._first: tuple[int, int] | None = None  # position and flags that `publish` writes
         self.move_to(memory)
-        for slot in range(size):  # as the rounds before left them
+        for slot in range(size):  # as if earlier rounds had left them
             behind = slot < self._seen % size
             self._store_flags(slot, self._used_flags(self._seen + behind * size))
         self.want_calls(False)
 
     def move_to(self, memory: GuestMemory) -> None:
-        """Go on in other memory that holds the same bytes at the same guest addresses."""
+        """Move to other memory that holds the same bytes at the same guest addresses."""
         self.memory = memory
         self._desc = memory.view(self.desc_address, 16 * self.size)
         self._flags = memory.view(self.desc_address, 16 * self.size).cast("H")
@@ -88,7 +88,7 @@ class PackedQueue:
 
     @property
     def base(self) -> int:
-        """Where a device goes on that has given back what it took, as SET_VRING_BASE says it."""
+        """The SET_VRING_BASE value for a device that has used every chain it took."""
         position, chains = self._seen, dict(self._chains)
         while chains and self._is_used(position):
             for chain in self._take(position, chains):
@@ -97,17 +97,17 @@ class PackedQueue:
 
     @property
     def avail_base(self) -> int:
-        """What the device has been offered up to, for a front-end that gives that as the base."""
+        """The avail position as a base, for front-ends that send that one."""
         return packed_base.encode(self._published, self.size)
 
     @property
     def outstanding(self) -> int:
-        """Chains that the device has."""
+        """Number of chains that the device has not used yet."""
         return len(self._chains)
 
     @property
     def free(self) -> int:
-        """Descriptors that a next chain may use."""
+        """Number of descriptors free for the next chain."""
         return self.size - sum(chain.slots for chain in self._chains.values())
 
     def add(
@@ -117,10 +117,10 @@ class PackedQueue:
         token: object = None,
         indirect: bool = False,
     ) -> int:
-        """Write a chain into the next descriptors; its buffer id. Seen by the device at `publish`.
+        """Write a chain into the next descriptors; return its buffer id. Available at `publish`.
 
-        Only the head of the first chain since then is still without its flags: the device looks at
-        no descriptor before one ahead of it is available (2.8.21).
+        Only the head of the first chain since the last `publish` still lacks its flags: the device
+        looks at no descriptor while one before it is not available (2.8.21).
         """
         buffers = [(buffer, 0) for buffer in readable]
         buffers += [(buffer, F_WRITE) for buffer in writable]
@@ -148,7 +148,7 @@ class PackedQueue:
         return buffer_id
 
     def publish(self) -> bool:
-        """Show the device what was added; whether it wants to be kicked for it (2.8.21)."""
+        """Make added chains available; return whether the device wants a kick (2.8.21)."""
         if self._first is None:
             return False
         (position, flags), self._first = self._first, None
@@ -164,7 +164,7 @@ class PackedQueue:
         return (self._next - wanted - 1) % around < (self._next - old) % around
 
     def collect(self) -> list[Used]:
-        """Take all chains that the device is done with, in its order (2.8.22)."""
+        """Take all chains that the device has used, in its order (2.8.22)."""
         done: list[Used] = []
         while self._chains and self._is_used(self._seen):
             full_barrier()
@@ -178,9 +178,9 @@ class PackedQueue:
         return done
 
     def want_calls(self, wanted: bool) -> bool:
-        """Ask for a call at the next used chain, or for none.
+        """Enable or disable a call at the next used chain.
 
-        True if a chain came back meanwhile: then no call may come for it, so `collect` first.
+        True if a chain was used meanwhile: then no call may come for it, so `collect` first.
         """
         if wanted and self.event_index:
             wrap = _WRAP if self._seen < self.size else 0
@@ -193,7 +193,7 @@ class PackedQueue:
         return bool(self._chains) and self._is_used(self._seen)
 
     def _take(self, position: int, chains: dict[int, _Chain]) -> list[tuple[int, _Chain, int]]:
-        """Take out of `chains` those that the used descriptor at `position` gives back."""
+        """Take out of `chains` those that the used descriptor at `position` returns."""
         at = 16 * (position % self.size)
         _, written, buffer_id, _ = PACKED_DESCRIPTOR.unpack_from(self._desc, at)
         if buffer_id not in chains:
@@ -213,7 +213,7 @@ class PackedQueue:
         return F_AVAIL if position < self.size else F_USED
 
     def _used_flags(self, position: int) -> int:
-        """Of a descriptor that was used in the round before `position`'s."""
+        """Flags of a descriptor that was used in the round before `position`'s."""
         return 0 if position % (2 * self.size) < self.size else F_AVAIL | F_USED
 
     def _is_used(self, position: int) -> bool:
@@ -224,7 +224,7 @@ class PackedQueue:
     def _make_table(
         self, buffer_id: int, buffers: Sequence[tuple[Buffer, int]]
     ) -> tuple[Buffer, int]:
-        """Put a chain into a table of its own that takes one descriptor (2.8.7)."""
+        """Write a chain into an indirect table, which takes one descriptor (2.8.7)."""
         if buffer_id not in self._tables:
             self._tables[buffer_id] = self.memory.allocate(16 * INDIRECT_ENTRIES)
         table = b"".join(PACKED_DESCRIPTOR.pack(*buffer, 0, flags) for buffer, flags in buffers)
@@ -236,7 +236,7 @@ class PackedQueue:
         self.memory.mark(self.desc_address + 16 * slot, 16)
 
     def _store_flags(self, slot: int, flags: int) -> None:
-        """One 16-bit store: they decide whose the descriptor is."""
+        """Store the flags, which decide the descriptor's owner, by one 16-bit store."""
         self._flags[8 * slot + 7] = flags
         self.memory.mark(self.desc_address + 16 * slot, 16)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The least that makes a guest answer: ARP and ping for one IPv4 address (RFC 826, RFC 792)."""
+"""A minimal network stack: answers ARP and ping for one IPv4 address (RFC 826, RFC 792)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ARP = struct.Struct("!HHBBH6s4s6s4s")
 _ETHERTYPE_IPV4, _ETHERTYPE_ARP = b"\x08\x00", b"\x08\x06"
 _REQUEST, _REPLY = 1, 2
 _ICMP = 1
-_FRAGMENT = 0x3FFF  # more fragments, or an offset: nothing is put together here
+_FRAGMENT = 0x3FFF  # more fragments, or an offset: fragments are not reassembled here
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Responder:
     address: IPv4Address
 
     def answer(self, frame: bytes) -> bytes | None:
-        """The answer to a frame, or None if it asks nothing of this guest."""
+        """The answer to a frame, or None if the frame asks nothing of this guest."""
         if frame[6:12] == self.mac:
             return None  # its own, flooded back
         if frame[12:14] == _ETHERTYPE_ARP and len(frame) >= 14 + _ARP.size:
@@ -33,7 +33,7 @@ class Responder:
         return None
 
     def announcement(self) -> bytes:
-        """A gratuitous ARP request, as a guest with GUEST_ANNOUNCE sends after it has moved."""
+        """A gratuitous ARP request, as a guest with GUEST_ANNOUNCE sends after a migration."""
         address = self.address.packed
         return self._arp(BROADCAST, _REQUEST, address, b"\0" * 6, address)
 

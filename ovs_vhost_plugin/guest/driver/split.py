@@ -4,9 +4,9 @@
 Three arrays in guest memory. The driver writes two of them, the device one:
 
 - the *descriptor table*: buffers (guest address, length), linked into chains;
-- the *avail ring*: heads of the chains that the driver offers, and an index of the next free slot;
-- the *used ring*: heads of the chains that the device is done with, how many bytes it wrote
-  into each, and the index of the next slot.
+- the *avail ring*: heads of the chains that the driver makes available, and the next free slot;
+- the *used ring*: heads of the chains that the device has used, the bytes it wrote into each, and
+  the index of the next slot.
 
 Both indices only count up, modulo 65536. Everything is plain stores and loads here: the only
 subtle point is order, see `full_barrier`.
@@ -28,17 +28,17 @@ F_NEXT, F_WRITE, F_INDIRECT = 1, 2, 4  # 2.7.5
 AVAIL_F_NO_INTERRUPT = 1  # 2.7.6
 USED_F_NO_NOTIFY = 1  # 2.7.8
 INDIRECT_ENTRIES = 64
-"""Room in each indirect table; 64 KiB in pieces of 2 KiB and a header need 34."""
+"""Entries of each indirect table; 64 KiB in pieces of 2 KiB and a header need 34."""
 
 _barrier = threading.Lock()
 
 
 class RingFullError(Exception):
-    """The chain needs more descriptors than are free now."""
+    """The chain needs more descriptors than are free."""
 
 
 class DeviceBrokenError(Exception):
-    """The device put something into the used ring that no device may."""
+    """The device put an illegal element into the used ring."""
 
 
 class Buffer(NamedTuple):
@@ -50,11 +50,11 @@ class Buffer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """A chain that came back."""
+    """A chain that the device has used."""
 
     token: object
     written: int
-    """Bytes that the device says it wrote into the writable part."""
+    """Bytes written into the writable part, as the device reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,9 @@ class _Chain:
 def full_barrier() -> None:
     """Keep a store before a later load of another address.
 
-    Processors may delay the store, so that driver and device each miss what the other wrote and
-    both sleep (2.7.13.4.1, 2.7.14). Python has no fence, but taking a lock is an atomic exchange,
-    which is a full one.
+    Processors may delay the store, so that driver and device each miss the other's store and both
+    sleep (2.7.13.4.1, 2.7.14). Python has no fence, but taking a lock is an atomic exchange, which
+    is a full fence.
     """
     with _barrier:
         pass
@@ -83,8 +83,8 @@ def need_event(event: int, new: int, old: int) -> bool:
 class SplitQueue:
     """A virtqueue as its driver sees it: `add` chains, `publish`, later `collect` them.
 
-    Descriptor table and avail ring share pages that only the guest writes, the used ring has
-    pages that only the device writes: so a page that the device forgot to log cannot hide.
+    Descriptor table and avail ring share pages that only the guest writes; the used ring has pages
+    that only the device writes. So a guest's write to the same page cannot hide a missing log bit.
     """
 
     def __init__(
@@ -92,8 +92,8 @@ class SplitQueue:
     ) -> None:
         """Make a ring of `size` descriptors (a power of two).
 
-        `first_index` is where both indices begin, as on a ring that has run before. No calls
-        come until somebody wants them.
+        Both indices begin at `first_index`, as on a ring that has run before. Calls are disabled
+        at first.
         """
         self.size = size
         self.event_index = event_index
@@ -111,7 +111,7 @@ class SplitQueue:
         self.want_calls(False)
 
     def move_to(self, memory: GuestMemory) -> None:
-        """Go on in other memory that holds the same bytes at the same guest addresses."""
+        """Move to other memory that holds the same bytes at the same guest addresses."""
         self.memory = memory
         size = self.size
         self._desc = memory.view(self.desc_address, 16 * size)
@@ -121,27 +121,27 @@ class SplitQueue:
 
     @property
     def used_index(self) -> int:
-        """The device's index: where a device that lost its own state goes on (split rings)."""
+        """The device's index, at which a device without state of its own resumes (split rings)."""
         return self._used[1]
 
     @property
     def base(self) -> int:
-        """Where a device goes on that has given back what it took, as SET_VRING_BASE says it."""
+        """The SET_VRING_BASE value for a device that has used every chain it took."""
         return self.used_index
 
     @property
     def avail_base(self) -> int:
-        """What the device has been offered up to, for a front-end that gives that as the base."""
+        """The avail index as a base, for front-ends that send that one."""
         return self._published
 
     @property
     def outstanding(self) -> int:
-        """Chains that the device has."""
+        """Number of chains that the device has not used yet."""
         return len(self._chains)
 
     @property
     def free(self) -> int:
-        """Descriptors that a next chain may use."""
+        """Number of descriptors free for the next chain."""
         return len(self._free)
 
     def add(
@@ -151,9 +151,9 @@ class SplitQueue:
         token: object = None,
         indirect: bool = False,
     ) -> int:
-        """Write a chain and put its head, which is returned, into the next avail slot.
+        """Write a chain and put its head into the next avail slot; return the head.
 
-        Readable buffers come before writable ones (2.7.4.2). The device sees it at `publish`.
+        Readable buffers come before writable ones (2.7.4.2). The chain is available at `publish`.
         """
         buffers = [(buffer, 0) for buffer in readable]
         buffers += [(buffer, F_WRITE) for buffer in writable]
@@ -174,7 +174,7 @@ class SplitQueue:
         return head
 
     def publish(self) -> bool:
-        """Show the device what was added; whether it wants to be kicked for it (2.7.13)."""
+        """Make added chains available; return whether the device wants a kick (2.7.13)."""
         if self._next == self._published:
             return False
         old, self._published = self._published, self._next
@@ -187,7 +187,7 @@ class SplitQueue:
         return not self._used[0] & USED_F_NO_NOTIFY
 
     def collect(self) -> list[Used]:
-        """Take all chains that the device is done with, in its order (2.7.14)."""
+        """Take all chains that the device has used, in its order (2.7.14)."""
         count = (self._used[1] - self._seen) & 0xFFFF
         if count > len(self._chains):
             raise DeviceBrokenError(f"{count} chains used, {len(self._chains)} outstanding")
@@ -195,12 +195,12 @@ class SplitQueue:
         return [self._take() for _ in range(count)]
 
     def want_calls(self, wanted: bool) -> bool:
-        """Ask for a call at the next used chain, or for none.
+        """Enable or disable a call at the next used chain.
 
-        True if a chain came back meanwhile: then no call may come for it, so `collect` first.
+        True if a chain was used meanwhile: then no call may come for it, so `collect` first.
         """
         if self.event_index:
-            # one step behind is the value that is passed last
+            # the value one step behind is the last one that the device passes
             self._store_avail(2 + self.size, (self._seen - (not wanted)) & 0xFFFF)
         else:
             self._store_avail(0, 0 if wanted else AVAIL_F_NO_INTERRUPT)
@@ -227,7 +227,7 @@ class SplitQueue:
             self._store_descriptor(indices[position], buffer, flags, following)
 
     def _write_indirect(self, head: int, buffers: Sequence[tuple[Buffer, int]]) -> None:
-        """Put the chain into a table of its own that takes one descriptor (2.7.5.3)."""
+        """Write a chain into an indirect table, which takes one descriptor (2.7.5.3)."""
         if head not in self._tables:
             self._tables[head] = self.memory.allocate(16 * INDIRECT_ENTRIES)
         last = len(buffers) - 1
@@ -243,6 +243,6 @@ class SplitQueue:
         self.memory.mark(self.desc_address + 16 * index, 16)
 
     def _store_avail(self, index: int, value: int) -> None:
-        """One 16-bit store: the device must never see half an index."""
+        """Store by one 16-bit store: the device must never see half an index."""
         self._avail[index] = value
         self.memory.mark(self.avail_address + 2 * index, 2)

@@ -23,7 +23,7 @@ class RequestChannel:
 
     @contextmanager
     def far_end(self) -> Iterator[int]:
-        """The fd to be passed; afterwards only the back-end has it."""
+        """The back-end's end, to be passed to it; closed here at the end of the context."""
         with self._far:
             yield self._far.fileno()
 
@@ -46,7 +46,7 @@ class RequestChannel:
         return message
 
     def take(self) -> list[Message]:
-        """The requests that are there, each answered."""
+        """Take the requests that have arrived, and answer each."""
         messages = []
         while (message := self.receive(0)) is not None:
             self.answer(message)
@@ -54,14 +54,14 @@ class RequestChannel:
         return messages
 
     def answer(self, message: Message, result: int = 0) -> None:
-        """Say how a request went, where that was asked for; 0: well."""
+        """Answer a request's result, if it asked for an answer; 0 is success."""
         if message.need_reply:
             self.socket.settimeout(self._timeout)
             answer = Message(message.request, U64.pack(result), VERSION | REPLY)
             self.socket.sendall(encode(answer))
 
     def close(self) -> None:
-        """Close both ends, as far as they are ours."""
+        """Close the ends that are still ours."""
         self._decoder.close()
         self._far.close()
         self.socket.close()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front-end's end of the socket: requests out, replies in, nothing waits for ever.
+"""The front-end's end of the socket: requests out, replies in, with a limit to every wait.
 
-vhost-user "Communication": the front-end asks, the back-end answers some requests. A back-end
-under test may hang, die or talk nonsense at any point, so each way to fail is an exception with
-a name of its own.
+vhost-user "Communication": the front-end sends requests, of which the back-end answers some. A
+back-end under test may hang, die or talk nonsense at any point, so each way to fail is an exception
+with a name of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ovs_vhost_plugin.vhost.spec import MAX_FDS, NEED_REPLY, REPLY, U64, VERSION
 
 
 class BackEndError(Exception):
-    """Whatever a back-end does that a front-end cannot work with."""
+    """The back-end did something that a front-end cannot work with."""
 
 
 class ReplyTimeoutError(BackEndError):
@@ -32,11 +32,11 @@ class BackEndClosedError(BackEndError):
 
 
 class RequestRefusedError(BackEndError):
-    """The back-end says by REPLY_ACK that it could not do it."""
+    """The back-end refused a request by REPLY_ACK."""
 
 
 class WrongReplyError(BackEndError):
-    """An answer to something else, or in a wrong form."""
+    """The answer is to another request, or malformed."""
 
 
 def listen(path: Path) -> socket.socket:
@@ -81,7 +81,7 @@ class FrontEndConnection:
             raise ReplyTimeoutError(f"no back-end connected in {timeout} s") from None
 
     def fileno(self) -> int:
-        """For poll: readable without a request under way means that the back-end has gone."""
+        """For poll: if it is readable without a request under way, the back-end has gone."""
         return self._socket.fileno()
 
     def close(self) -> None:
@@ -114,12 +114,12 @@ class FrontEndConnection:
     def ask(
         self, request: int, payload: bytes = b"", fds: Sequence[int] = (), size: int | None = None
     ) -> bytes:
-        """Send a request and return the payload of its reply, of `size` bytes if that is given."""
+        """Send a request and return the payload of its reply, which must have `size` bytes."""
         self.send_raw(encode(Message(request, payload)), fds)
         return self._reply(request, size)
 
     def ask_fd(self, request: int) -> int:
-        """Send a request whose reply is one fd, and return that; who calls closes it."""
+        """Send a request whose reply is one fd, and return the fd; the caller closes it."""
         self.send_raw(encode(Message(request)))
         message = self.receive()
         if message.request != request or message.payload or len(message.fds) != 1:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The dirty log as the front-end reads it (vhost-user "Migration").
 
-A bitmap in shared memory, one bit for each page of guest memory; the back-end sets bits, with an
-atomic OR and after the write that they stand for. QEMU takes them with an atomic exchange. Python
-has none, and between reading a byte and clearing it a bit could be set that is cleared unseen.
-So whoever clears a byte takes all its eight pages for dirty, and copies them after clearing it:
-a write whose bit was lost that way came before, and is in the copy.
+A bitmap in shared memory, one bit for each page of guest memory. The back-end sets a bit with an
+atomic OR, after the write that the bit stands for. QEMU takes bits with an atomic exchange. Python
+has none: between reading a byte and clearing it a bit could be set and then cleared unseen. So all
+eight pages of a cleared byte count as dirty, and are copied after clearing: a write whose bit was
+lost that way came before the copy, and is in it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ovs_vhost_plugin.guest.driver.split import full_barrier
 
 
 class DirtyBitmap:
-    """A log that reaches over all of `memory`."""
+    """A log that covers all of `memory`."""
 
     def __init__(self, memory: GuestMemory) -> None:
         words = -(-memory.end // (PAGE_SIZE * 64))
@@ -30,7 +30,7 @@ class DirtyBitmap:
         self._bytes = np.frombuffer(mmap.mmap(self.fd, self.size), np.uint8)
 
     def logged(self) -> set[int]:
-        """The numbers of the pages whose bits are set, and stay set."""
+        """The numbers of the pages whose bits are set; the bits stay set."""
         seen = self._bytes.copy()
         bytes_set = np.flatnonzero(seen)
         bits = np.unpackbits(seen[bytes_set], bitorder="little").reshape(-1, 8)
@@ -38,9 +38,9 @@ class DirtyBitmap:
         return set((bytes_set[which] * 8 + bit).tolist())
 
     def harvest(self) -> set[int]:
-        """Clear the log while the back-end goes on writing; pages to copy *after* this call.
+        """Clear the log while the back-end writes on; return the pages to copy *after* this call.
 
-        Rounded up to groups of eight, see above.
+        They are rounded up to groups of eight, see above.
         """
         bytes_set = np.flatnonzero(self._bytes.copy())  # numpy counts first, then looks again
         self._bytes[bytes_set] = 0

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kick and call: how driver and device wake each other (vhost-user "Communication").
+"""Kick and call, by which driver and device wake each other (vhost-user "Communication").
 
-A counter in the kernel that can be waited on. Waiting happens only here, with a time limit:
-a device that never calls must not hang a test.
+An eventfd is a counter in the kernel that can be waited on. Waiting happens only here, with a time
+limit: a device that never calls must not hang a test.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 
 class EventFd:
-    """An eventfd that does not block."""
+    """A non-blocking eventfd."""
 
     def __init__(self) -> None:
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -24,18 +24,18 @@ class EventFd:
         return self._fd
 
     def signal(self) -> None:
-        """Wake whoever waits."""
+        """Wake the threads that wait."""
         os.eventfd_write(self._fd, 1)
 
     def take(self) -> int:
-        """How often it was signalled since it was last taken."""
+        """Reset the counter; return the number of signals since the last `take`."""
         try:
             return os.eventfd_read(self._fd)
         except BlockingIOError:
             return 0
 
     def close(self) -> None:
-        """Close it; once is enough."""
+        """Close the eventfd; further calls do nothing."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -44,7 +44,7 @@ class EventFd:
 def wait_for(done: Callable[[], bool], fds: Sequence[int], seconds: float) -> bool:
     """Wait until `done`, asked again whenever one of `fds` can be read; False after `seconds`.
 
-    `done` takes what made the fd readable, or it would be asked in a busy loop.
+    `done` has to read from the readable fd, or it would be asked in a busy loop.
     """
     poll = select.poll()
     for fd in fds:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front-end of vhost-user: what QEMU tells a back-end, in QEMU's order.
+"""The front-end of vhost-user: QEMU's requests to a back-end, in QEMU's order.
 
-`initialise` is what happens when the two connect, the rest when the guest's driver is ready, when
-its machine migrates, and when it stops. Each method is one step, so that a test can leave out,
+`initialise` is called when the two connect; the other methods when the guest's driver is ready,
+when its machine migrates, and when it stops. Each method is one step, so that a test can leave out,
 repeat or falsify any of them.
 """
 
@@ -46,16 +46,16 @@ PROTOCOL_FEATURES = (
     | ProtocolFeature.CONFIG.mask
     | ProtocolFeature.PAGEFAULT.mask
 )
-"""What this front-end makes use of."""
+"""The protocol features that this front-end uses."""
 
 
 class NotOfferedError(BackEndError):
-    """The back-end does not offer what the guest cannot do without."""
+    """The back-end does not offer a feature that the guest needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class VringSetup:
-    """A virtqueue under its number in the protocol, with its two eventfds."""
+    """A virtqueue with its index in the protocol and its two eventfds."""
 
     index: int
     queue: Virtqueue
@@ -80,10 +80,10 @@ class FrontEnd:
         self.memory_slots_offered = spec.MAX_REGIONS
         self.channel: RequestChannel | None = None
         self.bases: list[int] | None = None
-        """Where the back-end has mapped the regions, in postcopy."""
+        """The addresses at which the back-end has mapped the regions, in postcopy."""
 
     def initialise(self, protocol_features: int = PROTOCOL_FEATURES) -> None:
-        """Learn what the back-end offers, settle the protocol's features and own the device."""
+        """Get the back-end's features, negotiate the protocol features and own the device."""
         self.offered = self.ask_number(FrontendRequest.GET_FEATURES)
         if self.offered & Feature.PROTOCOL_FEATURES.mask:
             offered = self.ask_number(FrontendRequest.GET_PROTOCOL_FEATURES)
@@ -99,12 +99,12 @@ class FrontEnd:
         self.connection.tell(FrontendRequest.SET_OWNER)
 
     def has(self, feature: ProtocolFeature) -> bool:
-        """Whether both sides have a feature of the protocol."""
+        """Whether both sides have a protocol feature."""
         return bool(self.protocol_features & feature.mask)
 
     @property
     def inband(self) -> RequestChannel | None:
-        """Where calls come as messages, if they do."""
+        """The channel on which calls come as messages, or None."""
         return self.channel if self.has(ProtocolFeature.INBAND_NOTIFICATIONS) else None
 
     def open_channel(self) -> None:
@@ -116,7 +116,7 @@ class FrontEnd:
             self._tell(FrontendRequest.SET_BACKEND_REQ_FD, b"", (fd,), ack=True)
 
     def get_config(self, offset: int, size: int) -> bytes:
-        """A part of the NIC's configuration space, as the back-end has it; empty: refused."""
+        """A part of the NIC's configuration space by the back-end; empty: refused."""
         payload = spec.CONFIG.pack(offset, size, spec.ConfigFlag.WRITABLE) + bytes(size)
         answer = self.connection.ask(FrontendRequest.GET_CONFIG, payload)
         if answer and answer[: spec.CONFIG.size] != payload[: spec.CONFIG.size]:
@@ -124,7 +124,7 @@ class FrontEnd:
         return answer[spec.CONFIG.size :]
 
     def set_features(self, features: int) -> None:
-        """Tell the back-end what the guest acknowledged (and LOG_ALL, the front-end's own).
+        """Send the features that the guest acknowledged (and LOG_ALL, the front-end's own).
 
         With bit 30, PROTOCOL_FEATURES, vrings begin disabled (vhost-user "Ring states").
         """
@@ -136,7 +136,7 @@ class FrontEnd:
         self._tell(FrontendRequest.SET_FEATURES, payload, ack=ack)
 
     def give_memory(self, memory: GuestMemory) -> None:
-        """Give a new back-end the guest's memory: slot by slot where it takes it so, or at once."""
+        """Give a new back-end the guest's memory: region by region if it can, or all at once."""
         if len(memory.regions) > self.memory_slots_offered:
             raise NotOfferedError(f"{self.memory_slots_offered} memory slots")
         if not self.has(ProtocolFeature.CONFIGURE_MEM_SLOTS):
@@ -159,7 +159,7 @@ class FrontEnd:
     def add_region(self, region: Region, fd: int) -> None:
         """Give the back-end one more region (VHOST_USER_ADD_MEM_REG).
 
-        In postcopy it answers where it has mapped it.
+        In postcopy the back-end answers the address at which it has mapped the region.
         """
         if self.bases is not None:
             size = spec.SINGLE_REGION.size
@@ -174,12 +174,12 @@ class FrontEnd:
         self._tell(FrontendRequest.REM_MEM_REG, _single(region), ack=True)
 
     def set_mtu(self, mtu: int) -> None:
-        """Tell the MTU that the guest sees, where the back-end wants to know it."""
+        """Send the MTU that the guest sees, where the back-end offers the MTU feature."""
         if self.has(ProtocolFeature.MTU):
             self._tell(FrontendRequest.NET_SET_MTU, spec.U64.pack(mtu), ack=True)
 
     def start_vring(self, vring: VringSetup, base: int) -> None:
-        """Start a vring at `base`: its queue's, or what `stop_vring` said ("Ring states")."""
+        """Start a vring at `base`: its queue's, or `stop_vring`'s result ("Ring states")."""
         tell, index = self.connection.tell, vring.index
         tell(FrontendRequest.SET_VRING_NUM, spec.VRING_STATE.pack(index, vring.queue.size))
         tell(FrontendRequest.SET_VRING_BASE, spec.VRING_STATE.pack(index, base))
@@ -190,7 +190,7 @@ class FrontEnd:
         tell(FrontendRequest.SET_VRING_KICK, spec.U64.pack(index), [vring.kick.fileno()])
 
     def kick(self, vring: VringSetup) -> None:
-        """Wake the back-end, by a message where both sides have those."""
+        """Kick the back-end, by a message where both sides have in-band notifications."""
         if self.has(ProtocolFeature.INBAND_NOTIFICATIONS):
             payload = spec.VRING_STATE.pack(vring.index, 0)
             self.connection.tell(FrontendRequest.VRING_KICK, payload, ack=True)
@@ -198,10 +198,10 @@ class FrontEnd:
             vring.kick.signal()
 
     def set_vring_address(self, vring: VringSetup) -> None:
-        """Tell where a vring is, and whether its used ring is to be logged (LOG_ALL is on).
+        """Send a vring's addresses, and whether its used ring is to be logged (LOG_ALL is on).
 
-        The ring's addresses are the front-end's, the one for the log is the guest's. Of a packed
-        ring it is the device event area's, as QEMU has it.
+        The ring's addresses are the front-end's; the log address is the guest's. For a packed ring
+        the log address is the device event area's, as QEMU has it.
         """
         queue = vring.queue
         log = bool(self.features & Feature.LOG_ALL.mask)
@@ -216,13 +216,13 @@ class FrontEnd:
         self._tell(FrontendRequest.SET_VRING_ADDR, payload, ack=log)
 
     def enable_vring(self, index: int, enabled: bool) -> None:
-        """Switch a vring on or off, where that exists; a vring that is off stays started."""
+        """Enable or disable a vring, where that exists; a disabled vring stays started."""
         if self.features & Feature.PROTOCOL_FEATURES.mask:
             payload = spec.VRING_STATE.pack(index, enabled)
             self.connection.tell(FrontendRequest.SET_VRING_ENABLE, payload)
 
     def stop_vring(self, index: int) -> int:
-        """Stop a vring: after the reply it is the front-end's; the base to go on at."""
+        """Stop a vring, which is the front-end's after the reply; return the base to resume at."""
         request = FrontendRequest.GET_VRING_BASE
         payload = spec.VRING_STATE.pack(index, 0)
         reply = self.connection.ask(request, payload, size=spec.VRING_STATE.size)
@@ -232,27 +232,27 @@ class FrontEnd:
         return int(base)
 
     def start_logging(self, log: DirtyBitmap, vrings: Iterable[VringSetup]) -> None:
-        """Have everything logged that the back-end writes, while the vrings go on running.
+        """Make the back-end log everything it writes, while the vrings run on.
 
-        The reply to SET_LOG_BASE is due always, but back-ends differ in its size.
+        The reply to SET_LOG_BASE always comes, but back-ends differ in its size.
         """
         payload = spec.LOG.pack(log.size, 0)
         self.connection.ask(FrontendRequest.SET_LOG_BASE, payload, [log.fd])
         self._set_logging(Feature.LOG_ALL.mask, vrings)
 
     def stop_logging(self, vrings: Iterable[VringSetup]) -> None:
-        """The migration was given up."""
+        """Stop logging: the migration was given up."""
         self._set_logging(0, vrings)
 
     def send_rarp(self, mac: bytes) -> None:
-        """Ask the back-end to announce the guest, where it offers that; it gives no answer."""
+        """Ask the back-end to announce the guest, where it offers RARP; there is no answer."""
         if self.has(ProtocolFeature.RARP):
             self.connection.tell(FrontendRequest.SEND_RARP, mac.ljust(8, b"\0"))
 
     def save_state(self) -> bytes:
         """The back-end's own state; its vrings are stopped (vhost-user "Migrating back-end state").
 
-        Raises RequestRefusedError where the back-end says that it failed.
+        Raises RequestRefusedError where the back-end reports a failure.
         """
         reading, writing = os.pipe()
         try:
@@ -264,7 +264,7 @@ class FrontEnd:
         return state
 
     def load_state(self, state: bytes) -> None:
-        """Give the back-end the state that another one saved. Raises as `save_state`."""
+        """Give the back-end the state that another one saved. Raises like `save_state`."""
         reading, writing = os.pipe()
         with open(writing, "wb", buffering=0) as pipe:  # noqa: PTH123 (an fd, not a path)
             self._begin_transfer(TransferDirection.LOAD, reading)
@@ -273,16 +273,16 @@ class FrontEnd:
         self._check_state()
 
     def advise_postcopy(self) -> int:
-        """Say that memory may follow later; the back-end's userfaultfd."""
+        """Advise postcopy, in which memory may follow later; return the back-end's userfaultfd."""
         return self.connection.ask_fd(FrontendRequest.POSTCOPY_ADVISE)
 
     def listen_postcopy(self) -> None:
-        """Say that memory given from now on lacks pages."""
+        """Tell the back-end that memory given from now on lacks pages."""
         self._tell(FrontendRequest.POSTCOPY_LISTEN, b"", ack=True)
         self.bases = []
 
     def end_postcopy(self) -> None:
-        """Say that all pages have come."""
+        """Tell the back-end that all pages have come."""
         if answer := self.ask_number(FrontendRequest.POSTCOPY_END):
             raise RequestRefusedError(f"POSTCOPY_END: {answer}")
         self.bases = None
@@ -329,7 +329,7 @@ class FrontEnd:
         fds: tuple[int, ...] = (),
         ack: bool = False,
     ) -> None:
-        """Send a request; `ack` where QEMU wants to know how it went and REPLY_ACK is there."""
+        """Send a request; `ack`: ask for a REPLY_ACK, as QEMU does, where it is negotiated."""
         self.connection.tell(request, payload, fds, ack and self.has(ProtocolFeature.REPLY_ACK))
 
     def ask_number(

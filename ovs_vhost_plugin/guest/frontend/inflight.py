@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a front-end keeps for its back-ends: which I/O is in flight, in memory that outlives them.
+"""The in-flight region that a front-end keeps for its back-ends, and that outlives them.
 
-vhost-user "Inflight I/O tracking". A back-end makes the memory, the front-end holds it and gives it
+vhost-user "Inflight I/O tracking". A back-end makes the region, the front-end holds it and gives it
 to every back-end that serves the device afterwards, before the rings start.
 """
 
@@ -18,7 +18,7 @@ from ovs_vhost_plugin.vhost.spec import FrontendRequest
 
 
 class InflightKeeper:
-    """The memory for `queues` rings of `queue_size`, of which `connection` is asked."""
+    """The region for `queues` rings of `queue_size`, made by the back-end of `connection`."""
 
     def __init__(self, connection: FrontEndConnection, queues: int, queue_size: int) -> None:
         self._numbers = (queues, queue_size)
@@ -35,15 +35,15 @@ class InflightKeeper:
         self.memory = mmap.mmap(self._fd, self._offset + size)
 
     def give(self, connection: FrontEndConnection) -> None:
-        """Have a back-end go on by it; its rings are stopped."""
+        """Give the region to a back-end, whose rings are stopped."""
         payload = spec.INFLIGHT.pack(len(self.memory) - self._offset, self._offset, *self._numbers)
         connection.tell(FrontendRequest.SET_INFLIGHT_FD, payload, [self._fd], ack=True)
 
     def queue(self, index: int) -> memoryview:
-        """What is kept of vring `index`."""
+        """The part of vring `index`."""
         stride = (len(self.memory) - self._offset) // self._numbers[0]
         return memoryview(self.memory)[self._offset + index * stride :][:stride]
 
     def close(self) -> None:
-        """Let the memory go."""
+        """Drop the region."""
         os.close(self._fd)
