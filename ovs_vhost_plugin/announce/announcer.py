@@ -28,9 +28,9 @@ from ovs_vhost_plugin.announce.announcement import MAX_INJECTIONS, Announcement,
 from ovs_vhost_plugin.announce.attempt import Attempt
 from ovs_vhost_plugin.announce.compose import compose
 from ovs_vhost_plugin.announce.formats import Format
-from ovs_vhost_plugin.announce.history import History
 from ovs_vhost_plugin.announce.model import Outcome, Result
 from ovs_vhost_plugin.announce.refusals import Refusals
+from ovs_vhost_plugin.common.history import History
 from ovs_vhost_plugin.common.ratelimit import TokenBucket
 from ovs_vhost_plugin.net.ethernet import MacError, check_mac
 from ovs_vhost_plugin.net.location import Location

@@ -10,8 +10,8 @@ import pytest
 from support.control.announce_bridge import Tap, bridge, private_switch
 
 from ovs_vhost_plugin.announce.frames import rarp
-from ovs_vhost_plugin.forward.departure import Departure
-from ovs_vhost_plugin.forward.onward import Rows, Unfit
+from ovs_vhost_plugin.forward.rewrite import Rows, Unfit
+from ovs_vhost_plugin.forward.tracker import MacTracker
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
 from ovs_vhost_plugin.net.ethernet import C_TAG, S_TAG
 from ovs_vhost_plugin.net.station import StationKey
@@ -178,18 +178,18 @@ def test_frames_follow_through_vlans_as_the_switch_itself_would_send_them(
         place = replace(br.location(), vlan=origin)
         vlans = {place.ofport: origin, br.ofport("peer"): peer}
         vlan = origin.tag or tags[0][1]
-        departure = Departure(0.0)
+        tracker = MacTracker(0.0)
         br.taps["guest"].send(tagged(rarp(GUEST), tags))
         wait_until(lambda: br.place_of(GUEST) == (str(place.ofport), vlan), "learned here")
-        departure.table(table_of(switch, br.name), place, ROWS, 0.0)
-        departure.hold((StationKey(GUEST, tags[0][1] if tags else 0),), 0.1)
+        tracker.table(table_of(switch, br.name), place, ROWS, 0.0)
+        tracker.hold((StationKey(GUEST, tags[0][1] if tags else 0),), 0.1)
 
         br.taps["peer"].send(ingress_frame(rarp(GUEST), vlan, peer))
         there = (str(br.ofport("peer")), vlan)
         wait_until(lambda: br.place_of(GUEST) == there, "learned there")
-        assert departure.table(table_of(switch, br.name), place, ROWS, 0.2)
+        assert tracker.table(table_of(switch, br.name), place, ROWS, 0.2)
         held = tagged(frame(7), tags)
-        (parcel,) = departure.parcels([held], place, vlans, ROWS)
+        (parcel,) = tracker.rewrite([held], place, vlans, ROWS)
         if expected is None:
             # The switch looks at what a port includes only when it floods.
             assert parcel is Unfit.TO_NO_VLAN
@@ -214,21 +214,21 @@ def test_a_held_frame_passes_the_split_horizon_of_a_mesh_which_the_networks_own_
             switch.vsctl("set", "Port", name, "protected=true")
         br.taps["guest"].send(rarp(GUEST))
         wait_until(lambda: br.place_of(GUEST) == here, "learned here")
-        departure = Departure(0.0)
-        departure.table(table_of(switch, br.name), br.location(), ROWS, 0.0)
-        departure.hold((StationKey(GUEST, 0),), 0.1)
+        tracker = MacTracker(0.0)
+        tracker.table(table_of(switch, br.name), br.location(), ROWS, 0.0)
+        tracker.hold((StationKey(GUEST, 0),), 0.1)
         third.send(frame(1))
         held = tap_frames(br.taps["guest"], 1)
         br.taps["peer"].send(rarp(GUEST))
         wait_until(lambda: br.place_of(GUEST) == there, "learned there")
-        assert departure.table(table_of(switch, br.name), br.location(), ROWS, 0.2)
+        assert tracker.table(table_of(switch, br.name), br.location(), ROWS, 0.2)
 
         # One that comes now, as the network behind the third port has not learned yet, is lost.
         third.send(frame(2))
         third.send(after := b"\xff" * 6 + frame(3)[6:])
         assert tap_frames(br.taps["guest"], 1) == [after]
 
-        deliver(br.location().mgmt_path, departure.parcels(held, br.location(), {}, ROWS))
+        deliver(br.location().mgmt_path, tracker.rewrite(held, br.location(), {}, ROWS))
         assert tap_frames(br.taps["peer"], 1) == held == [frame(1)]
         os.close(third.fd)
 
@@ -243,13 +243,13 @@ def test_a_guests_last_frames_are_counted_before_it_is_learned_elsewhere(switch)
             br.taps["guest"].send(CLIENT + GUEST + frame(number)[12:])
             wait_until(lambda: br.taps["peer"].frames(), "the guest's frame")
         assert br.place_of(GUEST) == here
-        departure = Departure(0.0)
-        departure.hold((), 0.0)
-        departure.table(table_of(switch, br.name), br.location(), ROWS, 0.0)
+        tracker = MacTracker(0.0)
+        tracker.hold((), 0.0)
+        tracker.table(table_of(switch, br.name), br.location(), ROWS, 0.0)
         nobody = bytes.fromhex("02000000feed")
-        settling = departure.settling(nobody, br.location())
+        flush = tracker.flush_frame(nobody, br.location())
 
-        teach(br, settling)
+        teach(br, flush)
         wait_until(lambda: br.place_of(nobody) == here, "the frame of nobody")
         assert all(f[6:12] != nobody for f in br.taps["peer"].frames())
 
@@ -271,26 +271,26 @@ def test_an_announcement_that_met_a_cached_flow_is_counted_too(switch):
         br.taps["guest"].send(rarp(GUEST))
         wait_until(lambda: br.place_of(GUEST) == here, "it comes")
         switch.vsctl("set", *setting)
-        departure = Departure(0.0)
-        departure.table(table_of(switch, br.name), br.location(), ROWS, 0.0)
-        departure.hold((StationKey(GUEST, 0),), 0.0)
-        teach(br, settle(departure, br, switch, "02000000feed", sighted=0))
+        tracker = MacTracker(0.0)
+        tracker.table(table_of(switch, br.name), br.location(), ROWS, 0.0)
+        tracker.hold((StationKey(GUEST, 0),), 0.0)
+        teach(br, settle(tracker, br, switch, "02000000feed", sighted=0))
         wait_until(lambda: br.place_of(bytes.fromhex("02000000feed")) == here, "all is counted")
         br.taps["guest"].frames()
         br.taps["peer"].send(rarp(GUEST))
         wait_until(lambda: br.taps["guest"].frames(), "it goes, and is sighted")
         if br.place_of(GUEST) == here:  # as a rule: the bridge may still be counting
-            teach(br, settle(departure, br, switch, "02000000beef", sighted=1))
+            teach(br, settle(tracker, br, switch, "02000000beef", sighted=1))
         wait_until(lambda: br.place_of(GUEST) == there, "learned there")
         switch.vsctl("remove", "Open_vSwitch", ".", "other_config", "max-revalidator")
 
 
-def settle(departure, br, switch, nobody, sighted):
+def settle(tracker, br, switch, nobody, sighted):
     """The frame by which the bridge is made to count, after so many looks as that takes."""
-    departure.hold((StationKey(GUEST, 0),), 1.0, sighted)
+    tracker.hold((StationKey(GUEST, 0),), 1.0, sighted)
     for _ in range(2):
-        departure.table(table_of(switch, br.name), br.location(), ROWS, 1.0)
-    return departure.settling(bytes.fromhex(nobody), br.location())
+        tracker.table(table_of(switch, br.name), br.location(), ROWS, 1.0)
+    return tracker.flush_frame(bytes.fromhex(nobody), br.location())
 
 
 def teach(br, frame):

@@ -1,33 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames held for guests that have left: forwarded to where the bridge learns them.
-
-    LOG_ALL ──► whose addresses has the bridge on this port?
-    holding ──► read the MAC table again and again ──► an address is on another port
-            ──► release to the worker ──► held ──► packet-outs to that port, a barrier ──► release …
+"""Wires forward/ to workers, bridges and rows: frames held for guests that have left.
 
 All of it is asked for by a worker, which a guest may have taken over. So a port has its `Allowance`
 of holds, frames and time, a table is read at a pace that costs ovs-vswitchd little, a worker is
-asked for one batch at a time, and `Departure` decides, by rows and tables, what may go where.
+asked for one batch at a time, and `MacTracker` decides, by rows and tables, what may go where.
 """
 
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, assert_never
 
 import ovs.vlog
 
-from ovs_vhost_plugin.announce.history import History
-from ovs_vhost_plugin.daemon.guests.allowance import HOLD_LIMIT, SECONDS, Allowance
-from ovs_vhost_plugin.daemon.guests.leaving import Leaving, Record
+from ovs_vhost_plugin.common.history import History
 from ovs_vhost_plugin.daemon.guests.places import Owners, location_of
 from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard
-from ovs_vhost_plugin.forward.departure import Departure
-from ovs_vhost_plugin.forward.onward import Rows, Unfit
+from ovs_vhost_plugin.forward.allowance import HOLD_LIMIT, SECONDS, Allowance
+from ovs_vhost_plugin.forward.hold import PortHold, Record
+from ovs_vhost_plugin.forward.rewrite import Rows
 from ovs_vhost_plugin.ipc.commands import Command, Release
 from ovs_vhost_plugin.ipc.reports import HeldFrames, HoldState, PortState
 from ovs_vhost_plugin.net.location import Location
@@ -39,13 +34,30 @@ from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question, Switch
 
 vlog = ovs.vlog.Vlog("vhost_forward")
 
-PAUSE = 0.005
-"""Seconds between two batches when the first has left nothing: stragglers come in ones."""
 SIGHTS = 8
 """Times in a hold that the log says where the guest is."""
 _LOCALLY_ADMINISTERED = b"\x02"  # IEEE 802: the second bit of a MAC's first byte
 
 Send = Callable[[str, Command, float], bool]
+
+
+@dataclass(slots=True)
+class _Port:
+    """A port's hold, and what it is connected with.
+
+    asked   the bridge's MAC table is asked for
+    sights  times that the log said where the guest is
+    """
+
+    hold: PortHold
+    bridge: BridgeConnection | None = None
+    asked: bool = False
+    sights: int = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether the bridge can take a batch now."""
+        return self.bridge is not None and self.bridge.idle
 
 
 class Forwarding:
@@ -59,7 +71,7 @@ class Forwarding:
         self._owners: Owners | None = None
         self._rows: dict[str, Rows] = {}  # of the snapshot
         self._switchd = switchd
-        self._ports: dict[str, Leaving] = {}
+        self._ports: dict[str, _Port] = {}
         self._allowances: dict[str, Allowance] = {}
         self._request = 0
 
@@ -89,33 +101,35 @@ class Forwarding:
         """Do what can be done at once."""
         if self._snapshot is None:
             return
-        self._look(now)
+        self._ask_tables(now)
         for name, port in list(self._ports.items()):
-            if port.lasts_until is not None and now >= port.lasts_until:
+            ends_at = port.hold.lasts_until
+            if ends_at is not None and now >= ends_at:
                 self._over(name, port, f"more than {SECONDS:g} s", now)
-                continue
-            self._settle(name, port)
-            self._deliver(port, now)
-            self._release(name, port, now)
+            elif port.bridge is not None:
+                self._flush(name, port.hold, port.bridge)
+                self._deliver(port.hold, port.bridge, now)
+                self._release(name, port, now)
 
     def wait(self, poller: Any) -> None:
         """Register what `run` has to be called for."""
-        under_way = self._under_way()
+        asked = self._asked_bridges()
         for name, port in self._ports.items():
             if port.bridge is not None:
                 port.bridge.wait(poller)
-            if port.lasts_until is not None:
-                poller.timer_wait_until(port.lasts_until * 1e3)
-            look_at = port.departure.look_at
-            if look_at is not None and self._bridge(name) not in under_way:
-                poller.timer_wait_until(look_at * 1e3)
-            if port.may_release():
-                poller.timer_wait_until(port.release_at * 1e3)
+            look_at = None if self._bridge(name) in asked else port.hold.tracker.get_timer()
+            for at in (look_at, port.hold.get_timer(idle=port.idle)):
+                if at is not None:
+                    poller.timer_wait_until(at * 1e3)
 
     def close(self) -> None:
-        """Leave the switch."""
+        """Leave the bridges."""
         for name in list(self._ports):
             self._forget(name)
+
+    def log(self) -> list[dict[str, Any]]:
+        """The holds that ended, oldest first, as plain values."""
+        return [asdict(record) for record in self.history]
 
     # -- what the workers say --------------------------------------------------------------------
 
@@ -125,93 +139,79 @@ class Forwarding:
         known = self._ports.get(name)
         if migrates and known is None and self._forwards(name):
             if self._allowance(name, now).look(now):
-                self._ports[name] = Leaving(Departure(now))
+                self._ports[name] = _Port(PortHold(now))
             else:
                 self.counters["looks-refused"] += 1
-        elif not migrates and known is not None and known.hold is None:
+        elif not migrates and known is not None and known.hold.number is None:
             self._forget(name)
 
     def _holding(self, name: str, holding: HoldState, now: float) -> None:
         port = self._ports.get(name)
         if not holding.active:
-            if port is not None and port.hold == holding.hold:
+            if port is not None and port.hold.number == holding.hold:
                 self._ended(name, port, holding, now)
             return
-        if port is None or port.hold != holding.hold:
+        if port is None or port.hold.number != holding.hold:
             if not self._forwards(name) or not self._allowance(name, now).hold(now):
                 self.counters["holds-refused"] += 1
                 return
             self.counters["holds"] += 1
-            if port is None or port.hold is not None:
+            if port is None or port.hold.number is not None:
                 self._forget(name)
-                port = self._ports[name] = Leaving(Departure(now))
-            port.hold = holding.hold
+                port = self._ports[name] = _Port(PortHold(now))
+            port.hold.begin(holding.hold)
             port.bridge = BridgeConnection(self._place(name).mgmt_path)
-        if port.bridge is not None:
-            port.departure.hold(holding.stations, now, holding.sighted)
+        if port.hold.active:
+            port.hold.tracker.hold(holding.stations, now, holding.sighted)
 
     def _held(self, name: str, held: HeldFrames, now: float) -> None:
         """Forward a batch that was asked for; anything else means nothing."""
         port = self._ports.get(name)
-        if port is None or port.bridge is None or held.id not in port.released:
+        if port is None or not port.hold.asked_for(held.id):
             self.counters["frames-unasked"] += len(held.frames)
             return
-        port.released = {n: stations for n, stations in port.released.items() if n > held.id}
-        port.release_at = now if held.left else now + PAUSE
+        port.hold.answered(held.id, now, left=held.left)
         frames = held.frames
         over = self._allowance(name, now).batch(len(frames), sum(map(len, frames)), now)
         if over:
-            self._refuse(port, "over-limit", len(frames))
+            refused = Counter({"over-limit": len(frames)})
+            port.hold.refused += refused
+        else:
+            place, vlans = self._place(name), self._vlans(name)
+            refused = port.hold.take(frames, place, vlans, self._rows_at(name))
+        for reason, count in refused.items():
+            self.counters["frames-unfit"] += count
+            self.counters[f"frames-{reason}"] += count
+        if over:
             self._over(name, port, over, now)
-            return
-        place, rows = self._place(name), self._rows_at(name)
-        for parcel in port.departure.parcels(frames, place, self._vlans(name), rows):
-            if isinstance(parcel, Unfit):
-                self._refuse(port, parcel.value)
-            else:
-                port.queue.append(parcel)
 
-    def _refuse(self, port: Leaving, name: str, count: int = 1) -> None:
-        port.refused[name] += count
-        self.counters["frames-unfit"] += count
-        self.counters[f"frames-{name}"] += count
-
-    def _over(self, name: str, port: Leaving, what: str, now: float) -> None:
+    def _over(self, name: str, port: _Port, what: str, now: float) -> None:
         """End a hold for the daemon's part, whatever its worker does."""
         self.counters[HOLD_LIMIT] += 1
-        self._record(name, port, {}, now, what)
-        if port.bridge is not None:
-            self.counters["frames-lost"] += len(port.queue)
-            port.bridge.close()
-        # Its number stays known, so that it does not begin again.
-        self._ports[name] = Leaving(Departure(now), port.hold)
-        self._ports[name].departure.look_at = None
+        self._record(port.hold.record(name, {}, now, what))
+        self._forget(name)
+        self._ports[name] = _Port(PortHold.over(port.hold.number, now))
 
-    def _ended(self, name: str, port: Leaving, holding: HoldState, now: float) -> None:
-        if port.bridge is not None:
-            self._record(name, port, holding.counts, now)
+    def _ended(self, name: str, port: _Port, holding: HoldState, now: float) -> None:
+        if port.hold.active:
+            self._record(port.hold.record(name, holding.counts, now))
         self._forget(name)
 
-    def _record(
-        self, name: str, port: Leaving, counts: dict[str, int], now: float, over: str = ""
-    ) -> None:
-        departure = port.departure
-        places = {station.encode(): port for station, port in departure.places.items()}
-        record = Record(name, departure.began, now, counts, places, dict(port.refused), over)
+    def _record(self, record: Record) -> None:
         self.history.append(record)
-        say = vlog.warn if over else vlog.info
-        say(f"{name}: {record.summary()}")
+        say = vlog.warn if record.over else vlog.info
+        say(f"{record.port}: {record.summary()}")
 
     # -- the switch ------------------------------------------------------------------------------
 
-    def _look(self, now: float) -> None:
+    def _ask_tables(self, now: float) -> None:
         """Ask for the tables that are due, each bridge's once at a time."""
         due: set[str] = set()
-        under_way = self._under_way()
+        asked = self._asked_bridges()
         for name, port in self._ports.items():
-            look_at = port.departure.look_at
+            look_at = port.hold.tracker.get_timer()
             bridge = self._bridge(name)
-            if look_at is not None and now >= look_at and bridge not in under_way:
+            if look_at is not None and now >= look_at and bridge not in asked:
                 port.asked = True
                 due.add(bridge)
         for bridge in due:
@@ -225,45 +225,40 @@ class Forwarding:
             port.asked = False
             match reply:
                 case Answer(text):
-                    self._table(name, text, now)
+                    self._table(name, port, text, now)
                 case NoAnswer():
-                    port.departure.no_table(now)
+                    port.hold.tracker.no_table(now)
                 case _:
                     assert_never(reply)
 
-    def _table(self, name: str, text: str, now: float) -> None:
-        port = self._ports[name]
-        if port.departure.table(text, self._place(name), self._rows_at(name), now):
-            port.release_at = now
-            port.sights += 1
-            if port.sights <= SIGHTS:
-                found = ", ".join(
-                    f"{s.encode()} on port {p}" for s, p in port.departure.places.items()
-                )
-                vlog.info(f"{name}: forwarding what is held: {found:.200}")
+    def _table(self, name: str, port: _Port, text: str, now: float) -> None:
+        if not port.hold.table(text, self._place(name), self._rows_at(name), now):
+            return
+        port.sights += 1
+        if port.sights <= SIGHTS:
+            found = port.hold.tracker.new_ports.items()
+            places = ", ".join(f"{station.encode()} on port {n}" for station, n in found)
+            vlog.info(f"{name}: forwarding what is held: {places:.200}")
 
-    def _settle(self, name: str, port: Leaving) -> None:
+    def _flush(self, name: str, hold: PortHold, bridge: BridgeConnection) -> None:
         """Have the bridge count: the guest's last frames before it has moved, its first after.
 
         The last, counted later, would move its address back to this port, in a bridge that has
         learned the new one.
         """
-        if port.bridge is None or not port.bridge.idle:
+        if not bridge.idle:
             return
         place = self._place(name)
-        nobody = _LOCALLY_ADMINISTERED + os.urandom(5)
-        frame = port.departure.settling(nobody, place)
+        frame = hold.tracker.flush_frame(_LOCALLY_ADMINISTERED + os.urandom(5), place)
         if frame is not None:
-            port.bridge.packet_out(place.ofport, frame, Output.NORMAL)
+            bridge.packet_out(place.ofport, frame, Output.NORMAL)
 
-    def _deliver(self, port: Leaving, now: float) -> None:
-        if port.bridge is None:
-            return
-        done = port.bridge.run(now)
-        if port.queue and port.bridge.idle:
-            port.bridge.packets_to(port.queue, now)
-            port.queue = []
-            done += port.bridge.run(now)
+    def _deliver(self, hold: PortHold, bridge: BridgeConnection, now: float) -> None:
+        done = bridge.run(now)
+        if hold.queue and bridge.idle:
+            bridge.packets_to(hold.queue, now)
+            hold.queue = []
+            done += bridge.run(now)
         for batch in done:
             if batch.lost:
                 self.counters["frames-lost"] += batch.sent
@@ -272,14 +267,14 @@ class Forwarding:
                 self.counters["frames-forwarded"] += batch.sent - len(batch.refused)
                 self.counters["frames-refused"] += len(batch.refused)
 
-    def _release(self, name: str, port: Leaving, now: float) -> None:
+    def _release(self, name: str, port: _Port, now: float) -> None:
         """Ask the worker for the next batch, once the one before has arrived."""
-        if not port.may_release() or now < port.release_at:
+        stations = port.hold.next_release(now, idle=port.idle)
+        if not stations:
             return
-        stations = port.departure.places.keys()
         self._request += 1
-        if self._send(name, Release(self._request, tuple(stations)), now):
-            port.released[self._request] = frozenset(stations)
+        if self._send(name, Release(self._request, tuple(sorted(stations))), now):
+            port.hold.released(self._request, stations)
 
     # -- what is known ---------------------------------------------------------------------------
 
@@ -313,7 +308,7 @@ class Forwarding:
             self._rows[name] = self._owners.rows_at(self._spec(name))
         return self._rows[name]
 
-    def _under_way(self) -> set[str]:
+    def _asked_bridges(self) -> set[str]:
         return {self._bridge(name) for name, port in self._ports.items() if port.asked}
 
     def _allowance(self, name: str, now: float) -> Allowance:
@@ -322,9 +317,5 @@ class Forwarding:
     def _forget(self, name: str) -> None:
         port = self._ports.pop(name, None)
         if port is not None and port.bridge is not None:
-            self.counters["frames-lost"] += len(port.queue)
+            self.counters["frames-lost"] += len(port.hold.queue)
             port.bridge.close()
-
-    def log(self) -> list[dict[str, Any]]:
-        """The holds that ended, oldest first, as plain values."""
-        return [asdict(record) for record in self.history]

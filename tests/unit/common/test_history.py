@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from ovs_vhost_plugin.announce.history import History
+from ovs_vhost_plugin.common.history import History
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from ovs_vhost_plugin.forward.onward import SENDERS, Rows, Senders, Unfit, address
+from ovs_vhost_plugin.forward.rewrite import SENDERS, Rows, Senders, Unfit, rewrite
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station, StationKey
 from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode
@@ -33,7 +33,7 @@ def frame(kind, source=CLIENT, tag=None, to=GUEST):
 def sent(given, table, rows=ROWS, vlans=VLANS, place=PLACE):
     """What becomes of a frame whose receiver is THERE."""
     places = {StationKey(GUEST, tag): THERE for tag in (0, 7)}
-    return address(given, places, Senders(table, {HERE}), place, vlans, rows)
+    return rewrite(given, places, Senders(table, {HERE}), place, vlans, rows)
 
 
 @pytest.mark.parametrize("tag", [None, 7])

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A held frame: to which port it goes on, and in whose name. Sans-IO.
+"""Rewrites a held frame: the port that it goes to, its sender, its VLAN tag. Sans-IO.
 
-A worker hands it over, which a guest may have taken over, and it does not pass the pipeline again.
-So it goes only to an address of the guest's (`Departure.places`), and it shows nobody a sender that
-the bridge does not vouch for:
+The frame comes from a worker, which a guest may have taken over, and it does not pass the pipeline
+again. So it goes only to an address of the guest's (`MacTracker.new_ports`), and it shows nobody a
+sender for which the bridge does not vouch:
 
-- From a group no frame is, and what comes from the guest itself the bridge does not bring here.
+- A frame from a group address is refused, and one from the guest itself: the bridge would not have
+  brought it here.
 - An IP packet goes on in a frame of the host's own, as from a router. Its receiver does not mind,
-  and the switches behind the bridge do not learn that its sender is on this host: they would send
+  and the switches behind the bridge do not learn that its sender is on this host. They would send
   the guest's answers here, where they are lost.
-- Other protocols' receivers may mind. Their frames keep a source that the bridge has learned in
+- Receivers of other protocols may mind. Their frames keep a source that the bridge has learned in
   that VLAN on a third port, neither here nor where the frame goes: then all switches that see the
   frame have the sender in this direction already. From any other source, such as one that the
   bridge has forgotten, they go as the host's own too.
@@ -35,7 +36,7 @@ _SHORTEST_FRAME = 14
 
 
 class Unfit(StrEnum):
-    """Why a frame that a worker hands over goes nowhere."""
+    """The reasons why a frame that a worker hands over goes nowhere."""
 
     MALFORMED = "malformed"  # no Ethernet frame, or longer than a packet-out takes
     TO_STRANGER = "to-stranger"  # to a group, or to an address that is not known to have moved
@@ -47,7 +48,7 @@ class Unfit(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What the database says of MACs at one port.
+    """The MACs of the database, as seen from one port.
 
     given   the guest's own, as `external_ids` name them
     others  MACs that are given to other ports of the bridge, and not to this: these ports' numbers
@@ -60,16 +61,16 @@ class Rows:
 
 
 class Senders:
-    """Where one answer of `fdb/show` has those who send: each is looked up once."""
+    """The ports of senders by one answer of `fdb/show`; each sender is looked up once."""
 
     def __init__(self, table: str, ofports: Collection[int]) -> None:
-        """`ofports` are those from which the guest departs; `here` is what the table has there."""
+        """`ofports` are those that the guest leaves; `here` is what the table has there."""
         self.here = fdb.on_port(table, ofports)
         self._table = table
         self._found: dict[tuple[bytes, int], int | str | None] = {}
 
     def port_of(self, mac: bytes, vlan: int) -> int | str | None:
-        """The port on which the bridge has it; None: not known, or too much was asked."""
+        """The port on which the bridge has `mac`; None: not known, or too many were asked for."""
         key = mac, vlan
         if key not in self._found and len(self._found) < SENDERS:
             entries = fdb.entries_of(self._table, mac)
@@ -77,23 +78,24 @@ class Senders:
         return self._found.get(key)
 
 
-def address(
+def rewrite(
     frame: bytes,
-    places: Mapping[StationKey, int],
+    new_ports: Mapping[StationKey, int],
     senders: Senders,
     place: Location,
     vlans: Mapping[int, PortVlan],
     rows: Rows,
 ) -> Addressed | Unfit:
-    """The frame as it goes on, and where, or why it does not.
+    """The frame as it goes on, and its port; or the reason why it goes nowhere.
 
-    places  ports of the guest's stations, by the tag of the frames
-    place   where the guest was; `vlans`: how the bridge's ports treat VLANs
+    new_ports  the ports of the guest's stations, by the tag of the frames
+    place      where the guest was
+    vlans      how the bridge's ports treat VLANs, by OpenFlow number
     """
     if not _SHORTEST_FRAME <= len(frame) <= LONGEST_FRAME - 4:
         return Unfit.MALFORMED
     tag = tag_of(frame)
-    port = places.get(StationKey(frame[:6], tag))
+    port = new_ports.get(StationKey(frame[:6], tag))
     vlan = place.vlan.egress_vlan_of(tag)
     if port is None or vlan is None:
         return Unfit.TO_STRANGER
@@ -116,7 +118,7 @@ def address(
 
 
 def _vouched(source: bytes, vlan: int, target: int, senders: Senders, rows: Rows) -> bool:
-    """Whether whoever sees `source` come from the bridge to `target` learns what is so."""
+    """Whether a switch that sees `source` come from the bridge to `target` learns the truth."""
     port = senders.port_of(source, vlan)
     if port is None or port == target:
         return False
