@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the announcer has done for it. Each action is answered, whatever becomes of it."""
+"""The actions that `Guests` and `Announcer` ask for; `match` them to the end (`assert_never`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ovs_vhost_plugin.announce.announcement import Request
+from ovs_vhost_plugin.announce.elsewhere import Look
 from ovs_vhost_plugin.net.location import Location
+from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.openflow.wire import Output
 
 
@@ -48,4 +51,64 @@ class AskTrace:
     frame: bytes = b""
 
 
-Action = PacketOut | Inject | AskTable | AskTrace
+AnnouncerAction = PacketOut | Inject | AskTable | AskTrace
+"""Of the announcer. Each is answered, whatever becomes of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Request an announcement; with a `refusal`, only tell that it is not made, and why."""
+
+    request: Request
+    refusal: str
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Take back the announcements of `port` that are under way."""
+
+    port: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Send frames to the guest of `port` and to nobody else."""
+
+    port: str
+    frames: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FindMoved:
+    """Read the MAC table of the bridge of `look.place`; answer with `table`."""
+
+    look: Look
+
+
+@dataclass(frozen=True, slots=True)
+class TellMoved:
+    """Tell the worker of `port` that others have these stations now."""
+
+    port: str
+    stations: tuple[StationKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AskSent:
+    """Ask the worker of `port` for its counters; answer with `counted`, or `no_worker`."""
+
+    port: str
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class NothingKnown:
+    """The guest of `port` was to be announced for `trigger`, and no address of it is known."""
+
+    port: str
+    trigger: str
+
+
+GuestAction = Announce | Withdraw | Query | FindMoved | TellMoved | AskSent | NothingKnown
+"""Of the guests."""

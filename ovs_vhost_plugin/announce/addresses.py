@@ -21,6 +21,8 @@ from ovs_vhost_plugin.net.ethernet import MacError, check_mac
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import MAX_VLAN, Station, StationKey, is_host, merge
 
+ADDRESSES_KEY = "vhost-user-addresses"
+"""Of external_ids: the stations that automation gives."""
 MAX_STATIONS = 32  # of one port; what comes first is kept: the NIC's own MAC before all others
 
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")

@@ -23,11 +23,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from ovs_vhost_plugin.announce.actions import Action, AskTable, Inject, PacketOut
+from ovs_vhost_plugin.announce.actions import AnnouncerAction, AskTable, Inject, PacketOut
 from ovs_vhost_plugin.announce.announcement import MAX_INJECTIONS, Announcement, Request
 from ovs_vhost_plugin.announce.attempt import Attempt
-from ovs_vhost_plugin.announce.compose import compose
 from ovs_vhost_plugin.announce.formats import Format
+from ovs_vhost_plugin.announce.frames.compose import compose
 from ovs_vhost_plugin.announce.model import Outcome, Result
 from ovs_vhost_plugin.announce.refusals import Refusals
 from ovs_vhost_plugin.common.history import History
@@ -101,7 +101,7 @@ class Announcer:
             one.requests += one.successor_requests
             self._tell(one)
 
-    def run(self, now: float, obstacle: Callable[[Location], str | None]) -> list[Action]:
+    def run(self, now: float, obstacle: Callable[[Location], str | None]) -> list[AnnouncerAction]:
         """Return what is to be done now.
 
         `obstacle` tells why no packet-out can be sent at a location, None if one can; an
@@ -110,7 +110,7 @@ class Announcer:
         for announcement in list(self._running()):
             if now >= announcement.deadline:
                 self._end(announcement, now)
-        actions: list[Action] = []
+        actions: list[AnnouncerAction] = []
         wakes: list[float] = []
         for announcement in [one for one in self._running() if one.waiting]:
             step = self._attempt(announcement, now, obstacle)
@@ -122,8 +122,8 @@ class Announcer:
         self._wake_at = min(wakes, default=None)
         return actions + self._questions()
 
-    def wake_at(self) -> float | None:
-        """Return when `run` is due if no request, location or answer comes; None for never."""
+    def get_timer(self) -> float | None:
+        """When `run` is due if no request, location or answer comes; None for never."""
         return self._wake_at
 
     def delivered(self, token: int) -> None:
@@ -222,7 +222,7 @@ class Announcer:
 
     def _attempt(
         self, announcement: Announcement, now: float, obstacle: Callable[[Location], str | None]
-    ) -> Action | float | None:
+    ) -> AnnouncerAction | float | None:
         """Return the next frames to send, or when they may go; None if it has just ended."""
         location = self._locations.get(announcement.request.port)
         if location is None or location.ofport < 1:
@@ -252,7 +252,7 @@ class Announcer:
 
     def _send(
         self, announcement: Announcement, location: Location, now: float, *, by_tap: bool
-    ) -> Action | None:
+    ) -> AnnouncerAction | None:
         request = announcement.request
         frames, wrong = compose(
             request.station,
@@ -284,14 +284,14 @@ class Announcer:
         self._sent[self._token] = attempt
         return self._token
 
-    def _questions(self) -> list[Action]:
+    def _questions(self) -> list[AnnouncerAction]:
         """Ask for the tables of the bridges that have delivered something.
 
         A table that was asked for earlier says nothing about what was delivered since: then the
         question is put again when that answer is there.
         """
         waiting, self._delivered = self._delivered, []
-        questions: list[Action] = []
+        questions: list[AnnouncerAction] = []
         for attempt in waiting:
             bridge = attempt.location.bridge
             if attempt.location.ovn:

@@ -31,18 +31,18 @@ class Rounds:
         self._next(port, _Series(trigger, policy, 0, now))
 
     def cancel(self, port: str) -> None:
-        """Let there be no more rounds of `port`."""
+        """End the rounds of `port`."""
         self._series.pop(port, None)
 
-    def due(self, now: float) -> list[tuple[str, str]]:
+    def handle_timer(self, now: float) -> list[tuple[str, str]]:
         """Return the port and the trigger of each round that is to be sent now."""
         due = [(port, one) for port, one in self._series.items() if now >= one.due_at]
         for port, one in due:
             self._next(port, one)
         return [(port, one.trigger) for port, one in due]
 
-    def wake_at(self) -> float | None:
-        """Return when the next round is due, None for never."""
+    def get_timer(self) -> float | None:
+        """When the next round is due, None for never."""
         return min((one.due_at for one in self._series.values()), default=None)
 
     def _next(self, port: str, one: _Series) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import assert_never
 
-from ovs_vhost_plugin.announce.actions import Action, AskTable, AskTrace, Inject, PacketOut
+from ovs_vhost_plugin.announce.actions import AnnouncerAction, AskTable, AskTrace, Inject, PacketOut
 from ovs_vhost_plugin.announce.announcement import Request
 from ovs_vhost_plugin.announce.announcer import Announcer
 from ovs_vhost_plugin.announce.formats import Format
@@ -103,9 +103,9 @@ class AnnounceService:
         """Register with an `ovs.poller.Poller` (or alike) what `run` has to be called for."""
         for connection in self._connections.values():
             connection.wait(poller)
-        wake_at = self._announcer.wake_at()
-        if wake_at is not None:
-            poller.timer_wait_until(wake_at * 1e3)
+        timer = self._announcer.get_timer()
+        if timer is not None:
+            poller.timer_wait_until(timer * 1e3)
 
     def take_results(self) -> list[Result]:
         """Return the announcements that ended since the last call, oldest first."""
@@ -134,7 +134,7 @@ class AnnounceService:
     def _obstacle(self, location: Location) -> str | None:
         return self._connections[location.mgmt_path].obstacle
 
-    def _carry_out(self, action: Action) -> None:
+    def _carry_out(self, action: AnnouncerAction) -> None:
         match action:
             case AskTable(bridge):
                 question = Question("fdb/show", (bridge,))

@@ -168,7 +168,7 @@ class Commands:
         if len(rest) == 2 and (mac := parse_mac(rest[1])) is None:
             raise UsageError(f"{rest[1]!r} is no MAC address")
         announcing = self._loop.announcing
-        if mac is None and not announcing.known(port):
+        if mac is None and not announcing.known(port.name):
             raise UsageError(
                 f"the MAC of {port.name}'s guest is not known yet: give it, "
                 "or set external_ids:attached-mac"
@@ -179,7 +179,7 @@ class Commands:
         def announced(result: Result) -> None:
             pending.answers["result"] = result
 
-        if not announcing.by_hand(port, mac, announced):
+        if not announcing.by_hand(port.name, mac, announced):
             raise UsageError(f"{port.name} carries none of the VLANs of its guest's addresses")
         self._announces.append(pending)
 

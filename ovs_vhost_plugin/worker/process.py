@@ -23,7 +23,7 @@ from typing import assert_never
 import numpy as np
 
 from ovs_vhost_plugin import __version__
-from ovs_vhost_plugin.announce import frames
+from ovs_vhost_plugin.announce.frames.announcements import rarp
 from ovs_vhost_plugin.common import process
 from ovs_vhost_plugin.ipc.commands import (
     Command,
@@ -209,7 +209,7 @@ class Worker:
         """
         self._overview.rarps += 1
         if not self._outbox.tell(Rarp(mac, time.monotonic())):
-            self._inject([frames.rarp(mac)])
+            self._inject([rarp(mac)])
 
     def started(self, base: int, *, further: bool) -> None:
         """Tell the daemon that the guest's rings run: what went wrong before is over."""

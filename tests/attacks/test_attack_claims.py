@@ -17,7 +17,7 @@ import pytest
 from support.control.control_host import ControlHost
 from support.control.puppet import LOG_ALL, FrontEnd, Peer, announcements
 
-from ovs_vhost_plugin.announce.frames import gratuitous_arp, rarp
+from ovs_vhost_plugin.announce.frames.announcements import gratuitous_arp, rarp
 from ovs_vhost_plugin.forward.allowance import FRAMES
 from ovs_vhost_plugin.ipc.commands import Release
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE

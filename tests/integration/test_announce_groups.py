@@ -11,7 +11,7 @@ from ipaddress import ip_address
 import pytest
 from support.control.announce_bridge import Bridge, SwitchService, bridge, private_switch
 
-from ovs_vhost_plugin.announce.groups import queries
+from ovs_vhost_plugin.announce.frames.queries import queries
 from ovs_vhost_plugin.lab.hosts.namespace import Namespace
 from ovs_vhost_plugin.lab.hosts.switch import PrivateSwitch
 from ovs_vhost_plugin.lab.process import wait_until

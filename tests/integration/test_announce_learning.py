@@ -13,7 +13,7 @@ from support.control.announce_bridge import (
 )
 
 from ovs_vhost_plugin.announce.announcement import MAX_ATTEMPTS
-from ovs_vhost_plugin.announce.frames import rarp
+from ovs_vhost_plugin.announce.frames.announcements import rarp
 from ovs_vhost_plugin.announce.model import Outcome
 from ovs_vhost_plugin.announce.policy import DEFAULT, Policy
 from ovs_vhost_plugin.lab.process import wait_until

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from support.control.announce_bridge import bridge, private_switch
 
-from ovs_vhost_plugin.announce.frames import rarp
+from ovs_vhost_plugin.announce.frames.announcements import rarp
 from ovs_vhost_plugin.openflow import wire
 from ovs_vhost_plugin.openflow.session import Barrier, ErrorReply, OpenFlowSession
 from ovs_vhost_plugin.openflow.wire import OpenFlowError, Output, Version

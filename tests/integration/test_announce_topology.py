@@ -16,7 +16,11 @@ from support.control.announce_bridge import (
 )
 
 from ovs_vhost_plugin.announce.addresses import spread
-from ovs_vhost_plugin.announce.frames import gratuitous_arp, neighbor_advertisement, rarp
+from ovs_vhost_plugin.announce.frames.announcements import (
+    gratuitous_arp,
+    neighbor_advertisement,
+    rarp,
+)
 from ovs_vhost_plugin.announce.model import Outcome
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.net.ethernet import tagged

@@ -9,7 +9,7 @@ import ovs.poller
 import pytest
 from support.control.announce_bridge import Tap, bridge, private_switch
 
-from ovs_vhost_plugin.announce.frames import rarp
+from ovs_vhost_plugin.announce.frames.announcements import rarp
 from ovs_vhost_plugin.forward.rewrite import Rows, Unfit
 from ovs_vhost_plugin.forward.tracker import MacTracker
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until

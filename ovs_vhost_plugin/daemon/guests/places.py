@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where rows say that ports are, and which MACs are whose there. Pure.
+"""Port locations from rows, and which port owns which MAC. Pure.
 
-Only rows make an address somebody's. Claims of workers and front-ends are in `claims.py`.
+Only rows make an address somebody's. What workers and front-ends say are claims
+(`announce/claims.py`).
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from functools import cached_property
 
+from ovs_vhost_plugin.announce.port import GuestPort
 from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.ovsdb.row_values import parse_mac
@@ -39,14 +41,23 @@ def given_to(port: PortSpec) -> tuple[Station, ...]:
 
 
 class Owners:
-    """To which ports of a bridge the rows of `snapshot` give a MAC: an index, made when asked."""
+    """The ports of each bridge to which the rows of `snapshot` give a MAC."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
 
-    def of(self, bridge: str, mac: bytes) -> frozenset[str]:
-        """The names of the ports to which it is given."""
-        return frozenset(self._index.get(bridge, {}).get(mac, ()))
+    def guest_port(self, port: PortSpec) -> GuestPort:
+        """The facts of a port that announcements depend on."""
+        return GuestPort(
+            port.name,
+            location_of(port, self._snapshot.switch.rundir),
+            port.announce,
+            given_to(port),
+            attached=bool(port.attached_mac),
+            socket=(port.mode, port.path),
+            snoops=port.snoops,
+            bridge_mac=self._bridge_mac(port.bridge),
+        )
 
     def rows_at(self, port: PortSpec) -> Rows:
         """What the rows say of MACs, seen from `port`."""
@@ -56,8 +67,11 @@ class Owners:
             for mac, names in self._index.get(port.bridge, {}).items()
             if port.name not in names
         }
-        own = min(self._snapshot.own_macs.get(port.bridge, ()), default="")
-        return Rows(given_to(port), others, parse_mac(own))
+        return Rows(given_to(port), others, self._bridge_mac(port.bridge))
+
+    def _bridge_mac(self, bridge: str) -> bytes | None:
+        """One MAC of the host's on a bridge, always the same; None if it has none."""
+        return parse_mac(min(self._snapshot.own_macs.get(bridge, ()), default=""))
 
     @cached_property
     def _index(self) -> Mapping[str, Mapping[bytes, set[str]]]:
@@ -67,18 +81,20 @@ class Owners:
                 found[port.bridge][station.mac].add(name)
         return found
 
-    def foreign(self, mac: bytes, port: PortSpec, running: Collection[str]) -> str:
-        """Why `mac` is not the port's guest's to announce, "" if nothing speaks against it.
+    def mac_conflict(self, mac: bytes, name: str, running: Collection[str]) -> str:
+        """Why `mac` is not port `name`'s guest's to announce, "" if nothing speaks against it.
 
         It is another's if it is the bridge's own, or if a row gave it to another guest that runs
-        on the same bridge. What a guest uses, and what its front-end says, makes nothing its own:
-        or one guest could keep another from being announced.
+        on the same bridge. A MAC configured on two ports may be announced by either. What a guest
+        uses, and what its front-end says, makes nothing its own: or one guest could keep another
+        from being announced.
 
         running  ports whose guests run; of a guest that moves between two ports only one does
         """
-        if any(mac == parse_mac(own) for own in self._snapshot.own_macs.get(port.bridge, ())):
+        bridge = self._snapshot.ports[name].bridge
+        if any(mac == parse_mac(own) for own in self._snapshot.own_macs.get(bridge, ())):
             return "mac-foreign: the bridge's own"
-        owners = self.of(port.bridge, mac)
-        if port.name in owners:
+        owners = self._index.get(bridge, {}).get(mac, set())
+        if name in owners:
             return ""
-        return next((f"mac-foreign: {name}'s" for name in sorted(owners & set(running))), "")
+        return next((f"mac-foreign: {one}'s" for one in sorted(owners & set(running))), "")

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ovs_vhost_plugin.announce import addresses, policy
-from ovs_vhost_plugin.announce.addresses import AddressError
+from ovs_vhost_plugin.announce.addresses import ADDRESSES_KEY, AddressError
 from ovs_vhost_plugin.announce.policy import Policy, PolicyError
 from ovs_vhost_plugin.daemon.ovsdb import port_rows, settings_rows
 from ovs_vhost_plugin.daemon.ovsdb.carriage import (
@@ -31,7 +31,6 @@ PATH_KEY = "vhost-server-path"
 MODE_KEY = "vhost-user-mode"
 QUEUES_KEY = "vhost-user-queues"
 ANNOUNCE_KEY = "vhost-user-announce"
-ADDRESSES_KEY = "vhost-user-addresses"
 
 MAX_QUEUES = 128
 """Most queue pairs: a tap has at most 256 queues, and 2 x 128 vrings fit vhost-user's index."""

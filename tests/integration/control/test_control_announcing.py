@@ -11,7 +11,7 @@ import pytest
 from support.control.puppet import GUEST_ANNOUNCE, MAC, PORT, Peer, wait_log
 from support.control.puppet import announcements as log
 
-from ovs_vhost_plugin.announce.frames import gratuitous_arp, rarp
+from ovs_vhost_plugin.announce.frames.announcements import gratuitous_arp, rarp
 from ovs_vhost_plugin.ipc.reports import GuestStations, Started
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.lab.process import LabError, wait_until

@@ -19,7 +19,7 @@ from support.control.puppet import (
     wait_log,
 )
 
-from ovs_vhost_plugin.announce.frames import rarp
+from ovs_vhost_plugin.announce.frames.announcements import rarp
 from ovs_vhost_plugin.ipc.commands import ForgetStations
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.lab.process import wait_until

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.control.puppet import MAC, PORT, Peer, announcements, wait_log
 
-from ovs_vhost_plugin.announce.frames import rarp
+from ovs_vhost_plugin.announce.frames.announcements import rarp
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.lab.process import wait_until
 

@@ -24,7 +24,7 @@ from ovs_vhost_plugin.announce.announcer import (
     MAX_UNDER_WAY,
     Announcer,
 )
-from ovs_vhost_plugin.announce.frames import gratuitous_arp, rarp
+from ovs_vhost_plugin.announce.frames.announcements import gratuitous_arp, rarp
 from ovs_vhost_plugin.announce.model import Outcome
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.refusals import REMEMBERED
@@ -104,14 +104,14 @@ class Switch:
             self.turn(now)
             if done():
                 return
-            now = self.announcer.wake_at()
+            now = self.announcer.get_timer()
         raise AssertionError("never")
 
     def run_until_idle(self, now: float) -> float:
         """Turn whenever the announcer wants to be woken; return the time of the last turn."""
         for _ in range(10_000):
             self.turn(now)
-            wake_at = self.announcer.wake_at()
+            wake_at = self.announcer.get_timer()
             if wake_at is None:
                 return now
             assert wake_at > now, "the announcer asks to be woken for nothing: a busy loop"
@@ -145,9 +145,9 @@ def test_a_request_becomes_one_rarp_on_the_guests_own_port_and_is_confirmed(anno
     assert result.summary() == "52:54:00:12:34:56 learned 3.1ms send-rarp"
     assert (result.received_at, result.sent_at, result.learned_at) == (9.999, 10.0, 10.0021)
     assert (result.attempts, result.requests, result.reason) == (1, 1, "")
-    assert announcer.wake_at() is not None
+    assert announcer.get_timer() is not None
     assert announcer.run(10.003, lambda _: None) == []
-    assert announcer.wake_at() is None
+    assert announcer.get_timer() is None
 
 
 def test_history_keeps_the_time_line_as_plain_values(announcer):
@@ -522,7 +522,7 @@ def test_an_unanswered_trace_is_a_reason(announcer):
         (question,) = announcer.run(now, lambda _: None)
         announcer.no_trace(question.token, "unknown command", now)
         announcer.run(now, lambda _: None)
-        now = announcer.wake_at() or now
+        now = announcer.get_timer() or now
     assert only_result(announcer).reason == "not in the MAC table, no trace: unknown command"
 
 
@@ -539,7 +539,7 @@ def test_ovn_is_asked_whether_the_port_is_active_until_it_is(announcer):
     switch.run_until(0.0, lambda: len(switch.flows) == 2)
     assert announcer.take_results() == []
     switch.trace = ENTERS
-    switch.run_until_idle(announcer.wake_at())
+    switch.run_until_idle(announcer.get_timer())
     result = only_result(announcer)
     assert (result.outcome, result.confirmed_by, result.attempts) == (Outcome.ACTIVE, "flow", 3)
     assert result.summary() == f"52:54:00:12:34:56 active {1e3 * sum(BACKOFF[:2]):.1f}ms send-rarp"
@@ -569,7 +569,7 @@ def test_an_ovn_that_does_not_answer_is_not_said_to_block(announcer):
         (question,) = announcer.run(now, lambda _: None)
         announcer.no_trace(question.token, "no answer", now)
         announcer.run(now, lambda _: None)
-        now = announcer.wake_at() or now
+        now = announcer.get_timer() or now
     result = only_result(announcer)
     assert (result.outcome, result.reason) == (Outcome.NOT_LEARNED, "no trace: no answer")
 
@@ -598,7 +598,7 @@ def test_what_is_learned_after_a_withdrawal_is_not_told_again(announcer):
     switch.table["br0", MAC, 0] = HOME.ofport
     switch.turn(0.1)
     assert only_result(announcer).outcome is Outcome.WITHDRAWN
-    assert announcer.wake_at() is None
+    assert announcer.get_timer() is None
 
 
 def test_a_station_is_sent_whole_in_its_own_vlan_and_past_the_table_if_so_wished(announcer):
@@ -656,14 +656,14 @@ def test_without_a_table_nothing_is_claimed(announcer):
         announcer.run(now, lambda _: None)
         announcer.no_table("br0", "no answer", now)
         announcer.run(now, lambda _: None)
-        now = announcer.wake_at() or now
+        now = announcer.get_timer() or now
     assert only_result(announcer).reason == "no MAC table: no answer"
 
 
 def test_a_silent_switch_ends_at_the_deadline_and_its_late_answer_is_ignored(announcer):
     announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     (packet_out,) = announcer.run(0.0, lambda _: None)
-    assert announcer.wake_at() == DEADLINE
+    assert announcer.get_timer() == DEADLINE
     announcer.run(DEADLINE, lambda _: None)
     assert only_result(announcer).outcome is Outcome.NOT_LEARNED
     announcer.failed(packet_out.token, Outcome.NOT_LEARNED, "OpenFlow: closed", DEADLINE)
@@ -678,7 +678,7 @@ def test_a_port_that_goes_away_is_forgotten(announcer):
     announcer.delivered(packet_out.token)
     Switch(announcer).turn(0.1)
     assert announcer.take_results() == []
-    assert announcer.wake_at() is None
+    assert announcer.get_timer() is None
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,13 @@ import sys
 import pytest
 from support.checkout import TOP
 
-from ovs_vhost_plugin.announce.compose import compose
 from ovs_vhost_plugin.announce.formats import MAX_FRAMES, FormatError, Guest, frames_of, installed
-from ovs_vhost_plugin.announce.frames import gratuitous_arp, neighbor_advertisement, rarp
+from ovs_vhost_plugin.announce.frames.announcements import (
+    gratuitous_arp,
+    neighbor_advertisement,
+    rarp,
+)
+from ovs_vhost_plugin.announce.frames.compose import compose
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.net.ethernet import tagged
 from ovs_vhost_plugin.net.station import Station

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from support.daemon.ports import PORT
 
-from ovs_vhost_plugin.announce.groups import queries
+from ovs_vhost_plugin.announce.frames.queries import queries
+from ovs_vhost_plugin.announce.guests import MAX_QUERIED
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.service import AnnounceService
-from ovs_vhost_plugin.daemon.guests.announcing import MAX_QUERIED, Announcing
+from ovs_vhost_plugin.daemon.guests.announcing import Announcing
 from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch

@@ -29,12 +29,12 @@ def test_a_port_with_another_socket_is_another_guests(tmp_path: Path) -> None:
         announcing.take(
             [Heard("vhu0", Rarp(MAC, NOW)), Heard("vhu0", GuestStations((LEARNED,)))], NOW
         )
-        assert announcing.known(PORT)
+        assert announcing.known("vhu0")
 
         announcing.locate(
             Snapshot(switch, {"vhu0": replace(PORT, settings=PortSettings(mtu=9000))})
         )
-        assert announcing.known(PORT)
+        assert announcing.known("vhu0")
         other = replace(PORT, path="/run/another-vm.sock")
         announcing.locate(Snapshot(switch, {"vhu0": other}))
-        assert not announcing.known(other)
+        assert not announcing.known("vhu0")

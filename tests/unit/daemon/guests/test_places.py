@@ -46,14 +46,14 @@ def test_a_mac_is_anothers_if_a_row_gave_it_to_a_guest_that_runs_here(
     other: PortSpec, running: set[str], refusal: str
 ) -> None:
     snapshot = Snapshot(SWITCH, {"vhu0": PORT, "vhu1": other})
-    found = Owners(snapshot).foreign(MAC, PORT, running)
+    found = Owners(snapshot).mac_conflict(MAC, "vhu0", running)
     assert found.endswith(refusal) and bool(found) == bool(refusal)
 
 
 def test_a_mac_given_to_both_is_both_s() -> None:
     port = replace(PORT, addresses=(Station(MAC),))
     snapshot = Snapshot(SWITCH, {"vhu0": port, "vhu1": GIVEN})
-    assert Owners(snapshot).foreign(MAC, port, {"vhu0", "vhu1"}) == ""
+    assert Owners(snapshot).mac_conflict(MAC, "vhu0", {"vhu0", "vhu1"}) == ""
 
 
 def test_the_bridges_own_mac_is_nobodys_even_if_it_was_given() -> None:
@@ -61,8 +61,8 @@ def test_the_bridges_own_mac_is_nobodys_even_if_it_was_given() -> None:
     own = {"br0": {MAC.hex(":")}, "br1": {"52:54:00:00:00:02"}}
     snapshot = Snapshot(SWITCH, {"vhu0": port}, own_macs=own)
     owners = Owners(snapshot)
-    assert owners.foreign(MAC, port, {"vhu0"}) == "mac-foreign: the bridge's own"
-    assert owners.foreign(b"\x52\x54\0\0\0\2", port, {"vhu0"}) == ""
+    assert owners.mac_conflict(MAC, "vhu0", {"vhu0"}) == "mac-foreign: the bridge's own"
+    assert owners.mac_conflict(b"\x52\x54\0\0\0\2", "vhu0", {"vhu0"}) == ""
 
 
 def test_what_rows_say_of_macs_is_seen_from_a_port() -> None:

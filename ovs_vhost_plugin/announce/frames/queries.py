@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 
-from ovs_vhost_plugin.announce.frames import (
+from ovs_vhost_plugin.announce.frames.announcements import (
     ALL_NODES,
     ALL_NODES_MAC,
     ETH_P_IP,

@@ -4,7 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.announce.frames import gratuitous_arp, neighbor_advertisement, rarp
+from ovs_vhost_plugin.announce.frames.announcements import (
+    gratuitous_arp,
+    neighbor_advertisement,
+    rarp,
+)
 from ovs_vhost_plugin.net.ethernet import MacError, tagged
 
 MAC = bytes.fromhex("525400123456")

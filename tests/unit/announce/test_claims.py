@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from support.daemon.ports import PORT
 
+from ovs_vhost_plugin.announce.claims import NotGiven, Sorted, sort_out
 from ovs_vhost_plugin.announce.policy import Policy
-from ovs_vhost_plugin.daemon.guests.claims import NotGiven, Sorted, sort_out
-from ovs_vhost_plugin.daemon.guests.places import location_of
+from ovs_vhost_plugin.daemon.guests.places import Owners
+from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
+from ovs_vhost_plugin.daemon.ovsdb.interface_rows import Switch
 from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.net.vlan import PortVlan
 from ovs_vhost_plugin.openflow.wire import Output
@@ -23,8 +25,8 @@ Refused = tuple[tuple[Station, NotGiven], ...]
 
 
 def sort(*claims: Station, by_hand: bytes | None = None, **row: Any) -> Sorted:
-    port = replace(PORT, **row)
-    return sort_out(port, location_of(port, "/run"), claims, by_hand)
+    snapshot = Snapshot(Switch("/run", "", False, frozenset()))
+    return sort_out(Owners(snapshot).guest_port(replace(PORT, **row)), claims, by_hand)
 
 
 def test_without_a_row_claims_are_announced_as_the_guests_own_frames_would_be() -> None:

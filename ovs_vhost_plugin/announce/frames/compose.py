@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 
-from ovs_vhost_plugin.announce import frames
 from ovs_vhost_plugin.announce.formats import Format, FormatError, Guest, frames_of
+from ovs_vhost_plugin.announce.frames import announcements
 from ovs_vhost_plugin.announce.policy import BUILT_IN, Policy
 from ovs_vhost_plugin.net.ethernet import tagged
 from ovs_vhost_plugin.net.station import Station
@@ -52,12 +52,12 @@ def compose(
 
 def _built_in(name: str, station: Station, *, slb: bool) -> list[bytes]:
     if name == "garp" and slb and not station.ipv4:
-        return [frames.gratuitous_arp(station.mac, NO_ADDRESS)]
+        return [announcements.gratuitous_arp(station.mac, NO_ADDRESS)]
     if name == "garp":
-        return [frames.gratuitous_arp(station.mac, ip) for ip in station.ipv4]
+        return [announcements.gratuitous_arp(station.mac, ip) for ip in station.ipv4]
     if name == "na":
         return [
-            frames.neighbor_advertisement(station.mac, ip, router=station.router)
+            announcements.neighbor_advertisement(station.mac, ip, router=station.router)
             for ip in station.ipv6
         ]
-    return [frames.rarp(station.mac)]
+    return [announcements.rarp(station.mac)]
