@@ -40,5 +40,5 @@ def moved(look: Look, table: str) -> dict[StationKey, str]:
         vlan = look.place.vlan.vlan_of(one.vlan)
         for entry in fdb.entries_of(table, one.mac):
             if entry.vlan == vlan and entry.port not in look.place.numbers:
-                found[one.key] = f"{MAC_ELSEWHERE}: on port {entry.port}"
+                found[one.key] = f"mac-elsewhere: on port {entry.port}"
     return found
