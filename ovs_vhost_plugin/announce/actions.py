@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ovs_vhost_plugin.announce.announcement import Request
-from ovs_vhost_plugin.announce.elsewhere import Look
+from ovs_vhost_plugin.announce.guests.elsewhere import Look
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.openflow.wire import Output

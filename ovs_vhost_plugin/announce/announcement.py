@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ovs_vhost_plugin.announce.model import Outcome, Result
 from ovs_vhost_plugin.announce.policy import DEFAULT, Policy
+from ovs_vhost_plugin.announce.result import Outcome, Result
 from ovs_vhost_plugin.net.ethernet import ethertype_of
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station

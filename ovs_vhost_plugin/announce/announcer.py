@@ -21,32 +21,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from ovs_vhost_plugin.announce.actions import AnnouncerAction, AskTable, Inject, PacketOut
 from ovs_vhost_plugin.announce.announcement import MAX_INJECTIONS, Announcement, Request
 from ovs_vhost_plugin.announce.attempt import Attempt
 from ovs_vhost_plugin.announce.formats import Format
 from ovs_vhost_plugin.announce.frames.compose import compose
-from ovs_vhost_plugin.announce.model import Outcome, Result
-from ovs_vhost_plugin.announce.refusals import Refusals
+from ovs_vhost_plugin.announce.result import Outcome, Result
+from ovs_vhost_plugin.announce.under_way import UnderWay
 from ovs_vhost_plugin.common.history import History
-from ovs_vhost_plugin.common.ratelimit import TokenBucket
 from ovs_vhost_plugin.net.ethernet import MacError, check_mac
 from ovs_vhost_plugin.net.location import Location
-from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.vswitchd import fdb, trace
 
-MAX_UNDER_WAY = 64  # announcements on one port; the oldest gives way to the newest
-ATTEMPT_RATE, ATTEMPT_BURST = 40.0, 80  # of one port; QEMU sends 5 requests in 0.8 s
 MANUAL = "manual"  # an operator waits for the answer
-
-
-@dataclass(slots=True)
-class _Port:
-    attempts: TokenBucket
-    refusals: Refusals
-    announcements: dict[StationKey, Announcement] = field(default_factory=dict)  # oldest first
 
 
 class Announcer:
@@ -57,7 +46,7 @@ class Announcer:
         self.history: History[Result] = History()
         self._formats = formats or {}
         self._locations: dict[str, Location] = {}
-        self._ports: dict[str, _Port] = {}
+        self._ports: dict[str, UnderWay] = {}
         self._sent: dict[int, Attempt] = {}  # by the token of a PacketOut, Inject or AskTrace
         self._delivered: list[Attempt] = []  # to be confirmed by a table asked for from now on
         self._unknown: list[Attempt] = []  # to be traced, as the table does not have them
@@ -84,7 +73,7 @@ class Announcer:
         if refusal:
             self._turn_down(Announcement(request, now), refusal, now)
             return
-        running = self._port(request.port, now).announcements.get(request.station.key)
+        running = self._port(request.port, now).of(request.station.key)
         if running is None:
             self._start(Announcement(request, now), now)
         elif running.join(request):
@@ -92,11 +81,7 @@ class Announcer:
 
     def withdraw(self, port: str, reason: str) -> None:
         """Announce nothing of what was asked for on `port`: its guest has stopped."""
-        if port not in self._ports:
-            return
-        announcements = self._ports[port].announcements
-        withdrawn, self._ports[port].announcements = list(announcements.values()), {}
-        for one in withdrawn:
+        for one in self._ports[port].clear() if port in self._ports else ():
             one.outcome, one.reason = Outcome.WITHDRAWN, reason
             one.requests += one.successor_requests
             self._tell(one)
@@ -190,21 +175,14 @@ class Announcer:
         results, self._results = self._results, []
         return results
 
-    def _port(self, name: str, now: float) -> _Port:
+    def _port(self, name: str, now: float) -> UnderWay:
         if name not in self._ports:
-            attempts = TokenBucket(ATTEMPT_RATE, ATTEMPT_BURST, now)
-            self._ports[name] = _Port(attempts, Refusals(now))
+            self._ports[name] = UnderWay(now)
         return self._ports[name]
 
     def _running(self) -> Iterator[Announcement]:
         for port in self._ports.values():
-            yield from port.announcements.values()
-
-    def _is_running(self, announcement: Announcement) -> bool:
-        port = self._ports.get(announcement.request.port)
-        if port is None:
-            return False
-        return port.announcements.get(announcement.request.station.key) is announcement
+            yield from port
 
     def _start(self, announcement: Announcement, now: float) -> None:
         request = announcement.request
@@ -214,11 +192,9 @@ class Announcer:
         except MacError as error:
             self._turn_down(announcement, error.name.value, now)
             return
-        if len(port.announcements) >= MAX_UNDER_WAY:
-            oldest = next(iter(port.announcements.values()))
-            del port.announcements[oldest.request.station.key]
-            self._refuse(oldest, "flood", tell=port.refusals.worth_telling(now))
-        port.announcements[request.station.key] = announcement
+        oldest = port.add(announcement)
+        if oldest is not None:
+            self._refuse(oldest, "flood", tell=port.may_tell(now))
 
     def _attempt(
         self, announcement: Announcement, now: float, obstacle: Callable[[Location], str | None]
@@ -336,12 +312,12 @@ class Announcer:
             self._end(announcement, now)
 
     def _end(self, announcement: Announcement, now: float) -> None:
-        if not self._is_running(announcement):
+        port = self._ports.get(announcement.request.port)
+        if port is None or announcement not in port:
             return  # it gave way to others, ran out of time, or its port is gone
-        port = self._ports[announcement.request.port]
-        del port.announcements[announcement.request.station.key]
+        port.remove(announcement)
         if announcement.outcome is Outcome.REFUSED:
-            self._refuse(announcement, announcement.reason, tell=port.refusals.worth_telling(now))
+            self._refuse(announcement, announcement.reason, tell=port.may_tell(now))
         else:
             self._tell(announcement)
         if announcement.successor is not None:
@@ -351,7 +327,7 @@ class Announcer:
     def _turn_down(self, announcement: Announcement, refusal: str, now: float) -> None:
         name, request = refusal.partition(":")[0], announcement.request
         self.counters[name] += 1
-        news = self._port(request.port, now).refusals.is_news((request.station.key, name), now)
+        news = self._port(request.port, now).is_news((request.station.key, name), now)
         self._refuse(announcement, refusal, tell=news)
 
     def _refuse(self, announcement: Announcement, reason: str, *, tell: bool) -> None:

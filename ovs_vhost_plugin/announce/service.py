@@ -19,7 +19,7 @@ from ovs_vhost_plugin.announce.actions import AnnouncerAction, AskTable, AskTrac
 from ovs_vhost_plugin.announce.announcement import Request
 from ovs_vhost_plugin.announce.announcer import Announcer
 from ovs_vhost_plugin.announce.formats import Format
-from ovs_vhost_plugin.announce.model import Outcome, Result
+from ovs_vhost_plugin.announce.result import Outcome, Result
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.openflow.connection import BridgeConnection, Done
 from ovs_vhost_plugin.openflow.wire import OpenFlowError

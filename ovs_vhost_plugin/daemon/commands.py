@@ -15,7 +15,7 @@ import ovs.unixctl
 
 from ovs_vhost_plugin import __version__, render
 from ovs_vhost_plugin.announce.announcement import DEADLINE
-from ovs_vhost_plugin.announce.model import Result
+from ovs_vhost_plugin.announce.result import Result
 from ovs_vhost_plugin.common.dirs import PROGRAM
 from ovs_vhost_plugin.common.text import escaped
 from ovs_vhost_plugin.daemon.loop import Loop

@@ -14,8 +14,8 @@ from support.control.announce_bridge import (
 
 from ovs_vhost_plugin.announce.announcement import MAX_ATTEMPTS
 from ovs_vhost_plugin.announce.frames.announcements import rarp
-from ovs_vhost_plugin.announce.model import Outcome
 from ovs_vhost_plugin.announce.policy import DEFAULT, Policy
+from ovs_vhost_plugin.announce.result import Outcome
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station

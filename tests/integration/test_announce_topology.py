@@ -21,7 +21,7 @@ from ovs_vhost_plugin.announce.frames.announcements import (
     neighbor_advertisement,
     rarp,
 )
-from ovs_vhost_plugin.announce.model import Outcome
+from ovs_vhost_plugin.announce.result import Outcome
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.net.ethernet import tagged
 from ovs_vhost_plugin.net.station import Station

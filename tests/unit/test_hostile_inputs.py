@@ -8,7 +8,7 @@ import re
 import pytest
 from support.checkout import TESTS
 
-from ovs_vhost_plugin.announce.claims import NOT_GIVEN
+from ovs_vhost_plugin.announce.guests.claims import NOT_GIVEN
 from ovs_vhost_plugin.forward.allowance import HOLD_LIMIT
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost.errors import PeerErrorName

@@ -9,8 +9,8 @@ from enum import Enum
 from support.checkout import TOP
 
 import ovs_vhost_plugin
-from ovs_vhost_plugin.announce.claims import NotGiven
-from ovs_vhost_plugin.announce.model import Outcome
+from ovs_vhost_plugin.announce.guests.claims import NotGiven
+from ovs_vhost_plugin.announce.result import Outcome
 from ovs_vhost_plugin.daemon.ovsdb.carriage import Trouble
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.worker.tap.hold import Reason

@@ -22,10 +22,10 @@ from ovs_vhost_plugin.announce.actions import (
     TellMoved,
     Withdraw,
 )
-from ovs_vhost_plugin.announce.elsewhere import Look
 from ovs_vhost_plugin.announce.formats import Format
-from ovs_vhost_plugin.announce.guests import Guests
-from ovs_vhost_plugin.announce.model import Result
+from ovs_vhost_plugin.announce.guests.elsewhere import Look
+from ovs_vhost_plugin.announce.guests.guests import Guests
+from ovs_vhost_plugin.announce.result import Result
 from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.daemon.guests.places import Owners
 from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot

@@ -2,14 +2,14 @@
 """Port locations from rows, and which port owns which MAC. Pure.
 
 Only rows make an address somebody's. What workers and front-ends say are claims
-(`announce/claims.py`).
+(`announce/guests/claims.py`).
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from functools import cached_property
 
-from ovs_vhost_plugin.announce.port import GuestPort
+from ovs_vhost_plugin.announce.guests.port import GuestPort
 from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.ovsdb.row_values import parse_mac

@@ -14,8 +14,8 @@ from pathlib import Path
 import ovs.poller
 
 from ovs_vhost_plugin.announce.announcement import Request
-from ovs_vhost_plugin.announce.model import Result
 from ovs_vhost_plugin.announce.policy import DEFAULT, Policy
+from ovs_vhost_plugin.announce.result import Result
 from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.lab.hosts.namespace import Namespace
 from ovs_vhost_plugin.lab.hosts.switch import PrivateSwitch

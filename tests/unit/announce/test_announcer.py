@@ -17,17 +17,16 @@ from ovs_vhost_plugin.announce.announcement import (
     SLB_LOCK,
     Request,
 )
-from ovs_vhost_plugin.announce.announcer import (
+from ovs_vhost_plugin.announce.announcer import MANUAL, Announcer
+from ovs_vhost_plugin.announce.frames.announcements import gratuitous_arp, rarp
+from ovs_vhost_plugin.announce.policy import Policy
+from ovs_vhost_plugin.announce.result import Outcome
+from ovs_vhost_plugin.announce.under_way import (
     ATTEMPT_BURST,
     ATTEMPT_RATE,
-    MANUAL,
     MAX_UNDER_WAY,
-    Announcer,
+    REMEMBERED,
 )
-from ovs_vhost_plugin.announce.frames.announcements import gratuitous_arp, rarp
-from ovs_vhost_plugin.announce.model import Outcome
-from ovs_vhost_plugin.announce.policy import Policy
-from ovs_vhost_plugin.announce.refusals import REMEMBERED
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode

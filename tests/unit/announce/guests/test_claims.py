@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.daemon.ports import PORT
 
-from ovs_vhost_plugin.announce.claims import NotGiven, Sorted, sort_out
+from ovs_vhost_plugin.announce.guests.claims import NotGiven, Sorted, sort_out
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.daemon.guests.places import Owners
 from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot

@@ -27,14 +27,14 @@ from ovs_vhost_plugin.announce.actions import (
 from ovs_vhost_plugin.announce.addresses import MAX_STATIONS, spread
 from ovs_vhost_plugin.announce.announcement import Request
 from ovs_vhost_plugin.announce.announcer import MANUAL
-from ovs_vhost_plugin.announce.claims import NOT_GIVEN, sort_out
-from ovs_vhost_plugin.announce.elsewhere import MAC_ELSEWHERE, Look, moved
 from ovs_vhost_plugin.announce.frames.queries import queries
-from ovs_vhost_plugin.announce.guest import Change, Guest
-from ovs_vhost_plugin.announce.model import Outcome, Result
-from ovs_vhost_plugin.announce.port import GuestPort
-from ovs_vhost_plugin.announce.rounds import Rounds
-from ovs_vhost_plugin.announce.silence import Silence
+from ovs_vhost_plugin.announce.guests.claims import NOT_GIVEN, sort_out
+from ovs_vhost_plugin.announce.guests.elsewhere import MAC_ELSEWHERE, Look, moved
+from ovs_vhost_plugin.announce.guests.guest import Change, Guest
+from ovs_vhost_plugin.announce.guests.port import GuestPort
+from ovs_vhost_plugin.announce.guests.rounds import Rounds
+from ovs_vhost_plugin.announce.guests.silence import Silence
+from ovs_vhost_plugin.announce.result import Outcome, Result
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station
 

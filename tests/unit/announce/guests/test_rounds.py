@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from ovs_vhost_plugin.announce.guests.rounds import Rounds
 from ovs_vhost_plugin.announce.policy import Policy
-from ovs_vhost_plugin.announce.rounds import Rounds
 
 
 def times(rounds: Rounds, until: float = 100.0) -> list[tuple[float, str, str]]:

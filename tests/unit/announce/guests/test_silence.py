@@ -3,7 +3,7 @@
 
 import pytest
 
-from ovs_vhost_plugin.announce.silence import Silence
+from ovs_vhost_plugin.announce.guests.silence import Silence
 
 
 @pytest.fixture

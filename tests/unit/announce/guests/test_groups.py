@@ -10,7 +10,7 @@ import pytest
 from support.daemon.ports import PORT
 
 from ovs_vhost_plugin.announce.frames.queries import queries
-from ovs_vhost_plugin.announce.guests import MAX_QUERIED
+from ovs_vhost_plugin.announce.guests.guests import MAX_QUERIED
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.daemon.guests.announcing import Announcing

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.announce.guest import MAX_BEFORE, NO_CHANGE, REMEMBERED, UNNAMED, Guest
+from ovs_vhost_plugin.announce.guests.guest import MAX_BEFORE, NO_CHANGE, REMEMBERED, UNNAMED, Guest
 from ovs_vhost_plugin.net.station import Station
 
 MAC = bytes.fromhex("525400123456")

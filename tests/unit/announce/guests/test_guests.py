@@ -14,9 +14,9 @@ from ovs_vhost_plugin.announce.actions import (
     TellMoved,
     Withdraw,
 )
-from ovs_vhost_plugin.announce.guests import Guests
+from ovs_vhost_plugin.announce.guests.guests import Guests
+from ovs_vhost_plugin.announce.guests.port import GuestPort
 from ovs_vhost_plugin.announce.policy import Policy
-from ovs_vhost_plugin.announce.port import GuestPort
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station, StationKey
 

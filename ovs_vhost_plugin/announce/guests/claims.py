@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ovs_vhost_plugin.announce.addresses import ADDRESSES_KEY
-from ovs_vhost_plugin.announce.port import GuestPort
+from ovs_vhost_plugin.announce.guests.port import GuestPort
 from ovs_vhost_plugin.net.station import Station, merge
 from ovs_vhost_plugin.openflow.wire import Output
 
