@@ -244,8 +244,8 @@ class Loop:
             return {}
         port = snapshot.ports[name]
         keys = self.keys(port)
-        if keys is not None and port.slip:
-            keys.setdefault(status.ERROR, port.slip)
+        if keys is not None and port.warning:
+            keys.setdefault(status.ERROR, port.warning)
         # A daemon that was restarted knows nothing better than what the last one wrote.
         announced = self.announcing.announced.get(name, current.get(status.ANNOUNCED))
         if keys is not None and announced:
@@ -255,11 +255,11 @@ class Loop:
     def _check_cleanup(self, now: float) -> None:
         if self._cleanup_until is None:
             return
-        done = not len(self.ports) and self.database.writable(now) and not self._stained()
+        done = not len(self.ports) and self.database.writable(now) and not self._has_our_keys()
         if done or now >= self._cleanup_until:
             self._exiting = True
 
-    def _stained(self) -> bool:
+    def _has_our_keys(self) -> bool:
         """Whether a row still has something of ours."""
         snapshot = self.database.snapshot()
         return snapshot is not None and (

@@ -132,7 +132,7 @@ class Snapshot:
         By name, escaped: a row that makes no port may have any.
         """
         wrong = {escaped(name): str(error) for name, error in self.errors.items()}
-        return wrong | {name: port.slip for name, port in self.ports.items() if port.slip}
+        return wrong | {name: port.warning for name, port in self.ports.items() if port.warning}
 
 
 def read(

@@ -58,7 +58,7 @@ class PortSpec:
     userspace  the bridge is ovs-vswitchd's own, not the kernel's
     announce   how the guest is announced
     addresses  what automation says that the guest uses
-    slip     what is wrong with a key that the port works without, as name and text; "" for nothing
+    warning  the fault of a key that the port works without, as name and text; "" for none
     ovn      ovn-controller has bound the port and made its flows
     socket_owner  the only user whose socket `path` may be, by name or number; "": not said
     troubles  what is wrong by ovs-vswitchd's word, as text: for now, or for good
@@ -81,7 +81,7 @@ class PortSpec:
     vlan: PortVlan = ALL_VLANS
     announce: Policy = policy.DEFAULT
     addresses: tuple[Station, ...] = ()
-    slip: str = ""
+    warning: str = ""
     ovn: bool = False
     socket_owner: str = ""
     troubles: Mapping[Trouble, str] = field(default_factory=dict)
@@ -114,7 +114,7 @@ def parse(
     keys = interface.external_ids
     mode = _mode(keys.get(MODE_KEY, "client"))
     path = _path(mode, interface.options.get(PATH_KEY), name, switch)
-    announce, given, slips = _announce(keys, formats, switch.announce)
+    announce, given, warnings = _announce(keys, formats, switch.announce)
     settings, mistaken, not_taken = settings_rows.parse(interface, bridge, switch, announce)
     troubles = [
         (Trouble.CANNOT_CARRY, uncarried(interface, bridge)),
@@ -133,7 +133,7 @@ def parse(
         announce=announce,
         addresses=given,
         attached_mac=keys.get(MAC_KEY, ""),
-        slip="; ".join(slips + mistaken),
+        warning="; ".join(warnings + mistaken),
         ovn=keys.get("ovn-installed") == "true",
         socket_owner=keys.get(OWNER_KEY, ""),
         troubles={name: text for name, text in troubles if text},
@@ -234,15 +234,15 @@ def _announce(
     """The policy and the addresses; for what is wrong its default, and what is wrong with it."""
     announce = default
     given: tuple[Station, ...] = ()
-    slips = []
+    warnings = []
     if (mac := keys.get(MAC_KEY, "")) and parse_mac(mac) is None:
-        slips.append(f"attached-mac-invalid: external_ids:{MAC_KEY}: write 52:54:00:12:34:56")
+        warnings.append(f"attached-mac-invalid: external_ids:{MAC_KEY}: write 52:54:00:12:34:56")
     try:
         announce = policy.parse(keys.get(ANNOUNCE_KEY, ""), formats, default)
     except PolicyError as error:
-        slips.append(f"{error.name}: external_ids:{ANNOUNCE_KEY}: {error.text}")
+        warnings.append(f"{error.name}: external_ids:{ANNOUNCE_KEY}: {error.text}")
     try:
         given = addresses.parse(keys.get(ADDRESSES_KEY, ""))
     except AddressError as error:
-        slips.append(f"{error.name}: external_ids:{ADDRESSES_KEY}: {error.text}")
-    return announce, given, slips
+        warnings.append(f"{error.name}: external_ids:{ADDRESSES_KEY}: {error.text}")
+    return announce, given, warnings

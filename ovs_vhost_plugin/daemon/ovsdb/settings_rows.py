@@ -34,15 +34,15 @@ def parse(
     keys = interface.external_ids
     mtu, not_taken = _mtu(interface)
     config = is_true(keys.get(CONFIG_KEY))
-    slips = []
+    warnings = []
     if keys.get(MEMORY_KEY, ANY_MEMORY) != ANY_MEMORY:
-        slips.append(f"memory-files-unknown: external_ids:{MEMORY_KEY}: only 'any' can be set")
+        warnings.append(f"memory-files-unknown: external_ids:{MEMORY_KEY}: only 'any' can be set")
     offloads = keys.get(OFFLOADS_KEY, Offloads.AUTO)
     if offloads not in list(Offloads):
         words = ", ".join(Offloads)
-        slips.append(f"offloads-unknown: external_ids:{OFFLOADS_KEY}: one of {words}")
+        warnings.append(f"offloads-unknown: external_ids:{OFFLOADS_KEY}: one of {words}")
     off, mistaken = withheld.parse(keys.get(FEATURES_OFF_KEY, ""))
-    slips += [f"{error.name}: external_ids:{FEATURES_OFF_KEY}: {error.text}" for error in mistaken]
+    warnings += [f"{one.name}: external_ids:{FEATURES_OFF_KEY}: {one.text}" for one in mistaken]
     settings = PortSettings(
         mtu=mtu,
         finish_offloads=finishes(
@@ -65,7 +65,7 @@ def parse(
         features_off=off.features,
         protocol_features_off=off.protocol_features,
     )
-    return settings, slips, not_taken
+    return settings, warnings, not_taken
 
 
 def _nic_mac(text: str) -> bytes:

@@ -154,7 +154,7 @@ def test_a_worker_that_was_told_to_end_does_not_speak_for_the_next_one(world: Wo
 
 
 def test_a_slip_is_published_beside_the_status_and_counted(world: World) -> None:
-    world.rows(ports={"vhu0": replace(PORT, slip="announce-key-unknown: do this")})
+    world.rows(ports={"vhu0": replace(PORT, warning="announce-key-unknown: do this")})
     for turn in range(3):
         world.loop.turn(NOW + turn)
     assert world.keys()["vhost-user-status"] == "starting"

@@ -255,7 +255,7 @@ def test_the_bridges_own_macs_are_those_of_its_internal_ports() -> None:
     assert snapshot is not None and snapshot.own_macs == {"br0": {"52:54:00:00:00:09"}}
 
 
-def test_slips_are_complaints_of_ports_that_work() -> None:
+def test_warnings_are_complaints_of_ports_that_work() -> None:
     row = ours("vhu0", 1)
     row.external_ids = {"vhost-user-announce": "frames=smoke"}
     bad = interface("vhu1", external_ids={"vhost-user-mode": "sometimes"})

@@ -61,7 +61,7 @@ def test_what_a_port_works_without_is_a_slip_and_no_error() -> None:
     }
     spec = parse(interface(external_ids=keys))
     assert (spec.announce, spec.addresses) == (Policy(), ())
-    mac, first, second = spec.slip.split("; ", 2)
+    mac, first, second = spec.warning.split("; ", 2)
     assert mac.startswith("attached-mac-invalid: external_ids:attached-mac: ")
     assert first.startswith("announce-frames-unknown: external_ids:vhost-user-announce: 'smoke'")
     assert second.startswith("addresses-mac-invalid: external_ids:vhost-user-addresses: '52:54'")

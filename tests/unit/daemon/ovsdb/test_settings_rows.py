@@ -45,7 +45,7 @@ def test_a_key_says_who_finishes_offloads(
     spec = parse(row, bridge=bridge(datapath), switch=found)
     assert spec.settings.finish_offloads is finish
     wrong = "offloads-unknown: external_ids:vhost-user-offloads: one of auto, finish, pass"
-    assert spec.slip == (wrong if key == "some" else "")
+    assert spec.warning == (wrong if key == "some" else "")
 
 
 def test_the_configuration_is_offered_where_that_is_asked_for() -> None:
@@ -81,9 +81,9 @@ def test_a_front_end_is_trusted_with_more_only_where_the_row_says_so() -> None:
     assert parse(interface(external_ids={"vhost-user-postcopy": "true"})).settings.postcopy
     assert not parse(interface(external_ids={"vhost-user-postcopy": "yes"})).settings.postcopy
     assert parse(interface(external_ids={"vhost-user-memory-files": "any"})).settings.any_memory
-    slip = parse(interface(external_ids={"vhost-user-memory-files": "all"}))
-    assert not slip.settings.any_memory
-    assert slip.slip.startswith("memory-files-unknown: external_ids:vhost-user-memory-files: ")
+    spec = parse(interface(external_ids={"vhost-user-memory-files": "all"}))
+    assert not spec.settings.any_memory
+    assert spec.warning.startswith("memory-files-unknown: external_ids:vhost-user-memory-files: ")
 
 
 def test_features_that_are_not_offered_by_name() -> None:
@@ -93,4 +93,6 @@ def test_features_that_are_not_offered_by_name() -> None:
     spec = parse(interface(external_ids={"vhost-user-features-off": text}))
     assert spec.settings.features_off == Feature.CTRL_VQ.mask
     assert spec.settings.protocol_features_off == ProtocolFeature.RARP.mask
-    assert spec.slip.startswith("feature-unknown: external_ids:vhost-user-features-off: NONSENSE ")
+    assert spec.warning.startswith(
+        "feature-unknown: external_ids:vhost-user-features-off: NONSENSE "
+    )
