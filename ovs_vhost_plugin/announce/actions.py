@@ -23,8 +23,8 @@ class PacketOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Inject:
-    """Have the worker of `port` write `frames` into its tap; answer as for a PacketOut."""
+class InjectFrames:
+    """Write `frames` into the tap of `port`, by its worker; answer as for a PacketOut."""
 
     token: int
     port: str
@@ -51,7 +51,7 @@ class AskTrace:
     frame: bytes = b""
 
 
-AnnouncerAction = PacketOut | Inject | AskTable | AskTrace
+AnnouncerAction = PacketOut | InjectFrames | AskTable | AskTrace
 """Of the announcer. Each is answered, whatever becomes of it."""
 
 

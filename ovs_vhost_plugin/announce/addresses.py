@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest is known to use: its stations, from whoever knows some, as one bounded set.
+"""The stations of a guest: read from its row, and spread over the VLANs of its port. Pure.
 
 SEND_RARP names one MAC. A guest may use more of them, in several VLANs, and its neighbours hold
 IP addresses in their caches, not only MACs in their tables. So stations come from automation
 (`external_ids:vhost-user-addresses`, `attached-mac`), from SEND_RARP and from the guest's own
-frames, and are merged by MAC and VLAN. What automation gives is so; the rest are claims, and
-whoever uses a station has to mind which it is.
+frames, and are merged by MAC and VLAN. Automation's word counts; the rest are claims, and whoever
+uses a station has to mind which it is.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 
 
 class AddressErrorName(StrEnum):
-    """What can be wrong with `external_ids:vhost-user-addresses`."""
+    """The faults of `external_ids:vhost-user-addresses`."""
 
     MAC = "addresses-mac-invalid"
     VLAN = "addresses-vlan-invalid"
@@ -38,7 +38,7 @@ class AddressErrorName(StrEnum):
 
 
 class AddressError(NamedError):
-    """What was given is no list of stations; the text says what to do."""
+    """A text is no list of stations; the error's text says what to do."""
 
 
 def parse(text: str) -> tuple[Station, ...]:
@@ -52,11 +52,11 @@ def parse(text: str) -> tuple[Station, ...]:
 def spread(stations: Sequence[Station], location: Location) -> tuple[Station, ...]:
     """The stations to announce at `location`: one for each MAC and VLAN of the bridge.
 
-    What the port does not carry is left out. A MAC seen without a tag on a port that lists its
-    VLANs (`trunks`, `cvlans`) is announced in each of them: the list says that they are the
-    guest's. Through a tunnel it is announced in each customer VLAN: they are one for the bridge,
-    and not for the switches of the customer. Nothing is in VLAN 4095, which is reserved: automation
-    gives it to ports that are not wired yet.
+    A station in a VLAN that the port does not carry is left out. On a port that lists its VLANs
+    (`trunks`, `cvlans`), a MAC seen without a tag is announced in each of them: the list says that
+    they are the guest's. Through a tunnel it is announced in each customer VLAN: these are one VLAN
+    for the bridge, and not for the switches of the customer. Nothing is announced in VLAN 4095,
+    which is reserved: automation gives it to ports that are not wired yet.
     """
     port = location.vlan
     listed = [tag for tag in port.listed if tag and port.carries(tag)]

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decides what is announced when, sans-IO: requests and the switch's answers in, actions out.
+"""Decides how and when a station is announced: requests and answers in, actions out. Sans-IO.
 
-An announcement goes round this circle until the bridge sends to the port what is for the MAC, or
+An announcement goes round this circle until the bridge sends frames for the MAC to the port, or
 until its attempts or its time are used up:
 
     waiting ──PacketOut──► sent ──delivered──► AskTable ──on the port──► AskTrace ──► learned
-       ▲     (or Inject)    │ failed              │ nowhere ► AskTrace ────┘│
+       ▲     (or InjectFrames)    │ failed              │ nowhere ► AskTrace ────┘│
        └─────── backoff ────┴─────────────────────┴ elsewhere, no answer ───┘ the flows drop it
 
-What is on the port may be there from before. So the last question is what the bridge's flows do
-with the announcement: one frame of each kind, until one gets through. On OVN's bridge no flow reads
-the MAC table. There the question is, by AskTrace alone, whether the port is active.
+A MAC may be on the port from before. So the last question is whether the bridge's flows let the
+announcement through: one frame of each kind is traced, until one gets through. On OVN's bridge no
+flow reads the MAC table. There AskTrace alone tells whether the port is active.
 
 One announcement of a MAC in a VLAN is under way on a port at a time. A request that comes before
 its frame went out is answered by that frame; one that comes later is answered by a successor,
@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from ovs_vhost_plugin.announce.actions import AnnouncerAction, AskTable, Inject, PacketOut
+from ovs_vhost_plugin.announce.actions import AnnouncerAction, AskTable, InjectFrames, PacketOut
 from ovs_vhost_plugin.announce.announcement import MAX_INJECTIONS, Announcement, Request
 from ovs_vhost_plugin.announce.attempt import Attempt
 from ovs_vhost_plugin.announce.formats import Format
@@ -47,7 +47,7 @@ class Announcer:
         self._formats = formats or {}
         self._locations: dict[str, Location] = {}
         self._ports: dict[str, UnderWay] = {}
-        self._sent: dict[int, Attempt] = {}  # by the token of a PacketOut, Inject or AskTrace
+        self._sent: dict[int, Attempt] = {}  # by the token of a PacketOut, InjectFrames or AskTrace
         self._delivered: list[Attempt] = []  # to be confirmed by a table asked for from now on
         self._unknown: list[Attempt] = []  # to be traced, as the table does not have them
         self._asked: dict[str, list[Attempt]] = {}  # by bridge; one question at a time
@@ -64,7 +64,7 @@ class Announcer:
     def request(self, request: Request, now: float, refusal: str = "") -> None:
         """Announce a station; with a `refusal`, only tell that it is not announced, and why.
 
-        That is told once for a station, as whoever asks may go on asking. It is counted by the
+        A refusal is told once for a station, as a peer may go on asking. It is counted by the
         name with which `refusal` begins. A time of reception that cannot be is taken as `now`.
         """
         self.counters["requests"] += 1
@@ -80,14 +80,14 @@ class Announcer:
             self.counters["merged"] += 1
 
     def withdraw(self, port: str, reason: str) -> None:
-        """Announce nothing of what was asked for on `port`: its guest has stopped."""
+        """End all announcements on `port`: its guest has stopped."""
         for one in self._ports[port].clear() if port in self._ports else ():
             one.outcome, one.reason = Outcome.WITHDRAWN, reason
             one.requests += one.successor_requests
             self._tell(one)
 
     def run(self, now: float, obstacle: Callable[[Location], str | None]) -> list[AnnouncerAction]:
-        """Return what is to be done now.
+        """Return the actions that are due now.
 
         `obstacle` tells why no packet-out can be sent at a location, None if one can; an
         announcement then goes by the tap, and waits for the obstacle to go.
@@ -112,13 +112,13 @@ class Announcer:
         return self._wake_at
 
     def delivered(self, token: int) -> None:
-        """Take it that a PacketOut or an Inject was carried out."""
+        """Note that a PacketOut or an InjectFrames was carried out."""
         attempt = self._sent.pop(token)
         attempt.announcement.injected |= attempt.announcement.injecting
         self._delivered.append(attempt)
 
     def failed(self, token: int, outcome: Outcome, reason: str, now: float) -> None:
-        """Take it that a PacketOut or an Inject was not carried out, or that nobody knows."""
+        """Note that a PacketOut or an InjectFrames was not carried out, or that nobody knows."""
         self._retry(self._sent.pop(token).announcement, outcome, reason, now)
 
     def table(self, bridge: str, text: str, now: float) -> None:
@@ -140,7 +140,7 @@ class Announcer:
                 self._unknown.append(replace(attempt, reason=reason))
 
     def no_table(self, bridge: str, reason: str, now: float) -> None:
-        """Take it that an AskTable has no answer."""
+        """Note that an AskTable has no answer."""
         for attempt in self._asked.pop(bridge):
             text = f"no MAC table: {reason}"
             self._retry(attempt.announcement, Outcome.NOT_LEARNED, text, now)
@@ -165,13 +165,13 @@ class Announcer:
             self._retry(attempt.announcement, Outcome.NOT_LEARNED, reason or attempt.reason, now)
 
     def no_trace(self, token: int, reason: str, now: float) -> None:
-        """Take it that an AskTrace has no answer."""
+        """Note that an AskTrace has no answer."""
         known = self._sent[token].reason
         reason = f"{known}, no trace: {reason}" if known else f"no trace: {reason}"
         self.failed(token, Outcome.NOT_LEARNED, reason, now)
 
     def take_results(self) -> list[Result]:
-        """Return what ended since the last call."""
+        """Return the announcements that ended since the last call."""
         results, self._results = self._results, []
         return results
 
@@ -251,7 +251,7 @@ class Announcer:
         token = self._note(Attempt(announcement, location))
         if by_tap:
             self.counters["injections"] += 1
-            return Inject(token, request.port, frames)
+            return InjectFrames(token, request.port, frames)
         self.counters["packet-outs"] += len(frames)
         return PacketOut(token, location, frames, request.policy.output)
 
@@ -261,10 +261,10 @@ class Announcer:
         return self._token
 
     def _questions(self) -> list[AnnouncerAction]:
-        """Ask for the tables of the bridges that have delivered something.
+        """Ask for the tables of the bridges that have delivered an attempt.
 
-        A table that was asked for earlier says nothing about what was delivered since: then the
-        question is put again when that answer is there.
+        A table that was asked for earlier says nothing of a later delivery: then the question is
+        put again when that answer is there.
         """
         waiting, self._delivered = self._delivered, []
         questions: list[AnnouncerAction] = []
@@ -285,14 +285,14 @@ class Announcer:
         return questions
 
     def _known(self, attempt: Attempt, by: str, now: float) -> None:
-        """The station is on the port; still to ask whether that is of this announcement."""
+        """The station is on the port; ask the flows whether this announcement put it there."""
         if attempt.announcement.past_the_table:
             self._confirmed(attempt.announcement, Outcome.LEARNED, by, now)
         else:
             self._unknown.append(replace(attempt, known_by=by))
 
     def _passage(self, attempt: Attempt, stopped: str | None, now: float) -> None:
-        """What the flows do with one kind of the announcement's frames."""
+        """Take whether the flows let one kind of the announcement's frames through."""
         announcement = attempt.announcement
         if stopped is None:
             self._confirmed(announcement, Outcome.LEARNED, attempt.known_by, now)

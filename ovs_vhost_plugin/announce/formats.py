@@ -24,7 +24,7 @@ MIN_BYTES, MAX_BYTES = 14, 1514  # an Ethernet header; what the smallest usual M
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """Of whom an announcement is to be made.
+    """The guest of which an announcement is to be made.
 
     mac     6 bytes
     vlan    the 802.1Q tag that the frames will be given, 0 for none
@@ -43,7 +43,7 @@ Format = Callable[[Guest], Iterable[bytes]]
 
 
 class FormatError(Exception):
-    """A format did not do what it is there for; the text begins with its name."""
+    """A format raised an error, or returned unfit frames; the text begins with its name."""
 
 
 def installed() -> dict[str, Format]:
@@ -56,7 +56,7 @@ def installed() -> dict[str, Format]:
 
 
 def frames_of(name: str, formats: Mapping[str, Format], guest: Guest) -> list[bytes]:
-    """What the format `name` makes of `guest`, checked. Raises FormatError."""
+    """The frames that the format `name` makes of `guest`, checked. Raises FormatError."""
     try:
         frames = list(formats[name](guest))
     except Exception as error:  # whatever it is, the daemon has other ports to serve

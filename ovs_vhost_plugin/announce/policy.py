@@ -20,7 +20,7 @@ BUILT_IN = ("rarp", "garp", "na")
 
 
 class PolicyErrorName(StrEnum):
-    """What can be wrong with a policy."""
+    """The faults of a policy."""
 
     KEY_UNKNOWN = "announce-key-unknown"
     KEY_TWICE = "announce-key-twice"
@@ -29,12 +29,12 @@ class PolicyErrorName(StrEnum):
 
 
 class PolicyError(NamedError):
-    """What was given is no policy; the text says what to do."""
+    """A text is no policy; the error's text says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What is sent, how and how often.
+    """How a guest is announced: by which frames, where to, how often.
 
     enabled  whether anything but `vhost/announce` announces
     frames   names of frames, built in or of entry points, in the order they are sent in

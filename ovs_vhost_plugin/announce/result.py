@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What came of a request for an announcement.
+"""The outcome of an announcement, for the log, the row and programs.
 
 Times are CLOCK_MONOTONIC seconds, so that what the workers saw, what was sent and what was learned
 stand on one time line; a reader who wants wall-clock time adds `time.time() - time.monotonic()`.
@@ -28,7 +28,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of an announcement.
+    """The outcome of an announcement.
 
     `vlan` is the tag of the frames, 0 for none; `frames` how many each attempt sent. `requests`
     counts the requests that it answered. `sent_at` is the first packet-out, and `learned_at` the

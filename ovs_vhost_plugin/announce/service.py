@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The announcer with its connections: what the daemon's loop drives.
+"""The announcer with its connections, as the daemon's loop drives it.
 
 Times are CLOCK_MONOTONIC seconds (`time.monotonic()`, `ovs.timeval.msec() / 1000`), read anew for
 each answer, so that a confirmation is not dated to the begin of the turn in which it came. Nothing
-here blocks: `run` does what can be done at once, `wait` says what to be woken for. In each turn of
-the loop the daemon calls `set_locations` (when rows changed) and `request`, then `run`, then
+here blocks: `run` does all that can be done at once, `wait` registers what wakes the loop. In each
+turn the daemon calls `set_locations` (when rows changed) and `request`, then `run`, then
 `take_results`, then `wait`.
 """
 
@@ -15,7 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import assert_never
 
-from ovs_vhost_plugin.announce.actions import AnnouncerAction, AskTable, AskTrace, Inject, PacketOut
+from ovs_vhost_plugin.announce.actions import (
+    AnnouncerAction,
+    AskTable,
+    AskTrace,
+    InjectFrames,
+    PacketOut,
+)
 from ovs_vhost_plugin.announce.announcement import Request
 from ovs_vhost_plugin.announce.announcer import Announcer
 from ovs_vhost_plugin.announce.formats import Format
@@ -82,11 +88,11 @@ class AnnounceService:
                     connection.packet_to(location.ofport, frame)
 
     def withdraw(self, port: str, reason: str) -> None:
-        """Take back what was asked for on `port`: its guest has stopped."""
+        """End all announcements on `port`: its guest has stopped."""
         self._announcer.withdraw(port, reason)
 
     def run(self) -> None:
-        """Do what can be done without blocking."""
+        """Do all that can be done without blocking."""
         self._keep_connections()
         while True:
             for path, connection in self._connections.items():
@@ -100,7 +106,7 @@ class AnnounceService:
                 self._carry_out(action)
 
     def wait(self, poller: Poller) -> None:
-        """Register with an `ovs.poller.Poller` (or alike) what `run` has to be called for."""
+        """Register with an `ovs.poller.Poller` (or alike) the events that `run` waits for."""
         for connection in self._connections.values():
             connection.wait(poller)
         timer = self._announcer.get_timer()
@@ -143,7 +149,7 @@ class AnnounceService:
                 params = (bridge, flow, frame.hex()) if frame else (bridge, flow)
                 question = Question("ofproto/trace", params)
                 self._switchd.ask(question, partial(self._take_trace, token), self._clock())
-            case Inject(token, port, frames):
+            case InjectFrames(token, port, frames):
                 if self._inject(port, frames):
                     self._announcer.delivered(token)
                 else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ended last, of all ports: bounded, and no port can fill it at the cost of others."""
+"""The last things that ended: bounded, and no port can fill it at the cost of others."""
 
 from __future__ import annotations
 

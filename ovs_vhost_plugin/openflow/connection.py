@@ -156,7 +156,7 @@ class BridgeConnection:
     def _handle(self, event: SessionEvent, done: list[Done]) -> None:
         match event:
             case Negotiated(version):
-                self._link.settle()
+                self._link.worked()
                 vlog.info(f"{self._path}: connected, {version}")
             case Barrier(xid):
                 if self._under_way and self._under_way[0].barrier == xid:

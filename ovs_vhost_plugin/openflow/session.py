@@ -27,7 +27,7 @@ class Negotiated:
 
 @dataclass(frozen=True, slots=True)
 class Barrier:
-    """All that was sent before the barrier request `xid` has been done."""
+    """The switch has carried out all that was sent before the barrier request `xid`."""
 
     xid: int
 
@@ -86,7 +86,7 @@ class OpenFlowSession:
         return xid
 
     def feed(self, data: bytes) -> list[SessionEvent]:
-        """Take bytes from the peer, return what they tell."""
+        """Take bytes from the peer, return the events in them."""
         events = (self._receive(message) for message in self._framer.feed(data))
         return [event for event in events if event is not None]
 

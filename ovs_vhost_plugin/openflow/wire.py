@@ -76,7 +76,7 @@ Addressed = tuple[bytes, int | Output]
 
 
 class OpenFlowErrorName(StrEnum):
-    """What is wrong with a connection's peer, or with what is to be sent."""
+    """The faults of a peer, and of a frame that is to be sent."""
 
     MESSAGE_LENGTH = "message-length"
     MESSAGE_VERSION = "message-version"

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions to ovs-vswitchd over its control socket, and what its answers say."""
+"""Questions to ovs-vswitchd over its control socket, and the reading of its answers."""

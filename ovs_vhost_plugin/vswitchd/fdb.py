@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a bridge's MAC table, as `fdb/show` prints it, says about one address.
+"""Reads a bridge's MAC table, as `fdb/show` prints it. Pure.
 
      port  VLAN  MAC                Age
         2    10  52:54:00:12:34:56    0

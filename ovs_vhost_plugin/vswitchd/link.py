@@ -68,12 +68,12 @@ class Link:
         self._socket = attempt
         return True
 
-    def settle(self) -> None:
-        """Say that the connection works, so that the next loss is retried soon."""
+    def worked(self) -> None:
+        """Note that the connection works: the pauses after the next loss begin anew."""
         self._backoff = self._backoff.worked()
 
     def lose(self, reason: str, now: float) -> None:
-        """Give the connection up; the next attempt is due after a pause."""
+        """Close the connection; the next attempt is due after a pause."""
         self.close()
         self.error = reason
         self._backoff = self._backoff.failed(now)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `ofproto/trace` says about where a frame would go.
+"""Reads the answers of `ofproto/trace`: where a frame would go. Pure.
 
 A pipeline that learns with learn() keeps nothing in the MAC table. What it has learned shows in
 where it sends a frame to an address: to one port, by its OpenFlow number, instead of flooding it.
@@ -47,21 +47,21 @@ _FLOW = re.compile(r"^ *[0-9]+\. ", re.MULTILINE)
 
 
 def flow_to(mac: bytes, vlan: int) -> str:
-    """The frame to ask about: one to `mac` that comes from the host itself."""
+    """The flow of a frame to `mac` that comes from the host itself."""
     tag = f",dl_vlan={vlan}" if vlan else ""
     return f"in_port=LOCAL,dl_dst={mac.hex(':')}{tag}"
 
 
 def flow_from(ofport: int, mac: bytes, vlan: int) -> str:
-    """The frame to ask OVN about: one from the port to the guest itself, which is not flooded."""
+    """The flow of a frame from the port to the guest itself, which OVN does not flood."""
     tag = f",dl_vlan={vlan}" if vlan else ""
     return f"in_port={ofport},dl_src={mac.hex(':')},dl_dst={mac.hex(':')}{tag}"
 
 
 def blocked(text: str) -> str | None:
-    """Return None if what comes from the port gets past the first flow, else what is wrong.
+    """Return None if a frame from the port gets past the first flow, else what is wrong.
 
-    What becomes of it after that is for the logical pipeline to say, and no matter of activation.
+    The logical pipeline decides what happens after that; it is no matter of activation.
     """
     flows = len(_FLOW.findall(text))
     if flows > 1:
@@ -70,7 +70,7 @@ def blocked(text: str) -> str | None:
 
 
 def _outside(actions: str) -> str:
-    """What of `actions` is not in parentheses."""
+    """The part of `actions` that is not in parentheses."""
     count = 1
     while count:
         actions, count = _NESTED.subn("", actions)
@@ -78,7 +78,7 @@ def _outside(actions: str) -> str:
 
 
 def flow_in(ofport: int) -> str:
-    """What to ask of a frame that is given as a whole: it comes from the port."""
+    """The flow of a frame that is given as a whole: it comes from the port."""
     return f"in_port={ofport}"
 
 

@@ -94,7 +94,7 @@ class Switchd:
                     raise LinkLost("no answer")
                 if answer is None:
                     break
-                self._link.settle()
+                self._link.worked()
                 _, then = self._questions.popleft()
                 self._asked = False
                 self._deadline = now + ANSWER_TIMEOUT

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is sent to announce one station: the frames that its policy names, in its VLAN."""
+"""Composes the announcement of one station: the frames that its policy names, in its VLAN."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def compose(
     *,
     slb: bool = False,
 ) -> tuple[tuple[bytes, ...], str]:
-    """Return the frames, tagged where the guest tags, and what went wrong with a user's format.
+    """Return the frames, tagged as the guest tags, and the error of a user's format or "".
 
     slb: the port is in a balance-slb bond, on which nothing but gratuitous ARP moves a MAC
     """

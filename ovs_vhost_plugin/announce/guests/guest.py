@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a port's worker tells of its guest → when the guest has to be announced, and as what.
+"""Decides, from the reports of a port's worker, when its guest has to be announced, and why.
 
 Never because a front-end connects: QEMU connects long before its guest runs. Rings that begin at
 an index above zero belong to a guest that has used them elsewhere, or before the connection to it
@@ -35,7 +35,11 @@ _LEVELS = {"running": _RUNNING, "connected": _CONNECTED}
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What follows from a report. `trigger`: announce the guest, "" for not; `stopped`: do not."""
+    """The outcome of a report.
+
+    trigger  the reason to announce the guest now, "" for none
+    stopped  cancel the announcements that are pending
+    """
 
     trigger: str = ""
     stopped: bool = False
@@ -54,7 +58,7 @@ class _Aside:
     before: tuple[Station, ...] = ()
 
 
-class Guest:
+class GuestState:
     """The guest behind one port, as far as its worker has told. Times are told."""
 
     def __init__(self) -> None:
@@ -84,7 +88,7 @@ class Guest:
         return self._level == _AWAY
 
     def known(self, now: float) -> tuple[Station, ...]:
-        """What the guest uses, by SEND_RARP and by its own frames. These are claims."""
+        """The stations that SEND_RARP and the guest's own frames tell of. These are claims."""
         if now > self._before_until:
             self._before = ()
         return merge((*self._rarp, *self._learned, *self._before))
@@ -95,7 +99,7 @@ class Guest:
         self._unnamed = ""
 
     def moved_on(self, keys: Collection[StationKey]) -> None:
-        """Others have these stations now."""
+        """Forget these stations: others have them now."""
         self._rarp = without(self._rarp, keys)
         self._learned = without(self._learned, keys)
         self._before = without(self._before, keys)
@@ -112,7 +116,7 @@ class Guest:
         self._unnamed, self._unnamed_until = trigger, now + UNNAMED
 
     def uses(self, stations: tuple[Station, ...], now: float) -> Change:
-        """Take what its frames have shown so far."""
+        """Take the stations that its frames have shown so far."""
         self._learned = stations
         if not stations or not self.running:
             return NO_CHANGE

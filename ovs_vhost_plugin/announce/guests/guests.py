@@ -30,7 +30,7 @@ from ovs_vhost_plugin.announce.announcer import MANUAL
 from ovs_vhost_plugin.announce.frames.queries import queries
 from ovs_vhost_plugin.announce.guests.claims import NOT_GIVEN, sort_out
 from ovs_vhost_plugin.announce.guests.elsewhere import MAC_ELSEWHERE, Look, moved
-from ovs_vhost_plugin.announce.guests.guest import Change, Guest
+from ovs_vhost_plugin.announce.guests.guest import Change, GuestState
 from ovs_vhost_plugin.announce.guests.port import GuestPort
 from ovs_vhost_plugin.announce.guests.rounds import Rounds
 from ovs_vhost_plugin.announce.guests.silence import Silence
@@ -45,17 +45,17 @@ MAX_QUERIED = 8
 """VLANs of a guest that is asked for its multicast groups."""
 
 OF_BEFORE = frozenset({"resumed", "reconnect", "port-moved"})
-"""Triggers of guests that were here before: what is known of them may have moved on since."""
+"""Triggers of guests that were here before: their addresses may have moved on since."""
 
 Conflict = Callable[[bytes, str, Collection[str]], str]
 """Why a MAC is not a port's guest's to announce, given the ports whose guests run; "" if it is."""
 
 
 class _State:
-    """A guest, and what else is known of its port."""
+    """The guest of one port, and the facts that its reports have told."""
 
     def __init__(self) -> None:
-        self.guest = Guest()
+        self.guest = GuestState()
         self.socket: tuple[str, str] | None = None  # by which it is this guest's
         self.announces_itself = False
         self.migrates = False  # or did so when it stopped
@@ -75,7 +75,7 @@ class Guests:
         self._actions: list[GuestAction] = []
 
     def take_actions(self) -> list[GuestAction]:
-        """What is to be done since the last call, in order."""
+        """The actions that have become due since the last call, in order."""
         actions, self._actions = self._actions, []
         return actions
 
@@ -99,7 +99,7 @@ class Guests:
                 self._begin(name, "port-forwards", now)
 
     def _see_replaced(self, port: GuestPort) -> None:
-        """A port that has another socket now is another guest's: it is not told what was known."""
+        """Forget the guest of a port that has another socket now: it is another's."""
         state = self._state(port.name)
         if state.socket is not None and state.socket != port.socket:
             self._rounds.cancel(port.name)
@@ -138,7 +138,7 @@ class Guests:
     def started(
         self, name: str, base: int, sent: int, now: float, *, moved_in: bool, further: bool
     ) -> None:
-        """Rings of a guest have begun to run, see `Guest.started`."""
+        """Rings of a guest have begun to run, see `GuestState.started`."""
         guest = self._state(name).guest
         change = guest.started(base, sent, now, moved_in=moved_in, further=further)
         self._changed(name, change, now)

@@ -34,8 +34,8 @@ RETRY_AFTER = 1.0
 _DATAPATH = "netdev@ovs-netdev"  # all userspace bridges of an ovs-vswitchd share it
 
 
-class Taps(Protocol):
-    """The calls of tap/taps.py that are used here."""
+class SwitchTaps(Protocol):
+    """The switch's side of taps, as tap/taps.py has it."""
 
     def is_open_in_switch(self, name: str) -> bool:
         """Whether the switch has opened this very tap."""
@@ -52,7 +52,7 @@ class TapReopener:
 
     def __init__(
         self,
-        taps: Taps,
+        taps: SwitchTaps,
         unopened: dict[str, bool],
         switchd: Switchd,
         clock: Callable[[], float] = time.monotonic,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.announce.actions import AskTable, AskTrace, Inject, PacketOut
+from ovs_vhost_plugin.announce.actions import AskTable, AskTrace, InjectFrames, PacketOut
 from ovs_vhost_plugin.announce.announcement import (
     BACKOFF,
     DEADLINE,
@@ -84,7 +84,7 @@ class Switch:
                     case AskTrace(token, _, flow, frame):
                         self.traced.append((flow, frame))
                         self.announcer.trace(token, self.passage(frame), now)
-                    case Inject(token, port, frames):
+                    case InjectFrames(token, port, frames):
                         self.injected.append((now, port, frames))
                         if self.worker:
                             self.announcer.delivered(token)
@@ -784,7 +784,7 @@ def test_whatever_happens_every_request_is_answered_or_its_port_is_gone(steps, l
     announcer = Announcer()
     announcer.set_locations({"vhu0": HOME})
     macs = [b"\x52\x54\x00\x00\x00" + bytes([index]) for index in range(4)]
-    sent: list[PacketOut | Inject] = []
+    sent: list[PacketOut | InjectFrames] = []
     asked: list[AskTable] = []
     traced: list[AskTrace] = []
     now, requests = 0.0, 0
@@ -812,7 +812,7 @@ def test_whatever_happens_every_request_is_answered_or_its_port_is_gone(steps, l
         elif kind == "time":
             now += index / 10
         for action in announcer.run(now, lambda _: None):
-            if isinstance(action, PacketOut | Inject):
+            if isinstance(action, PacketOut | InjectFrames):
                 sent.append(action)
             elif isinstance(action, AskTrace):
                 traced.append(action)

@@ -40,7 +40,7 @@ def test_no_attempt_before_the_backoff_is_over(peer):
     link.lose("test", 10.0)
     assert not link.connect(10.0 + FIRST_RETRY / 2)
     assert link.connect(10.0 + FIRST_RETRY)
-    link.settle()
+    link.worked()
     link.lose("test", 20.0)
     assert link.connect(20.0 + FIRST_RETRY), "a connection that worked resets the backoff"
     link.close()

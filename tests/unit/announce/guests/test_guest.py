@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.announce.guests.guest import MAX_BEFORE, NO_CHANGE, REMEMBERED, UNNAMED, Guest
+from ovs_vhost_plugin.announce.guests.guest import (
+    MAX_BEFORE,
+    NO_CHANGE,
+    REMEMBERED,
+    UNNAMED,
+    GuestState,
+)
 from ovs_vhost_plugin.net.station import Station
 
 MAC = bytes.fromhex("525400123456")
@@ -13,7 +19,7 @@ OTHER = Station(bytes.fromhex("525400123457"), 10)
 THIRD = Station(bytes.fromhex("525400123458"), 20)
 
 
-def tell(guest: Guest, *story: object) -> list[str]:
+def tell(guest: GuestState, *story: object) -> list[str]:
     """Tell a story, a second to each part; return what followed from each."""
     followed = []
     for now, part in enumerate(story):
@@ -72,18 +78,18 @@ def tell(guest: Guest, *story: object) -> list[str]:
     ],
 )
 def test_stories(story, followed):
-    assert tell(Guest(), *story) == followed
+    assert tell(GuestState(), *story) == followed
 
 
 def test_who_comes_back_too_late_has_moved_in():
-    guest = Guest()
+    guest = GuestState()
     tell(guest, "connected", 5, "running", "connecting")
     guest.started(9, 0, 4 + REMEMBERED)
     assert guest.told("running", 4 + REMEMBERED).trigger == "moved-in"
 
 
 def test_what_is_known_goes_with_the_guest():
-    guest = Guest()
+    guest = GuestState()
     tell(guest, "connected", 5, "running")
     guest.rarp(MAC)
     guest.uses((OTHER,), 3)
@@ -95,7 +101,7 @@ def test_what_is_known_goes_with_the_guest():
 
 
 def test_what_is_known_survives_a_lost_worker_for_a_while():
-    guest = Guest()
+    guest = GuestState()
     tell(guest, "connected", 5, "running")
     guest.uses((OTHER,), 2)
     tell(guest, "running", "running", "running", "ended")  # at 3
@@ -105,7 +111,7 @@ def test_what_is_known_survives_a_lost_worker_for_a_while():
 
 
 def test_a_worker_that_comes_and_goes_with_ever_new_addresses_leaves_no_more_of_them():
-    guest = Guest()
+    guest = GuestState()
     for now in range(20):
         tell(guest, "connected", 5, "running")
         new = (bytes([0x52, 0x54, 0, 0, now, n]) for n in range(MAX_BEFORE))
@@ -116,7 +122,7 @@ def test_a_worker_that_comes_and_goes_with_ever_new_addresses_leaves_no_more_of_
 
 
 def test_a_guest_that_begins_anew_is_another():
-    guest = Guest()
+    guest = GuestState()
     tell(guest, "connected")
     guest.rarp(MAC)
     tell(guest, 0, "running")
@@ -130,7 +136,7 @@ def test_a_guest_that_begins_anew_is_another():
     )
 )
 def test_nobody_is_announced_who_does_not_run(story):
-    guest = Guest()
+    guest = GuestState()
     for now, part in enumerate(story):
         if isinstance(part, int):
             change = guest.started(part, 0, now)
@@ -141,7 +147,7 @@ def test_nobody_is_announced_who_does_not_run(story):
 
 
 def test_a_state_from_another_host_says_that_the_guest_moved_in_wherever_its_rings_begin() -> None:
-    guest = Guest()
+    guest = GuestState()
     guest.told("connected", 1)
     guest.uses((OTHER,), 1)
     assert guest.started(0, 0, 2, moved_in=True).trigger == ""
@@ -154,7 +160,7 @@ def test_rings_that_begin_at_zero_before_one_that_was_used_make_nothing_forgotte
     told: str,
 ) -> None:
     """Its rings begin one by one, and the front-end is slow; `told`: when its status is."""
-    guest = Guest()
+    guest = GuestState()
     tell(guest, "connected", 5, "running")
     guest.rarp(MAC)
     guest.uses((OTHER,), 3)
@@ -172,7 +178,7 @@ def test_rings_that_begin_at_zero_before_one_that_was_used_make_nothing_forgotte
 
 
 def test_what_was_told_since_they_began_counts_more() -> None:
-    guest, new = Guest(), Station(bytes.fromhex("525400123458"))
+    guest, new = GuestState(), Station(bytes.fromhex("525400123458"))
     tell(guest, "connected", 5, "running")
     guest.uses((OTHER,), 3)
     tell(guest, "connected", 0)
@@ -183,7 +189,7 @@ def test_what_was_told_since_they_began_counts_more() -> None:
 
 @pytest.mark.parametrize("since", ["connected", "replaced"])
 def test_what_is_another_guest_s_is_not_brought_back(since: str) -> None:
-    guest = Guest()
+    guest = GuestState()
     tell(guest, "connected", 5, "running")
     guest.uses((OTHER,), 3)
     tell(guest, "connected", 0, "running")
@@ -194,7 +200,7 @@ def test_what_is_another_guest_s_is_not_brought_back(since: str) -> None:
 
 @pytest.mark.parametrize("later", ["runs", "waits"])
 def test_a_state_from_another_host_says_it_once_whichever_ring_begins_later(later: str) -> None:
-    guest = Guest()
+    guest = GuestState()
     guest.told("connected", 1)
     guest.uses((OTHER,), 1)
     guest.started(0, 0, 2, moved_in=True)
@@ -208,7 +214,7 @@ def test_a_state_from_another_host_says_it_once_whichever_ring_begins_later(late
 
 
 def test_an_unknown_guest_is_announced_by_what_its_first_frame_says():
-    guest = Guest()
+    guest = GuestState()
     tell(guest, "connected", 5, "running")
     guest.unnamed("moved-in", 3)
     assert guest.uses((), 4) == NO_CHANGE
@@ -218,7 +224,7 @@ def test_an_unknown_guest_is_announced_by_what_its_first_frame_says():
 
 @pytest.mark.parametrize("meanwhile", ["rarp", "pause", "late"])
 def test_it_is_not_where_that_is_no_longer_asked_for(meanwhile):
-    guest = Guest()
+    guest = GuestState()
     tell(guest, "connected", 5, "running")
     guest.unnamed("moved-in", 3)
     if meanwhile == "rarp":
@@ -230,7 +236,7 @@ def test_it_is_not_where_that_is_no_longer_asked_for(meanwhile):
 
 
 def test_another_guest_of_the_port_is_not_told_what_was_known_of_the_one_before():
-    guest = Guest()
+    guest = GuestState()
     tell(guest, "connected", 5, "running")
     guest.rarp(MAC)
     guest.uses((OTHER,), 3)
@@ -244,7 +250,7 @@ def test_another_guest_of_the_port_is_not_told_what_was_known_of_the_one_before(
 
 
 def test_one_that_had_gone_before_is_forgotten_as_well():
-    guest = Guest()
+    guest = GuestState()
     tell(guest, "connected", 5, "running")
     guest.uses((OTHER,), 3)
     tell(guest, "ended")
@@ -253,7 +259,7 @@ def test_one_that_had_gone_before_is_forgotten_as_well():
 
 
 def test_stations_that_others_have_now_are_its_own_no_more():
-    guest = Guest()
+    guest = GuestState()
     tell(guest, "connected", 5, "running")
     guest.uses((OTHER,), 3.0)
     tell(guest, "connecting")
@@ -267,7 +273,7 @@ def test_stations_that_others_have_now_are_its_own_no_more():
 
 
 def test_a_guest_whose_port_is_anothers_is_not_announced_for_what_it_was():
-    guest = Guest()
+    guest = GuestState()
     tell(guest, "connected", 5, "running")
     guest.unnamed("moved-in", 3.0)
     guest.replaced()
@@ -276,7 +282,7 @@ def test_a_guest_whose_port_is_anothers_is_not_announced_for_what_it_was():
 
 @pytest.mark.parametrize(("late", "trigger"), [(0.0, "moved-in"), (0.1, "")])
 def test_a_guest_without_a_name_is_announced_for_so_long_when_it_has_one(late, trigger):
-    guest = Guest()
+    guest = GuestState()
     tell(guest, "connected", 5, "running")
     guest.unnamed("moved-in", 3.0)
     assert guest.uses((OTHER,), 3.0 + UNNAMED + late).trigger == trigger
@@ -284,7 +290,7 @@ def test_a_guest_without_a_name_is_announced_for_so_long_when_it_has_one(late, t
 
 @pytest.mark.parametrize(("late", "trigger"), [(0.0, "reconnect"), (0.1, "moved-in")])
 def test_a_connection_is_remembered_for_so_long(late, trigger):
-    guest = Guest()
+    guest = GuestState()
     tell(guest, "connected", 5, "running")
     guest.told("connecting", 10.0)
     back = 10.0 + REMEMBERED + late
