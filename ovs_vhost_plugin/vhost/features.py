@@ -115,7 +115,7 @@ class Nic:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What one port offers its front-end: two bit masks, queue pairs, MTU in bytes or None.
+    """One port's offer to its front-end: two bit masks, queue pairs, MTU in bytes or None.
 
     nic: MAC and link for the configuration space; None: CONFIG is not offered.
     any_memory: guest memory may be in files of any kind, not only of shmem and hugetlbfs.

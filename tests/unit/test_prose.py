@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Docstrings begin with their subject and fit in a breath, as CONTRIBUTING asks."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import ovs_vhost_plugin
+
+PRODUCT = Path(ovs_vhost_plugin.__file__).parent
+HIDDEN_SUBJECTS = ("What ", "Whatever ", "Whoever ", "Have ", "Has ")
+"""First words of a docstring whose subject comes later, or never."""
+MOST_WORDS = 20
+UNREAD = frozenset(
+    {
+        ".",
+        "announce",
+        "daemon",
+        "daemon/guests",
+        "daemon/ovsdb",
+        "daemon/sockets",
+        "daemon/taps",
+        "daemon/workers",
+        "forward",
+        "ipc",
+        "jit",
+        "jit/recovery",
+        "jit/ring",
+        "lab",
+        "lab/guests",
+        "lab/hosts",
+        "lab/measure",
+        "lab/platform",
+        "net",
+        "openflow",
+        "vswitchd",
+        "worker",
+        "worker/birth",
+        "worker/device",
+        "worker/learned",
+        "worker/recovery",
+        "worker/tap",
+    }
+)
+"""Packages whose docstrings nobody has read for this yet. A package leaves the list for good."""
+PACKAGES = sorted({str(path.parent.relative_to(PRODUCT)) for path in PRODUCT.rglob("*.py")})
+
+
+def _docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Each string that is a statement: docstrings, and those behind a constant or field."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str(text)), lineno=line):
+                yield line, text
+
+
+def _faults(package: str) -> list[str]:
+    found = []
+    for path in sorted((PRODUCT / package).glob("*.py")):
+        for line, text in _docstrings(ast.parse(path.read_text(encoding="utf-8"))):
+            first = text.strip().partition("\n")[0]
+            if first.startswith(HIDDEN_SUBJECTS) or len(first.split()) > MOST_WORDS:
+                found.append(f"{path.relative_to(PRODUCT)}:{line}: {first}")
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_docstrings_begin_with_a_subject_and_a_short_sentence(package: str) -> None:
+    faults = _faults(package)
+    if package in UNREAD:
+        assert faults, f"{package} has no such docstring left: take it off UNREAD"
+    else:
+        assert not faults, "\n".join(faults)
+
+
+def test_unread_packages_exist() -> None:
+    assert set(PACKAGES) >= UNREAD
