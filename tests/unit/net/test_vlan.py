@@ -150,6 +150,9 @@ def test_which_vlan_a_frame_comes_in_to(port, carried):
 def test_a_native_tagged_port_sends_nothing_of_its_own_vlan_untagged():
     assert (TAGGED_10.vlan_of(0), TAGGED_10.egress_vlan_of(0)) == (10, 0)
     assert NATIVE_10_TRUNKS_20.egress_vlan_of(0) is None
+    for trunks, vlan in (({0, 20}, 0), ({1, 20}, None)):
+        port = PortVlan(VlanMode.NATIVE_TAGGED, 10, frozenset(trunks))
+        assert port.egress_vlan_of(0) == vlan
 
 
 def test_a_port_gets_no_frame_of_a_vlan_that_its_trunks_do_not_list():
