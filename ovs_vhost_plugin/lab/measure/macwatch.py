@@ -22,7 +22,7 @@ _INTERVAL_SECONDS = 0.002
 
 
 @dataclass(frozen=True)
-class Move:
+class MacMove:
     """The bridge's answer changed at `at` (CLOCK_MONOTONIC seconds) to this port, None for none."""
 
     at: float
@@ -57,7 +57,7 @@ class MacWatch:
     """Follows one MAC of a VLAN in one bridge's table from the start of the context."""
 
     def __init__(self, switch: PrivateSwitch, bridge: str, mac: str, vlan: int = 0) -> None:
-        self.moves: list[Move] = []
+        self.moves: list[MacMove] = []
         self._table = MacTable(switch, bridge)
         self._mac, self._vlan = mac, vlan
         self._stop = threading.Event()
@@ -92,6 +92,6 @@ class MacWatch:
                 port = self._table.port_of(self._mac, self._vlan)
                 at = time.monotonic()
                 if not self.moves or self.moves[-1].port != port:
-                    self.moves.append(Move(at, port))
+                    self.moves.append(MacMove(at, port))
         except LabError as failure:
             self._failure = failure

@@ -301,7 +301,7 @@ def test_a_connection_is_remembered_for_so_long(late, trigger):
 
 def test_what_it_used_before_the_connection_was_lost_is_its_own_again_when_its_rings_go_on():
     """It was told that they began at zero: that would be another guest's."""
-    guest = Guest()
+    guest = GuestState()
     tell(guest, "connected", 5, "running")
     guest.uses((OTHER,), 3.0)
     guest.told("connecting", 4.0)
