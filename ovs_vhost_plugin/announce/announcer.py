@@ -29,13 +29,12 @@ from ovs_vhost_plugin.announce.attempt import Attempt
 from ovs_vhost_plugin.announce.formats import Format
 from ovs_vhost_plugin.announce.frames.compose import compose
 from ovs_vhost_plugin.announce.result import Outcome, Result
+from ovs_vhost_plugin.announce.triggers import Trigger
 from ovs_vhost_plugin.announce.under_way import UnderWay
 from ovs_vhost_plugin.common.history import History
 from ovs_vhost_plugin.net.ethernet import MacError, check_mac
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.vswitchd import fdb, trace
-
-MANUAL = "manual"  # an operator waits for the answer
 
 
 class Announcer:
@@ -333,7 +332,7 @@ class Announcer:
     def _refuse(self, announcement: Announcement, reason: str, *, tell: bool) -> None:
         announcement.outcome = Outcome.REFUSED
         announcement.reason = reason
-        if tell or announcement.request.trigger == MANUAL:
+        if tell or announcement.request.trigger == Trigger.MANUAL:
             self._tell(announcement)
         else:
             self.counters[Outcome.REFUSED.value] += 1

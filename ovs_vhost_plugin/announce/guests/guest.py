@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from ovs_vhost_plugin.announce.triggers import Trigger
 from ovs_vhost_plugin.net.station import Station, StationKey, merge, without
 
 REMEMBERED = 60.0
@@ -144,7 +145,7 @@ class GuestState:
         trigger = self._origin(now)
         self._began = True
         if moved_in:
-            self._pending, self._aside = "moved-in", _Aside("")
+            self._pending, self._aside = Trigger.MOVED_IN, _Aside("")
         elif base:
             self._pending, self._aside = trigger, None
         else:
@@ -168,8 +169,8 @@ class GuestState:
     def _origin(self, now: float) -> str:
         """Where a guest comes from whose rings have been used."""
         if self._lost_at is not None and now - self._lost_at <= REMEMBERED:
-            return "reconnect"
-        return "resumed" if self._began else "moved-in"
+            return Trigger.RECONNECT
+        return Trigger.RESUMED if self._began else Trigger.MOVED_IN
 
     def _bring_back(self, aside: _Aside) -> None:
         """Its rings have been used; what has been told of it since counts first."""

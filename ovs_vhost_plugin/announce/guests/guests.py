@@ -26,7 +26,6 @@ from ovs_vhost_plugin.announce.actions import (
 )
 from ovs_vhost_plugin.announce.addresses import MAX_STATIONS, spread
 from ovs_vhost_plugin.announce.announcement import Request
-from ovs_vhost_plugin.announce.announcer import MANUAL
 from ovs_vhost_plugin.announce.frames.queries import queries
 from ovs_vhost_plugin.announce.guests.claims import NOT_GIVEN, sort_out
 from ovs_vhost_plugin.announce.guests.elsewhere import MAC_ELSEWHERE, Look, moved
@@ -35,6 +34,7 @@ from ovs_vhost_plugin.announce.guests.port import GuestPort
 from ovs_vhost_plugin.announce.guests.rounds import Rounds
 from ovs_vhost_plugin.announce.guests.silence import Silence
 from ovs_vhost_plugin.announce.result import Outcome, Result
+from ovs_vhost_plugin.announce.triggers import Trigger
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station
 
@@ -44,7 +44,7 @@ RARP_ROUNDS = 1.0
 MAX_QUERIED = 8
 """VLANs of a guest that is asked for its multicast groups."""
 
-OF_BEFORE = frozenset({"resumed", "reconnect", "port-moved"})
+OF_BEFORE = frozenset({Trigger.RESUMED, Trigger.RECONNECT, Trigger.PORT_MOVED})
 """Triggers of guests that were here before: their addresses may have moved on since."""
 
 Conflict = Callable[[bytes, str, Collection[str]], str]
@@ -94,9 +94,9 @@ class Guests:
                 continue
             was, place = before[name].location, port.location
             if was.moved_to(place):
-                self._begin(name, "port-moved", now, was)
+                self._begin(name, Trigger.PORT_MOVED, now, was)
             elif was.hindered and not place.hindered:
-                self._begin(name, "port-forwards", now)
+                self._begin(name, Trigger.PORT_FORWARDS, now)
 
     def _see_replaced(self, port: GuestPort) -> None:
         """Forget the guest of a port that has another socket now: it is another's."""
@@ -127,7 +127,7 @@ class Guests:
         self._rounds.cancel(name)  # the front-end makes them
         port = self._announced(name)
         if port is not None:
-            self._request(port, "send-rarp", at, now)
+            self._request(port, Trigger.SEND_RARP, at, now)
             if state.guest.running:
                 self._ask_for_groups(port, now)
 
@@ -165,7 +165,7 @@ class Guests:
     def counted(self, name: str, request: int, sent: int, now: float) -> None:
         """A worker has answered AskSent: its guest has sent so many frames."""
         if self._silence.answered(name, request, sent):
-            self._begin(name, "guest-silent", now)
+            self._begin(name, Trigger.GUEST_SILENT, now)
 
     def no_worker(self, name: str) -> None:
         """There is no worker to ask."""
@@ -291,7 +291,7 @@ class Guests:
         allowed = tuple(one for one in found.allowed if mac is None or one.mac == mac)
         # A refusal is of interest where there is nothing else.
         refused = [] if allowed else [(one, lacks.advice) for one, lacks in found.refused[:1]]
-        return next(iter(self._announce(port, allowed, refused, MANUAL, now)), None)
+        return next(iter(self._announce(port, allowed, refused, Trigger.MANUAL, now)), None)
 
     def worth_publishing(self, result: Result) -> bool:
         """Whether a result says more than that a peer claims what rows do not give."""

@@ -17,10 +17,11 @@ from ovs_vhost_plugin.announce.announcement import (
     SLB_LOCK,
     Request,
 )
-from ovs_vhost_plugin.announce.announcer import MANUAL, Announcer
+from ovs_vhost_plugin.announce.announcer import Announcer
 from ovs_vhost_plugin.announce.frames.announcements import gratuitous_arp, rarp
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.result import Outcome
+from ovs_vhost_plugin.announce.triggers import Trigger
 from ovs_vhost_plugin.announce.under_way import (
     ATTEMPT_BURST,
     ATTEMPT_RATE,
@@ -728,7 +729,9 @@ def test_ever_new_macs_are_not_all_told(announcer):
 
 def test_an_operator_is_told_of_every_refusal(announcer):
     for _ in range(100):
-        announcer.request(Request("vhu0", Station(MAC), MANUAL, 0.0), 0.0, "mac-foreign: vhu1's")
+        announcer.request(
+            Request("vhu0", Station(MAC), Trigger.MANUAL, 0.0), 0.0, "mac-foreign: vhu1's"
+        )
     results = announcer.take_results()
     assert [result.summary() for result in results] == [
         "52:54:00:12:34:56 refused manual: mac-foreign: vhu1's"
