@@ -101,7 +101,7 @@ def test_a_nursery_without_the_privilege_says_what_workers_lack(
 
 PROGRAM = """
 import os
-from ovs_vhost_plugin.worker import sandbox
+from ovs_vhost_plugin.worker.birth import sandbox
 sandbox.bindings()
 sandbox.enter(65534, 65534, sandbox.limits_of(1, 0), own_user=False)
 os.write(1, b"in")
