@@ -7,6 +7,8 @@ takes its time to close.
 
 import os
 
+from ovs_vhost_plugin.ipc import births
+from ovs_vhost_plugin.ipc.births import Dispose
 from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed
 
 MOST = 64
@@ -38,7 +40,7 @@ class Disposal:
         while self._fds:
             fd = self._fds[0]
             try:
-                if not nursery.send_now({"dispose": True}, [fd]):
+                if not nursery.send_now(births.encode_request(Dispose()), [fd]):
                     return
             except ChannelClosed:
                 return

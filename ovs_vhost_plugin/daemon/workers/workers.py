@@ -11,7 +11,7 @@ import select
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import ovs.vlog
 
@@ -24,8 +24,10 @@ from ovs_vhost_plugin.daemon.workers.alarms import Alarms
 from ovs_vhost_plugin.daemon.workers.disposal import Disposal
 from ovs_vhost_plugin.daemon.workers.forkserver import Nursery
 from ovs_vhost_plugin.daemon.workers.link import WorkerLink
+from ovs_vhost_plugin.ipc import births
+from ovs_vhost_plugin.ipc.births import Born, Broken, Exited, ForkWorker, News, Ready, Stillborn
 from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed
-from ovs_vhost_plugin.ipc.codec import codec_of, printable
+from ovs_vhost_plugin.ipc.codec import MessageError
 from ovs_vhost_plugin.ipc.commands import Command
 from ovs_vhost_plugin.ipc.reports import Report
 from ovs_vhost_plugin.ipc.spec import WorkerSpec, threads_of
@@ -136,37 +138,40 @@ class Workers:
         try:
             channel = self._nursery.channel
             channel.flush()
-            events = [self._nursery_says(said, now) for said, _ in channel.receive()]
+            said = [births.decode_news(said) for said, _ in channel.receive()]
+            events = [self._nursery_says(news, now) for news in said]
             if self._ready:
                 self.disposal.pass_on(channel)
-        except ChannelClosed as closed:
+        except (ChannelClosed, MessageError) as closed:
             self._nursery_died(str(closed), now)
             return []
         return [event for event in events if event is not None]
 
-    def _nursery_says(self, said: dict[str, Any], now: float) -> Event | None:
-        match said:
-            case {"event": "ready", "lacking": lacking}:
+    def _nursery_says(self, news: News, now: float) -> Event | None:
+        match news:
+            case Ready(lacking):
                 self._ready, self.broken = True, ""
-                self.lacking = [printable(layer) for layer in lacking]
+                self.lacking = list(lacking)
                 vlog.info("nursery is warm")
                 if lacking:
                     vlog.warn(f"the workers' sandbox is {self.sandbox}")
-            case {"event": "broken", "error": error}:
-                self.broken = f"nursery-broken: {printable(error)}"
-                vlog.err(f"nursery: {printable(error)}")
-            case {"event": "born", "name": name, "pid": pid}:
+            case Broken(error):
+                self.broken = f"nursery-broken: {error}"
+                vlog.err(f"nursery: {error}")
+            case Born(name, pid):
                 if name in self.links and self.links[name].child:
                     self.links[name].born(pid, now)
-            case {"event": "stillborn", "name": name, "error": error}:
+            case Stillborn(name, error):
                 if name in self.links and self.links[name].child:
                     return self._end(self.links[name], f"worker-not-started: {error}", now)
-            case {"event": "exited", "pid": pid, "status": status}:
+            case Exited(pid, status):
                 link = next((link for link in self._children() if link.pid == pid), None)
                 if link is not None:
                     # What it said last may still be in its channel.
                     link.receive(now)
                     return self._end(link, link.fault(status), now)
+            case _:
+                assert_never(news)
         return None
 
     # -- workers ---------------------------------------------------------------------------------
@@ -189,16 +194,12 @@ class Workers:
             listeners = [control.fileno()] + ([front_end.fileno()] if front_end else [])
             group = self._groups.open(spec.name, spec.uid, threads_of(spec.queues))
             joins = [] if group is None else [group]
-            request = {
-                "spec": codec_of(WorkerSpec).encode(spec),
-                "listener": front_end is not None,
-                "group": group is not None,
-            }
+            request = ForkWorker(spec, listener=front_end is not None, group=group is not None)
             # Into the queue of a socket that listens already: the worker answers once it runs.
             link = self._make_link(spec.name, connect(os.fspath(path)), spec, now, child=True)
             try:
                 fds = [link.vitals.fd, *joins, *listeners, journal, *queues]
-                self._nursery.channel.send(request, fds)
+                self._nursery.channel.send(births.encode_request(request), fds)
             except ChannelClosed as closed:
                 self._close(link)
                 self._state.forget(spec.name)

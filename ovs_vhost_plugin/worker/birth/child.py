@@ -7,27 +7,26 @@ import os
 import signal
 from collections.abc import Iterable
 from types import ModuleType
-from typing import Any
 
 from ovs_vhost_plugin.common import process
 from ovs_vhost_plugin.ipc import vitals
-from ovs_vhost_plugin.ipc.codec import codec_of
-from ovs_vhost_plugin.ipc.spec import WORKER_UIDS, Inheritance, WorkerSpec
+from ovs_vhost_plugin.ipc.births import ForkWorker
+from ovs_vhost_plugin.ipc.spec import WORKER_UIDS, Inheritance
 from ovs_vhost_plugin.vhost.memory import inflight
 from ovs_vhost_plugin.worker.birth import sandbox
 
 _NOBODY = 65534
 
 
-def be_worker(worker: ModuleType, request: dict[str, Any], fds: list[int]) -> int:
+def be_worker(worker: ModuleType, request: ForkWorker, fds: list[int]) -> int:
     """Run the worker that `request` asks for, with `fds`; its exit status."""
-    spec: WorkerSpec = codec_of(WorkerSpec).decode(request["spec"])
+    spec = request.spec
     _reset_signals()
     os.setsid()
     process.set_name(spec.name)
     black_box, *rest = fds
     _open_std_files(black_box)
-    if request["group"]:
+    if request.group:
         os.write(rest.pop(0), b"0")  # cgroups(7): the process that writes
     control, *rest = rest
     process.close_fds_except({0, 1, 2, control, *rest})
@@ -36,7 +35,7 @@ def be_worker(worker: ModuleType, request: dict[str, Any], fds: list[int]) -> in
     # Says as last words which signal it was, also to a daemon that is not the parent (SIGBUS: the
     # front-end cut its memory file short).
     faulthandler.enable(2)
-    listener = rest.pop(0) if request["listener"] else None
+    listener = rest.pop(0) if request.listener else None
     journal, *queues = rest
     status: int = worker.run(spec, Inheritance(control, listener, tuple(queues), journal))
     return status

@@ -5,12 +5,7 @@ It is a process of its own because the daemon must stay light and quick to resta
 what forks must have one thread and no secrets. It holds nothing but a socket to the daemon and
 ends when the daemon does. The workers stay.
 
-daemon → nursery: {"spec", "group": bool, "listener": bool} + fds vitals[, cgroup.procs], control
-    listener[, front-end listener], journal, queues | {"dispose": true} + fds
-nursery → daemon: {"event": "ready", lacking} | "born" {name, pid} | "stillborn" {name, error} |
-    "exited" {pid, status} | "broken" {error}
-`lacking` is what a worker's sandbox cannot have on this machine. `dispose` is for fds of which
-somebody else decides how long their closing takes: a child that is for nothing else closes them.
+What is said is in `ipc/births.py`.
 """
 
 import contextlib
@@ -24,10 +19,21 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, assert_never
 
 from ovs_vhost_plugin.common import pidfile, process
 from ovs_vhost_plugin.common.dirs import StateDir
+from ovs_vhost_plugin.ipc import births
+from ovs_vhost_plugin.ipc.births import (
+    Born,
+    Broken,
+    Dispose,
+    Exited,
+    ForkWorker,
+    News,
+    Ready,
+    Stillborn,
+)
 from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed
 from ovs_vhost_plugin.worker.birth import child, sandbox
 
@@ -57,7 +63,7 @@ class _Nursery:
     def live(self) -> int:
         try:
             worker = self._warm()
-            self._channel.send({"event": "ready", "lacking": self._try_sandbox()})
+            self._tell(Ready(tuple(self._try_sandbox())))
             while True:
                 self._turn(worker)
         except ChannelClosed:
@@ -72,7 +78,7 @@ class _Nursery:
             if process.threads() != 1:
                 raise RuntimeError("warming left a thread: forking would not be safe")
         except Exception as error:
-            self._channel.send({"event": "broken", "error": repr(error)[:_LAST_WORDS]})
+            self._tell(Broken(repr(error)[:_LAST_WORDS]))
             raise
         os.environ.clear()
         # Never to be collected: collecting would write to the pages that the workers share.
@@ -103,15 +109,21 @@ class _Nursery:
                 for request, fds in self._channel.receive():
                     self._answer(worker, request, fds)
 
-    def _answer(self, worker: ModuleType, request: dict[str, Any], fds: list[int]) -> None:
-        if "dispose" in request:
-            self._dispose(fds)
-            return
-        try:
-            self._bear(worker, request, fds)
-        finally:
-            for fd in fds:
-                os.close(fd)
+    def _tell(self, news: News) -> None:
+        self._channel.send(births.encode_news(news))
+
+    def _answer(self, worker: ModuleType, said: dict[str, Any], fds: list[int]) -> None:
+        match births.decode_request(said):
+            case Dispose():
+                self._dispose(fds)
+            case ForkWorker() as request:
+                try:
+                    self._bear(worker, request, fds)
+                finally:
+                    for fd in fds:
+                        os.close(fd)
+            case request:
+                assert_never(request)
 
     def _dispose(self, fds: list[int]) -> None:
         """Have a child close `fds` for the last time: it ends when they are closed here."""
@@ -125,16 +137,16 @@ class _Nursery:
         for fd in (reader, *fds, writer):
             os.close(fd)
 
-    def _bear(self, worker: ModuleType, request: dict[str, Any], fds: list[int]) -> None:
-        name = request["spec"]["name"]
+    def _bear(self, worker: ModuleType, request: ForkWorker, fds: list[int]) -> None:
+        name = request.spec.name
         try:
             pid = self._born(lambda: child.be_worker(worker, request, fds))
         except OSError as error:
-            self._channel.send({"event": "stillborn", "name": name, "error": str(error)})
+            self._tell(Stillborn(name, str(error)))
             return
         # By who sees it from outside: a worker knows only the pid of its own namespace.
         pidfile.write(self._state.pid(name), pid)
-        self._channel.send({"event": "born", "name": name, "pid": pid})
+        self._tell(Born(name, pid))
 
     def _born(self, live: Callable[[], int]) -> int:
         """Fork a child that lives so; its pid. Its end will be told. Raises OSError."""
@@ -171,7 +183,7 @@ class _Nursery:
         os.close(pidfd)
         _, status = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)
-        self._channel.send({"event": "exited", "pid": pid, "status": code})
+        self._tell(Exited(pid, code))
 
 
 def _end_with(live: Callable[[], int]) -> NoReturn:

@@ -16,7 +16,21 @@ from ovs_vhost_plugin.ipc.spec import PortSettings, WorkerSpec
 from ovs_vhost_plugin.net.station import StationKey
 
 MAC = bytes.fromhex("525400000001")
-OTHER = PortSettings(9000, True, False, True, True, True, MAC, False, True, True, 1, 2)
+
+
+def other(default: object) -> object:
+    """Another value of a setting."""
+    match default:
+        case bool():
+            return not default
+        case int():
+            return default + 1
+        case bytes():
+            return MAC
+    return 9000
+
+
+OTHER = PortSettings(**{one.name: other(one.default) for one in fields(PortSettings)})  # type: ignore[arg-type]
 SPEC = WorkerSpec("vhu0", "client", "/run/vm.sock", 4, OTHER, 0x70000007, 0x70000007)
 JSON: dict[str, Any] = codec_of(WorkerSpec).encode(SPEC)
 COMMANDS: tuple[Command, ...] = (
@@ -31,10 +45,6 @@ COMMANDS: tuple[Command, ...] = (
     commands.RefuseUserfaultfd("asked for too often"),
     commands.Quit(),
 )
-
-
-def test_every_setting_differs_from_its_default_here() -> None:
-    assert not [f.name for f in fields(OTHER) if getattr(OTHER, f.name) == f.default]
 
 
 def test_a_worker_spec_survives_the_wire() -> None:

@@ -5,6 +5,8 @@ import os
 import socket
 
 from ovs_vhost_plugin.daemon.workers.disposal import MOST, Disposal
+from ovs_vhost_plugin.ipc import births
+from ovs_vhost_plugin.ipc.births import Dispose
 from ovs_vhost_plugin.ipc.channel import Channel
 
 
@@ -18,7 +20,7 @@ def test_what_is_passed_on_is_closed_by_the_other_side() -> None:
     disposal.pass_on(daemon)
     assert not disposal.waiting
     ((said, (fd,)),) = nursery.receive()
-    assert said == {"dispose": True}
+    assert births.decode_request(said) == Dispose()
     os.close(fd)
     assert os.read(reader, 1) == b"", "nobody else has it"
     os.close(reader)

@@ -18,8 +18,9 @@ from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.sockets.listener import Owner, listen_control
 from ovs_vhost_plugin.daemon.workers.forkserver import Nursery as Program
 from ovs_vhost_plugin.daemon.workers.workers import connect
+from ovs_vhost_plugin.ipc import births
+from ovs_vhost_plugin.ipc.births import Born, Broken, Dispose, Exited, ForkWorker, News, Ready
 from ovs_vhost_plugin.ipc.channel import ChannelClosed
-from ovs_vhost_plugin.ipc.codec import codec_of
 from ovs_vhost_plugin.ipc.spec import PortSettings, WorkerSpec
 from ovs_vhost_plugin.ipc.vitals import Vitals
 
@@ -119,7 +120,7 @@ class Nursery:
         self.channel = self.program.channel
         self._heard: list[tuple[dict[str, Any], list[int]]] = []
 
-    def hear(self) -> dict[str, Any]:
+    def hear(self) -> News:
         """What it says next; it may have said more by now."""
         while not self._heard:
             ready, _, _ = select.select([self.channel], [], [], 60)
@@ -127,12 +128,10 @@ class Nursery:
             self._heard += self.channel.receive()
         said, fds = self._heard.pop(0)
         assert not fds
-        return said
+        return births.decode_news(said)
 
     def ask(self, spec: WorkerSpec, *fds: int) -> None:
-        self.channel.send(
-            {"spec": codec_of(WorkerSpec).encode(spec), "listener": False, "group": False}, fds
-        )
+        self.channel.send(births.encode_request(ForkWorker(spec)), fds)
 
     def end(self) -> None:
         self.program.leave()
@@ -166,7 +165,7 @@ def test_a_worker_is_born_and_its_end_told(
     state: StateDir, module: str, name: str, status: int
 ) -> None:
     family = Nursery(state, module)
-    assert family.hear()["event"] == "ready"
+    assert isinstance(family.hear(), Ready)
     reader, writer = os.pipe()
     vitals = Vitals()
     with listen_control(Path("control")) as control:
@@ -182,11 +181,11 @@ def test_a_worker_is_born_and_its_end_told(
     assert os.read(reader, 1) == b""
     os.close(reader)
 
-    pid = born["pid"]
-    assert born == {"event": "born", "name": name, "pid": pid}
+    assert isinstance(born, Born) and born.name == name
+    pid = born.pid
     assert told.pop("journal").startswith("/memfd:journal")
     assert told == {"name": name, "listener": None, "taps": 1, "environment": {}}
-    assert family.hear() == {"event": "exited", "pid": pid, "status": status}
+    assert family.hear() == Exited(pid, status)
     assert state.pid(name).read_text().split()[0] == str(pid)
     assert ("RuntimeError: as told" in vitals.last_words) is (name == "fails")
     vitals.close()
@@ -196,19 +195,20 @@ def test_a_worker_is_born_and_its_end_told(
 def test_what_is_to_be_disposed_of_is_closed_by_a_child(state: StateDir, module: str) -> None:
     """A child of its own, as the nursery is not to wait for it either."""
     family = Nursery(state, module)
-    assert family.hear()["event"] == "ready"
+    assert isinstance(family.hear(), Ready)
     ours, theirs = socket.socketpair()
     with ours:
-        family.channel.send({"dispose": True}, [theirs.fileno()])
+        family.channel.send(births.encode_request(Dispose()), [theirs.fileno()])
         theirs.close()
         assert ours.recv(1) == b""
-    assert family.hear()["event"] == "exited"
+    assert isinstance(family.hear(), Exited)
     family.end()
 
 
 def test_a_nursery_that_cannot_warm_says_why(state: StateDir) -> None:
     family = Nursery(state, "no_such_module")
-    assert "no_such_module" in family.hear()["error"]
+    broken = family.hear()
+    assert isinstance(broken, Broken) and "no_such_module" in broken.error
     with pytest.raises(ChannelClosed):
         while select.select([family.channel], [], [], 10)[0]:
             family.channel.receive()

@@ -19,6 +19,8 @@ from support.checkout import TOP
 from ovs_vhost_plugin.common import process
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.workers.forkserver import Nursery
+from ovs_vhost_plugin.ipc import births
+from ovs_vhost_plugin.ipc.births import Ready
 from ovs_vhost_plugin.worker.birth import sandbox
 
 NAMESPACES = ("network namespace", "IPC namespace", "UTS namespace", "mount namespace")
@@ -91,8 +93,10 @@ def test_a_nursery_without_the_privilege_says_what_workers_lack(
         while not heard:
             assert select.select([nursery.channel], [], [], 60)[0]
             heard = nursery.channel.receive()
-        ((ready, _),) = heard
-        lacking = [words.partition(" (")[0] for words in ready["lacking"]]
+        ((said, _),) = heard
+        ready = births.decode_news(said)
+        assert isinstance(ready, Ready)
+        lacking = [words.partition(" (")[0] for words in ready.lacking]
         assert lacking == ["PID namespace", *NAMESPACES]
     finally:
         nursery.leave()

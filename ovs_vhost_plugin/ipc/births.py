@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the daemon and the fork server (`worker/birth/forkserver.py`) tell each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from ovs_vhost_plugin.ipc.codec import Count, Line, Messages, Most, Text
+from ovs_vhost_plugin.ipc.spec import WorkerSpec
+
+_PORT_NAME = Annotated[str, Text(64)]
+_PID = Annotated[int, Count(1 << 22, least=1)]  # PID_MAX_LIMIT
+
+
+# -- daemon to fork server ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ForkWorker:
+    """Fork a worker.
+
+    Its fds: vitals[, cgroup.procs if `group`], control listener[, front-end listener if
+    `listener`], journal, and a queue of the tap for each queue pair.
+    """
+
+    WIRE_NAME: ClassVar = "fork"
+    spec: WorkerSpec
+    listener: bool = False
+    group: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dispose:
+    """Close the fds that come with this, of which somebody else decides how long it takes.
+
+    A child that is for nothing else closes them.
+    """
+
+    WIRE_NAME: ClassVar = "dispose"
+
+
+Request = ForkWorker | Dispose
+
+
+# -- fork server to daemon ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Workers can be forked; `lacking` is what their sandbox cannot have on this machine."""
+
+    WIRE_NAME: ClassVar = "ready"
+    lacking: Annotated[tuple[Annotated[str, Line()], ...], Most(64)]
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """No worker can be forked: the program ends."""
+
+    WIRE_NAME: ClassVar = "broken"
+    error: Annotated[str, Line(300)]
+
+
+@dataclass(frozen=True, slots=True)
+class Born:
+    """The worker of port `name` is process `pid`."""
+
+    WIRE_NAME: ClassVar = "born"
+    name: _PORT_NAME
+    pid: _PID
+
+
+@dataclass(frozen=True, slots=True)
+class Stillborn:
+    """There is no worker of port `name`: the kernel made no process."""
+
+    WIRE_NAME: ClassVar = "stillborn"
+    name: _PORT_NAME
+    error: Annotated[str, Line()]
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """A child has ended; `status` as os.waitstatus_to_exitcode() has it."""
+
+    WIRE_NAME: ClassVar = "exited"
+    pid: _PID
+    status: Annotated[int, Count(255, least=-255)]
+
+
+News = Ready | Broken | Born | Stillborn | Exited
+
+_REQUESTS: Messages[Request] = Messages("op", Request)
+_NEWS: Messages[News] = Messages("event", News)
+
+
+def encode_request(request: Request) -> dict[str, Any]:
+    """A request as a JSON object."""
+    return _REQUESTS.encode(request)
+
+
+def decode_request(said: dict[str, Any]) -> Request:
+    """Check a request. Raises MessageError."""
+    return _REQUESTS.decode(said)
+
+
+def encode_news(news: News) -> dict[str, Any]:
+    """What the fork server tells as a JSON object."""
+    return _NEWS.encode(news)
+
+
+def decode_news(said: dict[str, Any]) -> News:
+    """Check what the fork server tells. Raises MessageError."""
+    return _NEWS.decode(said)
