@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One announcement: what was asked for, how far it is, when the next attempt is due."""
+"""One announcement: its request, its progress, when the next attempt is due. Told the time."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.openflow.wire import Output
 
 DEADLINE = 10.0  # for the whole announcement: an ovs-vswitchd may be restarting; seconds
-BACKOFF = (0.002, 0.02, 0.2, 0.5)  # before the second, third, ... attempt; seconds
-MAX_ATTEMPTS = 1 + len(BACKOFF)
+PAUSES = (0.002, 0.02, 0.2, 0.5)  # before the second, third, ... attempt; seconds
+MAX_ATTEMPTS = 1 + len(PAUSES)
 SLB_LOCK = 5.0
 """Seconds in which a bridge believes no bond in balance-slb of a MAC whose gratuitous ARP came by
 another port (MAC_GRAT_ARP_LOCK_TIME in Open vSwitch's lib/mac-learning.h)."""
-SLB_BACKOFF = (*BACKOFF, SLB_LOCK, *BACKOFF)
+SLB_PAUSES = (*PAUSES, SLB_LOCK, *PAUSES)
 INJECT_AFTER = 0.02  # seconds that a bridge may take to answer OpenFlow before the tap must do
-INJECT_BACKOFF = (0.02, 0.2, 0.6, 1.0)  # a warm flow hides a frame until the revalidator: 0.5 s
-MAX_INJECTIONS = 1 + len(INJECT_BACKOFF)
+INJECT_PAUSES = (0.02, 0.2, 0.6, 1.0)  # a warm flow hides a frame until the revalidator: 0.5 s
+MAX_INJECTIONS = 1 + len(INJECT_PAUSES)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Somebody wants `station` announced on `port`; `trigger` says who, in a word."""
+    """A request to announce `station` on `port`; `trigger` is the reason, in a word."""
 
     port: str
     station: Station
@@ -40,7 +40,7 @@ class Announcement:
     """The state of one announcement of `request`, begun at `now`.
 
     `waiting` is True before an attempt and False from its packet-out to the switch's answer.
-    `outcome` and `reason` are what the result will be if nothing better follows.
+    `outcome` and `reason` are those of the result, if nothing better follows.
     """
 
     def __init__(self, request: Request, now: float, requests: int = 1) -> None:
@@ -106,7 +106,7 @@ class Announcement:
 
     @property
     def past_the_table(self) -> bool:
-        """Whether the last attempt did not meet the bridge's flows."""
+        """Whether the last attempt went past the bridge's flows."""
         return self.request.policy.output is Output.NORMAL and not self.injecting
 
     def confirmed(self, outcome: Outcome, by: str, now: float) -> None:
@@ -127,12 +127,12 @@ class Announcement:
             if last and self.refused:
                 return False
             # a bridge that could not be reached may come back: until the deadline
-            self.due_at = now if last else now + INJECT_BACKOFF[self.injections - 1]
+            self.due_at = now if last else now + INJECT_PAUSES[self.injections - 1]
         else:
             if outcome is Outcome.REFUSED:
                 self.refused, self.obstacle = True, reason
             slb = self.location is not None and self.location.slb
-            pauses, made = SLB_BACKOFF if slb else BACKOFF, self.attempts - self.injections
+            pauses, made = SLB_PAUSES if slb else PAUSES, self.attempts - self.injections
             if made > len(pauses):
                 return False
             self.due_at = now + pauses[made - 1]
@@ -140,7 +140,7 @@ class Announcement:
         return True
 
     def result(self) -> Result:
-        """Return what came of it, as things stand."""
+        """Return the result, as things stand."""
         return Result(
             port=self.request.port,
             mac=self.request.station.mac,

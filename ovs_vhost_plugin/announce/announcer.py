@@ -6,7 +6,7 @@ until its attempts or its time are used up:
 
     waiting ──PacketOut──► sent ──delivered──► AskTable ──on the port──► AskTrace ──► learned
        ▲     (or InjectFrames)    │ failed              │ nowhere ► AskTrace ────┘│
-       └─────── backoff ────┴─────────────────────┴ elsewhere, no answer ───┘ the flows drop it
+       └─────── pause ──────┴─────────────────────┴ elsewhere, no answer ───┘ the flows drop it
 
 A MAC may be on the port from before. So the last question is whether the bridge's flows let the
 announcement through: one frame of each kind is traced, until one gets through. On OVN's bridge no

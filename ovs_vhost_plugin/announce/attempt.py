@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One attempt at an announcement, and what the switch is to be asked of it next.
+"""One attempt at an announcement, and the next question to the switch about it.
 
 First whether the station is on the port: by the MAC table, or else by where a frame to it goes. As
 it may be there from before, then whether the announcement gets through: the bridge's flows are
@@ -22,9 +22,9 @@ class Attempt:
 
     announcement: Announcement
     location: Location
-    reason: str = ""  # what the MAC table says, while the flows are still to be asked
-    known_by: str = ""  # what has the station on the port: now it is asked how it came there
-    sample: int = 0  # by the frame of this kind
+    reason: str = ""  # of the MAC table, while the flows are still to be asked
+    known_by: str = ""  # "fdb" or "flow" if that has the station on the port: by this attempt?
+    sample: int = 0  # the index of the sample frame that is traced
 
     @property
     def station_vlan(self) -> int:
@@ -32,7 +32,7 @@ class Attempt:
         return self.announcement.request.station.vlan
 
     def question(self, token: int) -> AskTrace:
-        """The frame to ask about, with the guest's own tag: flows see that, and not the port's."""
+        """The next question. The frame in it has the guest's own tag, as flows see that."""
         place, mac, frame = self.location, self.announcement.request.station.mac, b""
         if place.ovn:
             flow = trace.flow_from(place.ofport, mac, self.station_vlan)

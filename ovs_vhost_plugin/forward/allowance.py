@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much the worker of one port may have forwarded, whatever it says. Pure, told the time.
+"""The limits of forwarding for one port, whatever its worker says. Pure, told the time.
 
 A worker has bounds of its own (`worker/tap/hold.py`), and one that was taken over has none. These
 are a little wider, so an honest one never meets them: 10,000 frames a second of 1,500 bytes, which
@@ -23,7 +23,7 @@ HOLDS_PER_SECOND, HOLDS_AT_ONCE = 0.2, 5
 
 
 class Allowance:
-    """What is left of it for one port."""
+    """The rest of one port's allowance."""
 
     def __init__(self, now: float) -> None:
         self._holds = TokenBucket(HOLDS_PER_SECOND, HOLDS_AT_ONCE, now)
@@ -41,7 +41,7 @@ class Allowance:
         return self._holds.take(now)
 
     def batch(self, frames: int, size: int, now: float) -> str:
-        """Take a batch of so many frames and bytes; what there was too much of, "" if nothing."""
+        """Take a batch of so many frames and bytes; the limit that it is over, "" if none."""
         if not self._batches.take(now):
             return f"more than {BATCHES} batches"
         if not self._frames.take(now, frames):

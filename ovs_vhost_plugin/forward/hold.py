@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hold of one port, from the begin of a migration to the end: what is done next. Sans-IO.
+"""The hold of one port, from the begin of a migration to the end, step by step. Sans-IO.
 
 LOG_ALL ──► MacTracker: whose addresses has the bridge on this port?
 holding ──► MacTracker: which of them are on another port now?
@@ -73,7 +73,7 @@ class PortHold:
 
     @classmethod
     def over(cls, number: int | None, now: float) -> PortHold:
-        """What is kept of a hold that was ended: its number, so that it does not begin again."""
+        """The rest of a hold that was ended: its number, so that it does not begin again."""
         ended = cls(now)
         ended.number = number
         ended.tracker.rest()
@@ -138,7 +138,7 @@ class PortHold:
         return min((at for at in times if at is not None), default=None)
 
     def record(self, port: str, counts: dict[str, int], now: float, over: str = "") -> Record:
-        """What came of the hold."""
+        """The record of the hold as it ends."""
         places = {key.encode(): number for key, number in self.tracker.new_ports.items()}
         return Record(port, self.tracker.began, now, counts, places, dict(self.refused), over)
 

@@ -104,7 +104,7 @@ class MacTracker:
         return any(before.get(station) != port for station, port in self.new_ports.items())
 
     def no_table(self, now: float) -> None:
-        """Take it that the table could not be read."""
+        """Note that the table could not be read."""
         # Before the guest leaves is the only time when the bridge can say what was the guest's.
         self._look_at = self._next_look(now) if self.held or not self._looked else None
 

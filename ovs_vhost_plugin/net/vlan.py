@@ -28,7 +28,7 @@ class VlanMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PortVlan:
-    """The VLANs of a port. A tag is a VLAN ID in a frame, 0 for a frame without a tag.
+    """The VLANs of a port. A tag is a frame's VLAN ID, 0 for no tag.
 
     tag     the access, native or service VLAN, 0 for none
     trunks  the VLANs that a trunk or native port carries; empty: all

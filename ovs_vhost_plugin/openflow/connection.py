@@ -34,7 +34,7 @@ vlog = ovs.vlog.Vlog("vhost_openflow")
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of the burst `xid` of `sent` packet-outs.
+    """The outcome of the burst `xid` of `sent` packet-outs.
 
     refused  the names of the switch's errors, one for each packet-out that it refused
     lost     why the connection ended before the switch had answered: the burst may have worked
@@ -127,7 +127,7 @@ class BridgeConnection:
         return done
 
     def wait(self, poller: Poller) -> None:
-        """Register for what `run` has to be called for."""
+        """Register the events that `run` waits for."""
         self._link.wait(poller)
         timer = self.get_timer()
         if timer is not None:
@@ -140,7 +140,7 @@ class BridgeConnection:
         return self._under_way[0].deadline if self._under_way else None
 
     def close(self) -> list[Done]:
-        """Close the connection; return what was under way."""
+        """Close the connection; return the bursts that were under way."""
         self._link.close()
         return self._give_up("closed")
 

@@ -21,7 +21,7 @@ RECEIVE_SIZE = 64 * 1024
 
 
 class Poller(Protocol):
-    """What is used of `ovs.poller.Poller`; times are CLOCK_MONOTONIC milliseconds."""
+    """The part of `ovs.poller.Poller` that is used; times are CLOCK_MONOTONIC milliseconds."""
 
     def fd_wait(self, fd: int, events: int) -> None:
         """Wake when `fd` is ready for `events` (select.POLLIN, select.POLLOUT)."""

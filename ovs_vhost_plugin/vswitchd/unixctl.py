@@ -105,7 +105,7 @@ class Switchd:
         return passed_on
 
     def wait(self, poller: Poller) -> None:
-        """Register for what `run` has to be called for."""
+        """Register the events that `run` waits for."""
         if self._questions or self._link.connected:
             self._link.wait(poller)
         timer = self.get_timer()

@@ -11,14 +11,14 @@ from ovs_vhost_plugin.daemon import status
 from ovs_vhost_plugin.daemon.ovsdb import database
 
 PAGE = (TOP / "docs/configuration.md").read_text()
-DAEMON = TOP / "ovs_vhost_plugin" / "daemon"
+PARTS = [TOP / "ovs_vhost_plugin" / part for part in ("announce", "daemon")]
 
 # A key of ours as the code has it: a literal, or one with a number in it (vhost-user-vring-N-size).
 _KEY = re.compile(r"\"(vhost-(?:server|sock|user)-[a-z-]+[a-z](?:-\{\w+\}-size)?)\"")
 
 
 def in_code() -> set[str]:
-    text = "".join(path.read_text() for path in DAEMON.rglob("*.py"))
+    text = "".join(path.read_text() for part in PARTS for path in part.rglob("*.py"))
     return {re.sub(r"\{\w+\}", "N", key) for key in _KEY.findall(text)}
 
 

@@ -34,7 +34,7 @@ class Look:
 
 
 def moved(look: Look, table: str) -> dict[StationKey, str]:
-    """The stations that have moved on, by a MAC table, each with what is to be said of it."""
+    """The stations that have moved on, by a MAC table, each with the text of its refusal."""
     found = {}
     for one in look.stations:
         vlan = look.place.vlan.vlan_of(one.vlan)

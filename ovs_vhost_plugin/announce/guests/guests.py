@@ -240,7 +240,7 @@ class Guests:
             self._rounds.begin(port.name, trigger, port.policy, now)
 
     def _request(self, port: GuestPort, trigger: str, at: float, now: float) -> tuple[Station, ...]:
-        """Announce what the guest is known to use; the stations that this was about."""
+        """Announce the known stations of the guest; return those that may be announced or not."""
         found = sort_out(port, self._state(port.name).guest.known(now))
         refused = [(one, name.advice) for one, name in found.refused]
         return self._announce(port, found.allowed, refused, trigger, at)
@@ -265,7 +265,7 @@ class Guests:
         return tuple(station for station, _ in asked)
 
     def _ask_for_groups(self, port: GuestPort, now: float) -> None:
-        """Have the guest tell a bridge that snoops which multicast groups it is in."""
+        """Ask the guest for its multicast groups, so that a bridge that snoops learns them."""
         if not port.snoops or port.bridge_mac is None:
             return
         vlan = port.location.vlan

@@ -82,7 +82,7 @@ class Announcing:
         self._carry_out()
 
     def take(self, events: Iterable[Event], now: float) -> None:
-        """Announce whose reports ask for it."""
+        """Take the workers' reports; announce the guests for which they ask."""
         guests = self._guests
         for event in events:
             match event:
@@ -107,7 +107,7 @@ class Announcing:
         self._carry_out()
 
     def known(self, name: str) -> bool:
-        """Whether anything is known of the guest of a port, by whomever."""
+        """Whether an address of the guest of a port is known, by whomever."""
         return self._guests.known(name, self._clock())
 
     def by_hand(self, name: str, mac: bytes | None, waiter: Waiter) -> bool:
@@ -124,7 +124,7 @@ class Announcing:
         return True
 
     def run(self) -> None:
-        """Do what can be done at once, pass on what came of it."""
+        """Do all that can be done at once, and publish the results."""
         self._guests.handle_timer(self._clock())
         self._carry_out()
         self._service.run()
@@ -134,7 +134,7 @@ class Announcing:
             self._publish(result)
 
     def wait(self, poller: Any) -> None:
-        """Register what `run` has to be called for, but for answers of the switch."""
+        """Register the events that `run` waits for, but for answers of the switch."""
         self._service.wait(poller)
         timer = self._guests.get_timer()
         if timer is not None:
@@ -163,7 +163,7 @@ class Announcing:
         for _, _, waiter in answered:
             waiter(result)
 
-    # -- what is to be done ----------------------------------------------------------------------
+    # -- actions ----------------------------------------------------------------------------------
 
     def _carry_out(self) -> bool:
         """Carry out the actions of the guests; whether there were any."""

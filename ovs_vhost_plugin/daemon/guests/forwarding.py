@@ -43,9 +43,9 @@ Send = Callable[[str, Command, float], bool]
 
 @dataclass(slots=True)
 class _Port:
-    """A port's hold, and what it is connected with.
+    """A port's hold, and the connection that it sends by.
 
-    asked   the bridge's MAC table is asked for
+    asked   the bridge's MAC table has been asked for
     sights  times that the log said where the guest is
     """
 
@@ -98,7 +98,7 @@ class Forwarding:
                     self._forget(name)
 
     def run(self, now: float) -> None:
-        """Do what can be done at once."""
+        """Do all that can be done at once."""
         if self._snapshot is None:
             return
         self._ask_tables(now)
@@ -112,7 +112,7 @@ class Forwarding:
                 self._release(name, port, now)
 
     def wait(self, poller: Any) -> None:
-        """Register what `run` has to be called for."""
+        """Register the events that `run` waits for."""
         asked = self._asked_bridges()
         for name, port in self._ports.items():
             if port.bridge is not None:
@@ -131,7 +131,7 @@ class Forwarding:
         """The holds that ended, oldest first, as plain values."""
         return [asdict(record) for record in self.history]
 
-    # -- what the workers say --------------------------------------------------------------------
+    # -- reports of workers ----------------------------------------------------------------------
 
     def _state(self, name: str, state: PortState, now: float) -> None:
         """A guest that begins to migrate: the bridge still has all its addresses here."""
@@ -241,7 +241,7 @@ class Forwarding:
             vlog.info(f"{name}: forwarding what is held: {places:.200}")
 
     def _flush(self, name: str, hold: PortHold, bridge: BridgeConnection) -> None:
-        """Have the bridge count: the guest's last frames before it has moved, its first after.
+        """Make the bridge count now: the guest's last frames before it has moved, its first after.
 
         The last, counted later, would move its address back to this port, in a bridge that has
         learned the new one.
@@ -276,7 +276,7 @@ class Forwarding:
         if self._send(name, Release(self._request, tuple(sorted(stations))), now):
             port.hold.released(self._request, stations)
 
-    # -- what is known ---------------------------------------------------------------------------
+    # -- rows -------------------------------------------------------------------------------------
 
     def _forwards(self, name: str) -> bool:
         return (

@@ -19,7 +19,7 @@ from ovs_vhost_plugin.net.station import Station, merge
 
 
 def location_of(port: PortSpec, rundir: str) -> Location:
-    """Where frames of the port's guest come in."""
+    """The location at which frames of the port's guest come in."""
     return Location(
         bridge=port.bridge,
         ofport=port.ofport or -1,
@@ -34,7 +34,7 @@ def location_of(port: PortSpec, rundir: str) -> Location:
 
 
 def given_to(port: PortSpec) -> tuple[Station, ...]:
-    """What automation gave to the port's guest, its NIC's own MAC (attached-mac) first."""
+    """The stations that automation gave to the port's guest, its NIC's own MAC first."""
     attached = parse_mac(port.attached_mac)
     own = () if attached is None else (Station(attached),)
     return merge((*own, *port.addresses))
@@ -60,7 +60,7 @@ class Owners:
         )
 
     def rows_at(self, port: PortSpec) -> Rows:
-        """What the rows say of MACs, seen from `port`."""
+        """The MACs of the rows, as seen from `port`."""
         ports = self._snapshot.ports
         others = {
             mac: {ofport for name in names if (ofport := ports[name].ofport) is not None}

@@ -16,10 +16,10 @@ vlog = ovs.vlog.Vlog("vhost_holders")
 
 
 class Attached(Protocol):
-    """What is asked of taps (tap/taps.py)."""
+    """The calls of tap/taps.py that are used here."""
 
     def claim(self, name: str) -> bool:
-        """Have a tap that is in use be root's; whether it was not. Raises TapError."""
+        """Give a tap that is in use to root; return whether it was not root's. Raises TapError."""
 
     def queues(self, name: str) -> int:
         """How many queues are open; raises TapError."""

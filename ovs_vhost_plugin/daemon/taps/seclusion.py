@@ -18,7 +18,7 @@ OPEN = "host-stack-open"
 
 
 class Stack(Protocol):
-    """What does it (tap/host_stack.py)."""
+    """The part of tap/host_stack.py that is used here."""
 
     def shut(self, name: str, index: int) -> None:
         """Keep the host's stack away from a tap; raises HostStackError."""
@@ -33,10 +33,10 @@ class Stack(Protocol):
         """Leave all to another daemon."""
 
     def hear(self) -> list[str]:
-        """From which taps somebody else has let the host's stack hear again."""
+        """The taps that somebody else has let the host's stack hear again."""
 
     def fileno(self) -> int | None:
-        """What is readable then."""
+        """The socket that is readable when `hear` has something; None: there is none."""
 
 
 class Seclusion:
@@ -52,7 +52,7 @@ class Seclusion:
         self._complained = ""
 
     def of(self, name: str, index: int) -> bool | None:
-        """What was last tried of this very tap; None: nothing."""
+        """Whether this very tap was secluded when last tried; None: nothing was tried."""
         tried = self._tried.get(name)
         return tried[1] if tried is not None and tried[0] == index else None
 

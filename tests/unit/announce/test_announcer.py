@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from ovs_vhost_plugin.announce.actions import AskTable, AskTrace, InjectFrames, PacketOut
 from ovs_vhost_plugin.announce.announcement import (
-    BACKOFF,
     DEADLINE,
     MAX_ATTEMPTS,
     MAX_INJECTIONS,
+    PAUSES,
     SLB_LOCK,
     Request,
 )
@@ -191,7 +191,7 @@ def test_what_is_not_learned_is_tried_again_a_bounded_number_of_times(announcer,
     announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     switch.run_until_idle(0.0)
     assert [time for time, _ in switch.sent] == pytest.approx(
-        [sum(BACKOFF[:index]) for index in range(MAX_ATTEMPTS)]
+        [sum(PAUSES[:index]) for index in range(MAX_ATTEMPTS)]
     )
     result = only_result(announcer)
     assert result.outcome is Outcome.NOT_LEARNED
@@ -207,7 +207,7 @@ def test_a_later_attempt_may_succeed(announcer):
     switch.run_until_idle(0.0)
     result = only_result(announcer)
     assert (result.outcome, result.attempts, result.reason) == (Outcome.LEARNED, 2, "")
-    assert (result.sent_at, result.learned_at) == (0.0, BACKOFF[0])
+    assert (result.sent_at, result.learned_at) == (0.0, PAUSES[0])
 
 
 def test_the_vlan_of_an_access_port_is_where_the_mac_has_to_be(announcer):
@@ -542,7 +542,7 @@ def test_ovn_is_asked_whether_the_port_is_active_until_it_is(announcer):
     switch.run_until_idle(announcer.get_timer())
     result = only_result(announcer)
     assert (result.outcome, result.confirmed_by, result.attempts) == (Outcome.ACTIVE, "flow", 3)
-    assert result.summary() == f"52:54:00:12:34:56 active {1e3 * sum(BACKOFF[:2]):.1f}ms send-rarp"
+    assert result.summary() == f"52:54:00:12:34:56 active {1e3 * sum(PAUSES[:2]):.1f}ms send-rarp"
     assert switch.questions == 0
     assert set(switch.flows) == {"in_port=2,dl_src=52:54:00:12:34:56,dl_dst=52:54:00:12:34:56"}
 
