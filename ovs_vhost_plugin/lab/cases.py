@@ -2,7 +2,7 @@
 """The matrix of live migrations: who tells the network, over which ports, links and pipelines.
 
 A case is data.  `wiring.py` makes its network, `stage.py` plays it; `make migration-report` plays
-all of them and tests/system/test_migration_cases.py says what has to hold.
+all of them, and tests/system/test_migration_cases.py checks their results.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Uplink(StrEnum):
-    """How the guest's bridge reaches the physical network."""
+    """The link of the guest's bridge to the physical network."""
 
     PLAIN = "plain"
     ACTIVE_BACKUP = "active-backup"
@@ -28,7 +28,7 @@ class Uplink(StrEnum):
 
 
 class Pipeline(StrEnum):
-    """What the guest's bridge does with a frame; the flows are wiring.py's."""
+    """The guest's bridge's handling of a frame; wiring.py has the flows."""
 
     NORMAL = "normal"
     LEARN = "learn"
@@ -40,23 +40,23 @@ class Pipeline(StrEnum):
 class Case:
     """One migration.
 
-    backend    what serves the guest's ports: "ovs-vhost" or "ovs-dpdk", to compare with
+    backend    back-end of the guest's ports: "ovs-vhost", or "ovs-dpdk" to compare with
     announces  the guest negotiates GUEST_ANNOUNCE; else the back-end gets SEND_RARP
     policy     external_ids:vhost-user-announce of both hosts' ports
     attached   whether external_ids:attached-mac is set on both
     addresses  external_ids:vhost-user-addresses of both; "MAC" stands for the guest's
     port       columns of both Port rows
-    vlan       in which the client is, and so the guest for the physical network; 0: none
+    vlan       VLAN of the client, and so of the guest in the physical network; 0: none
     tagged     whether the guest tags its frames itself (a VLAN interface in the guest)
     caching    the physical switch has a flow cache: it learns late, and may unlearn
-    hung       nothing of the guest's kernel that waits for a work queue runs while it moves
-    mesh       of tunnels there is one between each two bridges, and not only to the client's
+    hung       no work queue of the guest's kernel runs during the migration
+    mesh       tunnels join each two bridges, and do not only lead to the client's
     settings   words of ovs-vsctl for both hosts; {uplink} and {bridge} stand for their names
     rstp       the hosts' bridges run RSTP: a port forwards seconds after its link has come up
-    bonded     on both hosts the guest's port and one that nobody uses are a bond, balance-slb
+    bonded     on both hosts the guest's port and an unused one are a bond, balance-slb
     rate       datagrams a second to the guest, each a frame of `size` + 42 bytes
     tcp        an iperf3 stream of TCP_BITS a second instead
-    whole      whether every frame has to arrive that came to one of the hosts
+    whole      whether every frame that came to one of the hosts has to arrive
     found      whether the network has to find the guest again
     """
 
@@ -87,7 +87,7 @@ class Case:
 
 TCP_BITS = 40_000_000
 TCP_PACKETS = TCP_BITS // 8 // 1448
-"""Of the TCP stream, a second: what an emulated guest takes with ease."""
+"""Segments a second of the TCP stream, which an emulated guest takes with ease."""
 
 PLAIN = Case("plain", "the network as it is")
 
@@ -122,7 +122,7 @@ CASES = (
 )
 
 _LARGEST = 1450 - 28
-"""Of a datagram whose frame fits a tunnel over a network with an MTU of 1,500 bytes."""
+"""Bytes of a datagram whose frame fits a tunnel over a network with an MTU of 1,500 bytes."""
 _HTB = (
     "set Port {uplink} qos=@qos -- "
     "--id=@qos create QoS type=linux-htb other_config:max-rate=100000000 queues:0=@queue -- "
@@ -170,10 +170,10 @@ NETWORKS = tuple(
         Case("bonded-guest", "the guest's port and another one are a bond", bonded=True),
     )
 )
-"""More networks, beside those of the report; without `tagged` a software guest does.
+"""More networks, beside those of the report; without `tagged` a software guest suffices.
 
-That is gone before a daemon that is held up has asked the bridge whose addresses were where: so
-rows name the guest's.
+A software guest moves before a slow daemon has asked the bridge for its addresses, so the rows name
+the guest's addresses.
 """
 
 

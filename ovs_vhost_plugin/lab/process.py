@@ -20,11 +20,11 @@ T = TypeVar("T")
 _POLL_SECONDS = 0.01
 
 PATIENCE = 60.0
-"""Seconds until what does not come counts as missing. Only what fails takes so long."""
+"""Seconds after which an awaited event counts as missing. Only a failure takes so long."""
 
 
 class LabError(Exception):
-    """Something the lab needs did not work; the message is fit for a person."""
+    """Something the lab needs did not work; the message is for people."""
 
 
 def wait_until(
@@ -35,7 +35,7 @@ def wait_until(
 ) -> T:
     """The first true value of `condition`, asked every `poll` seconds.
 
-    Raises LabError naming `what` when none came within `seconds`.
+    Raises LabError naming `what` if there is none within `seconds`.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -57,7 +57,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, with its output as text.
 
-    Raises LabError with the command's own words when it fails (`check`) or takes too long.
+    Raises LabError with the command's output when it fails (`check`) or takes too long.
     """
     try:
         done = subprocess.run(
@@ -81,7 +81,7 @@ def run(
 
 
 class Process:
-    """A program in the background, with its output in a file, but for a `stdout` of its own."""
+    """A program in the background; its output goes to a file, or to a `stdout` of its own."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class Process:
         seconds: float = PATIENCE,
         poll: float = _POLL_SECONDS,
     ) -> T:
-        """Like `wait_until`, but fails at once, with the program's last words, when it ends."""
+        """Like `wait_until`, but fails at once, with the program's last lines, when it ends."""
 
         def alive_and_ready() -> T | None:
             if not self.running:
@@ -154,7 +154,7 @@ class Process:
         self._popen.send_signal(number)
 
     def stop(self, seconds: float = 20.0) -> int:
-        """End it: SIGTERM, and SIGKILL when it does not listen.  Returns the exit status."""
+        """End it by SIGTERM, then SIGKILL if it does not end.  Returns the exit status."""
         self._popen.terminate()
         try:
             return self._popen.wait(seconds)
@@ -167,7 +167,7 @@ class Process:
         return self._popen.wait()
 
     def wait(self, seconds: float) -> int:
-        """Await its own end.  Raises LabError when it goes on."""
+        """Await its own end.  Raises LabError if it still runs after `seconds`."""
         try:
             return self._popen.wait(seconds)
         except subprocess.TimeoutExpired as error:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is set up when its context is entered and taken down when that is left.
+"""Base of things that are set up when their context is entered and taken down when it is left.
 
-Everything the lab makes is the machine's and outlives a program that forgets it: so each thing is
-noted as soon as it is there, and goes in reverse order, also when the next one could not be made.
+Everything the lab makes belongs to the machine and outlives a program that forgets it. So each
+thing is noted as soon as it is made, and removed in reverse order, also when the next one could not
+be made.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A live migration under traffic, from first to last: the demo's stage, and the tests'.
 
-Everything that is reported was observed from outside: the guest's own record of what it received,
+Everything that is reported was observed from outside: the guest's own record of received data,
 packet captures at its ports, the bridges' MAC tables, the hypervisor's events.  Only the times of
 SEND_RARP and packet-out come from the back-end, as nobody else sees them.
 """
@@ -34,30 +34,30 @@ PORT = "vhu0"
 UDP_PORT = 7000
 
 _BEFORE_SECONDS, _AFTER_SECONDS = 1.0, 1.5
-"""What is sent in this time passes before the migration begins and after it has ended."""
+"""Seconds of traffic before the migration begins and after it has ended."""
 _LONGEST_SECONDS = 60.0
 
 _PAUSE = 0.5
-"""Seconds; who reads nothing for twice as long reads no more."""
+"""Seconds; a receiver that reads nothing for twice as long reads no more."""
 _SNAP = 128
-"""Bytes of each captured frame, besides those of a datagram."""
+"""Captured bytes of each frame, besides those of a datagram."""
 _MOST_FOR_CONSOLE = 1 << 20
 
 Progress = Callable[[str], None]
 Learned = Callable[[float], float | None]
-"""When the network has learned where the guest is, not before a time; None: it has not."""
+"""Gives the time at or after its argument when the network learned the guest's place, or None."""
 
 
 class Stage(Setup):
     """Two private hosts with a guest on the first.
 
     `kind` is "qemu" or "soft"; with `announces` the guest negotiates GUEST_ANNOUNCE, else the
-    back-end gets SEND_RARP.  `backend` is "ovs-vhost" or "ovs-dpdk".  `progress` is told what goes
-    on.
+    back-end gets SEND_RARP.  `backend` is "ovs-vhost" or "ovs-dpdk".  `progress` gets a line for
+    each step.
     """
 
     here: Host
-    """Where the guest is; it goes `there` next."""
+    """The guest's host; it moves `there` next."""
     there: Host
     _sockets: dict[Host, Path]
 
@@ -83,9 +83,9 @@ class Stage(Setup):
         super().__exit__(*exception)
 
     def migrate(self, case: Case = PLAIN) -> Report:
-        """Migrate the guest to the other host under traffic and say what became of both.
+        """Migrate the guest to the other host under traffic; return the report.
 
-        Again and again, there and back, where the guest can; a case gets its own network first.
+        This can be repeated, there and back, if the guest can. A case gets its own network first.
         """
         if case is not PLAIN:
             self._progress("the network of the case")
@@ -111,13 +111,13 @@ class Stage(Setup):
         self._sockets = {host: host.add_client_port(PORT) for host in (fabric.a, fabric.b)}
         for host in (fabric.a, fabric.b):
             host.wait_ready(PORT)
-            host.wait_ofport(PORT)  # before that the switch hears nothing
+            host.wait_ofport(PORT)  # until then the switch does not read the tap
         progress("the guest boots")
         guest.boot(self.here, self._sockets[self.here])
         self.here.wait_running(PORT)
 
     def _introduce(self, case: Case) -> None:
-        """The guest listens, and the network and the client know where it is."""
+        """Make the guest listen, and the network and the client learn its place."""
         guest, fabric = self.guest, self.fabric
         wiring.wait_passing(self.here.switch, case, PORT)
         wiring.wait_passing(self.there.switch, case)
@@ -134,7 +134,7 @@ class Stage(Setup):
         wait_until(known, "the network learns the guest's MAC")
 
     def _observe(self, case: Case, closing: contextlib.ExitStack) -> Evidence:
-        """Migrate the guest under the case's traffic, watched."""
+        """Migrate the guest under the case's traffic; return what was observed."""
         enter = closing.enter_context
         fabric, guest, here, there = self.fabric, self.guest, self.here, self.there
         taps = [
@@ -189,7 +189,7 @@ class Stage(Setup):
         return TcpStream(client, "eth0", address, self.fabric.directory, TCP_BITS)
 
     def _move(self, case: Case, traffic: Flow | TcpStream, learned: Learned) -> Move:
-        """Migrate after a while of traffic, and let it flow until the guest is found, and on."""
+        """Migrate after some traffic, which flows on until a while after the guest is found."""
         packets = TCP_PACKETS if case.tcp else case.rate
         _let_pass(traffic, round(packets * _BEFORE_SECONDS))
         self._progress("the guest migrates, live")
@@ -205,7 +205,7 @@ class Stage(Setup):
         return moved
 
     def _arrivals(self, flow: Flow) -> FlowArrivals:
-        """What the guest received, when it has all of the flow or gets no more."""
+        """The guest's received records, when it has all of the flow or gets no more."""
         sizes = [-3, -2, -1]
 
         def ended() -> bool:
@@ -231,7 +231,7 @@ class Stage(Setup):
 class Stages(Setup):
     """Stages for any case, each made when it is first needed and kept for the next cases.
 
-    One on which something failed is not used again. `kind` is of the guests.
+    A stage is not used again after a failure. `kind` is the kind of the guests.
     """
 
     def __init__(self, progress: Progress = lambda _: None, *, kind: str = "qemu") -> None:
@@ -273,14 +273,14 @@ class Stages(Setup):
 
 
 def _key(case: Case) -> tuple[str, bool, bool]:
-    """What of a case is settled when the guest boots, or stays for ever.
+    """The settings of a case that are fixed when the guest boots, or cannot be undone.
 
-    Where RSTP is switched off again, Open vSwitch 3.1 floods to none of the bridge's ports.
+    After RSTP is switched off, Open vSwitch 3.1 floods to none of the bridge's ports.
     """
     return case.backend, case.announces, case.rstp
 
 
 def _let_pass(traffic: Flow | TcpStream, packets: int) -> None:
-    """Return when that many more have been sent."""
+    """Return when `packets` more have been sent."""
     goal = traffic.sent + packets
     wait_until(lambda: traffic.sent >= goal, f"{packets} packets more", _LONGEST_SECONDS, 0.05)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guests of several kinds, and what they boot."""
+"""Guests of several kinds, and the images they boot."""

@@ -2,8 +2,8 @@
 """A guest's serial console, used as a remote shell with markers instead of a prompt.
 
 init.sh in the guest reads "NONCE COMMAND" and answers "@NONCE@", the output, "@NONCE:STATUS@".
-The nonce tells this command's answer from what was left over of another, also after a migration
-has moved the guest to a new console in the middle of one.
+The nonce tells this command's answer from remains of another's, also after a migration has moved
+the guest to a new console in the middle of an answer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _nonces = itertools.count(1)
 
 
 class Console:
-    """The console of one guest, over a stream socket, which becomes this object's."""
+    """The console of one guest, over a stream socket, which this object takes."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._text = ""
@@ -42,11 +42,11 @@ class Console:
         self._socket.close()
 
     def wait_booted(self, seconds: float = PATIENCE) -> None:
-        """Return when the guest's init begins to take commands."""
+        """Return when the guest's init takes commands."""
         self._wait(r"@ready@", "the guest's boot", time.monotonic() + seconds)
 
     def run(self, command: str, *, check: bool = True, seconds: float = PATIENCE) -> str:
-        """Run a shell command in the guest; its output (both streams), stripped.
+        """Run a shell command in the guest; return its output (both streams), stripped.
 
         Raises LabError when it fails (`check`) or has not ended in time.
         """
@@ -69,7 +69,7 @@ class Console:
             raise LabError(f"the guest's console: {error}") from error
 
     def _wait(self, pattern: str, what: str, deadline: float) -> re.Match[str]:
-        """The first match in what the guest has said; everything up to it is consumed."""
+        """The first match in the guest's output; everything up to it is consumed."""
         while not (match := re.search(pattern, self._text, re.DOTALL)):
             self._socket.settimeout(max(0.001, deadline - time.monotonic()))
             try:

@@ -2,9 +2,9 @@
 """The guest's software: a distribution kernel and an initramfs that answers on its console.
 
 The kernel comes from the distribution's own package, unpacked into a cache and never installed.
-The initramfs holds busybox, the modules virtio-net needs, netcat and iperf3, and an init that
-configures eth0 from the kernel's command line and then runs what it reads from the serial
-console, one line a command, with its answer between markers (see console.py).
+The initramfs holds busybox, the modules virtio-net needs, netcat and iperf3, and an init. The init
+configures eth0 from the kernel's command line and then runs commands from the serial console, one a
+line, each answered between markers (see console.py).
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from ovs_vhost_plugin.lab.process import LabError
 KERNEL_PACKAGES = ("linux-image-cloud-amd64", "linux-image-virtual")
 
 MODULES = ("virtio_pci", "virtio_net", "8021q")
-"""What the guest needs of its kernel; what these depend on comes with them."""
+"""Kernel modules that the guest needs; their dependencies come with them."""
 
 INIT = Path(__file__).with_name("init.sh")
 BUSYBOX = Path("/bin/busybox")
-# What busybox lacks: a receiver of UDP, a traffic generator, ways to set a thread's scheduling and
-# the NIC's queues. Each only where installed.
+# Programs that busybox lacks: a receiver of UDP, a traffic generator, tools for a thread's
+# scheduling and the NIC's queues. Each only where installed.
 _PROGRAMS = ("nc.openbsd", "iperf3", "chrt", "ethtool")
 FULL = "usr/bin"
-"""Where what busybox has under the same name is found by its path alone: iproute2's `ip`."""
+"""For programs that busybox has too, as iproute2's `ip`: they are called by this path only."""
 _FULL_PROGRAMS = ("ip",)
 
 
 @dataclass(frozen=True)
 class Image:
-    """What `qemu -kernel … -initrd …` takes."""
+    """A kernel and an initramfs, for `qemu -kernel … -initrd …`."""
 
     kernel: Path
     initramfs: Path
@@ -85,7 +85,7 @@ def _unpack_kernel(target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         tree = Path(scratch, "tree")
-        # apt's unprivileged download user cannot enter a root's scratch directory.
+        # apt's unprivileged download user cannot enter a scratch directory of root.
         apt = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download"]
         argv = [*apt, *_kernel_packages()]
         done = subprocess.run(argv, cwd=scratch, capture_output=True, text=True, check=False)
@@ -114,7 +114,7 @@ def _kernel_packages() -> list[str]:
 
 
 def _dependencies(*packages: str) -> list[str]:
-    """Kernel packages that `packages` depend on, those that apt knows."""
+    """The kernel packages, known to apt, that `packages` depend on."""
     shown = process.run(["apt-cache", "depends", "--important", *packages], check=False).stdout
     return re.findall(r"^ +Depends: (linux-(?:image|modules)-\S+)", shown, re.MULTILINE)
 
@@ -125,7 +125,7 @@ def _programs(names: Sequence[str]) -> list[Path]:
 
 
 def _fingerprint(version: str, names: Sequence[str]) -> str:
-    """Changes whenever the initramfs would: the kernel, the init, or a program in it."""
+    """A hash of the initramfs's contents: the kernel, the init, and its programs."""
     digest = hashlib.sha256(f"{version} {tuple(names)}".encode())
     digest.update(INIT.read_bytes())
     for program in (BUSYBOX, *_programs(_PROGRAMS + _FULL_PROGRAMS)):
@@ -161,7 +161,7 @@ def _pack(tree: Path, wanted: Sequence[str], target: Path) -> None:
 
 
 def _copy_program(program: Path, directory: Path, root: Path) -> None:
-    """Copy a program with the libraries that ldd names; it fails on one that has none."""
+    """Copy a program with the libraries that ldd names; ldd fails on a program without any."""
     shutil.copy(program, directory)
     for library in re.findall(
         r"(/\S+) \(0x", process.run(["ldd", str(program)], check=False).stdout

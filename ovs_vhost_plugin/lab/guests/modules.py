@@ -17,9 +17,9 @@ from ovs_vhost_plugin.lab.process import LabError
 
 
 def load_order(tree: Path, wanted: Sequence[str]) -> dict[str, bytes]:
-    """The modules `wanted` and all they depend on, each after what it depends on, unpacked.
+    """The modules `wanted` and all they depend on, each after its dependencies, unpacked.
 
-    `tree` is a kernel's /lib/modules/VERSION.  What that kernel has built in needs no module.
+    `tree` is a kernel's /lib/modules/VERSION.  Modules built into that kernel are left out.
     """
     builtin = {_name(Path(line)) for line in (tree / "modules.builtin").read_text().splitlines()}
     files = {_name(path): path for path in sorted(tree.rglob("*.ko*")) if path.is_file()}
@@ -41,7 +41,7 @@ def load_order(tree: Path, wanted: Sequence[str]) -> dict[str, bytes]:
 
 
 def unpack(path: Path) -> bytes:
-    """A module file's ELF object, however its name says that it is compressed."""
+    """A module file's ELF object, decompressed by the file name's suffix."""
     unpacker = _UNPACKERS.get(path.suffix)
     if unpacker is None:
         raise LabError(f"{path}: compressed in a way unknown here ({path.suffix})")
@@ -55,14 +55,14 @@ def unpack(path: Path) -> bytes:
 
 
 def dependencies(module: bytes) -> list[str]:
-    """The modules that one needs, as its .modinfo section lists them (depends=A,B)."""
+    """The modules that a module needs, from its .modinfo section (depends=A,B)."""
     found = re.search(rb"(?<![\w.])depends=([\w,-]*)\0", module)
     names = found[1].decode().split(",") if found else []
     return [name.replace("-", "_") for name in names if name]
 
 
 def _name(path: Path) -> str:
-    # The kernel itself takes virtio-net and virtio_net as one.
+    # The kernel itself takes virtio-net and virtio_net for the same name.
     return path.name.partition(".ko")[0].replace("-", "_")
 
 

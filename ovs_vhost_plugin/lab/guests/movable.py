@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo asks of a guest that can move: a machine in QEMU and the software guest alike."""
+"""The interface of a guest that can migrate: a machine in QEMU, or the software guest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ovs_vhost_plugin.lab.hosts.host import Host
 class Move:
     """A finished migration; times are CLOCK_MONOTONIC seconds.
 
-    `downtime_ms` and `total_ms` are the mover's own figures.
+    `downtime_ms` and `total_ms` are the hypervisor's own figures.
     """
 
     started: float
@@ -40,22 +40,22 @@ class Movable(Protocol):
         """Start on `host`; returns when the guest takes traffic."""
 
     def listen(self, port: int) -> None:
-        """Begin to keep what comes to a UDP port, anew."""
+        """Begin to keep data that comes to a UDP port; earlier data is dropped."""
 
     def speak(self) -> None:
-        """Send one broadcast frame, so that the network knows where the guest is."""
+        """Send one broadcast frame, from which the network learns the guest's place."""
 
     def prepare(self, host: Host, socket: Path) -> None:
         """Start the destination on `host`, which waits for the guest."""
 
     def migrate(self) -> Move:
-        """Move, and return when the guest runs at the destination."""
+        """Migrate; return when the guest runs at the destination."""
 
     def received_size(self) -> int:
-        """How many bytes `received` would have."""
+        """The length of `received`, in bytes."""
 
     def received(self) -> bytes:
-        """What came to the UDP port, payload after payload."""
+        """The payloads that came to the UDP port, one after the other."""
 
     def close(self) -> None:
-        """End it wherever it is."""
+        """End the guest on whichever host it is."""

@@ -22,8 +22,8 @@ MAC = "52:54:00:00:00:01"
 
 _RECOVERY_PORT = 7099
 _FETCH_SECONDS = 60.0
-# sched(7): as a thread of higher real-time priority wants the processor all the time, no normal
-# one gets it; interrupts and their softirqs do, and so do what the test itself needs in the guest.
+# sched(7): a thread of real-time priority takes all of the processor from normal threads. Only
+# interrupts, their softirqs, and the test's own threads of higher priority run beside it.
 _HANG = (
     "echo -1 >/proc/sys/kernel/sched_rt_runtime_us; : >/tmp/recover; "
     "for pid in $(pidof ksoftirqd/0) $(pidof nc.openbsd) $$; do chrt -f -p 90 $pid; done; "
@@ -34,7 +34,7 @@ _RECOVER = "for pid in $(pidof ksoftirqd/0) $(pidof nc.openbsd) $$; do chrt -o -
 
 
 class QemuMovable:
-    """A guest that says nothing of its own accord, unless it announces itself."""
+    """A guest that sends nothing unasked, unless it announces itself."""
 
     def __init__(self, *, announces: bool) -> None:
         self.mac = MAC
@@ -53,7 +53,7 @@ class QemuMovable:
 
     @property
     def address(self) -> str:
-        """Its address in the VLAN that it uses."""
+        """The guest's address in the VLAN that it uses."""
         return f"10.0.{self._vlan}.2"
 
     @property
@@ -69,7 +69,7 @@ class QemuMovable:
         self._here = self._guest(host, socket, incoming=False)
 
     def use_vlan(self, vlan: int) -> None:
-        """Tag what it sends from now on; 0 is not to tag."""
+        """Tag the guest's frames with this VLAN from now on; 0: leave them untagged."""
         self._vlan = vlan
         device = self._device
         if vlan:
@@ -82,18 +82,18 @@ class QemuMovable:
             )
 
     def listen(self, port: int) -> None:
-        """Keep what comes to a UDP port in a file of the guest's."""
+        """Keep data that comes to a UDP port in a file of the guest's."""
         self._receiver = GuestReceiver(self._running(), port)
 
     def serve_tcp(self) -> None:
-        """Have iperf3 take one stream."""
+        """Start iperf3, which takes one stream."""
         guest = self._running()
         guest.run(f"iperf3 -s -1 -p {IPERF_PORT} >/tmp/iperf3 2>&1 &")
         listens = f":{IPERF_PORT:04X} 0*:0000 0A "  # TCP_LISTEN
         guest.run(f"until cat /proc/net/tcp* | grep -q '{listens}'; do usleep 10000; done")
 
     def speak(self) -> None:
-        """An ARP request for the client."""
+        """Send an ARP request for the client."""
         self._running().run(f"arping -q -c 1 -I {self._device} {self._client}")
 
     def prepare(self, host: Host, socket: Path) -> None:
@@ -103,7 +103,7 @@ class QemuMovable:
         self._there = self._guest(host, socket, incoming=True)
 
     def migrate(self) -> Move:
-        """QEMU's live migration."""
+        """Migrate by QEMU's live migration."""
         if self._there is None:
             raise LabError("there is no destination")
         self._left, self._here, self._there = self._running(), self._there, None
@@ -111,9 +111,9 @@ class QemuMovable:
 
     @contextlib.contextmanager
     def hung(self, client: Namespace) -> Iterator[None]:
-        """Let none of its kernel's work queues run until a datagram from the client ends it.
+        """Stop the work queues of the guest's kernel until a datagram from the client.
 
-        virtio_net.c announces from one (config_work). Receiving goes on: it is softirqs' work.
+        virtio_net.c announces from a work queue (config_work). Softirqs go on receiving.
         """
         self._running().run(_HANG)
         yield
@@ -131,7 +131,7 @@ class QemuMovable:
         return self._listening().fetch(self._running())
 
     def received_by_network(self, client: Namespace) -> bytes:
-        """The same, sent to the client: its console is slow."""
+        """The receiver's file, sent to the client: the guest's console is slow."""
         with client.socket(sockets.AF_INET, sockets.SOCK_STREAM) as server:
             server.bind((self._client, 0))
             server.listen(1)

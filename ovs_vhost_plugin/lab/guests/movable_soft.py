@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The built-in software guest as the demo's subject: no QEMU, no kernel, no boot.
 
-The software guest acts only when called, so a thread serves it; a migration runs in that same
-thread, between two looks at the ring, as in a real hypervisor everything stops for the switch.
+The software guest acts only when called, so a thread serves it. A migration runs in that same
+thread, between two looks at the ring, as a real hypervisor also stops everything for the switch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FEW_PAGES = 16
 
 
 class SoftMovable:
-    """A guest that says nothing of its own accord, unless it announces itself."""
+    """A guest that sends nothing unasked, unless it announces itself."""
 
     def __init__(self, *, announces: bool) -> None:
         self.mac = MAC.hex(":")
@@ -59,16 +59,16 @@ class SoftMovable:
         self._thread.start()
 
     def listen(self, port: int) -> None:
-        """Keep what comes to a UDP port."""
+        """Keep data that comes to a UDP port."""
         self._port = port
         self._payloads = []
 
     def speak(self) -> None:
-        """A gratuitous ARP."""
+        """Send a gratuitous ARP."""
         self._orders.put("speak")
 
     def prepare(self, host: Host, socket: Path) -> None:
-        """Listen for the other back-end and settle the features with it."""
+        """Listen for the other back-end and negotiate the features with it."""
         with _as_lab_error():
             self._destination = self._accept(socket)
 
@@ -99,7 +99,7 @@ class SoftMovable:
             self._guest.close()
 
     def _accept(self, socket: Path) -> FrontEnd:
-        """A session with the back-end of a port, which finds nobody there after it."""
+        """Accept a session with the back-end of a port, then stop listening."""
         socket.unlink(missing_ok=True)  # of an earlier stay
         with listen(socket) as listener:
             frontend = FrontEnd(FrontEndConnection.accept(listener, self._config.timeout))
@@ -120,7 +120,7 @@ class SoftMovable:
                     guest.announce()
                 else:
                     self._migrate(guest)
-        except Exception as error:  # whatever ends the guest is news for who asks it next
+        except Exception as error:  # the next call raises the error that ended the guest
             self._failure = error
             self._moved.put(None)
 

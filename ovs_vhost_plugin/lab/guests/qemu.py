@@ -3,7 +3,8 @@
 
 QEMU emulates the processor (`-accel tcg`), so this runs where virtual machines cannot nest.  Two
 things then differ from production: guests are slow, and the NIC has no MSI-X vectors, unless a
-configuration gives it some (QEMU 7.2 crashes in its own MSI-X code with TCG and vhost; 10.0 can).
+configuration gives it some (QEMU 7.2 crashes in its own MSI-X code with TCG and vhost; 10.0 does
+not).
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ T = TypeVar("T")
 
 PROGRAM = "qemu-system-x86_64"
 UNALIGNED = 8192
-"""Bytes that a guest has less than whole MiB, so that what it writes while it migrates arrives.
+"""Bytes by which guest memory is short of whole MiB, so that writes during a migration arrive.
 
 QEMU before 9.0 collects dirty bits for 64 pages at a time, and then does not make the emulated
 processor set them again (fixed by "physmem: Fix migration dirty bitmap coherency with TCG memory
-access"). In memory that is no multiple of 64 pages it goes page by page, and that is right.
+access"). In memory that is no multiple of 64 pages it goes page by page, and works.
 """
 
 _EMULATION = "tcg,thread=single"
@@ -58,8 +59,10 @@ def version() -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class VhostUser:
-    """The NIC's back-end is behind the socket `path`, on which QEMU listens or (`listen=False`)
-    to which it connects, and connects again when the back-end went away."""
+    """A back-end behind the socket `path`, on which QEMU listens.
+
+    With `listen=False` QEMU connects, and connects again when the back-end went away.
+    """
 
     path: Path
     listen: bool = True
@@ -76,9 +79,9 @@ class VhostUser:
 
 @dataclass(frozen=True)
 class Tap:
-    """The NIC's back-end is QEMU itself, on an existing tap: the reference to compare with.
+    """A back-end in QEMU itself, on an existing tap: the reference to compare with.
 
-    `offloads` only on a switch that takes them: another passes partial checksums on as they are.
+    `offloads` only on a switch that takes them: others forward partial checksums unchanged.
     """
 
     name: str
@@ -94,13 +97,13 @@ class Tap:
 
 @dataclass(frozen=True)
 class GuestConfig:
-    """What the guest is: its NIC and what its init does with it.
+    """The guest's configuration: its NIC, and the NIC's settings in the guest.
 
     `device` adds properties to virtio-net-pci, in QEMU's words: `guest_announce="off"`,
     `mrg_rxbuf="off"`, `host_mtu="9000"`, `csum="off"`, `packed="on"`, …  `neighbours` are the
-    guest's static ARP entries (address → MAC).  A `silent` guest has no IPv6 and so says nothing
-    that it was not asked for.  `iommu` are kernel parameters of a guest whose NIC is behind an
-    Intel IOMMU: `("iommu.strict=1",)`, …
+    guest's static ARP entries (address → MAC).  A `silent` guest has no IPv6 and so sends nothing
+    unasked.  `iommu` are kernel parameters of a guest whose NIC is behind an Intel IOMMU:
+    `("iommu.strict=1",)`, …
     """
 
     mac: str
@@ -115,13 +118,13 @@ class GuestConfig:
     machine: str = "pc"
     """Both QEMUs of a migration must know it: `pc-i440fx-7.2`, ..."""
     memory: str = "memory-backend-memfd,share=on"
-    """Where its memory is: other than this, no back-end can serve it."""
+    """The kind of guest memory; a back-end cannot serve memory that is not shared."""
 
     def kernel_arguments(self) -> str:
         """The kernel's command line; `lab.` ones are for init.sh."""
         words = [
             *("console=ttyS0", "quiet", "loglevel=1", "panic=-1", "mitigations=off"),
-            "no_timer_check",  # an emulated timer may be late, at which the kernel panics
+            "no_timer_check",  # an emulated timer may be late; the kernel's check would panic
             *(f"lab.address={self.address}", f"lab.silent={int(self.silent)}"),
             *([f"lab.mtu={self.mtu}"] if self.mtu else []),
             *(("intel_iommu=on", *self.iommu) if self.iommu else ()),
@@ -153,8 +156,8 @@ class QemuGuest(Setup):
     """A QEMU process and the guest in it.
 
     Its sockets are in `directory` (keep the path short).  `incoming=True` makes a destination
-    that waits for a migration instead of booting; it must have the same `config`. `program` is
-    how QEMU is called, where it is not the machine's own.
+    that waits for a migration instead of booting; it must have the same `config`. `program` calls
+    a QEMU other than the machine's own.
     """
 
     def __init__(
@@ -192,17 +195,19 @@ class QemuGuest(Setup):
 
     @property
     def qmp(self) -> Qmp:
-        """Its monitor."""
+        """QEMU's monitor."""
         return _present(self._qmp)
 
     @property
     def console(self) -> Console:
-        """Its serial console."""
+        """The guest's serial console."""
         return _present(self._console)
 
     def launch(self) -> None:
-        """Start QEMU without waiting for it: as server of a vhost-user socket it waits itself,
-        for the back-end, before it answers anybody."""
+        """Start QEMU without waiting for it.
+
+        As server of a vhost-user socket QEMU waits for the back-end before it answers anybody.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         self._process = self.namespace.start(self._argv(), self.directory / "qemu.out")
         self._closing.callback(self._process.stop)
@@ -213,7 +218,7 @@ class QemuGuest(Setup):
         self.attend(seconds)
 
     def attend(self, seconds: float = PATIENCE) -> None:
-        """Return when what was launched takes commands, or waits for its migration."""
+        """Return when the launched guest takes commands, or waits for its migration."""
         self._qmp = self.process.ready(
             lambda: _connect(self.directory / "qmp", seconds), "QEMU's monitor", seconds
         )
@@ -229,7 +234,7 @@ class QemuGuest(Setup):
         self._closing.close()
 
     def run(self, command: str, *, check: bool = True, seconds: float = PATIENCE) -> str:
-        """Run a shell command in the guest; its output."""
+        """Run a shell command in the guest; return its output."""
         return self.console.run(command, check=check, seconds=seconds)
 
     def start_migration(
@@ -240,22 +245,22 @@ class QemuGuest(Setup):
         With `postcopy` it may be switched to that by `switch_to_postcopy`.
         """
         for qmp in (self.qmp, destination.qmp):
-            # A guest that has come here by a migration has told of that one's end, too.
+            # The destination may have events of an earlier migration.
             qmp.drain().clear()
             wanted = {"events": True, "postcopy-ram": postcopy}
             capabilities = [{"capability": key, "state": on} for key, on in wanted.items()]
             qmp.command("migrate-set-capabilities", capabilities=capabilities)
-        self.qmp.drain().clear()  # those of a migration that brought the guest here
+        self.qmp.drain().clear()  # events of the migration that brought the guest here
         limits = {"max_bandwidth": 1 << 30, **parameters}
         self.qmp.command("migrate-set-parameters", **limits)
         self.qmp.command("migrate", uri=destination.incoming_uri)
 
     def switch_to_postcopy(self) -> None:
-        """Have the guest go on at the destination now; its memory follows."""
+        """Make the guest resume at the destination now; its memory follows."""
         self.qmp.command("migrate-start-postcopy")
 
     def finish_sending(self, seconds: float = PATIENCE) -> Event:
-        """Await the end of a migration on this side.  Raises LabError with QEMU's words."""
+        """Await the end of a migration on this side.  Raises LabError with QEMU's error."""
         ends = ("completed", "failed", "cancelled")
 
         def ended() -> Event | None:
@@ -293,12 +298,12 @@ class QemuGuest(Setup):
         return self.finish_migration(destination, seconds)
 
     def announce_self(self, rounds: int = 5) -> None:
-        """Have QEMU announce the NIC again (SEND_RARP, or GUEST_ANNOUNCE where negotiated)."""
+        """Make QEMU announce the NIC again (SEND_RARP, or GUEST_ANNOUNCE where negotiated)."""
         self.qmp.command("announce-self", initial=50, max=550, rounds=rounds, step=100)
 
     @property
     def incoming_uri(self) -> str:
-        """Where this guest, as a destination, takes the migration."""
+        """The URI at which this guest, as a destination, takes the migration."""
         return f"unix:{self.directory}/migrate"
 
     def _argv(self) -> list[str]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A client for QEMU's machine protocol: one line of JSON a message.
 
-PyPI's qemu.qmp is well kept but asynchronous to the bone; the lab is plain sequential code, and
-what it needs of the protocol (commands, answers, events with their time) is this page.
+PyPI's qemu.qmp is well kept but wholly asynchronous. The lab is plain sequential code, and the part
+of the protocol that it needs (commands, answers, events with their time) is this page.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Qmp:
         self._socket.close()
 
     def command(self, name: str, seconds: float = PATIENCE, **arguments: Any) -> Any:
-        """Run a command; its `return` value.  Raises LabError with QEMU's words.
+        """Run a command; return its `return` value.  Raises LabError with QEMU's error.
 
         Underscores in the names of arguments become hyphens, as QMP spells nearly all of them.
         """
@@ -79,7 +79,7 @@ class Qmp:
         return self.events
 
     def _read(self, deadline: float) -> dict[str, Any]:
-        """The next message of any kind; events are kept as well."""
+        """The next message of any kind; events are also kept."""
         while b"\n" not in self._buffer:
             if not self._receive(max(0.0, deadline - time.monotonic())):
                 raise LabError("QEMU's monitor: no answer in time")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dpdk-testpmd at its prompt: given commands, which end when the prompt is there again."""
+"""A dpdk-testpmd at its prompt; a command has ended when the prompt comes again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Testpmd:
 
     def __init__(self, argv: Sequence[str], directory: Path, prefix: str) -> None:
         self._prefix = prefix
-        self._read = 0  # characters of the output already answered for
+        self._read = 0  # characters of the output already returned
         directory.mkdir(parents=True, exist_ok=True)
         output = directory / f"{prefix}.out"
         output.unlink(missing_ok=True)
@@ -39,20 +39,20 @@ class Testpmd:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     def await_start(self) -> str:
-        """Await its first prompt; what it printed until then."""
+        """Await the first prompt; return the output up to it."""
         return self._await_prompt("testpmd starts", _START_SECONDS)
 
     def command(self, text: str) -> str:
-        """Give one command; what it printed, when it is done with it."""
+        """Give one command; return its output when it has ended."""
         os.write(self._input, f"{text}\n".encode())
         return self._await_prompt(f"testpmd: {text}")
 
     def close(self) -> None:
-        """End it, in order if it still listens."""
+        """End testpmd, in order if it still takes commands."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self._input, b"quit\n")
         try:
@@ -60,11 +60,11 @@ class Testpmd:
         except LabError:
             self._process.kill()
         os.close(self._input)
-        # What testpmd leaves behind even where nothing of it is shared.
+        # testpmd leaves this directory behind even where it shares nothing.
         shutil.rmtree(Path("/run/dpdk", self._prefix), ignore_errors=True)
 
     def _await_prompt(self, what: str, seconds: float = PATIENCE) -> str:
-        """What was printed up to the next prompt."""
+        """The output up to the next prompt."""
         process = self._process
 
         def printed() -> str | None:

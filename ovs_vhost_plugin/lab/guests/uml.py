@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A User Mode Linux guest: a kernel that is a process, and whose NIC is a vhost-user front-end.
 
-It needs no KVM and runs at the machine's own speed. Its virtio_uml connects to a socket, so that
-the port is in server mode. docs/uml.md says what it takes.
+It needs no KVM and runs at the machine's own speed. Its virtio_uml connects to a socket, so the
+port is in server mode. docs/uml.md has the requirements.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ovs_vhost_plugin.lab.setup import Setup
 
 PROGRAM = "linux.uml"
 MODULES = ("failover", "net_failover", "virtio_net")
-"""In this order; the rest is built in."""
+"""The modules in order of loading; the rest is built in."""
 ENVIRONMENT = {"TMPDIR": "/dev/shm"}
-"""Where the guest's memory is, in a file: a port takes that of a tmpfs."""
+"""The directory of the guest's memory file: a tmpfs, as a port requires."""
 PORT_SETTINGS = (
     "external_ids:vhost-user-mode=server",
     "external_ids:vhost-user-queues=1",
@@ -29,13 +29,13 @@ PORT_SETTINGS = (
     "external_ids:vhost-user-features-off="
     "VIRTIO_F_ACCESS_PLATFORM,VIRTIO_F_RING_PACKED,VIRTIO_NET_F_CTRL_VQ",
 )
-"""Of the port's Interface row, without the MAC."""
+"""Settings of the port's Interface row, without the MAC."""
 
 _TREES = Path("/usr/lib/uml/modules")
 
 
 def arguments(path: str, initramfs: str) -> list[str]:
-    """The command for a guest on the port whose socket is `path`; stdin and stdout: its console."""
+    """The command for a guest on the port with socket `path`; its console is stdin and stdout."""
     return [
         *(PROGRAM, "mem=128M", f"initrd={initramfs}", "rdinit=/init"),
         *("con0=fd:0,fd:1", "con=null", "ssl=null", f"virtio_uml.device={path}:1"),
@@ -89,6 +89,6 @@ class UmlGuest(Setup):
         return self._process
 
     def run(self, command: str, *, check: bool = True, seconds: float = 60.0) -> str:
-        """Run a shell command in the guest; its output."""
+        """Run a shell command in the guest; return its output."""
         assert self._console is not None
         return self._console.run(command, check=check, seconds=seconds)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """DPDK's virtio-user as a front-end: a driver that is not ours and polls instead of sleeping.
 
-dpdk-testpmd runs in the place of a guest: it sends frames of its own, or gives back what it
-receives.  It is steered by its own command line; its prompt says that a command is done.
+dpdk-testpmd runs in the place of a guest: it sends frames of its own, or sends back frames that it
+receives.  It takes commands at its prompt; the next prompt ends a command.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from ovs_vhost_plugin.lab.guests.testpmd import Testpmd
 from ovs_vhost_plugin.lab.hosts.namespace import Namespace
 from ovs_vhost_plugin.lab.process import LabError
 
-# What rte_eth.h calls RTE_ETH_TX_OFFLOAD_MULTI_SEGS: a frame may lie in several buffers.
+# RTE_ETH_TX_OFFLOAD_MULTI_SEGS of rte_eth.h: a frame may lie in several buffers.
 _MULTI_SEGMENT = 0x8000
 _ETHERNET_OVERHEAD = 18
 BURST = 16
 """Frames that testpmd sends at once, and drops where its ring is too short for them.
 
-In order its driver uses no tables: a ring of 64 takes 16 frames of three pieces and a header.
+With IN_ORDER its driver uses no indirect tables: a ring of 64 takes 16 frames of three descriptors
+and a header.
 """
-_SPARE_BUFFERS = 8192  # of what receive rings take
-_BUFFER = 4608  # bytes of each: without huge pages it takes a page, and what goes with it
+_SPARE_BUFFERS = 8192  # beside those that receive rings take
+_BUFFER = 4608  # bytes of each buffer: without huge pages a page and its overhead
 _serial = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
 class VirtioUserConfig:
-    """What the front-end is like.
+    """The front-end's configuration.
 
-    `mtu` above 1500 needs `mergeable`: its receive buffers hold 2 KiB each.
-    `vectorized` takes DPDK's other drivers, which want `mergeable` off, and for packed rings
-    `in_order`. Its frames then lie in one descriptor each.
+    `mtu` above 1500 needs `mergeable`: the receive buffers hold 2 KiB each.
+    `vectorized` takes DPDK's vectorized drivers, which need `mergeable` off, and `in_order` for
+    packed rings. Each frame then lies in one descriptor.
     """
 
     mac: str
@@ -54,8 +55,8 @@ class VirtioUserConfig:
 class VirtioUser:
     """A dpdk-testpmd in `namespace`, with its files in `directory`, on the vhost-user `socket`.
 
-    With `server` it listens there, and takes a back-end that comes again; without, it connects
-    once.  While it forwards it keeps one core busy, so `stop` it soon.
+    With `server` it listens there, and accepts a back-end again after it was lost; otherwise it
+    connects once.  While it forwards it keeps one core busy, so `stop` it soon.
     """
 
     def __init__(
@@ -93,11 +94,11 @@ class VirtioUser:
         self.close()
 
     def drivers(self, direction: Literal["Rx", "Tx"]) -> set[str]:
-        """DPDK's names of the functions that it has chosen to receive or to transmit with."""
+        """The names of the functions that DPDK has chosen for receiving or transmitting."""
         return set(re.findall(rf"virtio: using (.+) {direction} path", self._log))
 
     def command(self, text: str) -> str:
-        """Give testpmd one command; what it printed, when it is done with it."""
+        """Give testpmd one command; return its output when it has ended."""
         if self._testpmd is None:
             raise LabError("testpmd was not started")
         return self._testpmd.command(text)
@@ -105,8 +106,8 @@ class VirtioUser:
     def send(self, lengths: str, bursts: int = 1) -> None:
         """Send `bursts` times BURST of testpmd's own frames, shared by the queues.
 
-        They are UDP from 198.18.0.1 to 198.18.0.2; `lengths` are those of each one's descriptors:
-        "1514", or "64,256,512".
+        They are UDP from 198.18.0.1 to 198.18.0.2; `lengths` are the lengths of each frame's
+        descriptors: "1514", or "64,256,512".
         """
         self.command(f"set burst {BURST // self.config.queues}")
         self.command("set fwd rxonly")
@@ -115,7 +116,7 @@ class VirtioUser:
         self.command("stop")
 
     def forward(self, mode: str) -> None:
-        """Give back what is received until `stop`: "io" as it is, "macswap", "5tswap"."""
+        """Send received frames back until `stop`: "io" (unchanged), "macswap" or "5tswap"."""
         self.command("set burst 32")
         self.command(f"set fwd {mode}")
         self.command("start")
@@ -125,7 +126,7 @@ class VirtioUser:
         self.command("stop")
 
     def close(self) -> None:
-        """End testpmd, in order if it still listens."""
+        """End testpmd, in order if it still takes commands."""
         testpmd, self._testpmd = self._testpmd, None
         if testpmd is not None:
             testpmd.close()
@@ -154,7 +155,7 @@ class VirtioUser:
             *("--lcores", "0@1,1@0" if (os.cpu_count() or 1) > 1 else "0@0,1@0"),
             *("--no-huge", "-m", str(mebibytes), "--no-pci", "--no-telemetry"),
             *(f"--file-prefix={self._prefix}", "--vdev", ",".join(device)),
-            "--log-level=pmd.net.virtio.init:info",  # which drivers it takes
+            "--log-level=pmd.net.virtio.init:info",  # logs the chosen drivers
             # AVX-512, without which a packed ring is not vectorized
             *(["--force-max-simd-bitwidth=512"] if config.vectorized else []),
             *("--", "-i", "--nb-cores=1", "--no-mlockall"),

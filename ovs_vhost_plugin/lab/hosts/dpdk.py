@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A private host whose switch is OVS-DPDK, to compare with: its vhost-user ports are its own.
+"""A private host whose switch is OVS-DPDK, with vhost-user ports of its own, to compare with.
 
 It is Debian's build, unchanged, on a machine without hugepages or a NIC of DPDK's. Its thread polls
-for packets without end, and two hosts on a small machine would leave no processor for the guest:
-so it sleeps when it finds nothing, up to a quarter of a millisecond. Cables are as on every host.
+for packets without end, and two hosts on a small machine would leave no processor for the guest.
+So the thread sleeps when it finds nothing, up to a quarter of a millisecond. Cables are as on every
+host.
 """
 
 from __future__ import annotations
@@ -38,31 +39,31 @@ class DpdkSwitch(PrivateSwitch):
             program=str(directory / "ovs-vswitchd"),
             other_config=_SETTINGS,
         )
-        # Where DPDK keeps its files, instead of one place for all of a machine.
+        # The directory of DPDK's files, instead of one for the whole machine.
         self.env["RUNTIME_DIRECTORY"] = str(directory)
 
     def _set_up(self) -> None:
-        # A daemon's control socket has its name, and with Debian's alternatives that is this one.
+        # A daemon names its control socket after its program: the link gives it the usual name.
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / "ovs-vswitchd").symlink_to(DPDK_SWITCH.name)
         super()._set_up()
 
 
 class DpdkHost(Host):
-    """A host without our daemon. Its ports have no taps: a mirror shows what passes them."""
+    """A host without our daemon. Its ports have no taps: a mirror shows their frames."""
 
     switch_type = DpdkSwitch
 
     def add_uplink(self, device: str) -> None:
         """Put an end of a cable on the bridge, as a NIC that DPDK polls."""
-        # Frames that go past the device's queue would go past those who capture there.
+        # Frames that bypass the device's queue would bypass captures on the device.
         devargs = f"net_af_packet-{device},iface={device},qdisc_bypass=0"
         self.switch.add_port(BRIDGE, device, "type=dpdk", f'options:dpdk-devargs="{devargs}"')
 
     def add_client_port(
         self, name: str, path: Path | None = None, *settings: str, tag: int | None = None
     ) -> Path:
-        """Add a port that connects to `path`, where the guest listens; the path."""
+        """Add a port that connects to `path`, where the guest listens; return the path."""
         path = super().add_client_port(name, path, "type=dpdkvhostuserclient", *settings, tag=tag)
         mirror = self.capture_device(name)
         veth(self.namespace, mirror, self.namespace, f"{mirror}-end")
@@ -80,7 +81,7 @@ class DpdkHost(Host):
         return f"{name}-seen"
 
     def overruns(self, name: str) -> int:
-        """It has no tap."""
+        """None: the port has no tap."""
         return 0
 
     def wait_ready(self, name: str) -> None:

@@ -29,16 +29,16 @@ from ovs_vhost_plugin.lab.setup import Setup
 PHYSICAL = "phy0"
 UPLINK, SECOND_UPLINK = "up0", "up1"
 NO_FLOW_CACHE, FLOW_CACHE = "flow-limit=0", "flow-limit=200000"
-"""Of the physical switch. Without the cache it learns from each frame, as switches in hardware do.
+"""The physical switch's cache. Without it the switch learns from each frame, as hardware does.
 
-With it (200,000 is Open vSwitch's default) it goes on for some time as it did before it learned,
-and when its revalidator comes by, a frame of before may move the address back.
+With the cache (200,000 is Open vSwitch's default) the switch forwards for some time as before it
+learned, and when its revalidator runs, an earlier frame may move the address back.
 """
 CLIENT_ADDRESS = "10.0.0.1"
 CLIENT_MAC = "02:00:00:00:00:01"
 
 HOSTS: dict[str, type[Host]] = {"ovs-vhost": Host, "libvirt": LibvirtHost, "ovs-dpdk": DpdkHost}
-"""By what serves the guests' ports."""
+"""Kinds of host by the back-end of the guests' ports."""
 
 SIOCETHTOOL = 0x8946  # linux/sockios.h
 ETHTOOL_STXCSUM = 0x17  # linux/ethtool.h
@@ -50,9 +50,9 @@ class Fabric(Setup):
     """The network of the demo and of the migration tests, in its own temporary directory.
 
     `userspace_tso` switches offloads on in all three switches; without it the cables carry only
-    whole frames with finished checksums, which is all that the userspace datapath then takes.
-    `backend` says what serves guests' ports: "ovs-vhost", our daemon, or "ovs-dpdk" to compare
-    with; `daemons=False` makes hosts without any.
+    whole frames with finished checksums, as the userspace datapath then takes no others.
+    `backend` serves the guests' ports: "ovs-vhost", our daemon, or "ovs-dpdk" to compare with;
+    `daemons=False` makes hosts without a daemon.
     """
 
     client_port = "c"
@@ -75,17 +75,17 @@ class Fabric(Setup):
         self._options = daemon_options
         self._doubled: list[Host] = []
         self.link = Uplink.PLAIN, False
-        """How the hosts are linked, and whether each to each (wiring.py)."""
+        """The link of the hosts, and whether it is a mesh (wiring.py)."""
         self.client_bridge = PHYSICAL
-        """Of the physical switch: where the client is."""
+        """The physical switch's bridge that has the client."""
 
     def set_neighbour(self, address: str, mac: str) -> None:
-        """Give the client a static ARP entry, so that it need not ask a silent guest."""
+        """Give the client a static ARP entry, so that it does not ask a silent guest."""
         command = ("ip", "neigh", "replace", address, "lladdr", mac, "dev", "eth0")
         self.client.run(*command, "nud", "permanent")
 
     def forget_neighbour(self, address: str) -> None:
-        """Have the client ask for a guest when it next has something for it."""
+        """Delete the client's ARP entry for a guest, so that it asks again."""
         self.client.run("ip", "neigh", "flush", "to", address, "nud", "all")
 
     def uplink(self, host: Host) -> int:
@@ -93,7 +93,7 @@ class Fabric(Setup):
         return host.wait_ofport(UPLINK)
 
     def add_second_cable(self, host: Host) -> None:
-        """Connect the host's second uplink, which no bridge of the host's has yet."""
+        """Connect the host's second uplink, which is on no bridge of the host yet."""
         if host not in self._doubled:
             self._connect(host.namespace, SECOND_UPLINK, self._second_cable(host))
             self._doubled.append(host)
@@ -104,7 +104,7 @@ class Fabric(Setup):
         return self._physical_port(self.tunnel_to(host.label) if tunnelled else self._cable(host))
 
     def physical_ports(self, host: Host) -> list[int]:
-        """The same, and that of the host's second cable where it has one."""
+        """The number of `physical_port`, and that of the host's second cable if it has one."""
         second = [self._physical_port(self._second_cable(host))] if host in self._doubled else []
         return [self.physical_port(host), *second]
 
@@ -160,7 +160,7 @@ class Fabric(Setup):
 
     @staticmethod
     def tunnel_to(label: str) -> str:
-        """The name of a tunnel's port that leads to an end (overlay.py)."""
+        """The name of a tunnel's port to an end (overlay.py)."""
         return f"tun-{label}"
 
     @staticmethod
@@ -173,10 +173,10 @@ class Fabric(Setup):
 
 
 def finish_checksums(namespace: Namespace, device: str) -> None:
-    """Have the kernel finish checksums and segments before a device: `ethtool -K DEVICE tx off`.
+    """Make the kernel finish checksums and segments before a device: `ethtool -K DEVICE tx off`.
 
-    A frame that one kernel hands to another through a veth otherwise keeps a partial checksum,
-    and a switch that reads it from a packet socket passes it on as it is, wrong.
+    A frame that passes a veth otherwise keeps a partial checksum, and a switch that reads it from a
+    packet socket forwards it with that checksum, which is wrong.
     """
     value = bytearray(_ETHTOOL_VALUE.pack(ETHTOOL_STXCSUM, 0))
     address = (ctypes.c_char * len(value)).from_buffer(value)

@@ -132,7 +132,7 @@ class Host(Setup):
         return int(wait_until(recorded, f"{record}")[0])
 
     def journal(self, socket: Path) -> Path:
-        """The file in which it is noted where the rings of the guest at `socket` stand."""
+        """The journal of the rings of the guest at `socket`."""
         return StateDir(self.directory / PROGRAM).journal(str(socket))
 
     def appctl(self, *command: str, check: bool = True) -> str:
@@ -146,7 +146,7 @@ class Host(Setup):
     def add_client_port(
         self, name: str, path: Path | None = None, *settings: str, tag: int | None = None
     ) -> Path:
-        """Add a port whose worker connects to `path`, where the guest listens; the path.
+        """Add a port whose worker connects to `path`, where the guest listens; return the path.
 
         `settings` are more of the Interface row: `mtu_request=9000`,
         `external_ids:vhost-user-queues=2`, …
@@ -159,7 +159,7 @@ class Host(Setup):
     def add_server_port(
         self, name: str, *settings: str, tag: int | None = None, bridge: str = BRIDGE
     ) -> Path:
-        """Add a port whose worker listens; the path, to which the guest connects."""
+        """Add a port whose worker listens; return the path, to which the guest connects."""
         mode = "external_ids:vhost-user-mode=server"
         self.switch.add_port(bridge, name, mode, *settings, tag=tag)
         return self.directory / name
@@ -169,7 +169,7 @@ class Host(Setup):
         self.switch.vsctl("del-port", name)
 
     def status(self, name: str) -> dict[str, str]:
-        """What the daemon published about a port: external_ids without their `vhost-user-`."""
+        """The daemon's status of a port: external_ids without their `vhost-user-`."""
         prefix = "vhost-user-"
         keys = self.switch.vsctl("--bare", "get", "Interface", name, "external_ids")
         pairs = (entry.strip().partition("=") for entry in keys.strip("{}").split(", "))
@@ -194,11 +194,11 @@ class Host(Setup):
             raise LabError(report) from error
 
     def capture_device(self, name: str) -> str:
-        """The device on which what passes a port can be captured: its tap."""
+        """The device on which a port's frames can be captured: its tap."""
         return name
 
     def overruns(self, name: str) -> int:
-        """How many frames the kernel has dropped as the port's tap was full: its guest is slow."""
+        """How many frames the kernel dropped at the port's full tap: its guest is slow."""
         shown = json.loads(self.namespace.run("ip", "-json", "-stats", "link", "show", "dev", name))
         return int(shown[0]["stats64"]["tx"]["dropped"])
 
@@ -211,7 +211,7 @@ class Host(Setup):
         self.wait_status(name, "running")
 
     def announcing(self, since: float, tag: int = 0) -> list[Mark]:
-        """The first announcement with this tag that was asked for since then, by the daemon."""
+        """The daemon's first announcement with this tag that was requested since then."""
         ours = (a for a in self.announcements() if a["received_at"] >= since and a["vlan"] == tag)
         first = min(ours, key=lambda a: float(a["received_at"]), default={})
         trigger = _TRIGGERS.get(first.get("trigger", ""), "announcement asked for")
@@ -222,18 +222,18 @@ class Host(Setup):
     def has_carrier(self, name: str) -> bool:
         """Whether the kernel lets frames into a port's tap, a moment after its carrier is up.
 
-        The link's state follows then, under the lock under which it is read (linkwatch_do_dev in
-        net/core/link_watch.c).
+        The link's state follows the carrier, under the lock under which it is read here
+        (linkwatch_do_dev in net/core/link_watch.c).
         """
         shown = self.namespace.run("ip", "link", "show", "dev", name)
         return "LOWER_UP" in shown and " state UP " in shown
 
     def wait_carrier(self, name: str) -> None:
-        """Return when it does."""
+        """Return when `has_carrier` is true."""
         wait_until(lambda: self.has_carrier(name), f"{name}: the carrier")
 
     def stats(self, name: str) -> dict[str, Any]:
-        """A port's statistics, as the daemon tells them."""
+        """The daemon's statistics of a port."""
         answer = json.loads(self.appctl("vhost/stats", name, "--format", "json"))
         stats: dict[str, Any] = answer["ports"][name]
         return stats

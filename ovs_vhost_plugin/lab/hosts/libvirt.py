@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A private host with a libvirtd of its own, as `qemu:///system`.
 
-libvirtd, QEMU, our daemon and the switch have the paths that they have on any machine, as each of
-the host's programs gets a mount namespace in which /run and libvirt's directories are the host's.
-Nothing of the machine's libvirt, of its D-Bus or of its systemd is there to be met.
+libvirtd, QEMU, our daemon and the switch have their usual paths: each of the host's programs gets a
+mount namespace in which /run and libvirt's directories are the host's. The machine's libvirt, D-Bus
+and systemd cannot be reached from there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PLACES = (
 _RUNDIR = Path("run", "openvswitch")
 _SOCKET = Path("run", "libvirt", "libvirt-sock")
 IMAGES = Path("/var/lib/libvirt/images")
-"""Where a guest's files are, as seen from inside."""
+"""The directory of guests' files, as seen from inside."""
 
 # `ip netns exec` has made the mount namespace, from which nothing gets out. $1: the host's files.
 _MOUNT = f"""
@@ -48,8 +48,8 @@ auth_unix_ro = "none"
 host_uuid = "{uuid}"
 log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
 """
-# Nothing that takes a service beside libvirtd: no virtlogd, no security module, no control groups.
-# And no /dev of QEMU's own: libvirt cannot make one of a /dev in which something is mounted.
+# No feature that needs a service beside libvirtd: no virtlogd, security module or control groups.
+# And no /dev of QEMU's own: libvirt cannot make one where something is mounted in /dev.
 _QEMU = """
 stdio_handler = "file"
 security_driver = "none"
@@ -85,8 +85,8 @@ class LibvirtHost(Host):
         self._closing.callback(shutil.rmtree, self.root, ignore_errors=True)
         for place in _PLACES:
             (self.root / place).mkdir(parents=True)
-        # Guests are emulated on every machine alike. By a /dev/kvm that is there and does not work,
-        # libvirt asks QEMU for its capabilities over and over.
+        # Guests are emulated on every machine alike. If /dev/kvm exists and does not work, libvirt
+        # asks QEMU for its capabilities over and over.
         (self.root / "no-kvm").touch(mode=0)
         etc = self.root / "etc" / "libvirt"
         (etc / "libvirtd.conf").write_text(_LIBVIRTD.format(uuid=uuid.uuid4()))
@@ -108,7 +108,7 @@ class LibvirtHost(Host):
 
     @property
     def uri(self) -> str:
-        """By which another host of the lab reaches this libvirtd."""
+        """The URI by which another host of the lab reaches this libvirtd."""
         return f"qemu+unix:///system?socket={self.root / _SOCKET}"
 
     def start_libvirtd(self) -> None:

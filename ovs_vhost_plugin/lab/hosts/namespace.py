@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Network namespaces: a private host's network, and everything that lives in it.
 
-A namespace carries its owner's pid in its name, so that what a killed owner left behind can be
-told from what is in use.  Taking one down ends every process in it (workers outlive the daemon
-that started them, so ending our own children would not be enough) and all its devices with it.
+A namespace carries its owner's pid in its name, so that remains of a killed owner can be told from
+namespaces in use.  Taking one down ends every process in it (workers outlive the daemon that
+started them, so ending our own children would not be enough) and all its devices with it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Namespace(Setup):
     """A network namespace with its loopback up; made on entry, gone on exit.
 
     `label` is a hint for the reader of `ip netns`; the name is unique.  IPv6 is off unless asked
-    for: a kernel that talks on its own would spoil every count of packets.
+    for: a kernel that sends packets of its own would spoil every count.
     """
 
     def __init__(self, label: str, *, ipv6: bool = False) -> None:
@@ -63,7 +63,7 @@ class Namespace(Setup):
     def ping(self, address: str, *flags: str, count: int = 3) -> str:
         """Ping until `count` answers have come: the first may take as long as a guest's boot.
 
-        Raises LabError when they do not come (ping(8): -c with -w).
+        Raises LabError if they do not come (ping(8): -c with -w).
         """
         words = ("ping", "-n", "-c", str(count), "-w", f"{PATIENCE:g}", *flags, address)
         return self.run(*words, seconds=2 * PATIENCE)
@@ -106,7 +106,7 @@ class Namespace(Setup):
         self.run("ip", "link", "set", device, "up")
 
     def sysctl(self, key: str, value: str) -> None:
-        """Write a setting below /proc/sys, which shows the network of the thread that looks."""
+        """Write a setting below /proc/sys, which shows the calling thread's network."""
         with self.entered():
             Path("/proc/sys", key).write_text(value)
 
@@ -121,7 +121,7 @@ class Namespace(Setup):
 
 
 def veth(left: Namespace, left_name: str, right: Namespace, right_name: str) -> None:
-    """A cable between two namespaces, both ends up."""
+    """Make a cable between two namespaces, both ends up."""
     process.run(
         [
             *("ip", "link", "add", left_name, "netns", left.name, "type", "veth"),
@@ -148,7 +148,7 @@ def scratch_directory() -> Path:
 
 
 def sweep(pid: int | None = None) -> list[str]:
-    """Remove what owners that are gone left behind, or all that `pid` owns; the names."""
+    """Remove the namespaces of owners that are gone, or of `pid`; return their names."""
     swept = []
     for path in (*_NETNS_DIRECTORY.glob(f"{PREFIX}-*"), *_SCRATCH.glob(f"{PREFIX}-*-*")):
         owner = path.name.split("-")[1]
@@ -178,13 +178,13 @@ def _end(name: str, number: signal.Signals, seconds: float) -> None:
 
 
 def _running(name: str) -> list[int]:
-    """The processes in the namespace that are no zombies (ours are reaped by their owner)."""
+    """The processes in the namespace, without zombies (ours are reaped by their owner)."""
     return [pid for pid in _pids(name) if _state(pid) not in ("Z", "X")]
 
 
 def _state(pid: int) -> str:
     try:
-        # proc(5): the state follows the name, which is in parentheses and may contain any.
+        # proc(5): the state follows the name, which is in parentheses and may contain some.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return "X"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tunnels over the physical network, of which Open vSwitch itself is the end.
+"""Tunnels over the physical network, ended by Open vSwitch itself.
 
 The hosts' uplinks and the physical switch become the network below, on which each of the three has
 an address, and the guests' bridges are joined by tunnels with a third one, where the client is:
@@ -25,7 +25,7 @@ _KEY = "7"
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Where tunnels begin: a bridge of a switch, and the address that another has `below`."""
+    """An end of tunnels: a bridge of a switch, and the address that its device `below` has."""
 
     switch: PrivateSwitch
     bridge: str
@@ -35,7 +35,7 @@ class End:
 
 
 def ends(fabric: Fabric) -> tuple[End, End, End]:
-    """Of hosts a and b, and of the client's bridge."""
+    """The ends at hosts a and b, and at the client's bridge."""
     return (
         End(fabric.a.switch, BRIDGE, UNDERLAY, "a", "192.0.2.1"),
         End(fabric.b.switch, BRIDGE, UNDERLAY, "b", "192.0.2.2"),
@@ -46,7 +46,7 @@ def ends(fabric: Fabric) -> tuple[End, End, End]:
 def lay(fabric: Fabric, kind: str, *, mesh: bool) -> None:
     """Join the bridges by tunnels of a type: all to the client's, or (`mesh`) each to each.
 
-    In a mesh what comes by a tunnel does not leave by one: the tunnels' ports are protected.
+    In a mesh a frame that came by a tunnel leaves by none: the tunnels' ports are protected.
     """
     first, second, third = ends(fabric)
     for host in (fabric.a, fabric.b):
@@ -71,14 +71,14 @@ def lay(fabric: Fabric, kind: str, *, mesh: bool) -> None:
             )
             if mesh:
                 here.switch.vsctl("set", "Port", name, "protected=true")
-            # Or it would have to be asked for, and what is sent until then be lost.
+            # Without it ARP would ask for the MAC, and frames sent until the answer be lost.
             mac = there.switch.namespace.mac(there.below)
             neighbour = (here.below, there.address, mac)
             here.switch.appctl("ovs-vswitchd", "tnl/neigh/set", *neighbour)
 
 
 def take_up(fabric: Fabric) -> None:
-    """Have no tunnels any more; the hosts' uplinks are on no bridge then."""
+    """Remove all tunnels; the hosts' uplinks are on no bridge then."""
     for end in ends(fabric):
         for other in "abc":
             end.switch.vsctl("--if-exists", "del-port", fabric.tunnel_to(other))

@@ -31,7 +31,7 @@ _SCHEMAS = Path("/usr/share/ovn")
 
 
 class Ovn(Setup):
-    """OVN in `directory`, which makes the hosts its chassis, named as their directories are.
+    """OVN in `directory`, with the hosts as its chassis, named after their directories.
 
     There is one logical switch, `net0`.
     """

@@ -65,7 +65,7 @@ class PrivateSwitch(Setup):
         process.run(["ovsdb-tool", "create", str(self.database), str(SCHEMA)])
         self.start_server()
         self.vsctl("--no-wait", "init")
-        # As ovs-ctl does it: other programs find the sockets of this switch by it.
+        # As ovs-ctl does: other programs find this switch's sockets by it.
         self.vsctl("--no-wait", "set", "Open_vSwitch", ".", f"external_ids:rundir={self.directory}")
         for setting in self._other_config:
             self.vsctl("--no-wait", "set", "Open_vSwitch", ".", f"other_config:{setting}")
@@ -95,7 +95,7 @@ class PrivateSwitch(Setup):
         self.vsctl("set", "Open_vSwitch", ".", f"external_ids:lab={self.vswitchd.pid}")
 
     def stop(self) -> None:
-        """End both, the switch first, as it talks to the database."""
+        """End switch and database, the switch first, as it talks to the database."""
         self.stop_vswitchd()
         self.stop_server()
 
@@ -125,7 +125,7 @@ class PrivateSwitch(Setup):
         return process.run(argv, check=check, seconds=PATIENCE + 5).stdout.strip()
 
     def wait_until(self, table: str, row: str, *conditions: str, seconds: float = PATIENCE) -> None:
-        """Return when a row has these values (`column:key=value`); LabError when it never does."""
+        """Return when a row has these values (`column:key=value`); LabError after `seconds`."""
         argv = ["ovs-vsctl", f"--db={self.db}", f"--timeout={max(1, round(seconds))}"]
         process.run([*argv, "wait-until", table, row, *conditions], seconds=seconds + 5)
 
@@ -167,11 +167,11 @@ class PrivateSwitch(Setup):
         return parse_fdb(self.appctl("ovs-vswitchd", "fdb/show", bridge))
 
     def groups(self, bridge: str) -> dict[str, set[str]]:
-        """The multicast groups that ports of a bridge are in: port number as shown → groups."""
+        """The multicast groups of a bridge's ports: port number as shown → groups."""
         return parse_mdb(self.appctl("ovs-vswitchd", "mdb/show", bridge))
 
     def overruns(self) -> int:
-        """How many frames the switch has not read in time: a packet socket was full (ss(8), -m)."""
+        """How many frames were dropped at the switch's full packet sockets (ss(8), -m)."""
         shown = self.namespace.run(
             "ss", "--packet", "--all", "--memory", "--numeric", "--no-header"
         )
@@ -201,7 +201,7 @@ def parse_fdb(text: str) -> dict[str, tuple[str, int]]:
 
 
 def parse_mdb(text: str) -> dict[str, set[str]]:
-    """`mdb/show`'s table; Open vSwitch 3.5 has a column more than 3.1."""
+    """`mdb/show`'s table as port → groups; Open vSwitch 3.5 has a column more than 3.1."""
     header, *rows = text.splitlines()
     column = header.split().index("GROUP")
     groups: dict[str, set[str]] = {}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network of a case, made of a fabric that may still have the one of another case.
+"""Makes the network of a case from a fabric that may still have another case's.
 
-Only what lies between the guests' ports and the physical switch changes: uplinks, flows, VLANs,
-keys of the guest's port. Every switch then forgets what it had learned.
+Only the part between the guests' ports and the physical switch changes: uplinks, flows, VLANs, keys
+of the guest's port. Every switch then forgets all it has learned.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LEARN_FLOWS = (
     "NXM_OF_ETH_DST[]=NXM_OF_ETH_SRC[],output:NXM_OF_IN_PORT[]),resubmit(,10)\n"
     "table=10,priority=0,actions=flood\n"
 )
-# ovs-actions(7), "ct": what has begun is let through both ways.
+# ovs-actions(7), "ct": established connections pass both ways.
 _CONNTRACK_FLOWS = (
     "table=0,priority=10,ip,actions=ct(table=1)\n"
     "table=0,priority=0,actions=normal\n"
@@ -73,7 +73,7 @@ def wire(fabric: Fabric, case: Case, port: str, mac: str) -> None:
 
 
 def wait_passing(switch: PrivateSwitch, case: Case, guest_port: str = "") -> None:
-    """Return when a host's bridge lets frames pass its uplinks, and the port of a guest there."""
+    """Return when a host's bridge forwards on its uplinks, and on the port of a guest there."""
     if case.rstp:
         for port in (*uplinks(case), *filter(None, [guest_port])):
             switch.wait_until("Port", port, "rstp_status:rstp_port_state=Forwarding")
@@ -102,7 +102,7 @@ def _link(fabric: Fabric, host: Host, uplink: Uplink) -> None:
         case Uplink.PLAIN:
             host.add_uplink(UPLINK)
         case Uplink.VXLAN | Uplink.GENEVE:
-            pass  # the uplink goes below the tunnels
+            pass  # the uplink is below the tunnels
         case Uplink.PATCH:
             host.switch.add_bridge(OUTER_BRIDGE)
             host.switch.add_port(OUTER_BRIDGE, UPLINK)
@@ -138,7 +138,7 @@ def _direct(host: Host, case: Case, port: str, mac: str) -> None:
 
 
 def _set_port(switch: PrivateSwitch, case: Case, port: str, mac: str) -> None:
-    """Set the guest's port up as the case says, and as nothing else did."""
+    """Set the guest's port up for the case, without remains of another case."""
     _set_vlan(switch, port, case.port)
     keys = {
         "attached-mac": mac if case.attached else "",
@@ -152,7 +152,7 @@ def _set_port(switch: PrivateSwitch, case: Case, port: str, mac: str) -> None:
 
 
 def _set_more(switch: PrivateSwitch, case: Case, port: str) -> None:
-    """Set what else the case has on a host's switch, and nothing that another one had."""
+    """Make the case's other settings of a host's switch, and undo those of another case."""
     for column in ("mirrors", "sflow", "ipfix", "netflow"):
         switch.vsctl("clear", "Bridge", BRIDGE, column)
     switch.vsctl("--if-exists", "del-port", MIRROR)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured of a run: captures, flows, clocks, evidence."""
+"""Measurements of a run: captures, flows, clocks, evidence."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What really passed a device, and when: a packet socket with the kernel's time stamps.
+"""Captures frames of a device, by a packet socket with the kernel's time stamps.
 
-Nothing runs while frames pass.  The kernel stamps and keeps them, and they are read when somebody
-asks, so a capture does not disturb the timing that it measures.
+Nothing runs while frames pass.  The kernel stamps and keeps them, and they are read later, so a
+capture does not disturb the timing that it measures.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class TcpSegment:
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame as it passed; `at` is CLOCK_MONOTONIC seconds.
+    """A captured frame; `at` is CLOCK_MONOTONIC seconds.
 
-    `outgoing` is the kernel's view: true for what was sent into the device, so on a guest's tap
-    for what goes to the guest.
+    `outgoing` is the kernel's view: true for frames sent into the device, so on a guest's tap for
+    frames to the guest.
     """
 
     at: float
@@ -65,7 +65,7 @@ class Frame:
         return datagram and datagram[8 : int.from_bytes(datagram[4:6], "big")]
 
     def tcp_segment(self, port: int) -> TcpSegment | None:
-        """An IPv4 TCP segment to `port` that has payload (options of IPv4 and fragments aside)."""
+        """The IPv4 TCP segment to `port` with payload (options of IPv4 and fragments aside)."""
         datagram = self._datagram(TCP, port)
         if not datagram:
             return None
@@ -85,11 +85,11 @@ class Frame:
 
     @property
     def _network(self) -> int:
-        """Where the payload of the Ethernet frame begins."""
+        """The offset of the Ethernet frame's payload."""
         return 18 if self.data[12:14] in (b"\x81\x00", b"\x88\xa8") else 14
 
     def _datagram(self, protocol: int, port: int) -> bytes | None:
-        """What an IPv4 packet of `protocol` to `port` carries."""
+        """The IPv4 payload of a packet of `protocol` to `port`."""
         packet = self.data[self._network :]
         if self.ethertype != 0x0800 or packet[:1] != b"\x45" or packet[9:10] != bytes([protocol]):
             return None
@@ -99,7 +99,7 @@ class Frame:
 class Capture:
     """Captures both directions of a device from the start of the context.
 
-    `snap` bounds what is kept of each frame, in bytes.
+    `snap` is the most bytes kept of each frame.
     """
 
     def __init__(self, namespace: Namespace, device: str, *, snap: int = 65536) -> None:
@@ -113,7 +113,7 @@ class Capture:
 
     def __enter__(self) -> Capture:
         _await_stamps(self._namespace)
-        # Bound to the device and to all protocols at once, so that no frame of another gets in.
+        # Bound to device and protocols in one call, so that no frame of another device gets in.
         self._socket.bind((self._device, ETH_P_ALL))
         return self
 
@@ -138,7 +138,7 @@ class Capture:
             except OSError as error:
                 if error.errno != errno.ENETDOWN:
                     raise
-                continue  # the device has gone since; what passed before is here still
+                continue  # the device has gone since; its earlier frames can still be read
             seconds, nanoseconds = _TIMESPEC.unpack(control[0][2])
             at = seconds + nanoseconds / 1e9 + offset
             self._frames.append(Frame(at, address[2] == PACKET_OUTGOING, data))
@@ -149,10 +149,10 @@ class Capture:
 
 
 def _await_stamps(namespace: Namespace) -> None:
-    """Return when the kernel stamps what it sends, for which a socket has asked.
+    """Return when the kernel stamps frames that it sends, as a socket has asked for.
 
-    It begins to in its own time (net_enable_timestamp in net/core/dev.c), and what has no stamp
-    until then is given that of the moment when it is read.
+    The kernel begins some time later (net_enable_timestamp in net/core/dev.c); a frame without a
+    stamp gets the time at which it is read.
     """
 
     def stamped() -> bool:

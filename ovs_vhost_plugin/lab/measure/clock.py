@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One time line for what others stamp with the time of day: CLOCK_MONOTONIC."""
+"""Converts times of day, as others stamp them, to CLOCK_MONOTONIC."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _READINGS = 5
 
 
 def from_wall() -> float:
-    """What to add to a time of day to get CLOCK_MONOTONIC, both in seconds.
+    """The offset to add to a time of day to get CLOCK_MONOTONIC, both in seconds.
 
     The two clocks cannot be read at once, and on a busy machine milliseconds may pass in between.
-    So they are read a few times, and the reading counts that took the shortest. The time of day is
-    only slewed in the length of a test: one offset fits all of it.
+    So they are read a few times, and the shortest reading counts. During a test the time of day is
+    only slewed: one offset fits all of it.
     """
     readings = []
     for _ in range(_READINGS):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was seen of one migration, and what it means."""
+"""Observations of one migration, and their interpretation."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _LAST_RECORDS = 100
 class Evidence:
     """The evidence of one migration, not yet interpreted.
 
-    `source` and `destination` are the hosts' names, `taps` what passed the guest's port on either,
-    `uplinks` what passed their uplinks. `sent_at` says when each frame of the traffic was
-    sent, `number` which of them a frame on a tap is, `arrived` which of them the guest itself says
-    it got, in this order; None: it does not say. `overruns` were dropped as a tap was full, whose
-    guest does not keep up, `congestion` as a switch did not read them in time. `announcing` is what
-    the destination's back-end says of its first announcement.
+    `source` and `destination` are the hosts' names, `taps` the frames at the guest's port on
+    either, `uplinks` the frames at their uplinks. `sent_at` is the time at which each frame of the
+    traffic was sent, `number` gives the number of a frame on a tap, `arrived` are the numbers that
+    the guest itself reports, in this order; None: it reports none. `overruns` counts frames dropped
+    at a full tap, whose guest is slow, `congestion` frames that a switch did not read in time.
+    `announcing` is the destination's back-end's report of its first announcement.
     """
 
     moved: Move
@@ -52,7 +52,7 @@ class Evidence:
     announcing: list[Mark]
 
     def report(self, kind: str, announce: str) -> Report:
-        """What became of the guest and of its traffic."""
+        """The report on the guest and its traffic."""
         moved = self.moved
         source, destination = (self._passed(frames) for frames in self.taps)
         left = self._passed(self.uplinks[0])
@@ -92,7 +92,7 @@ class Evidence:
         )
 
     def _passed(self, frames: list[Frame]) -> dict[int, float]:
-        """When each frame of the traffic was sent into a device, on its way to the guest."""
+        """The time at which each frame of the traffic was sent into a device, to the guest."""
         passed: dict[int, float] = {}
         for frame in frames:
             number = self.number(frame) if frame.outgoing else None
@@ -101,7 +101,7 @@ class Evidence:
         return passed
 
     def _came_by(self, source: Mapping[int, float], destination: Mapping[int, float]) -> list[int]:
-        """What a guest must have got: what passed the tap of the host on which it ran."""
+        """The frames that a guest must have received, by the tap of the host on which it ran."""
         stopped = self.moved.source_stopped
         return [n for n, at in source.items() if at < stopped] + [
             n for n in destination if source.get(n, stopped) >= stopped
@@ -128,9 +128,9 @@ class Evidence:
             yield from _mark(left, f"{name} leaves the host", f"uplink of {self.destination}")
 
     def _learned_ms(self) -> float | None:
-        """From what asks for the announcement until the destination's bridge has learned it.
+        """Time from the announcement's request until the destination's bridge has learned the MAC.
 
-        Both the watch and the back-end see that somewhat late.
+        Both the watch and the back-end see their end somewhat late.
         """
         asked = [*(mark.at for mark in self.announcing[:1]), *_known(self._guests_own())]
         confirmed = [mark.at for mark in self.announcing if mark.what == CONFIRMED]

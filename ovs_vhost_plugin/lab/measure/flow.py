@@ -2,8 +2,8 @@
 """A continuous flow of numbered UDP datagrams, each of which proves its own contents.
 
 A datagram is one record: its number and a checksum of flow and number, repeated to the record's
-size.  The receiver can so tell a whole record from a damaged or foreign one, and because records
-are text of a fixed size, a guest can keep them by `nc >file` and hand the file out later.
+size.  So the receiver can tell a whole record from a damaged or foreign one. Records are text of a
+fixed size, so a guest can keep them by `nc >file` and hand the file out later.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ovs_vhost_plugin.lab.process import LabError, wait_until
 
 RECORD_SIZE = 64
 _CATCH_UP = 0.004
-"""Of how many seconds the records go out at once, when they are late."""
+"""Seconds of late records that go out at once."""
 
 
 def record(flow: int, number: int, size: int = RECORD_SIZE) -> bytes:
@@ -37,7 +37,7 @@ def record(flow: int, number: int, size: int = RECORD_SIZE) -> bytes:
 
 
 def number_of(flow: int, data: bytes, size: int = RECORD_SIZE) -> int | None:
-    """The number of a record that is whole and of this flow, else None."""
+    """The number of a whole record of this flow, else None."""
     text = data[:8]
     if not text.isdigit() or data != record(flow, int(text), size):
         return None
@@ -46,7 +46,7 @@ def number_of(flow: int, data: bytes, size: int = RECORD_SIZE) -> int | None:
 
 @dataclass
 class FlowArrivals:
-    """What a receiver got: the numbers of whole records, in order of arrival."""
+    """A receiver's data: the numbers of whole records, in order of arrival."""
 
     numbers: list[int] = field(default_factory=list)
     damaged: int = 0
@@ -64,7 +64,7 @@ class FlowArrivals:
         return arrivals
 
     def lost(self, sent: int) -> list[int]:
-        """Which of the records 0 … sent-1 never came."""
+        """The records of 0 … sent-1 that never came."""
         return sorted(set(range(sent)) - set(self.numbers))
 
     def duplicates(self) -> list[int]:
@@ -73,12 +73,12 @@ class FlowArrivals:
 
 
 class Flow:
-    """Sends records from a namespace at a steady rate, and keeps what is answered.
+    """Sends records from a namespace at a steady rate, and keeps the answers.
 
-    Sending happens in a thread, on a schedule that does not drift: after a late wake-up the
-    records that are due follow fast, and not all at once: a switch that reads them from a packet
-    socket would lose what does not fit.  `sent_at[n]` is when record n was sent, `answers` holds
-    (CLOCK_MONOTONIC seconds, number) of each whole record that came back.
+    Sending happens in a thread, on a schedule that does not drift. After a late wake-up the due
+    records follow fast, but not all at once: a switch that reads them from a packet socket would
+    lose those that do not fit.  `sent_at[n]` is the time at which record n was sent, `answers`
+    holds (CLOCK_MONOTONIC seconds, number) of each whole record that came back.
     """
 
     def __init__(
@@ -123,11 +123,11 @@ class Flow:
         return len(self.sent_at)
 
     def times(self) -> dict[int, float]:
-        """When each record was sent."""
+        """The time at which each record was sent."""
         return dict(enumerate(self.sent_at))
 
     def number(self, frame: Frame) -> int | None:
-        """The number of the record in a captured frame, None without one."""
+        """The number of the record in a captured frame, or None."""
         payload = frame.within.udp_payload(self._destination[1])
         return None if payload is None else number_of(self.flow, payload, self.size)
 
@@ -140,7 +140,7 @@ class Flow:
             raise LabError(f"the flow to {self._destination}: {self._failure}")
 
     def collect(self, seconds: float = 0.0) -> None:
-        """Take the answers that are there, or come within `seconds`."""
+        """Take the answers that have come, or come within `seconds`."""
         deadline = time.monotonic() + seconds
         while True:
             self._socket.settimeout(max(1e-6, deadline - time.monotonic()))
@@ -174,7 +174,7 @@ class Flow:
         try:
             self._socket.send(data)
         except ConnectionRefusedError:
-            # An ICMP error speaks of an earlier datagram, and this one was not sent.
+            # An ICMP error is about an earlier datagram, and this one was not sent.
             with contextlib.suppress(ConnectionRefusedError):
                 self._socket.send(data)
         self.sent_at.append(at)
@@ -198,12 +198,12 @@ class Flow:
 class GuestReceiver:
     """A UDP receiver inside a QEMU guest; it moves with the guest when that migrates.
 
-    It keeps what comes; an `echo` sends it back instead, to the first that it heard of.
+    It keeps the data; with `echo` it sends the data back instead, to its first sender.
     """
 
     def __init__(self, guest: QemuGuest, port: int, *, echo: bool = False) -> None:
         self._file = PurePosixPath(f"/tmp/flow-{port}")
-        # netcat hears one sender only: a flow from another needs another netcat.
+        # netcat takes data of one sender only: another sender's flow needs another netcat.
         guest.run(f"[ ! -e {self._file} ] || {{ kill $(cat {self._file}.pid); rm {self._file}; }}")
         if echo:
             # One pipe, from netcat's output to its own input; `<>` opens it without a partner.
@@ -219,7 +219,7 @@ class GuestReceiver:
         return int(guest.run(f"wc -c <{self._file}"))
 
     def all_of(self, flow: Flow, guest: QemuGuest) -> FlowArrivals:
-        """What has arrived of a flow that has stopped, once its last record has."""
+        """The arrivals of a flow that has stopped, once its last record has come."""
 
         def ended() -> FlowArrivals | None:
             arrivals = FlowArrivals.parse(flow.flow, self.fetch(guest), flow.size)

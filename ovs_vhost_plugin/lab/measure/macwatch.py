@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a bridge learned where a MAC is: its MAC table, asked again and again.
+"""Observes when a bridge learns a MAC, by asking for its MAC table again and again.
 
-ovs-vswitchd tells nobody that it learned something, so this asks it over its control socket, on
-a kept connection, every few milliseconds; what it reports is late by at most that.
+ovs-vswitchd does not report what it learns, so this asks it over its control socket, on a kept
+connection, every few milliseconds; reported times are late by at most that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _INTERVAL_SECONDS = 0.002
 
 @dataclass(frozen=True)
 class MacMove:
-    """The bridge's answer changed at `at` (CLOCK_MONOTONIC seconds) to this port, None for none."""
+    """A change of the bridge's answer, at `at` (CLOCK_MONOTONIC seconds), to this port or None."""
 
     at: float
     port: str | None
@@ -41,7 +41,7 @@ class MacTable:
             raise LabError(f"no connection to {path}: error {error}")
 
     def port_of(self, mac: str, vlan: int = 0) -> str | None:
-        """On which port the bridge has the MAC now, as it shows it; None for none."""
+        """The port that the bridge shows for the MAC, or None."""
         _, refusal, text = self._client.transact("fdb/show", [self._bridge])
         if text is None:
             raise LabError(f"asking {self._bridge}: {refusal or 'ovs-vswitchd is gone'}")
@@ -79,7 +79,7 @@ class MacWatch:
         self._table.close()
 
     def learned_at(self, *ports: int, since: float = 0.0) -> float | None:
-        """When the MAC was first seen on one of `ports` at or after `since`, None if it was not."""
+        """The first time, from `since` on, at which the MAC was seen on one of `ports`, or None."""
         if self._failure:
             raise self._failure
         names = {str(port) for port in ports}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A TCP stream by iperf3, of which each frame is told by its IPv4 identification.
+"""A TCP stream by iperf3, whose frames are numbered by their IPv4 identification.
 
-The sender's kernel counts that up by one for each segment that it sends, one sent again included
-(RFC 6864 asks for less). So a frame that was lost on the way shows, though TCP repairs it.
+The sender's kernel increments it for each segment that it sends, also for one sent again (RFC 6864
+asks for less). So a frame that was lost on the way shows, though TCP repairs the loss.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TcpStream(Setup):
     """A stream from a namespace to a guest's iperf3 of `bits` a second; its output in `directory`.
 
     A frame's number is its connection and identification: iperf3 has a second connection, for
-    itself, whose frames count as well.
+    control, whose frames count as well.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class TcpStream(Setup):
         self._command = [
             *("iperf3", "--client", address, "--port", str(IPERF_PORT), "--json"),
             # Paced by the kernel, and with a small window: Open vSwitch reads a cable by a socket
-            # that has room for some 90 frames, and a burst of more is lost in any case.
+            # with room for some 90 frames, and loses the rest of a longer burst in any case.
             *("--fq-rate", str(bits), "--window", _WINDOW, "--length", "8K"),
             *("--time", str(_LONGEST_SECONDS)),
         ]
@@ -59,7 +59,7 @@ class TcpStream(Setup):
         return len(self.times())
 
     def times(self) -> dict[int, float]:
-        """When each segment was sent, until the end was asked for."""
+        """The time at which each segment was sent, up to `stop`."""
         times: dict[int, float] = {}
         for frame in self._capture.frames():
             number = self.number(frame) if frame.outgoing else None
@@ -78,12 +78,12 @@ class TcpStream(Setup):
         self._process.wait(_END_SECONDS)
 
     def retransmitted(self) -> int:
-        """How many segments iperf3 says were sent again."""
+        """How many segments were sent again, by iperf3's count."""
         result = json.loads(self._output.read_text())
         return int(result["end"]["sum_sent"]["retransmits"])
 
     @staticmethod
     def number(frame: Frame) -> int | None:
-        """The number of a frame of the stream that has payload, else None."""
+        """The number of a frame of the stream with payload, else None."""
         segment = frame.tcp_segment(IPERF_PORT)
         return None if segment is None else segment.source << 16 | segment.identification

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a migration did to a guest's traffic, as a person or a program reads it.  Pure.
+"""The effect of a migration on a guest's traffic, for people and programs.  Pure.
 
 Times go in as CLOCK_MONOTONIC seconds and come out as milliseconds from the moment the source
-stopped the guest, because that is when its network went away.
+stopped the guest, because its network went away at that moment.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Something that happened: when, what, and where."""
+    """An event: time, text and place."""
 
     at: float
     what: str
@@ -26,7 +26,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class TimelineRow:
-    """A line of the table: milliseconds from the source's stop, what, and where."""
+    """A line of the table: milliseconds from the source's stop, text and place."""
 
     milliseconds: float
     what: str
@@ -38,17 +38,17 @@ class Report:
     """The result of a migration under a flow.
 
     `lost`, `damaged` and `duplicated` count the flow's records at the guest, `reordered` those
-    that came after a later one. Of the lost, the network between lost `unseen`: they came to no
-    port of the guest, or were forwarded by the source and did not come to the destination's; and
-    `overrun` were dropped at a full port, by a guest that does not take as much as is sent, and
-    `congested` by a switch that did not read them in time. `found` says whether the flow reached
-    the guest again.
+    that came after a later one. Of the lost records, `unseen` were lost by the network in between:
+    they came to no port of the guest, or were forwarded by the source and did not come to the
+    destination's port. `overrun` were dropped at a full port, whose guest is too slow, `congested`
+    by a switch that did not read them in time. `found`: the flow reached the guest again.
 
     The guest `stopped` at the source and `resumed` at the destination, in seconds. `downtime_ms` is
     the hypervisor's own figure; `outage_ms` is the longest time without a record at the guest,
-    `delay_ms` the longest that one took.
-    `learned_ms` is from what asked for the announcement until the destination's bridge had learned
-    it, None if it did not; `received` is when each record came to the guest, in seconds.
+    `delay_ms` the longest time that a record took.
+    `learned_ms` is the time from the announcement's request until the destination's bridge had
+    learned the MAC, None if it did not; `received` is the time at which each record came to the
+    guest, in seconds.
     """
 
     guest: str
@@ -106,17 +106,17 @@ class Report:
         }
 
     def resume_ms(self) -> float:
-        """How long after the hypervisor's downtime the guest runs.
+        """Milliseconds from the end of the hypervisor's downtime until the guest runs.
 
-        QEMU's ends when the source has sent everything; the destination has to load it then.
+        QEMU's downtime ends when the source has sent everything; the destination then loads it.
         """
         return (self.resumed - self.stopped) * 1e3 - self.downtime_ms
 
     def recovery_ms(self) -> float | None:
-        """From the source's stop until the rate is back, less the downtime.
+        """Milliseconds from the source's stop until the rate is back, less the downtime.
 
-        Back is when the next 100 ms bring nine tenths of what the half second before the stop did
-        on average.
+        The rate is back when the next 100 ms bring nine tenths of the average of the half second
+        before the stop.
         """
         before = sum(self.stopped - 0.5 <= at < self.stopped for at in self.received) / 0.5
         for at in self.received[bisect_left(self.received, self.stopped) :]:
@@ -133,11 +133,11 @@ def deliveries(
     stopped: float,
     resumed: float,
 ) -> dict[int, float]:
-    """When each record that arrived came to the guest.
+    """The time at which each record that arrived came to the guest.
 
-    `source` and `destination` say when a record passed the guest's tap on either host.  What the
-    source's tap passed before the guest `stopped` was delivered there and then; anything else at
-    the destination, and not before the guest `resumed` there.
+    `source` and `destination` are the times at which records passed the guest's tap on either host.
+    A record that passed the source's tap before the guest `stopped` was delivered then; any other
+    at the destination, not before the guest `resumed` there.
     """
     times = {}
     for number in arrived:
@@ -154,7 +154,7 @@ def longest_gap(times: Sequence[float]) -> float:
 
 
 def duplicates(numbers: Iterable[int]) -> list[int]:
-    """Those that came more than once."""
+    """The numbers that came more than once."""
     return sorted(number for number, count in Counter(numbers).items() if count > 1)
 
 

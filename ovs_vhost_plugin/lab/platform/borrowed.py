@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a root of another release takes from this machine, so that it reaches what this one does.
+"""Settings that a root of another release takes from this machine, to reach the same networks.
 
-That is how apt and pip get packages (proxies, certificates, passwords, indexes), and how names are
-resolved.  Needs nothing but Python itself, as it runs before there is a virtual environment.
+These are the ways by which apt and pip get packages (proxies, certificates, passwords, indexes),
+and by which names are resolved.  Needs nothing but Python itself, as it runs before there is a
+virtual environment.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def environment(own: Mapping[str, str]) -> dict[str, str]:
-    """The environment for programs in a root: this machine's, without paths that are not there."""
+    """The environment for programs in a root: this machine's, without paths missing there."""
     kept = {name: value for name, value in own.items() if name not in _DROPPED}
     return {**kept, "PATH": _PATH, "HOME": os.fspath(_home(own)), "LC_ALL": "C.UTF-8"}
 
 
 def copy_settings(root: Path, own: Mapping[str, str] = os.environ) -> list[Path]:
-    """Copy this machine's settings into the root; the directories that they name are returned.
+    """Copy this machine's settings into the root; return the directories that they name.
 
-    Those (a directory of wheels, say) may be large, and are to be mounted.
+    Such directories (of wheels, say) may be large, so they are to be mounted.
     """
     settings = pip_settings(own)
     home = _home(own)
@@ -57,7 +58,7 @@ def copy_settings(root: Path, own: Mapping[str, str] = os.environ) -> list[Path]
 
 
 def acquire_settings(dump: str) -> Iterator[str]:
-    """The lines of `apt-config dump` that say how packages are fetched, whatever the release."""
+    """The lines of `apt-config dump` about fetching packages, for any release."""
     for line in dump.splitlines():
         wanted = line.startswith(("Acquire::", "APT::Sandbox::"))
         if wanted and not line.startswith(_NOT_OF_A_RELEASE):
@@ -65,7 +66,7 @@ def acquire_settings(dump: str) -> Iterator[str]:
 
 
 def pip_settings(own: Mapping[str, str]) -> list[Path]:
-    """The files of pip's settings that there are, in the places where pip looks for them."""
+    """The existing files of pip's settings, in the places where pip looks for them."""
     home = _home(own)
     configuration = Path(own.get("XDG_CONFIG_HOME") or home / ".config")
     system = (own.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")
@@ -82,7 +83,7 @@ def pip_settings(own: Mapping[str, str]) -> list[Path]:
 def named_paths(words: Iterable[str]) -> Iterator[Path]:
     """The files and directories of this machine among the words of settings.
 
-    An index (file:///somewhere/simple) leads to files beside it, so it is its parent that is named.
+    An index (file:///somewhere/simple) leads to files beside it, so its parent is taken.
     """
     for word in words:
         url = urlsplit(word)
@@ -112,7 +113,7 @@ def _home(own: Mapping[str, str]) -> Path:
 
 
 def _copy(path: Path, root: Path) -> None:
-    """Copy a file, if it is one, or what a link to one leads to."""
+    """Copy a file, also one that a link leads to; anything else is left."""
     if not path.is_file():
         return
     target = _inside(root, path)

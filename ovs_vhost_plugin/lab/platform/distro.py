@@ -6,8 +6,8 @@
 
 debootstrap makes a root of that release in `.cache/roots`, once, and the lab's packages are
 installed in it.  A command runs in it with the machine's own kernel, devices, network and /tmp, and
-with this checkout where it is; the checkout's `.cache` and `.venv` are that release's own.  All
-mounts are in a mount namespace of the command's own: however it ends, nothing of them is left.
+with this checkout at its usual path; the checkout's `.cache` and `.venv` are that release's own.
+All mounts are in the command's own mount namespace: no mount is left, however the command ends.
 
 The command takes the place of this program, so signals, open files and the exit status are its own:
 QEMU of another release can be started by this where the machine's QEMU would be (`command`).
@@ -35,11 +35,11 @@ from ovs_vhost_plugin.lab.platform import borrowed, mirrors, packages
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 MIRROR = "MIRROR"
-"""The environment variable that names a mirror, where the machine's own is not to be used."""
+"""The environment variable that names a mirror, to be used instead of the machine's own."""
 
 _SCRIPTS = Path("/usr/share/debootstrap/scripts")
 _BASE = ("ca-certificates", "git", "make", "python3", "python3-venv")
-# What this machine mounts and unmounts is seen within; what is mounted within is not seen by it.
+# Mounts of this machine are seen within; mounts made within are not seen by the machine.
 _NAMESPACE = ("unshare", "--mount", "--propagation", "slave")
 _STAGES = ("Retrieving", "Extracting", "Unpacking", "Configuring")
 
@@ -59,13 +59,13 @@ class Mount:
 
 @dataclass(frozen=True)
 class Root:
-    """Where all of one release is kept."""
+    """The directory of one release."""
 
     directory: Path
 
     @property
     def root(self) -> Path:
-        """The release's root. That it has this name says that debootstrap came to its end."""
+        """The release's root. A root gets this name when debootstrap has finished."""
         return self.directory / "root"
 
     @property
@@ -75,7 +75,7 @@ class Root:
 
     @property
     def packages(self) -> Path:
-        """Says with which list of packages the root was filled."""
+        """The file with the list of packages that the root was filled with."""
         return self.directory / "packages"
 
     @property
@@ -85,17 +85,17 @@ class Root:
 
 
 def place(release: str) -> Root:
-    """The place of a release, whether there is something or not."""
+    """The place of a release, which may be empty."""
     return Root(CHECKOUT / ".cache" / "roots" / release)
 
 
 def command(release: str, *argv: str) -> list[str]:
-    """What runs `argv` on another release.  Its root is made first, unless `place(…).complete`."""
+    """The command that runs `argv` on another release.  Makes its root first if incomplete."""
     return [sys.executable, "-m", __name__, release, *argv]
 
 
 def prepare(release: str) -> tuple[Root, list[Mount]]:
-    """Have a root of the release with all packages, and say what is to be mounted in it."""
+    """Make the release's root with all packages if need be; return it and its mounts."""
     if os.geteuid() != 0:
         raise DistroError("needs root, to make and enter a root of another release; try sudo")
     known(release)
@@ -135,7 +135,7 @@ def known(release: str) -> None:
 def entry(root: Path, mounts: Sequence[Mount], directory: Path, argv: Sequence[str]) -> list[str]:
     """The command line that runs `argv` in the root: in a mount namespace, with the mounts made.
 
-    It pivots and does not chroot: programs that make namespaces themselves want a true root.
+    It uses pivot_root and not chroot: programs that make namespaces themselves need a true root.
     """
     steps = [f"mount --rbind {_quoted(root)} {_quoted(root)}"]
     for mount in mounts:
@@ -146,7 +146,7 @@ def entry(root: Path, mounts: Sequence[Mount], directory: Path, argv: Sequence[s
             steps.append(f"mount -o remount,bind,ro {at}")
     steps += [
         f"cd {_quoted(root)}",
-        # It has the names of network namespaces and the sockets of daemons: each command its own.
+        # /run has the names of network namespaces and daemons' sockets: each command has its own.
         "mount -t tmpfs -o mode=755 tmpfs run",
         "mkdir run/lock",
         "pivot_root . .",
@@ -159,7 +159,7 @@ def entry(root: Path, mounts: Sequence[Mount], directory: Path, argv: Sequence[s
 
 
 def _mounts(there: Root, named: Sequence[Path]) -> list[Mount]:
-    """What a command sees of this machine: later ones lie over earlier ones."""
+    """The parts of this machine that a command sees; later mounts lie over earlier ones."""
     for name in ("cache", "venv"):
         (there.directory / name).mkdir(exist_ok=True)
         (CHECKOUT / f".{name}").mkdir(exist_ok=True)
@@ -172,7 +172,7 @@ def _mounts(there: Root, named: Sequence[Path]) -> list[Mount]:
 
 
 def _git_directory() -> list[Path]:
-    """Where git keeps what belongs to this checkout, if that is not in it (git worktree)."""
+    """The directory of this checkout's git data, if it is outside (git worktree)."""
     pointer = CHECKOUT / ".git"
     if not pointer.is_file():
         return []
@@ -182,7 +182,7 @@ def _git_directory() -> list[Path]:
 
 
 def _debootstrap(release: str, there: Root) -> None:
-    """Make the root; what an interrupted run left is cleared away, but not what it downloaded."""
+    """Make the root; remains of an interrupted run are removed, but not its downloads."""
     sources = _sources(release)
     shutil.rmtree(there.partial, ignore_errors=True)
     downloads = there.directory / "downloads"
@@ -219,7 +219,7 @@ def _sources(release: str) -> list[mirrors.PackageSource]:
 
 
 def _logged(argv: Sequence[str], log: Path) -> int:
-    """Run a program with its words in a file; the stages that it comes to are shown."""
+    """Run a program with its output in a file, and show the stages that it reaches."""
     stage = None
     with (
         log.open("w") as sink,
@@ -243,7 +243,7 @@ def _tail(log: Path, lines: int = 12) -> str:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """One at a time makes and fills a root; the others wait for it."""
+    """Lock: one program at a time makes and fills a root, the others wait."""
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -258,7 +258,7 @@ def _package_list() -> str:
 
 
 def _text(path: Path) -> str | None:
-    """A file's text, or None: whether it is there is known only by reading it."""
+    """A file's text, or None if it is missing: only reading it tells."""
     try:
         return path.read_text()
     except FileNotFoundError:
@@ -274,7 +274,7 @@ def _say(words: str) -> None:
 
 
 def _directory(mounts: Sequence[Mount]) -> Path:
-    """Where a command starts: here, if here is there."""
+    """The directory in which a command starts: the current one, if the root has it."""
     here = Path.cwd()
     return here if any(here.is_relative_to(mount.at) for mount in mounts) else CHECKOUT
 

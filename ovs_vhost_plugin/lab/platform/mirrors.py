@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the packages of another release come from: the machine's own mirror has them too.
+"""Package sources of another release, on the machine's own mirrors.
 
-apt itself says which sources this machine has, in whatever format they are written.  Those of its
-own release are asked for the other release instead.  Needs nothing but Python itself, as it runs
-before there is a virtual environment.
+apt itself lists this machine's sources, in whatever format they are written.  Those of its own
+release are asked for the other release instead.  Needs nothing but Python itself, as it runs before
+there is a virtual environment.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ASK = (
 )
 _ALIASES = ("stable", "oldstable", "testing", "unstable", "sid")
 _POCKETS = ("", "-updates", "-security")
-"""What follows a release's name in its suites. Others (-backports, -proposed) are not wanted."""
+"""Suffixes of a release's name in its suites. Others (-backports, -proposed) are not wanted."""
 _ROLLING = ("sid", "unstable")
 """Releases without any pockets."""
 
@@ -46,7 +46,7 @@ def configured(options: Sequence[str] = ()) -> list[PackageSource]:
     merged: dict[tuple[str, str], dict[str, None]] = {}
     for line in words.splitlines():
         uri, suite, component = line.split(" ", 2)
-        # A source that is a mere directory of packages has no components.
+        # A source that is only a directory of packages has no components.
         if not component.startswith("$"):
             merged.setdefault((_mirror(uri), suite), {})[component] = None
     return [
@@ -55,7 +55,7 @@ def configured(options: Sequence[str] = ()) -> list[PackageSource]:
 
 
 def of_release(sources: Iterable[PackageSource], own: str, wanted: str) -> list[PackageSource]:
-    """The sources of the release `wanted`, from those that a machine of the release `own` has.
+    """The sources of the release `wanted`, from those of a machine of the release `own`.
 
     The first is the release itself, from the mirror that is named first.  Raises NoMirrorError.
     """

@@ -73,7 +73,7 @@ BINDINGS = (
 )
 """Open vSwitch's for Python as Debian has them: a package of the product would depend on these."""
 LIBVIRT = (
-    # The package that has QEMU's user, in Debian 12, and by its dependencies the rest.
+    # In Debian 12 this package has QEMU's user, and by its dependencies the rest.
     Program("libvirtd", "libvirt-daemon-system"),
     Program("virsh", "libvirt-clients"),
 )
@@ -83,9 +83,9 @@ SYSTEMD = (
     Program("systemd-tmpfiles", "systemd"),
     Program("unshare", "util-linux"),
 )
-"""What checks etc/, and runs the unit; nothing of the product needs it."""
+"""Programs that check etc/ and run the unit; the product needs none of them."""
 RELEASES = (Program("debootstrap", "debootstrap"), Program("unshare", "util-linux"))
-"""What makes a root of another release (distro.py), and goes into it."""
+"""Programs that make a root of another release (distro.py) and enter it."""
 UML = (
     Program("linux.uml", "user-mode-linux"),
     Program("busybox", "busybox-static"),
@@ -105,7 +105,7 @@ _UNITS = {
         "libvirt-guests.service",
     ),
 }
-"""The services that a package brings, and the next boot would start."""
+"""The services of a package, which the next boot would start."""
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _POLICY_TEXT = (
@@ -114,7 +114,7 @@ _POLICY_TEXT = (
 
 
 def missing(programs: Iterable[Program], *, root: bool = True) -> str | None:
-    """One line that says what is missing and how to get it; None when all is there."""
+    """One line about the missing programs and how to get them; None when all are present."""
     packages = missing_packages(programs)
     if packages:
         return f"missing: {' '.join(packages)}; as root: apt-get install {' '.join(packages)}"
@@ -124,14 +124,14 @@ def missing(programs: Iterable[Program], *, root: bool = True) -> str | None:
 
 
 def missing_packages(programs: Iterable[Program]) -> list[str]:
-    """The packages of those programs that this machine lacks, each once, in order."""
+    """The packages of the programs that this machine lacks, each once, in order."""
     return list(dict.fromkeys(program.package for program in programs if not program.present))
 
 
 def install(programs: Iterable[Program]) -> None:
     """Install the packages that are missing, without starting any of their services.
 
-    An Open vSwitch or OVN that was not here before is also not started by the next boot.
+    The next boot does not start a newly installed Open vSwitch or OVN either.
     """
     packages = missing_packages(programs)
     if not packages:
@@ -158,9 +158,9 @@ def _apt(*arguments: str) -> None:
 
 @contextlib.contextmanager
 def _no_services() -> Iterator[None]:
-    """Have Debian's maintainer scripts start no service (invoke-rc.d asks policy-rc.d).
+    """Keep Debian's maintainer scripts from starting services (invoke-rc.d asks policy-rc.d).
 
-    A policy that the machine already has stays.  One of ours that a killed run left is ours.
+    A policy that the machine already has stays.  Our policy, left by a killed run, is removed.
     """
     if _POLICY.exists() and _POLICY.read_text() != _POLICY_TEXT:
         yield
@@ -174,12 +174,12 @@ def _no_services() -> Iterator[None]:
 
 
 def _search_path() -> str:
-    # The tools of the administrator are not on every user's PATH.
+    # The administrator's tools are not on every user's PATH.
     return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 
 def main(arguments: list[str]) -> int:
-    """`install`, or `check`: say what is missing, on the exit status too."""
+    """Run `install` or `check`, which prints what is missing; return the exit status."""
     try:
         if arguments == ["install"]:
             install(EVERYTHING)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which versions of QEMU, Open vSwitch, ... are here: what tests expect of them differs."""
+"""The versions of QEMU, Open vSwitch, ... on this machine: tests' expectations depend on them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from ovs_vhost_plugin.lab.process import LabError
 
 @functools.cache
 def of(program: str) -> tuple[int, int]:
-    """The version that a program says it is (`--version`), as (major, minor)."""
+    """The version that a program prints (`--version`), as (major, minor)."""
     return parse(process.run([program, "--version"]).stdout)
 
 
 def qemu() -> tuple[int, int]:
-    """QEMU's."""
+    """QEMU's version."""
     return of("qemu-system-x86_64")
 
 
 def open_vswitch() -> tuple[int, int]:
-    """Open vSwitch's."""
+    """Open vSwitch's version."""
     return of("ovs-vswitchd")
 
 
 def parse(words: str) -> tuple[int, int]:
-    """The first version number in what a program says of itself."""
+    """The first version number in a program's output."""
     found = re.search(r"\b(\d+)\.(\d+)", words)
     if found is None:
         raise LabError(f"no version in: {words.strip()}")
