@@ -49,3 +49,13 @@ def test_bases_that_no_ring_has(base, name):
     with pytest.raises(PeerError) as caught:
         decode(base, 8)
     assert caught.value.name == name
+
+
+@pytest.mark.parametrize(
+    ("base", "detail"),
+    [(0x8004_8003, "avail 0x8003, used 0x8004 of 8"), (0x8008, "descriptor 8 of 8")],
+)
+def test_a_base_that_no_ring_has_is_shown(base, detail):
+    with pytest.raises(PeerError) as caught:
+        decode(base, 8)
+    assert caught.value.detail == detail

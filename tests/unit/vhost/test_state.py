@@ -11,8 +11,9 @@ from ovs_vhost_plugin.vhost.state import PostcopyPhase, SessionState, VringState
 
 def test_a_front_end_that_has_said_nothing_has_asked_for_nothing() -> None:
     state = SessionState(offer(queue_pairs=2, mtu=None))
-    flags = {name for name, value in vars(state).items() if value is True}
-    assert flags == {"link_up"}
+    values = vars(state).items()
+    assert [name for name, value in values if value is True] == ["link_up"]
+    assert [name for name, value in values if value is None] == ["guest_mtu"]
     assert (state.features, state.protocol_features, state.status) == (0, 0, 0)
     assert state.postcopy is PostcopyPhase.OFF and state.reply_fds == ()
     assert state.mac == bytes(6) and state.net_config.mtu == 0

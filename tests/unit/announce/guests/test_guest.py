@@ -313,3 +313,8 @@ def test_what_it_used_before_the_connection_was_lost_is_its_own_again_when_its_r
     guest.started(7, 0, 6.0, further=True)
     assert guest.known(4.0 + REMEMBERED) == (OTHER,)
     assert guest.known(4.1 + REMEMBERED) == ()
+
+
+def test_the_end_of_a_worker_without_a_guest_stops_nothing():
+    guest = Guest()
+    assert guest.ended(1.0) == NO_CHANGE and guest.sent_at_start == 0
