@@ -4,7 +4,6 @@
 Every command that shows something takes `--format json` (or `-f json`).
 """
 
-import math
 import os
 import time
 from collections.abc import Callable
@@ -105,10 +104,10 @@ class Commands:
                         pending.waiting.discard(name)
                         pending.answers[name] = stats
 
-    def wait(self, poller: Any, now: float) -> None:
-        """Register when an answer is due."""
-        for pending in [*self._stats.values(), *self._announces]:
-            poller.timer_wait(math.ceil((pending.deadline - now) * 1000))
+    def get_timer(self) -> float | None:
+        """When an answer is due; None while nobody waits for one."""
+        waiting = (*self._stats.values(), *self._announces)
+        return min((pending.deadline for pending in waiting), default=None)
 
     # -- the commands ----------------------------------------------------------------------------
 

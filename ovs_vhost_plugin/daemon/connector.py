@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from socket import socket
-from typing import Any
 
 import ovs.vlog
 
@@ -110,10 +109,9 @@ class Connector:
             if wants.asked and (self._wake_at is None or wants.due < self._wake_at):
                 self._wake_at = wants.due
 
-    def wait(self, poller: Any, now: float) -> None:
-        """Register when `run` has something to try."""
-        if self._wake_at is not None:
-            poller.timer_wait(math.ceil((self._wake_at - now) * 1000))
+    def get_timer(self) -> float | None:
+        """When `run` has something to try; None: not before a worker asks."""
+        return self._wake_at
 
     def _asked(self, name: str, now: float) -> None:
         wants = self._ports.setdefault(name, _Port())

@@ -8,7 +8,6 @@ that is new has no bridge that carries it, and every MTU that is asked for is no
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import ovs.vlog
 
@@ -58,7 +57,7 @@ class Lasting:
             vlog.warn(f"{port}: {self.of(port, name)}")
         return [name for _, name in begun]
 
-    def wait(self, poller: Any) -> None:
-        """Register what `look` has to be called again for."""
-        for one in self._since.keys() - self._texts.keys():
-            poller.timer_wait_until((self._since[one] + PATIENCE) * 1e3)
+    def get_timer(self) -> float | None:
+        """When `look` has to be called again; None: not before a row changes."""
+        waiting = self._since.keys() - self._texts.keys()
+        return min((self._since[one] + PATIENCE for one in waiting), default=None)

@@ -133,15 +133,22 @@ class Loop:
 
     def wait(self, poller: ovs.poller.Poller, now: float) -> None:
         """Register all that another turn is needed for."""
-        self.database.wait(poller, now)
-        self.ports.workers.wait(poller, now)
-        self.connector.wait(poller, now)
+        self.database.wait(poller)
+        self.ports.workers.wait(poller)
         self.ports.seclusion.wait(poller)
         self.announcing.wait(poller)
         self.forwarding.wait(poller)
         self.switchd.wait(poller)
-        self.lasting.wait(poller)
-        for at in (self._wake_at, self._cleanup_until, self.reopener.get_timer()):
+        timers = (
+            self._wake_at,
+            self._cleanup_until,
+            self.database.get_timer(),
+            self.ports.workers.get_timer(),
+            self.connector.get_timer(),
+            self.reopener.get_timer(),
+            self.lasting.get_timer(),
+        )
+        for at in timers:
             if at is not None:
                 poller.timer_wait(math.ceil((at - now) * 1000))
 

@@ -119,5 +119,6 @@ def _run(loop: Loop, commands: Commands, unixctl: ovs.unixctl.server.UnixctlServ
         poller = ovs.poller.Poller()
         loop.wait(poller, now)
         unixctl.wait(poller)
-        commands.wait(poller, now)
+        if (due := commands.get_timer()) is not None:
+            poller.timer_wait_until(due * 1e3)
         poller.block()

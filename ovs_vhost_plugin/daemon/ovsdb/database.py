@@ -6,7 +6,6 @@ enough: after a restart of ovsdb-server it says nothing of rows deleted meanwhil
 one transaction at a time is under way, and its outcome is seen in the rows.
 """
 
-import math
 import posixpath
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -227,6 +226,8 @@ class Database:
 
     def run(self, now: float) -> None:
         """Take what the server sent."""
+        if now >= self._retry_at:
+            self._retry_at = 0.0
         self._idl.run()
         if self._transaction is not None:
             self._conclude(now)
@@ -235,11 +236,13 @@ class Database:
             vlog.info(f"{self._idl.session_name()}: {standing.value}")
             self._told = standing
 
-    def wait(self, poller: Any, now: float) -> None:
-        """Register what `run` and `write` have to be called again for."""
+    def get_timer(self) -> float | None:
+        """When `write` may be called again, after one that failed; None: nothing has."""
+        return self._retry_at or None
+
+    def wait(self, poller: Any) -> None:
+        """Register what `run` has to be called for."""
         self._idl.wait(poller)
-        if self._retry_at > now:
-            poller.timer_wait(math.ceil((self._retry_at - now) * 1000))
 
     @property
     def standing(self) -> Standing:

@@ -5,7 +5,6 @@ A nursery that dies is replaced, workers and their traffic do not notice.
 """
 
 import contextlib
-import math
 import os
 import select
 import socket
@@ -287,7 +286,11 @@ class Workers:
         self._alarms.remove(link)
         link.close()
 
-    def wait(self, poller: Any, now: float) -> None:
+    def get_timer(self) -> float | None:
+        """When a fork server may be started; None while there is one."""
+        return self._backoff.retry_at if self._nursery is None else None
+
+    def wait(self, poller: Any) -> None:
         """Register what `run` has to be called for."""
         for link in self.links.values():
             link.wait(poller)
@@ -298,8 +301,6 @@ class Workers:
             channel = self._nursery.channel
             wants = select.POLLOUT if channel.wants_write or self.disposal.waiting else 0
             poller.fd_wait(channel.fileno(), select.POLLIN | wants)
-        else:
-            poller.timer_wait(math.ceil((self._backoff.retry_at - now) * 1000))
 
     def tell(self, name: str, command: Command, now: float) -> bool:
         """Send a command to a port's worker; False when there is none to hear it."""

@@ -39,8 +39,11 @@ class FakeDatabase:
     def run(self, now: float) -> None:
         pass
 
-    def wait(self, poller: Any, now: float) -> None:
+    def wait(self, poller: Any) -> None:
         pass
+
+    def get_timer(self) -> None:
+        return None
 
     def snapshot(self) -> Snapshot:
         return self.rows
@@ -172,8 +175,11 @@ class FakeWorkers:
             spec=spec, phase=None, since=now, state=None, child=True, told_to_quit=False
         )
 
-    def wait(self, poller: Any, now: float) -> None:
+    def wait(self, poller: Any) -> None:
         pass
+
+    def get_timer(self) -> None:
+        return None
 
 
 class FakeAnnouncing:

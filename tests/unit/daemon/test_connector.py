@@ -6,7 +6,6 @@ import os
 import socket
 from collections import Counter
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,16 +66,10 @@ class World:
     def run(self, now: float) -> None:
         self.connector.run(self.ports, now)
 
-    def wake(self, now: float) -> float | None:
-        """When `run` is to be called next, as a poller is told it."""
-        waits: list[int] = []
-        self.connector.wait(SimpleNamespace(timer_wait=waits.append), now)
-        return now + waits[0] / 1000 if waits else None
-
     def live(self, now: float, until: float) -> None:
         """Run whenever that is asked for."""
         self.run(now)
-        while (wake := self.wake(now)) is not None and wake <= until:
+        while (wake := self.connector.get_timer()) is not None and wake <= until:
             now = max(wake, now + 0.001)
             self.run(now)
 
@@ -95,7 +88,7 @@ def link(world: World) -> Link:
 def test_nobody_is_connected_who_has_not_asked(world: World) -> None:
     world.there = True
     world.run(NOW)
-    assert not world.tried and world.wake(NOW) is None
+    assert not world.tried and world.connector.get_timer() is None
 
 
 def test_who_asks_is_connected_at_once_and_once(world: World, link: Link) -> None:
@@ -119,7 +112,7 @@ def test_a_front_end_that_is_not_there_is_looked_for_and_is_no_error(world: Worl
     assert not world.connector.errors and not world.counters
     world.there = True
     world.live(NOW + 61, NOW + 100)
-    assert world.wake(NOW + 100) is None
+    assert world.connector.get_timer() is None
 
 
 def test_tries_of_many_ports_fall_together(world: World) -> None:
@@ -131,7 +124,7 @@ def test_tries_of_many_ports_fall_together(world: World) -> None:
     now = NOW + 1
     world.run(now)
     while now < NOW + 11:
-        now = max(world.wake(now) or math.inf, now + 0.001)
+        now = max(world.connector.get_timer() or math.inf, now + 0.001)
         wakes.add(now)
         world.run(now)
     assert len(wakes) <= 20
@@ -217,7 +210,7 @@ def test_only_a_worker_that_serves_its_row_is_connected(
     world.ask(NOW)
     world.ports = {} if change is None else {"vhu0": replace(PORT, **change)}
     world.live(NOW, NOW + 10)
-    assert not world.tried and world.wake(NOW) is None
+    assert not world.tried and world.connector.get_timer() is None
     world.ports = {"vhu0": PORT}
     world.run(NOW + 11)
     assert len(link.sent) == 1

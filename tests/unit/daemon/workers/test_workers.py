@@ -25,16 +25,14 @@ class Poller:
     def fd_wait(self, fd: object, events: int) -> None:
         self._poll.register(fd, events)  # type: ignore[arg-type]
 
-    def timer_wait(self, _milliseconds: int) -> None:
-        pytest.fail("nothing here is tried again")
-
     def block(self) -> None:
         assert self._poll.poll(PATIENCE), "nothing happens"
 
 
 def next_events(workers: Workers) -> list[Event]:
     poller = Poller()
-    workers.wait(poller, NOW)
+    assert workers.get_timer() is None, "nothing here is tried again"
+    workers.wait(poller)
     poller.block()
     return workers.run(NOW)
 
