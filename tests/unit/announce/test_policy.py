@@ -23,6 +23,7 @@ def test_every_key_is_read():
         step=20,
         guest_silent=500,
     )
+    assert [parse(f"rounds={number}").rounds for number in (1, 1000)] == [1, 1000]
     assert parse("off") == Policy(enabled=False)
     assert parse("output=table", default=Policy(output=Output.NORMAL)).output is Output.TABLE
 
