@@ -316,5 +316,5 @@ def test_what_it_used_before_the_connection_was_lost_is_its_own_again_when_its_r
 
 
 def test_the_end_of_a_worker_without_a_guest_stops_nothing():
-    guest = Guest()
+    guest = GuestState()
     assert guest.ended(1.0) == NO_CHANGE and guest.sent_at_start == 0
