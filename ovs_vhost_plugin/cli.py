@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ovs-vhost COMMAND`: the command line, which asks the daemon or becomes it.
 
-What a command needs is imported when it runs, so that `ovs-vhost show` loads no compiler.
+Each command imports its modules when it runs, so that `ovs-vhost show` loads no compiler.
 """
 
 import argparse
@@ -34,7 +34,7 @@ ENVIRONMENT = {
     "OVS_VHOST_CACHE_DIR": "the directory of compiled kernels, which only root may write "
     "(default: /var/cache/ovs-vhost)",
 }
-"""Each variable that the program reads, and its meaning, for `--help` and the man page."""
+"""Environment variables that the program reads → meanings, for `--help` and the man page."""
 
 
 class CommandError(Exception):
@@ -251,7 +251,7 @@ def _with_port(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def _ask(target: str, command: str, arguments: Sequence[str | None]) -> Any:
-    """Ask the daemon; its answer, read from JSON."""
+    """Ask the daemon; return its answer, decoded from JSON."""
     dirs.set_up()
     words = [word for word in arguments if word is not None]
     signal.signal(signal.SIGALRM, _timed_out)
@@ -266,7 +266,7 @@ def _ask(target: str, command: str, arguments: Sequence[str | None]) -> Any:
 
 
 def _transact(path: str, command: str, words: Sequence[str]) -> tuple[str | None, str]:
-    """One request: what the daemon said against it, or None, and its answer."""
+    """Send one request; return the daemon's error, or None, and its answer."""
     error, client = ovs.unixctl.client.UnixctlClient.create(path)
     if error:
         _unreachable(path, error)
@@ -286,7 +286,7 @@ def _control_socket(target: str) -> str:
 
 
 def _unreachable(what: str, error: int) -> NoReturn:
-    """Say why the daemon does not answer, and what to do about it."""
+    """Fail with the reason why the daemon does not answer, and a remedy."""
     if error in (errno.EACCES, errno.EPERM):
         raise CommandError(f"{what}: permission denied; run as root")
     if error in (errno.ENOENT, errno.ESRCH, errno.ECONNREFUSED):

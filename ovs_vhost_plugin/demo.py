@@ -2,8 +2,8 @@
 """`ovs-vhost demo`: the main job on private hosts, and a timeline of what happened.
 
 Two hosts with their own Open vSwitch and daemon, a third switch between them, a guest, a steady
-flow of packets to it, a live migration.  All of it lives in namespaces and a temporary directory
-of its own and is gone at the end, however that comes.
+flow of packets to it, a live migration.  All of it is in namespaces and a temporary directory of
+its own, and is gone at the end, however the demo ends.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MISSING, _FAILED, _INTERRUPTED = 1, 1, 130
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the command's options. The man page is made from it too."""
+    """The parser of the command's options; the man page is made from it too."""
     parser = argparse.ArgumentParser(
         prog="ovs-vhost demo",
         description="Migrate a live guest between two private hosts, each with an Open vSwitch "
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace, screen: Console) -> Report:
-    """Run the demo with its progress on `screen`, and print what came of it."""
+    """Run the demo with its progress on `screen`, and print its report."""
     announces = options.announce == "guest"
     with screen.status("starting") as status:
         # A log, a pipe: a line for each step, where a terminal has a spinner.
@@ -135,7 +135,7 @@ def _print(report: Report) -> None:
 
 
 def _keep(stage: Stage, screen: Console) -> None:
-    """Say how to look around, and wait for Ctrl-C (or SIGTERM), which ends the wait in order."""
+    """Print how to look around, and wait for Ctrl-C (or SIGTERM), which ends the wait in order."""
     for host in (stage.fabric.a, stage.fabric.b):
         screen.print(f"ip netns exec {host.namespace.name} tcpdump -ni any", highlight=False)
         screen.print(f"ovs-vsctl --db={host.switch.db} show", highlight=False)
@@ -149,11 +149,11 @@ def _keep(stage: Stage, screen: Console) -> None:
 
 @contextlib.contextmanager
 def _taken_down() -> Iterator[None]:
-    """Whatever ends the demo ends it in order, and nothing is left.
+    """Take the demo down in order, whatever ends it, so that nothing is left.
 
-    SIGTERM and SIGHUP become KeyboardInterrupt, as SIGINT is.  While things are taken down
-    another one is ignored.  A signal may hit in between the making of a namespace and its entry
-    in a list of things to undo: so in the end all that bears our pid goes.
+    SIGTERM and SIGHUP become KeyboardInterrupt, as SIGINT is.  Further signals are ignored while
+    things are taken down.  A signal may come between the making of a namespace and its entry in the
+    list of things to undo: so in the end everything with our pid in its name is removed.
     """
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

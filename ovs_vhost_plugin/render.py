@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `vhost/show` and `vhost/stats` tell, as text for people and JSON for programs.
+"""Renders the daemon's answers, as text for people and JSON for programs.
 
-The same text for ovs-appctl and for a terminal, so it is plain: aligned columns, no colours. What
-is shown partly comes from guests and is never taken for markup.
+ovs-appctl and a terminal get the same text, so it is plain: aligned columns, no colours. Parts of
+it come from guests and are never taken for markup.
 """
 
 import io
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 _WIDTH = 240
-_MOST_COLUMNS = 8  # queue pairs shown side by side; beyond it only their sum
+_MOST_COLUMNS = 8  # queue pairs shown side by side; of more, only the sum is shown
 
 
 def as_json(data: object) -> str:
@@ -24,7 +24,7 @@ def as_json(data: object) -> str:
 
 
 def show(data: Mapping[str, Any]) -> str:
-    """All ports and what is wrong, from the data of `vhost/show`."""
+    """All ports and their faults, from the data of `vhost/show`."""
     parts = [f"ovs-vhost {data['version']}, pid {data['pid']}, {data['database']}: "]
     parts[0] += f"{data['standing']}\n"
     if data["sandbox"].startswith("without"):
@@ -50,7 +50,7 @@ def show(data: Mapping[str, Any]) -> str:
 
 
 def _exposed(port: Mapping[str, Any]) -> str:
-    """What is said of a port whose guest this host's own network stack may hear."""
+    """The note on a port whose guest this host's own network stack may hear, or ""."""
     told = str(port["host_stack"])
     return told if told.startswith("host-stack-open") else ""
 
@@ -112,7 +112,7 @@ def _pairs_table(pairs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def announcement(data: Mapping[str, Any]) -> str:
-    """What came of an announcement, from the data of `vhost/announce`."""
+    """An announcement's outcome, from the data of `vhost/announce`."""
     took = data["milliseconds"]
     words = [f"{data['port']}: {data['mac']} {data['outcome']}"]
     if took is not None:

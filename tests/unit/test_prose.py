@@ -15,10 +15,7 @@ HIDDEN_SUBJECTS = ("What ", "Whatever ", "Whoever ", "Have ", "Has ")
 MOST_WORDS = 20
 UNREAD = frozenset(
     {
-        ".",
         "daemon",
-        "daemon/ovsdb",
-        "daemon/sockets",
         "daemon/workers",
         "ipc",
         "jit",

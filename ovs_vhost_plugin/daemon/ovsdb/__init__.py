@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The database: rows that are ours turned into specs of ports, and status written back."""
+"""The database: our rows are parsed into specs of ports, and status is written back."""

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Automation written for OVS-DPDK, on a switch without DPDK (`--adopt-dpdk-types`). Pure.
 
-Rows of OVS-DPDK's interface types are taken over. And these types are told as the switch's own, in
-Open_vSwitch:iface_types: by it Neutron decides whether a VM gets a vhost-user port or a tap.
+Rows of OVS-DPDK's interface types are taken over. These types are also added to the switch's own in
+Open_vSwitch:iface_types, by which Neutron decides whether a VM gets a vhost-user port or a tap.
 
-ovs-vswitchd writes that column at the end of each reconfiguration, with the types that it has
-itself (discover_types in vswitchd/bridge.c). A write of ours is no reason for it to reconfigure. So
-each of its writes is followed by one of ours, and there it ends.
+ovs-vswitchd writes that column at the end of each reconfiguration, with its own types
+(discover_types in vswitchd/bridge.c). A write of ours does not make it reconfigure. So each of its
+writes is followed by one of ours, and by nothing more.
 """
 
 from collections.abc import Collection, Mapping
@@ -16,29 +16,29 @@ from ovs_vhost_plugin.common.ratelimit import TokenBucket
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import MODE_KEY
 
 TYPE_KEY = "vhost-user-dpdk-type"
-"""Where a row that was taken over keeps the type it had."""
+"""The key in which a row that was taken over keeps its former type."""
 
 MODES = {"dpdkvhostuser": "server", "dpdkvhostuserclient": "client"}
-"""OVS-DPDK's interface types → the mode that means the same."""
+"""OVS-DPDK's interface types → our mode with the same meaning."""
 
 _DPDK = "dpdk"
-"""A type of its own network cards: a switch with DPDK has all three (netdev_dpdk_register in
-lib/netdev-dpdk.c). As we never tell it, the other two without it are told by us."""
+"""The type of DPDK's network cards: a switch with DPDK has all three types (netdev_dpdk_register in
+lib/netdev-dpdk.c). We never add this one, so the other two without it were added by us."""
 
 TELL_KEY = "vhost-user-iface-types"
-"""Of Open_vSwitch: external_ids: "true" or "false", whether the types are told."""
+"""Key of Open_vSwitch:external_ids: whether to add the types, "true" or "false"."""
 
 _OVN_KEY = "ovn-remote"
-"""Of Open_vSwitch: external_ids, or that with a chassis' name behind it (ovn-controller(8))."""
+"""Key of Open_vSwitch:external_ids, also with a chassis' name appended (ovn-controller(8))."""
 
 RATE, BURST = 10.0, 100
-"""Most writes of the column, a second and at once. Whoever waits for the switch, as Neutron's agent
-does, goes on by the very write of the switch that takes our types out: so ours follows at once,
+"""Most writes of the column, a second and at once. A program that waits for the switch, such as
+Neutron's agent, goes on at the switch's write that drops our types. So our write follows at once,
 unless the switch reconfigures all the time."""
 
 
 def lacks_dpdk(iface_types: Collection[str]) -> bool:
-    """Whether the switch has told its types, and DPDK's are not among them."""
+    """Whether the switch has written its types, and DPDK's are not among them."""
     return _DPDK not in iface_types and not MODES.keys() >= set(iface_types)
 
 
@@ -57,10 +57,10 @@ def keys(interface: Any) -> dict[str, str | None]:
 
 
 class TakenOver:
-    """An adoptable row as it is when its type is cleared.
+    """An adoptable row, seen as if its type were cleared already.
 
-    It counts as that from the first look at it: Nova sets the type of all its ports anew when it
-    starts, and the guests behind them are to notice as little as can be.
+    It is seen so from the first look: Nova sets the type of all its ports again when it starts, and
+    their guests should notice as little as possible.
     """
 
     def __init__(self, interface: Any) -> None:
@@ -73,12 +73,12 @@ class TakenOver:
 
 
 def tells(external_ids: Mapping[str, str]) -> bool:
-    """Whether the types are told; `external_ids` are the Open_vSwitch row's.
+    """Whether to add the types; `external_ids` are the Open_vSwitch row's.
 
-    Not on a host of OVN, if nobody asks for it: ovn-controller passes the column on to the
-    southbound database, and whatever changes in a Chassis there has ovn-northd and the
-    ovn-controller of every host compute all anew (en_northd in northd/inc-proc-northd.c,
-    en_runtime_data in controller/ovn-controller.c): twice for each port that is plugged.
+    Not on a host of OVN, unless asked for: ovn-controller copies the column to the southbound
+    database, and any change of a Chassis there makes ovn-northd and every host's ovn-controller
+    recompute everything (en_northd in northd/inc-proc-northd.c, en_runtime_data in
+    controller/ovn-controller.c), twice for each port that is plugged.
     """
     said = external_ids.get(TELL_KEY)
     if said is None:
@@ -87,14 +87,14 @@ def tells(external_ids: Mapping[str, str]) -> bool:
 
 
 def told(iface_types: Collection[str], wanted: bool) -> dict[str, bool]:
-    """Which types to add to the column (True) and which to take out of it (False)."""
+    """The types to add to the column (True) and to remove from it (False)."""
     if not lacks_dpdk(iface_types):
         return {}
     return {name: wanted for name in MODES if (name in iface_types) is not wanted}
 
 
 class Telling:
-    """When the column is written."""
+    """Limits the writes of the column."""
 
     def __init__(self) -> None:
         self._bucket = TokenBucket(RATE, BURST, 0.0)
@@ -102,7 +102,7 @@ class Telling:
     def step(
         self, iface_types: Collection[str], wanted: bool, now: float
     ) -> dict[str, bool] | float:
-        """What to write now, as `told` has it; or when to write it."""
+        """The result of `told` to write now, or the time at which to write it."""
         todo = told(iface_types, wanted)
         if todo and not self._bucket.take(now):
             return self._bucket.ready_at(now)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the switch does with a port's frames, by its rows: MTU, offloads, or nothing at all.
+"""The switch's handling of a port's frames, from its rows: MTU, offloads, or nothing at all.
 
-Pure. Rows are whatever has the columns as attributes.
+Pure. A row is any object with the columns as attributes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from ovs_vhost_plugin.common.text import escaped
 
 USERSPACE = "netdev"
-"""Bridge.datapath_type of a bridge that is ovs-vswitchd's own."""
+"""Bridge.datapath_type of a bridge with ovs-vswitchd's own datapath."""
 _BUILT_IN = "<built-in>"
 """Bridge.datapath_version of such a bridge."""
 TAP_MTU_MAX = 65535 - 14
@@ -21,14 +21,14 @@ TAP_MTU_MAX = 65535 - 14
 
 
 class Trouble(StrEnum):
-    """What the columns of ovs-vswitchd can show to be wrong with a port that there is."""
+    """Faults of an existing port that ovs-vswitchd's columns can show."""
 
     CANNOT_CARRY = "bridge-cannot-carry"
     MTU_NOT_TAKEN = "mtu-not-taken"
 
 
 class Offloads(StrEnum):
-    """What becomes of checksums and segmentation that the guest leaves undone."""
+    """The handling of checksums and segmentation that the guest leaves undone."""
 
     AUTO = "auto"  # finished here unless the bridge, and where it leads to, takes them
     FINISH = "finish"
@@ -40,22 +40,22 @@ def finishes(
 ) -> bool:
     """Whether the port finishes its guest's frames.
 
-    takes_offloads  userspace bridges take what is unfinished
-    into_tunnels    names of bridges that lead to where it is dropped all the same
+    takes_offloads  userspace bridges take unfinished frames
+    into_tunnels    names of bridges that lead to tunnels which drop them all the same
     """
     if offloads == Offloads.FINISH:
         return True
     if bridge.datapath_type != USERSPACE:
         return False
     if not takes_offloads:
-        return True  # passed on they would be damaged, whatever is asked for
+        return True  # unfinished frames would be damaged, whatever is asked for
     return offloads != Offloads.PASS and bridge.name in into_tunnels
 
 
 def offered_mtu(request: int, interface: Any) -> tuple[int | None, str]:
-    """The MTU to offer where `request` is asked for, and what is wrong with that.
+    """The MTU to offer where `request` is asked for, and the fault of the request, or "".
 
-    The guest is offered what the tap has, which ovs-vswitchd sets.
+    The guest is offered the tap's MTU, which ovs-vswitchd sets.
     """
     has = next(iter(interface.mtu), None if request > TAP_MTU_MAX else request)
     if has == request:
@@ -65,12 +65,12 @@ def offered_mtu(request: int, interface: Any) -> tuple[int | None, str]:
 
 
 def uncarried(interface: Any, bridge: Any) -> str:
-    """Why ovs-vswitchd does not carry the port's frames, "" if it does."""
+    """The reason why ovs-vswitchd does not carry the port's frames; "" if it does."""
     if interface.error:
         return f"Open vSwitch says: {escaped(interface.error[0]):.150}"
     version = bridge.datapath_version
     if version and (version == _BUILT_IN) is not (bridge.datapath_type == USERSPACE):
-        # What a bridge had before stays in its row when it cannot be made anew.
+        # A bridge's former values stay in its row when it cannot be made again.
         return (
             f"ovs-vswitchd has made no datapath_type={escaped(bridge.datapath_type) or 'system'}, "
             "its log says why (is the kernel module openvswitch loaded?)"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The database: which ports its rows ask for, and the writing of their status.
+"""The database: reads the ports that its rows ask for, and writes their status.
 
-Level-triggered: all rows are read again after a change. What the Idl tells of single rows is not
-enough: after a restart of ovsdb-server it says nothing of rows deleted meanwhile. Nothing blocks:
+Level-triggered: all rows are read again after a change. The Idl's events of single rows are not
+enough: after a restart of ovsdb-server there are none for rows deleted meanwhile. Nothing blocks:
 one transaction at a time is under way, and its outcome is seen in the rows.
 """
 
@@ -98,7 +98,7 @@ _SCHEMA = {
 
 
 class Standing(Enum):
-    """What this daemon may do."""
+    """Whether this daemon may act."""
 
     WAITING = "waiting for the database"
     CONTENDED = "another daemon serves this database"
@@ -107,11 +107,11 @@ class Standing(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that the rows say.
+    """The content of all rows.
 
     keys       external_ids of every Interface row, by name
     own_macs   the MACs of each bridge's internal ports, by bridge
-    vlans      how each port of a bridge treats VLANs, by bridge and OpenFlow number
+    vlans      the VLAN settings of each port of a bridge, by bridge and OpenFlow number
     adopted    rows of an OVS-DPDK type that are taken over: name → the external_ids to set when
                the type is cleared
     """
@@ -126,9 +126,9 @@ class Snapshot:
 
     @property
     def complaints(self) -> dict[str, str]:
-        """What is wrong with rows: with those that make no port, and with keys of others.
+        """Faults of rows that make no port, and of keys of other rows.
 
-        By name, escaped: a row that makes no port may have any.
+        By name, escaped: a row that makes no port may have any name.
         """
         wrong = {escaped(name): str(error) for name, error in self.errors.items()}
         return wrong | {name: port.warning for name, port in self.ports.items() if port.warning}
@@ -165,17 +165,17 @@ def read(
         snapshot.errors[name] = wrong
     for name, spec in snapshot.ports.items():
         if spec.ofport is not None and numbers[spec.bridge, spec.ofport] > 1:
-            # It was moved to a bridge where another has its number: ovs-vswitchd gives it a new
-            # one in a moment, and until then the old one would be the other's.
+            # The port was moved to a bridge where another port has its number: ovs-vswitchd gives
+            # it a new one in a moment, and until then the old one is the other port's.
             snapshot.ports[name] = replace(spec, ofport=None)
     return snapshot
 
 
 def _second_at_a_path(ports: Iterable[PortSpec]) -> dict[str, RowError]:
-    """What is wrong with each port whose socket is another's, by name.
+    """Errors of the ports whose socket is another port's, by name.
 
-    The first one is who listens there itself, else who has its OpenFlow port already: a port that
-    is an error gets none, so the answer stays the same as long as both are there.
+    The port that listens there itself has the socket, else the one with an OpenFlow port already: a
+    port in error gets none, so the answer stays the same while both exist.
     """
     order = sorted(ports, key=lambda p: (p.mode != "server", p.ofport or _NO_OFPORT, p.name))
     first: dict[str, str] = {}
@@ -215,7 +215,7 @@ class Database:
         schema = ovs.db.idl.SchemaHelper(schema_json=_SCHEMA)
         for table, columns in _COLUMNS.items():
             schema.register_columns(table, list(columns))
-        # A follower of a clustered database serves as well as its leader.
+        # A follower of a clustered database will do as well as its leader.
         self._idl = make_idl(remote, schema, leader_only=False)
         self._idl.set_lock(LOCK)
         self._snapshot: Snapshot | None = None
@@ -225,7 +225,7 @@ class Database:
         self._told: Standing | None = None
 
     def run(self, now: float) -> None:
-        """Take what the server sent."""
+        """Take the server's messages."""
         if now >= self._retry_at:
             self._retry_at = 0.0
         self._idl.run()
@@ -237,18 +237,18 @@ class Database:
             self._told = standing
 
     def get_timer(self) -> float | None:
-        """When `write` may be called again, after one that failed; None: nothing has."""
+        """The time at which `write` may be called again after a failure; None: now."""
         return self._retry_at or None
 
     def wait(self, poller: Any) -> None:
-        """Register what `run` has to be called for."""
+        """Register the fds for which `run` has to be called."""
         self._idl.wait(poller)
 
     @property
     def standing(self) -> Standing:
-        """Whether this daemon may act: connected, all rows here, and the lock held.
+        """Whether this daemon may act: connected, with all rows and the lock.
 
-        Rows stay readable while the server is away, but nobody knows then who holds the lock.
+        Rows stay readable while the server is away, but the lock's holder is then unknown.
         """
         idl = self._idl
         if not idl._session.is_connected() or idl.state != idl.IDL_S_MONITORING:
@@ -258,7 +258,7 @@ class Database:
         return Standing.ACTIVE if idl.has_lock else Standing.WAITING
 
     def snapshot(self) -> Snapshot | None:
-        """What the rows say now."""
+        """The rows' current content."""
         if self._read_at != self._idl.change_seqno:
             self._read_at = self._idl.change_seqno
             rules = self._rundir, self._formats
@@ -267,18 +267,18 @@ class Database:
 
     @property
     def iface_types(self) -> frozenset[str]:
-        """The switch's interface types that the database has now; some may be ours."""
+        """The interface types that the database has now; some may be added by us."""
         rows = self._idl.tables["Open_vSwitch"].rows.values()
         return frozenset().union(*(row.iface_types for row in rows))
 
     @property
     def tells_types(self) -> bool:
-        """Whether OVS-DPDK's types are to be among them."""
+        """Whether to add OVS-DPDK's types to `iface_types`."""
         rows = self._idl.tables["Open_vSwitch"].rows.values()
         return self.adopts and all(adoption.tells(row.external_ids) for row in rows)
 
     def writable(self, now: float) -> bool:
-        """Whether `write` may be called: nothing is under way, and no refusal was just now."""
+        """Whether `write` may be called: no transaction is under way or was just refused."""
         return self._transaction is None and now >= self._retry_at
 
     def write(
@@ -291,7 +291,7 @@ class Database:
 
         `iface_types` are added to the switch's (True) or taken out of them (False).
 
-        The outcome shows in the next snapshots: compare and write again what is still missing.
+        The outcome shows in the next snapshots: compare, and write missing changes again.
         """
         transaction = ovs.db.idl.Transaction(self._idl)
         for row in self._idl.tables["Interface"].rows.values():
@@ -306,7 +306,7 @@ class Database:
                     row.setkey("external_ids", key, value)
         for row in self._idl.tables["Open_vSwitch"].rows.values():
             for name, wanted in iface_types.items():
-                # Value by value: what else ovs-vswitchd writes there meanwhile is not lost.
+                # Value by value, so that a concurrent write by ovs-vswitchd is not lost.
                 change = row.addvalue if wanted else row.delvalue
                 change("iface_types", name)
         self._transaction = transaction

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of the database → what a port is to be, or a named error. Pure.
+"""Rows of the database → the spec of a port, or a named error. Pure.
 
-Rows are whatever has the columns as attributes: the Idl's, or a test's.
+A row is any object with the columns as attributes: the Idl's, or a test's.
 """
 
 import re
@@ -38,8 +38,8 @@ MAX_QUEUES = 128
 _NAME_MAX = 15  # IFNAMSIZ with its terminator is 16
 _PATH_MAX, _FILE_NAME_MAX = 4095, 255  # bytes, linux/limits.h less the terminator
 
-# What the kernel takes as a name (dev_valid_name), less '%', by which TUNSETIFF makes up names,
-# and less all that is not printable.
+# The kernel's valid names (dev_valid_name), less '%', by which TUNSETIFF makes up names, and less
+# characters that are not printable.
 _NAME = re.compile(r"[!-~]+")
 _NAME_REFUSED = re.compile(r"[/:%]")
 # Directories under /proc/sys/net/ipv6/conf that are no interfaces, and links to a directory.
@@ -48,25 +48,25 @@ _NAMES_RESERVED = frozenset({"all", "default", ".", ".."})
 
 @dataclass(frozen=True, slots=True)
 class PortSpec:
-    """What a row asks for.
+    """The port that a row asks for.
 
     ofport   OpenFlow port, None until ovs-vswitchd has given one
     mode     "client": the front-end listens on `path`; "server": we do
     queues   most queue pairs offered
-    settings  what its worker is told, as it runs
-    vlan     how the port treats VLANs
+    settings  the worker's settings, which may change while it runs
+    vlan     the port's VLAN settings
     userspace  the bridge is ovs-vswitchd's own, not the kernel's
-    announce   how the guest is announced
-    addresses  what automation says that the guest uses
+    announce   the announcement policy
+    addresses  the guest's addresses, as automation gave them
     warning  the fault of a key that the port works without, as name and text; "" for none
     ovn      ovn-controller has bound the port and made its flows
     socket_owner  the only user whose socket `path` may be, by name or number; "": not said
-    troubles  what is wrong by ovs-vswitchd's word, as text: for now, or for good
+    troubles  faults that ovs-vswitchd reports, for now or for good, as text
     members  the OpenFlow ports of all interfaces of its Port row: more than one in a bond
-    mates    those of them that are ports of ours
-    slb      that is a bond in mode balance-slb
+    mates    those of `members` that are ports of ours
+    slb      the Port row is a bond in mode balance-slb
     snoops   the bridge sends multicast only where it was asked for
-    hindered why the bridge passes no frames of the port yet (spanning tree), "" if it does
+    hindered the reason why the bridge passes no frames of the port yet (spanning tree), or ""
     """
 
     name: str
@@ -106,7 +106,7 @@ def parse(
     switch: Switch,
     formats: Collection[str] = (),
 ) -> PortSpec:
-    """What a row of ours asks for; raises RowError.
+    """The port that a row of ours asks for; raises RowError.
 
     `formats` are the announcements that users installed.
     """
@@ -161,7 +161,7 @@ def _name(name: str) -> str:
 
 
 def _bridge(name: str) -> str:
-    # It names the bridge's socket, and stands in commands to the switch and in what is shown.
+    # The name is part of the bridge's socket, of commands to the switch and of displayed text.
     if not name.isprintable():
         raise RowError(
             RowErrorName.BRIDGE_NAME_INVALID, "the bridge's name has characters not printable"
@@ -206,7 +206,7 @@ def _path(mode: str, given: str | None, name: str, switch: Switch) -> str:
 
 
 def _server_path(name: str, switch: Switch) -> str:
-    # As in OVS, the directory is inside the run directory, and stays there.
+    # As in OVS, the directory is always inside the run directory.
     directory = PurePosixPath(switch.sock_dir.lstrip("/"))
     if ".." in directory.parts:
         raise RowError(
@@ -217,8 +217,8 @@ def _server_path(name: str, switch: Switch) -> str:
 
 
 def _queues(text: str | None) -> int:
-    # By default as many as there can be, on every host: a VM that has been given more than its port
-    # offers does not start, nor move there.
+    # By default the most possible, on every host: a VM that has more queues than its port offers
+    # does not start there, nor migrate there.
     if text is None:
         return MAX_QUEUES
     if not re.fullmatch(r"[0-9]{1,3}", text, re.ASCII) or not 1 <= int(text) <= MAX_QUEUES:
@@ -231,7 +231,7 @@ def _queues(text: str | None) -> int:
 def _announce(
     keys: Mapping[str, str], formats: Collection[str], default: Policy
 ) -> tuple[Policy, tuple[Station, ...], list[str]]:
-    """The policy and the addresses; for what is wrong its default, and what is wrong with it."""
+    """The policy, the addresses, and the faults found; a wrong value is replaced by its default."""
     announce = default
     given: tuple[Station, ...] = ()
     warnings = []

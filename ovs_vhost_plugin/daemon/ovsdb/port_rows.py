@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Port row says of where its frames pass: VLANs, bond, spanning tree. Pure.
+"""A Port row's effect on its frames: VLANs, bond, spanning tree. Pure.
 
 Columns as in ovs-vswitchd.conf.db(5), table Port.
 """
@@ -15,18 +15,18 @@ _SLB = "balance-slb"
 
 
 def numbers(interfaces: Iterable[Any]) -> tuple[int, ...]:
-    """The OpenFlow ports of interfaces: a bond's are one place to the bridge."""
+    """The OpenFlow ports of interfaces; the bridge treats a bond's ports as one."""
     found = (number for interface in interfaces for number in interface.ofport)
     return tuple(sorted(number for number in found if number > 0))
 
 
 def is_slb(port: Any) -> bool:
-    """Whether it is a bond in mode balance-slb, which drops most of a guest that moved to it."""
+    """Whether the port is a balance-slb bond: it drops most frames of a guest that moved to it."""
     return len(port.interfaces) > 1 and list(port.bond_mode) == [_SLB]
 
 
 def hindered(port: Any) -> str:
-    """Why the spanning tree has the bridge pass no frames of it, "" if they pass."""
+    """The reason why the spanning tree keeps the bridge from passing the port's frames, or ""."""
     rstp = port.rstp_status.get("rstp_port_state", "Forwarding")
     stp = port.status.get("stp_state", "forwarding")
     if rstp != "Forwarding":
@@ -35,7 +35,7 @@ def hindered(port: Any) -> str:
 
 
 def parse_vlan(port: Any) -> PortVlan:
-    """What a Port row says of VLANs (ovs-vswitchd.conf.db(5), Port, "VLAN Configuration")."""
+    """A Port row's VLAN settings (ovs-vswitchd.conf.db(5), Port, "VLAN Configuration")."""
     tag = int(port.tag[0]) if port.tag else None
     default = VlanMode.TRUNK if tag is None else VlanMode.ACCESS
     mode = VlanMode(port.vlan_mode[0]) if port.vlan_mode else default

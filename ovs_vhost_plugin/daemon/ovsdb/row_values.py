@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be wrong with a row, by name, and the values that rows of several tables have. Pure."""
+"""Errors of a row, by name, and values that rows of several tables have. Pure."""
 
 from enum import StrEnum
 
@@ -9,7 +9,7 @@ from ovs_vhost_plugin.common.named import NamedError
 
 
 class RowErrorName(StrEnum):
-    """What can be wrong with a row."""
+    """Errors of a row."""
 
     NAME_TOO_LONG = "name-too-long"
     NAME_INVALID = "name-invalid"
@@ -27,7 +27,7 @@ class RowErrorName(StrEnum):
 
 
 class RowError(NamedError):
-    """A row that makes no port: the name is for programs, the text says what to do."""
+    """A row that makes no port: the name is for programs, the text has a remedy."""
 
 
 def is_true(text: str | None) -> bool:
@@ -36,7 +36,7 @@ def is_true(text: str | None) -> bool:
 
 
 def parse_mac(text: str) -> bytes | None:
-    """Six bytes of any usual spelling, None if it is none."""
+    """The six bytes of a MAC in any usual spelling; None if the text is no MAC."""
     if not netaddr.valid_mac(text):
         return None
     packed: bytes = netaddr.EUI(text, version=48).packed

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows → the settings that a port's worker is told, as it runs too (`ipc/spec.py`). Pure."""
+"""Rows → the settings of a port's worker, which may change while it runs (`ipc/spec.py`). Pure."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from ovs_vhost_plugin.net.station import is_unicast
 from ovs_vhost_plugin.vhost import withheld
 
 MAC_KEY = "attached-mac"
-"""Not ours: as libvirt, OVN and Open vSwitch's integration guide have it."""
+"""The MAC's key as in libvirt, OVN and Open vSwitch's integration guide; not our own."""
 CONFIG_KEY = "vhost-user-config"
 POSTCOPY_KEY = "vhost-user-postcopy"
 MEMORY_KEY = "vhost-user-memory-files"
 FEATURES_OFF_KEY = "vhost-user-features-off"
 OFFLOADS_KEY = "vhost-user-offloads"
 ANY_MEMORY = "any"
-"""Of MEMORY_KEY: the one value that it can have."""
+"""The only value of MEMORY_KEY."""
 
 _MTU_MIN, _MTU_MAX = 68, 65535  # virtio 1.2, 5.1.4.1: from 68; VIRTIO_NET_F_MTU's field is 16 bits
 
@@ -27,7 +27,7 @@ _MTU_MIN, _MTU_MAX = 68, 65535  # virtio 1.2, 5.1.4.1: from 68; VIRTIO_NET_F_MTU
 def parse(
     interface: Any, bridge: Any, switch: Switch, announce: Policy
 ) -> tuple[PortSettings, list[str], str]:
-    """The settings, what is wrong with keys that they do without, and with the MTU.
+    """The settings, the faults of keys that a port works without, and the MTU's fault or "".
 
     Raises RowError.
     """
@@ -51,12 +51,12 @@ def parse(
             takes_offloads=switch.takes_offloads,
             into_tunnels=switch.into_tunnels,
         ),
-        # Open vSwitch's own datapath knows large frames of TCP only.
+        # Open vSwitch's own datapath takes large frames of TCP only.
         finish_udp=bridge.datapath_type == USERSPACE,
-        # Not where the bridge begins with an empty pipeline, and so learns nothing.
+        # Not where the bridge starts with an empty pipeline, and so learns nothing.
         hold=announce.hold and list(bridge.fail_mode) != ["secure"],
         state=announce.state,
-        # Told only to those whose front-ends may ask: the others have nothing to do with a change.
+        # Only for ports whose front-ends may ask for it: a change does not concern the others.
         config=config,
         mac=_nic_mac(keys.get(MAC_KEY, "")) if config else b"",
         link_up=list(interface.admin_state) != ["down"] or not config,
@@ -69,13 +69,13 @@ def parse(
 
 
 def _nic_mac(text: str) -> bytes:
-    """The guest's MAC where automation gave one that a NIC can have, else b""."""
+    """The guest's MAC, if automation gave one that a NIC can have, else b""."""
     mac = parse_mac(text)
     return mac if mac is not None and is_unicast(mac) else b""
 
 
 def _mtu(interface: Any) -> tuple[int | None, str]:
-    """The MTU to offer, and what is wrong with the one that is asked for."""
+    """The MTU to offer, and the fault of the requested one, or ""."""
     if not interface.mtu_request:
         return None, ""
     request = int(interface.mtu_request[0])

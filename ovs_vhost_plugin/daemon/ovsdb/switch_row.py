@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Open_vSwitch row → what it says of all ports. Pure."""
+"""The Open_vSwitch row → settings of all ports. Pure."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,20 +10,20 @@ from ovs_vhost_plugin.daemon.ovsdb.row_values import is_true
 from ovs_vhost_plugin.daemon.ovsdb.tunnels import lead_into_tunnels, version_of
 
 STATE_KEY = "vhost-user-device-state"
-"""Of Open_vSwitch:other_config: the default of all ports' `state=` in ANNOUNCE_KEY."""
+"""Key of Open_vSwitch:other_config: the default of all ports' `state=` in ANNOUNCE_KEY."""
 
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """What the Open_vSwitch row says of all ports.
+    """The Open_vSwitch row's settings of all ports.
 
-    rundir      where ovs-vswitchd has its sockets
+    rundir      directory of ovs-vswitchd's sockets
     sock_dir    other_config:vhost-sock-dir, relative to `rundir`
     takes_offloads  userspace bridges take partial checksums and GSO frames
     into_tunnels  names of bridges that lead into tunnels which take none
-    iface_types interface types that ovs-vswitchd has, empty until it has said so, and those that
-                we have added (`adoption`)
-    announce    how guests are announced whose rows do not say
+    iface_types interface types of ovs-vswitchd, empty until it has written them, and those that we
+                have added (`adoption`)
+    announce    the announcement policy of guests whose rows have none
     """
 
     rundir: str
@@ -35,7 +35,7 @@ class Switch:
 
 
 def parse_switch(row: Any, rundir: str) -> Switch:
-    """Read the Open_vSwitch row. `rundir` counts where external_ids:rundir says nothing better."""
+    """Read the Open_vSwitch row. `rundir` counts unless external_ids:rundir has a better one."""
     named = row.external_ids.get("rundir", "")
     return Switch(
         rundir=named if named.startswith("/") else rundir,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which userspace bridges lead into tunnels that take no offloads. Pure.
+"""Finds the userspace bridges that lead into tunnels which take no offloads. Pure.
 
 With userspace-tso-enable Open vSwitch takes unfinished checksums and large frames, and drops them
-where they would go into a tunnel that has no way to finish them (netdev_push_header in
-lib/netdev.c, and NEWS of 3.5.0: before, a device below the tunnel had to do it).
+at a tunnel that cannot finish them (netdev_push_header in lib/netdev.c, and NEWS of 3.5.0: before,
+a device below the tunnel had to finish them).
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from collections.abc import Iterable
 from typing import Any
 
 _TAKES_SINCE = dict.fromkeys(("vxlan", "geneve", "gre", "ip6gre"), (3, 5))
-"""Tunnels → the first version that finishes in software what is left to do."""
+"""Tunnels → the first version that finishes frames in software."""
 _OTHERS = ("erspan", "ip6erspan", "gtpu", "lisp", "stt", "srv6", "bareudp")
 
 
 def version_of(text: str) -> tuple[int, int]:
-    """Major and minor number of Open_vSwitch:ovs_version; (0, 0) where it does not say."""
+    """Major and minor number of Open_vSwitch:ovs_version; (0, 0) if it has none."""
     found = re.match(r"(\d{1,4})\.(\d{1,4})(?!\d)", text, re.ASCII)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def lead_into_tunnels(bridges: Iterable[Any], version: tuple[int, int]) -> frozenset[str]:
-    """The bridges from which frames can come to such a tunnel: its own, and by patch ports.
+    """The bridges whose frames can reach such a tunnel, on the bridge itself or by patch ports.
 
-    bridges  rows of the table Bridge; whether the flows really send a frame there is not asked
+    bridges  rows of the table Bridge; whether flows really send a frame there is not checked
     """
     bridge_of, peers, found = {}, {}, deque[str]()
     for bridge in bridges:
@@ -52,5 +52,5 @@ def lead_into_tunnels(bridges: Iterable[Any], version: tuple[int, int]) -> froze
 
 
 def _drops(kind: str, version: tuple[int, int]) -> bool:
-    """Whether a tunnel of this type drops what is unfinished."""
+    """Whether a tunnel of this type drops unfinished frames."""
     return kind in _OTHERS or (kind in _TAKES_SINCE and version < _TAKES_SINCE[kind])

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unix sockets in directories of others: walked to, listened on and connected to, by a policy."""
+"""Unix sockets in others' directories: found, listened on and connected to, by a policy."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sockets that the daemon makes for a worker, which may make none itself.
 
-What was made is recorded in the state directory, as device and inode beside the path: only that
-is ever unlinked, never what a worker names or somebody has put in its place. Others may write the
-directory of a port's socket, so it is reached as a front-end's is (`sockpath.py`), and owner and
-mode are set on the socket's own inode, never by its name.
+Each socket is recorded in the state directory, as device and inode beside the path: only that inode
+is ever unlinked, never a file that a worker names or somebody has put in its place. Others may
+write the directory of a port's socket, so it is reached as a front-end's is (`sockpath.py`), and
+owner and mode are set on the socket's own inode, never by its name.
 """
 
 import grp
@@ -32,7 +32,7 @@ _SIOCUNIXFILE = 0x89E0  # linux/un.h: an O_PATH fd of the file that a socket is 
 
 
 class ListenErrorName(StrEnum):
-    """Why there is no socket for the front-end to connect to."""
+    """Reasons why there is no socket for the front-end to connect to."""
 
     PATH_TAKEN = "socket-path-taken"
     IN_USE = "socket-in-use"
@@ -40,19 +40,19 @@ class ListenErrorName(StrEnum):
 
 
 class ListenError(NamedError):
-    """A socket could not be made; the text says what to do."""
+    """A socket could not be made; the text has a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A user and a group by number; -1: as it is (chown(2))."""
+    """A user and a group by number; -1: unchanged (chown(2))."""
 
     uid: int
     gid: int
 
     @classmethod
     def parse(cls, text: str) -> "Owner":
-        """Read USER[:GROUP], names or numbers; ValueError says which is unknown."""
+        """Read USER[:GROUP], names or numbers; ValueError names an unknown one."""
         user, _, group = text.partition(":")
         try:
             uid = int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
@@ -66,7 +66,7 @@ class Owner:
 
 
 def listen_control(path: Path) -> socket.socket:
-    """The worker's control socket. What was there is of a worker that has ended."""
+    """Listen on the worker's control socket. An old one at the path is of an ended worker."""
     path.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sock.bind(os.fspath(path))
@@ -76,19 +76,19 @@ def listen_control(path: Path) -> socket.socket:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A socket made for a port: where, and which inode. inode None: an earlier release's record."""
+    """A socket made for a port: path and inode. inode None: an earlier release's record."""
 
     path: str
     inode: tuple[int, int] | None
 
     @classmethod
     def read(cls, record: Path) -> "Made":
-        """What a record says; OSError without one."""
+        """Read a record; OSError if there is none."""
         path, *inode = record.read_text().splitlines()
         return cls(path, (int(inode[0]), int(inode[1])) if len(inode) == 2 else None)
 
     def write(self, record: Path) -> None:
-        """Record it."""
+        """Write the record."""
         assert self.inode is not None
         record.write_text("\n".join([self.path, *map(str, self.inode)]) + "\n")
 
@@ -114,7 +114,7 @@ class FrontEndListeners:
         self._dispose = dispose
 
     def listen(self, name: str, path: Path, owner: Owner | None, mode: int) -> socket.socket:
-        """The socket of a port, for those whom `owner` and `mode` let connect. ListenError."""
+        """Make a port's socket, to which `owner` and `mode` let connect. Raises ListenError."""
         try:
             with sockpath.walk(os.fspath(path.parent), self._mounts, make=True) as directory:
                 self._clear(directory.fd, path)
@@ -131,12 +131,12 @@ class FrontEndListeners:
         return sock
 
     def discard(self, sock: socket.socket) -> None:
-        """Close, if it is open, a socket that got no worker: somebody may have connected to it."""
+        """Close a socket that got no worker, if it is open: somebody may have connected to it."""
         if (fd := sock.detach()) >= 0:
             self._dispose(fd)
 
     def unlink(self, name: str) -> None:
-        """Remove the socket that was made for a port, if any."""
+        """Remove the socket made for a port, if any."""
         record = self._state.listener(name)
         try:
             found = Made.read(record)
@@ -151,7 +151,7 @@ class FrontEndListeners:
         record.unlink(missing_ok=True)
 
     def _clear(self, directory: int, path: Path) -> None:
-        """Unlink a socket on which nobody listens any more; refuse all else that is there."""
+        """Unlink a socket on which nobody listens any more; refuse any other file there."""
         try:
             with sockpath.look(directory, path.name, self._mounts) as place:
                 if not _is_socket(place):
@@ -168,9 +168,9 @@ class FrontEndListeners:
             pass
 
     def _listened_on(self, place: Place) -> bool:
-        """Ask by connecting, as sockets of all network namespaces can only be asked so.
+        """Whether somebody listens. Only connecting tells, for sockets of all network namespaces.
 
-        It says nothing and comes with no more power than the socket's owner has.
+        The connection sends nothing and has no more power than the socket's owner.
         """
         try:
             self._dispose(sockpath.connect(place).detach())
@@ -184,7 +184,7 @@ class FrontEndListeners:
 def _bind(
     directory: int, name: str, owner: Owner | None, mode: int
 ) -> tuple[socket.socket, tuple[int, int]]:
-    """Make and open the socket; also its device and inode."""
+    """Make and open the socket; return it with its device and inode."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # Nobody gets in before owner and mode are set, and nobody is let in before listen(2).
     try:

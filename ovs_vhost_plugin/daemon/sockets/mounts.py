@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which mounts are served by the kernel itself, so that a look into them ends.
+"""Tells mounts that the kernel itself serves, in which a lookup ends, from others.
 
-A process may serve a FUSE file system and never answer: whoever looks anything up in it hangs until
-that process is gone. `fusermount` lets any user mount one, with `user_allow_other` in fuse.conf for
-root to fall into as well. What is held with O_PATH can be asked for its mount without a question to
-the one who serves it: statx(2) with an empty mask and AT_STATX_DONT_SYNC.
+A process may serve a FUSE file system and never answer: a lookup in it hangs until that process is
+gone. `fusermount` lets any user mount one, and with `user_allow_other` in fuse.conf root can run
+into it too. The mount of a file held with O_PATH can be found without asking the file's server:
+statx(2) with an empty mask and AT_STATX_DONT_SYNC.
 """
 
 import ctypes
@@ -19,8 +19,7 @@ _LOCAL = frozenset(
         *("overlay", "erofs", "squashfs"),
     }
 )
-"""File systems whose data is on this machine, and that only root mounts. What is not named here is
-not known to answer."""
+"""File systems whose data is on this machine, and that only root mounts. Others may not answer."""
 
 _AT_EMPTY_PATH, _AT_STATX_DONT_SYNC = 0x1000, 0x4000
 _STATX_BYTES, _STX_MNT_ID = 256, 144  # struct statx (linux/stat.h); stx_mnt_id since Linux 5.8
@@ -44,8 +43,8 @@ class Mounts:
     def foreign(self, mount: int) -> str | None:
         """The kind of file system of a mount that may never answer; None for all others.
 
-        `mount`: the `mount_of` a descriptor that is still open, so that its number is not yet
-        another's. The root itself may be of any kind: without it nothing here would run.
+        `mount`: the `mount_of` a descriptor that is still open, so that no other mount has its
+        number. The root itself may be of any kind: without it nothing here would run.
         """
         if mount == self._root:
             return None
@@ -55,11 +54,11 @@ class Mounts:
         return None if kind in _LOCAL else kind
 
     def close(self) -> None:
-        """Forget them."""
+        """Close the list of mounts."""
         os.close(self._list)
 
     def _read(self) -> None:
-        self._changes.poll(0)  # what has changed until here is in what is read now
+        self._changes.poll(0)  # changes up to here are in the list that is read now
         os.lseek(self._list, 0, os.SEEK_SET)
         text = b"".join(iter(lambda: os.read(self._list, 1 << 16), b""))
         self._kinds = dict(_entry(line) for line in text.decode(errors="replace").splitlines())

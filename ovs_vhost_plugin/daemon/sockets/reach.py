@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way to a front-end's socket: the path walked, the policy asked before and after connecting.
+"""Connects to a front-end's socket: walks the path, asks the policy before and after connecting.
 
-Nothing here waits for anybody: the walk stays on file systems that answer (`mounts.py`), and a
-socket whose queue is full is tried again later.
+Nothing here waits: the walk stays on file systems that answer (`mounts.py`), and a socket whose
+queue is full is tried again later.
 """
 
 import os
@@ -33,9 +33,9 @@ _OVN_RUNDIRS = ("/run/ovn", "/var/run/ovn")
 
 
 class Reach:
-    """Connects to the sockets of rows, on this machine as it is now.
+    """Connects to the sockets of rows, by this machine's current state.
 
-    rundirs   where the switch's programs have their sockets and pidfiles
+    rundirs   directories of the sockets and pidfiles of the switch's programs
     database  the switch's database, as the command line names it
     pids      our own processes, by pid
     dispose   closes a socket that a peer has had, see `connector.py`
@@ -61,10 +61,10 @@ class Reach:
         self._made_at = -1
 
     def connect(self, path: str, owner: str) -> socket.socket | None:
-        """A connection to whom the policy allows; None while nobody listens there.
+        """A connection to a peer that the policy allows; None while nobody listens there.
 
-        `owner` is external_ids:vhost-user-socket-owner, "" without. SocketError: what is to be
-        mended first.
+        `owner` is external_ids:vhost-user-socket-owner, or "". Raises SocketError for a fault that
+        somebody has to mend first.
         """
         try:
             with sockpath.walk(path, self._mounts) as place:
@@ -112,10 +112,10 @@ class Reach:
         check_peer(found, Peer(pid, uid), _user(owner), programs)
 
     def _programs(self) -> dict[int, str]:
-        """Who holds the lock of a pidfile in a run directory.
+        """The processes that hold the lock of a pidfile in a run directory.
 
-        Told by the kernel, as a pidfile may be an old one; and not by opening it: to close one's
-        own again would free its lock (fcntl_locking(2)).
+        The kernel names them, as a pidfile may be stale. The pidfile is not opened: closing our own
+        again would free its lock (fcntl_locking(2)).
         """
         holders = dict(_lock_holders(_LOCKS.read_text()))
         found: dict[int, str] = {}
@@ -130,7 +130,7 @@ class Reach:
 def _lock_holders(locks: str) -> Iterator[tuple[int, int]]:
     """Inode and process of each POSIX lock (proc_locks(5)).
 
-    "1: POSIX  ADVISORY  WRITE 1234 00:1a:567 0 EOF"; of one that waits, "1: -> POSIX ...".
+    "1: POSIX  ADVISORY  WRITE 1234 00:1a:567 0 EOF"; for a waiting process, "1: -> POSIX ...".
     """
     for line in locks.splitlines():
         match line.split():

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a path to the very file that it names: every step is held by a descriptor, none is led by a
-stranger.
+"""Walks a path to its file with a descriptor for each step, following no stranger's links.
 
-The daemon is root, and the directories of sockets belong to others, who may put anything in the
-place of anything at any moment. So a path is walked name by name, from the descriptor of one
-directory to the next, and what comes out is a descriptor that nobody can exchange any more. Links
-are followed where root made them, as orchestrators shorten long paths; nobody else's are. What is
-done to the file goes through /proc/self/fd (proc(5)), which also frees it of the 107 bytes that a
-socket's address has.
+The daemon is root, and the directories of sockets belong to others, who may replace any file by
+another at any moment. So a path is walked name by name, from the descriptor of one directory to the
+next, and the result is a descriptor that nobody can exchange any more. Links are followed where
+root made them, as orchestrators shorten long paths; nobody else's are. The file is used through
+/proc/self/fd (proc(5)), which also avoids the limit of 107 bytes of a socket's address.
 """
 
 import os
@@ -28,10 +26,10 @@ _SO_PASSRIGHTS = 83  # asm-generic/socket.h, since Linux 6.16
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A file and the directory that it is in, both open with O_PATH while the walk's context lasts.
+    """A file and its directory, both open with O_PATH while the walk's context lasts.
 
-    status   of the file, which is no link
-    roots    nobody but root can have put it there, or in the place of anything on the way
+    status   the file's status; it is no link
+    roots    only root can have put the file, and everything on the way, in its place
     """
 
     fd: int
@@ -42,17 +40,17 @@ class Place:
 
     @property
     def inode(self) -> tuple[int, int]:
-        """Device and inode: which file it is, whatever its name."""
+        """Device and inode, which identify the file under any name."""
         return self.status.st_dev, self.status.st_ino
 
 
 def name_of(fd: int) -> str:
-    """A path to exactly the file that is open as `fd`, whatever its names are (proc(5))."""
+    """A path to exactly the file that is open as `fd`, under any name (proc(5))."""
     return f"/proc/self/fd/{fd}"
 
 
 class _Walk:
-    """A directory on the way, and what is held meanwhile."""
+    """A directory on the way, and the descriptors held meanwhile."""
 
     def __init__(self, mounts: Mounts) -> None:
         self._mounts = mounts
@@ -64,9 +62,9 @@ class _Walk:
         self.status = os.fstat(self.directory)
 
     def look(self, name: str) -> tuple[int, os.stat_result]:
-        """Open `name` of the directory as it is, and see that it is of a file system that answers.
+        """Open `name` of the directory with O_PATH, and check that its file system answers.
 
-        The look is the first question to a file system, so it comes after that check.
+        Reading the status asks the file system, so it comes after that check.
         """
         fd = os.open(name, _HOLD, dir_fd=self.directory)
         try:
@@ -79,7 +77,7 @@ class _Walk:
         return fd, found
 
     def look_or_make(self, name: str) -> tuple[int, os.stat_result]:
-        """As `look`, with a directory made where there is nothing."""
+        """As `look`; make a directory where there is nothing."""
         try:
             return self.look(name)
         except FileNotFoundError:
@@ -93,12 +91,12 @@ class _Walk:
             self._mount = mount
 
     def enter(self, fd: int, found: os.stat_result) -> None:
-        """Go on from this directory."""
+        """Continue from this directory."""
         os.close(self.directory)
         self.directory, self.status = fd, found
 
     def follow(self, fd: int, name: str, found: os.stat_result) -> list[str]:
-        """The names that a link leads by, if it may lead; closes `fd`."""
+        """The names in a link's target, if the link may be followed; closes `fd`."""
         try:
             target = os.readlink("", dir_fd=fd)
         finally:
@@ -120,10 +118,10 @@ class _Walk:
 
 @contextmanager
 def walk(path: str, mounts: Mounts, *, make: bool = False) -> Iterator[Place]:
-    """Go to the file at `path`, which is absolute; with `make`, make what is missing a directory.
+    """Walk to the file at `path`, which is absolute; with `make`, make missing directories.
 
-    SocketError: a step that is not taken. OSError: as the kernel has it; FileNotFoundError for what
-    is not there.
+    Raises SocketError for a step that is refused, and the kernel's OSErrors: FileNotFoundError for
+    a missing file.
     """
     steps = _Walk(mounts)
     fd = -1
@@ -150,7 +148,7 @@ def walk(path: str, mounts: Mounts, *, make: bool = False) -> Iterator[Place]:
 
 @contextmanager
 def look(directory: int, name: str, mounts: Mounts) -> Iterator[Place]:
-    """The file `name` in a directory that a walk has come to; it may be a link."""
+    """The file `name` in the directory at the end of a walk; it may be a link."""
     fd = os.open(name, _HOLD, dir_fd=directory)
     try:
         _check_mount(mount_of(fd), name, mounts)
@@ -169,9 +167,9 @@ def _check_mount(mount: int, name: str, mounts: Mounts) -> None:
 
 
 def connect(place: Place) -> socket.socket:
-    """Connect to the socket of a place, never waiting; OSError as of connect(2).
+    """Connect to the socket of a place, without waiting; OSError of connect(2).
 
-    With no more power than the socket's owner has: whoever is really behind it shall not take the
+    The connection has no more power than the socket's owner, so that its peer does not take the
     request for root's. Since Linux 6.16 the peer can also send no descriptor before `take_rights`.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -181,7 +179,7 @@ def connect(place: Place) -> socket.socket:
         with _as_user(place.status.st_uid):
             sock.connect(name_of(place.fd))
     except OSError:
-        sock.close()  # connected to nobody, so nobody has sent anything into it
+        sock.close()  # not connected, so nobody has sent anything into it
         raise
     return sock
 
@@ -194,7 +192,7 @@ def take_rights(sock: socket.socket) -> None:
 
 @contextmanager
 def _as_user(uid: int) -> Iterator[None]:
-    """Be this user as far as checks go; the real and the saved user stay root (credentials(7))."""
+    """Take this user for permission checks; real and saved user stay root (credentials(7))."""
     before = os.geteuid()
     if before != 0 or uid == 0:
         yield
@@ -207,7 +205,7 @@ def _as_user(uid: int) -> Iterator[None]:
 
 
 def _make(name: str, directory: int) -> None:
-    """Make a directory that all may pass and only root may change, where there is nothing."""
+    """Make a directory, if it is missing, that all may pass and only root may change."""
     with process.umask(0o022), suppress(FileExistsError):
         os.mkdir(name, 0o755, dir_fd=directory)
 

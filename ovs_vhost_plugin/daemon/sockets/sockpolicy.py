@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""With whom the daemon connects a worker. Pure: what was found goes in, a named refusal comes out.
+"""The peers to which the daemon connects a worker. Pure: findings in, a named refusal out.
 
 The path of a port leads into a directory that the VM's user may write, and the worker at the other
-end may have been taken over. So a connection is had only where the one who listens is plainly the
-VM's user; with root only where nobody but root can have put the socket there; and never with the
-switch, its database or ourselves.
+end may be compromised. So the daemon connects only if the listener is plainly the VM's user; to
+root only where only root can have put the socket there; and never to the switch, its database or
+ourselves.
 """
 
 import os
@@ -19,11 +19,11 @@ from ovs_vhost_plugin.common.named import NamedError
 OWNER_KEY = "vhost-user-socket-owner"
 
 _SWITCH_SOCKETS = ("*.ctl", "*.mgmt", "*.snoop", "db*.sock", "*_db.sock")
-"""What the programs of the family call their sockets in their run directories."""
+"""Names of the sockets of Open vSwitch's and OVN's programs in their run directories."""
 
 
 class SocketErrorName(StrEnum):
-    """Why a port gets no connection, until somebody mends it."""
+    """Reasons why a port gets no connection, until somebody mends them."""
 
     LINK = "socket-link-not-trusted"
     FILE_SYSTEM = "socket-file-system"
@@ -37,15 +37,15 @@ class SocketErrorName(StrEnum):
 
 
 class SocketError(NamedError):
-    """A socket that the daemon does not connect to; the text says what to do."""
+    """A socket that the daemon does not connect to; the text has a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a path has led to.
+    """The file at the end of a path.
 
     name       the last name on the way
-    of_switch  it is in a run directory of the switch's programs
+    of_switch  the file is in a run directory of the switch's programs
     private    it is in our own state directory, or the database's, or made for another port
     roots      see `sockpath.Place`
     """
@@ -61,14 +61,14 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who listens, at the time of listen(2) (unix(7), SO_PEERCRED). pid 0: of another namespace."""
+    """The listener at the time of listen(2) (unix(7), SO_PEERCRED). pid 0: another namespace's."""
 
     pid: int
     uid: int
 
 
 def check_socket(found: Found) -> None:
-    """Raise SocketError for what is not even to be tried."""
+    """Raise SocketError for a socket to which the daemon must not connect."""
     if not stat.S_ISSOCK(found.mode):
         raise SocketError(SocketErrorName.NO_SOCKET, f"{found.name!r} is no socket; remove it")
     named_by_switch = any(fnmatchcase(found.name, pattern) for pattern in _SWITCH_SOCKETS)
@@ -86,10 +86,10 @@ def check_socket(found: Found) -> None:
 
 
 def check_peer(found: Found, peer: Peer, owner: int | None, programs: Mapping[int, str]) -> None:
-    """Raise SocketError where a worker shall not speak with the one who listens.
+    """Raise SocketError if a worker must not speak with the listener.
 
-    owner     the only user to be spoken with, as the port's row says; None: it does not say
-    programs  pids of the switch's programs and of ours, and what each is
+    owner     the only allowed user, by the port's row; None: the row names none
+    programs  pids of the switch's programs and of ours → their names
     """
     if who := programs.get(peer.pid):
         raise SocketError(SocketErrorName.FOREIGN, f"{who} listens on it; give the VM's socket")
@@ -115,8 +115,8 @@ def check_peer(found: Found, peer: Peer, owner: int | None, programs: Mapping[in
 def owned_safely(directory: os.stat_result, entry: os.stat_result) -> bool:
     """Whether only root can have put this entry into this directory.
 
-    The group's bits of a directory with an access control list are its mask (acl(5)), so they tell
-    of more writers as well.
+    The group's bits of a directory with an access control list are its mask (acl(5)), so they show
+    further writers too.
     """
     if directory.st_uid != 0:
         return False

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who else has queues of a port's tap: a local user of before, or what a worker left behind.
+"""Finds others' queues of a port's tap: a local user's, or remains of a worker.
 
-Such a queue gets the VM's frames and sends as the VM. The tap's owner keeps others from attaching;
-who is attached already stays until the tap is made anew, which is then for the caller to do.
+Such a queue gets the VM's frames and sends as the VM. The tap's owner keeps others from attaching.
+A process that is attached already stays until the tap is made again, which is the caller's task.
 """
 
 from collections import Counter
@@ -22,19 +22,19 @@ class Attached(Protocol):
         """Give a tap that is in use to root; return whether it was not root's. Raises TapError."""
 
     def queues(self, name: str) -> int:
-        """How many queues are open; raises TapError."""
+        """The number of open queues; raises TapError."""
 
 
 class Holders:
-    """Looks at taps when workers come, by the names of their ports; counts what it finds."""
+    """Checks taps when workers come, by the names of their ports; counts others' queues."""
 
     def __init__(self, taps: Attached, counters: Counter[str]) -> None:
         self._taps = taps
         self._counters = counters
-        self._shared: set[str] = set()  # in use, and until now not root's
+        self._shared: set[str] = set()  # taps in use that were not root's until now
 
     def claim(self, name: str) -> None:
-        """Take a tap, whose worker is adopted, from whoever else it belonged to."""
+        """Make the tap of an adopted worker root's, whoever owned it before."""
         try:
             if self._taps.claim(name):
                 self._shared.add(name)
@@ -55,7 +55,7 @@ class Holders:
         return self._more_than(name, 0)
 
     def forget_all(self) -> None:
-        """All is another daemon's now."""
+        """Forget all taps: another daemon has them now."""
         self._shared.clear()
 
     def _more_than(self, name: str, queues: int) -> bool:

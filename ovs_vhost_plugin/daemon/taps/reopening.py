@@ -2,17 +2,17 @@
 """Makes ovs-vswitchd reopen a tap that was deleted and created again under the same name.
 
 A userspace bridge keeps its receive socket on the interface that it opened. When that interface
-goes and another comes by its name (`exit --cleanup` and a new daemon, a port that is deleted and
-added within milliseconds, a tap that somebody removed), frames still go out to the new one, but
-nothing that comes from it is heard, and the database shows nothing wrong. Removing the interface
-from the datapath alone (ovs-dpctl(8), del-if) leaves row, OpenFlow number and flows; at the next
-link event ovs-vswitchd misses the port and opens it anew.
+goes and another comes under its name (`exit --cleanup` and a new daemon, a port that is deleted and
+added within milliseconds, a tap that somebody removed), frames still go out to the new interface,
+but its own frames are not read, and the database shows nothing wrong. Removing the interface from
+the datapath alone (ovs-dpctl(8), del-if) leaves row, OpenFlow number and flows; at the next link
+event ovs-vswitchd misses the port and opens it again.
 
 The kernel's bridges need none of this: the kernel tells them when a device goes.
 
-A tap that was just made can also be set down by the switch: it reads the flags of an interface when
-it opens it, and writes them back, as it remembers them, to make it promiscuous. So a new tap is set
-up once more when that is done.
+The switch can also set a new tap down: it reads an interface's flags when it opens it, and later
+writes these flags back to make the interface promiscuous. So a new tap is set up once more when the
+switch has opened it.
 """
 
 import time
@@ -41,7 +41,7 @@ class SwitchTaps(Protocol):
         """Whether the switch has opened this very tap."""
 
     def set_up(self, name: str) -> None:
-        """Set it up; raises TapError."""
+        """Set a tap up; raises TapError."""
 
     def link_event(self, name: str) -> None:
         """Make a link event; raises TapError."""
@@ -65,7 +65,7 @@ class TapReopener:
         self._again_at: dict[str, float] = {}
 
     def run(self, snapshot: Snapshot, now: float) -> None:
-        """Ask the switch to close each tap that it has open in vain."""
+        """Ask the switch to close each port whose tap is not the one it has open."""
         for name in self._again_at.keys() - self._unopened:
             del self._again_at[name]
         for name in sorted(self._unopened):
@@ -82,11 +82,11 @@ class TapReopener:
                 self._switchd.ask(question, partial(self._closed, name), self._clock())
 
     def get_timer(self) -> float | None:
-        """When `run` has to be called again."""
+        """The time at which `run` has to be called again, or None."""
         return min((self._again_at[n] for n in self._unopened if n in self._again_at), default=None)
 
     def _opened(self, name: str) -> None:
-        """The switch has it open. What it remembered of a tap so new may have set it down again."""
+        """Set up a tap that the switch has opened: the flags it wrote back may have set it down."""
         if self._unopened.pop(name):
             try:
                 self._taps.set_up(name)
@@ -94,7 +94,7 @@ class TapReopener:
                 vlog.warn(f"{name}: {error}")
 
     def _closed(self, name: str, reply: Answer | NoAnswer, _now: float) -> None:
-        """The switch has closed what it had open, or refused to."""
+        """Take the switch's answer: it has closed the old interface, or refused to."""
         if isinstance(reply, NoAnswer):
             vlog.warn(f"{name}: the switch has another tap open than this one: {reply.reason}")
             return

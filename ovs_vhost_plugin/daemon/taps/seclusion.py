@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which ports this host's own network stack is kept away from, and what is said of it.
+"""Keeps this host's own network stack away from ports, and shows for which ports it does.
 
-Where the kernel cannot do it, ports work all the same; that is logged once and shown for each.
+Where the kernel cannot keep it away, ports work all the same; this is logged once and shown for
+each port.
 """
 
 import select
@@ -14,7 +15,7 @@ from ovs_vhost_plugin.tap import HostStackError
 vlog = ovs.vlog.Vlog("vhost_seclusion")
 
 OPEN = "host-stack-open"
-"""The name of this host's hearing a port's guest."""
+"""The name for a port whose guest this host's stack hears."""
 
 
 class Stack(Protocol):
@@ -24,13 +25,13 @@ class Stack(Protocol):
         """Keep the host's stack away from a tap; raises HostStackError."""
 
     def open(self, name: str) -> None:
-        """Let the tap be as the kernel makes them."""
+        """Give the tap the kernel's defaults back."""
 
     def forget(self, name: str) -> None:
-        """Remove what is left of a tap that has gone."""
+        """Remove the table of a tap that has gone."""
 
     def let_go(self) -> None:
-        """Leave all to another daemon."""
+        """Leave all chains to another daemon."""
 
     def hear(self) -> list[str]:
         """The taps that somebody else has let the host's stack hear again."""
@@ -40,9 +41,9 @@ class Stack(Protocol):
 
 
 class Seclusion:
-    """The taps by the name of their port, each as last tried: ifindex, and whether secluded.
+    """The taps by the name of their port, each with the last try: ifindex, and whether secluded.
 
-    open  ports whose guest the host's stack may hear, and why
+    open  ports whose guest the host's stack may hear → the reason
     """
 
     def __init__(self, stack: Stack) -> None:
@@ -57,9 +58,9 @@ class Seclusion:
         return tried[1] if tried is not None and tried[0] == index else None
 
     def apply(self, name: str, index: int, wanted: bool) -> None:
-        """Keep the host's stack away from a tap, or let it be. A failure stays with `open`.
+        """Keep the host's stack away from a tap, or let it in. A failure is noted in `open`.
 
-        It is not tried again before there is another tap, as what the kernel lacks it lacks.
+        It is not tried again for the same tap, as the kernel will not gain the missing feature.
         """
         self._tried[name] = index, wanted
         self.open.pop(name, None)
@@ -78,31 +79,31 @@ class Seclusion:
             self._complained = str(error)
 
     def forget(self, name: str) -> None:
-        """The port's tap has gone."""
+        """Forget a port whose tap has gone."""
         if self._tried.pop(name, None) is not None:
             self._stack.forget(name)
         self.open.pop(name, None)
 
     def let_go(self) -> None:
-        """Leave all as it is, to another daemon."""
+        """Leave everything to another daemon."""
         self._tried.clear()
         self.open.clear()
         self._stack.let_go()
 
     def run(self) -> None:
-        """Put back at once what somebody else removed."""
+        """Put chains that somebody else removed back at once."""
         for name in self._stack.hear():
             vlog.warn(f"{name}: somebody removed the table ovs-vhost-{name} of nftables: put back")
             index, _ = self._tried[name]
             self.apply(name, index, True)
 
     def wait(self, poller: Any) -> None:
-        """Register what `run` has to be called for."""
+        """Register the fd for which `run` has to be called."""
         fd = self._stack.fileno()
         if fd is not None:
             poller.fd_wait(fd, select.POLLIN)
 
     def shown(self, name: str) -> str:
-        """For people: whether the host's stack hears the port's guest."""
+        """Text for people: whether the host's stack hears the port's guest."""
         secluded = self._tried.get(name, (0, False))[1]
         return self.open.get(name) or ("shut out" if secluded else "")
