@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How soon a bridge knows where a guest is: from QMP announce-self to its MAC table.
+"""Time until a bridge learns a guest's place: from QMP announce-self to its MAC table.
 
     make bench-announce     or: python -m bench.bench_announce --help
 
 The same guest on our back-end and on OVS-DPDK. It is silent and does not know GUEST_ANNOUNCE, so
 QEMU sends SEND_RARP. Each time another port first takes its MAC away, by a frame to an address that
-no flow knows yet; the theft wakes the switch's revalidator, so what follows waits until that is at
-rest. The flow cache stays warm: the last announcement is still in it, and a flow to the guest runs
-all along. Frames of the guest's own would have the revalidator give the MAC back unannounced.
+no flow has yet. The theft wakes the switch's revalidator, so the announcement waits until that is
+at rest. The flow cache stays warm: the last announcement is still in it, and a flow to the guest
+runs all the time. Frames of the guest's own would make the revalidator move the MAC back
+unannounced.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ PORT, UDP_PORT = "vhu0", 7000
 MAC, ADDRESS = "52:54:00:00:00:01", "10.0.0.2"
 FLOW_RATE = 100  # frames a second
 INTERVAL = 0.11  # seconds: a worker passes on ten SEND_RARPs a second
-REST = 0.05  # seconds for the revalidator, which comes by again after half a second
+REST = 0.05  # seconds for the revalidator, which runs again after half a second
 POLL = 0.0002  # seconds between two looks at the MAC table
 MOST_THEFTS = 5
 BATCH = 200  # announcements, of which the daemon remembers 256
@@ -52,7 +53,7 @@ STEPS = {
     "packet-out sent": "sent_at",
     "learned, as the daemon sees it": "learned_at",
 }
-"""What our daemon tells of an announcement: the steps' names and its own."""
+"""Steps of an announcement → their names in our daemon's log."""
 
 
 @dataclass
@@ -80,7 +81,7 @@ def summary(times: Sequence[float]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def running_guest(fabric: Fabric) -> Iterator[QemuGuest]:
-    """A guest on host a that takes what comes and says nothing."""
+    """A guest on host a that receives and sends nothing."""
     host = fabric.a
     path = host.add_client_port(PORT)
     host.wait_ready(PORT)
@@ -134,7 +135,7 @@ class Course:
         self._learned_at.append(time.monotonic())
 
     def _steal(self) -> None:
-        """Move the MAC away; again if the daemon saw it and announced once more."""
+        """Move the MAC away; repeat it if the daemon saw it and announced again."""
         for number in itertools.islice(self._thefts, MOST_THEFTS):
             nobody = b"\x02\x00\x00\x01" + number.to_bytes(2, "big")
             frame = nobody + bytes.fromhex(MAC.replace(":", "")) + ETHERTYPE
@@ -155,7 +156,7 @@ class Course:
         if self._host.daemon is not None:
             last = self._asked_at[-1]
             wait_until(lambda: self._told()[-1]["received_at"] >= last, "the daemon's last word")
-            # One that the daemon saw undone by the next theft is not told of on its own.
+            # The daemon does not list an announcement on its own that it saw undone by a theft.
             told = {bisect(self._asked_at, one["received_at"]): one for one in self._told()}
             for name, key in STEPS.items():
                 measured.steps.setdefault(name, []).extend(

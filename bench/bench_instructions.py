@@ -3,10 +3,10 @@
 
     make bench-instructions     or: python -m bench.bench_instructions [--json]
 
-Each case runs a burst of packets after a first one; what counting none takes is subtracted, so that
-neither start-up nor the counting itself is in it. NUMBA_CPU_NAME and
-NUMBA_CPU_FEATURES say for which processor the kernels are compiled: tests hold the counts for
-x86-64-v2 against instructions.json.
+Each case runs a burst of packets after a first one. The count of an empty run is subtracted, so
+that the result excludes start-up and the counting itself. The kernels are compiled for the
+processor in NUMBA_CPU_NAME and NUMBA_CPU_FEATURES: tests hold the counts for x86-64-v2 against
+instructions.json.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ovs_vhost_plugin.jit.net.transmit import transmit
 
 FRAME = b"\x52\x54\0\0\0\2" + b"\x52\x54\0\0\0\1" + b"\x08\0\x45" + bytes(45)
 _F_SETPIPE_SZ = 1031  # linux/fcntl.h
-_PIPE_BYTES = 1 << 20  # what any user may have; a packet takes a page
+_PIPE_BYTES = 1 << 20  # the most for any user; a packet takes a page
 _MARKER = int(singlestep.MARKER)
 
 _raise = types.ExternalFunction("raise", types.int32(types.int32))
@@ -82,7 +82,7 @@ def _receives(ring, queue, memory, net, learned, bursts):
 
 
 def _offered(kind: Kind, frames: Sequence[bytes] | None = None) -> MemoryRing:
-    """A ring whose driver has offered all there is."""
+    """A ring whose driver has made all chains available."""
     ring = MemoryRing(frames, kind)
     if not kind.packed:
         ring.ring.avail[1] = SIZE
@@ -115,7 +115,7 @@ def ring_merge(kind: Kind, bursts: int) -> layout.Net:
 
 
 def port_transmit(kind: Kind, bursts: int) -> layout.Net:
-    """All that a port does to send, with learning; the system call counts as one."""
+    """All of a port's work to send, with learning; the system call counts as one."""
     fd = os.open(os.devnull, os.O_WRONLY)
     ring, net = _offered(kind, [FRAME]), new_net(fd)
     _transmits(ring.ring, ring.queue, ring.memory, net, fresh.new_learned(-1), bursts)
@@ -123,7 +123,7 @@ def port_transmit(kind: Kind, bursts: int) -> layout.Net:
 
 
 def port_receive(kind: Kind, bursts: int) -> layout.Net:
-    """All that a port does to receive; the system call counts as one."""
+    """All of a port's work to receive; the system call counts as one."""
     reader, writer = os.pipe2(os.O_DIRECT | os.O_NONBLOCK)  # each write is a packet: pipe(2)
     fcntl.fcntl(writer, _F_SETPIPE_SZ, _PIPE_BYTES)
     ring, net = _offered(kind), new_net(reader)
@@ -152,7 +152,7 @@ WORK: dict[str, tuple[Callable[[Kind, int], layout.Net], str, int]] = {
 
 
 def measure(work: str, kind: Kind) -> float:
-    """Instructions a packet of some work, which must have dealt with each of its packets."""
+    """Instructions a packet of `work`, which must handle each of its packets."""
     function, counter, burst = WORK[work]
 
     def steps(bursts: int) -> int:

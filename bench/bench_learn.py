@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What learning from the guest's frames costs, and listening to those that it receives.
+"""The cost of learning from the guest's frames, and of listening to frames that it receives.
 
 Learning as its share of sending frames to nobody:
 
     make bench-learn        or: python -m bench.bench_learn [ROUNDS]
 
-A transmit ring of frames of 60 bytes is sent to /dev/null, which costs a third of what a tap
-does, so a port's share is that much smaller. In each round sending (which learns from each frame)
-and learning from the same frames alone are timed one after the other; printed is the median of
-the rounds' ratios, for frames of several kinds.
+A transmit ring of frames of 60 bytes is sent to /dev/null, which costs a third of a tap's write,
+so a port's share is that much smaller. In each round sending (which learns from each frame) and
+learning from the same frames alone are timed one after the other. The output is the median of the
+rounds' ratios, for frames of several kinds.
 
 Listening for others' claims is timed alone, on frames that lie in a buffer; its share is that of
 sending the first kind of frame, as receiving needs somebody who sends.
@@ -59,7 +59,7 @@ KINDS: dict[str, Callable[[int], bytes]] = {
 
 
 class Ring:
-    """A transmit ring whose driver offers the same frames again and again."""
+    """A transmit ring whose driver makes the same frames available again and again."""
 
     def __init__(self, frame: Callable[[int], bytes], fd: int) -> None:
         ring = MemoryRing([frame(i) for i in range(SIZE)])

@@ -4,10 +4,10 @@
     make bench-rings      or: python -m bench.bench_rings [--json] [--only TEXT] ...
 
 For each layout of the rings two pairs of programs are set up: DPDK's virtio-user with DPDK's
-net_vhost, and with our rings (null_port). They are run one after the other, in windows of a
-second, again and again; a ratio is that of two windows next to each other, and the median of all
-is printed. Both back-ends copy each packet between guest memory and memory of their own. The
-front-end counts, and after each window both ends must have counted the same.
+net_vhost, and with our rings (null_port). They run one after the other, in windows of a second,
+again and again. A ratio is that of two windows next to each other; the median of all is printed.
+Both back-ends copy each packet between guest memory and memory of their own. The front-end counts,
+and after each window both ends must have counted the same.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from bench.ring_peers import (
 )
 from ovs_vhost_plugin.lab.platform import packages
 
-# name: entries of each ring, what else the front-end's device is told
+# name: entries of each ring, further options of the front-end's device
 LAYOUTS = {
     "split 256": (256, ""),
     "split 1024": (1024, ""),
@@ -63,8 +63,8 @@ class Result:
 
     `dpdk_full` and `ours_full`: of the packets that the front-end had to send, the share that found
     the ring full. `in_vain`: of our looks into a ring, the share that found nothing; such a look
-    takes a small part of the time that a burst does. Where those are small, and nearly all looks
-    were in vain, the front-end was the limit, and no ratio can be much above 1.
+    takes a small part of a burst's time. Where the ring was rarely full, and nearly all looks were
+    in vain, the front-end was the limit, and no ratio can be much above 1.
     """
 
     layout: str
@@ -121,7 +121,7 @@ class Side:
 
     def window(self, direction: str, length: int, seconds: float) -> Window:
         """Measure once; raises RuntimeError if a packet went astray."""
-        # A loop has half a ring under way, so that no side ever finds the other's ring full.
+        # A loopback has half a ring under way, so that no side ever finds the other's ring full.
         first = self._size // 2 // _TESTPMD_BURST if direction == "loopback" else 0
         self.back.begin(direction, length)
         self.front.start(FORWARD[direction][0], length, first)
@@ -137,7 +137,7 @@ class Side:
         return Window(rate, full, (more_in_vain - in_vain) / max(1, more_looks - looks))
 
     def _account(self, direction: str) -> tuple[Counts, Counts]:
-        """Stop; each packet that one end has sent was received at the other: what they counted."""
+        """Stop; check that each end received the other's packets; return both counts."""
         if direction == "receive":
             back = self.back.end()
             await_count("front-end", self.front, back.sent)
@@ -182,7 +182,7 @@ def measure(layout: str, options: argparse.Namespace, hugepages: bool) -> Iterat
 
 
 def summary(layout: str, length: int, direction: str, rounds: list[list[Window]]) -> Result:
-    """Medians of `rounds`, each DPDK's window and ours."""
+    """Medians of `rounds`, each of DPDK's window and ours."""
     dpdk, ours = (
         Window(*map(statistics.median, zip(*windows, strict=True)))
         for windows in zip(*rounds, strict=True)
@@ -204,7 +204,7 @@ def summary(layout: str, length: int, direction: str, rounds: list[list[Window]]
 
 
 def table(results: list[Result], hugepages: bool) -> Table:
-    """The results for a person."""
+    """The results as a table for people."""
     title = f"millions of packets a second, {'huge' if hugepages else 'small'} pages"
     shown = Table(title=title)
     for name in ("rings", "bytes", "guest", "DPDK", "ours", "ratio", "from–to", "full", "in vain"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Huge pages for the time of a benchmark: DPDK, and memory that a guest shares, do best in them."""
+"""Huge pages for the time of a benchmark: DPDK and shared guest memory are fastest in them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _PAGE = 2 << 20
 
 @contextmanager
 def reserved(nbytes: int) -> Iterator[bool]:
-    """See to it that `nbytes` of huge pages are free: whether they are. What was added goes again.
+    """Try to have `nbytes` of huge pages free; yield whether they are. Added ones are removed.
 
-    Only root can add some, and not everywhere.
+    Only root can add huge pages, and not everywhere.
     """
     if not _POOL.exists():
         yield False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A ring in this process's own memory, of any layout, whose driver is a few numbers."""
+"""A ring of any layout in this process's own memory, driven by storing a few numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ovs_vhost_plugin.jit.recovery.journal import WORDS
 SIZE = 256
 HEADER = 12
 MERGEABLE_BUFFER = 1526
-"""Bytes of a receive buffer: header and frame without a VLAN tag, as Linux and QEMU have them."""
+"""Bytes of a receive buffer: header and frame without a VLAN tag, as in Linux and QEMU."""
 
 _FIRST_PIECE = HEADER + 42
 """Bytes of the first of an indirect chain's two buffers, up to a UDP header's."""
@@ -25,14 +25,14 @@ _NEXT, _WRITE, _INDIRECT, _AVAIL = 1, 2, 4, 1 << 7
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What the driver negotiated."""
+    """The driver's negotiated features."""
 
     packed: bool = False
     in_order: bool = False
     indirect: bool = False
 
     def descriptor(self, address: int, length: int, flags: int, link: int = 0) -> tuple[int, int]:
-        """Its two words; `link` is the next descriptor, of a packed ring the buffer id."""
+        """A descriptor's two words; `link` is the next descriptor, or a packed ring's buffer id."""
         flags_at, link_at = (48, 32) if self.packed else (32, 48)
         return address, length | flags << flags_at | link << link_at
 
@@ -41,8 +41,8 @@ class MemoryRing:
     """A ring of SIZE descriptors and its queue; chain i is descriptor i.
 
     A chain is one buffer, or an indirect table of two. A transmit ring's buffers hold a header and
-    the `frames` in turn. In a packed ring all chains are offered, once. To offer n chains of a
-    split one, add n to `ring.avail[1]`: it may be done again and again.
+    the `frames` in turn. In a packed ring all chains are available, once. To make n chains of a
+    split ring available, add n to `ring.avail[1]`, again and again.
     """
 
     def __init__(self, frames: Sequence[bytes] | None = None, kind: Kind | None = None) -> None:
@@ -81,7 +81,7 @@ def _vring(kind: Kind, desc: np.ndarray, *, writes: bool) -> layout.Vring:
     for name, value in (fixed | features).items():
         state[name] = value
     journal = np.zeros(WORDS, np.int64)
-    if kind.packed:  # event areas that ask for nothing
+    if kind.packed:  # event areas that disable notifications
         avail, used = np.zeros(2, np.uint16), np.zeros(2, np.uint16)
         return layout.Vring(desc.reshape(-1), avail, used, np.zeros(0, np.uint32), state, journal)
     avail = np.zeros(3 + SIZE, np.uint16)
@@ -92,7 +92,7 @@ def _vring(kind: Kind, desc: np.ndarray, *, writes: bool) -> layout.Vring:
 
 
 def new_net(fd: int) -> layout.Net:
-    """What a pair has beside its rings: the tap `fd`, mergeable buffers, no offloads."""
+    """A pair's record beside its rings: the tap `fd`, mergeable buffers, no offloads."""
     net = fresh.new_net()
     for name, value in {"cfg_tap_fd": fd, "cfg_header_size": HEADER, "cfg_mergeable": 1}.items():
         net.state[name] = value

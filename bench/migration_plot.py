@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What guests received over time while they migrated, with the marks of what happened."""
+"""Plots the data that migrating guests received over time, with marks of the events."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MARKS = {
 def plot(played: Sequence[tuple[Case, Report]], path: Path) -> None:
     """Draw a row for each case that is SHOWN, or for all where none of these was played."""
     chosen = [pair for pair in played if pair[0].name in SHOWN] or list(played)
-    # The same input makes the same file.
+    # So that the same input makes the same file.
     mpl.rcParams["svg.hashsalt"] = "migration-report"
     figure = Figure(figsize=(9, 1.5 * len(chosen) + 1), layout="constrained")
     rows = figure.subplots(len(chosen), 1, sharex=True, squeeze=False)[:, 0]

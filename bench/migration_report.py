@@ -71,7 +71,7 @@ Datagrams received in 10 ms, of one run each, around the moment the source stopp
 
 @dataclass
 class Played:
-    """A case and what came of its runs."""
+    """A case and the reports of its runs."""
 
     case: Case
     reports: list[Report] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Played:
         """The cells of the case's line."""
         reports = self.reports
         sent, lost = (sum(r.sent for r in reports), sum(r.lost for r in reports))
-        # A port that is full drops other frames, too.
+        # A full port drops other frames, too.
         elsewhere = sum(min(r.lost, r.unseen + r.overrun) for r in reports)
         found = all(r.found for r in reports)
         return [

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The score of each module after `make mutants`: which share of the small changes a test notices.
+"""The score of each module after `make mutants`: the share of mutants that a test kills.
 
-A change that the tests need too long for counts as noticed: it made a loop without an end. How many
-those are is printed beside, as a machine that is busy makes more of them.
+A mutant whose tests take too long counts as killed: it made an endless loop. The number of those is
+printed too, as a busy machine makes more of them.
 
-What runs at import, such as a function that makes an entry of a table, was run before mutmut forks:
-changes of it are never noticed.
+Code that runs at import, such as a function that makes an entry of a table, runs before mutmut
+forks: its mutants are never killed.
 """
 
 import collections
@@ -23,7 +23,7 @@ _LINE = re.compile(r"\s*(?P<module>\S+)\.x\S+: (?P<status>.+)")
 
 
 def scores(results: Iterable[str]) -> dict[str, tuple[int, int, int]]:
-    """Of each module how many changes were noticed, by their time alone, and tried."""
+    """Module → numbers of mutants killed, killed by their time alone, and tried."""
     counts: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0, 0])
     for line in results:
         match = _LINE.fullmatch(line)
@@ -37,7 +37,7 @@ def scores(results: Iterable[str]) -> dict[str, tuple[int, int, int]]:
 
 
 def main() -> int:
-    """Print them, and that of all together."""
+    """Print the scores, and that of all modules together."""
     mutmut = [sys.executable, "-m", "mutmut", "results", "--all", "true"]
     listed = subprocess.run(mutmut, capture_output=True, text=True, check=True)
     found = scores(listed.stdout.splitlines())

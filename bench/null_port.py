@@ -4,9 +4,9 @@
     python -m bench.null_port SOCKET
 
 It listens on SOCKET for one front-end. A line on its standard input, "idle", "send 64",
-"receive 64" or "loopback 64", says what to do from then on (with frames of so many bytes, where
-they are its own); it is answered by a line of counters as JSON, read when that has begun. At the
-end of the input it ends.
+"receive 64" or "loopback 64", sets its work from then on (with own frames of so many bytes). It
+answers with a line of counters as JSON, read when that work has begun. At the end of the input it
+ends.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ring work without a tap: bursts of frames between rings and private packets, by our kernels.
 
-A port has the kernel copy payload between guest memory and the tap. A back-end that polls, such
-as DPDK's, copies each packet into memory of its own instead, and these do the same, so that the
-two can be compared. All else is what a port does: `pop_avail`, `take_header`,
-`complete`, `add_used` and `flush_and_call` are its own.
+A port lets the kernel copy payload between guest memory and the tap. A back-end that polls, such as
+DPDK's, copies each packet into memory of its own instead. These kernels do the same, so that the
+two can be compared. All else is a port's own code: `pop_avail`, `take_header`, `complete`,
+`add_used` and `flush_and_call`.
 """
 
 from __future__ import annotations
@@ -51,28 +51,28 @@ from ovs_vhost_plugin.jit.ring.ring import (
 from ovs_vhost_plugin.jit.syscalls import poll
 
 BURST = 32
-"""Packets at once: what dpdk-testpmd takes."""
+"""Packets at once, as in dpdk-testpmd."""
 PACKET_MAX = 2048
 """Bytes of a packet, with its virtio-net header; an mbuf's room."""
 SPACING = PACKET_MAX + 2 * 64
-"""From packet to packet: with a power of two, the first lines of all would share a few places of
-the processor's first cache."""
+"""Bytes from packet to packet: with a power of two, the first lines of all would share a few places
+of the processor's first cache."""
 FIRST = 64 - 12
-"""Where the first packet begins: frames behind a header of 12 bytes begin a cache line."""
+"""Offset of the first packet: frames behind a header of 12 bytes begin a cache line."""
 FRAME_HEADERS = 14 + 20 + 8
 """Bytes of Ethernet, IPv4 and UDP headers."""
 IDLE, SEND, RECEIVE, LOOPBACK = range(4)
-"""What `serve` does: nothing, take what the guest sends, fill what it receives, both."""
+"""Work of `serve`: nothing, take the guest's frames, fill its receive buffers, both."""
 WANTED, DONE, LOOKS, IN_VAIN = range(4)
-"""Places in `mode`: what to do, what is being done, how often a ring was looked at, how often there
-was nothing to be had in it."""
+"""Places in `mode`: the wanted work, the current work, looks into a ring, looks that found
+nothing."""
 
 _ANY_LENGTH = 1 << 62
 _IDLE_MS = 1
 
 
 def new_packets() -> NDArray[np.uint8]:
-    """Room for BURST packets, from the beginning of a cache line on."""
+    """Room for BURST packets, beginning on a cache line."""
     room = np.zeros(BURST * SPACING + 64, np.uint8)
     return room[-room.ctypes.data % 64 :][: BURST * SPACING]
 
@@ -86,7 +86,7 @@ def take(
     packets: NDArray,
     lengths: NDArray,
 ) -> int:
-    """Copy frames that the driver sends into `packets`, behind a header's room: how many."""
+    """Copy the driver's frames into `packets`, behind room for a header; return how many."""
     result = pop_avail(ring, memory, queue, BURST, _ANY_LENGTH)
     header = net.state[0]["cfg_header_size"]
     counters = net.counters[0]
@@ -121,7 +121,7 @@ def put(
     lengths: NDArray,
     count: int,
 ) -> int:
-    """Copy `count` packets, each with its header, into receive buffers: how many found room."""
+    """Copy `count` packets, each with its header, into receive buffers; return how many fit."""
     result = pop_avail(ring, memory, queue, count, _ANY_LENGTH)
     held = queue.state[0]
     if held["count"] > 0:
@@ -144,9 +144,9 @@ def put(
 
 @kernel(void(PAIR_T, I64_T, U8_T, I64_T))
 def serve(pair: Pair, mode: NDArray, packets: NDArray, lengths: NDArray) -> None:
-    """Instead of a port's `run`: do what `mode[WANTED]` says until `pair.stop` is set.
+    """Replace a port's `run`: do the work `mode[WANTED]` until `pair.stop` is set.
 
-    `mode[DONE]` follows it, when all that was begun before is done; two counts come behind.
+    `mode[DONE]` follows it when the former work is finished; two counts come behind.
     In RECEIVE it sends `packets` again and again, with new headers in each, as testpmd writes them
     in its txonly mode.
     """

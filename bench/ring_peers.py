@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs that bench_rings sets against each other, and one way to steer them all.
+"""The programs that bench_rings compares, with one interface to control them.
 
-A front-end (DPDK's virtio-user) and a back-end are each a busy thread on a core of its own. Every
-one of them counts; a run is over when both have counted the same packets.
+A front-end (DPDK's virtio-user) and a back-end are each a busy thread on a core of its own. Each
+counts; a run is over when both have counted the same packets.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FRONT_CORE, BACK_CORE = 0, 1
 MEGABYTES = 256
 """Memory of each testpmd."""
 FORWARD = {"send": ("txonly", "rxonly"), "receive": ("rxonly", "txonly"), "loopback": ("io", "io")}
-"""What testpmd calls what the front-end and the back-end do in each direction."""
+"""Direction → testpmd's forwarding modes of front-end and back-end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,10 @@ class Counts:
 
 
 class BackEnd(Protocol):
-    """What is compared."""
+    """A back-end to compare."""
 
     def await_start(self) -> None:
-        """Await that a front-end can connect."""
+        """Wait until a front-end can connect."""
 
     def begin(self, direction: str, length: int) -> None:
         """Begin a run."""
@@ -48,7 +48,7 @@ class BackEnd(Protocol):
         """Packets so far in this run."""
 
     def looks(self) -> tuple[int, int]:
-        """How often it looked into a ring so far, and how often in vain; it may not know."""
+        """The number of looks into a ring so far, and of those in vain; zeros: not counted."""
 
     def end(self) -> Counts:
         """End the run."""
@@ -84,11 +84,11 @@ class Pmd:
         self._before = 0
 
     def await_start(self) -> None:
-        """Await the prompt: its device is there then."""
+        """Await the prompt: the device exists then."""
         self._testpmd.await_start()
 
     def start(self, forward: str, length: int, bursts_first: int = 0) -> None:
-        """Forward as `forward` says; frames of its own have `length` bytes."""
+        """Forward in mode `forward`; testpmd's own frames have `length` bytes."""
         self._testpmd.command(f"set fwd {forward}")
         self._testpmd.command(f"set txpkts {length}")
         self._before = self._port("RX-packets")
@@ -96,19 +96,19 @@ class Pmd:
         self._testpmd.command(f"start{first}")
 
     def received(self) -> int:
-        """Packets since it was started."""
+        """Packets since `start`."""
         return self._port("RX-packets") - self._before
 
     def looks(self) -> tuple[int, int]:
-        """It does not count them."""
+        """Zeros: testpmd does not count looks."""
         return 0, 0
 
     def rate(self, which: str) -> int:
-        """Packets a second since this was last asked; `which` is "Rx" or "Tx"."""
+        """Packets a second since the last call; `which` is "Rx" or "Tx"."""
         return self._port(f"{which}-pps")
 
     def end(self) -> Counts:
-        """Stop; what it counted since `start`."""
+        """Stop; return the counts since `start`."""
         text = self._testpmd.command("stop")
         return Counts(*(_number(name, text) for name in ("RX-packets", "TX-packets", "TX-dropped")))
 
@@ -133,7 +133,7 @@ class NetVhost(Pmd):
 
 
 class NullPortPeer:
-    """Our own, see null_port."""
+    """Our own back-end, see null_port."""
 
     def __init__(self, socket: Path, directory: Path, prefix: str, hugepages: bool) -> None:
         self._socket = socket
@@ -149,7 +149,7 @@ class NullPortPeer:
         self._before: dict[str, int] = {}
 
     def await_start(self) -> None:
-        """Await its socket; the first time it compiles what is not in the cache."""
+        """Await the back-end's socket; its first start compiles kernels missing in the cache."""
         self._process.ready(self._socket.exists, "bench.null_port starts", 180.0)
 
     def begin(self, direction: str, length: int) -> None:
@@ -162,7 +162,7 @@ class NullPortPeer:
         return self._command(self._doing)["tx_packets"] - self._before["tx_packets"]
 
     def looks(self) -> tuple[int, int]:
-        """How often it looked into a ring so far, and how often in vain."""
+        """The number of looks into a ring so far, and of those in vain."""
         now = self._command(self._doing)
         return now["looks"], now["in_vain"]
 
@@ -197,10 +197,10 @@ class NullPortPeer:
 
 
 def prefer(pid: int) -> None:
-    """Have a process come before others, where that is allowed.
+    """Raise a process's priority, where that is allowed.
 
-    Both ends have to run at once: a neighbour on the core of one stops the two. Where sessions are
-    scheduled as groups (sched(7), "The autogroup feature"), it is the group's place that counts.
+    Both ends have to run at once: another process on the core of one stops the two. Where sessions
+    are scheduled as groups (sched(7), "The autogroup feature"), the group's priority counts.
     Kernels and containers differ in what they allow and in how they refuse it.
     """
     with suppress(OSError):
@@ -216,5 +216,5 @@ def _number(name: str, text: str) -> int:
 
 
 def await_count(what: str, peer: BackEnd | Pmd, count: int) -> None:
-    """Await that `peer` has received `count` packets in this run."""
+    """Wait until `peer` has received `count` packets in this run."""
     wait_until(lambda: peer.received() >= count, f"{what}: {count} packets")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many instructions a function executes: a child is single-stepped between two markers.
+"""Counts the instructions of a function, by single-stepping a child between two markers.
 
 The processor traps after each instruction (ptrace(2), PTRACE_SINGLESTEP), so the count is exact,
-and the same on a busy machine, in a virtual machine and without performance counters. What the
-kernel does in a system call is not counted; the instruction that makes it is one.
+and the same on a busy machine, in a virtual machine and without performance counters. The kernel's
+work in a system call is not counted; the instruction that makes the call is one.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _libc.ptrace.restype = ctypes.c_long
 def count(function: Callable[[], None], after_each: Callable[[], None] | None = None) -> int:
     """Instructions that `function` executes between two MARKERs that it raises.
 
-    `after_each` is called in this process after every one of them, while the child stands still.
+    `after_each` is called in this process after every instruction, while the child is stopped.
 
-    It runs in a fork of this process, which must have one thread. Raises RuntimeError if it ends
-    otherwise than by returning after exactly two markers.
+    `function` runs in a fork of this process, which must have one thread. Raises RuntimeError
+    unless it returns after exactly two markers.
     """
     child = os.fork()
     if child == 0:
@@ -80,7 +80,7 @@ def _await_marker(child: int) -> None:
 
 
 def _ptrace(request: int, pid: int) -> None:
-    # data 0: the signal that stopped it is not delivered
+    # data 0: the signal that stopped the child is not delivered
     if _libc.ptrace(request, pid, None, None) < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"ptrace: {os.strerror(number)}")
