@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Docstrings begin with their subject and fit in a breath, as CONTRIBUTING asks."""
+"""Docstrings begin with their subject, and CONTRIBUTING's table has words that the code uses."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.checkout import TOP
 
 import ovs_vhost_plugin
 
@@ -62,3 +64,15 @@ def test_docstrings_begin_with_a_subject_and_a_short_sentence(package: str) -> N
 
 def test_unread_packages_exist() -> None:
     assert set(PACKAGES) >= UNREAD
+
+
+def test_the_code_uses_the_words_of_contributing() -> None:
+    text = (TOP / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    _, _, section = text.partition("### Words")
+    words = set(
+        re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE)))
+    )
+    code = "\n".join(path.read_text(encoding="utf-8") for path in PRODUCT.rglob("*.py"))
+    used = {word.lstrip("_") for word in re.findall(r"\w+", code)}
+    assert len(words) > 20
+    assert words <= used, f"no code says {sorted(words - used)}"
