@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pauses between tries of what fails: each twice as long as the one before. Told the time."""
+"""Pauses between tries, each twice as long as the one before. The time is an argument."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """When to try again what has failed, as a value: `failed` returns the next one.
+    """The time of the next try, as a value: `failed` returns the next back-off.
 
     first, last  the shortest and the longest pause, seconds
-    good_after   what worked for so many seconds did not fail at once: the pauses begin anew
+    good_after   after so many seconds of success the pauses begin anew
     delay        the pause after the last failure, 0 before the first
-    retry_at     when to try again, 0 before the first failure
+    retry_at     the time of the next try, 0 before the first failure
     """
 
     first: float
@@ -24,7 +24,7 @@ class Backoff:
     retry_at: float = 0.0
 
     def failed(self, now: float, lived: float = 0.0) -> Backoff:
-        """The back-off after a failure now of what had worked for `lived` seconds."""
+        """The back-off after a failure now, following `lived` seconds of success."""
         delay = self.first
         if self.delay and lived < self.good_after:
             delay = min(2 * self.delay, self.last)

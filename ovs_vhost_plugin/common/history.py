@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last things that ended: bounded, and no port can fill it at the cost of others."""
+"""A bounded record of the last things that ended, which no port fills at the cost of others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class History(Generic[T]):
         self._entries: list[T] = []
 
     def append(self, entry: T) -> None:
-        """Note what has ended."""
+        """Add an entry."""
         self._entries.append(entry)
         if len(self._entries) > self._most:
             ((port, _),) = Counter(one.port for one in self._entries).most_common(1)

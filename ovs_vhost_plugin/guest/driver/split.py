@@ -38,7 +38,7 @@ class RingFullError(Exception):
 
 
 class DeviceBrokenError(Exception):
-    """The device put an illegal element into the used ring."""
+    """The device wrote an illegal used element or header."""
 
 
 class Buffer(NamedTuple):

@@ -36,7 +36,7 @@ BUSYBOX = Path("/bin/busybox")
 # scheduling and the NIC's queues. Each only where installed.
 _PROGRAMS = ("nc.openbsd", "iperf3", "chrt", "ethtool")
 FULL = "usr/bin"
-"""For programs that busybox has too, as iproute2's `ip`: they are called by this path only."""
+"""The directory of programs that busybox has too, as iproute2's `ip`; they are called by path."""
 _FULL_PROGRAMS = ("ip",)
 
 
