@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernels work on, as data: the layouts of all records, and the groups they come in.
+"""The data that kernels work on: the layouts of all records, and the groups they come in.
 
 `*_DTYPE` are numpy dtypes of records, `*_T` numba types for signatures. A record's fields are
 grouped by who writes them. IOVEC_DTYPE and POLLFD_DTYPE are Linux's; all fields of our own are
@@ -94,7 +94,7 @@ QUEUE_DTYPE = _record(
     "iotlb_asked",  # BUFFER or TABLE: the worker was told of `iotlb_missed`; 0: nothing is awaited
     "iotlb_missed <u8",  # the guest address that was last found to be outside of memory
 )
-"""What a ring holds, and where it looks addresses up: `Queue.state`."""
+"""`Queue.state`: the chains that a ring holds, and where it looks addresses up."""
 
 NET_DTYPE = _record(
     # cfg_: written by the worker while the loop does not run
@@ -124,7 +124,7 @@ NET_DTYPE = _record(
     "rx_backlog_at",  # bytes [rx_backlog_at, rx_backlog_end) of `backlog` are not received yet
     "rx_backlog_end",
 )
-"""What both directions of a queue pair share: `Net.state`."""
+"""`Net.state`, which both directions of a queue pair share."""
 
 COUNTERS_DTYPE = _record(
     "rx_packets",  # frames that the guest has received
@@ -185,7 +185,7 @@ LEARNING_DTYPE = _record(
     "sample_tick",  # ms of CLOCK_MONOTONIC
     "sample_looks",  # frames looked at in that millisecond
 )
-"""How learning stands: `Learned.state`."""
+"""`Learned.state`."""
 
 assert IOVEC_DTYPE.itemsize == 16
 assert POLLFD_DTYPE.itemsize == 8
@@ -246,7 +246,7 @@ class Queue(NamedTuple):
 
 
 class Net(NamedTuple):
-    """What both directions share: the tap, negotiated offloads, private buffers, counters."""
+    """The part that both directions share: tap, negotiated offloads, private buffers, counters."""
 
     state: Records  # (1,) NET_DTYPE
     header: NDArray[np.uint8]  # private copy of a transmit header
@@ -261,7 +261,7 @@ class Net(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """What the guest uses, learned from the frames it sends."""
+    """Addresses that the guest uses, learned from the frames it sends."""
 
     state: Records  # (1,) LEARNING_DTYPE
     stations: Records  # STATION_DTYPE

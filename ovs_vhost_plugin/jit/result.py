@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a kernel returns: one int64 whose sign and size tell success, an error and a fault apart.
+"""The result of a kernel: one int64 that tells success, an error and a fault apart.
 
     >= 0            it worked: a count, an index, or 0 where there is nothing to count
     -1 .. -4095     -errno, as the kernel returns it: of a system call, or one that fits (ENOENT)

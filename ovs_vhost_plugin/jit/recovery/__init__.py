@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What outlives a worker, and how a ring's kernels go on by it."""
+"""Notes that outlive a worker, and how a ring's kernels resume by them."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a packed ring is in flight, as its front-end keeps it.
+"""A packed ring's chains in flight, in the region that its front-end keeps.
 
 As for split rings (`inflight.py`): the region is written as vhost-user's "Inflight I/O tracking"
 says, and never read back while the ring runs; all that is needed of it is also in words of our own.

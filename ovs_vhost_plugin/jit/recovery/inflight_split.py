@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a split ring is in flight, as its front-end keeps it.
+"""A split ring's chains in flight, in the region that its front-end keeps.
 
 The region is the front-end's memory: written here as the specification's steps say (vhost-user
 "Inflight I/O tracking"), and never read back while the ring runs. What is in flight is known from

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What outlives a worker: the words in which a ring's kernels note what the ring cannot tell.
+"""The words in which a ring's kernels note what the ring cannot tell; they outlive a worker.
 
 They are in a file that the daemon keeps, so after a worker was killed, at whatever instruction, the
 next one finishes what was begun (`resume.py`) and goes on behind it. Two things have to be noted.

@@ -32,7 +32,7 @@ from ovs_vhost_plugin.jit.layout import (
 )
 
 IOVECS_FULL = 1
-"""What `pop_avail` returns where one more chain would be too many iovecs for one system call."""
+"""The result of `pop_avail` where one more chain would be too many iovecs for one system call."""
 
 
 @kernel(void(QUEUE_T), inline=True)

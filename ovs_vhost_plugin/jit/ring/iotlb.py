@@ -32,7 +32,7 @@ from ovs_vhost_plugin.jit.result import fault_of
 from ovs_vhost_plugin.jit.syscalls import write_event
 
 READ, WRITE = 1, 2
-"""What the device does at an address."""
+"""The device's access to an address."""
 BUFFER, TABLE = 1, 2
 """Values of `iotlb_asked`: whose address `iotlb_missed` is."""
 
