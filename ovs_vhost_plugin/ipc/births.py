@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the daemon and the fork server (`worker/birth/forkserver.py`) tell each other."""
+"""The messages between the daemon and the fork server (`worker/birth/forkserver.py`)."""
 
 from __future__ import annotations
 
@@ -106,10 +106,10 @@ def decode_request(said: dict[str, Any]) -> Request:
 
 
 def encode_news(news: News) -> dict[str, Any]:
-    """What the fork server tells as a JSON object."""
+    """News as a JSON object."""
     return _NEWS.encode(news)
 
 
 def decode_news(said: dict[str, Any]) -> News:
-    """Check what the fork server tells. Raises MessageError."""
+    """Check news. Raises MessageError."""
     return _NEWS.decode(said)

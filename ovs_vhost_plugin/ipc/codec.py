@@ -26,7 +26,7 @@ _TEXT_MAX = 240
 
 
 class MessageError(ValueError):
-    """What came is no message; the text names the message and the field."""
+    """Something that came is no message; the text names the message and the field."""
 
 
 class Codec(ABC):

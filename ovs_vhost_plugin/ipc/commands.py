@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the daemon tells a worker. Fds travel beside a command, as many as its class says.
+"""The daemon's commands to a worker. Fds travel beside a command, as many as its class says.
 
 To add one: declare it here, add it to `Command`, and handle it where the type checker says that a
 case is missing (`worker/process.py`).
@@ -21,7 +21,7 @@ PROTOCOL = 2
 Who hears of another one lets go: the daemon ends the worker, and starts another."""
 
 RequestId = Annotated[int, Count(1 << 53, least=-(1 << 53))]
-"""What an answer repeats."""
+"""The number of a request, which the answer repeats."""
 Keys = Annotated[tuple[Key, ...], Most(4096)]
 
 
@@ -63,7 +63,7 @@ class Configure:
 
 @dataclass(frozen=True, slots=True)
 class GetStats:
-    """Count up: the answer is `Stats` with this id."""
+    """A request for the statistics; the answer is `Stats` with this id."""
 
     WIRE_NAME: ClassVar = "stats"
     FDS: ClassVar = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker tells the daemon, checked once and then carried in types.
+"""A worker's reports to the daemon, checked once and then carried in types.
 
 A worker faces a guest. One that was taken over must not get more than its own port's status out
 of the daemon: unknown words, wrong types and control characters end here.
@@ -41,7 +41,7 @@ Features = Annotated[str, Text(18, "(0x[0-9a-f]{1,16})?")]
 
 
 class Statistics(Codec):
-    """Whatever is counted, as plain JSON, in the shape that can be shown.
+    """The statistics of a port: plain JSON, in the shape that can be shown.
 
     "queue_pairs", a dict of counters for each pair, travels as a table, {names, values}, so that
     128 of them fit into a packet.
@@ -169,7 +169,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class GuestStations:
-    """What the guest uses now, all of it, as learned from its own frames."""
+    """All stations that the guest uses now, as learned from its own frames."""
 
     WIRE_NAME: ClassVar = "stations"
     stations: Annotated[tuple[Annotated[Station, StationCodec()], ...], Most(_STATIONS_MAX)]
@@ -224,7 +224,7 @@ RATES: dict[type[Report], tuple[float, int]] = {
     AskConnection: (20.0, 40),
     AskUserfaultfd: (2.0, 10),
 }
-"""What the daemon takes of a worker (`daemon/workers/report_rates.py`).
+"""The rates that the daemon takes of a worker (`daemon/workers/report_rates.py`).
 
 An honest worker keeps to half of it, whatever its guest and its front-end do (`worker/outbox.py`).
 """

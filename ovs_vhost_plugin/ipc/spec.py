@@ -21,7 +21,7 @@ FeatureMask = Annotated[int, Count((1 << 64) - 1)]
 
 @dataclass(frozen=True, slots=True)
 class PortSettings:
-    """What of a port may change while its worker runs; sent whole.
+    """The settings of a port that may change while its worker runs; they are sent whole.
 
     To add one: declare it here, read it from the row in `daemon/ovsdb/settings_rows.py`, and use it
     where it matters.
@@ -55,7 +55,7 @@ class PortSettings:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What a worker serves: who it is, which never changes, and the port's settings.
+    """The port that a worker serves: its identity, which never changes, and its settings.
 
     name      the port's and the tap's name
     mode      "client": the front-end listens on `path`; "server": the worker does

@@ -48,7 +48,7 @@ class Vitals:
 
     @property
     def busy_since(self) -> int:
-        """What the worker last wrote: CLOCK_MONOTONIC nanoseconds, 0 while it sleeps."""
+        """The pulse as last written: CLOCK_MONOTONIC nanoseconds, 0 while the worker sleeps."""
         (stamp,) = _PULSE.unpack(os.pread(self.fd, _PULSE.size, 0))
         return int(stamp)
 
@@ -65,7 +65,7 @@ class Vitals:
 
 
 def adopt(fd: int) -> None:
-    """Have `fd`, which is a Vitals', be this process's standard error."""
+    """Make `fd`, which is a Vitals', this process's standard error."""
     if fd != 2:
         os.dup2(fd, 2)
     os.lseek(2, _WORDS_AT, os.SEEK_SET)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What peers did wrong: counted by name, and the last one, which the daemon publishes."""
+"""The mistakes of peers: counted by name, and the last one, which the daemon publishes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Complaints:
         self.last = PeerError(error.name, error.detail)
 
     def mended(self) -> None:
-        """What went wrong before is over."""
+        """Publish no mistake any more: the last one is over."""
         self.last = None
 
     def judge(self, error: PeerError | None) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the worker's parts tell the daemon, and how often at most.
+"""The reports of the worker's parts on their way to the daemon, each kind within its rate.
 
 Each part has the outbox from its birth on. A daemon's pipe is put under it later, and another one
 when another daemon comes (`daemonlink.py`). There are events, which only a daemon that is there can
@@ -111,7 +111,7 @@ class Outbox:
         return True
 
     def _watch(self, writer: ReportWriter) -> None:
-        """Have reports that wait sent when the daemon has read."""
+        """Wait for the pipe to take more, as long as reports wait for that."""
         watched = writer.fileno() in self._selector.get_map()
         if writer.wants_write and not watched:
             self._selector.register(writer, selectors.EVENT_WRITE, self._flush)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker shows of its port: its state for the row, its statistics for `vhost/stats`."""
+"""A port as its worker shows it: its state for the row, its statistics for `vhost/stats`."""
 
 from __future__ import annotations
 

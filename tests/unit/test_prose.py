@@ -19,8 +19,6 @@ UNREAD = frozenset(
     {
         "daemon",
         "daemon/workers",
-        "ipc",
-        "worker",
         "worker/birth",
         "worker/device",
         "worker/learned",
