@@ -10,6 +10,7 @@ has anything in it. A guest that has not used its NIC yet says nothing, and neit
 
 from __future__ import annotations
 
+from ovs_vhost_plugin.common.backoff import Backoff
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.memory.iotlb import MissingError
 from ovs_vhost_plugin.worker.device.resources import Basis
@@ -29,12 +30,12 @@ class Sharing:
         self._settled = True
         self._error: PeerError | None = None
         self._look_at: float | None = None
-        self._wait = _FIRST
+        self._looks = Backoff(_FIRST, _LAST)
 
     def begin(self) -> None:
         """A front-end has come, or has started its rings anew."""
         self._settled, self._error = False, None
-        self._look_at, self._wait = None, _FIRST
+        self._look_at, self._looks = None, self._looks.worked()
 
     def end(self) -> None:
         """It has gone."""
@@ -59,11 +60,11 @@ class Sharing:
         if not started or self._basis.pages_missing:
             self._look_at = None
             return
-        if self._look_at is None:
-            self._look_at = now + self._wait
+        first = self._look_at is None
+        self._looks = self._looks.failed(now)
+        self._look_at = self._looks.retry_at
+        if first:
             return
-        self._wait = min(2 * self._wait, _LAST)
-        self._look_at = now + self._wait
         wrong = self._wrong(started)
         if not wrong:
             self._error = None
