@@ -349,7 +349,7 @@ def test_a_table_that_changes_while_it_is_read_is_never_read_wrong() -> None:
             for one in read(learned, NOW):
                 checked += 1
                 assert len(one.addresses) <= 1
-                assert all(int(ip) & 0xFFFFFF == one.mac & 0xFFFFFF for ip in one.addresses)
+                assert all(ip.packed[-3:] == one.mac[3:] for ip in one.addresses)
     finally:
         stop[0] = 1
         thread.join()
