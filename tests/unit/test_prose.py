@@ -18,8 +18,6 @@ MOST_WORDS = 20
 UNREAD = frozenset(
     {
         "daemon",
-        "daemon/workers",
-        "worker/birth",
         "worker/device",
         "worker/learned",
         "worker/recovery",

@@ -56,7 +56,7 @@ HANG_ALARMS = 3
 _ALARMS_PER_SECOND, _ALARMS_AT_ONCE = 1.0, 10
 
 _LAST_WORDS = ("postcopy-page-missing:", "fds-not-closed:")
-"""What a worker says that ends because of its front-end."""
+"""The last words of workers that end because of their front-ends."""
 
 
 class WorkerLink:

@@ -210,7 +210,7 @@ class Workers:
         self.links[spec.name] = link
 
     def dispose(self, fd: int) -> None:
-        """Have an fd closed that a peer has touched; takes it."""
+        """Take `fd`, which a peer has touched, and have it closed where that holds nobody up."""
         self.disposal.take(fd)
         if self._nursery is not None and self._ready:
             self.disposal.pass_on(self._nursery.channel)
@@ -237,7 +237,7 @@ class Workers:
         self._clear(name)
 
     def _clear(self, name: str) -> None:
-        """Have nothing be left of a worker that has ended: no process either that it made."""
+        """Remove all that a worker which has ended left: records, and processes that it made."""
         self._groups.end(name)
         self._state.forget(name)
 

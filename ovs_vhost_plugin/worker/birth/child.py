@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a child of the nursery does before it is a worker: it keeps its fds and nothing else."""
+"""A child of the nursery on its way to a worker: it keeps its fds and nothing else."""
 
 import contextlib
 import faulthandler

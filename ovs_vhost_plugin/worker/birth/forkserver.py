@@ -87,7 +87,7 @@ class _Nursery:
         return worker
 
     def _try_sandbox(self) -> list[str]:
-        """What the sandbox lacks here, as a child sees that goes into it and ends."""
+        """The layers that the sandbox lacks here: a child goes into it, tells, and ends."""
         reader, writer = os.pipe()
         pid = self._fork()
         if pid == 0:
@@ -126,7 +126,7 @@ class _Nursery:
                 assert_never(request)
 
     def _dispose(self, fds: list[int]) -> None:
-        """Have a child close `fds` for the last time: it ends when they are closed here."""
+        """Make a child close `fds` for the last time: it ends when they are closed here."""
         reader, writer = os.pipe()
 
         def wait() -> int:

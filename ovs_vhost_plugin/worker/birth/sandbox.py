@@ -172,7 +172,7 @@ def leave_namespaces() -> list[str]:
 
 
 def _leave_files() -> None:
-    """Have an empty, read-only root directory, with a /proc that shows this process alone."""
+    """Enter an empty, read-only root directory, with a /proc that shows this process alone."""
     process.mount("none", "/", None, process.MS_REC | process.MS_PRIVATE)
     # On a directory that is there: what is mounted on it is seen here only.
     process.mount("none", _NEW_ROOT, "tmpfs", _HARDENED, _EMPTY)
