@@ -18,7 +18,6 @@ MOST_WORDS = 20
 UNREAD = frozenset(
     {
         "daemon",
-        "worker/device",
         "worker/learned",
         "worker/recovery",
         "worker/tap",

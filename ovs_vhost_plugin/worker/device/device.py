@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The device behind a session: executes its effects on memory, dirty log, rings and tap.
 
-`basis.py` has what rings depend on, `rings.py` starts and stops them, `arrivals.py` decides which
-frames are the guest's.
+`resources.py` has the memory and log that rings use. `rings.py` starts and stops the rings.
+`tap/arrivals.py` decides which frames are the guest's.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ovs_vhost_plugin.worker.tap.hold import Reason
 
 
 class Observer(Protocol):
-    """Who is told what the device learns."""
+    """Receives the device's news."""
 
     def rarp(self, mac: bytes) -> None:
         """The front-end asks to announce `mac`."""
@@ -48,14 +48,14 @@ class Observer(Protocol):
         """A peer's mistake that did not cost it the connection."""
 
     def lasting(self, error: PeerError | None) -> None:
-        """What is wrong for as long as this is so; None: nothing is."""
+        """The lasting fault of the moment; None: there is none."""
 
     def busy(self) -> None:
-        """It is still at what it was asked, and does not hang."""
+        """The device is still at work on a message, and does not hang."""
 
 
 class Device:
-    """Memory, log and queue pairs of one port, for one session after the other."""
+    """Memory, log and queue pairs of one port, which serve one session after the other."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Device:
         settings: PortSettings,
         userfaultfds: Source | None = None,
     ) -> None:
-        """`userfaultfds`: without it PAGEFAULT is not offered."""
+        """Without `userfaultfds`, PAGEFAULT is not offered."""
         self.pairs = arrivals.pairs
         self.mtu: int | None = None
         self.channel = BackEndChannel(selector, observer.error)
@@ -92,12 +92,12 @@ class Device:
         self._set_format()
 
     def attach(self, session: Session) -> None:
-        """Serve `session`; the one before was detached."""
+        """Serve `session`. The previous session is detached already."""
         self._basis.session = session
         self.sharing.begin()
 
     def detach(self) -> None:
-        """The front-end has gone: stop, and let its memory go."""
+        """Stop the rings and unmap the memory of a front-end that has gone."""
         self.sharing.end()
         self._postcopy.leave()
         self._rings.forget()
@@ -128,17 +128,17 @@ class Device:
 
     @property
     def iotlb_counts(self) -> dict[str, int]:
-        """Translations asked for, and those that made room for others, ever."""
+        """Translations asked for and translations replaced for lack of room, since the start."""
         replaced = self._basis.iotlb.replaced
         return {"iotlb_misses": self._misses.count, "iotlb_replaced": replaced}
 
     @property
     def header_size(self) -> int:
-        """Bytes of a virtio-net header."""
+        """The size of a virtio-net header, bytes."""
         return self._basis.header_size
 
     def configure(self, settings: PortSettings) -> None:
-        """Follow the port's settings, and tell the front-end what it wants to know of them."""
+        """Apply the port's settings, and tell the front-end of a changed link state or MTU."""
         finish = self._finishes(settings)
         if finish != (self._basis.finish_offloads, self._basis.finish_udp):
             with self._rings.stopped():
@@ -153,15 +153,15 @@ class Device:
     # -- time ------------------------------------------------------------------------------------
 
     def get_timer(self) -> float | None:
-        """When `handle_timer` has something to do; None while it has not."""
+        """The time at which `handle_timer` has something to do; None: it has nothing."""
         parts = (self._arrivals.holding, self._expectation, self.sharing)
         times = [at for at in (part.get_timer() for part in parts) if at is not None]
         return min(times, default=None)
 
     def handle_timer(self, now: float) -> None:
-        """End what has lasted too long, and see whether the memory is shared.
+        """End a hold or an expectation that lasts too long, and check that the memory is shared.
 
-        To be called after whatever may have changed the rings.
+        To be called after any change of the rings.
         """
         if self._arrivals.holding.expired(now):
             self.end_hold(Reason.EXPIRED)
@@ -171,7 +171,7 @@ class Device:
         self._observer.lasting(self.sharing.error)
 
     def end_hold(self, reason: Reason) -> None:
-        """Let frames go that are held, if any are."""
+        """End the hold, if frames are held."""
         if self._arrivals.holding.active:
             self._arrivals.holding.end(reason)
             self.update_tap()
@@ -179,10 +179,10 @@ class Device:
     # -- the front-end ---------------------------------------------------------------------------
 
     def answer(self, message: Message) -> Message | None:
-        """Have the session handle `message`, execute its effects; the reply, if there is one.
+        """Pass `message` to the session and execute its effects; return the reply, if any.
 
-        Without a reply, rings that it changed stand still until `settle`. Raises the PeerError
-        that costs the front-end its connection.
+        Without a reply, the rings that the message changed stand still until `settle`. Raises
+        the PeerError that costs the front-end its connection.
         """
         conversation = self._session.receive(message)
         try:
@@ -201,11 +201,11 @@ class Device:
         return reply
 
     def settle(self) -> None:
-        """Let rings go on that messages have changed: there is no further one now."""
+        """Start the rings that messages have changed: no further message is waiting."""
         self._rings.settle()
 
     def execute(self, effect: effects.Effect) -> object:
-        """Carry out `effect`; the answer goes back into the session. Raises PeerError."""
+        """Execute `effect`; return the answer for the session. Raises PeerError."""
         match effect:
             case effects.SetFeatures():
                 with self._rings.stopped():
@@ -264,11 +264,11 @@ class Device:
                 self._postcopy.listen()
             case effects.AcknowledgeBases():
                 with self._rings.stopped():
-                    pass  # those that are ready start
+                    pass  # rings that are ready start
             case effects.EndPostcopy():
                 self._postcopy.end()
                 with self._rings.stopped():
-                    pass  # from now on their journals speak of them
+                    pass  # from now on the rings' journals name them
             case effects.Refused(error):
                 self._observer.error(error)
             case _:
@@ -276,18 +276,18 @@ class Device:
         return None
 
     def collect_faults(self, pair: QueuePair) -> None:
-        """Take note of rings the loop gave up, and of those that wait for a translation."""
+        """Record the rings that broke and the rings that wait for a translation."""
         self._rings.note_faults(pair)
         self._rings.note_misses(pair)
         self.update_tap()
 
     def expect_no_more(self) -> None:
-        """The rings have not started in time: what came is dropped when they do."""
+        """Stop expecting the rings, which are late: frames from before their start are dropped."""
         self._arrivals.expecting = False
         self.update_tap()
 
     def update_tap(self) -> None:
-        """Let the tap follow what receives, is held or expected: steering and carrier."""
+        """Set the tap's steering and carrier by the rings that receive, are held or expected."""
         self._rings.update_tap()
 
     @property
@@ -311,7 +311,7 @@ class Device:
         return table
 
     def _update_iotlb(self, iova: int, size: int, user: int, access: IotlbAccess) -> None:
-        """Take a translation, in a part for each memory region."""
+        """Store a translation, split at the borders of memory regions."""
         at = iova
         for part, length in self._memory.split(user, size):
             self._basis.iotlb.update(at, length, part, access)
@@ -319,7 +319,7 @@ class Device:
         self._rings.updated(iova, size, access)
 
     def _finishes(self, settings: PortSettings) -> tuple[bool, bool]:
-        """Whether frames are finished here; whether large UDP frames are in any case."""
+        """Whether frames are finished here, and whether large UDP frames are finished anyway."""
         return settings.finish_offloads, settings.finish_udp or not self._arrivals.takes_uso
 
     def _started(self, base: int, *, further: bool) -> None:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls and errors as messages, for front-ends without eventfds (INBAND_NOTIFICATIONS).
 
-The data path knows nothing of it: it signals eventfds, which are ours here, and each that was
-signalled becomes a message. vhost-user "In-band notifications" wants each to be acknowledged; until
-it is, the eventfd counts what follows, so that a ring has one message under way at most.
+The data path knows nothing of these messages. It signals eventfds, which are ours here, and each
+signalled eventfd becomes a message. vhost-user "In-band notifications" requires an acknowledgement
+of each message. Until it comes, the eventfd counts further signals, so a ring has at most one
+message under way.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from ovs_vhost_plugin.worker.backend import BackEndChannel
 
 
 class InBand:
-    """The eventfds of one session's rings that are told of on its back-end channel."""
+    """The eventfds of one session whose signals become messages on its back-end channel."""
 
     def __init__(self, selector: selectors.BaseSelector, channel: BackEndChannel) -> None:
         self._selector = selector
         self._channel = channel
         self._fds: dict[tuple[BackendRequest, int], int] = {}
-        self._listening: set[int] = set()  # those of them that the loop waits for
+        self._listening: set[int] = set()  # fds registered with the selector
 
     def follow(self, vring: VringState) -> None:
-        """Watch what `vring` has now; its former fds are still open."""
+        """Watch the present fds of `vring`; its former fds are still open."""
         wanted = {
             BackendRequest.VRING_CALL: vring.call_fd if vring.inband_call else -1,
             BackendRequest.VRING_ERR: vring.err_fd if vring.inband_err else -1,
@@ -44,14 +45,14 @@ class InBand:
                 self._listen(*key)
 
     def channel_opened(self) -> None:
-        """There is a channel, perhaps a new one: what was told on another may not have arrived."""
+        """Send again on a channel that has opened: messages on an earlier one may be lost."""
         for key, fd in self._fds.items():
             if fd not in self._listening:
                 os.eventfd_write(fd, 1)
                 self._listen(*key)
 
     def forget(self) -> None:
-        """The session ends, and its eventfds with it."""
+        """Drop the eventfds of a session that ends."""
         for fd in self._fds.values():
             self._deafen(fd)
         self._fds.clear()
@@ -69,7 +70,7 @@ class InBand:
             self._selector.unregister(fd)
 
     def _tell(self, request: BackendRequest, index: int, _now: float) -> None:
-        """A ring called or broke. What cannot be told now is told when a channel opens."""
+        """Send that a ring called or broke; without a channel, it is sent when one opens."""
         fd = self._fds[request, index]
         os.eventfd_read(fd)
         self._deafen(fd)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rings behind an IOMMU wait for: asked for once, and remembered until it is answered.
+"""IOTLB misses: each translation is asked for once, and remembered until the answer.
 
-A ring stops at the first address without a translation, so it waits for one at a time. While it
-waits it costs nothing: a front-end that never answers has a ring that never goes on. Where it is
-known that nothing will come, that has a name.
+A ring stops at the first address without a translation, so it waits for one at a time. A waiting
+ring costs nothing: if the front-end never answers, the ring never goes on. If it is known that no
+translation will come, an error says so by name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ovs_vhost_plugin.vhost.requests import iotlb as iotlb_requests
 from ovs_vhost_plugin.vhost.spec import BackendRequest, IotlbAccess
 
 Ask = Callable[[BackendRequest, bytes, OnAnswer | None], bool]
-"""Sends a request on the back-end channel; False: there is none."""
+"""Sends a request on the back-end channel; False: there is no channel."""
 
 
 @dataclass(slots=True)
@@ -29,17 +29,17 @@ class _Miss:
 
 
 class Misses:
-    """What the vrings of one port wait for, by their index."""
+    """The translations that the vrings of one port wait for, by vring index."""
 
     def __init__(self, ask: Ask, on_error: Callable[[PeerError], None]) -> None:
         self.count = 0
-        """Translations asked for, ever."""
+        """Translations asked for since the start."""
         self._ask = ask
         self._on_error = on_error
         self._open: dict[int, _Miss] = {}
 
     def missed(self, index: int, iova: int, access: IotlbAccess) -> None:
-        """Vring `index` cannot go on without a translation of `iova`."""
+        """Ask for a translation of `iova`, without which vring `index` cannot go on."""
         before = self._open.get(index)
         if before is not None and (before.iova, before.access) == (iova, access):
             return
@@ -48,14 +48,14 @@ class Misses:
             self._report(PeerErrorName.IOTLB_WITHOUT_CHANNEL, index, miss)
 
     def ask_again(self) -> None:
-        """There is another channel: what was asked on the one before may never be answered."""
+        """Ask again on a new channel: the old channel may never bring the answers."""
         for index, miss in self._open.items():
             self._send(index, miss)
 
     def updated(self, iova: int, size: int, access: IotlbAccess) -> list[int]:
-        """The vrings that can go on, as [iova, +size) is translated for `access` now.
+        """The vrings that can go on now that [iova, +size) is translated for `access`.
 
-        Where it is not for the access that one needs, the front-end is told so.
+        If the translation lacks the access that a vring needs, the front-end is told so.
         """
         found = [i for i, miss in self._open.items() if 0 <= miss.iova - iova < size]
         granted = [i for i in found if self._open[i].access & access]
@@ -66,11 +66,11 @@ class Misses:
         return granted
 
     def drop(self, index: int) -> None:
-        """Vring `index` waits no more: it was stopped."""
+        """Forget the miss of vring `index`, which was stopped."""
         self._open.pop(index, None)
 
     def clear(self) -> None:
-        """The front-end has gone."""
+        """Forget all misses: the front-end has gone."""
         self._open.clear()
 
     def _send(self, index: int, miss: _Miss) -> bool:
@@ -80,7 +80,7 @@ class Misses:
         return sent
 
     def _answered(self, index: int, miss: _Miss, status: int) -> None:
-        """The front-end has sent an update, or says that there is none."""
+        """Handle the answer: an update was sent, or the front-end has no translation."""
         if status and self._open.get(index) is miss:
             self._report(PeerErrorName.IOTLB_MISS_REFUSED, index, miss)
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest that has moved here before its memory: whoever touches a missing page waits for it.
+"""A guest that has moved here before its memory: a thread that touches a missing page waits.
 
 Only the queue pairs' threads touch guest memory, so only they wait, and the front-end's messages
-are served meanwhile. A message that stops a ring waits for its loop, and that for the page, which a
-front-end that died, or is none, never brings. There is no way then to go on: whatever else the loop
-found in the page's place would become the guest's memory, or a frame. So the worker ends, which
-costs this port alone, and another one serves the port.
+are served meanwhile. A message that stops a ring waits for the ring's loop, and the loop waits for
+the page. A front-end that died, or is not honest, never brings the page. Then the loop cannot go
+on: any other bytes in the page's place would become the guest's memory, or a frame. So the worker
+ends, which costs this port alone, and another worker serves the port.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.device.resources import Basis
 
 _PATIENCE = 30.0
-"""Seconds that a ring which is to stop waits for a page: QEMU waits for the answer all the time."""
+"""Seconds that a stopping ring waits for a page; QEMU waits for the answer all that time."""
 _PATIENCE_GONE = 1.0
 """The same after the front-end has gone, for a page that was under way."""
 
 
 def end_worker(why: str) -> None:
-    """End this process at once: its threads cannot be waited for. The daemon reads the last line.
+    """End this process at once, without waiting for its threads. The daemon reads the last line.
 
     The name is in docs/hostile-inputs.md.
     """
@@ -37,20 +37,20 @@ def end_worker(why: str) -> None:
 
 
 class Source(Protocol):
-    """What userfaultfds are made by: `UserfaultDevice`."""
+    """Makes userfaultfds: `UserfaultDevice`, or a test's."""
 
     def make(self) -> Userfault:
-        """A new one. Raises OSError."""
+        """A new userfaultfd. Raises OSError."""
 
     def close(self) -> None:
-        """It is needed no more."""
+        """Close the device, which is needed no more."""
 
     def renew(self) -> None:
-        """The next front-end may need it."""
+        """Get the device again, for the next front-end."""
 
 
 class Postcopy:
-    """The userfaultfd of one session, and what is registered with it."""
+    """The userfaultfd of one session, and the memory registered with it."""
 
     def __init__(
         self,
@@ -62,8 +62,8 @@ class Postcopy:
     ) -> None:
         """`device` makes userfaultfds; without it PAGEFAULT is not offered.
 
-        `give_up` is told why a page that a ring waits for is not waited for any longer, and until
-        then `alive` is called: whoever waits so long does not hang.
+        While a ring waits for a page, `alive` is called, to show that this process does not hang.
+        When the wait is over in vain, `give_up` is called with the reason.
         """
         self._device = device
         self._pairs = tuple(pairs)
@@ -75,10 +75,10 @@ class Postcopy:
     def advise(self) -> int:
         """The fd of a new userfaultfd, unless memory is registered with one. Raises PeerError.
 
-        QEMU 7.2 asks once for each queue pair, the first one last, and takes what it reads from an
-        fd for that pair's. The first pair is the first that it tells of memory: a fault that
-        another one's handler read before that would be lost, and the page never requested. So the
-        last one counts.
+        QEMU 7.2 asks once for each queue pair, the first pair last, and takes a fault that it reads
+        from an fd for a fault of that pair. The first pair is also the first that QEMU tells of
+        memory: if another pair's handler read a fault before that, the fault would be lost and the
+        page never requested. So the last userfaultfd counts.
         """
         assert self._device is not None
         if self._userfault is None or not self._basis.pages_missing:
@@ -98,7 +98,7 @@ class Postcopy:
         self._wait(_PATIENCE, "a ring that is to stop has waited for it")
 
     def catch(self, table: MemoryTable) -> None:
-        """Have whoever touches a missing page of `table` wait for it. Raises PeerError."""
+        """Register `table`: a thread that touches a missing page waits for it. Raises PeerError."""
         if not self._basis.pages_missing:
             return
         assert self._userfault is not None
@@ -109,7 +109,7 @@ class Postcopy:
                 raise PeerError(PeerErrorName.POSTCOPY_MEMORY_KIND, str(error)) from error
 
     def end(self) -> None:
-        """All pages have come."""
+        """End postcopy: all pages have come."""
         memory = self._basis.memory
         if self._userfault is not None and memory is not None:
             for view in memory.views:
@@ -117,18 +117,18 @@ class Postcopy:
         self._finish()
 
     def leave(self) -> None:
-        """The front-end has gone."""
+        """Wait for no more pages than are under way: the front-end has gone."""
         if self._basis.pages_missing:
             self._wait(_PATIENCE_GONE, "the front-end has gone")
 
     def forget(self) -> None:
-        """All loops have been stopped."""
+        """Drop the userfaultfd: all loops have been stopped."""
         self._finish()
         if self._device is not None:
             self._device.renew()
 
     def _wait(self, patience: float, why: str) -> None:
-        """Have loops that do not stop waited for, so many seconds."""
+        """Let a stop wait `patience` seconds for a loop; then give up because of `why`."""
 
         def stuck(seconds: float) -> None:
             self._alive()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A queue pair: two vrings, a queue of the tap, and the thread that runs the compiled loop.
 
-Here end Python's objects and begin the arrays that the loop works on. While the thread runs,
-nothing else writes them; what is only counted may be read at any time.
+Python's objects end here, and the arrays that the loop works on begin. While the thread runs,
+nothing else writes the arrays; counters may be read at any time.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ _JOIN_PATIENCE = 0.1  # seconds
 class QueuePair:
     """Queue pair `index` on the tap queue `tap_fd`, which is non-blocking.
 
-    `learned_fd` is an eventfd, written when `stations` has something new; -1: nobody waits.
-    `loop` is what the thread runs until `Pair.stop` is set. `journals` are those of the two rings,
-    in words that outlive this process; None: in some that do not. `watch`: addresses of the port to
-    listen for others' claims to.
+    learned_fd  an eventfd, written when `stations` has something new; -1: nobody waits
+    loop        runs in the thread until `Pair.stop` is set
+    journals    the two rings' journals, which outlive this process; None: journals that do not
+    watch       the port's addresses, to report others' claims to them
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class QueuePair:
         self.index = index
         self._loop = loop
         self.fault_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        """Readable when a ring broke: then `take_faults`."""
+        """Readable when a ring broke: call `take_faults` then."""
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stop = np.zeros(1, np.int64)
         self._net = fresh.new_net()
         self._net.state["cfg_tap_fd"] = tap_fd
         self._net.state["cfg_wake_fd"] = self._wake_fd
         self._net.state["cfg_fault_fd"] = self.fault_fd
-        # Each pair, and each worker after another, begins elsewhere (RFC 7739, 5).
+        # Each pair of each worker begins with another value (RFC 7739, 5).
         self._net.state["tx_fragment_id"] = secrets.randbits(32)
         self._learned = fresh.new_learned(learned_fd, watch)
         self._queues: dict[Kind, layout.Queue] = {
@@ -89,12 +89,12 @@ class QueuePair:
         self._journals: dict[Kind, Words] = {"rx": rx, "tx": tx}
         self._tracking: dict[Kind, inflight.Tracking | None] = {}  # held while the loop runs
         self._faults: list[tuple[Kind, Fault]] = []
-        self._told: set[Kind] = set()  # whose fault is in there, or was
+        self._told: set[Kind] = set()  # rings whose fault is in `_faults`, or was
         self._ended: threading.Event | None = None  # set when the thread has left the loop
         self.used = False
-        """Whether it has ever run."""
+        """Whether the pair has ever run."""
         self.on_stuck: Callable[[float], object] = lambda _seconds: None
-        """Told of a `stop` that the loop does not follow, with the seconds that it has waited."""
+        """Called while the loop does not follow a `stop`, with the seconds waited so far."""
 
     @property
     def running(self) -> bool:
@@ -103,7 +103,7 @@ class QueuePair:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Counts since the pair was made; a fault's as "fault_<name>", once there was one."""
+        """Counts since the pair was made; a fault that occurred counts as "fault_<name>"."""
         counts = self._net.counters[0]
         names = layout.COUNTERS_DTYPE.names or ()
         faults = {f"fault_{f.name.lower()}": int(self._net.faults[f]) for f in Fault}
@@ -115,15 +115,15 @@ class QueuePair:
         )
 
     def resumed(self, config: PairConfig) -> PairConfig:
-        """`config` with each ring that resumes at where the journal says, if it speaks of this one.
+        """`config`, in which each ring whose journal names it resumes where the journal says.
 
-        The chains that it says were begun are given back first. Only while stopped.
+        Chains that the journal has begun are given back first. Only while stopped.
         """
         rx = self._resumed("rx", config.rx, config)
         return replace(config, rx=rx, tx=self._resumed("tx", config.tx, config))
 
     def start(self, config: PairConfig) -> None:
-        """Run the loop in a thread of its own; stops first what runs."""
+        """Run the loop in a thread of its own. A loop that runs is stopped first."""
         self.stop()
         self._collect_faults()
         self._told.clear()
@@ -143,8 +143,8 @@ class QueuePair:
         self._stop[0] = 0
         self.used = True
         ended = threading.Event()
-        # Not threading.Thread, whose start() waits until the processor has come to the new thread:
-        # for milliseconds on a busy host, in which a guest that has moved stands still.
+        # Not threading.Thread: its start() waits until the new thread runs, milliseconds on a busy
+        # host, during which a guest that has moved stands still.
         _thread.start_new_thread(self._run, (pair, ended))
         self._ended = ended  # a thread that could not be started is not waited for
 
@@ -167,7 +167,7 @@ class QueuePair:
             for ring in (pair.rx, pair.tx):
                 err_fd = int(ring.state["err_fd"][0])
                 if ring.state["fault"][0] and err_fd >= 0:
-                    with suppress(BlockingIOError):  # full: it has one to deliver anyway
+                    with suppress(BlockingIOError):  # full: its reader wakes anyway
                         os.eventfd_write(err_fd, 1)
             self._loop(pair)
         finally:
@@ -180,18 +180,18 @@ class QueuePair:
         os.close(self.fault_fd)
 
     def next_avail(self, kind: Kind) -> int:
-        """Where a stopped vring goes on: the index of the first chain not given back.
+        """The place where a stopped vring resumes: the index of the first chain not given back.
 
-        Of a packed one it is a position.
+        For a packed ring it is a position.
         """
         return int(self._states[kind]["next_avail"][0])
 
     def forget_place(self, kind: Kind) -> None:
-        """Whoever starts a stopped vring next is told where: the journal is not to know better."""
+        """End the journal of a stopped vring: its next start is at a place that is given."""
         journal.end(self._journals[kind])
 
     def give_up(self, kind: Kind, vring: VringConfig, config: PairConfig, *, keep: bool) -> int:
-        """Have nothing be in flight in a stopped vring: where it goes on; see `hand_over`."""
+        """Leave nothing in flight in a stopped vring; return where it resumes. See `hand_over`."""
         ring = views(kind, vring, config, self._states[kind], self._journals[kind])
         try:
             tracking = self._track(kind, ring, vring, config)
@@ -203,7 +203,7 @@ class QueuePair:
         return inflight.hand_over(ring, tracking, config.memory(kind), self._net, keep=keep)
 
     def take_waiting(self) -> list[bytes]:
-        """While stopped: take what was read, not delivered, oldest first, each with its header."""
+        """Take the frames read, not delivered, oldest first, with headers. Only while stopped."""
         state, net = self._net.state, self._net
         pending = int(state["rx_pending"][0])
         waiting = [net.pending[:pending].tobytes()] if pending else []
@@ -214,14 +214,14 @@ class QueuePair:
         return waiting
 
     def give(self, frames: Sequence[bytes]) -> None:
-        """Have the guest receive complete `frames`, in order, before what the tap has.
+        """Deliver complete `frames` to the guest, in order, before the tap's frames.
 
-        Only while stopped; each at most `layout.FRAME_MAX` bytes.
+        Only while stopped. A frame has at most `layout.FRAME_MAX` bytes.
         """
         self._net = backlog.filled(self._net, [*backlog.frames(self._net), *frames])
 
     def take_faults(self) -> list[tuple[Kind, Fault]]:
-        """Rings that broke since this was last called, and why."""
+        """The rings that broke since the last call, and the faults."""
         with suppress(BlockingIOError):
             os.eventfd_read(self.fault_fd)
         self._collect_faults()
@@ -229,7 +229,7 @@ class QueuePair:
         return faults
 
     def misses(self) -> list[tuple[Kind, int, int]]:
-        """What rings wait for: of each its IOVA, and READ or WRITE."""
+        """The rings that wait for a translation: kind, IOVA, and READ or WRITE."""
         found: list[tuple[Kind, int, int]] = []
         for kind, queue in self._queues.items():
             asked = queue.state["iotlb_asked"][0]
@@ -240,16 +240,16 @@ class QueuePair:
         return found
 
     def stations(self, now: int) -> list[LearnedStation]:
-        """What the guest has used of late, `now` in ms; `learned_fd` tells of what follows."""
+        """The stations that the guest has used of late; `learned_fd` tells of more. `now`: ms."""
         look_again(self._learned)
         return read(self._learned, now)
 
     def tell_of_claims(self, tell: bool) -> None:
-        """Whether each address that the guest claims is news, also one that it was seen with."""
+        """Set whether every claim of the guest is news, or only that of an unseen address."""
         self._learned.state["cfg_every_claim"] = tell
 
     def forget(self) -> None:
-        """Forget what the guest uses: it has gone. The pair is stopped."""
+        """Forget the stations of a guest that has gone. The pair is stopped."""
         if self._learned.state["stations"][0]:
             fresh.empty_learned(self._learned)
             tell_worker(self._learned)
@@ -263,7 +263,7 @@ class QueuePair:
                 self._faults.append((kind, Fault(fault)))
 
     def _configure(self, config: PairConfig) -> None:
-        """What both directions share. A frame that waits for buffers goes on waiting."""
+        """Set the state that both directions share. A frame that waits for buffers stays."""
         state = self._net.state
         if state["cfg_header_size"][0] != config.header_size:
             state["rx_pending"] = 0
@@ -294,9 +294,9 @@ class QueuePair:
         try:
             tracking = self._track(kind, ring, vring, config)
         except inflight.DamagedError:
-            return vring  # it will not begin
+            return vring  # the ring will not begin
         at = resume(ring, config.memory(kind), self._net)
-        del tracking  # held until here
+        del tracking  # holds the region's views until here
         if at < 0:
             journal.end(words)
             return vring
@@ -305,7 +305,7 @@ class QueuePair:
     def _track(
         self, kind: Kind, ring: layout.Vring, vring: VringConfig, config: PairConfig
     ) -> inflight.Tracking | None:
-        """Have `ring` note what is in flight, if its front-end keeps that. Raises DamagedError."""
+        """Track the chains in flight in the front-end's region, if any. Raises DamagedError."""
         if vring.inflight is None:
             return None
         if ring.state[0]["packed"]:
@@ -313,7 +313,7 @@ class QueuePair:
         return inflight.track(ring, vring.inflight)
 
     def _vring(self, kind: Kind, vring: VringConfig | None, config: PairConfig) -> layout.Vring:
-        """A vring as the loop takes it; without entries if there is none."""
+        """The loop's record of a vring; without entries if there is no vring."""
         state, words = self._states[kind], self._journals[kind]
         if vring is None:
             return no_views(state, words)
@@ -329,7 +329,7 @@ class QueuePair:
         return made
 
     def _check_eventfds(self, state: layout.Records) -> None:
-        """Break a ring whose fds could block the loop for ever, or never be done."""
+        """Break a ring whose fds could block the loop for ever, or always be ready."""
         for name, fault in (
             ("kick_fd", Fault.KICK_NOT_EVENTFD),
             ("call_fd", Fault.CALL_NOT_EVENTFD),
@@ -343,15 +343,15 @@ class QueuePair:
                 os.set_blocking(fd, False)
 
     def _break(self, state: layout.Records, fault: Fault) -> None:
-        """Have a ring not begin."""
+        """Keep a ring from beginning, by `fault`."""
         state["fault"] = fault
         self._net.faults[fault] += 1
         os.eventfd_write(self.fault_fd, 1)
 
     def _unblock(self) -> None:
-        """Let go a loop that a peer holds in a write, by an eventfd counted up to its limit.
+        """Free a loop that a peer blocks in a write, by an eventfd counted up to its limit.
 
-        The fds are its as well as ours, so it can undo that we made them non-blocking.
+        The peer has the same fds, so it can make them blocking again.
         """
         scratch = np.zeros(6, np.int64)
         for state in self._states.values():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rings stand on: session, memory and log, turned into what a queue pair is given.
+"""The session, memory and log that rings use, made into a queue pair's configuration.
 
-It changes only while the rings are stopped; who changes it sees to that (`rings.py`).
+They change only while the rings are stopped; the caller sees to that (`rings.py`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ovs_vhost_plugin.worker.device.vringconfig import Bytes, PairConfig, VringC
 from ovs_vhost_plugin.worker.recovery import journal
 
 View = Callable[[int, int, int, IotlbAccess], Bytes]
-"""Address, length, alignment and what is done there."""
+"""A view of memory by address, length, alignment and access."""
 
 _BOTH = IotlbAccess.READ | IotlbAccess.WRITE
 _DESC_BYTES = 16  # virtio 1.2, 2.7.5
@@ -44,7 +44,7 @@ _AVAIL_BYTES = 6  # flags, idx, used_event (2.7.6), beside 2 an entry
 
 
 class Basis:
-    """The session that is served, if there is one, and what it has given."""
+    """The session that is served, if any, and the memory, log and inflight region it gave."""
 
     def __init__(self, *, finish_offloads: bool, finish_udp: bool = True) -> None:
         self.session: Session | None = None
@@ -52,10 +52,10 @@ class Basis:
         self.log: DirtyLog | None = None
         self.iotlb = Iotlb()
         self.inflight: Inflight | None = None
-        self._inflight_fd = -1  # of the region that was made last
+        self._inflight_fd = -1  # the fd of the region made last
         self.finish_offloads = finish_offloads
         self.finish_udp = finish_udp
-        self.pages_missing = False  # only the loops may touch memory: who does may have to wait
+        self.pages_missing = False  # only the loops may touch memory: a touch may have to wait
 
     @property
     def features(self) -> int:
@@ -68,38 +68,38 @@ class Basis:
 
     @property
     def header_size(self) -> int:
-        """Bytes of a virtio-net header: num_buffers is there or not (virtio 1.2, 5.1.6.1)."""
+        """The bytes of a virtio-net header, with or without num_buffers (virtio 1.2, 5.1.6.1)."""
         return 12 if self.has(Feature.VERSION_1) or self.has(Feature.MRG_RXBUF) else 10
 
     def replace_memory(self, table: MemoryTable | None) -> None:
-        """Take another memory table, and let the one before go."""
+        """Use another memory table, and close the previous one."""
         old, self.memory = self.memory, table
         if old is not None:
             old.close()
 
     def replace_log(self, log: DirtyLog | None) -> None:
-        """Take another dirty log, and let the one before go."""
+        """Use another dirty log, and close the previous one."""
         old, self.log = self.log, log
         if old is not None:
             old.close()
 
     def replace_inflight(self, inflight: Inflight | None) -> None:
-        """Take another region of what is in flight, and let the one before go."""
+        """Use another inflight region, and close the previous one."""
         old, self.inflight = self.inflight, inflight
         if old is not None:
             old.close()
 
     def make_inflight(self, queues: int, queue_size: int, *, packed: bool) -> tuple[int, int]:
-        """Make such a region, for the front-end to keep: its fd, which stays ours, and its bytes.
+        """Make an inflight region for the front-end to keep; return its fd and size in bytes.
 
-        Raises PeerError. The last one counts.
+        The fd stays ours. The last region counts. Raises PeerError.
         """
         self._close_inflight_fd()
         self._inflight_fd, size = make(queues, queue_size, packed=packed)
         return self._inflight_fd, size
 
     def forget_inflight(self) -> None:
-        """The front-end has gone, and what is in flight is in its memory."""
+        """Drop the inflight region of a front-end that has gone: the region is its memory."""
         self.replace_inflight(None)
         self._close_inflight_fd()
 
@@ -115,10 +115,10 @@ class Basis:
         return self.session is not None and self.session.negotiated(bit)
 
     def vring(self, index: int, next_avail: int | None) -> VringConfig | None:
-        """Vring `index`, to go on at `next_avail`; None: not ready.
+        """The configuration of vring `index`, to resume at `next_avail`; None: it is not ready.
 
-        With None for `next_avail` it starts where the front-end says. Raises PeerError, and
-        MissingError where it has to wait for a translation.
+        If `next_avail` is None, the vring starts where the front-end says. Raises PeerError, and
+        MissingError if the vring has to wait for a translation.
         """
         if self.session is None or self.memory is None or self.session.bases_pending:
             return None
@@ -126,29 +126,29 @@ class Basis:
         if not vring.ready():
             return None
         if self.pages_missing and self._iommu:
-            return None  # its pages may be mapped once more, where nobody would wait for them
+            return None  # memory may be mapped anew, where no thread would wait for its pages
         make = self._packed if self.has(Feature.RING_PACKED) else self._split
         config = make(vring, self.memory, next_avail)
         if self.pages_missing or self._iommu:
-            # Nothing can be looked up in the ring: it is named when all is there. Behind an IOMMU
-            # it has no place of its own by which it could be known again.
+            # With pages missing, nothing can be read in the ring: it is named when all pages are
+            # here. Behind an IOMMU, a ring has no place of its own to recognise it by.
             return config
         identity = self._identity(vring, self.memory)
         return replace(config, identity=identity, resumes=next_avail is None)
 
     def base(self, index: int, next_avail: int) -> int:
-        """What GET_VRING_BASE answers for vring `index` that stands at `next_avail`."""
+        """The answer to GET_VRING_BASE for vring `index`, which is at `next_avail`."""
         if self.session is None or not self.has(Feature.RING_PACKED):
             return next_avail
         return packed_base.encode(next_avail, self.session.vrings[index].size)
 
     def moved_in(self, vring: VringState) -> bool:
-        """Whether its front-end says that a vring has run before."""
+        """Whether the front-end says that this vring has run before."""
         packed = self.has(Feature.RING_PACKED)
         return vring.base not in (0, *(packed_base.BEGINNINGS if packed else ()))
 
     def _identity(self, vring: VringState, memory: MemoryTable) -> bytes:
-        """What a ring is known by, whoever serves it: where in which files it is, and its form.
+        """The identity of a ring, the same in every worker: its place in its files, and its form.
 
         A front-end keeps its memory's files as long as its guest lives.
         """
@@ -175,7 +175,7 @@ class Basis:
     def _packed(
         self, vring: VringState, memory: MemoryTable, next_avail: int | None
     ) -> VringConfig:
-        """A packed ring starts where its front-end says, which alone can know (virtio 1.2, 2.8)."""
+        """A packed ring, which starts where the front-end says: only it knows (virtio 1.2, 2.8)."""
         if next_avail is None:
             next_avail = packed_base.decode(vring.base, vring.size) if vring.base_told else 0
         view = self._view(memory)
@@ -186,7 +186,7 @@ class Basis:
             avail=view(vring.avail_user, EVENT_AREA, EVENT_AREA, IotlbAccess.READ),
             used=view(vring.used_user, EVENT_AREA, EVENT_AREA, IotlbAccess.WRITE),
             next_avail=next_avail,
-            # vhost-user's log address is the device event area's
+            # vhost-user's log address is that of the device event area
             log_desc=vring.desc_user if self._iommu else memory.guest_address(vring.desc_user),
         )
 
@@ -195,13 +195,13 @@ class Basis:
         return self.has(Feature.ACCESS_PLATFORM)
 
     def _view(self, memory: MemoryTable) -> View:
-        """How this session's ring addresses become bytes of `memory`."""
+        """The function that makes this session's ring addresses views of `memory`."""
         if self._iommu:
             return partial(translated_view, memory, self.iotlb)
         return lambda address, length, align, _access: memory.view(address, length, align)
 
     def _require_logged(self, vring: VringState, length: int) -> None:
-        """Have the place where the used ring is logged translated: a guest address, so an IOVA."""
+        """Require a translation of the used ring's log address: a guest address, so an IOVA."""
         if self._iommu and vring.flags & VringAddressFlag.LOG:
             self.iotlb.lookup(vring.log_guest, length, IotlbAccess.WRITE)
 
@@ -238,7 +238,7 @@ class Basis:
         return self.inflight.part(vring.index, vring.size, packed=packed)
 
     def pair(self, rx: VringConfig | None, tx: VringConfig | None) -> PairConfig:
-        """A queue pair with these vrings, which there are only when there is memory."""
+        """The configuration of a queue pair with these vrings. Requires a memory table."""
         assert self.memory is not None
         logging = self.log is not None and self.has(Feature.LOG_ALL)
         return PairConfig(
@@ -254,18 +254,17 @@ class Basis:
         )
 
     def _first_avail(self, base: int, used: NDArray[np.uint8]) -> int:
-        """Where a split ring that starts goes on: at its used index, whatever `base` says.
+        """The index at which a split ring starts: its used index, whatever `base` says.
 
-        Used elements are in the order of the chains, so that nobody has any chain behind the used
-        index: "if virtqueue is processed in order", what is in flight can be had from the ring
-        (vhost-user "Inflight I/O tracking"). What GET_VRING_BASE answers is the used index as well:
-        nothing is in flight in a ring that is stopped, or a region has it (`inflight.py`). So a
-        base that differs is no answer of a back-end's, but the guess of a front-end that lost one:
-        Cloud Hypervisor says the avail index, by which nobody would have what the guest has posted;
-        DPDK's virtio-user says 0, others what they were told last.
+        Used elements are in the order of the chains, so the used index tells which chains are given
+        back: "if virtqueue is processed in order", the chains in flight can be read from the ring
+        (vhost-user "Inflight I/O tracking"). GET_VRING_BASE answers the used index as well: in a
+        stopped ring nothing is in flight, or an inflight region has it (`inflight_split.py`). So a
+        base that differs is not a back-end's answer, but the guess of a front-end that lost the
+        answer. Cloud Hypervisor sends the avail index, which would lose the chains that the guest
+        has posted; DPDK's virtio-user sends 0; others send the last answer that they had.
 
-        A guest that comes by postcopy comes from a back-end that answered, and its used ring may
-        not be here yet.
+        In postcopy `base` counts: it is a back-end's answer, and the used ring may not be here yet.
         """
         if base > 0xFFFF:  # it was set while packed rings were negotiated
             raise PeerError(PeerErrorName.VRING_BASE_RANGE, f"{base:#x}")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts and stops the rings: each goes on at the index it had reached, whatever changes meanwhile.
+"""Starts and stops the rings: a ring resumes at the index that it had reached.
 
-Everything that rings depend on changes only while they are stopped: the queue pairs are joined,
-the change is made, and the rings go on. A front-end sets a ring up in five messages, one after the
-other: a pair stops at the first of those that are there, and goes on after the last (`settle`).
+Everything that rings depend on changes only while they are stopped: the queue pairs' threads are
+joined, the change is made, and the rings resume. A front-end sets a ring up in five messages: the
+pair stops at the first of the messages that are waiting, and resumes after the last (`settle`).
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from ovs_vhost_plugin.worker.tap.arrivals import Arrivals
 
 
 class OnStart(Protocol):
-    """Who is told that the guest's rings begin to run."""
+    """Called when the guest's rings begin to run."""
 
     def __call__(self, base: int, *, further: bool) -> None:
-        """The largest avail index at which one begins.
+        """`base`: the largest avail index at which a ring begins.
 
-        `further`: they began before, all of them at zero, and one more has now begun elsewhere.
+        `further`: the earlier rings all began at zero, and one more has now begun elsewhere.
         """
 
 
 class Rings:
-    """The vrings of one port's queue pairs, for one session after the other."""
+    """The vrings of one port's queue pairs, which serve one session after the other."""
 
     def __init__(
         self,
@@ -58,16 +58,16 @@ class Rings:
         self._on_error = on_error
         self._on_fault = on_fault
         self._misses = misses
-        self._tables: dict[int, NDArray[np.void]] = {}  # what running pairs translate with
-        self._next_avail: dict[int, int] = {}  # vrings that were started, where they are
-        self._running: set[int] = set()  # those of them whose memory is there
-        self._began: dict[int, int] = {}  # vrings and where, since all of them stood still
+        self._tables: dict[int, NDArray[np.void]] = {}  # translations of running pairs
+        self._next_avail: dict[int, int] = {}  # of vrings that were started
+        self._running: set[int] = set()  # started vrings whose memory is there
+        self._began: dict[int, int] = {}  # vring: where it began, since all stood still
         self.has_run = False
-        """Whether any ring has, in this session."""
-        self._kicked: dict[int, int] = {}  # of those, what they had been kicked before
+        """Whether any ring has run in this session."""
+        self._kicked: dict[int, int] = {}  # vring: its kicks before it was started
         self._broken: set[int] = set()
-        self._unsettled: set[int] = set()  # pairs that `settle` is to start
-        self._to_call: set[int] = set()  # vrings whose drivers are called when they go on
+        self._unsettled: set[int] = set()  # pairs that `settle` will start
+        self._to_call: set[int] = set()  # vrings whose drivers are called when they resume
 
     @property
     def running(self) -> bool:
@@ -75,12 +75,12 @@ class Rings:
         return any(self._receives(pair.index) for pair in self.pairs)
 
     def kicks(self, index: int) -> int:
-        """How often vring `index` was kicked since it was started."""
+        """The number of kicks of vring `index` since it was started."""
         return self._kicks_ever(index) - self._kicked.get(index, self._kicks_ever(index))
 
     @contextmanager
     def stopped(self, *pairs: QueuePair) -> Iterator[None]:
-        """Change what the rings of `pairs` depend on; all pairs, if none is named."""
+        """Stop the rings of `pairs` during a change; of all pairs, if none is named."""
         for pair in pairs or self.pairs:
             self._stop_pair(pair)
         try:
@@ -92,10 +92,10 @@ class Rings:
                         self._on_error(error)
 
     def restart(self, index: int) -> None:
-        """Have `settle` run vring `index` as the session has it now.
+        """Let `settle` run vring `index` with the session's present configuration.
 
-        What ran of its pair is stopped at once: the session closes fds that were replaced. Raises
-        PeerError where the vring cannot run; the other one of the pair then goes on all the same.
+        Its pair stops at once: the session closes fds that were replaced. Raises PeerError if the
+        vring cannot run; the other vring of the pair resumes all the same.
         """
         pair = self.pairs[index // 2]
         if not self._matters(index):
@@ -107,31 +107,31 @@ class Rings:
             try:
                 self._basis.vring(index, self._next_avail.get(index))
             except MissingError:
-                pass  # which `settle` will see to
+                pass  # `settle` asks for the translation
             except PeerError as error:
                 raise _bare(error) from None
 
     def settle(self) -> None:
-        """Start what `restart` was asked for: no more messages are there, or one wants its answer.
+        """Start the pairs that wait: no more messages are waiting, or a message needs its reply.
 
-        An error is the front-end's other ring's, or was told to it before.
+        An error here is of the pair's other ring, or the front-end was told of it before.
         """
         for number in sorted(self._unsettled):
             for error in self._start_pair(self.pairs[number]).values():
                 self._on_error(error)
 
     def note_misses(self, pair: QueuePair) -> None:
-        """Ask for the translations that rings of `pair` wait for."""
+        """Ask for the translations that the rings of `pair` wait for."""
         for kind, iova, access in pair.misses():
             self._misses.missed(2 * pair.index + (kind == "tx"), iova, IotlbAccess(access))
 
     def updated(self, iova: int, size: int, access: IotlbAccess) -> None:
-        """Have `settle` run those that waited for the translation which has come."""
+        """Let `settle` run the vrings that waited for this translation."""
         for number in {index // 2 for index in self._misses.updated(iova, size, access)}:
             self._pause(self.pairs[number], quietly=True)
 
     def invalidate(self, iova: int, size: int) -> None:
-        """Forget translations: no ring uses them any more. `settle` runs those that did."""
+        """Drop translations, so that no ring uses them. `settle` restarts rings that did."""
         for pair in self.pairs:
             if pair.running and overlap(self._tables[pair.index], iova, size):
                 self._pause(pair, quietly=True)
@@ -140,7 +140,7 @@ class Rings:
     def stop_vring(self, index: int, base: int) -> int:
         """Stop one vring for GET_VRING_BASE: nothing is written for it after this returns.
 
-        Returns its base to go on at; `base` if it never ran.
+        Return the base at which it resumes; `base` if it never ran.
         """
         pair = self.pairs[index // 2]
         leaves = index % 2 == 0 and self._receives(pair.index) and self._basis.has(Feature.LOG_ALL)
@@ -158,23 +158,23 @@ class Rings:
         return base
 
     def note_faults(self, pair: QueuePair) -> None:
-        """Take note of vrings the loop gave up; each stays broken until it is stopped."""
+        """Record the vrings that broke; a vring stays broken until it is stopped."""
         for kind, fault in pair.take_faults():
             index = 2 * pair.index + (kind == "tx")
             self._broken.add(index)
             self._on_fault(index, fault)
 
     def expect(self) -> None:
-        """Let frames into the tap for a guest that is about to run: the network may know already.
+        """Let frames into the tap for a guest about to run: the network may know of it already.
 
         SEND_RARP comes before the rings are set up; a tap queue keeps `txqueuelen` frames. A guest
-        that was here before and is stopped is not about to run.
+        that ran here before and is stopped is not about to run.
         """
         if not self.has_run and self._arrivals.expect():
             self.update_tap()
 
     def forget(self) -> None:
-        """Stop for good: the front-end has gone."""
+        """Stop all rings for good: the front-end has gone."""
         for pair in self.pairs:
             self._stop_pair(pair)
             pair.forget()
@@ -186,26 +186,26 @@ class Rings:
         self.has_run = False
 
     def update_tap(self) -> None:
-        """Let the tap follow what receives, is held or expected."""
+        """Set the tap by the rings that receive, are held or expected."""
         self._arrivals.update([self._receives(pair.index) for pair in self.pairs])
 
     def _hand_in(self, pair: QueuePair, index: int, next_avail: int) -> int:
-        """Have nothing be in flight in a stopped vring, where the front-end keeps what is."""
+        """Leave nothing in flight in a stopped vring with an inflight region; return its place."""
         if self._basis.inflight is None:
             return next_avail
         try:
             vring = self._basis.vring(index, next_avail)
         except (PeerError, MissingError):
-            return next_avail  # its memory has gone
+            return next_avail  # the vring's memory has gone
         if vring is None or vring.inflight is None:
             return next_avail
         kind: Kind = "tx" if index % 2 else "rx"
         return pair.give_up(kind, vring, self._basis.pair(None, None), keep=self._basis.suspends)
 
     def _leave(self, pair: QueuePair) -> None:
-        """The guest migrates, ring by ring: keep what came to this one's queue, in order.
+        """Keep the frames of this pair's queue, in order: the guest migrates, ring by ring.
 
-        While another pair receives, it is that one's. With the last pair the hold begins.
+        While another pair receives, that pair gets them. With the last pair the hold begins.
         """
         holding = self._arrivals.holding
         if self.running:
@@ -213,13 +213,13 @@ class Rings:
             return
         holding.begin(pair.index, pair.take_waiting())
         if pair.index > 0:
-            with self.stopped(self.pairs[0]):  # its transmit ring may go on
+            with self.stopped(self.pairs[0]):  # its transmit ring may still run
                 holding.begin(0, self.pairs[0].take_waiting())
 
     def _hand_over(self, pair: QueuePair) -> None:
-        """Give another pair that receives what came to this one's queue, in order.
+        """Move the frames of this pair's queue to another pair that receives, in order.
 
-        A queue that is detached loses what is in it. Queue 0 stays attached, and is left as it is.
+        A detached queue loses its frames. Queue 0 stays attached, and is left as it is.
         """
         other = next((p for p in self.pairs if self._receives(p.index)), None)
         if other is not None and pair.index > 0:
@@ -229,23 +229,23 @@ class Rings:
                 other.give(frames)
 
     def _pause(self, pair: QueuePair, *, quietly: bool = False) -> None:
-        """Stop it until `settle`."""
+        """Stop a pair until `settle`."""
         self._stop_pair(pair, quietly=quietly)
         self._unsettled.add(pair.index)
 
     def _stop_pair(self, pair: QueuePair, *, quietly: bool = False) -> None:
-        """Stop it; `quietly`: only for a translation, which may be so with each frame."""
+        """Stop a pair; `quietly`: only for a translation, which may happen with each frame."""
         pair.stop()
         if not quietly:
             self._to_call.update(index for _, index in _vrings_of(pair))
         for kind, index in _vrings_of(pair):
             if index in self._running:
                 self._next_avail[index] = pair.next_avail(kind)
-        # Later they would be taken for those of the session, or the start, that comes next.
+        # Later the faults would be taken for those of the next session, or the next start.
         self.note_faults(pair)
 
     def _start_pair(self, pair: QueuePair, without: int = -1) -> dict[int, PeerError]:
-        """Start what of `pair` can run; return why a vring cannot, by index."""
+        """Start the vrings of `pair` that can run; return the errors of the others, by index."""
         errors = {}
         self._unsettled.discard(pair.index)
         if not self._next_avail:
@@ -255,11 +255,11 @@ class Rings:
             try:
                 vrings[kind] = None if index == without else self._vring(index)
             except MissingError as missing:
-                # It runs as far as the tap is concerned, which keeps what comes meanwhile.
+                # For the tap, the vring runs: the tap keeps the frames that come meanwhile.
                 self._misses.missed(index, missing.iova, missing.access)
                 vrings[kind] = None
             except PeerError as error:
-                # Front-ends replace memory region by region: where it is stays known.
+                # Front-ends replace memory region by region: `_next_avail` stays known.
                 self._running.discard(index)
                 vrings[kind] = None
                 errors[index] = _bare(error)
@@ -272,16 +272,16 @@ class Rings:
             config = pair.resumed(self._basis.pair(rx, tx))
             self._tables[pair.index] = config.regions
             started = zip(_vrings_of(pair), (config.rx, config.tx), strict=True)
-            # Before it runs: what the guest has sent by then it sent before.
+            # Before the loop runs: frames that the guest has sent by then are from before.
             self._begin({index: v.next_avail for (_, index), v in started if v is not None})
             pair.start(config)
         return errors
 
     def _begin(self, started: Mapping[int, int]) -> None:
-        """Take note of where vrings begin that have not run since all stood still, and tell.
+        """Record where vrings begin that have not run since all stood still, and tell `on_start`.
 
-        A front-end sets up one after the other, in its time, and a guest may have used only some.
-        So the first to run does not say of a guest that it has used none.
+        A front-end sets up one ring after the other, and a guest may have used only some of them.
+        So a first ring at zero does not show that the guest has used none.
         """
         first, before = not self._began, max(self._began.values(), default=0)
         self._began = {**started, **self._began}
@@ -307,7 +307,7 @@ class Rings:
         return counters["tx_kicks" if index % 2 else "rx_kicks"]
 
     def _matters(self, index: int) -> bool:
-        """Whether a vring runs or can run now: what is only being set up disturbs nobody."""
+        """Whether a vring runs or can run now. One that is only being set up disturbs nobody."""
         session = self._basis.session
         return index in self._next_avail or (session is not None and session.vrings[index].ready())
 
@@ -323,7 +323,7 @@ class Rings:
 
 
 def _bare(error: PeerError) -> PeerError:
-    """Without the frames it passed, which would keep views of guest memory mapped."""
+    """The error without its traceback, whose frames would keep guest memory mapped."""
     return error.with_traceback(None)
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the front-end shares its guest's memory: if not, nothing passes and nobody says why.
+"""Whether the front-end shares its guest's memory: if not, nothing passes and no message says why.
 
-QEMU whose memory has no file sets rings up and sends no memory. Where the guest's memory is a
-private copy of the file (`share=off`), the guest writes its rings there and we see zeros: it kicks,
-and there is nothing. A driver does not kick a ring that it has never used; QEMU does so once
-whenever it starts a ring. So two kicks of a ring whose memory is all zero tell, as long as no ring
-has anything in it. A guest that has not used its NIC yet says nothing, and neither do we.
+QEMU without a file behind its memory sets rings up and sends no memory. With a private copy of the
+file (`share=off`), the guest writes its rings into the copy and we see zeros: it kicks, and the
+ring is empty. A driver does not kick a ring that it has never used; QEMU kicks once whenever it
+starts a ring. So two kicks of a ring whose memory is all zero are proof, as long as no ring has
+anything in it. A guest that has not used its NIC yet proves nothing.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ovs_vhost_plugin.worker.device.resources import Basis
 from ovs_vhost_plugin.worker.device.rings import Rings
 
 _FIRST, _LAST = 2.0, 8.0
-"""Seconds from rings that are set up to the first look, and between the later ones: doubling."""
+"""Seconds from the rings' set-up to the first look, and the longest pause; pauses double."""
 _ADVICE = "give QEMU a memory-backend-memfd with share=on (libvirt: <access mode='shared'/>)"
 
 
 class Sharing:
-    """Looks at rings that have been set up until one has something in it."""
+    """Looks at the rings that are set up, until one of them has something in it."""
 
     def __init__(self, basis: Basis, rings: Rings) -> None:
         self._basis = basis
@@ -33,25 +33,25 @@ class Sharing:
         self._looks = Backoff(_FIRST, _LAST)
 
     def begin(self) -> None:
-        """A front-end has come, or has started its rings anew."""
+        """Begin to look: a front-end has come, or has started its rings anew."""
         self._settled, self._error = False, None
         self._look_at, self._looks = None, self._looks.worked()
 
     def end(self) -> None:
-        """It has gone."""
+        """Stop looking: the front-end has gone."""
         self._settled = True
 
     @property
     def error(self) -> PeerError | None:
-        """What is known to be wrong; None: nothing, so far."""
+        """The error that is known; None: none so far."""
         return self._error
 
     def get_timer(self) -> float | None:
-        """When there is something to look at; None: not before something happens."""
+        """The time of the next look; None: not before something happens."""
         return None if self._settled else self._look_at
 
     def handle_timer(self, now: float) -> None:
-        """Look if it is time to. To be called after whatever may have set rings up."""
+        """Look if it is time. To be called after any message that may have set rings up."""
         if not self._settled and (self._look_at is None or now >= self._look_at):
             self._look(now)
 
@@ -76,7 +76,7 @@ class Sharing:
         return [] if session is None else [v.index for v in session.vrings if v.ready()]
 
     def _wrong(self, started: list[int]) -> str:
-        """What is wrong; "" also while that cannot be told."""
+        """The fault as text; "" if there is none or it is unknown."""
         if self._basis.memory is None:
             return "rings are set up and there is no memory"
         if any(self._written(index) for index in started):
@@ -87,7 +87,7 @@ class Sharing:
         return "the guest kicks and its rings are empty here"
 
     def _written(self, index: int) -> bool:
-        """Whether a driver has written into a ring."""
+        """Whether the driver has written into this ring."""
         try:
             ring = self._basis.vring(index, 0)
         except (PeerError, MissingError):

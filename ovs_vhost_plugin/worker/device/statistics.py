@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What queue pairs have counted, in so few words that 128 of them fit into one packet.
+"""The queue pairs' counters, short enough for 128 pairs in one packet.
 
-Of faults, of which there may be any number of kinds in any number of pairs, the sums go: which ring
-broke is told when it does.
+Faults are summed over the pairs, as any number of kinds may occur in any number of pairs. The ring
+that broke is named when it breaks.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_FAULT = "fault_"  # as `QueuePair.counters` has them
+_FAULT = "fault_"  # the prefix in `QueuePair.counters`
 
 
 def of_pairs(counters: Sequence[Mapping[str, int]]) -> dict[str, Any]:

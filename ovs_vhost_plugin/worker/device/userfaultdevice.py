@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/dev/userfaultfd in a worker: there only while its front-end may need it, and the row allows it.
+"""/dev/userfaultfd in a worker: open only while the front-end may need it and the row allows it.
 
-A userfaultfd reaches all memory of the process that made it, and whoever may open the device may
-make one. So a worker cannot open it, and the daemon gives it one that is open, for a port whose row
-says so, on request: before a front-end is offered postcopy, and again for the next front-end after
-one that has used it. It is closed when the migration has ended.
+A userfaultfd reaches all memory of the process that made it, and a process that may open the device
+may make one. So a worker cannot open the device. The daemon sends the worker an open fd on request,
+for a port whose row says so: before a front-end is offered postcopy, and again for the next
+front-end after one that has used it. The fd is closed when the migration has ended.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ovs_vhost_plugin.vhost.memory.userfault import DEVICE, Userfault
 from ovs_vhost_plugin.worker.outbox import Outbox
 
 _APART = 1.5
-"""Seconds between two requests: the daemon answers no more than one a second."""
+"""Seconds between two requests; the daemon answers at most one a second."""
 _PATIENCE = 3.0
-"""Seconds that a front-end is kept waiting for the answer, which it is offered postcopy by."""
+"""Seconds that a front-end waits for the answer, which decides whether postcopy is offered."""
 
 
 class UserfaultDevice:
-    """The device, once the daemon has given it to a port whose settings ask for it."""
+    """The device, once the daemon has sent it to a port whose settings ask for it."""
 
     def __init__(self, outbox: Outbox, clock: Callable[[], float], settings: PortSettings) -> None:
         self._outbox = outbox
@@ -43,7 +43,7 @@ class UserfaultDevice:
 
     @property
     def why_not(self) -> str:
-        """Why the device is not there, for people to read."""
+        """The reason why the device is not there, for people to read."""
         if not self._wanted:
             return "external_ids:vhost-user-postcopy is not true"
         if self._expected:
@@ -51,33 +51,33 @@ class UserfaultDevice:
         return self._refused or "it has ended; the next front-end is offered it again"
 
     def configure(self, settings: PortSettings) -> None:
-        """Follow the row; what was made by the device stays as it is."""
+        """Apply the row's setting. A userfaultfd made before stays as it is."""
         if settings.postcopy != self._wanted:
             self._wanted = settings.postcopy
             self.close()
             self.renew()
 
     def renew(self) -> None:
-        """A front-end may come that needs it."""
+        """Ask for the device again: the next front-end may need it."""
         if self._wanted and not self.there and not self._expected:
             self._expected = True
             self._patient_until = self._clock() + _PATIENCE
 
     def handle_timer(self, now: float) -> None:
-        """Ask for it when it is time to."""
+        """Ask for the device when it is time."""
         if self._expected and now >= self._next_request and self._outbox.tell(AskUserfaultfd()):
             self._next_request = now + _APART
 
     def get_timer(self) -> float | None:
-        """When it is time to ask; None while there is nothing to ask for, or nobody to ask."""
+        """The time to ask; None while there is nothing to ask for, or nobody to ask."""
         return self._next_request if self._expected and self._outbox.is_open else None
 
     def awaited_until(self) -> float:
-        """Until when a front-end is better connected to later; 0: now."""
+        """The time until which a front-end should wait for the answer; 0: it need not wait."""
         return self._patient_until if self._expected else 0.0
 
     def take(self, fd: int) -> None:
-        """Have it, an fd that it takes."""
+        """Store the device's fd, which is then this object's to close."""
         self.close()
         if self._wanted:
             self._fd, self._refused = fd, ""
@@ -85,7 +85,7 @@ class UserfaultDevice:
             os.close(fd)
 
     def refused(self, why: str) -> None:
-        """The daemon has none for us."""
+        """Record that the daemon does not give the device, and why."""
         self._expected = False
         self._refused = why
 
@@ -94,7 +94,7 @@ class UserfaultDevice:
         return Userfault(self._fd)
 
     def close(self) -> None:
-        """Have it no more."""
+        """Close the device."""
         self._expected = False
         fd, self._fd = self._fd, -1
         if fd >= 0:

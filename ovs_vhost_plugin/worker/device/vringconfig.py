@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a queue pair is given to run, and its vrings as the compiled loop takes them."""
+"""A queue pair's configuration, and the records of its vrings for the compiled loop."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ Words = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class VringConfig:
-    """A vring to run: where it is, where it goes on, and whom to wake. fds stay the caller's."""
+    """A vring to run: its memory, where it resumes, and its fds, which stay the caller's."""
 
     size: int
     desc: Bytes  # 16 bytes an entry, aligned to 16
     avail: Bytes  # 6 + 2 bytes an entry, aligned to 2; packed: driver event area, 4 and 4
     used: Bytes  # 6 + 8 bytes an entry, aligned to 4; packed: device event area, 4 and 4
     next_avail: int  # packed: a position, see vhost/packed_base.py
-    kick_fd: int = -1  # an eventfd; -1: the driver does not kick, so the ring is looked at every ms
+    kick_fd: int = -1  # an eventfd; -1: the driver does not kick, and the ring is polled every ms
     call_fd: int = -1  # an eventfd; -1: the driver polls
     err_fd: int = -1
     enabled: bool = True
     log_used: bool = False
     log_guest: int = 0  # guest address of `used` in the dirty log
     log_desc: int = 0  # packed: of `desc`
-    identity: bytes = b""  # which ring it is (16 bytes); empty: cannot be told
-    resumes: bool = False  # `next_avail` is only what its front-end says
-    resumed: bool = False  # it is what the journal says
-    call_first: bool = True  # if it goes on, its driver is called
-    inflight: Bytes | None = None  # its part of what the front-end keeps of what is in flight
+    identity: bytes = b""  # names the ring (16 bytes); empty: unknown
+    resumes: bool = False  # `next_avail` comes from the front-end; the journal may know better
+    resumed: bool = False  # `next_avail` comes from the journal
+    call_first: bool = True  # whether the driver is called when the ring resumes
+    inflight: Bytes | None = None  # the ring's part of the front-end's inflight region
 
 
 @dataclass(frozen=True, slots=True)
 class PairConfig:
-    """All that a queue pair depends on while it runs."""
+    """Everything that a queue pair depends on while it runs."""
 
     rx: VringConfig | None  # the guest receives: vring 2i
     tx: VringConfig | None  # the guest transmits: vring 2i + 1
@@ -54,7 +54,7 @@ class PairConfig:
     header_size: int  # of the virtio-net header, here and on the tap: 10 or 12
     features: int  # negotiated
     finish_offloads: bool  # whether checksums and segments are finished before the tap
-    finish_udp: bool = True  # whether large UDP frames are, also where others are not
+    finish_udp: bool = True  # whether large UDP frames are finished, even if others are not
     pages_missing: bool = False  # whether touching guest memory may have to wait for a page
 
     def has(self, bit: Feature) -> bool:
@@ -67,7 +67,7 @@ class PairConfig:
         return self.has(Feature.ACCESS_PLATFORM)
 
     def memory(self, kind: Kind) -> layout.Memory:
-        """Regions and log as the kernels take them for one of the rings."""
+        """The kernels' record of regions and log for one of the rings."""
         log = np.zeros(0, np.uint8) if self.log is None else self.log
         if self.iommu:
             return layout.Memory(iotlb.translated_table(self.regions, writes=kind == "rx"), log)
@@ -77,10 +77,10 @@ class PairConfig:
 def views(
     kind: Kind, vring: VringConfig, config: PairConfig, state: layout.Records, journal: Words
 ) -> layout.Vring:
-    """A vring that is about to begin. `state`, (1,) RING_DTYPE, is made what it begins with."""
+    """The record of a vring that is about to begin. Fills `state`, (1,) RING_DTYPE."""
     packed = config.has(Feature.RING_PACKED)
     used = vring.used.view(np.uint16)
-    # Chains are given back in order, so that this too is where a stopped ring's used index is.
+    # Chains are given back in order, so a stopped ring's used index is this too.
     known = packed or config.pages_missing
     next_used = vring.next_avail if known else int(used[USED_IDX])
     values = {
@@ -101,7 +101,7 @@ def views(
         "call_first": vring.call_first,
         "err_fd": vring.err_fd,
         "log_used": vring.log_used and config.log is not None,
-        # One that wraps around is as far outside of any log.
+        # An address that would wrap around is as far outside of any log.
         "log_guest": min(vring.log_guest, 2**64 - 2**20),
         "log_desc": vring.log_desc,
         "resumed": vring.resumed,
@@ -122,10 +122,10 @@ def views(
 
 
 def no_views(state: layout.Records, journal: Words) -> layout.Vring:
-    """In place of a vring that there is not: one without entries."""
+    """The record of a missing vring: without entries."""
     stands_at = int(state["next_avail"][0])
     state[:] = 0
-    state["next_avail"] = stands_at  # a broken one is asked for it later
+    state["next_avail"] = stands_at  # GET_VRING_BASE asks a broken ring for it later
     nothing = np.zeros(0, np.uint16)
     desc, elements = np.zeros(0, np.uint64), np.zeros(0, np.uint32)
     return layout.Vring(desc, nothing, nothing, elements, state, journal)
