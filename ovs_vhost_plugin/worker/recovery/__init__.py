@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a ring goes on after another worker: by the journal, or by what the front-end kept."""
+"""Resumes a ring after another worker: by the journal, or by the front-end's inflight region."""

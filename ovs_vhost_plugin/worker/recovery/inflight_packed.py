@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A packed ring that goes on by what its front-end kept of what was in flight, or is handed over.
+"""A packed ring that resumes by its front-end's inflight region, or is handed over.
 
-As for split rings (`inflight.py`), and more: a packed ring has no used index, so the region also
-says where it stands. What is in flight takes up the descriptors from there on, whoever gave chains
-back in whatever order; so it is written there anew, oldest first, and the ring is then as if nobody
-had taken anything from it. The driver looks at no more of them than whose they are.
+As for split rings (`inflight_split.py`), and more: a packed ring has no used index, so the region
+also has the ring's position. The chains in flight fill the descriptors from the position on, in
+whatever order chains were given back. So the chains are written there anew, oldest first, and the
+ring is then as if no chain had been taken from it. The driver reads no more of these descriptors
+than their flags.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ HEADER = np.dtype(
         ("old_used_idx", "<u2"),
         ("used_wrap_counter", "u1"),
         ("old_used_wrap_counter", "u1"),
-        ("padding", "u1", 10),  # 7, and what aligns the entries
+        ("padding", "u1", 10),  # 7, and 3 that align the entries
     ]
 )
 """struct QueueRegionPacked, before its entries."""
@@ -74,20 +75,20 @@ assert [ENTRY.fields[name][1] for name in ("next", "last", "num", "counter", "id
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What a region says of a ring, checked."""
+    """The checked content of a ring's region."""
 
     header: Any
     entries: NDArray[Any]
-    position: int  # up to where the ring is used
+    position: int  # the ring's used position
     free: list[int]  # entries, in the order of their list
     chains: list[list[int]]  # entries of each chain in flight, oldest first
 
 
 def track(ring: layout.Vring, region: Bytes, memory: layout.Memory, net: layout.Net) -> Tracking:
-    """Have `ring`, which is about to begin, note what is in flight, and begin with what was.
+    """Track `ring`, which is about to begin, in its region, and begin with the chains in flight.
 
-    A region that was used says where the ring goes on; else its front-end does.
-    Raises DamagedError; ring and region are then as they were.
+    A used region has the position at which the ring resumes; else the front-end has set it.
+    Raises DamagedError; ring and region are then unchanged.
     """
     state = ring.state[0]
     if int(region[kept.VERSION : kept.VERSION + 2].view(np.uint16)[0]) == 0:
@@ -103,11 +104,11 @@ def track(ring: layout.Vring, region: Bytes, memory: layout.Memory, net: layout.
 
 
 def hand_over(ring: layout.Vring, tracking: Tracking) -> int:
-    """Have nothing be in flight in a stopped ring that `track` has prepared: where it goes on.
+    """Leave nothing in flight in a stopped ring that `track` has prepared; return its position.
 
-    All that was in flight is in the ring again: the region is as if it had never been used.
+    All chains in flight are in the ring again: the region is as if it had never been used.
     """
-    tracking.region[kept.VERSION : kept.VERSION + 2] = 0  # first: by it the rest says nothing
+    tracking.region[kept.VERSION : kept.VERSION + 2] = 0  # first: without it the rest is void
     tracking.region[:] = 0
     return int(ring.state[0]["next_avail"])
 
@@ -122,13 +123,13 @@ def _make(region: Bytes, size: int, position: int) -> None:
 
 
 def _say_free(region: Bytes, free: int, number: int) -> None:
-    """One store, by which the region also becomes one that is used."""
+    """Write the free list's head in one store, which also marks the region as used."""
     word = _VERSION | number << 16 | free << 32 | free << 48
     region[kept.VERSION : kept.VERSION + 8].view(np.uint64)[0] = word
 
 
 def _say_used(region: Bytes, position: int, size: int) -> None:
-    """One store."""
+    """Write the used position in one store."""
     slot, wrap = position % size, int(position < size)
     word = slot | slot << 16 | wrap << 32 | wrap << 40
     region[kept.USED_IDX : kept.USED_IDX + 8].view(np.uint64)[0] = word
@@ -162,7 +163,7 @@ def _flags(ring: layout.Vring, position: int) -> int:
 
 
 def _available(ring: layout.Vring, position: int) -> int:
-    """The flags that say so (virtio 1.2, 2.8.1)."""
+    """The flags of an available descriptor at `position` (virtio 1.2, 2.8.1)."""
     return F_AVAIL if position < int(ring.state[0]["size"]) else F_USED
 
 
@@ -171,7 +172,7 @@ def _is_available(ring: layout.Vring, position: int) -> bool:
 
 
 def _free_list(entries: NDArray[Any], head: int) -> list[int]:
-    """Ends with an index that there is not, as DPDK's does."""
+    """The free entries in order; the list ends with an index out of range, as DPDK's does."""
     found: dict[int, None] = {}
     while head < len(entries):
         if head in found:
@@ -203,12 +204,12 @@ def _chains(entries: NDArray[Any], free: list[int]) -> list[list[int]]:
             raise DamagedError(Fault.INFLIGHT_OUT_OF_RANGE)
         chains.append(chain)
     if len(seen) != len(entries):
-        raise DamagedError(Fault.INFLIGHT_OUT_OF_RANGE)  # some are nowhere
+        raise DamagedError(Fault.INFLIGHT_OUT_OF_RANGE)  # some entries are in no list
     return chains
 
 
 def _check(ring: layout.Vring, found: _Found) -> None:
-    """Chains end where they say, and the ring has had as many descriptors made available."""
+    """Check that chains end where they say, and that the ring had so many available descriptors."""
     for chain in found.chains:
         flags = [int(found.entries[at]["flags"]) for at in chain]
         follows = [flag & F_NEXT != 0 for flag in flags]
@@ -220,13 +221,13 @@ def _check(ring: layout.Vring, found: _Found) -> None:
         raise DamagedError(Fault.INFLIGHT_STALE)
     for i in range(count):
         position = (found.position + i) % (2 * size)
-        # It is still in the ring, or a burst was being given back that its driver did not see.
+        # The descriptor is still available, or it was used in a burst that the driver did not see.
         if (_flags(ring, position) & F_AVAIL != 0) != (position < size):
             raise DamagedError(Fault.INFLIGHT_STALE)
 
 
 def _settle(region: Bytes, found: _Found, size: int) -> None:
-    """Finish or undo what was under way when the region was written last."""
+    """Finish or undo the update that was under way when the region was last written."""
     head = found.free[0] if found.free else len(found.entries)
     _say_free(region, head, len(found.entries))
     _say_used(region, found.position, size)
@@ -236,7 +237,7 @@ def _settle(region: Bytes, found: _Found, size: int) -> None:
 
 
 def _restore(ring: layout.Vring, found: _Found, memory: layout.Memory, net: layout.Net) -> None:
-    """Write what is in flight into the ring where it is not there any more."""
+    """Write the descriptors in flight into the ring, except those that are still there."""
     size = int(ring.state[0]["size"])
     order = [at for chain in found.chains for at in chain]
     for i, at in enumerate(order):
@@ -253,7 +254,7 @@ def _restore(ring: layout.Vring, found: _Found, memory: layout.Memory, net: layo
 
 
 def _words(region: Bytes, found: _Found, size: int) -> Words:
-    """What the kernels go by."""
+    """The kernels' record of the region."""
     number = len(found.entries)
     words = np.zeros(kept.LISTS + 4 * number, np.int64)
     lists = words[kept.LISTS :].reshape(4, number)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A ring that goes on by what its front-end kept of what was in flight, or is handed over.
+"""A split ring that resumes by its front-end's inflight region, or is handed over.
 
 vhost-user "Inflight I/O tracking". The region is the truth each time a ring starts, also after a
-pause: what it says is read once, as a whole, and checked before it is used. It is the front-end's
+pause. The region is read once, as a whole, and checked before it is used: it is the front-end's
 memory, and another back-end may have written it.
 """
 
@@ -57,7 +57,7 @@ assert _places(ENTRY, "next", "counter") == [inflight.NEXT, inflight.COUNTER]
 
 
 class DamagedError(Exception):
-    """The region does not fit the ring, by the name of a fault."""
+    """The region does not fit the ring; `fault` says why."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.kebab)
@@ -66,22 +66,22 @@ class DamagedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
-    """What a ring's kernels note, while `words` and `region` are held."""
+    """A ring's tracking, by kernels that use `words` and `region` as long as this lives."""
 
-    words: Words  # as jit/recovery/inflight_split.py has them
+    words: Words  # laid out in jit/recovery/inflight_split.py
     region: Bytes
-    heads: list[int]  # what was in flight when the ring began, oldest first
+    heads: list[int]  # of the chains in flight when the ring began, oldest first
 
     def clear(self, head: int) -> None:
-        """The chain at `head` is not in flight."""
+        """Mark the chain at `head` as not in flight."""
         _store(self.region, inflight.ENTRIES + inflight.ENTRY * head, 0)
 
 
 def _recover(region: Bytes, size: int, used: int, offered: int) -> Tracking:
     """Bring a queue's region up to date with its ring of `size` that has used index `used`.
 
-    offered: chains that its driver has made available and that are not given back.
-    Raises DamagedError; the region is then as it was.
+    offered: the number of chains that the driver has made available and that are not used.
+    Raises DamagedError; the region is then unchanged.
     """
     data = region.tobytes()
     header = np.frombuffer(data, HEADER, 1)[0]
@@ -114,7 +114,7 @@ def _store(region: Bytes, at: int, value: int) -> None:
 
 
 def _words(region: Bytes, size: int, counter: int) -> Words:
-    """What the kernels go by, without heads; `counter` is the next one."""
+    """The kernels' record of the region, without heads; `counter` is the next counter."""
     words = np.zeros(inflight.HEADS + size, np.int64)
     words[inflight.REGION] = mapping.address(region)
     words[inflight.COUNT], words[inflight.SIZE] = counter, size
@@ -130,7 +130,7 @@ def _make(region: Bytes, entries: int, used: int) -> None:
 
 
 def _last_batch(header: Any, entries: NDArray[Any], used: int) -> list[int]:
-    """The heads that the driver was shown and whose marks may be left over."""
+    """The heads of the last batch that the driver has seen, whose marks may be left over."""
     count = (used - int(header["used_idx"])) & _HALF
     if count > len(entries):
         raise DamagedError(Fault.INFLIGHT_STALE)
@@ -147,11 +147,11 @@ def _last_batch(header: Any, entries: NDArray[Any], used: int) -> list[int]:
 
 
 def track(ring: layout.Vring, region: Bytes) -> Tracking:
-    """Have `ring`, which is about to begin, note what is in flight, and begin with what was.
+    """Track `ring`, which is about to begin, in its region, and begin with the chains in flight.
 
-    What was in flight was taken from the avail ring before: so the ring goes on where it stands,
-    at its used index, and what its front-end calls its base may be that much further on, or by as
-    much as the driver has offered since. Raises DamagedError.
+    The chains in flight were taken from the avail ring before. So the ring resumes at its used
+    index, and the front-end's base may be further on by the number of chains in flight, or also
+    by the chains that the driver has offered since. Raises DamagedError.
     """
     state, at = ring.state[0], int(ring.state[0]["next_avail"])
     used = int(state["next_used"])
@@ -168,12 +168,12 @@ def track(ring: layout.Vring, region: Bytes) -> Tracking:
 def hand_over(
     ring: layout.Vring, tracking: Tracking, memory: layout.Memory, net: layout.Net, *, keep: bool
 ) -> int:
-    """Have nothing be in flight in a stopped ring that `track` has prepared: where it goes on.
+    """Leave nothing in flight in a stopped ring that `track` has prepared; return its place.
 
-    What the avail ring still has where it was offered is fetched from there once more. The rest
-    comes from another back-end, which gave chains back out of order: with `keep` it stays in flight
-    (vhost-user VHOST_USER_GET_VRING_BASE), else it is given back as it is. A region with nothing in
-    flight then is as if it had never been used.
+    Chains that the avail ring still has where they were offered will be popped from there again.
+    The other chains come from another back-end, which gave chains back out of order. With `keep`
+    they stay in flight (vhost-user VHOST_USER_GET_VRING_BASE), else they are given back unused. A
+    region with nothing in flight is then as if it had never been used.
     """
     state, size = ring.state[0], int(ring.state[0]["size"])
     at, heads = int(state["next_avail"]), list(tracking.heads)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file in which a port's rings outlive their worker, and whose ring each part of it is.
+"""The journal: a file in which a port's rings outlive their worker, with a part for each ring.
 
-The daemon gives every worker a file of its own that begins as a copy of the one before
-(`daemon/workers/journals.py`), so nobody else writes it; what the one before wrote is checked by
-`jit/recovery/resume.py`. A part that names a ring is about that ring as it is left alone by its
-front-end: GET_VRING_BASE hands it over, and its part then names none.
+The daemon gives every worker a file of its own, which begins as a copy of the previous worker's
+(`daemon/workers/journals.py`), so nobody else writes the file. `jit/recovery/resume.py` checks the
+previous worker's words. A part that names a ring is valid until GET_VRING_BASE hands that ring
+over; then the part names no ring.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ovs_vhost_plugin.vhost.memory import mapping
 from ovs_vhost_plugin.worker.device.vringconfig import Words
 
 FORMAT = 1
-"""Part of every identity: a later release that means other things by these words counts it up."""
+"""Part of every identity. A release that changes the meaning of the words counts it up."""
 IDENTITY_BYTES = 16
 
 assert JOURNAL_BYTES == 8 * WORDS
@@ -35,30 +35,30 @@ _NAME = slice(IDENTITY, IDENTITY + IDENTITY_BYTES // 8)
 
 
 def fresh() -> Words:
-    """A ring's journal in memory of this process."""
+    """A ring's journal in this process's memory."""
     return np.zeros(WORDS, np.int64)
 
 
 def open_file(fd: int, vrings: int) -> list[Words]:
-    """The journals of that many vrings in the file `fd`, which stays the caller's."""
+    """The journals of `vrings` vrings in the file `fd`, which stays the caller's."""
     words = mapping.map_shared(fd, 0, vrings * JOURNAL_BYTES).view(np.int64)
     return [words[WORDS * i : WORDS * (i + 1)] for i in range(vrings)]
 
 
 def names(words: Words, identity: bytes) -> bool:
-    """Whether this is the journal of that ring."""
+    """Whether `words` are the journal of the ring `identity`."""
     return len(identity) == IDENTITY_BYTES and words[_NAME].tobytes() == identity
 
 
 def begin(ring: layout.Vring, identity: bytes) -> None:
-    """Have a ring's journal be of this ring, where it stands, unless it is already."""
+    """Make the ring's journal name this ring, at its place, unless the journal names it already."""
     words, state = ring.journal, ring.state[0]
     if names(words, identity) and not (state["packed"] and words[FLUSHED] != state["flushed"]):
         return
     end(words)
     words[FLUSHED] = words[BEGUN] = state["next_used"]
     if not identity:
-        return  # in postcopy the ring may not even be read
+        return  # in postcopy the ring must not even be read
     if state["packed"]:
         words[DEVICE_EVENT] = words[DEVICE_EVENT_BEFORE] = (
             int(ring.used[EVENT_OFF_WRAP]) | int(ring.used[EVENT_FLAGS]) << 16
@@ -67,5 +67,5 @@ def begin(ring: layout.Vring, identity: bytes) -> None:
 
 
 def end(words: Words) -> None:
-    """Have it be of no ring."""
+    """Make the journal name no ring."""
     words[_NAME] = 0
