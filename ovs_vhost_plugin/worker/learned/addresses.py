@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the guest uses, kept up to date without looking for it.
+"""The guest's stations, kept up to date without polling.
 
-The loops write an eventfd when they learned something and are heard again after the next look,
-so a guest that makes up addresses causes as many looks as the limiter grants. Besides there is one
-look when something is about to age; a port whose guest has gone quiet is not looked at again. What
-came with a guest that moved in counts until it has aged. What others have now does not count.
+The loops write an eventfd when they have learned something, once until the next look at their
+tables. So a guest that makes up addresses causes as many looks as the limiter grants. One more look
+comes when a station is about to age; the port of a quiet guest is not looked at again. Stations
+that came with a guest that moved in count until they have aged. Stations that others have now do
+not count.
 """
 
 from __future__ import annotations
@@ -30,26 +31,26 @@ class Addresses:
 
     def __init__(self, pairs: Sequence[QueuePair], fd: int, watch: Watch, outbox: Outbox) -> None:
         self.current: tuple[Station, ...] = ()
-        """As the daemon is told; at most 64 of them."""
+        """The stations as reported to the daemon; at most 64."""
         self.nic: bytes | None = None
-        """The NIC's MAC as the state said that came with the guest; it does not age."""
+        """The NIC's MAC in the state that came with the guest; it does not age."""
         self._inherited: Sequence[LearnedStation] = ()
         self._outbox = outbox
         self._pairs = pairs
         self._fd = fd
-        self._watch = watch  # that of the pairs
+        self._watch = watch  # the pairs' own
         self._moved_on = MovedOn()
         self._looks: Limiter[bool] = Limiter(_LOOKS_PER_SECOND, _LOOKS_AT_ONCE)
         self._expiry: float | None = None
 
     def woken(self, _now: float) -> None:
-        """The eventfd is readable."""
+        """Note that the eventfd is readable."""
         with suppress(BlockingIOError):
             os.eventfd_read(self._fd)
         self._looks.offer(True)
 
     def handle_timer(self, now: float) -> None:
-        """Look at the tables if there is a reason and the limit allows."""
+        """Look at the tables if there is a reason and the limiter grants it."""
         if self._expiry is not None and now >= self._expiry:
             self._expiry = None
             self._looks.offer(True)
@@ -57,19 +58,19 @@ class Addresses:
             self._look(now)
 
     def get_timer(self) -> float | None:
-        """When `handle_timer` has something to do; None while it has not."""
+        """The time at which `handle_timer` has something to do; None: it has nothing."""
         times = (self._looks.get_timer(), self._expiry)
         return min((at for at in times if at is not None), default=None)
 
     def known(self, now: float) -> list[LearnedStation]:
-        """What the guest uses: learned here, or come with it."""
+        """The guest's stations, learned here or come with the guest."""
         inherited = unaged(self._inherited, int(1000 * now))
         self._moved_on.claimed(self._watch.claims())
         seen = merge([*(pair.stations(int(1000 * now)) for pair in self._pairs), inherited])
         return self._moved_on.without(seen)
 
     def elsewhere(self, keys: Iterable[StationKey], now: float) -> None:
-        """The bridge has these stations on other ports; it is told of without delay."""
+        """Drop stations that the bridge has on other ports; report it without delay."""
         keys = set(keys)
         self._moved_on.elsewhere(keys, int(1000 * now))
         if self.nic is not None and StationKey(self.nic, 0) in keys:
@@ -77,12 +78,12 @@ class Addresses:
         self._look(now)
 
     def inherit(self, saved: Saved, now: float) -> None:
-        """Take what came with a guest that moves in; it is told of without delay."""
+        """Take the stations of a guest that moves in; report them without delay."""
         self.nic, self._inherited = saved.nic, saved.stations
         self._look(now)
 
     def disinherit(self) -> None:
-        """That guest has gone."""
+        """Drop the stations that came with a guest that has gone."""
         if self._inherited or self.nic:
             self.nic, self._inherited = None, ()
             self._looks.offer(True)

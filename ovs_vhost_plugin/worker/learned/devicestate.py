@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state of a NIC's back-end: what its guest is known to use, which moves with the guest.
+"""The state of a NIC's back-end: the guest's stations, which move with the guest.
 
-On the source it is what the data path learned, and the MAC that SEND_RARP named; on the
-destination it counts as learned from then on, so that all of it is announced when the guest runs,
-and ages as if it had been seen here.
+On the source the state has the stations that the data path learned and the MAC that SEND_RARP
+named. On the destination they count as learned: all of them are announced when the guest runs, and
+age as if they had been seen here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class DeviceState:
         self._transfer: Transfer | None = None
 
     def rarp(self, mac: bytes) -> None:
-        """SEND_RARP named the NIC's MAC."""
+        """Record the NIC's MAC, as SEND_RARP named it."""
         self._nic = mac
 
     def save(self, fd: int) -> None:
@@ -49,7 +49,7 @@ class DeviceState:
         self._begin(fd, None)
 
     def check(self) -> bool:
-        """Judge the last transfer; whether it brought a guest's state. Raises PeerError."""
+        """End the last transfer; return whether it brought a guest's state. Raises PeerError."""
         transfer, self._transfer = self._transfer, None
         if transfer is None:
             raise PeerError(PeerErrorName.DEVICE_STATE_NONE)
@@ -57,7 +57,7 @@ class DeviceState:
             data = transfer.result()
             if transfer.loads:
                 now = self._clock()
-                # The daemon is to know it before the rings start, which is what announces.
+                # The daemon has to know it before the rings start, as their start announces.
                 self._addresses.inherit(savedstate.decode(data, int(1000 * now)), now)
                 self._arrived = True
             return transfer.loads
@@ -65,12 +65,12 @@ class DeviceState:
             transfer.close()
 
     def take_arrival(self) -> bool:
-        """Whether a state has come since this was last asked: its guest has moved in."""
+        """Whether a state has come since the last call, so that a guest has moved in."""
         arrived, self._arrived = self._arrived, False
         return arrived
 
     def forget(self) -> None:
-        """The front-end has gone, and the guest with it."""
+        """Forget the guest, which has gone with the front-end."""
         self._nic = None
         self._arrived = False
         self._addresses.disinherit()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the guest had and others have now: told by what they claim, or by the bridge's MAC table.
+"""Addresses that moved from the guest to others, by their claims or the bridge's MAC table.
 
-Times decide: whoever claimed an address last has it. So the guest has an address again once it
-claims it, and a MAC once it sends from it. What others say adds nothing to what is known.
+Times decide: the last to claim an address has it. So the guest has an address again once it claims
+the address, and a MAC once it sends from the MAC. Claims of others add no stations.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Watch:
     def __init__(self) -> None:
         self.tables: fresh.Watch = fresh.new_watch()
         self._rows, self._count = self.tables
-        self._places: dict[Address, tuple[int, int]] = {}  # its place, and since when it is there
+        self._places: dict[Address, tuple[int, int]] = {}  # row, and since when it is watched
         self._free = list(range(len(self._rows)))[::-1]
 
     def claims(self) -> dict[Address, int]:
-        """What others have claimed, and when, in ms of CLOCK_MONOTONIC."""
+        """The addresses that others have claimed, and when, in ms of CLOCK_MONOTONIC."""
         found = {}
         for address, (place, since) in self._places.items():
             at = int(self._rows[place]["claimed"])
@@ -40,7 +40,7 @@ class Watch:
         return found
 
     def follow(self, stations: Iterable[LearnedStation], now: int) -> None:
-        """Listen for these from now on."""
+        """Listen for claims to the addresses of `stations` from now on."""
         wanted = {(one.key, ip) for one in stations for ip in one.addresses}
         for gone in self._places.keys() - wanted:
             place, _ = self._places.pop(gone)
@@ -58,7 +58,7 @@ class Watch:
 
 
 class MovedOn:
-    """Addresses and MACs of one guest that are others' now."""
+    """The addresses and MACs of one guest that others have now."""
 
     def __init__(self) -> None:
         self._addresses: dict[Address, int] = {}  # when another claimed it
@@ -70,17 +70,17 @@ class MovedOn:
         return bool(self._addresses)
 
     def claimed(self, claims: dict[Address, int]) -> None:
-        """Take what others have claimed."""
+        """Record the claims of others."""
         self._addresses.update(claims)
 
     def elsewhere(self, keys: Iterable[StationKey], now: int) -> None:
-        """Take which stations the bridge has on other ports."""
+        """Record stations that the bridge has on other ports."""
         self._stations.update(dict.fromkeys(keys, now))
 
     def without(self, stations: list[LearnedStation]) -> list[LearnedStation]:
-        """`stations`, all that were seen, without what has moved on.
+        """All the seen `stations`, without those and their addresses that have moved on.
 
-        What is no longer among them needs no remembering, and what the guest has again neither.
+        Stations that are not seen any more, or that the guest has again, are forgotten here.
         """
         self._stations = {
             one.key: at

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a guest, as bytes that travel with it (vhost-user "Migrating back-end state").
+"""A guest's stations as bytes that travel with it (vhost-user "Migrating back-end state").
 
 All numbers are little-endian:
 
@@ -9,9 +9,9 @@ All numbers are little-endian:
     2 station  6-byte MAC, u16 VLAN (0: untagged), u8 flags (bit 0: router), u8 addresses,
              u32 age in ms; of each address 16 bytes (IPv4 as IPv4-mapped) and u32 age in ms
 
-`oldest` is the oldest version whose readers get all that matters out of it: a newer writer only
-raises it when leaving out what is new would do the guest harm. So a guest can move to a host with
-an older release, and only a state that came damaged, or is of another program, is refused.
+`oldest` is the oldest version whose readers understand everything that matters. A newer writer
+raises it only if the guest would come to harm without the new records. So a guest can move to a
+host with an older release. A state is refused only if it is damaged, or another program's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ovs_vhost_plugin.worker.learned.stations import LearnedStation
 
 VERSION = 1
 MAX_SIZE = 1 << 16
-"""Most bytes of a state that is read; one of this version has at most 12 KiB."""
+"""The most bytes of a state that are read; a state of this version has at most 12 KiB."""
 
 _MAGIC = b"OVHS"
 _HEADER = Struct("<4sHHII")
@@ -44,7 +44,7 @@ _MAX_AGE = (1 << 32) - 1
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What is known of a guest: its NIC's MAC if SEND_RARP named it, and its stations."""
+    """A guest's state: its NIC's MAC, if SEND_RARP named it, and its stations."""
 
     nic: bytes | None
     stations: Sequence[LearnedStation]

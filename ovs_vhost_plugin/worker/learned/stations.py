@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables that the queue pairs learn, read while they are written, and merged into one.
 
-A station is a MAC in a VLAN. Which of its addresses it has is settled here: one that several
-stations of a VLAN claimed belongs to the one that used it last.
+A station is a MAC in a VLAN. If several stations of a VLAN claimed an address, the address belongs
+to the station that used it last.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MAC = (1 << 48) - 1
 
 @dataclass(slots=True)
 class LearnedStation:
-    """A MAC in a VLAN (0: untagged) and when it was last seen; times in ms of CLOCK_MONOTONIC."""
+    """A MAC in a VLAN (0: untagged) and the time it was last seen, in ms of CLOCK_MONOTONIC."""
 
     mac: bytes
     vlan: int
@@ -31,19 +31,19 @@ class LearnedStation:
     router: bool = False
     addresses: dict[Ip, int] = field(default_factory=dict)
     claims: dict[Ip, int] = field(default_factory=dict, compare=False)
-    """When it last said of an address, by ARP or neighbour discovery, that it has it."""
+    """The time of the last claim to an address, by ARP or neighbour discovery."""
 
     @property
     def key(self) -> StationKey:
-        """Its MAC and VLAN."""
+        """The station's MAC and VLAN."""
         return StationKey(self.mac, self.vlan)
 
     def claimed(self, ip: Ip) -> int:
-        """That; of an address that came with the guest, when it was last used there."""
+        """The time of the last claim; for an address that came with the guest, of its last use."""
         return self.claims.get(ip, self.addresses[ip])
 
     def told(self) -> Station:
-        """As the daemon is told: without times, which change with every frame."""
+        """The station as reported to the daemon: without times, which change with every frame."""
         return Station(
             self.mac,
             self.vlan,
@@ -54,9 +54,9 @@ class LearnedStation:
 
 
 def read(learned: Learned, now: int) -> list[LearnedStation]:
-    """What is in a table at `now` and has not aged.
+    """The stations of a table that have not aged at `now`.
 
-    A row that changes meanwhile is left out: it is told of when it has changed.
+    A row that changes meanwhile is left out: its change causes another look.
     """
     before = learned.stations["version"].copy()
     rows, addresses = learned.stations.copy(), learned.addresses.copy()
@@ -79,7 +79,7 @@ def read(learned: Learned, now: int) -> list[LearnedStation]:
 
 
 def merge(tables: Iterable[list[LearnedStation]]) -> list[LearnedStation]:
-    """The tables of all queue pairs as one that is no larger, in a stable order."""
+    """The tables of all queue pairs as one table that is no larger, in a stable order."""
     merged: dict[StationKey, LearnedStation] = {}
     for one in (station for table in tables for station in table):
         had = merged.setdefault(one.key, one)
@@ -95,7 +95,7 @@ def merge(tables: Iterable[list[LearnedStation]]) -> list[LearnedStation]:
 
 
 def unaged(stations: Iterable[LearnedStation], now: int) -> list[LearnedStation]:
-    """What of `stations` still counts at `now`, as copies."""
+    """Copies of the `stations` and addresses that have not aged at `now`."""
     return [
         replace(one, addresses={ip: at for ip, at in one.addresses.items() if now - at <= AGE})
         for one in stations
@@ -104,13 +104,13 @@ def unaged(stations: Iterable[LearnedStation], now: int) -> list[LearnedStation]
 
 
 def expiry(stations: Iterable[LearnedStation]) -> int | None:
-    """The first ms at which something of it has aged unless it is seen again."""
+    """The first ms at which a station or address has aged, unless it is seen again."""
     times = [seen for one in stations for seen in (one.seen, *one.addresses.values())]
     return min(times) + AGE + 1 if times else None
 
 
 def _settle(stations: list[LearnedStation]) -> None:
-    """Leave each address of a VLAN to one station, and each station its newest."""
+    """Leave each address of a VLAN to one station, and each station its newest addresses."""
     claims = [(seen, one.vlan, ip, one) for one in stations for ip, seen in one.addresses.items()]
     claims.sort(key=lambda claim: -claim[0])
     for one in stations:
@@ -123,13 +123,13 @@ def _settle(stations: list[LearnedStation]) -> None:
 
 
 def halves_of(ip: Ip) -> tuple[int, int]:
-    """An address as the tables have it, in signed numbers of 64 bits."""
+    """An address as the tables' two signed numbers of 64 bits."""
     packed = ip.packed.rjust(16, b"\0") if ip.version == 6 else bytes(10) + b"\xff\xff" + ip.packed
     high, low = (int.from_bytes(packed[at : at + 8], "big", signed=True) for at in (0, 8))
     return high, low
 
 
 def ip_of(high: int, low: int) -> Ip:
-    """An address of the tables."""
+    """The address of two numbers from the tables."""
     ipv6 = IPv6Address((high & _HALF) << 64 | low & _HALF)
     return ipv6.ipv4_mapped or ipv6

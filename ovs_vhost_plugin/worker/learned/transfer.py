@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A state on its way through the front-end's pipe, whatever the front-end does with its end.
+"""The transfer of a state through the front-end's pipe, which never blocks this process.
 
-The pipe is the front-end's as well as ours: it can take O_NONBLOCK off again at any time, and fill
-or empty the pipe between a poll and a read. splice(2) with SPLICE_F_NONBLOCK never waits for a pipe
-whatever its flags are, so bytes go by splice between the pipe and a memory file of our own.
+The front-end has the pipe too: it can clear O_NONBLOCK at any time, and fill or empty the pipe
+between a poll and a read. splice(2) with SPLICE_F_NONBLOCK never waits for a pipe, whatever the
+pipe's flags. So splice moves the bytes between the pipe and a memory file of our own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Transfer:
     def __init__(
         self, fd: int, data: bytes | None, most: int, selector: selectors.BaseSelector
     ) -> None:
-        """`most` bytes are loaded. Raises PeerError for an fd that is not the right end."""
+        """`most`: the most bytes to load. Raises PeerError for the wrong end of a pipe."""
         self.loads = data is None
         self.finished = False
         self._fd = fd
@@ -44,7 +44,7 @@ class Transfer:
         self.move()
 
     def move(self) -> None:
-        """Move what can be moved now; at the end of the state hang up, which says so."""
+        """Move the bytes that can be moved now; close the pipe at the end, which tells the peer."""
         while self._fd >= 0:
             try:
                 if self._step():
@@ -55,7 +55,7 @@ class Transfer:
             except PeerError as error:
                 self._fail(error)
             except OSError as error:
-                # The reader has gone, or it is a pipe of a kind that splice does not take.
+                # The reader has gone, or the fd is of a kind that splice does not take.
                 name = PeerErrorName.DEVICE_STATE_NOT_A_PIPE
                 if isinstance(error, BrokenPipeError):
                     name = PeerErrorName.DEVICE_STATE_NOT_READ
@@ -72,14 +72,14 @@ class Transfer:
         return os.pread(self._file, self._moved, 0)
 
     def close(self) -> None:
-        """Hang up, at whatever point it is."""
+        """Close pipe and file, whether the transfer is at its end or not."""
         self._hang_up()
         if self._file >= 0:
             file, self._file = self._file, -1
             os.close(file)
 
     def _step(self) -> bool:
-        """Move some bytes; whether that was all. Raises BlockingIOError: not now."""
+        """Move some bytes; return whether these were the last. Raises BlockingIOError: not now."""
         if self.loads:
             most = self._most + 1 - self._moved
             moved = os.splice(self._fd, self._file, most, flags=os.SPLICE_F_NONBLOCK)
@@ -94,7 +94,7 @@ class Transfer:
         return self._moved == self._size
 
     def _fail(self, error: PeerError) -> None:
-        self._error = PeerError(error.name, error.detail)  # without the frames of a traceback
+        self._error = PeerError(error.name, error.detail)  # without the traceback's frames
         self._hang_up()
 
     def _hang_up(self) -> None:
