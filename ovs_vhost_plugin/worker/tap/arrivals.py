@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of the frames that a tap keeps are the guest's, when its rings start and stop.
+"""Decides which of the tap's frames are the guest's, when its rings start and stop.
 
-A tap keeps up to txqueuelen frames that nobody reads, however old. A guest gets what came since it
-was expected, or what a hold kept for it when it comes back, and nothing else.
+A tap keeps up to txqueuelen frames that nobody reads, however old. A guest gets the frames since it
+was expected, or the frames that a hold kept for it when it comes back, and nothing else.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ class Arrivals:
         self._taps.set_format(header_size, features)
 
     def update(self, receives: Sequence[bool]) -> None:
-        """Let the tap follow what receives, is held or expected: steering and carrier."""
+        """Set the tap's steering and carrier by the rings that receive, are held or expected."""
         self.expecting = self.expecting and not any(receives)
         held = [self.holding.covers(pair.index) for pair in self.pairs]
-        # A queue that is detached loses what is in it.
+        # A detached queue loses its frames.
         self._taps.set_attached([a or b for a, b in zip(receives, held, strict=True)])
         self._taps.set_carrier(any(receives) or any(held) or self.expecting)
 
     def welcome(self, pair: QueuePair) -> None:
-        """Decide what of all that came before its ring runs is the guest's.
+        """Decide which frames from before its ring runs are the guest's.
 
-        What a hold kept, if it comes back to where it left; what came since it was expected; else
-        nothing.
+        They are the frames of a hold, if the guest comes back to where it left; else the frames
+        since it was expected; else none.
         """
         if self.holding.covers(pair.index):
             pair.give(self.holding.give_back(pair.index))
@@ -52,7 +52,7 @@ class Arrivals:
             self._discard()
 
     def expect(self) -> bool:
-        """Begin to let frames in for a guest that is about to run; False: they are already."""
+        """Let frames in for a guest that is about to run; False: they are let in already."""
         if self._taps.carrier:
             return False
         self._discard()

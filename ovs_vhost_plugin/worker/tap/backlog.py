@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames that the guest is to receive before what the tap has, as the compiled loop takes them."""
+"""Frames for the guest that go before the tap's, in the compiled loop's form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ovs_vhost_plugin.jit.layout import BACKLOG_LENGTH, Net
 
 
 def frames(net: Net) -> list[bytes]:
-    """Those that were not taken yet, oldest first."""
+    """The frames that the loop has not taken yet, oldest first."""
     data, found = net.backlog, []
     at, end = int(net.state["rx_backlog_at"][0]), int(net.state["rx_backlog_end"][0])
     while at < end:
@@ -22,7 +22,7 @@ def frames(net: Net) -> list[bytes]:
 
 
 def filled(net: Net, frames: Sequence[bytes]) -> Net:
-    """`net` with these in their place."""
+    """`net` with `frames` as its backlog."""
     parts = (len(frame).to_bytes(BACKLOG_LENGTH, "little") + frame for frame in frames)
     backlog = np.frombuffer(bytearray(b"".join(parts)), np.uint8)
     net.state["rx_backlog_at"] = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long frames are kept for a guest that was announced and does not run. Time is an argument."""
+"""The time limit of frames kept for an announced guest. Time is an argument."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ SECONDS = 2.0
 
 
 class Expectation:
-    """Counts from when it is first seen: the worker may have slept for long before."""
+    """Counts from the first look at an expected guest: the worker may have slept long before."""
 
     def __init__(self) -> None:
         self._until: float | None = None
 
     def overdue(self, now: float, *, expecting: bool) -> bool:
-        """Whether the guest that is expected, if one is, has had its time."""
+        """Whether a guest is expected and its time is over."""
         if not expecting:
             self._until = None
         elif self._until is None:
@@ -22,5 +22,5 @@ class Expectation:
         return self._until is not None and now >= self._until
 
     def get_timer(self) -> float | None:
-        """When a guest is `overdue`; None while nobody is expected."""
+        """The time at which the guest is `overdue`; None while no guest is expected."""
         return self._until

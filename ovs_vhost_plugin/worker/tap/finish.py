@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A frame as the tap gives it, made into frames that any wire carries.
+"""Finishes a frame from the tap: makes it frames that any wire carries.
 
-The kernel leaves a guest that takes offloads checksums to finish and segments to make. A frame
-that goes to another place than the guest has to be finished before, as nobody else will.
+For a guest that takes offloads, the kernel leaves checksums unfinished and segments unmade. A frame
+that goes elsewhere than to the guest has to be finished here, as nobody else does it.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.net import offload
 from ovs_vhost_plugin.jit.result import fault_of
 
-_GSO_TYPES = 1 << 1 | 1 << 4 | 1 << 5  # TCPV4, TCPV6, UDP_L4: all that `offload` can segment
+_GSO_TYPES = 1 << 1 | 1 << 4 | 1 << 5  # TCPV4, TCPV6, UDP_L4: those that `offload` can segment
 
 
 class UnfinishedError(Exception):
-    """A header asks for what cannot be done; the text names the fault."""
+    """A header asks for an impossible offload; the text names the fault."""
 
 
 class Finisher:
-    """Private copies for the work."""
+    """Finishes frames in buffers of its own."""
 
     def __init__(self) -> None:
         net = fresh.new_net()
@@ -34,8 +34,8 @@ class Finisher:
     def finish(self, record: bytes | memoryview, header_size: int) -> list[bytes]:
         """Return the complete frames of a virtio-net header and its frame; one, without GSO.
 
-        Raises UnfinishedError: most of it was written by the kernel, but a frame that had waited
-        for buffers has been in the guest's memory (jit/net/receive.py, spill).
+        Raises UnfinishedError: the kernel wrote the header, but if the frame had waited for
+        buffers, it has been in the guest's memory (jit/net/receive.py, spill).
         """
         length = len(record) - header_size
         header, frame = self._header, self._frame

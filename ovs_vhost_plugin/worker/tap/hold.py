@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames for a guest that has just left: kept in order, bounded, sans-IO.
 
-Whoever comes first gets them: the place where the bridge learns the guest next, or this port's
-own rings if the guest comes back. Time is an argument, in CLOCK_MONOTONIC seconds.
+The frames go to the place where the bridge learns the guest next, or into this port's own rings if
+the guest comes back before. Time is an argument, in CLOCK_MONOTONIC seconds.
 """
 
 from __future__ import annotations
@@ -16,26 +16,28 @@ from ovs_vhost_plugin.net.station import StationKey, receiver_of, sender_of
 
 SECONDS = 10.0
 """A hold's longest time. QEMU's downtime is below a second unless somebody raises it, and its
-last announcement comes 0.8 s after; what is older than this, no protocol waits for."""
+last announcement comes 0.8 s after; no protocol waits for older frames."""
 QUIET = 1.0
-"""It ends sooner, when all was handed over and nothing has come for so long. A flow that a switch
-has cached goes on to the old place until its revalidator comes by, after half a second."""
+"""A hold ends sooner, once all was handed over and no frame has come for so long.
+
+A flow that a switch has cached goes on to the old place until its revalidator runs, after half a
+second."""
 FRAMES = 16384
 """10,000 frames a second for more than a second of downtime."""
 BYTES = 16 << 20
-"""The same at 1,500 bytes each; of a guest that leaves, so not all ports need it at once."""
+"""Room for that at 1,500 bytes a frame; only guests that leave need it, so few at once."""
 STATIONS = 64
-"""Addresses that are told of: a guest's own, those nested in it, each with its VLANs."""
+"""The most stations reported: a guest's own and those nested in it, each with its VLANs."""
 
 
 class Reason(StrEnum):
     """Why a held frame was dropped."""
 
     FULL = "full"  # the oldest gives way to the newest
-    EXPIRED = "expired"  # nobody wanted it in time
-    GROUP = "group"  # to a group: the bridge gave every port its own copy, also the guest's new one
-    UNFINISHED = "unfinished"  # a checksum or segmentation begun in a way that cannot be finished
-    OTHER_GUEST = "other-guest"  # rings were started by another front-end: it is not this guest's
+    EXPIRED = "expired"  # nobody asked for it in time
+    GROUP = "group"  # to a group: every port got its own copy, also the guest's new port
+    UNFINISHED = "unfinished"  # a checksum or segmentation that cannot be finished
+    OTHER_GUEST = "other-guest"  # another front-end started the rings: its guest is another
     OFF = "off"  # the port was removed, or holding switched off
 
 
@@ -49,17 +51,17 @@ class Held:
 
 
 class HoldBuffer:
-    """The frames of one hold after the other; `counts` are over all of them."""
+    """The frames of one hold after the other; `counts` are over all holds."""
 
     def __init__(self, frames: int = FRAMES, size: int = BYTES) -> None:
         self.counts: Counter[str] = Counter()
         self.stations: list[StationKey] = []  # of this hold, in order of appearance
         self.sighted = 0
-        """How many frames to a group came from one of them: from elsewhere, where it is now."""
+        """The number of group frames from these stations, which are elsewhere now."""
         self.size = 0  # bytes
         self._frames = frames
         self._most = size
-        self._held: dict[int, Held] = {}  # by number, so in order
+        self._held: dict[int, Held] = {}  # by number, in order
         self._next = 0
 
     def __len__(self) -> int:
@@ -91,11 +93,11 @@ class HoldBuffer:
         return any(held.station is not None for held in self._held.values())
 
     def waiting(self, stations: Collection[StationKey]) -> int:
-        """How many frames are held for `stations`."""
+        """The number of frames held for `stations`."""
         return sum(held.station in stations for held in self._held.values())
 
     def take(self, stations: Collection[StationKey], frames: int, size: int) -> list[bytes]:
-        """Take the oldest frames for `stations`: at most `frames`, and `size` bytes unless one."""
+        """Take the oldest for `stations`: at most `frames`, of `size` bytes unless it is one."""
         taken: list[int] = []
         for number, held in self._held.items():
             if held.station not in stations:
@@ -109,13 +111,13 @@ class HoldBuffer:
         return batch
 
     def give_back(self, queue: int) -> list[bytes]:
-        """Take all that came from a tap queue, oldest first: the guest is here again."""
+        """Take all frames from a tap queue, oldest first: the guest is here again."""
         mine = [number for number, held in self._held.items() if held.queue == queue]
         self.counts["returned"] += len(mine)
         return [self._remove(number).frame for number in mine]
 
     def clear(self, reason: Reason) -> None:
-        """End a hold: what is left has reached nobody."""
+        """End a hold: count the frames that are left as dropped."""
         groups = sum(held.station is None for held in self._held.values())
         self.drop(Reason.GROUP, groups)
         self.drop(reason, len(self._held) - groups)

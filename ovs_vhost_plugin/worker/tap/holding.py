@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a tap whose guest has left, and hands over what came for it when its place is known.
+"""Reads a tap whose guest has left, and hands the frames over when the guest's place is known.
 
 A hold begins when GET_VRING_BASE stops a receive ring under dirty logging: the guest migrates, and
-the network goes on sending here until it has learned the new place. It ends when the guest's rings
-run here again (the migration failed: the frames go into them), when its time is over, or when it
-is switched off. In between the daemon asks for the frames of addresses that the bridge has learned
-elsewhere, in requests each of which allows one answer: so the worker never sends what the daemon
-has no use for. What comes later for such an address follows in the same way.
+the network goes on sending here until it has learned the new place. The hold ends when the guest's
+rings run here again (the migration failed: the frames go into the rings), when its time is over, or
+when it is switched off. In between the daemon asks for the frames of stations that the bridge has
+learned elsewhere. Each request allows one answer, so the worker never sends frames that the daemon
+has no use for. Later frames for such a station follow in the same way.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from ovs_vhost_plugin.worker.tap.hold import QUIET, SECONDS, HoldBuffer, Reason
 from ovs_vhost_plugin.worker.tap.queues import LONGEST_FRAME, LONGEST_QUEUE, TapQueues
 
 _BURST = 64  # frames read before the worker's other sockets have their turn
-_FIRST_BATCH = 16  # frames: the one that has waited longest is not to wait for many to be packed
+_FIRST_BATCH = 16  # frames: few, so that the oldest frame does not wait for many to be packed
 _BATCH = 128
-"""Frames of the others: a packet socket, by which a switch may read them, holds twice as many."""
+"""Frames of a later batch: a packet socket, which a switch may read them by, holds twice that."""
 
 assert _BATCH <= HELD_BATCH_FRAMES
 
@@ -63,9 +63,9 @@ class Holding:
         self._finisher = Finisher()
         self._room = memoryview(bytearray(LONGEST_FRAME))
         self._queues: set[int] = set()
-        self._number = 0  # of the hold
-        self._until = self._end_at = 0.0  # at most, and as things stand
-        self._same_guest = False  # whether the front-end that stopped the rings is still there
+        self._number = 0  # of the latest hold
+        self._until = self._end_at = 0.0  # the latest end, and the end as things are
+        self._same_guest = False  # whether the front-end that stopped the rings is still here
         self._release: _Release | None = None
         self._before: dict[str, int] = {}  # the counts when the hold began
         self._batch = _FIRST_BATCH
@@ -80,13 +80,13 @@ class Holding:
         return queue in self._queues
 
     def configure(self, settings: PortSettings) -> None:
-        """Follow the row; a hold under way goes on."""
+        """Apply the row's setting; a hold under way goes on."""
         self.enabled = settings.hold
 
     # -- begin and end ---------------------------------------------------------------------------
 
     def begin(self, queue: int, waiting: Sequence[bytes]) -> None:
-        """Hold what comes to a tap queue; `waiting` was read from it and not delivered."""
+        """Hold the frames of a tap queue; `waiting` were read from it and not delivered."""
         if not self.enabled or queue in self._queues:
             return
         if not self._queues:
@@ -103,7 +103,7 @@ class Holding:
         )
 
     def drain(self, queue: int, waiting: Sequence[bytes]) -> list[bytes]:
-        """What waits for a queue that is given up while the guest goes on without it."""
+        """The frames of a queue that is given up while the guest runs on without it."""
         frames = [frame for record in waiting for frame in self._finish(record)]
         for _ in range(LONGEST_QUEUE):
             try:
@@ -114,10 +114,10 @@ class Holding:
         return frames
 
     def give_back(self, queue: int) -> list[bytes]:
-        """End the hold of a queue whose ring runs again: its frames, oldest first.
+        """End the hold of a queue whose ring runs again; return its frames, oldest first.
 
-        What the tap still has is newer, and the ring's own to read. If another front-end started
-        the ring, neither is for its guest.
+        Frames still in the tap are newer, and the ring reads them itself. If another front-end
+        started the ring, none of these frames are for its guest.
         """
         if not self._same_guest:
             self.end(Reason.OTHER_GUEST)
@@ -130,25 +130,25 @@ class Holding:
         return frames
 
     def front_end_gone(self) -> None:
-        """What is held may be forwarded as before, but whoever connects next is somebody else.
+        """Note that the next front-end has another guest; held frames may still be forwarded.
 
         The source's QEMU quits when the guest has left, often before the network has learned.
         """
         self._same_guest = False
 
     def end(self, reason: Reason) -> None:
-        """Hold no more, and let the rest go."""
+        """End all holds, and drop the frames that are left."""
         for queue in list(self._queues):
             self._leave(queue)
         self.buffer.clear(reason)
         self._release = None
 
     def expired(self, now: float) -> bool:
-        """Whether its time is over."""
+        """Whether the hold's time is over."""
         return self.active and now >= self._end_at
 
     def get_timer(self) -> float | None:
-        """When it has `expired`; None without a hold."""
+        """The time at which the hold has `expired`; None without a hold."""
         return self._end_at if self.active else None
 
     def _leave(self, queue: int) -> None:
@@ -158,7 +158,7 @@ class Holding:
     # -- the daemon ------------------------------------------------------------------------------
 
     def report(self) -> HoldState | None:
-        """The hold for the daemon: whole, and changing only when it matters; None: none so far."""
+        """The hold as reported, whole; it changes only when it matters. None: no hold so far."""
         if not self._number:
             return None
         counts = {}
@@ -174,7 +174,7 @@ class Holding:
         )
 
     def release(self, number: int, stations: Iterable[StationKey]) -> None:
-        """Take the daemon's request for a batch; it is answered when there is a frame for it."""
+        """Take the daemon's request for a batch; the answer comes once there is a frame for it."""
         if self.active:
             self._release = _Release(number, frozenset(stations))
             self._hand_over()
@@ -202,7 +202,7 @@ class Holding:
             except OSError:
                 length = 0
             if length < self._taps.header_size:
-                # The interface is gone, or going: nothing more will come of it.
+                # The interface is gone, or going: no more frames will come.
                 self._leave(queue)
                 break
             self._take(queue, self._room[:length])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker's end of its tap: carrier, offloads and queues, all by ioctl on fds it inherited.
 
-None of these needs a privilege once the fd is open, which is what lets the worker drop its own.
+None of these ioctls needs a privilege once the fd is open, so the worker can drop its privileges.
 Source: linux/if_tun.h, Documentation/networking/tuntap.rst.
 """
 
@@ -23,8 +23,8 @@ _TUNSETCARRIER = 0x400454E2
 _IFF_ATTACH_QUEUE = 0x0200
 _IFF_DETACH_QUEUE = 0x0400
 
-# What the guest accepts -> what the kernel may then leave undone in frames to it (TUN_F_*).
-# For GUEST_UFO nothing: since 4.14 Linux makes fragments before the tap, whatever TUN_F_UFO asks.
+# Feature that the guest accepts -> work that the kernel may leave undone for it (TUN_F_*).
+# GUEST_UFO has none: since 4.14 Linux makes fragments before the tap, whatever TUN_F_UFO asks.
 _OFFLOADS = (
     (Feature.GUEST_CSUM, 0x01),
     (Feature.GUEST_TSO4, 0x02),
@@ -70,7 +70,7 @@ class TapQueues:
         fcntl.ioctl(self.fds[0], _TUNSETOFFLOAD, flags)
 
     def _try_uso(self) -> bool:
-        """Only setting it tells; nobody receives yet, and `set_format` sets what is meant."""
+        """Whether the kernel takes the USO flags, found by setting them before anybody receives."""
         try:
             fcntl.ioctl(self.fds[0], _TUNSETOFFLOAD, _TUN_F_CSUM | _TUN_F_USO)
         except OSError as error:
@@ -86,10 +86,10 @@ class TapQueues:
             self.carrier = up
 
     def discard(self) -> None:
-        """Throw away what came while nobody could receive it.
+        """Discard frames that came while nobody could receive them.
 
-        The kernel goes on queueing for a moment after the carrier went, and then keeps it for
-        whoever reads next, however late: a guest that migrates back would get it.
+        The kernel still queues frames for a moment after the carrier went, and keeps them for
+        the next reader, however late: a guest that migrates back would get them.
         """
         for fd in self.fds:
             with suppress(OSError):  # empty, or detached
@@ -97,7 +97,7 @@ class TapQueues:
                     os.read(fd, LONGEST_FRAME)
 
     def set_attached(self, wanted: Sequence[bool]) -> None:
-        """Let the kernel steer frames only to the queues the guest reads.
+        """Let the kernel steer frames only to the queues that the guest reads.
 
         Queue 0 stays: without an attached queue the kernel drops every frame of the tap.
         """
