@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The worker's end of the back-end channel: requests out, answers in, nothing waits.
 
-Whatever goes wrong on it costs the front-end this channel and no more: its rings run on, and it
-may send another socket.
+An error on the channel costs the front-end the channel and no more: the rings run on, and the
+front-end may send another socket.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ovs_vhost_plugin.vhost.transport import Connection, ConnectionClosed
 
 
 class BackEndChannel:
-    """At most one channel, the one that was opened last. `on_error` is told why one was lost."""
+    """At most one channel, the last to be opened. `on_error` is told why a channel was lost."""
 
     def __init__(
         self, selector: selectors.BaseSelector, on_error: Callable[[PeerError], None]
@@ -35,9 +35,10 @@ class BackEndChannel:
         return self._connection is not None
 
     def open(self, fd: int, *, acknowledged: bool) -> None:
-        """Use the socket `fd`, which it takes; `acknowledged`: REPLY_ACK was negotiated.
+        """Use the unix stream socket `fd`, which this takes over.
 
-        A unix stream socket. Raises PeerError if it is not connected; a channel there was stays.
+        `acknowledged`: REPLY_ACK was negotiated. Raises PeerError if the socket is not connected;
+        a previous channel stays open then.
         """
         connection = Connection(_socket(fd), replies=True)
         self.close()
@@ -48,10 +49,10 @@ class BackEndChannel:
     def ask(
         self, request: BackendRequest, payload: bytes = b"", on_answer: OnAnswer | None = None
     ) -> bool:
-        """Send a request; False: there is no channel, or not any more.
+        """Send a request; False: there is no channel, or no channel any more.
 
         With REPLY_ACK `on_answer` is called with the front-end's answer, 0 for success; never if
-        the channel goes before.
+        the channel is closed before.
         """
         connection = self._connection
         if connection is None:
@@ -68,7 +69,7 @@ class BackEndChannel:
         return self.is_open
 
     def close(self) -> None:
-        """Let the channel go, and what was asked on it."""
+        """Close the channel, and forget its open requests."""
         connection, self._connection = self._connection, None
         if connection is not None:
             self._selector.unregister(connection)
@@ -82,7 +83,7 @@ class BackEndChannel:
             for message in connection.receive():
                 self._requests.answer(message)
                 if self._connection is not connection:
-                    return  # what was done with the answer has closed the channel
+                    return  # `on_answer` has closed the channel
             self._watch(connection)
         except ConnectionClosed:
             self.close()
@@ -99,7 +100,7 @@ class BackEndChannel:
 
 
 def _socket(fd: int) -> socket.socket:
-    """The unix stream socket `fd`, which it takes. Raises PeerError where it is not connected."""
+    """The unix stream socket `fd`, taken over. Raises PeerError if it is not connected."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=fd)
     try:
         sock.getpeername()

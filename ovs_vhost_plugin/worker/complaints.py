@@ -9,10 +9,10 @@ from ovs_vhost_plugin.vhost.errors import PeerError
 
 
 class Complaints:
-    """The mistakes of one port's peers.
+    """The errors of one port's peers.
 
-    counts  how often each has come up, by name
-    last    the one to publish; None: the last was mended, or there was none
+    counts  the number of errors by name
+    last    the error to publish; None: it was mended, or there was none
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Complaints:
         self._lasting: PeerError | None = None
 
     def note(self, error: PeerError) -> None:
-        """Count a peer's mistake."""
+        """Count a peer's error."""
         self.counts[error.name] += 1
         # Only its words: a traceback would keep frames, and the mappings in them, alive.
         self.last = PeerError(error.name, error.detail)
@@ -31,7 +31,7 @@ class Complaints:
         self.last = None
 
     def judge(self, error: PeerError | None) -> None:
-        """Note a state that is wrong for as long as `error` says so, once."""
+        """Note a lasting error once, and end it when `error` is None."""
         before, self._lasting = self._lasting, error
         if error is not None and error is not before:
             self.note(error)

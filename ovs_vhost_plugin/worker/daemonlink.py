@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The worker's side of the control socket: a daemon connects, says hello, and commands.
 
-What it is told goes another way, by the pipe that comes with its hello (`outbox.py`).
+Reports go another way, by the pipe that comes with the daemon's hello (`outbox.py`).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class DaemonLink:
                 try:
                     command = commands.decode(said, fds)
                 except MessageError:
-                    # Of another release: it sees the end, and ends this worker.
+                    # A daemon of another release sees the end, and ends this worker.
                     _close_all(fds)
                     self._drop()
                 else:

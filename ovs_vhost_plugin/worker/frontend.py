@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker's way to its front-end: ask for it or listen, one connection at a time, serve it.
+"""The worker's link to its front-end: gets one connection at a time, by asking or listening.
 
 A worker sees no file system, so the daemon connects it (`daemon/connector.py`).
 
-The session decides, the device acts, this moves messages between them and the socket. A front-end
-that misbehaves loses its connection; reconnecting backs off, so that it cannot cause a storm. Nor
-can one that hangs up by itself, as QEMU does without end when it wants more than is offered, of
-which it tells in its own log only.
+The session decides, the device acts, and this link moves messages between them and the socket. A
+front-end that misbehaves loses its connection. Reconnecting backs off, so that a front-end cannot
+cause a storm, also not by hanging up: QEMU hangs up without end when it wants more than is offered,
+and says why only in its own log.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FIRST_RETRY = 0.1  # seconds
 _RETRY_GONE = 1.0  # a front-end that hung up, as a VM that boots does
 _RETRY_REFUSED = 10.0  # a front-end that breaks the protocol
 _GOOD_AFTER = 5.0  # a connection that lasted this long starts the back-off anew
-_STORM = 5  # connections one after the other, from which on they are none by chance
+_STORM = 5  # connections in vain, one after the other, that are no chance any more
 
 
 class FrontEndLink:
@@ -49,9 +49,9 @@ class FrontEndLink:
         make_offer: Callable[[], Offer],
         awaited_until: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """The daemon is asked for a connection: it comes by `adopt`, now or much later.
+        """Without `listener`, the daemon is asked for a connection, which comes by `adopt`.
 
-        `awaited_until` says until when no front-end is to be connected.
+        `awaited_until` returns the time until which no front-end is to be connected.
         """
         self.path = path
         self.session: Session | None = None
@@ -68,7 +68,7 @@ class FrontEndLink:
         self._connected_at = 0.0
         self._ask_at: float | None = None
         self._backoff = Backoff(_FIRST_RETRY, _RETRY_GONE, _GOOD_AFTER)
-        self._in_vain = 0  # connections one after the other that ended early, and no ring had run
+        self._in_vain = 0  # latest connections that ended early, before any ring had run
         self._accept_from = 0.0
         if listener is not None:
             listener.setblocking(False)
@@ -85,7 +85,7 @@ class FrontEndLink:
     # -- getting connected -----------------------------------------------------------------------
 
     def get_timer(self) -> float | None:
-        """When `handle_timer` has something to do; None while it has not."""
+        """The time at which `handle_timer` has something to do; None: it has nothing."""
         if self._listener is not None:
             at = None if self._accepting else self._accept_from
         else:
@@ -93,7 +93,7 @@ class FrontEndLink:
         return None if at is None else max(at, self._awaited_until())
 
     def handle_timer(self, now: float) -> None:
-        """Ask for a connection, or let front-ends connect, when it is time to."""
+        """Ask for a connection, or let front-ends connect, when it is time."""
         patient = now < self._awaited_until()
         if self._listener is not None:
             self._let_connect(self._listener, now >= self._accept_from and not patient)
@@ -109,7 +109,7 @@ class FrontEndLink:
         self._accepting = accepting
 
     def adopt(self, sock: socket.socket, now: float) -> None:
-        """Serve a connected socket, accepted here or had from the daemon."""
+        """Serve a connected socket, accepted here or sent by the daemon."""
         if self._connection is not None:
             close_fds([sock.detach()])
             return
@@ -125,14 +125,14 @@ class FrontEndLink:
     def _accept(self, now: float) -> None:
         assert self._listener is not None
         if self._connection is not None:
-            # One that hangs up and comes again at once: its end is there to be read before this.
+            # If the front-end hung up and connects again at once, the end is read first.
             self._serve(now)
         if now < self._accept_from:
             return
         try:
             sock, _ = self._listener.accept()
         except (BlockingIOError, ConnectionError):
-            return  # it has gone again
+            return  # the peer has gone again
         if self._connection is not None:
             close_fds([sock.detach()])
             self._complaints.note(
@@ -147,8 +147,8 @@ class FrontEndLink:
             self._backoff = replace(self._backoff, last=longest).failed(now, lived)
             self._ask_at = self._backoff.retry_at
         elif self._in_vain >= _STORM:
-            # Counted from when it came: who comes by a timer finds us there. QEMU stands still, and
-            # its guest, until it is answered.
+            # Counted from the connection, so a peer that comes by a timer finds us accepting. QEMU
+            # and its guest stand still until QEMU is answered.
             self._accept_from = self._connected_at + _RETRY_GONE
 
     # -- serving ---------------------------------------------------------------------------------
@@ -175,12 +175,12 @@ class FrontEndLink:
             self._disconnect(now, _RETRY_REFUSED)
 
     def _hung_up(self, now: float) -> None:
-        """Name a front-end that gives up, as far as can be told."""
+        """Note that a front-end gives up, with the reason as far as it is known."""
         session = self.session
         if session is None or self._good(now):
             return
         if session.refused:
-            return  # that has a name
+            return  # the refusal has a name
         if session.counted_pairs and not session.set_up:
             pairs = session.offer.queue_pairs
             why = f"it asked how many queue pairs there are ({pairs}) and hung up"
@@ -192,7 +192,7 @@ class FrontEndLink:
         self._complaints.note(PeerError(PeerErrorName.FRONT_END_GIVES_UP, f"{why}: {advice}"))
 
     def _good(self, now: float) -> bool:
-        """Whether the connection was of use: a ring has run, or it lasted."""
+        """Whether the connection was of use: a ring has run, or the connection lasted."""
         return self._device.has_run or now - self._connected_at > _GOOD_AFTER
 
     def _disconnect(self, now: float, longest: float) -> None:

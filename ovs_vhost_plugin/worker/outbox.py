@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reports of the worker's parts on their way to the daemon, each kind within its rate.
 
-Each part has the outbox from its birth on. A daemon's pipe is put under it later, and another one
-when another daemon comes (`daemonlink.py`). There are events, which only a daemon that is there can
-be told of, and states, which each daemon that comes is told anew and needs nothing else.
+Each part has the outbox from its birth on. A daemon's pipe is opened under it later, and another
+pipe when another daemon comes (`daemonlink.py`). A report is an event or a state. An event is sent
+only to a daemon that is there. A state is sent anew to each daemon that comes.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Outbox:
             kind: TokenBucket(rate / 2, burst // 2, clock())
             for kind, (rate, burst) in RATES.items()
         }
-        self._events: dict[type[Report], Report] = {}  # that wait
+        self._events: dict[type[Report], Report] = {}  # events that wait
         self._states: dict[type[Report], Report] = {}
-        self._told: dict[type[Report], Report] = {}  # what the daemon knows of the states
+        self._told: dict[type[Report], Report] = {}  # states that the daemon knows
 
     @property
     def is_open(self) -> bool:
@@ -43,14 +43,14 @@ class Outbox:
         return self._writer is not None
 
     def open(self, fd: int, hello: WorkerHello) -> None:
-        """Tell a daemon that has come: by the pipe `fd`, which this takes."""
+        """Report to a daemon that has come, by the pipe `fd`, which this takes over."""
         self.close()
         self._writer = ReportWriter(fd)
         if self._write(hello):
             self.handle_timer(self._clock())
 
     def close(self) -> None:
-        """The daemon has gone, and what it was told with it."""
+        """Forget the daemon, which has gone, and its knowledge."""
         writer, self._writer = self._writer, None
         self._told.clear()
         self._events.clear()
@@ -60,7 +60,7 @@ class Outbox:
             writer.close()
 
     def tell(self, event: Report) -> bool:
-        """Tell of an event, now or as soon as its rate allows. False: no daemon is there for it."""
+        """Report an event, now or as soon as its rate allows. False: there is no daemon."""
         if self._writer is None:
             return False
         if type(event) not in self._buckets:
@@ -70,24 +70,24 @@ class Outbox:
         return self.is_open
 
     def keep(self, state: Report) -> None:
-        """Tell how something is from now on, now or as soon as its rate allows."""
+        """Report a new state, now or as soon as its rate allows."""
         self._states[type(state)] = state
         self.handle_timer(self._clock())
 
     def forget(self, kind: type[Report]) -> None:
-        """Something is so no more."""
+        """Drop a state that has ended."""
         self._states.pop(kind, None)
         self._told.pop(kind, None)
 
     def get_timer(self) -> float | None:
-        """When `handle_timer` has something to tell; None: not before something happens."""
+        """The time at which `handle_timer` has reports to send; None: there are none to send."""
         if self._writer is None:
             return None
         now = self._clock()
         return min((self._buckets[kind].ready_at(now) for kind in self._waiting()), default=None)
 
     def handle_timer(self, now: float) -> None:
-        """Tell what waits, as far as the rates allow."""
+        """Send the reports that wait, as far as the rates allow."""
         for kind, report in self._waiting().items():
             if self._writer is None:
                 return

@@ -18,7 +18,7 @@ from ovs_vhost_plugin.worker.tap.holding import Holding
 
 
 class Overview:
-    """Looks at the parts of one port. `rarps` counts SEND_RARP."""
+    """Reads the parts of one port. `rarps` counts SEND_RARP."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Overview:
         self._complaints = complaints
 
     def state(self) -> PortState:
-        """As it is now."""
+        """The present state of the port."""
         session = self._front_end.session
         sizes = () if session is None else tuple(v.size for v in session.vrings if v.size)
         error = self._complaints.last
@@ -56,7 +56,7 @@ class Overview:
         )
 
     def stats(self) -> dict[str, Any]:
-        """All that is counted; `ipc/reports.py` says what its form is."""
+        """All counters, in the form described in `ipc/reports.py`."""
         pairs = self._device.pairs
         last = max((pair.index for pair in pairs if pair.used), default=0)
         return {
@@ -72,7 +72,7 @@ class Overview:
         }
 
     def _postcopy(self) -> str:
-        """Whether it is offered, or why not."""
+        """Whether postcopy is offered, or why not."""
         session = self._front_end.session
         if not self._userfaultfds.there:
             return f"not offered: {self._userfaultfds.why_not}"

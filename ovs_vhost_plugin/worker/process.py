@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker from birth to exit: one loop over its sockets.
 
-Whoever made it has put it into its sandbox (`birth.py`).
+The worker is born in its sandbox (`birth/child.py`).
 
 The loop sleeps until the front-end, the daemon, a ring's fault or a new address of the guest's
-wakes it: packets are moved by the queue pairs' threads, in compiled code, without this loop
-taking part.
+wakes it. The queue pairs' threads move packets in compiled code, and this loop takes no part.
 """
 
 from __future__ import annotations
@@ -67,22 +66,22 @@ from ovs_vhost_plugin.worker.tap.queues import TapQueues
 def warm() -> None:
     """Run an empty queue pair once, in the process that workers are forked from.
 
-    Importing has compiled every kernel or loaded it; the first run makes the types of its
-    arguments known as well, and shows that the kernels run on this machine.
+    Importing has compiled or loaded every kernel. The first run makes the types of its arguments
+    known as well, and shows that the kernels run on this machine.
     """
     threads = process.threads()
     pair = QueuePair(0, tap_fd=-1)
     nothing = np.zeros(0, layout.REGION_DTYPE)
     pair.start(PairConfig(None, None, nothing, None, 12, 0, finish_offloads=False))
     pair.close()
-    # A thread that was joined leaves the kernel's list a moment later, and only a process with
-    # one thread may be forked.
+    # A joined thread leaves the kernel's list a moment later, and only a process with one thread
+    # may be forked.
     while process.threads() > threads:
         os.sched_yield()
 
 
 def run(spec: WorkerSpec, inheritance: Inheritance) -> int:
-    """Be the worker of `spec` until told to quit; return the exit status."""
+    """Run the worker of `spec` until it is told to quit; return the exit status."""
     worker = Worker(spec, inheritance, Pulse())
     try:
         worker.serve()
@@ -150,7 +149,7 @@ class Worker:
     # -- the loop --------------------------------------------------------------------------------
 
     def serve(self) -> None:
-        """Until told to quit."""
+        """Serve until told to quit."""
         parts = (self._userfaultfds, self._front_end, self._addresses, self._device, self._outbox)
         while not self._quitting:
             now = time.monotonic()
@@ -163,21 +162,21 @@ class Worker:
             ready = self._selector.select(timeout)
             self.busy()
             for key, _ in ready:
-                if key.fd in self._selector.get_map():  # not dropped by the one before it
+                if key.fd in self._selector.get_map():  # not dropped by an earlier handler
                     key.data(time.monotonic())
 
     def busy(self) -> None:
-        """Say that this worker does something now; if it does not say it again, it hangs."""
+        """Set the pulse: this worker is at work from now on, and hangs if that lasts too long."""
         self._pulse.beat(time.monotonic_ns())
 
     def close(self) -> None:
-        """Stop the rings before the memory behind them goes."""
+        """Stop the rings before their memory is unmapped."""
         self._front_end.close(time.monotonic())
         self._device.end_hold(Reason.OFF)
         self._tell()
 
     def _tell(self) -> None:
-        """Tell the daemon how things are now."""
+        """Report the present state to the daemon."""
         self._outbox.keep(self._overview.state())
         if (hold := self._holding.report()) is not None:
             self._outbox.keep(hold)
@@ -200,30 +199,30 @@ class Worker:
     def _quit(self) -> None:
         self._quitting = True
 
-    # -- what the device tells (device.Observer) ------------------------------------------------
+    # -- the device's news (device.Observer) -----------------------------------------------------
 
     def rarp(self, mac: bytes) -> None:
-        """Pass SEND_RARP to the daemon; while there is none, the guest's own tap must do.
+        """Pass SEND_RARP to the daemon; without a daemon, send a RARP by the guest's own tap.
 
-        At once: what the front-end sends after it starts the rings, which takes its time.
+        At once: the front-end's next messages start the rings, which takes time.
         """
         self._overview.rarps += 1
         if not self._outbox.tell(Rarp(mac, time.monotonic())):
             self._inject([rarp(mac)])
 
     def started(self, base: int, *, further: bool) -> None:
-        """Tell the daemon that the guest's rings run: what went wrong before is over."""
+        """Tell the daemon that the guest's rings run: earlier errors are over."""
         if not further:
             self._complaints.mended()
         sent = sum(pair.counters["tx_packets"] for pair in self._device.pairs)
         self._outbox.tell(Started(base, sent, self._state.take_arrival(), further))
 
     def error(self, error: PeerError) -> None:
-        """Count a peer's mistake."""
+        """Count a peer's error."""
         self._complaints.note(error)
 
     def lasting(self, error: PeerError | None) -> None:
-        """Count it once, and publish it until it is over."""
+        """Count a lasting error once, and publish it until it is over."""
         self._complaints.judge(error)
 
     def _faults(self, pair: QueuePair, _now: float) -> None:
@@ -259,13 +258,13 @@ class Worker:
                 assert_never(command)
 
     def _greet(self, reports: int, black_box: int, alarm: int) -> None:
-        """Tell a daemon that has come all that there is."""
+        """Report everything to a daemon that has come."""
         self._pulse.adopt(black_box, alarm)
         self._outbox.open(reports, WorkerHello(__version__, self._spec))
         self._tell()
 
     def _configure(self, settings: PortSettings) -> None:
-        """Follow what has changed; a new offer is for the next connection."""
+        """Apply changed settings; a new offer is for the next connection."""
         self._spec = replace(self._spec, settings=settings)
         for part in (self._device, self._userfaultfds):
             part.configure(settings)
