@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers as the daemon sees them: born, adopted, heard, limited, ended."""
+"""The daemon's side of its workers: birth, adoption, reports, limits and end."""

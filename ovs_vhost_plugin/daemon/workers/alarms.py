@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The alarms of all workers, asked for by one call: see `ipc/vitals.py`."""
+"""The alarms of all workers, polled by one call: see `ipc/vitals.py`."""
 
 import select
 from typing import Any
@@ -8,26 +8,26 @@ from ovs_vhost_plugin.daemon.workers.link import WorkerLink
 
 
 class Alarms:
-    """Which workers have been busy for long."""
+    """Finds the workers that have been busy for long."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._links: dict[int, WorkerLink] = {}
 
     def add(self, link: WorkerLink) -> None:
-        """Watch a worker's."""
+        """Watch a worker's alarm."""
         self._links[link.vitals.alarm] = link
         self._epoll.register(link.vitals.alarm, select.EPOLLIN)
 
     def remove(self, link: WorkerLink) -> None:
-        """Watch it no more. To be called before it is closed: the worker has it open as well."""
+        """Stop watching an alarm. Call this before its close: the worker has it open as well."""
         if self._links.pop(link.vitals.alarm, None) is not None:
             self._epoll.unregister(link.vitals.alarm)
 
     def gone_off(self) -> list[WorkerLink]:
-        """The workers whose alarms have."""
+        """The workers whose alarms have gone off."""
         return [self._links[fd] for fd, _ in self._epoll.poll(0) if fd in self._links]
 
     def wait(self, poller: Any) -> None:
-        """Register what `gone_off` has to be called for."""
+        """Register the fd that `gone_off` has to be called for."""
         poller.fd_wait(self._epoll.fileno(), select.POLLIN)

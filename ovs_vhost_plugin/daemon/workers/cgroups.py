@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A control group for each worker, where the daemon's own was delegated to it (systemd: Delegate=).
+"""A control group for each worker, if the daemon's own group is delegated (systemd: Delegate=).
 
-It bounds the worker's threads, and ends whatever is in it at once. Elsewhere the PID namespace and
-the limits of `worker/birth/sandbox.py` do the same, so there is none that is missed. Memory is not
-bounded here: a guest's pages count for whoever touches them first, which a worker does by putting
-frames into them. Source: Linux, Documentation/admin-guide/cgroup-v2.rst.
+The group bounds the worker's threads, and its end kills all of its processes at once. Without a
+group, the PID namespace and the limits of `worker/birth/sandbox.py` do the same. Memory is not
+bounded here: a page counts for the process that touches it first, and a worker touches its guest's
+pages when it puts frames into them. Source: Linux, Documentation/admin-guide/cgroup-v2.rst.
 """
 
 import contextlib
@@ -13,18 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _DELEGATED = ("user.delegate", "trusted.delegate")
-"""Extended attributes by which systemd says that it has delegated a group (its Delegate=)."""
+"""The extended attributes by which systemd marks a group as delegated (its Delegate=)."""
 _PREFIX = "port-"
 
 
 def own_group(groups: str, mounts: str) -> Path | None:
-    """This process's group in the unified hierarchy; None where it is not mounted.
+    """This process's group in the unified hierarchy; None if that is not mounted.
 
     groups, mounts: the texts of /proc/self/cgroup and /proc/self/mountinfo.
     """
     path = next((line[3:] for line in groups.splitlines() if line.startswith("0::")), None)
     for line in mounts.splitlines():
-        # proc_pid_mountinfo(5): the fifth field is where, and the file system follows " - "
+        # proc_pid_mountinfo(5): the fifth field is the place, and the file system follows " - "
         where, kind = line.split()[4], line.partition(" - ")[2].split()[0]
         if kind == "cgroup2" and path is not None:
             return Path(where) / path.lstrip("/")
@@ -46,17 +46,17 @@ def _is_delegated(group: Path) -> bool:
 
 
 class Cgroups:
-    """The groups below `own`, one a worker; without it, none. Nothing here raises."""
+    """The groups below `own`, one a worker; without `own`, none. Nothing here raises."""
 
     def __init__(self, own: Path | None) -> None:
         self._own = own
         if own is not None:
-            # A controller that may be on while the daemon is in the group that has it on.
+            # "pids" is a controller that may be on while the daemon itself is in the group.
             with contextlib.suppress(OSError):
                 (own / "cgroup.subtree_control").write_text("+pids")
 
     def open(self, name: str, uid: int, threads: int) -> int | None:
-        """Make the group of a port's worker; the fd by which a process enters it."""
+        """Make the group of a port's worker; return the fd by which a process enters it."""
         if self._own is None:
             return None
         group = self._own / f"{_PREFIX}{name}-{uid}"
@@ -69,7 +69,7 @@ class Cgroups:
             return None
 
     def end(self, name: str) -> None:
-        """Kill whatever is in a port's groups; they go when that has gone."""
+        """Kill all processes in a port's groups; a group is removed once it is empty."""
         for group in self._of(name):
             with contextlib.suppress(OSError):
                 (group / "cgroup.kill").write_text("1")  # Linux 5.14

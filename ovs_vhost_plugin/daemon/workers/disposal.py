@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fds that a peer has touched, on their way to a process that closes them while nobody waits.
+"""The disposal of fds that a peer has touched: a process of its own closes them.
 
-The last close(2) of a socket closes what lies in its queue unread, and a peer may have sent what
-takes its time to close.
+The last close(2) of a socket closes the unread fds in its queue, and a peer may have sent fds that
+take long to close.
 """
 
 import os
@@ -12,7 +12,7 @@ from ovs_vhost_plugin.ipc.births import Dispose
 from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed
 
 MOST = 64
-"""Fds that wait for a nursery before no more of them are made."""
+"""The most fds that wait for a fork server; then no more of them are made."""
 
 
 class Disposal:
@@ -22,21 +22,21 @@ class Disposal:
         self._fds: list[int] = []
 
     def take(self, fd: int) -> None:
-        """Take an fd."""
+        """Take over an fd."""
         self._fds.append(fd)
 
     @property
     def waiting(self) -> bool:
-        """Whether there is something to pass on."""
+        """Whether fds wait to be passed on."""
         return bool(self._fds)
 
     @property
     def full(self) -> bool:
-        """Whether peers' sockets are better not opened now: nobody is there to close them."""
+        """Whether no more peers' sockets should be opened: there is no process to close them."""
         return len(self._fds) >= MOST
 
     def pass_on(self, nursery: Channel) -> None:
-        """Hand over as many as the nursery takes now; one that is dead is for its owner to see."""
+        """Send as many fds as the fork server takes now; its owner sees it if it is dead."""
         while self._fds:
             fd = self._fds[0]
             try:
@@ -44,5 +44,5 @@ class Disposal:
                     return
             except ChannelClosed:
                 return
-            os.close(fd)  # never the last: the nursery has it
+            os.close(fd)  # never the last close: the fork server has a copy
             del self._fds[0]

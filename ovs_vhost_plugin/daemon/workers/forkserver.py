@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's side of the nursery (`worker/birth/forkserver.py`), the process that forks workers.
+"""The daemon's side of the fork server (`worker/birth/forkserver.py`), which forks workers.
 
-It is a program of its own, with an environment of a few named variables: so neither it nor a
-worker has anything in its memory that the daemon knew, and none knows where the daemon's memory is.
+The fork server is a program of its own, with an environment of a few named variables. So neither
+it nor a worker has any of the daemon's secrets in its memory, nor knows where the daemon's memory
+is.
 """
 
 import os
@@ -17,16 +18,16 @@ from ovs_vhost_plugin.ipc.channel import Channel
 _PROGRAM = "ovs_vhost_plugin.worker.birth.forkserver"
 
 _KEPT_VARIABLES = ("NUMBA_", "OPENBLAS_", "OVS_VHOST_")
-"""Beginnings of names of the variables that the nursery is given."""
+"""Prefixes of the environment variables that are passed to the fork server."""
 
 
 class Nursery:
-    """The program, and the channel to it: see `worker/birth/forkserver.py` for what is said."""
+    """The program, and the channel to it; the messages are in `ipc/births.py`."""
 
     def __init__(self, worker_module: str, state: StateDir, *, quiet: bool) -> None:
-        """Start it. `worker_module` has `warm()` and `run(spec, inheritance) -> int`.
+        """Start the program. `worker_module` has `warm()` and `run(spec, inheritance) -> int`.
 
-        quiet: nobody reads what it prints.
+        quiet: nobody reads its output.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -36,7 +37,7 @@ class Nursery:
                     *(str(theirs.fileno()), worker_module, os.fspath(state.path.absolute())),
                 ],
                 env=_environment(),
-                cwd="/",  # numba obeys a .numba_config.yaml in the directory that it is loaded in
+                cwd="/",  # numba obeys a .numba_config.yaml in the current directory
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL if quiet else None,
                 stderr=subprocess.DEVNULL if quiet else None,
@@ -47,23 +48,23 @@ class Nursery:
         self.pid = self._program.pid
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the program."""
         self.channel.close()
         self._program.kill()
         self._program.wait()
 
     def leave(self) -> None:
-        """Hang up, at which it ends by itself."""
+        """Close the channel, so that the program ends by itself."""
         self.channel.close()
 
     def wait(self) -> int:
-        """Its exit status, when it has ended."""
+        """Wait for the program's end; return its exit status."""
         return self._program.wait()
 
 
 def _environment() -> dict[str, str]:
     kept = {name: text for name, text in os.environ.items() if name.startswith(_KEPT_VARIABLES)}
-    # numpy's linear algebra, unused here, would start threads as soon as it is loaded.
+    # numpy's linear algebra, unused here, would start threads on import.
     kept["OPENBLAS_NUM_THREADS"] = "1"
     kept["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if Path(path).is_absolute())
     return kept

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files in which workers note where their rings stand, for the next worker of that guest.
+"""The files of the rings' journals, which tell the next worker of a guest where to resume.
 
-In the run directory, which is memory on every distribution: a killed worker's file is there for
-the next one, also if the daemon was killed as well, and gone when the machine starts anew. The
-daemon copies such a file and never looks into it. Each worker has a file of its own: whoever else
-has the former one's open, a guest that took that worker over for one, cannot change this one's.
+They are in the run directory, which is memory on every distribution. A killed worker's file is
+there for the next worker, also if the daemon was killed as well, and gone after a restart of the
+machine. The daemon copies such a file and never reads its words. Each worker has a file of its own:
+a process that still has the previous file open, such as a worker that its guest took over, cannot
+change the new one.
 """
 
 import os
@@ -15,12 +16,12 @@ from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.ipc.spec import JOURNAL_BYTES
 
 _KEPT = 64
-"""Journals kept of guests whose ports are gone: one that is added again finds their rings."""
+"""Journals kept of guests whose ports are gone: a port that is added again finds its rings."""
 _PAGE = 4096
 
 
 def renew(path: Path, vrings: int) -> int:
-    """Put a new file in place of a journal, with what that said; return its fd.
+    """Put a copy in place of a journal; return its fd.
 
     Raises OSError.
     """
@@ -41,7 +42,7 @@ def renew(path: Path, vrings: int) -> int:
 
 
 def _copy(path: Path, target: int, size: int) -> None:
-    """Copy what is not zero; most of it is and takes no memory."""
+    """Copy the pages that are not zero; most are zero and take no memory."""
     source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         for at in range(0, size, _PAGE):
@@ -53,7 +54,7 @@ def _copy(path: Path, target: int, size: int) -> None:
 
 
 def tidy(state: StateDir, sockets: Collection[str]) -> None:
-    """Remove the journals of guests at other sockets than these, but for the latest few."""
+    """Remove the journals of guests at other sockets than these, except the latest few."""
     used = {state.journal(socket) for socket in sockets}
     gone = [path for path in state.journals.iterdir() if path not in used]
     for path in sorted(gone, key=lambda path: path.stat().st_mtime)[:-_KEPT]:

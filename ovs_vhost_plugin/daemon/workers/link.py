@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's link to one worker: what phase it is in, what it last said, how it ended.
+"""The daemon's link to one worker: its phase, its last reports, its end.
 
-The worker may have been taken over by its guest, so the link holds it to its own port: its
-reports are checked, a flood of them ends it, one that hangs is found by its pulse, and the process
-that is killed is the one that the nursery recorded, whatever the worker says.
+The worker may have been taken over by its guest, so the link holds it to its own port. The worker's
+reports are checked, and a flood of reports ends the worker. A worker that hangs is found by its
+pulse. The process to kill is the one that the fork server recorded, whatever the worker reports.
 """
 
 import contextlib
@@ -46,24 +46,24 @@ from ovs_vhost_plugin.net.station import Station
 vlog = ovs.vlog.Vlog("vhost_worker")
 
 _READ_AT_ONCE = 128 * 1024
-"""Bytes of reports that are read before other workers' turn."""
+"""Bytes of reports that are read before it is another worker's turn."""
 
 _STUCK = "worker-stuck: it did not come back from what its peer asked"
 
 HANG_ALARMS = 3
-"""Alarms that find the same work still going on, before the worker is taken to hang."""
+"""Alarms during the same work, after which the worker counts as hanging."""
 
 _ALARMS_PER_SECOND, _ALARMS_AT_ONCE = 1.0, 10
 
 _LAST_WORDS = ("postcopy-page-missing:", "fds-not-closed:")
-"""The last words of workers that end because of their front-ends."""
+"""The last words of workers that end because of their front-end."""
 
 
 class WorkerLink:
-    """One worker, from being asked for or found until it has ended.
+    """One worker, from its request or adoption to its end.
 
-    child   it is a child of this daemon's nursery, which tells of its end
-    spec    what it serves: as ordered, or as it said itself; None: not known yet
+    child   whether it is a child of this daemon's fork server, which reports its end
+    spec    the spec as ordered, or as the worker reported it; None: unknown
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class WorkerLink:
         *,
         child: bool,
     ) -> None:
-        """Take the channel and the vitals. Raises OSError where there are no more fds."""
+        """Take over the channel and the vitals. Raises OSError if there are no more fds."""
         self.name = name
         self.channel: Channel | None = channel
         self.spec = spec
@@ -100,29 +100,29 @@ class WorkerLink:
         self._greet(now)
 
     def _greet(self, now: float) -> None:
-        """Send the hello, with where to report to and where to show a pulse."""
+        """Send the hello, with the pipe for reports and the file for the pulse."""
         hello = DaemonHello(__version__)
         self.send(hello, now, (self._reports.writer, self.vitals.fd, self.vitals.alarm))
         self._reports.give_away()
 
     def born(self, pid: int, now: float) -> None:
-        """The nursery has forked it."""
+        """Record the pid of the worker, which the fork server has forked."""
         self.pid = pid
         if self.phase is Phase.REQUESTED:
             self._enter(Phase.STARTING, now)
 
     def orphaned(self, now: float) -> None:
-        """The nursery has died: the worker's end is now seen by its pidfd."""
+        """Watch the worker's pidfd from now on: the fork server has died."""
         self.child = False
         if self.phase is Phase.REQUESTED:
             self._enter(Phase.STARTING, now)
         elif self.phase in (Phase.ENDING, Phase.KILLED):
             self._open_pidfd()
 
-    # -- telling ---------------------------------------------------------------------------------
+    # -- commands --------------------------------------------------------------------------------
 
     def send(self, command: Command, now: float, fds: tuple[int, ...] = ()) -> bool:
-        """Send a command; False when the worker is not there to hear it."""
+        """Send a command; False: the worker is not there to receive it."""
         if self.channel is None:
             return False
         assert len(fds) == command.FDS
@@ -138,19 +138,19 @@ class WorkerLink:
         return True
 
     def configure(self, settings: PortSettings, now: float) -> None:
-        """Tell it the port's settings, all of which may change while it runs."""
+        """Send the port's settings, all of which may change while the worker runs."""
         assert self.spec is not None
         if self.send(Configure(settings), now):
             self.spec = replace(self.spec, settings=settings)
 
     def quit(self, now: float) -> None:
-        """Tell it to end; whether it does is for `Phase.ENDING` to see."""
+        """Tell the worker to end; in `Phase.ENDING` it has its time to do so."""
         self.told_to_quit = True
         self.send(Quit(), now)
         self._enter_ending(now)
 
     def kill(self, reason: str, now: float) -> None:
-        """End it without its help."""
+        """Kill the worker, for `reason`."""
         self._error = self._error or f"worker-channel: {reason}"
         self._open_pidfd()
         if self._pidfd is not None:
@@ -158,15 +158,15 @@ class WorkerLink:
         self._enter(Phase.KILLED, now)
 
     def abandon(self) -> None:
-        """Leave it to the kernel, which has not ended it: its pidfd tells when it does."""
+        """Leave a killed worker to the kernel, which has not ended it; its pidfd tells its end."""
         self.child = False
         self._open_pidfd()
         self._close_channel()
 
-    # -- hearing ---------------------------------------------------------------------------------
+    # -- reports ---------------------------------------------------------------------------------
 
     def receive(self, now: float) -> list[Report]:
-        """Take what it reports; hellos, states and addresses are also kept here."""
+        """Receive the reports; hellos, states and stations are also kept here."""
         if self.channel is None:
             return []
         heard: list[Report] = []
@@ -185,9 +185,9 @@ class WorkerLink:
         return heard
 
     def alarmed(self, now: float) -> None:
-        """Its alarm went off. Kill it where it has been busy with the same for several alarms.
+        """Handle an alarm: kill a worker that was busy with the same work for several alarms.
 
-        Alarms are counted and not seconds: while this daemon was held up, so were its workers.
+        Alarms are counted, not seconds: while this daemon was held up, so were its workers.
         """
         pulse = self.vitals.busy_since if self.phase is Phase.RUNNING else 0
         self._alarms = self._alarms + 1 if pulse and pulse == self._pulse else 1
@@ -201,17 +201,17 @@ class WorkerLink:
             self._lost(MessageError("a flood of alarms"), now)
 
     def ended(self) -> bool:
-        """Whether a worker that is not the nursery's child has ended."""
+        """Whether a worker that is not the fork server's child has ended."""
         if self.child or self.phase not in (Phase.ENDING, Phase.KILLED):
             return False
         if self._pidfd is None:
-            return True  # nothing recorded, or it had ended before it could be opened
+            return True  # no pid recorded, or the worker ended before its pidfd could be opened
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         return bool(poll.poll(0))
 
     def fault(self, status: int | None) -> str:
-        """Why it ended, as name and text; "" when it was told to. `status` None: not known."""
+        """Why the worker ended, as name and text; "": it was told to. `status` None: unknown."""
         if self.told_to_quit:
             return ""
         words = self.vitals.last_words
@@ -230,7 +230,7 @@ class WorkerLink:
         return f"{name}: {line or 'it says no more'}"
 
     def wait(self, poller: Any) -> None:
-        """Register what `receive` and `ended` have to be called for."""
+        """Register the fds that `receive` and `ended` have to be called for."""
         if self.channel is not None:
             poller.fd_wait(self._reports.fileno(), select.POLLIN)
             if self.channel.wants_write:
@@ -241,7 +241,7 @@ class WorkerLink:
             poller.immediate_wake()
 
     def close(self) -> None:
-        """Let go of it, alive or not."""
+        """Close the link, whether the worker lives or not."""
         self._close_channel()
         self._reports.close()
         self.vitals.close()
@@ -276,12 +276,12 @@ class WorkerLink:
             return
         self.version = hello.version
         self.spec = hello.spec
-        # The hello may be here before the nursery's word of the birth.
+        # The hello may be here before the fork server's report of the birth.
         if self.phase in (Phase.REQUESTED, Phase.STARTING):
             self._enter(Phase.RUNNING, now)
 
     def _lost(self, why: Exception, now: float) -> None:
-        # That it is gone is no reason in itself: its exit status or its log says more.
+        # A closed channel is no reason in itself: the exit status or the log says more.
         if isinstance(why, ChannelBroken | MessageError):
             self._error = f"worker-channel: {printable(str(why))}"
         self._close_channel()
@@ -302,7 +302,7 @@ class WorkerLink:
         if self._pidfd is None:
             self._pidfd = pidfile.open_process(self._record)
         if self._pidfd is None and self.child and self.pid is not None:
-            # Not recorded yet; the nursery has not told of its end, so the pid is still its own.
+            # No pidfd yet. The fork server has not reported the end, so the pid is still its own.
             with contextlib.suppress(ProcessLookupError):
                 self._pidfd = os.pidfd_open(self.pid)
 
@@ -313,5 +313,5 @@ class WorkerLink:
 
 
 def _timely(report: Report, now: float) -> Report:
-    """`report`, in which nothing was seen in the future."""
+    """`report` with times in the future set to `now`."""
     return replace(report, at=min(report.at, now)) if isinstance(report, Rarp) else report

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gives workers /dev/userfaultfd, which they cannot open: only where the port's row says so.
+"""Gives workers /dev/userfaultfd, which they cannot open, only if the port's row says so.
 
 A userfaultfd in a front-end's hands reaches all memory of its worker (docs/conformance.md,
-"Postcopy"), so who has it is the administrator's decision, port by port.
+"Postcopy"), so the administrator decides for each port.
 """
 
 import os
@@ -18,7 +18,7 @@ from ovs_vhost_plugin.vhost.memory import userfault
 vlog = ovs.vlog.Vlog("vhost_postcopy")
 
 _APART = 1.0
-"""Seconds between two that a port is given: an honest worker needs one a migration."""
+"""Seconds between two fds for a port; an honest worker needs one a migration."""
 
 
 class Userfaultfds:
@@ -29,7 +29,7 @@ class Userfaultfds:
         self._complaint = ""
 
     def answer(self, link: WorkerLink, port: PortSpec | None, now: float) -> None:
-        """Answer a worker; `port` is what its row says, None if there is none."""
+        """Answer a worker's request; `port` is its row's, None if there is no row."""
         self._given = {name: at for name, at in self._given.items() if now - at < _APART}
         if port is None or not port.settings.postcopy:
             self._refuse(link, f"external_ids:{POSTCOPY_KEY} is not true", now)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often a worker may report what, and how much. Pure; it is told the time.
+"""The rates and sizes of reports that a worker may send. Pure; time is an argument.
 
 A worker limits itself to half of these rates (`worker/outbox.py`), whatever its guest and its
-front-end do. So one that exceeds them is not ours any more, and its port alone pays for it: each
-report costs the daemon, which serves all ports, a look at it, and many a line of the log or a
-transaction of the database.
+front-end do. So a worker that exceeds them is not ours any more, and its port alone pays for that.
+Each report costs the daemon, which serves all ports, a check, and many reports cost a line of the
+log or a transaction of the database.
 """
 
 from collections import Counter
@@ -16,13 +16,13 @@ from ovs_vhost_plugin.ipc.commands import Command
 from ovs_vhost_plugin.ipc.reports import ANSWERS, RATES, Report, WorkerHello
 
 BYTES_PER_SECOND, BYTES_AT_ONCE = 128 * 1024, 2 * 1024 * 1024
-"""Of all reports that were not asked for."""
+"""The rate of all reports that are no answers."""
 
 _MOST_ASKED = 64
 
 
 class ReportRates:
-    """The rates of one worker, from when a daemon is connected to it."""
+    """The rates of one worker, from a daemon's connection on."""
 
     def __init__(self, now: float) -> None:
         self._buckets = {kind: TokenBucket(*rate, now) for kind, rate in RATES.items()}
@@ -31,12 +31,12 @@ class ReportRates:
         self._greeted = False
 
     def told(self, command: type[Command]) -> None:
-        """The worker was told a command: it may answer that."""
+        """Allow the answer to a command that was sent."""
         if command in ANSWERS.values():
             self._asked[command] = min(self._asked[command] + 1, _MOST_ASKED)
 
     def require(self, kind: type[Report], size: int, now: float) -> None:
-        """Raise MessageError if a report of `kind` with `size` bytes is one too many."""
+        """Count a report of `kind` with `size` bytes. Raises MessageError if it is one too many."""
         if kind in ANSWERS:
             command = ANSWERS[kind]
             if not self._asked[command]:

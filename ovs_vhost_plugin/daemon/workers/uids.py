@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which user each worker is: one that nobody else on the machine is or was.
+"""The workers' user ids: each worker runs as a user that nobody else is or was.
 
-A worker that was taken over may signal and trace whatever runs as its own user, and reach what an
-earlier worker left behind. So a number is given once and not again, by all daemons of the machine:
-the last one given is in a file of /run, locked while it is counted on. Nothing has to be freed, and
-nothing a worker says counts. A restart of the machine, which ends all workers, empties /run.
+A worker that was taken over may signal and trace all processes of its user, and reach the remains
+of earlier workers of that user. So all daemons of the machine together allocate a uid only once:
+the last uid is in a file of /run, locked while it is counted up. Nothing has to be freed, and no
+report of a worker counts. A restart of the machine, which ends all workers, empties /run.
 
-268 million numbers last for years, at a worker a second. The range is used by nobody else
-(systemd's UIDS-GIDS).
+268 million uids last for years, at a worker a second. Nobody else uses the range (systemd's
+UIDS-GIDS).
 """
 
 import contextlib
@@ -29,41 +29,42 @@ vlog = ovs.vlog.Vlog("vhost_uids")
 FIRST, LAST = WORKER_UIDS[0], WORKER_UIDS[-1]
 
 MACHINE = Path("/run/ovs-vhost")
-"""Shared by all daemons of the machine, whatever their run directories and network namespaces."""
+"""The directory that all daemons of the machine share, in all network namespaces."""
 
 _FILE = "last-uid"
 _COUNT = len(WORKER_UIDS)
 _STRIDES = 0x09E3779B, 0x05EBCA6B
-"""Multiples of the first, 2^28 by the golden ratio, lie far from each other round the range; the
-second is any other odd number."""
+"""Multiples of the first, 2^28 by the golden ratio, lie far apart in the range.
+
+The second is any other odd number."""
 
 
 def following(last: int) -> int:
-    """The uid after `last`, round the range."""
+    """The uid after `last`, which wraps around in the range."""
     return FIRST + (last - FIRST + 1) % _COUNT
 
 
 def beginning(namespace: int, file: int) -> int:
-    """The last uid given before the first one: by the inodes of our mount namespace and the file.
+    """The uid before the first one, from the inodes of our mount namespace and the file.
 
-    Daemons in containers may each have a /run of their own and yet share the users: those begin
-    far from each other, as the kernel numbers namespaces one after the other. The file counts for
-    those that share a namespace and no file, and for a file that was made anew.
+    Daemons in containers may have separate /run directories and yet share users. They begin far
+    apart, as the kernel numbers namespaces one after the other. The file's inode counts for daemons
+    that share a namespace but no file, and for a file that was made anew.
     """
     return FIRST + (namespace * _STRIDES[0] + file * _STRIDES[1]) % _COUNT
 
 
 @dataclass(frozen=True, slots=True)
 class Uids:
-    """The file in which the last uid given is noted."""
+    """The file with the last uid that was allocated."""
 
     path: Path
 
     @classmethod
     def of_machine(cls, state: StateDir, machine: Path = MACHINE) -> "Uids":
-        """The machine's file, else, where /run is not ours to write, our run directory's."""
+        """The machine's file; if /run is not writable, the file of our run directory."""
         if os.geteuid() != 0:
-            return cls(state.path / _FILE)  # workers stay what the daemon is
+            return cls(state.path / _FILE)  # workers keep the daemon's user
         try:
             machine.mkdir(mode=0o755, exist_ok=True)
             trusted.check_directory(machine)
@@ -76,13 +77,13 @@ class Uids:
         return cls(machine / _FILE)
 
     def allocate(self) -> int:
-        """A uid that none has had; raises OSError. Waits only for another daemon's counting."""
+        """Allocate a new uid. Waits only for another daemon's counting. Raises OSError."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(self.path, flags, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             uid = following(_read(fd))
-            # One write of the same length each time: never is a part of a number there.
+            # One write, always of the same length: the file never has a part of a number.
             os.pwrite(fd, b"%010d\n" % uid, 0)
         finally:
             os.close(fd)
@@ -98,9 +99,9 @@ def _read(fd: int) -> int:
 
 
 def worker_ids(options: Options, uids: Uids) -> tuple[int, int]:
-    """The uid and gid of a new worker, 0 for no change; raises OSError.
+    """The uid and gid of a new worker, 0 for no change. Raises OSError.
 
-    A group of its own as well, with the same number.
+    The gid has the same number, so a worker has a group of its own as well.
     """
     if os.geteuid() != 0:
         return 0, 0

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All workers: born by the nursery, or found from an earlier daemon and adopted.
+"""All workers: forked by the fork server, or adopted from an earlier daemon.
 
-A nursery that dies is replaced, workers and their traffic do not notice.
+A fork server that dies is replaced; workers and their traffic do not notice.
 """
 
 import contextlib
@@ -35,12 +35,12 @@ from ovs_vhost_plugin.ipc.vitals import Vitals
 vlog = ovs.vlog.Vlog("vhost_workers")
 
 _SPAWNS_AT_ONCE = 4
-"""Workers that the nursery is asked for at a time: their taps' fds are in flight meanwhile."""
+"""The most workers requested at a time: their taps' fds are in flight meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A worker reported."""
+    """A worker has sent a report."""
 
     name: str
     report: Report
@@ -48,7 +48,7 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A worker has ended, or was never born; `fault` is "" when it was told to end."""
+    """A worker has ended, or was never born; `fault` is "" if it was told to end."""
 
     name: str
     fault: str
@@ -60,18 +60,18 @@ Event = Heard | Ended
 
 @dataclass(frozen=True, slots=True)
 class Stuck:
-    """A killed worker that has not ended: it waits in the kernel for something of its peer's."""
+    """A killed worker has not ended: it waits in the kernel for its peer."""
 
     name: str
     link: WorkerLink
 
 
 class Workers:
-    """The links by port name, and the nursery.
+    """The links by port name, and the fork server.
 
-    stuck    processes that the kernel does not end, though they were killed
-    broken   why no worker can be born, as name and text; "" when nothing is known to be wrong
-    lacking  what the workers' sandbox cannot have on this machine
+    stuck    processes that were killed and do not end
+    broken   why no worker can be born, as name and text; "": no error is known
+    lacking  the layers that the workers' sandbox lacks on this machine
     """
 
     def __init__(self, worker_module: str, state: StateDir, *, quiet: bool = False) -> None:
@@ -90,30 +90,30 @@ class Workers:
         self._alarms = Alarms()
         self.disposal = Disposal()
 
-    # -- the nursery -----------------------------------------------------------------------------
+    # -- the fork server -------------------------------------------------------------------------
 
     def start_nursery(self, now: float) -> None:
-        """Start it, if there is none and none failed just now."""
+        """Start a fork server, if there is none and its back-off is over."""
         if self._nursery is None and now >= self._backoff.retry_at:
             self._nursery = Nursery(self._module, self._state, quiet=self._quiet)
             self._began = now
 
     @property
     def spawn_slots(self) -> int:
-        """How many workers may be asked for now."""
+        """The number of workers that may be requested now."""
         if self._nursery is None or not self._ready:
             return 0
         return max(0, _SPAWNS_AT_ONCE - sum(link.pid is None for link in self._children()))
 
     @property
     def sandbox(self) -> str:
-        """How whole the sandbox of workers is that are born now, in words."""
+        """The sandbox of workers that are born now, in words: whole, or its missing layers."""
         if not self._ready:
             return "not known yet"
         return f"without {', '.join(self.lacking)}" if self.lacking else "complete"
 
     def pids(self) -> dict[int, str]:
-        """Our processes as far as they are known, and what each is."""
+        """The known processes of ours, and the name of each."""
         known = {link.pid: f"the worker of {link.name}" for link in self.links.values() if link.pid}
         if self._nursery is not None:
             known[self._nursery.pid] = "our nursery"
@@ -166,7 +166,7 @@ class Workers:
             case Exited(pid, status):
                 link = next((link for link in self._children() if link.pid == pid), None)
                 if link is not None:
-                    # What it said last may still be in its channel.
+                    # Its last reports may still be in the pipe.
                     link.receive(now)
                     return self._end(link, link.fault(status), now)
             case _:
@@ -183,9 +183,10 @@ class Workers:
         queues: Sequence[int],
         now: float,
     ) -> None:
-        """Ask the nursery for a worker; sockets, journal and queues stay the caller's to close.
+        """Request a worker; sockets, journal and queues stay the caller's to close.
 
-        Without effect when the nursery turns out to be dead: there is no link then. Raises OSError.
+        If the fork server turns out to be dead, this has no effect: there is no link then. Raises
+        OSError.
         """
         assert self._nursery is not None
         path = self._state.control(spec.name)
@@ -194,7 +195,7 @@ class Workers:
             group = self._groups.open(spec.name, spec.uid, threads_of(spec.queues))
             joins = [] if group is None else [group]
             request = ForkWorker(spec, listener=front_end is not None, group=group is not None)
-            # Into the queue of a socket that listens already: the worker answers once it runs.
+            # The socket listens already, so this connection waits in its queue for the worker.
             link = self._make_link(spec.name, connect(os.fspath(path)), spec, now, child=True)
             try:
                 fds = [link.vitals.fd, *joins, *listeners, journal, *queues]
@@ -210,13 +211,13 @@ class Workers:
         self.links[spec.name] = link
 
     def dispose(self, fd: int) -> None:
-        """Take `fd`, which a peer has touched, and have it closed where that holds nobody up."""
+        """Take over an fd that a peer has touched, and let a child close it."""
         self.disposal.take(fd)
         if self._nursery is not None and self._ready:
             self.disposal.pass_on(self._nursery.channel)
 
     def adopt(self, now: float) -> None:
-        """Find the workers of an earlier daemon; clear away what dead ones left."""
+        """Adopt the workers of an earlier daemon, and remove the records of dead ones."""
         for name in self._state.ports() - self.links.keys():
             path = self._state.control(name)
             try:
@@ -228,7 +229,7 @@ class Workers:
             self.links[name] = self._make_link(name, channel, None, now, child=False)
 
     def _bury(self, name: str) -> None:
-        # It may live and be too broken to take a connection.
+        # The worker may live and be too broken to take a connection.
         process = pidfile.open_process(self._state.pid(name))
         if process is not None:
             vlog.warn(f"{name}: its worker takes no connection: killed")
@@ -237,14 +238,14 @@ class Workers:
         self._clear(name)
 
     def _clear(self, name: str) -> None:
-        """Remove all that a worker which has ended left: records, and processes that it made."""
+        """Remove all remains of a worker that has ended, also processes that it made."""
         self._groups.end(name)
         self._state.forget(name)
 
     def _make_link(
         self, name: str, channel: Channel, spec: WorkerSpec | None, now: float, *, child: bool
     ) -> WorkerLink:
-        """A link over `channel`. Raises OSError where there are no more fds."""
+        """A link over `channel`. Raises OSError if there are no more fds."""
         with contextlib.ExitStack() as stack:
             stack.callback(channel.close)
             vitals = Vitals()
@@ -255,7 +256,7 @@ class Workers:
         return link
 
     def abandon(self, name: str) -> None:
-        """Give up a worker that was killed and does not end: its port is free for another one."""
+        """Give up a worker that was killed and does not end, so its port is free for another."""
         link = self.links.pop(name)
         link.abandon()
         self.stuck.append(Stuck(name, link))
@@ -264,7 +265,7 @@ class Workers:
     # -- the loop --------------------------------------------------------------------------------
 
     def run(self, now: float) -> list[Event]:
-        """Everything that was reported, and who has ended."""
+        """Receive all reports and ends of workers."""
         self.start_nursery(now)
         events: list[Event] = []
         for link in list(self.links.values()):
@@ -282,16 +283,16 @@ class Workers:
         return events
 
     def _close(self, link: WorkerLink) -> None:
-        """Let go of a worker."""
+        """Close the link to a worker."""
         self._alarms.remove(link)
         link.close()
 
     def get_timer(self) -> float | None:
-        """When a fork server may be started; None while there is one."""
+        """The time at which a fork server may be started; None while there is one."""
         return self._backoff.retry_at if self._nursery is None else None
 
     def wait(self, poller: Any) -> None:
-        """Register what `run` has to be called for."""
+        """Register the fds that `run` has to be called for."""
         for link in self.links.values():
             link.wait(poller)
         for stuck in self.stuck:
@@ -303,18 +304,18 @@ class Workers:
             poller.fd_wait(channel.fileno(), select.POLLIN | wants)
 
     def tell(self, name: str, command: Command, now: float) -> bool:
-        """Send a command to a port's worker; False when there is none to hear it."""
+        """Send a command to a port's worker; False: there is no worker to receive it."""
         return name in self.links and self.links[name].send(command, now)
 
     def forget_all(self) -> None:
-        """Let go of all workers, as another daemon serves the database now."""
+        """Close the links to all workers, as another daemon serves the database now."""
         for link in [*self.links.values(), *(stuck.link for stuck in self.stuck)]:
             self._close(link)
         self.links.clear()
         self.stuck.clear()
 
     def close(self) -> None:
-        """Let go of all; the nursery ends by that, the workers do not."""
+        """Close all links and the fork server's channel: it ends by that, the workers do not."""
         self.forget_all()
         if self._nursery is not None:
             self._nursery.leave()
@@ -330,8 +331,8 @@ class Workers:
 def connect(path: str) -> Channel:
     """A connection to a worker over which nothing ever comes back.
 
-    What comes over a socket may carry fds, and who closes the socket closes those too. It is shut
-    before it is connected, so that there is no moment in which a worker could send one.
+    Packets of a socket may carry fds, and closing the socket closes those too. The socket is shut
+    down for reading before it is connected, so a worker has no moment in which to send an fd.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
     try:
