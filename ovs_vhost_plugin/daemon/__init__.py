@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon: rows of the database made into taps and workers, and kept so.
+"""The daemon: makes taps and workers for the database's rows, and keeps them so.
 
 options ──► main ──► loop ──► ovsdb, reconcile ──► ports ──► workers, tap
                       ├─────► connector ──► reach (front-ends' sockets)
                       ├─────► announcing, forwarding ──► announce
-                      ├─────► reopening (taps that the switch does not hear)
+                      ├─────► reopening (taps that the switch does not have open)
                       └─────► commands (unixctl)
 """
 

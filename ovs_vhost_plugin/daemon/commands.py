@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `ovs-appctl -t ovs-vhost` may ask. Answers that need a worker or the switch come later.
+"""The commands of `ovs-appctl -t ovs-vhost`. Answers that need a worker or the switch come later.
 
 Every command that shows something takes `--format json` (or `-f json`).
 """
@@ -34,12 +34,12 @@ Handler = Callable[[Any, list[str], float], None]
 
 
 class UsageError(Exception):
-    """A command was given wrong arguments; the text goes to who gave them."""
+    """A command was given wrong arguments; the text goes to the caller."""
 
 
 @dataclass
 class _Pending:
-    """A command whose answer is not complete."""
+    """A command whose answer is incomplete."""
 
     connection: Any
     as_json: bool
@@ -50,7 +50,7 @@ class _Pending:
 
 
 class Commands:
-    """The commands and those under way."""
+    """The commands, and the answers under way."""
 
     def __init__(self, loop: Loop, options: Options) -> None:
         self._loop = loop
@@ -81,7 +81,7 @@ class Commands:
     # -- the loop --------------------------------------------------------------------------------
 
     def run(self, now: float) -> None:
-        """Answer what is complete or has waited long enough."""
+        """Send the answers that are complete or have waited long enough."""
         for request, pending in list(self._stats.items()):
             pending.waiting &= self._loop.ports.workers.links.keys()
             if not pending.waiting or now >= pending.deadline:
@@ -105,7 +105,7 @@ class Commands:
                         pending.answers[name] = stats
 
     def get_timer(self) -> float | None:
-        """When an answer is due; None while nobody waits for one."""
+        """The time at which an answer is due; None while nobody waits for one."""
         waiting = (*self._stats.values(), *self._announces)
         return min((pending.deadline for pending in waiting), default=None)
 
@@ -194,7 +194,7 @@ class Commands:
         if len(names) > 1:
             raise UsageError("usage: vhost/announce-log [PORT] [--format json]")
         history = self._loop.announcing.history()
-        # Also of a port that has gone since: the log is of what was sent.
+        # Also for a port that has gone since: the log has everything that was sent.
         found = [entry for entry in history if not names or entry["port"] == names[0]]
         data = {"now": time.monotonic(), "announcements": found}
         _answer(connection, as_json, data, render.announce_log)
@@ -208,7 +208,7 @@ class Commands:
         data = {"now": time.monotonic(), "holds": found}
         _answer(connection, as_json, data, render.hold_log)
 
-    # -- what they show --------------------------------------------------------------------------
+    # -- the commands' answers -------------------------------------------------------------------
 
     def _port(self, name: str) -> PortSpec:
         try:
@@ -268,7 +268,7 @@ class Commands:
 
 def _format(connection: Any, argv: list[str]) -> tuple[bool, list[str]]:
     """Whether JSON is wanted, and the arguments that are left."""
-    # Switches from OVS 3.4 on say it for all commands of a connection (ovs-appctl --format).
+    # From OVS 3.4 on, a connection has one format for all its commands (ovs-appctl --format).
     wanted = getattr(getattr(connection, "_fmt", None), "name", "TEXT").lower()
     rest: list[str] = []
     words = iter(argv)
@@ -293,7 +293,7 @@ def _answer(
 
 
 def _reply(connection: Any, text: str) -> None:
-    # Whoever asked may have gone meanwhile; the bindings then hold no request to reply to.
+    # The caller may have gone meanwhile; the bindings then hold no request to reply to.
     if connection._request_id is not None:
         connection.reply(text)
 

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Front-ends for those workers that want one: workers have no file system, so the daemon connects.
+"""Connects workers to their front-ends: a worker has no file system, so the daemon does it.
 
-A worker asks, and only that: which socket is meant is for its row to say, how often it is tried is
-for this to say. A VM that is not there yet is no error and is looked for again, so that its boot
-does not wait for us; a socket that has to be mended has a name (`errors`) until it is. A worker
-that wears out its connections is given them ever more slowly, whatever it says.
+A worker only asks. Its row names the socket, and this module decides how often to try. A VM that is
+not there yet is no error and is tried again, so that its boot does not wait for us. A socket that
+has to be mended has a name in `errors` until it is mended. A worker that wears out its connections
+gets them ever more slowly, whatever it reports.
 
-Closing a socket whose peer has had it can wait for that peer: descriptors in its queue are closed
-with it, and one of them may linger (SO_LINGER, socket(7)). So they are not closed here but handed
-to `dispose`.
+Closing a socket that a peer has had can wait for that peer: fds in the socket's queue are closed
+with it, and one of them may linger (SO_LINGER, socket(7)). So such sockets are not closed here but
+handed to `dispose`.
 """
 
 import math
@@ -32,10 +32,10 @@ from ovs_vhost_plugin.ipc.reports import AskConnection
 vlog = ovs.vlog.Vlog("vhost_connector")
 
 FIRST_RETRY, LAST_RETRY = 0.1, 1.0
-"""Seconds, at most, until nobody's socket is tried again: doubling from the first to the last."""
+"""Seconds, at most, until a socket without a listener is tried again; they double."""
 
 GOOD_AFTER, LONGEST_PAUSE = 5.0, 10.0
-"""A connection that lived less long (seconds) costs a pause, doubling to the longest."""
+"""A connection that lived less long (seconds) costs a pause, which doubles up to the longest."""
 
 _TRIES = Backoff(FIRST_RETRY, LAST_RETRY)
 _LOSSES = Backoff(FIRST_RETRY, LONGEST_PAUSE)
@@ -43,11 +43,11 @@ _LOSSES = Backoff(FIRST_RETRY, LONGEST_PAUSE)
 
 @dataclass(slots=True)
 class _Port:
-    """What a worker asked for.
+    """A worker's request for a front-end.
 
-    asked    it waits, and is tried for at `due`
-    tries    those in vain since it asked
-    losses   connections that it wore out, one after the other
+    asked    whether the worker waits; the next try is at `due`
+    tries    tries in vain since the worker asked
+    losses   connections that the worker wore out, one after the other
     """
 
     asked: bool = False
@@ -58,9 +58,9 @@ class _Port:
 
 
 class Connector:
-    """Who waits for a front-end.
+    """The workers that wait for a front-end.
 
-    errors  what has to be mended before a port can have one, as name and text
+    errors  by port: the error to mend before it can have a front-end, as name and text
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Connector:
     ) -> None:
         """`reach`: `Reach.connect`; `counters` counts errors by name; `dispose` takes an fd.
 
-        Without `may_try()` nothing is tried: what would be disposed of could not be.
+        Unless `may_try()`, nothing is tried: its sockets could not be disposed of.
         """
         self.errors: dict[str, str] = {}
         self._links = links
@@ -85,7 +85,7 @@ class Connector:
         self._wake_at: float | None = None
 
     def take(self, events: Iterable[Event], now: float) -> None:
-        """Note which workers want a front-end, and which have ended."""
+        """Record the workers that want a front-end, and those that have ended."""
         for event in events:
             match event:
                 case Heard(name, AskConnection()):
@@ -94,7 +94,7 @@ class Connector:
                     self._forget(name)
 
     def run(self, ports: Mapping[str, PortSpec], now: float) -> None:
-        """Try for those whose time has come; `ports` are what the rows ask for now."""
+        """Try to connect the workers that are due; `ports` are the ports of the present rows."""
         self._wake_at = None
         for name in list(self._ports):
             link, wants = self._links.get(name), self._ports[name]
@@ -103,14 +103,14 @@ class Connector:
                 continue
             port = ports.get(name)
             if port is None or not wants.asked or not _serves(link, port):
-                continue  # another turn, when that has changed
+                continue  # another turn comes when that has changed
             if now >= wants.due:
                 self._try(port, link, wants, now)
             if wants.asked and (self._wake_at is None or wants.due < self._wake_at):
                 self._wake_at = wants.due
 
     def get_timer(self) -> float | None:
-        """When `run` has something to try; None: not before a worker asks."""
+        """The time of the next try; None: not before a worker asks."""
         return self._wake_at
 
     def _asked(self, name: str, now: float) -> None:
@@ -152,7 +152,7 @@ class Connector:
 
 
 def _serves(link: WorkerLink, port: PortSpec) -> bool:
-    """Whether a worker serves what its row says now; if not, another one is to come."""
+    """Whether a worker serves its present row; if not, another worker will come."""
     return (
         port.mode == "client"
         and link.spec is not None
@@ -164,6 +164,6 @@ def _serves(link: WorkerLink, port: PortSpec) -> bool:
 def _next_multiple(delay: float, now: float) -> float:
     """The next time to try, at most `delay` seconds from now.
 
-    Tries of many ports fall together so: each time awakens the whole daemon.
+    So the tries of many ports fall together, as each time awakens the whole daemon.
     """
     return (math.floor(now / delay) + 1) * delay

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ovs-vswitchd's columns say is wrong with ports, once it lasts.
+"""Troubles of ports in ovs-vswitchd's columns, once they last.
 
-While ovs-vswitchd is at a change, its columns still say what was before: for a moment every port
-that is new has no bridge that carries it, and every MTU that is asked for is not taken.
+While ovs-vswitchd makes a change, its columns still have the old state: for a moment every new port
+seems to have no bridge that carries it, and every requested MTU seems refused.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class Lasting:
         self._since: dict[tuple[str, Trouble], float] = {}
 
     def of(self, port: str, trouble: Trouble) -> str:
-        """Its name and text, "" when there is no such trouble, or not long enough."""
+        """The trouble of a port as name and text; "" if it has none, or not for long enough."""
         text = self._texts.get((port, trouble))
         return f"{trouble}: {text}" if text else ""
 
     def look(
         self, ports: Iterable[PortSpec], keys: Mapping[str, Mapping[str, str]], now: float
     ) -> list[Trouble]:
-        """Take what the rows say now; those that count from now on.
+        """Read the troubles of the present rows; return those that count from now on.
 
-        keys  external_ids by name: what an earlier daemon has waited for needs no more patience
+        keys  external_ids by name: a trouble published by an earlier daemon counts at once
         """
         wrong = {(port.name, name): text for port in ports for name, text in port.troubles.items()}
         for port, name in wrong.keys() - self._since.keys():
@@ -58,6 +58,6 @@ class Lasting:
         return [name for _, name in begun]
 
     def get_timer(self) -> float | None:
-        """When `look` has to be called again; None: not before a row changes."""
+        """The time at which `look` has to be called again; None: not before a row changes."""
         waiting = self._since.keys() - self._texts.keys()
         return min((self._since[one] + PATIENCE for one in waiting), default=None)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's one loop: hear, compare, act, publish, sleep.
+"""The daemon's one loop: receive, compare, act, publish, sleep.
 
-It sleeps in poll until something happens, and nothing in it waits for a peer. While the database
-is away or another daemon holds its lock, ports stay exactly as they are.
+The loop sleeps in poll until something happens, and nothing in it waits for a peer. While the
+database is away or another daemon holds its lock, ports stay exactly as they are.
 """
 
 import math
@@ -33,7 +33,7 @@ _CLEANUP_TIMEOUT = 8.0
 
 
 class Loop:
-    """All parts, and whose turn it is."""
+    """The daemon's parts, and the order in which they take their turns."""
 
     def __init__(
         self,
@@ -63,13 +63,13 @@ class Loop:
 
     @property
     def desired(self) -> dict[str, PortSpec]:
-        """What the rows ask for; nothing any more once cleaning up."""
+        """The ports that the rows ask for; none while cleaning up."""
         if self.snapshot is None or self._cleanup_until is not None:
             return {}
         return self.snapshot.ports
 
     def keys(self, port: PortSpec) -> dict[str, str] | None:
-        """The status keys of a port; None while it is not known what to say."""
+        """The status keys of a port; None while they are unknown."""
         keys = self.ports.keys(port)
         if keys is None:
             return None
@@ -82,7 +82,7 @@ class Loop:
         return keys
 
     def exit(self, now: float, *, cleanup: bool) -> None:
-        """End soon; with `cleanup`, after the workers and taps."""
+        """End the loop soon; with `cleanup`, after the workers and taps have gone."""
         if cleanup:
             self._cleanup_until = now + _CLEANUP_TIMEOUT
             self._wake_at = now
@@ -91,14 +91,14 @@ class Loop:
 
     @property
     def exiting(self) -> bool:
-        """Whether there is nothing left to do before the end."""
+        """Whether the loop can end now."""
         return self._exiting
 
     def turn(self, now: float) -> list[Event]:
-        """Everything that can be done at once. Returns what the workers reported.
+        """Do everything that can be done at once; return the workers' reports.
 
-        First what frames wait for: to hear what changed in the database takes its milliseconds,
-        and it changes, by our own doing, when a guest moves.
+        Steps that frames wait for come first: reading changes of the database takes milliseconds,
+        and our own writes change it when a guest moves.
         """
         self._wake_at = None
         events = self.ports.workers.run(now)
@@ -124,7 +124,7 @@ class Loop:
         return events
 
     def close(self) -> None:
-        """Leave database, switch and workers, which go on."""
+        """Leave the database, the switch and the workers, which go on."""
         self.announcing.close()
         self.forwarding.close()
         self.switchd.close()
@@ -132,7 +132,7 @@ class Loop:
         self.database.close()
 
     def wait(self, poller: ovs.poller.Poller, now: float) -> None:
-        """Register all that another turn is needed for."""
+        """Register every fd and time that needs another turn."""
         self.database.wait(poller)
         self.ports.workers.wait(poller)
         self.ports.seclusion.wait(poller)
@@ -153,7 +153,7 @@ class Loop:
                 poller.timer_wait(math.ceil((at - now) * 1000))
 
     def _look(self, now: float) -> None:
-        """See what the rows say and whether it is for this daemon to act."""
+        """Read the rows, and check that this daemon holds the lock."""
         standing = self.database.standing
         if standing is Standing.CONTENDED and self._serving:
             self._serving = False
@@ -171,7 +171,7 @@ class Loop:
             self.ports.adopt(now)
 
     def _complain(self, snapshot: Snapshot) -> None:
-        """Log and count each wrong row once."""
+        """Log and count each invalid row once."""
         errors = snapshot.complaints
         for name, error in errors.items():
             if self._complained.get(name) != error:
@@ -191,13 +191,13 @@ class Loop:
         self._ask_switch(now)
 
     def _ask_switch(self, now: float) -> None:
-        """Put the questions to the switch, and go on with each answer at once."""
+        """Send the questions to the switch, and use each answer at once."""
         while self.switchd.run(now):
             self.announcing.run()
             self.forwarding.run(now)
 
     def _act(self, snapshot: Snapshot, now: float) -> None:
-        """Take one step of each port; if there was any, there is another turn at once."""
+        """Take one step of each port; after any step, another turn follows at once."""
         if self.database.standing is not Standing.ACTIVE:
             return
         wrong = snapshot.errors.keys() if self._cleanup_until is None else ()
@@ -212,9 +212,9 @@ class Loop:
             self._wake_at = at if self._wake_at is None else min(self._wake_at, at)
 
     def _tell_types(self, now: float) -> None:
-        """Add OVS-DPDK's types to the switch's or take them back: at once, as others wait for it.
+        """Add OVS-DPDK's types to the switch's, or remove them, before all rows are read.
 
-        So before all rows are read.
+        At once, as others wait for the types.
         """
         if not self.database.writable(now) or self.database.standing is not Standing.ACTIVE:
             return
@@ -242,7 +242,7 @@ class Loop:
     def _keys(
         self, name: str, current: Mapping[str, str], snapshot: Snapshot
     ) -> dict[str, str] | None:
-        """The status keys that an Interface row should have; None: leave them."""
+        """The status keys that an Interface row should have; None: leave its keys."""
         if self._cleanup_until is not None:
             return {}
         if name in snapshot.errors:
@@ -253,7 +253,7 @@ class Loop:
         keys = self.keys(port)
         if keys is not None and port.warning:
             keys.setdefault(status.ERROR, port.warning)
-        # A daemon that was restarted knows nothing better than what the last one wrote.
+        # A restarted daemon knows nothing better than the previous daemon's value.
         announced = self.announcing.announced.get(name, current.get(status.ANNOUNCED))
         if keys is not None and announced:
             keys[status.ANNOUNCED] = announced
@@ -267,7 +267,7 @@ class Loop:
             self._exiting = True
 
     def _has_our_keys(self) -> bool:
-        """Whether a row still has something of ours."""
+        """Whether a row still has a key of ours."""
         snapshot = self.database.snapshot()
         return snapshot is not None and (
             any(status.changes(keys, {}) for keys in snapshot.keys.values())

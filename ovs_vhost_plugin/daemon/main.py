@@ -40,11 +40,11 @@ from ovs_vhost_plugin.vswitchd.unixctl import Switchd
 vlog = ovs.vlog.Vlog("vhost_main")
 
 WORKER_MODULE = "ovs_vhost_plugin.worker.process"
-"""What workers run. By name: only the nursery imports it, with compiler and kernels."""
+"""The workers' module, by name: only the fork server imports it, with compiler and kernels."""
 
 
 def main(argv: Sequence[str] | None = None, worker_module: str = WORKER_MODULE) -> int:
-    """Run the daemon until it is told to exit. `worker_module`: see `nursery.start`."""
+    """Run the daemon until it is told to exit. `worker_module`: see `workers/forkserver.py`."""
     process.restrict_umask()
     rundir = dirs.set_up()
     chosen = options.parse(sys.argv[1:] if argv is None else argv, rundir)
@@ -57,9 +57,9 @@ def main(argv: Sequence[str] | None = None, worker_module: str = WORKER_MODULE) 
     _choose_cache()
     workers = Workers(worker_module, state, quiet=ovs.daemon.get_detach())
     workers.start_nursery(time.monotonic())
-    # The mode that Open vSwitch's own daemons have theirs made with (lib/socket-util-unix.c,
-    # bind_unix_socket). The bindings change it only after others could connect, and by the fd,
-    # which on Linux changes nothing of the socket's name.
+    # Open vSwitch's own daemons make their sockets with this mode (lib/socket-util-unix.c,
+    # bind_unix_socket). The bindings change the mode only after others could connect, and by the
+    # fd, which on Linux does not change the socket's name.
     with process.umask(0o007):
         error, unixctl = ovs.unixctl.server.UnixctlServer.create(chosen.unixctl)
     if error:
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None, worker_module: str = WORKER_MODULE) 
 
 
 def _choose_cache() -> None:
-    """Settle where kernels are kept, and say so if they are not: the nursery's log is not ours."""
+    """Choose the kernels' cache, and log if there is none: the fork server's log is not ours."""
     found = cache.find()
     if found.refusal:
         vlog.warn(found.refusal)

@@ -15,13 +15,15 @@ from ovs_vhost_plugin.common.dirs import PROGRAM
 from ovs_vhost_plugin.daemon.sockets.listener import Owner
 
 DEFAULT_SOCK_MODE = 0o660
-"""Owner and group may connect. Who connects to a port's socket owns that NIC, so not the world;
-the group, because QEMU runs as a user of its own that need not own the socket (`--sock-owner`)."""
+"""Owner and group may connect, the world may not: a peer of a port's socket owns that NIC.
+
+The group may because QEMU runs as a user of its own that need not own the socket (`--sock-owner`).
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says, beyond what the bindings keep for themselves."""
+    """The command line's options, besides those that the bindings keep for themselves."""
 
     database: str
     unixctl: str | None
@@ -32,7 +34,7 @@ class Options:
 
 
 def parse(argv: Sequence[str], rundir: Path) -> Options:
-    """Read `argv`; hand the family's options to the bindings. Exits as argparse does."""
+    """Read `argv`, and pass the OVS family's options to the bindings. Exits as argparse does."""
     reader = parser(rundir)
     args = reader.parse_args(argv)
     if args.database and args.db:

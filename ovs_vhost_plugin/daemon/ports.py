@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ports as they are: what plans are executed on, and what is published of each."""
+"""The ports as they are: executes plans on them, and publishes their keys."""
 
 import contextlib
 import os
@@ -49,13 +49,13 @@ vlog = ovs.vlog.Vlog("vhost_ports")
 
 
 class Ports:
-    """All ports of which there is anything, by name.
+    """All ports that have a tap, a worker or anything left of them, by name.
 
-    faults   what went wrong last with a port, as name and text: an obstacle until its worker runs,
-             a worker's crash until a front-end is connected again
-    counters how often each named fault has come up, over all ports
-    unopened  ports whose tap is not yet seen to be open in the switch; whether it was made here
-    seclusion  the ports that the host's own network stack does not hear
+    faults     the last fault of a port, as name and text: an obstacle until its worker runs, a
+               worker's crash until a front-end is connected again
+    counters   the number of faults by name, over all ports
+    unopened   ports whose tap is not yet seen open in the switch: whether it was made here
+    seclusion  the ports that are kept from the host's own network stack
     """
 
     def __init__(
@@ -80,19 +80,19 @@ class Ports:
         self._listeners = listeners
         self._uids = uids
         self._known: set[str] = set()
-        self._sockets: dict[str, str] = {}  # where the worker of each port has its guest, or had
+        self._sockets: dict[str, str] = {}  # port: the front-end's socket of its last worker
         self._crashed: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}
         self._tap_seen: dict[str, int | None] = {}
         self._holders = Holders(taps, self.counters)
         self._gone_since: dict[str, float] = {}
-        self._told: dict[str, PortState] = {}  # what was logged last
+        self._told: dict[str, PortState] = {}  # port: the state that was logged last
 
     def __len__(self) -> int:
         return len(self._known)
 
     def adopt(self, now: float) -> None:
-        """Take over what an earlier daemon left."""
+        """Adopt the ports of an earlier daemon."""
         self._known |= self._state.ports()
         self.unopened |= dict.fromkeys(self._known, False)
         for name in sorted(self._known):
@@ -100,7 +100,7 @@ class Ports:
         self.workers.adopt(now)
 
     def let_go(self) -> None:
-        """Forget all without touching any: they are another daemon's now."""
+        """Forget all ports without touching them: they are another daemon's now."""
         self.workers.forget_all()
         self.seclusion.let_go()
         self._holders.forget_all()
@@ -113,17 +113,17 @@ class Ports:
         self.look_again()
 
     def look_again(self) -> None:
-        """Do not trust what was seen of the taps: something changed outside."""
+        """Forget the observed state of the taps: something changed outside."""
         self._tap_seen.clear()
 
     def link(self, name: str) -> WorkerLink | None:
         """The link to a port's worker."""
         return self.workers.links.get(name)
 
-    # -- what happened ---------------------------------------------------------------------------
+    # -- the workers' news -----------------------------------------------------------------------
 
     def take(self, events: Iterable[Event], desired: Mapping[str, PortSpec], now: float) -> None:
-        """Digest what the workers reported and which have ended."""
+        """Handle the workers' reports and ends."""
         for event in events:
             match event:
                 case Heard(name, AskUserfaultfd()):
@@ -141,10 +141,10 @@ class Ports:
         if name not in self._crashed:
             self.faults.pop(name, None)
         if self._holders.beside(name, spec.queues) and (link := self.link(name)):
-            link.quit(now)  # the tap is made anew before the next one
+            link.quit(now)  # the tap is made anew before the next worker
 
     def _state_told(self, name: str, state: PortState) -> None:
-        """Log what has changed; a worker tells its state only so often (worker/daemonlink.py)."""
+        """Log the changes of a state; its rate is limited (report_rates.py)."""
         told = self._told.get(name)
         if told is None or told.status != state.status:
             vlog.info(f"{name}: {state.status}")
@@ -157,7 +157,7 @@ class Ports:
     def fail(
         self, name: str, fault: str, now: float, *, lived: float = 0.0, crash: bool = False
     ) -> None:
-        """Note that a port cannot be now; it is tried again later, ever more slowly."""
+        """Record a port's fault; the port is tried again later, ever more slowly."""
         (self._crashed.add if crash else self._crashed.discard)(name)
         backoff = self._backoffs.get(name, FIRST_TRY).failed(now, lived)
         self._backoffs[name] = backoff
@@ -175,10 +175,10 @@ class Ports:
         else:
             vlog.info(f"{name}: worker ended")
 
-    # -- what there is ---------------------------------------------------------------------------
+    # -- the actual state ------------------------------------------------------------------------
 
     def observe(self, rows: Collection[str], now: float) -> dict[str, Observed]:
-        """What there is of each port. `rows` names all Interface rows."""
+        """The actual state of each port. `rows` names all Interface rows."""
         return {name: self._observe(name, name not in rows, now) for name in self._known}
 
     def _observe(self, name: str, gone: bool, now: float) -> Observed:
@@ -196,7 +196,7 @@ class Ports:
         return Observed(tap, None, None, 0.0, retry_at, released_by, secluded, held_until)
 
     def _is_held(self, name: str) -> bool:
-        """Whether the port's tap was told to go and did not."""
+        """Whether the port's tap was to be removed and stays."""
         return self.faults.get(name, "").startswith(f"{TapErrorName.HELD}: ")
 
     def _released_by(self, name: str, gone: bool, now: float) -> float:
@@ -207,10 +207,10 @@ class Ports:
         stays = RELEASE_TIMEOUT if self._taps.is_open_in_switch(name) else lingers
         return self._gone_since.setdefault(name, now) + stays
 
-    # -- what to do ------------------------------------------------------------------------------
+    # -- actions ---------------------------------------------------------------------------------
 
     def execute(self, action: Action, now: float) -> None:
-        """Carry out one step of a plan; a failure becomes the port's fault."""
+        """Execute one step of a plan; a failure becomes the port's fault."""
         match action:
             case CreateTap(name):
                 self._create_tap(name, now)
@@ -240,14 +240,14 @@ class Ports:
                 assert_never(action)
 
     def _abandon(self, name: str, now: float) -> None:
-        """Have nothing of a stuck worker's be the port's any more."""
+        """Take a port from its stuck worker, with its tap and records."""
         link = self.link(name)
         self.workers.abandon(name)
         self._told.pop(name, None)
         self._tap_seen.pop(name, None)
         self._listeners.unlink(name)
         try:
-            self._taps.delete(name)  # it holds the tap open: the next worker gets another one
+            self._taps.delete(name)  # the worker holds the tap open: the next one gets another tap
         except TapError as error:
             vlog.warn(f"{name}: tap not removed: {error}")
         pid = "" if link is None or link.pid is None else f" (pid {link.pid})"
@@ -284,7 +284,7 @@ class Ports:
                 stack.callback(os.close, journal)
                 self.workers.spawn(spec, front_end, journal, queues, now)
                 if front_end is not None and self.link(spec.name) is not None:
-                    front_end.close()  # never the last: the nursery has it
+                    front_end.close()  # never the last close: the fork server has a copy
         except (TapError, ListenError) as error:
             self.fail(spec.name, str(error), now)
         except OSError as error:
@@ -293,7 +293,7 @@ class Ports:
             vlog.info(f"{spec.name}: starting a worker: {spec.mode} {spec.path}")
 
     def _renew(self, name: str, now: float) -> bool:
-        """Make a tap anew of which somebody has queues, though no worker is left; whether so."""
+        """Make a tap anew whose queues a process holds though no worker is left; return whether."""
         if not self._holders.without(name):
             return False
         self._taps.delete(name)
@@ -320,35 +320,35 @@ class Ports:
         self.unopened.pop(name, None)
         self._gone_since.pop(name, None)
         self._sockets.pop(name, None)
-        if self._sockets.keys() >= self._known:  # (what an earlier daemon left is not told so far)
+        if self._sockets.keys() >= self._known:  # not while an adopted worker's socket is unknown
             journals.tidy(self._state, self._sockets.values())
         self._tap_seen.pop(name, None)
         self._backoffs.pop(name, None)
         self.faults.pop(name, None)
         vlog.info(f"{name}: removed")
 
-    # -- what is published -----------------------------------------------------------------------
+    # -- status keys -----------------------------------------------------------------------------
 
     def keys(self, port: PortSpec) -> dict[str, str] | None:
-        """The external_ids of a port; None while it is not known what to say."""
+        """The external_ids of a port; None while they are unknown."""
         fault = self.faults.get(port.name, "")
         link = self.link(port.name)
         if link is None:
             fault = fault or self.workers.broken
             return status.of_error(fault) if fault else status.of_starting(port.path, "")
         if link.told_to_quit:
-            return status.of_starting(port.path, fault)  # the next one, as soon as it has ended
+            return status.of_starting(port.path, fault)  # the next worker starts when it has ended
         if link.state is None:
             return status.of_starting(port.path, fault) if link.child else None
         return status.of_state(link.state, fault)
 
     def leftovers(self, desired: Collection[str]) -> dict[str, str]:
-        """Of ports that are to be no more, what keeps them from going."""
+        """The ports that are to go and cannot, with the obstacles."""
         gone = sorted(self._known - set(desired))
         return {name: self.faults[name] for name in gone if self._is_held(name)}
 
     def keys_of_wrong(self, name: str, error: str) -> dict[str, str]:
-        """The external_ids of a row that makes no port; its worker of better days may run."""
+        """The external_ids of an invalid row; the worker of an earlier, valid row may run."""
         link = self.link(name)
         if link is None or link.state is None:
             return status.of_error(error)
@@ -356,7 +356,7 @@ class Ports:
 
 
 def _changed(before: WorkerSpec | None, after: WorkerSpec) -> str:
-    """The settings that are new, for the log."""
+    """The changed settings, for the log."""
     codec = codec_of(PortSettings)
     had = {} if before is None else codec.encode(before.settings)
     new = codec.encode(after.settings).items() - had.items()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Desired ports x actual taps and workers → what to do next. Pure; time is an argument.
 
-Level-triggered: nothing is remembered of how a state came about, so that a daemon that starts in
-the middle of anything (its own restart, a crash, an ovsdb-server that was away) goes on from what
-it finds. One call plans one step for each port; what the step changes leads to the next call.
+Level-triggered: the history of a state does not count. So a daemon that starts in the middle of
+anything (its own restart, a crash, an ovsdb-server that was away) goes on from the state that it
+finds. One call plans one step for each port; the step's changes lead to the next call.
 """
 
 from collections.abc import Collection, Mapping
@@ -18,35 +18,36 @@ HELLO_TIMEOUT = 10.0
 """Seconds for a worker to say hello, from its birth or from the connection to it."""
 
 QUIT_TIMEOUT = 2.0
-"""Seconds for a worker to end, once told to, or once it closed its channel."""
+"""Seconds for a worker to end after it was told to, or closed its channel."""
 
 STUCK_TIMEOUT = 3.0
 """Seconds for the kernel to end a worker that was killed."""
 
 FIRST_DELAY, LAST_DELAY = 0.1, 10.0
-"""Seconds until a failure is tried again: doubling from the first to the last."""
+"""Seconds until the next try after a failure; they double from the first to the last."""
 
 RELEASE_TIMEOUT, RELEASE_POLL = 2.0, 0.02
-"""Seconds that a tap may stay for a switch that has it open, and between two looks."""
+"""Seconds that a tap may stay because the switch has it open, and between two looks."""
 
 ADOPTED_LINGERS = 1.0
-"""Seconds that a tap stays behind its row where OVS-DPDK's types are taken over. When os-vif has
-unplugged a port it looks for a network device of that name and removes it, and fails if somebody
-else removes it in between."""
+"""Seconds that a tap outlives its row when OVS-DPDK's types are taken over.
+
+After os-vif has unplugged a port, it looks for a network device of that name and removes it, and
+fails if somebody else removes it in between."""
 
 GOOD_AFTER = 30.0
-"""A worker that lived this long (seconds) did not fail at once: its delay starts anew."""
+"""A worker that lived this long (seconds) has worked: the next delay starts anew."""
 
 
 FIRST_TRY = Backoff(FIRST_DELAY, LAST_DELAY, GOOD_AFTER)
-"""Of a worker or a tap, and of the fork server, before anything has failed."""
+"""The back-off of a worker, a tap or the fork server before any failure."""
 
 
 class Phase(Enum):
-    """Where a worker is in its life."""
+    """The phase of a worker's life."""
 
-    REQUESTED = "requested"  # the nursery was asked for it
-    STARTING = "starting"  # it runs, or may run, and has not said hello
+    REQUESTED = "requested"  # the fork server was asked for it
+    STARTING = "starting"  # it runs, or may run, and has not sent its hello
     RUNNING = "running"
     ENDING = "ending"  # told to quit, or it closed its channel
     KILLED = "killed"
@@ -54,12 +55,12 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What there is of a port. No `phase`: no worker. `since` is when the phase began.
+    """The actual state of a port. No `phase`: no worker. The phase began at `since`.
 
-    spec           None while it is not known what an adopted worker serves
-    released_by    until when the tap stays of a port whose row is gone: the switch may have it open
-    secluded       whether the host's own stack is kept away from the tap; None: not known yet
-    held_until     when to try again to remove a tap that did not go
+    spec           the worker's spec; None while that of an adopted worker is unknown
+    released_by    the time until which a tap outlives its row: the switch may have it open
+    secluded       whether the host's own stack is kept away from the tap; None: unknown
+    held_until     the time of the next try to remove a tap that stayed
     """
 
     tap: bool = False
@@ -81,7 +82,7 @@ class CreateTap:
 
 @dataclass(frozen=True, slots=True)
 class Seclude:
-    """Keep the host's own network stack away from the port's tap, or no longer."""
+    """Keep the host's own network stack away from the port's tap, or end that."""
 
     name: str
     wanted: bool
@@ -89,14 +90,14 @@ class Seclude:
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """Start a worker; the spec's uid and gid are the executor's to fill in."""
+    """Start a worker; the executor fills in the spec's uid and gid."""
 
     spec: WorkerSpec
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigureWorker:
-    """Tell a running worker the port's new settings."""
+    """Send a running worker the port's new settings."""
 
     spec: WorkerSpec
 
@@ -111,7 +112,7 @@ class QuitWorker:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """End a worker that does not listen."""
+    """Kill a worker that does not quit."""
 
     name: str
     reason: str
@@ -119,14 +120,14 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Abandon:
-    """Go on without a worker that was killed and does not end, and without the tap that it has."""
+    """Give up a worker that was killed and does not end, with the tap that it holds."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Remove all that is left of a port without a worker: its tap, sockets, records."""
+    """Remove the rest of a port without a worker: its tap, sockets, records."""
 
     name: str
 
@@ -136,14 +137,14 @@ Action = CreateTap | Seclude | Spawn | ConfigureWorker | QuitWorker | Kill | Aba
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do now, and when to look again though nothing happened (None: never)."""
+    """The actions now, and the time to look again if nothing happens (None: never)."""
 
     actions: list[Action]
     wake_at: float | None
 
 
 def worker_spec(port: PortSpec) -> WorkerSpec:
-    """What a worker of this port is told, but for whom it runs as."""
+    """The spec of a worker of this port, without uid and gid."""
     return WorkerSpec(port.name, port.mode, port.path, port.queues, port.settings)
 
 
@@ -156,9 +157,9 @@ def reconcile(
 ) -> Plan:
     """Plan the next step of every port.
 
-    wrong        names whose rows are no valid ports: nothing is started for them, and what runs
-                 goes on, so that a slip of the pen does not cut off a VM
-    spawn_slots  how many workers the nursery takes now
+    wrong        names of invalid rows: nothing is started for them, and their workers run on, so
+                 that a slip of the pen does not cut off a VM
+    spawn_slots  the number of workers that the fork server takes now
     """
     actions: list[Action] = []
     wakes: list[float] = []
@@ -180,9 +181,9 @@ def reconcile(
 def _step(
     name: str, port: PortSpec | None, wrong: bool, seen: Observed, now: float
 ) -> Action | float | None:
-    """The next action of a port, or when there may be one, or None: it is as it should be."""
+    """The next action of a port, or the time when there may be one; None: nothing to do."""
     if seen.phase is Phase.REQUESTED:
-        return None  # the nursery answers
+        return None  # the fork server will answer
     if seen.phase is Phase.KILLED:
         return _deadline(seen, STUCK_TIMEOUT, now) or Abandon(name)
     if seen.phase is Phase.ENDING:
@@ -190,8 +191,8 @@ def _step(
     if port is None:
         return None if wrong else _take_down(name, seen, now)
     if seen.tap and seen.secluded is not port.userspace:
-        # Before there is a worker, and so a guest. The kernel's bridges take no frame that the
-        # host's stack is kept away from.
+        # Before there is a worker, and so a guest. The kernel's bridges take no frames of a tap
+        # that the host's stack is kept away from.
         return Seclude(name, port.userspace)
     if seen.phase is Phase.STARTING and seen.spec is None:
         return _deadline(seen, HELLO_TIMEOUT, now) or Kill(name, "it said no hello")
@@ -206,8 +207,8 @@ def _take_down(name: str, seen: Observed, now: float) -> Action | float:
     if seen.phase is not None:
         return QuitWorker(name, "the port was removed")
     if now < seen.released_by:
-        # The switch is late, or it has the tap open again: then a row that has not come here yet
-        # adds the port anew, and is to find this tap and not the next one.
+        # The switch is late, or it has the tap open again. Then a row that has not come here yet
+        # adds the port anew, and has to find this tap and not another one.
         return min(now + RELEASE_POLL, seen.released_by)
     if now < seen.held_until:
         return seen.held_until
@@ -215,7 +216,7 @@ def _take_down(name: str, seen: Observed, now: float) -> Action | float:
 
 
 def _adjust(port: PortSpec, seen: Observed, now: float) -> Action | float | None:
-    """The step of a worker whose spec is known."""
+    """The next step of a worker whose spec is known."""
     assert seen.spec is not None
     wanted, has = worker_spec(port), seen.spec
     if not seen.tap:

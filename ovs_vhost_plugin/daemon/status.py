@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is published of a port in its row's external_ids, and the least change that publishes it.
+"""A port's status keys in its row's external_ids, and the least change that publishes them.
 
-Every write is persisted by the database and seen by all its clients, so only differences are
-written, key by key: keys of others in the same column are never touched.
+The database persists every write and sends it to all its clients. So only differences are written,
+key by key, and keys of others in the same column are never touched.
 """
 
 import re
@@ -21,18 +21,18 @@ _OURS = re.compile(
 
 
 def of_error(error: str) -> dict[str, str]:
-    """The keys of a port that cannot be."""
+    """The keys of a port that cannot run, for `error`."""
     return {STATUS: "error", ERROR: error}
 
 
 def of_starting(path: str, error: str) -> dict[str, str]:
-    """The keys of a port whose worker has not spoken yet."""
+    """The keys of a port whose worker has not reported yet."""
     keys = {STATUS: "starting", "vhost-user-socket": path}
     return {**keys, ERROR: error} if error else keys
 
 
 def of_state(state: PortState, error: str) -> dict[str, str]:
-    """The keys of a port whose worker is in `state`; `error` counts where it names none itself."""
+    """The keys of a port whose worker is in `state`; `error` counts if the state has none."""
     keys = {STATUS: state.status, "vhost-user-socket": state.socket}
     if state.features:
         keys["vhost-user-features"] = state.features
@@ -47,14 +47,14 @@ def of_state(state: PortState, error: str) -> dict[str, str]:
 
 
 def of_uncarried(keys: Mapping[str, str], error: str) -> dict[str, str]:
-    """The keys of a port whose bridge does not carry its frames: it does not run."""
+    """The keys of a port that does not run as its bridge does not carry its frames."""
     if keys[STATUS] == "running":
         return {**keys, STATUS: "error", ERROR: error}
     return {ERROR: error, **keys}
 
 
 def changes(current: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str | None]:
-    """What to do to external_ids `current`: key → value to set, or None to remove."""
+    """The changes of external_ids `current`: key → value to set, or None to remove."""
     ours = {key: value for key, value in current.items() if _OURS.fullmatch(key)}
     todo: dict[str, str | None] = dict.fromkeys(ours.keys() - wanted.keys())
     todo.update({key: value for key, value in wanted.items() if ours.get(key) != value})
