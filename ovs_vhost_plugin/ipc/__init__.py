@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between daemon and worker: commands by a socket, reports by a pipe, vitals in shared memory."""
+"""Daemon-worker protocol: commands by a socket, reports by a pipe, vitals in shared memory."""

@@ -32,9 +32,9 @@ class ForkWorker:
 
 @dataclass(frozen=True, slots=True)
 class Dispose:
-    """Close the fds that come with this, of which somebody else decides how long it takes.
+    """Close the fds that come with this, in a child made for it.
 
-    A child that is for nothing else closes them.
+    A peer decides how long the close takes.
     """
 
     WIRE_NAME: ClassVar = "dispose"
@@ -48,7 +48,7 @@ Request = ForkWorker | Dispose
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Workers can be forked; `lacking` is what their sandbox cannot have on this machine."""
+    """Workers can be forked; `lacking` names the layers that their sandbox lacks here."""
 
     WIRE_NAME: ClassVar = "ready"
     lacking: Annotated[tuple[Annotated[str, Line()], ...], Most(64)]
@@ -56,7 +56,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """No worker can be forked: the program ends."""
+    """No worker can be forked, and the program ends."""
 
     WIRE_NAME: ClassVar = "broken"
     error: Annotated[str, Line(300)]
@@ -73,7 +73,7 @@ class Born:
 
 @dataclass(frozen=True, slots=True)
 class Stillborn:
-    """There is no worker of port `name`: the kernel made no process."""
+    """No worker of port `name` was born: the kernel made no process."""
 
     WIRE_NAME: ClassVar = "stillborn"
     name: _PORT_NAME
@@ -82,7 +82,7 @@ class Stillborn:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """A child has ended; `status` as os.waitstatus_to_exitcode() has it."""
+    """A child has ended; `status` is that of os.waitstatus_to_exitcode()."""
 
     WIRE_NAME: ClassVar = "exited"
     pid: _PID
@@ -106,10 +106,10 @@ def decode_request(said: dict[str, Any]) -> Request:
 
 
 def encode_news(news: News) -> dict[str, Any]:
-    """News as a JSON object."""
+    """The fork server's news as a JSON object."""
     return _NEWS.encode(news)
 
 
 def decode_news(said: dict[str, Any]) -> News:
-    """Check news. Raises MessageError."""
+    """Check the fork server's news. Raises MessageError."""
     return _NEWS.decode(said)

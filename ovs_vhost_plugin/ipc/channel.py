@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two ways between the daemon and a worker: JSON objects, fds beside those to the worker.
+"""The channel from the daemon to a worker: JSON objects, with fds beside them.
 
 A worker listens on a SOCK_SEQPACKET unix socket and serves one daemon at a time, so that it
-outlives the daemon and the next daemon adopts it. Over that socket the daemon only sends: commands
-(`commands.py`). A worker's reports (`reports.py`) come by a pipe that the daemon gives it with its
-hello (`ipc/reportpipe.py`). A worker faces a guest and may have been taken over by it: the daemon
-believes no report before it is checked, its contents by `reports.decode`, how often it comes by
-`daemon/workers/report_rates.py`.
+outlives the daemon and the next daemon adopts it. Over that socket the daemon only sends commands
+(`commands.py`). A worker's reports (`reports.py`) come by a pipe that the daemon sends with its
+hello (`ipc/reportpipe.py`). A worker faces a guest and may have been taken over by it. So the
+daemon checks every report: `reports.decode` the contents, `daemon/workers/report_rates.py` the
+rate.
 """
 
 import json
@@ -20,25 +20,26 @@ from typing import Any
 _INT_SIZE = array("i").itemsize
 
 MAX_PACKET = 128 * 1024
-"""Most bytes of one packet: the statistics of 128 queue pairs fit, a socket buffer holds it."""
+"""The most bytes of one packet. Statistics of 128 queue pairs fit; a socket buffer holds it."""
 
 HELD_BATCH_FRAMES, HELD_BATCH_BYTES = 256, 48 * 1024
-"""Most frames, and most bytes of them, that one "held" hands over; a single frame may be longer.
-In base64, with its JSON, either fits in a packet."""
+"""The most frames, and bytes of frames, in one "held"; a single frame may be longer.
+
+Either fits in a packet, in base64 and with its JSON."""
 
 MAX_BACKLOG = 64
-"""Most packets kept for a peer that does not read; beyond it the channel is closed."""
+"""The most packets kept for a peer that does not read; one more closes the channel."""
 
 MAX_BATCH = 64
-"""Most packets that one `Channel.receive` returns, so that no peer holds up the reader's loop."""
+"""The most packets of one `Channel.receive`, so that no peer holds up the reader's loop."""
 
 
 class ChannelClosed(Exception):  # noqa: N818 - an event of every connection, not an error
-    """The peer has gone, or what follows from it cannot be used; the text says which."""
+    """The peer has gone, or its further packets are useless; the text says which."""
 
 
 class ChannelBroken(ChannelClosed):
-    """The peer broke the framing, or does not read: it is not to be trusted with more."""
+    """The peer broke the framing, or does not read, and is not trusted any more."""
 
 
 class Channel:
@@ -58,22 +59,22 @@ class Channel:
 
     @property
     def wants_write(self) -> bool:
-        """Packets wait for a peer that does not read: poll for writing, then `flush`."""
+        """Whether packets wait for a peer that does not read: poll for writing, then `flush`."""
         return bool(self._backlog)
 
     def send(self, obj: dict[str, Any], fds: Sequence[int] = ()) -> None:
-        """Send one object. The fds stay the caller's. ChannelClosed when the peer is gone."""
+        """Send one object. The fds stay the caller's. Raises ChannelClosed if the peer is gone."""
         packet = _encode(obj)
         if len(self._backlog) >= MAX_BACKLOG:
             raise ChannelBroken("it does not read")
-        # Kept fds must outlive the caller's, so they are duplicates.
+        # Kept fds are duplicates, as they must outlive the caller's.
         self._backlog.append((packet, [os.dup(fd) for fd in fds]))
         self.flush()
 
     def send_now(self, obj: dict[str, Any], fds: Sequence[int]) -> bool:
-        """Send one object with fds, or not at all: no copy of them is kept. ChannelClosed as send.
+        """Send one object with fds now, or not at all, so that no copy of the fds is kept.
 
-        Whoever closes the last copy of a peer's fd may have to wait for that peer.
+        The last close of a peer's fd may have to wait for that peer. Raises as `send`.
         """
         self.flush()
         if self._backlog:
@@ -87,7 +88,7 @@ class Channel:
         return True
 
     def flush(self) -> None:
-        """Send what waits, as far as the socket takes it."""
+        """Send the packets that wait, as far as the socket takes them."""
         while self._backlog:
             packet, fds = self._backlog[0]
             try:
@@ -100,7 +101,7 @@ class Channel:
             self._backlog.popleft()
 
     def receive(self) -> list[tuple[dict[str, Any], list[int]]]:
-        """Take the packets that are there. The fds become the caller's.
+        """Return the packets that have come. The fds become the caller's.
 
         Packets before an end or an error are returned first; the next call raises.
         """
@@ -111,14 +112,14 @@ class Channel:
             except BlockingIOError:
                 return received
             except ChannelClosed as end:
-                self._end = end  # for good: what follows a broken packet means nothing
+                self._end = end  # for good: packets after a broken packet are meaningless
         if self._end is not None and not received:
             raise self._end
         return received
 
     def _receive_one(self) -> tuple[dict[str, Any], list[int]]:
         try:
-            # Not socket.recv_fds: Python 3.11's ignores its flags.
+            # Not socket.recv_fds, which ignores its flags in Python 3.11.
             packet, ancillary, flags, _ = self._sock.recvmsg(
                 MAX_PACKET, socket.CMSG_LEN(self._max_fds * _INT_SIZE), socket.MSG_CMSG_CLOEXEC
             )
@@ -161,7 +162,7 @@ def _decode(packet: bytes, flags: int) -> dict[str, Any]:
 
 
 def decode_object(text: bytes, what: str) -> dict[str, Any]:
-    """The JSON object that `text` is, `what` a peer has sent. Raises ChannelBroken."""
+    """The JSON object in `text`; an error calls it `what`. Raises ChannelBroken."""
     try:
         obj = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dataclasses as JSON objects and back: the bounds of each field stand beside it, as its type.
+"""Dataclasses as JSON objects and back: each field's type has the field's bounds.
 
     class Started:
         base: Annotated[int, Count(1 << 32)]
@@ -26,11 +26,11 @@ _TEXT_MAX = 240
 
 
 class MessageError(ValueError):
-    """Something that came is no message; the text names the message and the field."""
+    """An object is not a valid message; the text names the message and the field."""
 
 
 class Codec(ABC):
-    """How values of a type are written in JSON."""
+    """The JSON form of a type's values."""
 
     @abstractmethod
     def encode(self, value: Any) -> Any:
@@ -38,11 +38,11 @@ class Codec(ABC):
 
     @abstractmethod
     def decode(self, value: object) -> Any:
-        """Check and convert what `encode` made, or a peer. Raises MessageError."""
+        """Check and convert a value from `encode` or from a peer. Raises MessageError."""
 
 
 class _AsItIs(Codec):
-    """A value that JSON has itself."""
+    """A value that is the same in JSON."""
 
     def encode(self, value: Any) -> Any:
         return value
@@ -59,7 +59,7 @@ class Count(_AsItIs):
     least: int = 0
 
     def decode(self, value: object) -> int:
-        """Check it; a bool, which Python counts as a number, is none."""
+        """Check the number; a bool, which Python counts as a number, is refused."""
         if not isinstance(value, int) or isinstance(value, bool):
             raise MessageError("no count")
         if not self.least <= value <= self.most:
@@ -72,23 +72,23 @@ class Seconds(_AsItIs):
     """A time of CLOCK_MONOTONIC."""
 
     def decode(self, value: object) -> float:
-        """Check it; one later than any clock's becomes 2**53."""
+        """Check the time; a time later than any clock's becomes 2**53."""
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise MessageError("no time")
-        if not value >= 0:  # also what is no number
+        if not value >= 0:  # also a NaN
             raise MessageError("no time from 0 on")
         return float(min(value, 1 << 53))
 
 
 @dataclass(frozen=True)
 class Text(_AsItIs):
-    """Text of at most `most` characters, which matches all of `pattern` if there is one."""
+    """Text of at most `most` characters, which fully matches `pattern`, if given."""
 
     most: int
     pattern: str = ""
 
     def decode(self, value: object) -> str:
-        """Check it."""
+        """Check the text."""
         if not isinstance(value, str) or len(value) > self.most:
             raise MessageError(f"no text of at most {self.most} characters")
         if self.pattern and not re.fullmatch(self.pattern, value):
@@ -98,12 +98,12 @@ class Text(_AsItIs):
 
 @dataclass(frozen=True)
 class Line(_AsItIs):
-    """Text for people, which is made fit to print: see `printable`."""
+    """Text for people, made fit to print by `printable`."""
 
     most: int = _TEXT_MAX
 
     def decode(self, value: object) -> str:
-        """Check it and make it fit."""
+        """Check the text and make it printable."""
         if not isinstance(value, str):
             raise MessageError("no text")
         return printable(value, self.most)
@@ -120,7 +120,7 @@ class Hex(Codec):
         return value.hex()
 
     def decode(self, value: object) -> bytes:
-        """Check and read them."""
+        """Check and read the digits."""
         if not isinstance(value, str) or len(value) > 2 * self._most:
             raise MessageError(f"no digits of at most {self._most} bytes")
         try:
@@ -137,7 +137,7 @@ class Base64(Codec):
         return base64.b64encode(value).decode()
 
     def decode(self, value: object) -> bytes:
-        """Check and read them."""
+        """Check and read the letters."""
         if not isinstance(value, str):
             raise MessageError("no base64")
         try:
@@ -148,7 +148,7 @@ class Base64(Codec):
 
 @dataclass(frozen=True)
 class Most:
-    """Most elements of a tuple, or entries of a dict whose keys are lines of 40 characters."""
+    """The most elements of a tuple, or entries of a dict with lines of 40 characters as keys."""
 
     count: int
 
@@ -222,7 +222,7 @@ class _Struct(Codec):
 
 
 def codec_of(kind: Any) -> Codec:
-    """The codec of a field's type, or of a dataclass. TypeError: it says no bounds."""
+    """The codec of a field's type or a dataclass. Raises TypeError if it has no bounds."""
     return _codec_of(kind)
 
 
@@ -252,14 +252,14 @@ def _codec_of(kind: Any) -> Codec:
 
 
 class Messages(Generic[M]):
-    """The messages of one direction: JSON objects whose entry `key` says which one each is."""
+    """The messages of one direction: JSON objects whose entry `key` names the message."""
 
     def __init__(self, key: str, kinds: Any) -> None:
         """`kinds`: the union of the messages' dataclasses, each with a name in `WIRE_NAME`."""
         self._key = key
         self._kinds: dict[str, type[M]] = {kind.WIRE_NAME: kind for kind in get_args(kinds)}
         for kind in self._kinds.values():
-            codec_of(kind)  # so that a field without bounds is seen when this is loaded
+            codec_of(kind)  # so that a field without bounds fails on import
 
     @property
     def kinds(self) -> tuple[type[M], ...]:
@@ -272,7 +272,7 @@ class Messages(Generic[M]):
         return {self._key: name, **codec_of(type(message)).encode(message)}
 
     def kind_of(self, said: dict[str, Any]) -> type[M]:
-        """Which message an object claims to be. Raises MessageError."""
+        """The message that an object claims to be. Raises MessageError."""
         name = said.get(self._key)
         kind = self._kinds.get(name) if isinstance(name, str) else None
         if kind is None:
@@ -280,7 +280,7 @@ class Messages(Generic[M]):
         return kind
 
     def decode(self, said: dict[str, Any]) -> M:
-        """The message that an object is. Raises MessageError."""
+        """The message in an object. Raises MessageError."""
         kind = self.kind_of(said)
         values = {name: value for name, value in said.items() if name != self._key}
         try:
@@ -293,6 +293,6 @@ class Messages(Generic[M]):
 def printable(text: str, limit: int = _TEXT_MAX) -> str:
     """`text` in printable ASCII, cut to `limit` characters: fit for logs, the database, terminals.
 
-    '[' stays: what prints tables must not take it for markup.
+    '[' stays, so a table's printer must not take it for markup.
     """
     return "".join(c if " " <= c <= "~" else "?" for c in text[:limit])

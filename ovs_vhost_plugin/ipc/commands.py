@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon's commands to a worker. Fds travel beside a command, as many as its class says.
 
-To add one: declare it here, add it to `Command`, and handle it where the type checker says that a
-case is missing (`worker/process.py`).
+To add a command: declare it here, add it to `Command`, and handle it where the type checker says
+that a case is missing (`worker/process.py`).
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.ipc.stations import Key
 
 PROTOCOL = 2
-"""The version of this protocol, commands and reports: to be raised when either changes.
+"""The version of this protocol: raise it when a command or report changes.
 
-Who hears of another one lets go: the daemon ends the worker, and starts another."""
+If the other side has another version, the daemon ends the worker and starts another one."""
 
 RequestId = Annotated[int, Count(1 << 53, least=-(1 << 53))]
-"""The number of a request, which the answer repeats."""
+"""The id of a request, which its answer repeats."""
 Keys = Annotated[tuple[Key, ...], Most(4096)]
 
 
 @dataclass(frozen=True)
 class Exactly(Count):
-    """The one number that both sides have to have."""
+    """A number that must be the same on both sides."""
 
     def decode(self, value: object) -> int:
-        """Check it."""
+        """Check the number."""
         if value != self.most:
             raise MessageError(f"it is of another release, which does not have {self.most}")
         return self.most
@@ -41,7 +41,7 @@ Protocol = Annotated[int, Exactly(PROTOCOL)]
 
 @dataclass(frozen=True, slots=True)
 class DaemonHello:
-    """A daemon presents itself: its release, for people to read, and the protocol it speaks.
+    """A daemon presents itself: its release, for people to read, and its protocol version.
 
     Its fds: a pipe for reports, and the file and the alarm of the vitals (`ipc/vitals.py`).
     """
@@ -54,7 +54,7 @@ class DaemonHello:
 
 @dataclass(frozen=True, slots=True)
 class Configure:
-    """The port's settings, all of them, as they are from now on."""
+    """All of the port's settings from now on."""
 
     WIRE_NAME: ClassVar = "configure"
     FDS: ClassVar = 0
@@ -63,7 +63,7 @@ class Configure:
 
 @dataclass(frozen=True, slots=True)
 class GetStats:
-    """A request for the statistics; the answer is `Stats` with this id."""
+    """Report the counters: the answer is `Stats` with this id."""
 
     WIRE_NAME: ClassVar = "stats"
     FDS: ClassVar = 0
@@ -72,7 +72,7 @@ class GetStats:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The answer to `AskConnection`. Its fd: a socket that is connected with the front-end."""
+    """The answer to `AskConnection`. Its fd: a socket connected to the front-end."""
 
     WIRE_NAME: ClassVar = "connected"
     FDS: ClassVar = 1
@@ -89,7 +89,7 @@ class Inject:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The leave to send one batch of the frames held for `stations`: `HeldFrames` with this id."""
+    """Send one batch of the frames held for `stations`: the answer is `HeldFrames` with this id."""
 
     WIRE_NAME: ClassVar = "release"
     FDS: ClassVar = 0
@@ -99,7 +99,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class ForgetStations:
-    """The bridge has these stations on other ports: they are the guest's no more."""
+    """Forget these stations, which the bridge has on other ports."""
 
     WIRE_NAME: ClassVar = "forget-stations"
     FDS: ClassVar = 0
@@ -125,7 +125,7 @@ class RefuseUserfaultfd:
 
 @dataclass(frozen=True, slots=True)
 class Quit:
-    """End."""
+    """End the worker."""
 
     WIRE_NAME: ClassVar = "quit"
     FDS: ClassVar = 0

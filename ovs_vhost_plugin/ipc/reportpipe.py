@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way from a worker to the daemon: JSON objects, a line each, in a pipe.
+"""The pipe from a worker to the daemon: JSON objects, a line each.
 
-A pipe carries bytes and nothing else. Through a socket a worker could hand the daemon an fd whose
+A pipe carries bytes and nothing else. By a socket a worker could send the daemon an fd whose
 close(2) takes as long as the worker likes (a TCP socket that lingers), unread or not. The daemon
-makes the pipe and gives the worker the end to write to, so each daemon has its own.
+makes the pipe and sends the worker the write end, so each daemon has a pipe of its own.
 """
 
 import contextlib
@@ -20,14 +20,14 @@ from ovs_vhost_plugin.ipc.channel import (
     decode_object,
 )
 
-_READ_AT_ONCE = 64 * 1024  # what a pipe holds (pipe(7))
+_READ_AT_ONCE = 64 * 1024  # a pipe's capacity (pipe(7))
 
 
 class ReportReader:
-    """The daemon's end, which never blocks and keeps at most one report that is not whole."""
+    """The daemon's end, which never blocks and keeps at most one incomplete report."""
 
     def __init__(self) -> None:
-        """Make a pipe. Its other end is `writer`, until it is given away. Raises OSError."""
+        """Make a pipe. `writer` is its other end until `give_away`. Raises OSError."""
         self._fd, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._part = b""
 
@@ -36,15 +36,15 @@ class ReportReader:
         return self._fd
 
     def give_away(self) -> None:
-        """Close our copy of the worker's end: it is the worker's alone, and so is its closing."""
+        """Close our copy of the worker's end: only the worker has it, and closes it, then."""
         if self.writer >= 0:
             os.close(self.writer)
             self.writer = -1
 
     def receive(self, most: int) -> tuple[list[tuple[dict[str, Any], int]], ChannelClosed | None]:
-        """Reports that are whole, each with its bytes, from at most `most` more bytes; and an end.
+        """Read at most `most` bytes; return the whole reports, each with its size, and an end.
 
-        What follows an end means nothing.
+        Bytes after an end are meaningless.
         """
         try:
             said = os.read(self._fd, min(most, _READ_AT_ONCE))
@@ -65,13 +65,13 @@ class ReportReader:
         return reports, None
 
     def close(self) -> None:
-        """Close what is still ours."""
+        """Close the ends that are still ours."""
         self.give_away()
         os.close(self._fd)
 
 
 class ReportWriter:
-    """A worker's end: it takes `fd`, and keeps what the daemon has not read, up to a bound."""
+    """A worker's end `fd`, taken over; keeps reports that do not fit, up to a bound."""
 
     def __init__(self, fd: int) -> None:
         os.set_blocking(fd, False)
@@ -84,7 +84,7 @@ class ReportWriter:
 
     @property
     def wants_write(self) -> bool:
-        """Reports wait for the daemon to read: poll for writing, then `flush`."""
+        """Whether reports wait for the daemon to read: poll for writing, then `flush`."""
         return bool(self._unsent)
 
     def send(self, report: dict[str, Any]) -> None:
@@ -98,7 +98,7 @@ class ReportWriter:
         self.flush()
 
     def flush(self) -> None:
-        """Send what waits, as far as the pipe takes it. Raises ChannelClosed."""
+        """Send the reports that wait, as far as the pipe takes them. Raises ChannelClosed."""
         with contextlib.suppress(BlockingIOError):
             while self._unsent:
                 try:
@@ -110,7 +110,7 @@ class ReportWriter:
                     self._unsent.appendleft(line[sent:])
 
     def close(self) -> None:
-        """Close it."""
+        """Close the worker's end."""
         os.close(self._fd)
 
 

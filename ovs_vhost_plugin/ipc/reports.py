@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker's reports to the daemon, checked once and then carried in types.
 
-A worker faces a guest. One that was taken over must not get more than its own port's status out
-of the daemon: unknown words, wrong types and control characters end here.
+A worker faces a guest. A worker that was taken over must not reach more in the daemon than its own
+port's status: unknown words, wrong types and control characters end here.
 
-To add one: declare it here, add it to `Report`, and give it a rate in `RATES` unless it is an
-answer. The type checker says where the daemon has to take note of it (`daemon/workers/link.py`).
+To add a report: declare it here, add it to `Report`, and give it a rate in `RATES` unless it is an
+answer. The type checker says where the daemon has to handle it (`daemon/workers/link.py`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ovs_vhost_plugin.ipc.stations import Key, Mac, StationCodec
 from ovs_vhost_plugin.net.station import Station
 
 _STATS_DEPTH = 5
-_STATIONS_MAX = 64  # what an honest worker keeps
+_STATIONS_MAX = 64  # as many as an honest worker keeps
 _PAIRS_MAX, _COUNTERS_MAX = 128, 64
 
 Counted = Annotated[int, Count(1 << 64)]
@@ -41,14 +41,14 @@ Features = Annotated[str, Text(18, "(0x[0-9a-f]{1,16})?")]
 
 
 class Statistics(Codec):
-    """The statistics of a port: plain JSON, in the shape that can be shown.
+    """All counters, as plain JSON, in the form that is shown.
 
     "queue_pairs", a dict of counters for each pair, travels as a table, {names, values}, so that
     128 of them fit into a packet.
     """
 
     def encode(self, value: dict[str, Any]) -> dict[str, Any]:
-        """The object with that table."""
+        """The object with the table."""
         pairs = value.get("queue_pairs")
         if not pairs:
             return value
@@ -57,7 +57,7 @@ class Statistics(Codec):
         return {**value, "queue_pairs": {"names": names, "values": rows}}
 
     def decode(self, value: object) -> dict[str, Any]:
-        """Check it and make it fit to print."""
+        """Check the object and make its text printable."""
         if not isinstance(value, dict):
             raise MessageError("no object")
         cleaned = {printable(str(k), 60): _plain(v, _STATS_DEPTH - 1) for k, v in value.items()}
@@ -78,7 +78,7 @@ class Statistics(Codec):
 
 @dataclass(frozen=True, slots=True)
 class WorkerHello:
-    """A worker presents itself: its release, for people to read, and what it serves."""
+    """A worker presents itself: its release, for people to read, and its spec."""
 
     WIRE_NAME: ClassVar = "hello"
     version: Annotated[str, Line()]
@@ -88,13 +88,13 @@ class WorkerHello:
 
 @dataclass(frozen=True, slots=True)
 class PortState:
-    """A snapshot of the port, whole at every transition.
+    """A snapshot of the port, sent whole at every transition.
 
     status    "connecting", "listening", "connected" or "running"
     features, protocol_features  acknowledged, as "0x..."; "" without a front-end
     vring_sizes  of the vrings that have a size, `num_vrings` of them
-    mtu       the front-end's word of it, in bytes
-    error, error_detail  the last one that counts, "" for none; `errors`: how many there were
+    mtu       the MTU from the front-end, in bytes
+    error, error_detail  the last error that counts, "" for none; `errors`: the number of errors
     """
 
     WIRE_NAME: ClassVar = "state"
@@ -130,11 +130,11 @@ class Rarp:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Rings began to run; `base` above zero: of a guest that has used them before.
+    """Rings began to run; with `base` above zero their guest has used them before.
 
-    `sent` counts the frames that the worker had taken from guests before. `moved_in`: its
-    front-end has brought its state from another host. `further`: it was told that they began at
-    zero, and one more has begun, at `base`.
+    `sent` counts the frames that the worker had taken from guests before. `moved_in`: the
+    front-end has brought the guest's state from another host. `further`: an earlier report said
+    that the rings began at zero, and one more has begun, at `base`.
     """
 
     WIRE_NAME: ClassVar = "started"
@@ -146,14 +146,14 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class AskConnection:
-    """The worker wants a front-end: the daemon is to connect it with its port's socket."""
+    """The worker asks the daemon to connect it to its port's socket."""
 
     WIRE_NAME: ClassVar = "connect"
 
 
 @dataclass(frozen=True, slots=True)
 class AskUserfaultfd:
-    """The worker needs /dev/userfaultfd: its front-end may be offered postcopy."""
+    """The worker asks for /dev/userfaultfd, to offer its front-end postcopy."""
 
     WIRE_NAME: ClassVar = "userfaultfd"
 
@@ -169,7 +169,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class GuestStations:
-    """All stations that the guest uses now, as learned from its own frames."""
+    """All stations that the guest uses now, learned from its own frames."""
 
     WIRE_NAME: ClassVar = "stations"
     stations: Annotated[tuple[Annotated[Station, StationCodec()], ...], Most(_STATIONS_MAX)]
@@ -177,10 +177,10 @@ class GuestStations:
 
 @dataclass(frozen=True, slots=True)
 class HoldState:
-    """The hold number `hold`: whom frames are held for, or, once it is over, what became of them.
+    """The hold number `hold`: its stations, or, once it is over, the fate of its frames.
 
-    stations  by the tags of the frames
-    sighted   frames that came to the port from one of them: it is elsewhere now, and says so
+    stations  with the VLAN tags of the frames
+    sighted   frames that came to the port from one of the stations, which is elsewhere now
     """
 
     WIRE_NAME: ClassVar = "holding"
@@ -215,7 +215,7 @@ Report = (
 )
 
 RATES: dict[type[Report], tuple[float, int]] = {
-    # how many a second, how many at once
+    # reports a second, reports at once
     PortState: (4.0, 40),
     Started: (20.0, 80),
     Rarp: (20.0, 40),
@@ -224,13 +224,13 @@ RATES: dict[type[Report], tuple[float, int]] = {
     AskConnection: (20.0, 40),
     AskUserfaultfd: (2.0, 10),
 }
-"""The rates that the daemon takes of a worker (`daemon/workers/report_rates.py`).
+"""The rates at which the daemon takes a worker's reports (`daemon/workers/report_rates.py`).
 
-An honest worker keeps to half of it, whatever its guest and its front-end do (`worker/outbox.py`).
+An honest worker keeps to half of them, whatever its guest and front-end do (`worker/outbox.py`).
 """
 
 ANSWERS: dict[type[Report], type[GetStats | Release]] = {Stats: GetStats, HeldFrames: Release}
-"""Reports that answer a command, which it is."""
+"""The reports that answer a command, each with its command."""
 
 _MESSAGES: Messages[Report] = Messages("event", Report)
 
@@ -241,7 +241,7 @@ def encode(report: Report) -> dict[str, Any]:
 
 
 def kind_of(said: dict[str, Any]) -> type[Report]:
-    """Which report an object claims to be. Raises MessageError."""
+    """The report that an object claims to be. Raises MessageError."""
     return _MESSAGES.kind_of(said)
 
 
@@ -262,7 +262,7 @@ def _plain(value: object, depth: int) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise MessageError("no number")
     if isinstance(value, int) and abs(value) >= 1 << 64:
-        raise MessageError("no count")  # Python counts further, but would not print it
+        raise MessageError("no count")  # Python has larger numbers, but would not print them
     return value
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that a worker is told of its port, and all that it is born with."""
+"""A worker's spec and settings, and the fds that it is born with."""
 
 from __future__ import annotations
 
@@ -10,33 +10,32 @@ from ovs_vhost_plugin.ipc.codec import Count, Hex, Text
 from ovs_vhost_plugin.vhost.fds import closing
 
 JOURNAL_BYTES = 16 * 1024
-"""Of a port's journal file for each vring (`worker/recovery/journal.py`)."""
+"""Bytes for each vring in a port's journal file (`worker/recovery/journal.py`)."""
 
 WORKER_UIDS = range(0x70000000, 0x7FFFFFFF)
-"""User ids of workers, of which each has one of its own; used by nobody else (systemd's UIDS-GIDS).
-"""
+"""The user ids of workers, one for each; nobody else uses them (systemd's UIDS-GIDS)."""
 
 FeatureMask = Annotated[int, Count((1 << 64) - 1)]
 
 
 @dataclass(frozen=True, slots=True)
 class PortSettings:
-    """The settings of a port that may change while its worker runs; they are sent whole.
+    """The settings of a port that may change while its worker runs; sent whole.
 
-    To add one: declare it here, read it from the row in `daemon/ovsdb/settings_rows.py`, and use it
-    where it matters.
+    To add a setting: declare it here, read it from the row in `daemon/ovsdb/settings_rows.py`, and
+    use it where it matters.
 
     mtu             offered to the guest (bytes), None: not offered
     finish_offloads the bridge takes no partial checksums and no GSO frames: finish them here
-    finish_udp      it takes no large frames of UDP: finish those here, whatever else it takes
+    finish_udp      the bridge takes no large frames of UDP: finish those here in any case
     hold            keep frames for a guest that migrates away, for the daemon to forward
     state           offer the front-end to move the device's state; from the next connection on
     config          offer the NIC's configuration space; from the next connection on
-    mac             what it says of the MAC; b"": not known
-    link_up         what it says of the link
+    mac             the MAC in the configuration space; b"": unknown
+    link_up         the link state in the configuration space
     postcopy        offer PAGEFAULT: a userfaultfd, which reaches all of the worker's memory
-    any_memory      take guest memory from files of any kind, and not from memory alone
-    features_off, protocol_features_off  masks of what is not offered; from the next connection on
+    any_memory      take guest memory from files of any kind, not only from files in memory
+    features_off, protocol_features_off  masks of bits not offered; from the next connection on
     """
 
     mtu: Annotated[int, Count(65535)] | None = None
@@ -55,12 +54,12 @@ class PortSettings:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """The port that a worker serves: its identity, which never changes, and its settings.
+    """A worker's identity, which never changes, and the port's settings.
 
     name      the port's and the tap's name
-    mode      "client": the front-end listens on `path`; "server": the worker does
-    queues    most queue pairs offered
-    uid, gid  what the worker changes to before it reads from a peer; 0: no change
+    mode      "client": the front-end listens on `path`; "server": the worker listens
+    queues    the most queue pairs offered
+    uid, gid  the user and group from before the first byte of a peer on; 0: no change
     """
 
     name: Annotated[str, Text(64)]
@@ -76,10 +75,10 @@ class WorkerSpec:
 class Inheritance:
     """The fds that a worker is born with, besides its std files.
 
-    control   where the daemon connects
-    listener  where the front-end does, in server mode
+    control   the listener for daemons
+    listener  the listener for front-ends, in server mode
     taps      one open queue of the port's tap for each queue pair
-    journal   the file of the rings' journals, which nobody else writes
+    journal   the file of the rings' journals, which only this worker writes
     """
 
     control: int
@@ -89,5 +88,5 @@ class Inheritance:
 
 
 def threads_of(queues: int) -> int:
-    """Most threads of a worker with so many queue pairs: one each, those that close, a few."""
+    """The most threads of a worker: one for each of `queues` pairs, those that close, a few."""
     return queues + closing.AT_ONCE + 8

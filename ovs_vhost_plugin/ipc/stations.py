@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stations in messages: their keys as one word, their addresses as people write them."""
+"""Stations in messages: keys as one word, addresses as people write them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class KeyCodec(Codec):
         return value.encode()
 
     def decode(self, value: object) -> StationKey:
-        """Check and read it."""
+        """Check and read a key."""
         try:
             return StationKey.decode(value)
         except ValueError as error:
@@ -43,7 +43,7 @@ class Mac(Codec):
         return value.hex(":")
 
     def decode(self, value: object) -> bytes:
-        """Check and read it; it may be a group's."""
+        """Check and read a MAC, which may be a group's."""
         text = Text(17, "[0-9a-f]{2}(:[0-9a-f]{2}){5}").decode(value)
         return bytes.fromhex(text.replace(":", ""))
 
@@ -62,7 +62,7 @@ class StationCodec(Codec):
         }
 
     def decode(self, value: object) -> Station:
-        """Check and read it: a guest's MAC and addresses of hosts."""
+        """Check and read a station: a guest's MAC and addresses of hosts."""
         match value:
             case {"mac": mac, "vlan": vlan, "router": bool() as router, "ipv4": v4, "ipv6": v6}:
                 station = Station(
@@ -87,7 +87,7 @@ class StationCodec(Codec):
                 ip = ipaddress.ip_address(text) if isinstance(text, str) else None
             except ValueError:
                 ip = None
-            # one with a scope is spelled right, but of no frame
+            # an address with a scope is spelled right, but is in no frame
             if ip is None or ip.version != version or "%" in text:
                 raise MessageError("no IP address")
             if not is_host(ip.packed, len(ip.packed)):
