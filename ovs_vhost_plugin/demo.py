@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ovs-vhost demo`: the main job on private hosts, and a timeline of what happened.
+"""`ovs-vhost demo`: a live migration on private hosts, and a timeline of its events.
 
 Two hosts with their own Open vSwitch and daemon, a third switch between them, a guest, a steady
 flow of packets to it, a live migration.  All of it is in namespaces and a temporary directory of

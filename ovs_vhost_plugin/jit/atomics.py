@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads, stores and copies that the compiler may neither move nor repeat.
 
-Guest memory changes while it is read. LLVM assumes that it does not: it turned a loop that waits on
-`avail[1]` into one read. So ring indices, flags and descriptors are read and written only by these
-functions, each exactly once. All else is copied out whole by `copy_in` before it is looked at.
-Nothing else in the project dereferences an address.
+Guest memory changes while it is read. LLVM assumes that memory does not change: it turned a loop
+that waits on `avail[1]` into one read. So ring indices, flags and descriptors are read and written
+only by these functions, each exactly once. Everything else is copied out whole by `copy_in` before
+it is read. Nothing else in the project dereferences an address.
 
 Views are one-dimensional numpy arrays of unsigned numbers. Orderings are those of LLVM
-("monotonic" is C11's relaxed). Under NUMBA_DISABLE_JIT=1 each has an equivalent in plain Python,
-in which the interpreter's own locks make all of it sequentially consistent.
+("monotonic" is C11's relaxed). Under NUMBA_DISABLE_JIT=1 each function has an equivalent in plain
+Python, which the interpreter's own locks make sequentially consistent.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ load_acquire = _load("acquire")
 store_relaxed = _store("monotonic")
 """(view, index, value), which is truncated to the element's size."""
 store_release = _store("release")
-"""(view, index, value); everything before it is visible to who sees it."""
+"""(view, index, value); a reader that sees the value sees all earlier writes."""
 
 
 def _python_fence() -> None:
@@ -143,7 +143,7 @@ def _python_copy_out(address: int, view: Any, index: int, length: int) -> None:
 
 
 def _emit_copy(context: Any, builder: Any, target: Any, source: Any, length: Any) -> Any:
-    # Volatile: the copy is made once, and reads of it are never turned into reads of the guest's.
+    # Volatile: the copy is made once, and reads of the copy never become reads of guest memory.
     byte = context.get_value_type(types.voidptr)
     size = ir.IntType(64)
     function = builder.module.declare_intrinsic("llvm.memcpy", [byte, byte, size])
@@ -267,6 +267,6 @@ load_i64_at = _load_at(types.int64, ctypes.c_int64)
 load_u16_at = _load_at(types.uint16, ctypes.c_uint16)
 """(address) → the uint16 there."""
 store_u16_at = _store_at(types.uint16, ctypes.c_uint16)
-"""(address, value), which is truncated; everything before it is visible to who sees it."""
+"""(address, value), which is truncated; a reader that sees the value sees all earlier writes."""
 store_i64_at = _store_at(types.int64, ctypes.c_int64)
 """(address, value), likewise."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The directory in which compiled kernels are kept between two starts, and whether to trust it.
+"""The directory that keeps compiled kernels between two starts, and the checks before its use.
 
-numba loads its cache with pickle: whoever may write there runs code as the user who loads it, which
-is root in the daemon's fork server. So neither $HOME nor numba's own variable counts here, and a
-directory that others may write is refused. Compiling anew costs seconds, and nothing else.
+numba loads its cache with pickle: anybody who may write the cache runs code as the user who loads
+it, which is root in the daemon's fork server. So neither $HOME nor numba's own variable counts
+here, and a directory that others may write is refused. Compiling anew costs only seconds.
 
 This module does not import numba, so that the daemon can name a problem without loading a compiler.
 """
@@ -21,24 +21,24 @@ from ovs_vhost_plugin.common import trusted
 from ovs_vhost_plugin.common.trusted import DistrustError
 
 VARIABLE = "OVS_VHOST_CACHE_DIR"
-"""The environment's word for the directory."""
+"""The environment variable that names the directory."""
 
 SYSTEM = Path("/var/cache/ovs-vhost")
-"""Root's; the unit's CacheDirectory= makes it."""
+"""Root's directory, made by the unit's CacheDirectory=."""
 
 _WHAT_TO_DO = f"each start compiles for seconds; set {VARIABLE} to a directory of root's alone"
 
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Where to keep kernels; without a directory, `refusal` says why as name and text."""
+    """The directory for kernels; without a directory, `refusal` says why as name and text."""
 
     directory: Path | None
     refusal: str = ""
 
 
 def place() -> Path:
-    """The directory wanted: as the environment says, else root's, else in the user's own cache."""
+    """The wanted directory: the environment's, else root's, else in the user's own cache."""
     given = os.environ.get(VARIABLE)
     if given:
         return Path(given).absolute()
@@ -49,7 +49,7 @@ def place() -> Path:
 
 
 def find() -> Cache:
-    """Make the directory if need be, and check that it is ours and can be written."""
+    """Make the directory if needed, and check that it is ours and writable."""
     base = place()
     try:
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -65,10 +65,10 @@ def find() -> Cache:
 
 
 def of_sources(cache: Cache) -> Path | None:
-    """The part of the cache for these kernels; what older ones left in it is removed.
+    """The part of the cache for these kernels; the parts of older kernels are removed.
 
-    numba notices a change of the file that a kernel is in, but not of the kernels that were
-    compiled into it from other files. So the name depends on all of the package's sources.
+    numba notices a change of a kernel's own file, but not of kernels from other files that were
+    compiled into it. So the name depends on all of the package's sources.
     """
     if cache.directory is None:
         return None
@@ -80,7 +80,7 @@ def of_sources(cache: Cache) -> Path | None:
 
 
 def digest_of(package: Path) -> str:
-    """16 hex digits that differ when any Python source in `package`, at whatever depth, differs."""
+    """16 hex digits that depend on all Python sources in `package`, at any depth."""
     digest = hashlib.sha256()
     for source in sorted(package.rglob("*.py")):
         digest.update(f"{source.relative_to(package)}\0".encode())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One name for each thing that a guest can do wrong in its rings and its frames.
+"""The faults of a guest in its rings and frames, each with a name.
 
 A fault in the ring's structure ends the ring: nothing that follows can be trusted. A fault in one
 frame costs that frame. Both are counted under their names. Operators read these, so a name never
@@ -18,10 +18,10 @@ class Fault(IntEnum):
     HEAD_OUT_OF_RANGE = 3
 
     # Descriptor ring of a packed ring (2.8.1, 2.8.6, 2.8.13)
-    WRAP_COUNTER_WRONG = 4  # flags of a descriptor that was used already, where none was
+    WRAP_COUNTER_WRONG = 4  # flags of a used descriptor, which the device has not used
     ID_OUT_OF_RANGE = 5
     NEXT_NOT_AVAILABLE = 6  # a chain runs into descriptors that the driver has not made available
-    BASE_STALE = 7  # the ring has gone on from where its front-end says that it stands
+    BASE_STALE = 7  # the ring has gone on since its front-end learned the base
 
     # Descriptor chain (2.7.4, 2.7.5)
     NEXT_OUT_OF_RANGE = 8
@@ -35,11 +35,11 @@ class Fault(IntEnum):
     ADDRESS_WRAPS = 14
     ADDRESS_OUTSIDE_MEMORY = 15
 
-    # What a front-end kept of what is in flight (vhost-user "Inflight I/O tracking")
+    # The front-end's inflight region (vhost-user "Inflight I/O tracking")
     INFLIGHT_VERSION = 16  # another layout, or of queues of another size
     INFLIGHT_OUT_OF_RANGE = 17
-    INFLIGHT_LOOPS = 18  # a list of its entries
-    INFLIGHT_STALE = 19  # of a ring that stood elsewhere, or has not offered as much
+    INFLIGHT_LOOPS = 18  # a list of entries has a loop
+    INFLIGHT_STALE = 19  # of a ring at another place, or with fewer offered chains
 
     # Indirect table (2.7.5.3)
     INDIRECT_NOT_NEGOTIATED = 20
@@ -50,11 +50,11 @@ class Fault(IntEnum):
     INDIRECT_TOO_LARGE = 25
     INDIRECT_OUTSIDE_MEMORY = 26
 
-    # What the ring leans on
+    # The ring's fds and memory
     KICK_NOT_EVENTFD = 32
     CALL_NOT_EVENTFD = 33
     KICK_FAILED = 34
-    MEMORY_GONE = 35  # its owner has cut the file behind it short
+    MEMORY_GONE = 35  # the owner has cut the memory's file short
 
     # Frames of the transmit ring and their virtio-net header (5.1.6.2)
     CHAIN_WITHOUT_FRAME = 40  # not longer than the header
@@ -74,12 +74,12 @@ class Fault(IntEnum):
 
     @property
     def breaks_ring(self) -> bool:
-        """Whether the ring ends with it."""
+        """Whether the fault ends the ring."""
         return self < FIRST_OF_FRAMES
 
     @property
     def kebab(self) -> str:
-        """The name as users see it: "avail-jumps"."""
+        """The name that users see: "avail-jumps"."""
         return self.name.lower().replace("_", "-")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The records and buffers that a queue pair's kernels work on, made and emptied."""
+"""Makes and empties the records and buffers that a queue pair's kernels work on."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ Watch = tuple[Records, NDArray[np.int64]]
 """`watched` and `watching` of a Learned."""
 
 _LARGE = mmap.PAGESIZE
-"""Bytes from which on an array has pages of its own."""
+"""Bytes from which an array has pages of its own."""
 
 
 def _zeros(count: int, dtype: DTypeLike) -> NDArray[Any]:
-    """An array of zeros; a large one takes memory page by page, as it is used.
+    """An array of zeros; a large array takes memory page by page, as it is used.
 
-    numpy's would be filled in advance, and a port has 128 queue pairs, most of them never used.
+    numpy would fill it in advance, and a port has 128 queue pairs, most of them never used.
     """
     size = count * np.dtype(dtype).itemsize
     if size < _LARGE:
@@ -56,7 +56,7 @@ def _zeros(count: int, dtype: DTypeLike) -> NDArray[Any]:
 
 
 def region_table(regions: Records) -> Records:
-    """A copy of (guest, size, host) rows as a kernel takes them: numba minds alignment flags."""
+    """A copy of (guest, size, host) rows for kernels, as numba checks alignment flags."""
     table = np.zeros(len(regions), REGION_DTYPE)
     table[:] = regions
     return table
@@ -76,7 +76,7 @@ def new_queue() -> Queue:
 
 
 def empty(queue: Queue) -> None:
-    """Forget held chains. Before the first iovec stays room for a private header."""
+    """Forget held chains. Room for a private header stays before the first iovec."""
     queue.state[:] = 0
     queue.state["first"] = queue.state["end"] = 1
 
@@ -98,14 +98,14 @@ def new_net() -> Net:
 
 
 def new_watch() -> Watch:
-    """No address of a port to listen for others' claims to."""
+    """A watch of no addresses."""
     return np.zeros(STATIONS * ADDRESSES, WATCHED_DTYPE), np.zeros(1, np.int64)
 
 
 def new_learned(fd: int, watch: Watch | None = None) -> Learned:
-    """Nothing learned yet; `fd` is an eventfd to write when that changes, or -1.
+    """An empty table of stations; `fd` is an eventfd to write when it changes, or -1.
 
-    `watch`: the port's, which all its pairs share.
+    `watch` is the port's, which all its pairs share.
     """
     watched, watching = watch or new_watch()
     learned = Learned(
@@ -124,7 +124,7 @@ def new_learned(fd: int, watch: Watch | None = None) -> Learned:
 
 
 def empty_learned(learned: Learned) -> None:
-    """Forget the stations and the frame before; what is counted stays."""
+    """Forget the stations and the last frame; the counters stay."""
     learned.stations[:] = 0
     learned.addresses[:] = 0
     for name in (

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One decorator that fixes how kernels are compiled, so that each kernel only says its types.
+"""The decorator that compiles kernels: a kernel declares only its types.
 
 An explicit signature compiles at import, never while packets wait, and refuses arrays of another
 layout. `nogil` lets the control plane's Python run beside the loops. Division by zero follows
 numpy, because raising would need the interpreter.
 
-Compiled code is kept where `cache.py` says, and nowhere else.
+Compiled code is kept only in the directory that `cache.py` chooses.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ JIT = not numba.config.DISABLE_JIT
 _CACHE = cache.of_sources(cache.find())
 if _CACHE is not None:
     numba.config.CACHE_DIR = str(_CACHE)
-# Where numba cannot write there it would turn to a directory beside the source, then to one in
-# $HOME, whoever may write to those. The first of its locators is the one that asks CACHE_DIR.
+# If numba cannot write there, it would use a directory beside the source, then one in $HOME,
+# whoever may write to those. Only the first of its locators asks CACHE_DIR.
 numba.config.CACHE_LOCATOR_CLASSES = ""
 CacheImpl._locator_classes = CacheImpl._locator_classes[:1]
 
@@ -38,15 +38,15 @@ def kernel(signature: object, *, inline: bool = False) -> Callable[[Function], F
     """Compile a function for exactly `signature` (a numba type such as `int64(int64)`).
 
     `inline`: always into its callers. Passing a group of arrays costs some hundred bytes of
-    stack, which is more than most functions of the packet path do. Reference counts would cost
-    more still, and nothing here owns an array: without `_nrt` there are none, and nothing can be
-    allocated.
+    stack, more than the work of most functions of the packet path. Reference counts would cost
+    still more, and no kernel owns an array. Without `_nrt` there are no reference counts, and
+    nothing can be allocated.
     """
 
     def compile_now(function: Function) -> Function:
         if _CACHE is not None:
-            # RuntimeError: no locator takes the function; OSError: the disk is full, or another
-            # release has just removed what it took for stale.
+            # RuntimeError: no locator takes the function. OSError: the disk is full, or another
+            # release has just removed the directory as stale.
             with contextlib.suppress(OSError, RuntimeError):
                 return _njit(signature, inline, cached=True)(function)
         return _njit(signature, inline, cached=False)(function)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data that kernels work on: the layouts of all records, and the groups they come in.
+"""The kernels' data: the layouts of all records, and the groups that are passed together.
 
 `*_DTYPE` are numpy dtypes of records, `*_T` numba types for signatures. A record's fields are
-grouped by who writes them. IOVEC_DTYPE and POLLFD_DTYPE are Linux's; all fields of our own are
-signed 64-bit numbers, because numba makes a float64 of int64 + uint64: guest addresses, which may
-use all 64 bits, are the only unsigned ones. Host addresses of processes stay far below 2**63.
+grouped by their writers. IOVEC_DTYPE and POLLFD_DTYPE are Linux's. All fields of our own are signed
+64-bit numbers, because numba makes a float64 of int64 + uint64. Only guest addresses, which may use
+all 64 bits, are unsigned. Host addresses of processes stay far below 2**63.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ POLLFD_DTYPE = np.dtype([("fd", "<i4"), ("events", "<i2"), ("revents", "<i2")], 
 """struct pollfd of <poll.h>."""
 
 REGION_DTYPE = np.dtype([("guest", "<u8"), ("size", "<u8"), ("host", "<u8")], align=True)
-"""A memory region: guest address, bytes, where it is mapped in this process.
+"""A memory region: guest address, bytes, and the address of its mapping in this process.
 
-Behind an IOMMU a translation, and a table has a part for each use of addresses: see iotlb.py.
+Behind an IOMMU it is a translation, and a table has a part for each use of addresses: see iotlb.py.
 """
 
 RING_DTYPE = _record(
@@ -46,16 +46,16 @@ RING_DTYPE = _record(
     "indirect",  # 1: RING_INDIRECT_DESC negotiated
     "packed",  # 1: RING_PACKED negotiated: indices are then positions, see ring/position.py
     "in_order",  # 1: IN_ORDER negotiated
-    "kick_fd",  # eventfd that the driver writes; -1: it does not, the ring is looked at every ms
+    "kick_fd",  # eventfd that the driver writes; -1: it does not, and the ring is polled every ms
     "call_fd",  # eventfd that the device writes; -1: the driver polls
-    "call_first",  # 1: the driver is called when the ring goes on, see loop.py
+    "call_first",  # 1: the driver is called when the ring resumes, see loop.py
     "err_fd",  # eventfd that the device writes when the ring breaks, or -1
-    "log_used",  # 1: what is written into the ring is logged
+    "log_used",  # 1: writes into the ring are logged
     "log_guest <u8",  # guest address of the used ring; packed: of the device event area
     "log_desc <u8",  # packed: guest address of the descriptor ring
-    "tracked",  # address of the words of recovery/inflight_*.py; 0: nobody keeps what is in flight
-    "resumed",  # 1: taken over; nobody knows whether its driver was called for all that came back
-    # Where the ring is: avail and used indices, or positions
+    "tracked",  # address of the words of recovery/inflight_*.py; 0: there is no inflight region
+    "resumed",  # 1: taken over from a dead worker, whose last call may be missing
+    # The ring's place: avail and used indices, or positions
     "next_avail",  # of the oldest chain not yet given back
     "next_pop",  # of the next chain to parse; those from next_avail on are held
     "avail_idx",  # split: the driver's index as last read
@@ -73,20 +73,20 @@ RING_DTYPE = _record(
 
 CHAIN_DTYPE = _record(
     "head",  # index of its first descriptor; packed: its buffer id
-    "iovecs",  # how many it has in `Queue.iov`
+    "iovecs",  # number of its iovecs in `Queue.iov`
     "length",  # bytes of its buffers
-    "slots",  # of the ring that it takes: 1; packed: its descriptors
+    "slots",  # slots of the ring that it takes: 1; packed: its descriptors
 )
 """A parsed chain."""
 
 QUEUE_DTYPE = _record(
-    # What is held, see ring/held.py
+    # The held chains, see ring/held.py
     "first",  # held iovecs are [first, end)
     "end",
     "head",  # place in `Queue.chains` of the oldest held chain
     "count",  # of held chains
     "length",  # bytes of their buffers
-    # Where guest addresses are looked up, see ring/iotlb.py. Written by the worker, as above
+    # The rows to look guest addresses up in, see ring/iotlb.py. Written by the worker, as above
     "iotlb_behind",  # last rows of the region table that are not for buffers
     "iotlb_tables_before",  # first rows that are not for indirect tables
     "iotlb_tables_behind",  # last rows that are not for indirect tables
@@ -94,7 +94,7 @@ QUEUE_DTYPE = _record(
     "iotlb_asked",  # BUFFER or TABLE: the worker was told of `iotlb_missed`; 0: nothing is awaited
     "iotlb_missed <u8",  # the guest address that was last found to be outside of memory
 )
-"""`Queue.state`: the chains that a ring holds, and where it looks addresses up."""
+"""A ring's held chains, and the rows to look addresses up in: `Queue.state`."""
 
 NET_DTYPE = _record(
     # cfg_: written by the worker while the loop does not run
@@ -108,12 +108,12 @@ NET_DTYPE = _record(
     "cfg_gso_types",  # bit n: gso_type n was negotiated
     "cfg_ecn",  # 1: HOST_ECN negotiated
     "cfg_finish_offloads",  # 1: checksums and segments are finished before the tap
-    "cfg_finish_udp",  # 1: large UDP frames are, also where others are not
+    "cfg_finish_udp",  # 1: large UDP frames are finished, even if others are not
     "cfg_iommu",  # 1: ACCESS_PLATFORM negotiated: guest addresses are IOVAs, see ring/iotlb.py
     "cfg_log_rows",  # last rows of the region table, which have the dirty log's addresses
     # tx_: of the frame being sent
     "tx_iovec",  # place in `Queue.iov` of its first byte behind the header; 0: not begun
-    "tx_headers",  # bytes of `frame` that each frame made of it repeats; 0: none is made of it
+    "tx_headers",  # bytes of `frame` that each of its segments repeats; 0: it has none
     "tx_position",  # bytes of its payload already written as segments or fragments
     "tx_fragment_id",  # identification of the IPv6 datagram cut into fragments last
     "tx_tap_full",  # 1: the tap takes no frames now
@@ -124,13 +124,13 @@ NET_DTYPE = _record(
     "rx_backlog_at",  # bytes [rx_backlog_at, rx_backlog_end) of `backlog` are not received yet
     "rx_backlog_end",
 )
-"""`Net.state`, which both directions of a queue pair share."""
+"""The state that both directions of a queue pair share: `Net.state`."""
 
 COUNTERS_DTYPE = _record(
     "rx_packets",  # frames that the guest has received
     "rx_bytes",  # of these frames, without virtio-net headers
     "rx_dropped_too_long",  # frames for which the guest's buffers were too small
-    "rx_dropped_no_buffers",  # frames for which there were too few in time
+    "rx_dropped_no_buffers",  # frames for which there were too few buffers in time
     "tx_packets",  # frames that the tap took
     "tx_bytes",  # of these frames, without virtio-net headers
     "tx_dropped_faulty",  # frames with a fault of their own, see faults.py
@@ -146,9 +146,9 @@ COUNTERS_DTYPE = _record(
 """Counts since the pair was made: `Net.counters`."""
 
 STATION_DTYPE = _record(
-    "version",  # odd while it changes, also its addresses; another one afterwards
+    "version",  # odd while the row or its addresses change; another number afterwards
     "key",  # VLAN << 48 | MAC
-    "router",  # 1: it calls itself an IPv6 router
+    "router",  # 1: the station calls itself an IPv6 router
     "seen",  # ms of CLOCK_MONOTONIC; 0: a free place
 )
 """A MAC that the guest uses in a VLAN."""
@@ -157,7 +157,7 @@ ADDRESS_DTYPE = _record(
     "high",  # upper 64 bits
     "low",  # lower 64 bits
     "seen",  # when it was last in use, in ms of CLOCK_MONOTONIC; 0: a free place
-    "claimed",  # when the station last said by ARP or neighbour discovery that it has it, in ms
+    "claimed",  # when the station last claimed it, by ARP or neighbour discovery, in ms
 )
 """An IPv6 address of a station, or an IPv4 address mapped into one."""
 
@@ -167,25 +167,25 @@ WATCHED_DTYPE = _record(
     "low",  # lower 64 bits; 0 in both: a free place
     "claimed",  # when another station claimed it last, in ms of CLOCK_MONOTONIC
 )
-"""An address of a station that others' claims are compared with."""
+"""An address of a station, to compare others' claims with."""
 
 LEARNING_DTYPE = _record(
     # cfg_: written by the worker
     "cfg_fd",  # eventfd, written when something new was learned; -1: nobody waits
     "cfg_every_claim",  # 1: each claim is news, as some that were lost may be made again
-    # What was learned
+    # The table
     "stations",  # places in use or used before
-    "replaced",  # count of what made room while it was still in use
-    # The frame before: one like it has nothing new
+    "replaced",  # count of stations and addresses that made room while still in use
+    # The last frame: the next one like it has nothing new
     "last_key",  # of its station
     "last_high",  # and its address
     "last_low",
-    "last_until",  # in ms of CLOCK_MONOTONIC; from then on one like it is looked at again
-    # The sample of frames that each differ from the one before
+    "last_until",  # in ms of CLOCK_MONOTONIC; a frame like it is looked at again after that
+    # The sample of frames that differ from their predecessors
     "sample_tick",  # ms of CLOCK_MONOTONIC
     "sample_looks",  # frames looked at in that millisecond
 )
-"""`Learned.state`."""
+"""The state of learning: `Learned.state`."""
 
 assert IOVEC_DTYPE.itemsize == 16
 assert POLLFD_DTYPE.itemsize == 8
@@ -201,20 +201,20 @@ CHAINS = 1024
 FRAME_MAX = 65535 + 14 + 2 * 4
 """A full IP packet, an Ethernet header, two VLAN tags."""
 FRAGMENT_HEADER = 8
-"""IPv6's (RFC 8200, 4.5), by which a fragment may be longer than the frame that it is of."""
+"""IPv6's (RFC 8200, 4.5), which may make a fragment longer than its frame."""
 BACKLOG_LENGTH = 3
 """Bytes of the length before each frame of the backlog."""
 HEADER_MAX = 12
 """struct virtio_net_hdr with num_buffers (virtio 1.2, 5.1.6.1)."""
 
 STATIONS = 64
-"""MACs and VLANs of one guest that are remembered."""
+"""The most MACs with VLANs remembered of one guest."""
 ADDRESSES = 8
-"""IP addresses that are remembered of each."""
+"""The most IP addresses remembered of each."""
 HEAD = 63
 """Bytes of a frame that are learned from: Ethernet, a VLAN tag, IPv6, an advertisement's flags."""
 HEARD = 82
-"""Bytes of a frame that others' claims are in: to the end of an advertisement's target."""
+"""Bytes of a frame that can have a claim: to the end of an advertisement's target."""
 
 
 class Vring(NamedTuple):
@@ -225,7 +225,7 @@ class Vring(NamedTuple):
     used: NDArray[np.uint16]  # packed: the device event area
     elements: NDArray[np.uint32]  # the used ring's elements: id, len; packed: empty
     state: Records  # (1,) RING_DTYPE
-    journal: NDArray[np.int64]  # what outlives this process, see journal.py
+    journal: NDArray[np.int64]  # outlives this process, see journal.py
 
 
 class Memory(NamedTuple):
@@ -246,7 +246,7 @@ class Queue(NamedTuple):
 
 
 class Net(NamedTuple):
-    """The part that both directions share: tap, negotiated offloads, private buffers, counters."""
+    """The data that both directions share: tap, negotiated offloads, private buffers, counters."""
 
     state: Records  # (1,) NET_DTYPE
     header: NDArray[np.uint8]  # private copy of a transmit header
@@ -261,7 +261,7 @@ class Net(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """Addresses that the guest uses, learned from the frames it sends."""
+    """The guest's stations, learned from the frames that it sends."""
 
     state: Records  # (1,) LEARNING_DTYPE
     stations: Records  # STATION_DTYPE
@@ -270,12 +270,12 @@ class Learned(NamedTuple):
     head: NDArray[np.uint8]  # private copy of a frame's first bytes
     scratch: NDArray[np.int64]  # see syscalls
     watched: Records  # WATCHED_DTYPE, of all pairs of the port together, written by the worker
-    watching: NDArray[np.int64]  # (1,): how many of its places to look at
+    watching: NDArray[np.int64]  # (1,): the number of places in `watched` to look at
     heard: NDArray[np.uint8]  # private copy of a received frame's header and first bytes
 
 
 class Pair(NamedTuple):
-    """A queue pair as the loop takes it."""
+    """The loop's data of a queue pair."""
 
     rx: Vring
     tx: Vring
@@ -297,7 +297,7 @@ def _group(cls: type, *members: Any) -> Any:
     return types.BaseTuple.from_types(members, cls)
 
 
-# Results of kernels that have more to say than one number; the first is as in result.py.
+# Results of kernels that return several numbers; the first is as in result.py.
 TWO_T = types.UniTuple(types.int64, 2)
 THREE_T = types.UniTuple(types.int64, 3)
 FOUR_T = types.UniTuple(types.int64, 4)

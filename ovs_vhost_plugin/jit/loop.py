@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A queue pair's life: bursts in both directions while there is work, then sleep in poll().
 
-Before it sleeps it lets the driver kick again and looks once more. It then polls, without a
-timeout, the fds that can give it work, so that an idle pair costs nothing: the transmit ring's
-kick; the tap while there are receive buffers, else the receive ring's kick; and the worker's wake,
-which is all that wakes a ring that waits for a translation (`ring/iotlb.py`). All of these belong
-to others: each wait ends on the stop flag, and an fd that fails is not polled again.
+Before it sleeps, the loop lets the driver kick again and looks once more. The loop then polls,
+without a timeout, the fds that can give it work, so an idle pair costs nothing. The fds are the
+transmit ring's kick; the tap while there are receive buffers, else the receive ring's kick; and the
+worker's wake, which alone wakes a ring that waits for a translation (`ring/iotlb.py`). All of these
+belong to others: each wait ends on the stop flag, and an fd that fails is not polled again.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from ovs_vhost_plugin.jit.syscalls import (
 )
 
 WAKE, RX_KICK, TX_KICK, TAP = 0, 1, 2, 3
-"""Places in the array of pollfds."""
+"""Indices in the array of pollfds."""
 _RETRY = 100
-"""Milliseconds until a tap that failed, or takes no frames, is tried again."""
+"""Milliseconds until the next try of a tap that failed, or takes no frames."""
 _POLLING = 1
 """Milliseconds between looks at a ring whose driver has no way to kick."""
 
@@ -75,7 +75,7 @@ def _wait_for(pair: Pair, place: int, fd: int, events: int) -> None:
 
 @kernel(int64(PAIR_T, boolean, boolean))
 def prepare(pair: Pair, kicks: bool, starving: bool) -> int:
-    """Fill in the pollfds. Returns the timeout in ms, -1 for none."""
+    """Fill in the pollfds; return the timeout in ms, -1 for none."""
     state = pair.net.state[0]
     tap = POLLOUT if state["tx_tap_full"] else 0
     if receives(pair) and not starves(pair):
@@ -99,7 +99,7 @@ def prepare(pair: Pair, kicks: bool, starving: bool) -> int:
 
 @kernel(boolean(VRING_T, NET_T, int64))
 def take_kick(ring: Vring, net: Net, revents: int) -> bool:
-    """Take the kick that poll() reported, if it did; a kick fd that fails breaks its ring."""
+    """Take the kick, if poll() reported one; a kick fd that fails breaks its ring."""
     if revents == 0:
         return False
     if revents == POLLIN:
@@ -142,10 +142,10 @@ def sleep(pair: Pair) -> None:
 def call_again(ring: Vring, net: Net) -> None:
     """Call the driver of a ring that resumes: calls before now may have gone to another fd.
 
-    QEMU 7.2 starts a ring first, with a call eventfd that it does not look at, and then says where
-    its guest is to be called (a NIC without MSI-X). If all buffers were given back in between,
-    nothing would ever follow to call for. A call too many does no harm (virtio 1.2, 2.7.7.1). No
-    call where only translations came or went: that may be so with each frame.
+    QEMU 7.2 starts a ring first, with a call eventfd that it does not read, and then sends the
+    eventfd that calls its guest (a NIC without MSI-X). If all buffers were given back in between,
+    no later chain would cause a call. A call too many does no harm (virtio 1.2, 2.7.7.1). If only
+    translations changed there is no call, as they may change with each frame.
     """
     state = ring.state[0]
     if alive(ring) and state["call_first"] and (state["next_avail"] != 0 or state["resumed"]):
@@ -154,7 +154,7 @@ def call_again(ring: Vring, net: Net) -> None:
 
 @kernel(void(PAIR_T))
 def run(pair: Pair) -> None:
-    """Serve a queue pair until `pair.stop` is set and its wake eventfd written."""
+    """Serve a queue pair until `pair.stop` is set and its wake eventfd is written."""
     state = pair.net.state[0]
     call_again(pair.rx, pair.net)
     call_again(pair.tx, pair.net)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The system calls of the loop, as kernels can call them; errors come back as -errno.
+"""The loop's system calls, callable from kernels; an error is returned as -errno.
 
 libc's functions are linked by name, which costs nothing and can be cached on disk. Kick fds come
-from a peer, who may make them block at any time. So they are read by preadv2 with RWF_NOWAIT, which
-never blocks.
+from a peer, which may make them blocking at any time. So preadv2 with RWF_NOWAIT, which never
+blocks, reads them.
 """
 
 from __future__ import annotations
@@ -54,41 +54,41 @@ def _compiled_errno() -> int:
     return int64(load_i32_at(_errno_location()))
 
 
-# ctypes swaps errno away before Python code can look at its location
+# ctypes swaps errno away before Python code can read its location
 _errno = _compiled_errno if JIT else ctypes.get_errno
 
 
 @kernel(int64(int64, int64, int64))
 def readv(fd: int, iov: int, count: int) -> int:
-    """Read into `count` iovecs at address `iov`: bytes or -errno."""
+    """Read into `count` iovecs at address `iov`; return bytes or -errno."""
     done = _readv(fd, iov, count)
     return done if done >= 0 else -_errno()
 
 
 @kernel(int64(int64, int64, int64))
 def writev(fd: int, iov: int, count: int) -> int:
-    """Write from `count` iovecs at address `iov`: bytes or -errno."""
+    """Write from `count` iovecs at address `iov`; return bytes or -errno."""
     done = _writev(fd, iov, count)
     return done if done >= 0 else -_errno()
 
 
 @kernel(int64(int64, int64, int64))
 def write(fd: int, address: int, length: int) -> int:
-    """Write `length` bytes at `address`: bytes or -errno."""
+    """Write `length` bytes at `address`; return bytes or -errno."""
     done = _write(fd, address, length)
     return done if done >= 0 else -_errno()
 
 
 @kernel(int64(int64, int64, int64))
 def poll(fds: int, count: int, timeout: int) -> int:
-    """Poll `count` pollfds at address `fds`, `timeout` ms (-1: for ever): how many, or -errno."""
+    """Poll `count` pollfds at `fds` for `timeout` ms (-1: for ever); return the ready or -errno."""
     ready = _poll(fds, count, timeout)
     return ready if ready >= 0 else -_errno()
 
 
 @kernel(int64(int64, I64_T))
 def read_event(fd: int, scratch: NDArray[np.int64]) -> int:
-    """Take what an eventfd counted, never blocking: 8 or -errno."""
+    """Reset an eventfd without blocking; return 8 or -errno."""
     scratch[0] = address_of(scratch, 2)
     scratch[1] = 8
     done = _preadv2(fd, address_of(scratch, 0), 1, -1, _RWF_NOWAIT)
@@ -97,7 +97,7 @@ def read_event(fd: int, scratch: NDArray[np.int64]) -> int:
 
 @kernel(int64(int64, I64_T))
 def write_event(fd: int, scratch: NDArray[np.int64]) -> int:
-    """Add 1 to an eventfd: 8 or -errno."""
+    """Add 1 to an eventfd; return 8 or -errno."""
     scratch[3] = 1
     return write(fd, address_of(scratch, 3), 8)
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notes that outlive a worker, and how a ring's kernels resume by them."""
+"""The journal and inflight regions that outlive a worker, and resuming a ring by them."""

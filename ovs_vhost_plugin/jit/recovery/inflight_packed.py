@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A packed ring's chains in flight, in the region that its front-end keeps.
+"""The inflight region of a packed ring, which its front-end keeps.
 
-As for split rings (`inflight.py`): the region is written as vhost-user's "Inflight I/O tracking"
-says, and never read back while the ring runs; all that is needed of it is also in words of our own.
-It has a copy of each descriptor in flight, as the ring need not: a back-end that gives chains back
-out of order overwrites those of others. Entries that are free form a list.
+As for split rings (`inflight_split.py`): the region is written by the steps of vhost-user's
+"Inflight I/O tracking", and never read back while the ring runs. Our own words also have all that
+is needed of it. The region has a copy of each descriptor in flight, which the ring may not have: a
+back-end that gives chains back out of order overwrites descriptors of other chains. Free entries
+form a list.
 
-A process that is killed has made its stores up to some point of the program's order. So the fields
-that belong together are stored in one piece: the list's heads are, and both places in the ring.
+A process that is killed has made its stores up to some point of the program's order. So fields that
+belong together are stored in one piece: the list's heads, and both positions in the ring.
 """
 
 from __future__ import annotations
@@ -18,20 +19,24 @@ from ovs_vhost_plugin.jit.layout import int64, void
 
 VERSION, DESC_NUM, FREE_HEAD, OLD_FREE_HEAD = 8, 10, 12, 14
 USED_IDX, OLD_USED_IDX, USED_WRAP_COUNTER, OLD_USED_WRAP_COUNTER = 16, 18, 20, 21
-"""Where in struct QueueRegionPacked, in bytes: two words."""
+"""Byte offsets in struct QueueRegionPacked: two words."""
 ENTRIES = 32
-"""struct DescStatePacked of each descriptor, from here on."""
+"""The offset of the first struct DescStatePacked; each descriptor has one."""
 ENTRY, NEXT, LAST, NUM, COUNTER, ID, ADDR = 32, 2, 4, 6, 8, 16, 24
-"""Its bytes, and where in it. It begins with the mark, a byte and padding; id, flags and len
-are one word."""
+"""The size of struct DescStatePacked, and the offsets of its fields.
+
+It begins with the mark, a byte and padding; id, flags and len are one word."""
 
 REGION, COUNT, SIZE, NUMBER, FREE, FREE_COUNT, FIRST, HELD, KNOWN, OLD_USED, LISTS = range(11)
-"""Our words: the region's address, the next counter, the ring's size, how many entries there are,
-the free list's head and length, the oldest chain in flight and how many there are, how many of them
-were noted before they were fetched, the used position shown; then four lists of NUMBER words."""
+"""Indices of our words, the last of which begins four lists of NUMBER words.
+
+The words are the region's address, the next counter, the ring's size, the number of entries, the
+free list's head and length, the oldest chain in flight, the number of chains in flight, the number
+of those that were recorded before they were popped, and the flushed used position."""
 NEXTS, LASTS, NUMS, HEADS = range(4)
-"""The lists: of each entry its `next`, and of each head its `last` and `num`; and the heads in
-flight, oldest first, from FIRST on, around the end: -1 is a chain that had no room."""
+"""The lists: each entry's `next`, each head's `last` and `num`, and the heads in flight.
+
+The heads are oldest first, from FIRST on, around the end; -1 is a chain that had no room."""
 
 _VERSION = 1
 _HALF, _LOW = 0xFFFF, 0xFFFFFFFF
@@ -49,7 +54,7 @@ def _put(words: int, index: int, value: int) -> None:
 
 @kernel(int64(int64, int64, int64), inline=True)
 def _at(words: int, which: int, index: int) -> int:
-    """Which of our words is element `index` of a list."""
+    """The index in our words of element `index` of a list."""
     return LISTS + which * _get(words, NUMBER) + index
 
 
@@ -67,14 +72,14 @@ def _head(words: int, number: int) -> int:
 
 @kernel(void(int64, int64, int64), inline=True)
 def _write_free_heads(words: int, free: int, old: int) -> None:
-    """Where the free list begins, and where it began when all was done."""
+    """Write the free list's head, and its head before the batch."""
     known = _VERSION | _get(words, NUMBER) << 16
     store_i64_at(_get(words, REGION) + VERSION, known | free << 32 | old << 48)
 
 
 @kernel(void(int64, int64, int64), inline=True)
 def _write_used_idx(words: int, position: int, old: int) -> None:
-    """Where the ring is used up to, and up to where the driver was shown for certain."""
+    """Write the used position, and the position that the driver has seen for certain."""
     size = _get(words, SIZE)
     value = position | 1 << 32 if position < size else position - size
     value |= old << 16 | 1 << 40 if old < size else (old - size) << 16
@@ -83,9 +88,9 @@ def _write_used_idx(words: int, position: int, old: int) -> None:
 
 @kernel(void(int64, int64, int64, int64))
 def take(words: int, desc: int, slot: int, count: int) -> None:
-    """Note that the chain of `count` descriptors from `slot` on of the ring at `desc` is taken.
+    """Record the chain of `count` descriptors from `slot` on of the ring at `desc` as in flight.
 
-    They are read once more for that: what is noted of them is not what this worker goes by.
+    The descriptors are read a second time for that: this worker does not use the record.
     """
     if _get(words, KNOWN) > 0:
         _put(words, KNOWN, _get(words, KNOWN) - 1)
@@ -120,7 +125,7 @@ def take(words: int, desc: int, slot: int, count: int) -> None:
 
 @kernel(void(int64, int64, int64))
 def supply(words: int, count: int, position: int) -> None:
-    """List the `count` oldest chains as free: the driver is about to be shown them.
+    """List the `count` oldest chains as free: they are about to be flushed.
 
     The ring is then used up to `position`.
     """
@@ -140,7 +145,7 @@ def supply(words: int, count: int, position: int) -> None:
 
 @kernel(void(int64, int64, int64))
 def settle(words: int, count: int, position: int) -> None:
-    """Note that they are not in flight any more: the driver was shown them, up to `position`."""
+    """Clear the marks of the `count` oldest chains, which were flushed up to `position`."""
     for number in range(count):
         head = _head(words, number)
         if head >= 0:
@@ -154,5 +159,5 @@ def settle(words: int, count: int, position: int) -> None:
 
 @kernel(int64(int64))
 def held(words: int) -> int:
-    """How many chains are in flight."""
+    """The number of chains in flight."""
     return _get(words, HELD)

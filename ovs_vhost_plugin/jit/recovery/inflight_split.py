@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A split ring's chains in flight, in the region that its front-end keeps.
+"""The inflight region of a split ring, which its front-end keeps.
 
-The region is the front-end's memory: written here as the specification's steps say (vhost-user
-"Inflight I/O tracking"), and never read back while the ring runs. What is in flight is known from
-words of our own: chains come back in the order in which they were taken. A ring has their address,
-0 if nobody keeps anything of it: two more arrays in each group of a ring's, or a call that takes
-one, would cost every other ring a tenth of its speed.
+The region is the front-end's memory. It is written by the specification's steps (vhost-user
+"Inflight I/O tracking"), and never read back while the ring runs. Our own words have the chains in
+flight, which come back in the order in which they were popped. A ring's state has the address of
+these words, 0 if there is no region: two more arrays in each group of a ring's, or a call that
+takes one, would cost every other ring a tenth of its speed.
 
 A process that is killed has made its stores up to some point of the program's order. So before a
-chain is used its counter is there and then its mark; a batch is listed before the driver is shown
-it, and its marks go afterwards: whoever finds the used index ahead of the region's knows by the
-list which marks are left over.
+chain is used, its counter is stored and then its mark. A batch is listed before it is flushed, and
+its marks are cleared afterwards. If the used index is ahead of the region's, the list shows which
+marks are left over.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import int64, void
 
 VERSION, DESC_NUM, LAST_BATCH_HEAD, USED_IDX = 8, 10, 12, 14
-"""Where in struct QueueRegionSplit, in bytes."""
+"""Byte offsets in struct QueueRegionSplit."""
 ENTRIES = 16
-"""struct DescStateSplit of each descriptor, from here on."""
+"""The offset of the first struct DescStateSplit; each descriptor has one."""
 ENTRY, NEXT, COUNTER = 16, 6, 8
-"""Its bytes, and where in it; it begins with the mark, a byte and padding."""
+"""The size of struct DescStateSplit, and offsets in it; it begins with the mark, a byte."""
 
 REGION, COUNT, SIZE, HEADS = 0, 1, 2, 3
-"""Our words: the region's address, the next counter, the ring's size, and the heads of the chains
-that are in flight, each at its avail index modulo the size: what was in flight when this worker
-took the ring over need not be in the avail ring any more."""
+"""Our words: the region's address, the next counter, the ring's size, the heads in flight.
+
+A head is at its avail index modulo the size. The avail ring may not have the heads any more that
+were in flight when this worker took the ring over."""
 
 
 @kernel(int64(int64, int64), inline=True)
@@ -51,9 +52,9 @@ def _entry(words: int, head: int) -> int:
 
 @kernel(void(int64, int64, int64, int64))
 def take(words: int, avail: int, index: int, count: int) -> None:
-    """Note that `count` chains are in flight from avail index `index` on, of the ring at `avail`.
+    """Record `count` chains as in flight, from avail index `index` on of the ring at `avail`.
 
-    One that there cannot be is not, and ends the ring when its turn comes.
+    A head outside the ring is not recorded; the ring breaks when that head is parsed.
     """
     size = load_i64_at(words + 8 * SIZE)
     for i in range(index, index + count):
@@ -69,17 +70,17 @@ def take(words: int, avail: int, index: int, count: int) -> None:
 
 @kernel(void(int64, int64, int64))
 def link(words: int, end: int, count: int) -> None:
-    """List the `count` chains up to avail index `end`: the driver is about to be shown them."""
+    """List the `count` chains up to avail index `end`, which are about to be flushed."""
     region = load_i64_at(words + 8 * REGION)
     for index in range(end - count, end):
-        # (what follows the first of a batch belongs to the one before, and is never looked at)
+        # (the first of a batch links to the previous batch, and that link is never read)
         store_u16_at(_entry(words, head_at(words, index)) + NEXT, head_at(words, index - 1))
         store_u16_at(region + LAST_BATCH_HEAD, head_at(words, index))
 
 
 @kernel(void(int64, int64, int64, int64))
 def settle(words: int, end: int, count: int, used: int) -> None:
-    """Note that they are not in flight any more: the driver was shown them, by `used`."""
+    """Clear the marks of `count` chains up to `end`, flushed by used index `used`."""
     for index in range(end - count, end):
         store_u16_at(_entry(words, head_at(words, index)), 0)
     store_u16_at(load_i64_at(words + 8 * REGION) + USED_IDX, used)

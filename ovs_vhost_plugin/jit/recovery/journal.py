@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words in which a ring's kernels note what the ring cannot tell; they outlive a worker.
+"""The journal: words in which a ring's kernels record what the next worker cannot read in the ring.
 
-They are in a file that the daemon keeps, so after a worker was killed, at whatever instruction, the
-next one finishes what was begun (`resume.py`) and goes on behind it. Two things have to be noted.
-That a frame goes to the bridge, *before* it goes: a frame that went may not go again, so one in
-between counts as sent. And of a packed ring, which has no index, where it stands and what is to be
-shown in it, before the first byte of that is written over the driver's own descriptors.
+They are in a file that the daemon keeps. After a worker was killed, at any instruction, the next
+worker finishes the chains that were begun (`resume.py`) and goes on behind them. The journal
+records two things. First, that a frame goes to the bridge, *before* it goes: a frame that went must
+not go again, so a frame in between counts as sent. Second, for a packed ring, which has no index,
+its position and the used descriptors that are to be flushed, before the first of their bytes is
+written over the driver's own descriptors.
 
 A split ring needs no more: its used index says the rest. A process that is killed has made its
-stores up to some point of the program's order, and none after it, so an order among the stores is
-all that is needed; no word is ever half written.
+stores up to some point of the program's order, and none after it. So an order among the stores is
+enough; no word is ever half written.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import CHAINS, int64
 
 IDENTITY = 0
-"""Two words: which ring this is about, as the worker names rings; zeros: none."""
+"""Two words: the worker's name of this ring; zeros: no ring."""
 FLUSHED = 2
-"""Packed: the position up to which the driver was shown used descriptors."""
+"""Packed: the position up to which used descriptors were flushed."""
 BEGUN = 3
-"""How far the ring is dealt with (an index or a position) | number of entries << 32."""
+"""The index or position up to which chains are begun | number of entries << 32."""
 DEVICE_EVENT, DEVICE_EVENT_BEFORE = 4, 5
-"""Packed: what the device event area says (off_wrap | flags << 16), and what it said before."""
+"""Packed: the device event area (off_wrap | flags << 16), and its previous value."""
 ENTRIES = 8
-"""Packed: from here on what is to be shown, as `entry` makes it."""
+"""Packed: the first of the used descriptors to be flushed, as made by `entry`."""
 WORDS = 2048
-"""Of one ring's journal, so that each begins on a page of its own."""
+"""The words of one ring's journal, so that each journal begins on a page of its own."""
 MOST_ENTRIES = WORDS - ENTRIES
 
 assert WORDS * 8 % 4096 == 0
@@ -48,35 +49,35 @@ def begun_word(end: int, count: int) -> int:
 
 @kernel(int64(int64), inline=True)
 def begun_end(begun: int) -> int:
-    """Up to where."""
+    """The index or position in the word BEGUN."""
     return begun & _HALF
 
 
 @kernel(int64(int64), inline=True)
 def begun_entries(begun: int) -> int:
-    """How many entries; a wrong one may be negative."""
+    """The number of entries in the word BEGUN; a wrong number may be negative."""
     return begun >> _COUNT_AT
 
 
 @kernel(int64(int64, int64, int64), inline=True)
 def entry(position: int, buffer_id: int, written: int) -> int:
-    """A used descriptor that is yet to be shown at `position`."""
+    """An entry for a used descriptor that is to be flushed at `position`."""
     return written | position << _POSITION_AT | buffer_id << _ID_AT
 
 
 @kernel(int64(int64), inline=True)
 def position_of(shown: int) -> int:
-    """Where an entry belongs."""
+    """An entry's position in the ring."""
     return shown >> _POSITION_AT & _HALF
 
 
 @kernel(int64(int64), inline=True)
 def id_of(shown: int) -> int:
-    """Its buffer id."""
+    """An entry's buffer id."""
     return shown >> _ID_AT & _HALF
 
 
 @kernel(int64(int64), inline=True)
 def written_of(shown: int) -> int:
-    """Bytes written into its chain."""
+    """The bytes written into an entry's chain."""
     return shown & _LENGTH

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds where to resume a ring whose worker has died.
 
-The journal says what was begun, the ring says how much of that its driver was shown. Both are
-others': a worker may have been taken over by its guest, so every word of its journal is checked
-here before it is used, and a journal that does not fit the ring is not believed at all.
+The journal has the chains that were begun, and the ring has how many of them were flushed. Neither
+is trusted: a worker may have been taken over by its guest. So every word of the journal is checked
+here before it is used, and a journal that does not fit the ring is ignored as a whole.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _NOT_THIS_RING = -ESTALE
 def stands_at_base(ring: Vring) -> bool:
     """Whether no descriptor ahead of a ring's base is used already, in its round.
 
-    Where the ring has gone on since its front-end learned the base, as one that lost its back-end
-    has, there are such descriptors, unless the driver has made them available again by now.
+    If the ring has gone on since its front-end learned the base, as when a back-end was lost, there
+    are such descriptors, unless the driver has made them available again by now.
     """
     state = ring.state[0]
     size = state["size"]
@@ -62,7 +62,7 @@ def stands_at_base(ring: Vring) -> bool:
 
 @kernel(boolean(VRING_T))
 def _device_event_matches(ring: Vring) -> bool:
-    """Whether each half of the device event area is as it was last written."""
+    """Whether each half of the device event area has its last written value."""
     said, before = ring.journal[DEVICE_EVENT], ring.journal[DEVICE_EVENT_BEFORE]
     event = int64(load_relaxed(ring.used, EVENT_OFF_WRAP))
     flags = int64(load_relaxed(ring.used, EVENT_FLAGS))
@@ -109,7 +109,7 @@ def _resume_packed(ring: Vring, memory: Memory, net: Net) -> int:
     if not stands_at_base(ring):
         return _NOT_THIS_RING
     if total > 0:
-        # Once its first descriptor was shown all were; the driver may have it in use again.
+        # Once the first descriptor was flushed, all were; the driver may use it again by now.
         word = acquire_word(ring.desc, slot_of(size, first))
         if is_available(size, first, word) == 1:
             if not _entries_fit(ring, first, total, count):
@@ -125,18 +125,18 @@ def _resume_packed(ring: Vring, memory: Memory, net: Net) -> int:
 
 @kernel(int64(VRING_T, MEMORY_T, NET_T))
 def _resume_split(ring: Vring, memory: Memory, net: Net) -> int:
-    """Give back the chains begun in a transmit ring: they went in the driver's order."""
+    """Give back the begun chains of a transmit ring, whose frames went in the driver's order."""
     state = ring.state[0]
     used = int64(load_acquire(ring.used, USED_IDX))
     if state["next_avail"] != used:
-        return _NOT_THIS_RING  # the guest has changed the one meanwhile
+        return _NOT_THIS_RING  # the guest has changed the used index meanwhile
     begun = ring.journal[BEGUN]
     ahead = (begun - used) & 0xFFFF
     offered = (int64(load_acquire(ring.avail, AVAIL_IDX)) - used) & 0xFFFF
     if state["writes"] or not 0 <= begun <= _HALF or ahead > min(offered, state["size"]):
         return used
     if state["tracked"] and ahead > (state["avail_idx"] - used) & 0xFFFF:
-        return used  # a chain that was begun had been marked before
+        return used  # a begun chain would be marked
     for i in range(ahead):
         slot = (used + i) & (state["size"] - 1)
         head = int64(load_relaxed(ring.avail, avail_ring(state["size"], used + i)))
@@ -152,11 +152,11 @@ def _resume_split(ring: Vring, memory: Memory, net: Net) -> int:
 
 @kernel(int64(VRING_T, MEMORY_T, NET_T))
 def resume(ring: Vring, memory: Memory, net: Net) -> int:
-    """Finish what the journal says was begun: where the ring resumes, or -ESTALE.
+    """Finish the chains that the journal has begun; return where the ring resumes, or -ESTALE.
 
     -ESTALE: the journal does not fit the ring.
 
-    `ring.state` is as for a ring that starts where its front-end says. Nothing runs it.
+    `ring.state` is as for a ring that starts at its front-end's base. No loop runs the ring.
     """
     if ring.state[0]["packed"]:
         return _resume_packed(ring, memory, net)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guest buffers become host iovecs: each address is looked up once, and only the result is used.
+"""Turns guest buffers into host iovecs: each address is looked up once, for one use of the result.
 
-The chains of split and packed rings (`split_chain.py`, `packed_chain.py`) are made of these. Every
-function takes the place of the next free iovec and returns the one behind what it has put there, or
-a fault: nothing is kept of a chain that fails.
+The chains of split and packed rings (`split_chain.py`, `packed_chain.py`) are made of buffers.
+Every function takes the index of the next free iovec and returns the next free iovec afterwards,
+or a fault: nothing is kept of a chain that fails.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _LAST_ADDRESS = np.uint64(0xFFFFFFFFFFFFFFFF)
 def find_region(regions: Records, before: int, behind: int, address: Any) -> int:
     """Index of the region that holds guest `address`, or -EFAULT.
 
-    Regions are sorted by guest address. There may be hundreds (CONFIGURE_MEM_SLOTS), and each
-    buffer is looked up: so the search is binary. The first `before` rows and the last `behind` are
-    for other uses of addresses (see `iotlb.py`) and are passed over.
+    Regions are sorted by guest address. There may be hundreds of regions (CONFIGURE_MEM_SLOTS), and
+    each buffer is looked up, so the search is binary. The first `before` rows and the last `behind`
+    are for other uses of addresses (see `iotlb.py`) and are skipped.
     """
     low, high = before, len(regions) - behind
     while low < high:
@@ -59,7 +59,7 @@ def find_region(regions: Records, before: int, behind: int, address: Any) -> int
 def _prefetch_buffer(host: int, writes: int) -> None:
     """Prefetch the first lines of a buffer while the rest of the burst is parsed.
 
-    They lie in the cache of the driver's processor. Two, as a header often ends where one does.
+    They are in the cache of the driver's processor. Two, as a header often ends with the first.
     """
     if writes:
         prefetch_write(host)
@@ -83,8 +83,8 @@ def add_buffer(
     """Put guest buffer [address, +length) into iovecs from `at` on: the next free one or a fault.
 
     A buffer that crosses into the next region of guest memory becomes two iovecs, as regions are
-    mapped apart. `writes`: the device will write it. `iotlb_missed` is left with an address that no
-    region holds.
+    mapped apart. `writes`: the device will write it. If no region holds an address, `iotlb_missed`
+    is set to that address.
     """
     if address > _LAST_ADDRESS - uint64(length - 1):
         return failure(Fault.ADDRESS_WRAPS)
@@ -113,9 +113,9 @@ def add_buffer(
 
 @kernel(int64(REGIONS_T, uint64, int64, QUEUE_T, int64), inline=True)
 def copy_table(regions: Records, address: Any, length: int, queue: Queue, at: int) -> int:
-    """Copy the indirect table at guest `address` into `queue.table`: its entries or a fault.
+    """Copy the indirect table at guest `address` to `queue.table`; return its entries or a fault.
 
-    It is translated in the iovecs from `at` on, which the table's own buffers will then take.
+    The iovecs from `at` on hold its translation, until the table's own buffers take their place.
     """
     if length == 0:
         return failure(Fault.INDIRECT_EMPTY)
@@ -143,9 +143,9 @@ def copy_table(regions: Records, address: Any, length: int, queue: Queue, at: in
 def take_buffer(
     regions: Records, queue: Queue, at: int, address: Any, length: int, flags: int, writes: int
 ) -> int:
-    """Put the buffer of a direct descriptor into iovecs from `at` on: the next free or a fault.
+    """Put a direct descriptor's buffer into iovecs from `at` on; return the next free or a fault.
 
-    `flags` are the descriptor's, `writes` is the ring's.
+    `flags` are the descriptor's; `writes` is the ring's.
     """
     if (flags & F_WRITE != 0) != (writes != 0):
         if writes and at > queue.state[0]["end"]:

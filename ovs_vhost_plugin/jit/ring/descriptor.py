@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fields of a descriptor: the one place that knows where they are, split and packed.
+"""The layout of a descriptor, split and packed. No other file knows it.
 
 A descriptor has 16 bytes, which kernels see as two 64-bit words. The first is the guest address of
 its buffer in both layouts. The second one differs:
@@ -31,9 +31,9 @@ from ovs_vhost_plugin.jit.layout import U64_T, boolean, int64, uint64, void
 
 DESCRIPTOR_BYTES = 16
 F_NEXT, F_WRITE, F_INDIRECT = 1, 2, 4
-"""The chain goes on; the device writes the buffer; it holds descriptors (2.7.5, 2.8.6, 2.8.7)."""
+"""The chain goes on; the device writes the buffer; the buffer has descriptors (2.7.5, 2.8.7)."""
 F_AVAIL, F_USED = 1 << 7, 1 << 15
-"""Packed: compared with the wrap counters these say whose the descriptor is (2.8.1)."""
+"""Packed: compared with the wrap counters, they say whose the descriptor is (2.8.1)."""
 
 _LEN, _LE16 = np.uint64(0xFFFFFFFF), np.uint64(0xFFFF)
 _MIDDLE, _TOP = np.uint64(32), np.uint64(48)
@@ -55,7 +55,7 @@ def word_at(table: NDArray[np.uint64], index: int) -> Any:
 
 @kernel(uint64(U64_T, int64), inline=True)
 def acquire_word(table: NDArray[np.uint64], index: int) -> Any:
-    """The second word; nothing behind this is read before it."""
+    """The second word of descriptor `index`; no later read comes before it."""
     return load_acquire(table, 2 * index + 1)
 
 
@@ -67,13 +67,13 @@ def put_word(table: NDArray[np.uint64], index: int, word: int) -> None:
 
 @kernel(void(U64_T, int64, int64), inline=True)
 def release_word(table: NDArray[np.uint64], index: int, word: int) -> None:
-    """Write the second word; who sees it sees all that was written before."""
+    """Write the second word; a reader that sees it sees all earlier writes."""
     store_release(table, 2 * index + 1, word)
 
 
 @kernel(int64(U64_T, int64), inline=True)
 def place_of(table: NDArray[np.uint64], index: int) -> int:
-    """Where in this process descriptor `index` is, for a prefetch: it need not exist."""
+    """The address of descriptor `index` in this process, for a prefetch: it need not exist."""
     return address_of(table, 2 * index)
 
 
@@ -85,25 +85,25 @@ def length_of(word: Any) -> int:
 
 @kernel(int64(uint64), inline=True)
 def split_flags(word: Any) -> int:
-    """F_NEXT, F_WRITE, F_INDIRECT and whatever else the driver set."""
+    """F_NEXT, F_WRITE, F_INDIRECT and any other bits that the driver set."""
     return int64(word >> _MIDDLE & _LE16)
 
 
 @kernel(int64(uint64), inline=True)
 def split_next(word: Any) -> int:
-    """The index of the next descriptor, where F_NEXT is set."""
+    """The index of the next descriptor, if F_NEXT is set."""
     return int64(word >> _TOP)
 
 
 @kernel(int64(uint64), inline=True)
 def packed_id(word: Any) -> int:
-    """The buffer id. That of a chain is in its last descriptor (2.8.6)."""
+    """The buffer id. A chain's id is in its last descriptor (2.8.6)."""
     return int64(word >> _MIDDLE & _LE16)
 
 
 @kernel(int64(uint64), inline=True)
 def packed_flags(word: Any) -> int:
-    """As `split_flags`, and F_AVAIL and F_USED."""
+    """The flags of `split_flags`, and F_AVAIL and F_USED."""
     return int64(word >> _TOP)
 
 
@@ -111,8 +111,8 @@ def packed_flags(word: Any) -> int:
 def packed_used_word(buffer_id: int, written: int, wrap: bool, writes: int) -> int:
     """The second word of a used descriptor, `written` bytes in its buffers.
 
-    F_AVAIL and F_USED are both the wrap counter (2.8.1); F_WRITE says that `written` counts
-    (2.8.13), which `writes` asks for.
+    F_AVAIL and F_USED are both the wrap counter (2.8.1). With `writes`, F_WRITE is set, so that
+    `written` counts (2.8.13).
     """
     flags = (F_AVAIL | F_USED) - _SIGN if wrap else 0
     if writes:

@@ -6,8 +6,8 @@ set by an atomic or. Most pages written have been marked already, so the bit is 
 keeps the cache line shared. That read must not overtake the write to the page: QEMU might clear the
 bit after the read, and copy the page before the write arrives. So a full fence comes before it.
 
-A page that the log has no room for is counted, never marked elsewhere. Nor is an IOVA that has no
-translation: behind an IOMMU, all that is marked is translated, page by page.
+A page that the log has no room for is counted, never marked elsewhere. The same is true of an IOVA
+without a translation: behind an IOMMU, every address that is marked is translated, page by page.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PAGE_SHIFT = np.uint64(12)
 
 @kernel(void(MEMORY_T, NET_T, uint64, int64), inline=True)
 def _mark_physical(memory: Memory, net: Net, address: Any, length: int) -> None:
-    """Mark the pages of guest physical [address, +length), which has some bytes."""
+    """Mark the pages of guest physical [address, +length); `length` is not 0."""
     log = memory.log
     page = int64(address >> _PAGE_SHIFT)
     last = int64((address + uint64(length - 1)) >> _PAGE_SHIFT)
@@ -53,9 +53,9 @@ def _mark_physical(memory: Memory, net: Net, address: Any, length: int) -> None:
 
 @kernel(void(MEMORY_T, NET_T, uint64, int64))
 def mark(memory: Memory, net: Net, address: Any, length: int) -> None:
-    """Mark the pages of guest [address, +length); nothing if nothing is logged.
+    """Mark the pages of guest [address, +length), if there is a log.
 
-    The caller has put a fence between the write and this, one for many.
+    The caller has put a fence between its writes and this, one fence for many marks.
     """
     if len(memory.log) == 0 or length <= 0:
         return

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The chains that a ring holds: parsed, not yet given back, oldest first.
 
-Their iovecs lie behind each other in `Queue.iov`, so that one readv or writev takes many chains:
+Their iovecs are consecutive in `Queue.iov`, so that one readv or writev takes many chains:
 
     iov      0      first                          end
              | free | oldest chain | next | newest | free: the next chain, a spill buffer |
     chains          head           .. count of them, a ring of CHAINS
 
-Places of iovecs and chains are made unsigned where they are used for each packet: numba would
-otherwise make each access look for Python's negative indices.
+Indices of iovecs and chains are made unsigned on the packet path: otherwise numba would check each
+access for Python's negative indices.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ovs_vhost_plugin.jit.layout import (
 )
 
 IOVECS_FULL = 1
-"""The result of `pop_avail` where one more chain would be too many iovecs for one system call."""
+"""The result of `pop_avail` if the next chain's iovecs are too many for one system call."""
 
 
 @kernel(void(QUEUE_T), inline=True)
@@ -52,7 +52,7 @@ def make_room(queue: Queue) -> None:
 
 @kernel(boolean(QUEUE_T, int64, int64, int64, int64), inline=True)
 def hold(queue: Queue, iovecs: int, length: int, head: int, slots: int) -> bool:
-    """Hold the chain whose `iovecs` lie behind the held ones; False: there are too many then.
+    """Hold the chain whose `iovecs` are behind the held ones; False: that would be too many.
 
     `length`, `head`, `slots`: as in CHAIN_DTYPE.
     """
@@ -72,7 +72,7 @@ def hold(queue: Queue, iovecs: int, length: int, head: int, slots: int) -> bool:
 
 @kernel(void(QUEUE_T), inline=True)
 def release(queue: Queue) -> None:
-    """Let the oldest chain go."""
+    """Release the oldest chain."""
     held = queue.state[0]
     chain = queue.chains[uint64(held["head"])]
     held["first"] += chain["iovecs"]
@@ -85,7 +85,7 @@ def release(queue: Queue) -> None:
 def scatter(
     queue: Queue, at: int, skip: int, source: NDArray[np.uint8], index: int, length: int
 ) -> None:
-    """Copy private bytes to the iovecs from `at` on, `skip` bytes in; they have the room."""
+    """Copy private bytes to the iovecs from `at` on, `skip` bytes in. The iovecs have the room."""
     while skip >= queue.iov[uint64(at)]["len"]:
         skip -= queue.iov[uint64(at)]["len"]
         at += 1
@@ -101,7 +101,7 @@ def scatter(
 
 @kernel(void(QUEUE_T, int64, U8_T, int64, int64), inline=True)
 def gather(queue: Queue, at: int, target: NDArray[np.uint8], index: int, length: int) -> None:
-    """Copy `length` bytes of the iovecs from `at` on into a private array; they hold as many."""
+    """Copy `length` bytes of the iovecs from `at` on, which have as many, to a private array."""
     while length > 0:
         iovec = queue.iov[uint64(at)]
         part = min(length, iovec["len"])

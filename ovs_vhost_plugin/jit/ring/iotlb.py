@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Behind an IOMMU: a translation that is missing is asked for, and the ring waits.
+"""Translations behind an IOMMU: the worker asks for a missing one, and the ring waits.
 
 With ACCESS_PLATFORM guest addresses are IOVAs (vhost-user "IOMMU support"). A ring's region table
-then has translations, in parts: first those that allow a ring's access to its buffers; for a
-receive ring those that allow reading indirect tables; last all of them, for the dirty log, which
-has guest physical addresses ("Migration"). So chains are walked in the same way, and a ring without
-an IOMMU pays nothing.
+then has translations, in parts. First come those that allow the ring's access to its buffers; for
+a receive ring, then those that allow reading indirect tables; last all translations, for the dirty
+log, which has guest physical addresses ("Migration"). So chains are walked in the same way, and a
+ring without an IOMMU pays nothing.
 
 A missing translation is no fault. The chain stays in the ring, the worker is told once, and the
-ring waits. The worker starts the ring anew when it has the translation, and the chain is walked
+ring waits. When the worker has the translation it starts the ring anew, and the chain is walked
 again.
 """
 
@@ -34,14 +34,14 @@ from ovs_vhost_plugin.jit.syscalls import write_event
 READ, WRITE = 1, 2
 """The device's access to an address."""
 BUFFER, TABLE = 1, 2
-"""Values of `iotlb_asked`: whose address `iotlb_missed` is."""
+"""Values of `iotlb_asked`: `iotlb_missed` is the address of a buffer or an indirect table."""
 
 
 @kernel(int64(QUEUE_T, NET_T, int64))
 def request_translation(queue: Queue, net: Net, result: int) -> int:
     """Make the worker ask for a translation if `result` says that one is missing.
 
-    Returns 0 then, else `result`.
+    Return 0 then, else `result`.
     """
     fault = fault_of(result)
     outside = fault == Fault.ADDRESS_OUTSIDE_MEMORY or fault == Fault.INDIRECT_OUTSIDE_MEMORY
@@ -56,7 +56,7 @@ def request_translation(queue: Queue, net: Net, result: int) -> int:
 
 @kernel(boolean(QUEUE_T))
 def waits_for_translation(queue: Queue) -> bool:
-    """Whether the next chain waits for a translation: then no kick can help."""
+    """Whether the next chain waits for a translation, so that no kick can help."""
     return bool(queue.state[0]["iotlb_asked"] != 0)
 
 
@@ -76,7 +76,7 @@ def translated_table(rows: Records, *, writes: bool) -> Records:
 
 
 def look_up(queue: Queue, rows: Records, *, writes: bool) -> None:
-    """Make a queue look addresses up in its parts of the ring's `translated_table`."""
+    """Set the parts of the ring's `translated_table` that a queue looks addresses up in."""
     lengths = [len(_allowing(rows, access)) for access, _ in _uses(writes=writes)]
     queue.state["iotlb_behind"] = sum(lengths[1:]) + len(rows)
     queue.state["iotlb_tables_before"] = sum(lengths[:-1])
@@ -84,7 +84,7 @@ def look_up(queue: Queue, rows: Records, *, writes: bool) -> None:
 
 
 def _uses(*, writes: bool) -> tuple[tuple[int, str], ...]:
-    """Buffers, and indirect tables where these are used otherwise."""
+    """The uses of addresses: buffers, and indirect tables if their access differs."""
     return ((WRITE, "host"), (READ, "host")) if writes else ((READ, "host"),)
 
 

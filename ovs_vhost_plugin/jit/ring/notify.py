@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flush used chains and call the driver if it wants that; end a ring that is broken."""
+"""Flushes used chains, calls the driver if it wants a call, and ends a broken ring."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ovs_vhost_plugin.jit.syscalls import write_event
 
 @kernel(void(VRING_T, NET_T))
 def call(ring: Vring, net: Net) -> None:
-    """Call the driver, if there is an eventfd for that."""
+    """Call the driver, if it has a call eventfd."""
     if ring.state[0]["call_fd"] < 0:
         return
-    # An eventfd too full to count this call has one to deliver anyway.
+    # An eventfd too full to count this call delivers an earlier call anyway.
     write_event(ring.state[0]["call_fd"], net.scratch)
     if ring.state[0]["writes"]:
         net.counters[0]["rx_calls"] += 1
@@ -33,14 +33,14 @@ def call(ring: Vring, net: Net) -> None:
 
 @kernel(void(VRING_T, MEMORY_T, NET_T))
 def flush_and_call(ring: Vring, memory: Memory, net: Net) -> None:
-    """Make used chains visible, and call the driver if it wants that."""
+    """Flush used chains, and call the driver if it wants a call."""
     if flush_used(ring, memory, net) and needs_notification(ring):
         call(ring, net)
 
 
 @kernel(void(VRING_T, NET_T, int64))
 def break_ring(ring: Vring, net: Net, fault: int) -> None:
-    """End this ring, and tell the front-end (vhost-user SET_VRING_ERR) and the worker."""
+    """End a ring by `fault`; tell the front-end (vhost-user SET_VRING_ERR) and the worker."""
     ring.state[0]["fault"] = fault
     net.faults[fault] += 1
     if ring.state[0]["err_fd"] >= 0:

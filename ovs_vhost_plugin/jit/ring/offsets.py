@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the fields of a ring's areas are: the one place that knows, split and packed.
+"""The layout of a ring's areas, split and packed. No other file knows it.
 
 Split (virtio 1.2, 2.7.6 and 2.7.8), in le16:
 
@@ -9,8 +9,8 @@ Split (virtio 1.2, 2.7.6 and 2.7.8), in le16:
 
 Packed (2.8.14), in le16: both event areas are a struct pvirtq_event_suppress.
 
-    `Vring.avail`    off_wrap | flags    the driver event area: when the device shall call
-    `Vring.used`     off_wrap | flags    the device event area: when the driver shall kick
+    `Vring.avail`    off_wrap | flags    the driver event area: when the device must call
+    `Vring.used`     off_wrap | flags    the device event area: when the driver must kick
 
 The dirty log counts bytes. A le16 at index i is at byte LE16 * i.
 """
@@ -33,7 +33,7 @@ USED_ELEMENT_BYTES = 8
 """struct virtq_used_elem."""
 
 EVENT_OFF_WRAP, EVENT_FLAGS = 0, 1
-"""A slot of 15 bits and a wrap counter; one of the flags below in 2 bits."""
+"""A slot of 15 bits and a wrap counter; then one of the flags below, in 2 bits."""
 EVENT_BYTES = 4
 EVENT_WRAP = 1 << 15
 EVENT_FLAGS_MASK = 3
@@ -43,31 +43,31 @@ EVENT_FLAGS_ENABLE, EVENT_FLAGS_DISABLE, EVENT_FLAGS_DESC = 0, 1, 2
 
 @kernel(int64(int64, int64), inline=True)
 def avail_ring(size: int, index: int) -> int:
-    """Where in `avail` the head of the chain with avail index `index` is."""
+    """The index in `avail` of the head of the chain with avail index `index`."""
     return AVAIL_RING + (index & (size - 1))
 
 
 @kernel(int64(int64), inline=True)
 def used_event(size: int) -> int:
-    """Where in `avail` the driver says at which used index it wants a call (2.7.7.2)."""
+    """The index in `avail` of the used index at which the driver wants a call (2.7.7.2)."""
     return AVAIL_RING + size
 
 
 @kernel(int64(int64), inline=True)
 def avail_event(size: int) -> int:
-    """Where in `used` the device says at which avail index it wants a kick (2.7.10.2)."""
+    """The index in `used` of the avail index at which the device wants a kick (2.7.10.2)."""
     return USED_RING + USED_ELEMENT_BYTES // LE16 * size
 
 
 @kernel(int64(int64), inline=True)
 def element_id(slot: int) -> int:
-    """Where in `elements` the id of the used element in `slot` is."""
+    """The index in `elements` of the id of the used element in `slot`."""
     return 2 * slot
 
 
 @kernel(int64(int64), inline=True)
 def element_len(slot: int) -> int:
-    """Where in `elements` its len is: bytes that the device has written."""
+    """The index in `elements` of its len: bytes that the device has written."""
     return 2 * slot + 1
 
 

@@ -5,10 +5,11 @@ There is one ring, which both sides write. `next_avail`, `next_pop`, `next_used`
 `called` are positions in it (`position.py`).
 
 A descriptor's second word (id, length, flags) is read with acquire, and written with release, in
-one piece. Of the used descriptors of a burst the first is written last: until then the driver,
-which looks at no other before it, sees none (2.8.22). In order (2.8.8) it is the only one written
-in a transmit ring. Until they are flushed, used descriptors are entries of the journal and not in
-the ring: there they would overwrite descriptors that the next worker has to read if this one dies.
+one piece. The first used descriptor of a burst is written last. Until then the driver, which reads
+no other descriptor before it, sees none of them (2.8.22). With IN_ORDER (2.8.8) it is the only one
+written in a transmit ring. Until they are flushed, used descriptors are entries of the journal and
+not in the ring: there they would overwrite descriptors that the next worker has to read if this
+worker dies.
 """
 
 from __future__ import annotations
@@ -79,14 +80,14 @@ from ovs_vhost_plugin.jit.ring.position import (
     wrap_of,
 )
 
-# Descriptors: two cache lines. Those of a receive ring were offered long ago, and are written after
-# they were read: a line that is asked for with that in mind comes only once.
+# Descriptors: two cache lines. Those of a receive ring were offered long ago, and are read and then
+# written: a line that is prefetched for writing comes only once.
 _AHEAD = 8
 
 
 @kernel(int64(VRING_T), inline=True)
 def _room(ring: Vring) -> int:
-    """How many descriptors the driver may have beyond those that are held."""
+    """The number of descriptors that the driver may have beyond the held ones."""
     state = ring.state[0]
     size: int = state["size"]
     return size - distance(size, state["next_avail"], state["next_pop"])
@@ -99,7 +100,7 @@ def pop_avail(ring: Vring, memory: Memory, queue: Queue, chains: int, length: in
     held = queue.state[0]
     room = _room(ring)
     while room > 0 and held["count"] < chains and held["length"] < length:
-        # State is read where it is used: in registers it would take the place of what is hotter.
+        # State is read at its use: in registers it would displace hotter values.
         word = acquire_word(ring.desc, slot_of(state["size"], state["next_pop"]))
         available = is_available(state["size"], state["next_pop"], word)
         if available <= 0:
@@ -123,7 +124,7 @@ def pop_avail(ring: Vring, memory: Memory, queue: Queue, chains: int, length: in
 
 @kernel(boolean(VRING_T), inline=True)
 def one_used_per_burst(ring: Vring) -> bool:
-    """Whether a burst is given back by its last buffer id alone (2.8.8): no lengths are lost."""
+    """Whether a burst is given back by its last buffer id alone (2.8.8), without lost lengths."""
     return bool(ring.state[0]["in_order"] and not ring.state[0]["writes"])
 
 
@@ -155,7 +156,7 @@ def journal_abort(ring: Vring) -> None:
 
 @kernel(void(VRING_T, QUEUE_T, int64), inline=True)
 def add_used(ring: Vring, queue: Queue, written: int) -> None:
-    """As `ring.add_used`. Of one burst at most MOST_ENTRIES chains."""
+    """As `ring.add_used`. A burst has at most MOST_ENTRIES chains."""
     state = ring.state[0]
     slots = queue.chains[uint64(queue.state[0]["head"])]["slots"]
     _write_entry(ring, queue, written)
@@ -167,7 +168,7 @@ def add_used(ring: Vring, queue: Queue, written: int) -> None:
 
 @kernel(int64(VRING_T, int64, int64), inline=True)
 def _used_word(ring: Vring, position: int, shown: int) -> int:
-    """The second word of the used descriptor at `position` for an entry of the journal."""
+    """The second word of the used descriptor at `position`, made of a journal's entry."""
     wrap = wrap_of(ring.state[0]["size"], position)
     return packed_used_word(id_of(shown), written_of(shown), wrap, ring.state[0]["writes"])
 
@@ -186,9 +187,9 @@ def mark_descriptors(ring: Vring, memory: Memory, net: Net, position: int, count
 
 @kernel(boolean(VRING_T, MEMORY_T, NET_T))
 def flush_used(ring: Vring, memory: Memory, net: Net) -> bool:
-    """As `ring.flush_used`; logged before it shows the others, and after it.
+    """As `ring.flush_used`. Marks the dirty log before and after writing the first descriptor.
 
-    From here on the journal says what is to be shown, so that the next worker can write it again.
+    From here on the journal has the used descriptors, so that the next worker can write them again.
     """
     state = ring.state[0]
     size, first, count = state["size"], state["flushed"], state["unflushed"]
@@ -238,8 +239,8 @@ def needs_notification(ring: Vring) -> bool:
 def _write_event_suppression(ring: Vring, memory: Memory, net: Net, flags: int) -> None:
     """Write the device event area: the event is the next descriptor to be popped.
 
-    Also where the driver does not look at it (2.8.14): in a ring that was made anew it is not
-    there, by which whoever takes a ring over tells the two apart.
+    Also if the driver does not read it (2.8.14): a new ring does not have it, so a worker that
+    takes a ring over can tell the two apart.
     """
     event = off_wrap(ring.state[0]["size"], ring.state[0]["next_pop"])
     ring.journal[DEVICE_EVENT_BEFORE] = ring.journal[DEVICE_EVENT]
@@ -267,7 +268,7 @@ def enable_notification(ring: Vring, memory: Memory, net: Net) -> bool:
 def disable_notification(ring: Vring, memory: Memory, net: Net) -> None:
     """As `ring.disable_notification`.
 
-    An event that stays behind would be passed again every other time around the ring.
+    A stale event would be passed again every other time around the ring.
     """
     if ring.state[0]["kicks_on"]:
         ring.state[0]["kicks_on"] = 0

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chains of a packed ring: descriptors that follow each other in it (virtio 1.2, 2.8.6).
+"""The chains of a packed ring: consecutive descriptors of the ring (virtio 1.2, 2.8.6).
 
-Read as in `split_chain.py`: each word once, only the copy is used, and every walk has a budget. The
-buffer id is that of the last descriptor. An indirect table has no links either (2.8.7): all of its
-descriptors are the chain, and of their flags only F_WRITE counts, in a receive ring.
+They are read as in `split_chain.py`: each word once, only the copy is used, and every walk has a
+budget. The buffer id is that of the last descriptor. An indirect table has no links either (2.8.7):
+all of its descriptors are the chain, and only their flag F_WRITE counts, in a receive ring.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _take_indirect(
 ) -> tuple[int, int]:
     """Put all buffers of an indirect table into iovecs from `at` on.
 
-    Returns the next free iovec or a fault, and bytes of the buffers.
+    Return the next free iovec or a fault, and the buffers' bytes.
     """
     total = int64(0)
     entries = copy_table(regions, address, length, queue, at)
@@ -55,7 +55,7 @@ def _take_indirect(
     while i < entries:
         buffer = address_at(queue.table, i)
         word = word_at(queue.table, i)
-        # DPDK's driver says F_WRITE of the header it sends (virtio-user, 22.11); reading is no harm
+        # DPDK's driver sets F_WRITE on a header that it sends (virtio-user, 22.11); reading is safe
         flags = packed_flags(word) if writes else 0
         at = take_buffer(regions, queue, at, buffer, length_of(word), flags, writes)
         total += length_of(word)
@@ -71,10 +71,10 @@ def walk(
 ) -> tuple[int, int, int, int]:
     """Parse the chain at `next_pop` into iovecs behind the held ones.
 
-    Returns how many iovecs or a fault, their bytes, the buffer id, and how many descriptors the
-    chain takes in the ring. `word` is the second one of its first descriptor, `budget` the most
-    descriptors it may have. `held.make_room` was called before; the caller holds the chain or
-    overwrites it.
+    Return the number of iovecs or a fault, their bytes, the buffer id, and the number of
+    descriptors that the chain takes in the ring. `word` is the second word of its first descriptor,
+    `budget` the most descriptors that it may have. `held.make_room` was called before; the caller
+    holds the chain or overwrites it.
     """
     state = ring.state[0]
     writes = state["writes"]

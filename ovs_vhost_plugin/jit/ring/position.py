@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Positions in a packed ring: a slot and a wrap counter in one number.
 
-The driver makes descriptors available in ring order, the device puts used ones in their place. Two
-flags of a descriptor say whose it is, beside a wrap counter that each side toggles where its ring
-begins anew (virtio 1.2, 2.8.1). A *position* holds both: it counts modulo twice the ring's size.
+The driver makes descriptors available in ring order, and the device writes used ones in their
+place. Two flags of a descriptor, compared with a wrap counter, say whose it is; each side toggles
+its counter at the end of the ring (virtio 1.2, 2.8.1). A *position* is a slot and a wrap counter
+together: it counts modulo twice the ring's size.
 
     position    0 .. size-1    size .. 2*size-1
     slot        0 .. size-1       0 .. size-1
@@ -43,7 +44,7 @@ def advance(size: int, position: int, count: int) -> int:
 
 @kernel(int64(int64, int64, int64), inline=True)
 def distance(size: int, start: int, end: int) -> int:
-    """How many descriptors there are from position `start` to `end`."""
+    """The number of descriptors from position `start` to `end`."""
     ahead = end - start
     return ahead if ahead >= 0 else ahead + 2 * size
 
@@ -53,7 +54,7 @@ def is_available(size: int, position: int, word: Any) -> int:
     """Whether a descriptor with this second word is available at `position`: 1, 0 or a fault.
 
     Available: F_AVAIL is the wrap counter, F_USED its opposite (2.8.1). If both are the wrap
-    counter the descriptor was used in this round, which only this device may say.
+    counter, the descriptor was used in this round, which only this device may write.
     """
     flags = packed_flags(word) & (F_AVAIL | F_USED)
     wrap = wrap_of(size, position)
@@ -64,11 +65,11 @@ def is_available(size: int, position: int, word: Any) -> int:
 
 @kernel(int64(int64, int64), inline=True)
 def off_wrap(size: int, position: int) -> int:
-    """The position as an event area says it (2.8.14)."""
+    """The position in an event area's form (2.8.14)."""
     return slot_of(size, position) | (EVENT_WRAP if wrap_of(size, position) else 0)
 
 
 @kernel(int64(int64, int64), inline=True)
 def position_of_event(size: int, event: int) -> int:
-    """The position that an event area says. Its slot may be outside of the ring."""
+    """The position in an event area. Its slot may be outside of the ring."""
     return (event & ~EVENT_WRAP) + (0 if event & EVENT_WRAP else size)

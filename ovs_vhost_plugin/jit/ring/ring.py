@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A ring as both directions use it, split or packed: one question, then the layout's own function.
+"""A ring's functions for both directions: each asks "packed?" and calls the layout's own function.
 
 `split.py` and `packed.py` have these eight functions, in this order and with these signatures; a
-test holds that. A burst goes through them so:
+test holds that. A burst calls them in this order:
 
-    pop_avail                available chains are parsed, and held
-    disable_notification     while there are any, no kicks
+    pop_avail                parse available chains, and hold them
+    disable_notification     no kicks while there are chains
     for each held chain:
         journal_begin        before its effect: a transmit ring's frame goes to the tap
-        journal_abort        if it had none
+        journal_abort        if it had no effect
         add_used             the chain is used, which the driver does not see yet
-    flush_used               now it does
+    flush_used               now the driver sees the used chains
     needs_notification       then the driver is called, or not
     enable_notification      before sleep: kicks, and one more look
 
-All are compiled into their callers: a call would cost more than the question.
+All are inlined into their callers: a call would cost more than the question.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from ovs_vhost_plugin.jit.ring import packed, split
 
 @kernel(int64(VRING_T, MEMORY_T, QUEUE_T, int64, int64), inline=True)
 def pop_avail(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -> int:
-    """Parse what the driver offers until `chains` chains or `length` bytes are held.
+    """Parse available chains until `chains` chains or `length` bytes are held.
 
-    Returns 0, IOVECS_FULL if the next chain did not fit, or a fault of the next chain: those
+    Return 0, IOVECS_FULL if the next chain did not fit, or a fault of the next chain. The chains
     before it are held and good.
     """
     if ring.state[0]["packed"]:
@@ -50,10 +50,10 @@ def pop_avail(ring: Vring, memory: Memory, queue: Queue, chains: int, length: in
 
 @kernel(void(VRING_T, QUEUE_T), inline=True)
 def journal_begin(ring: Vring, queue: Queue) -> None:
-    """Note that the oldest held chain is about to have its effect, which it may have only once.
+    """Record that the oldest held chain is about to have its effect, which it may have only once.
 
-    If this worker is killed from here on, the next one gives the chain back unsent: a network may
-    lose a frame, but is not expected to make a second one, which might come much later.
+    If this worker is killed from here on, the next one gives the chain back without sending it: a
+    network may lose a frame, but is not expected to duplicate it, perhaps much later.
     """
     if ring.state[0]["packed"]:
         packed.journal_begin(ring, queue)
@@ -63,7 +63,7 @@ def journal_begin(ring: Vring, queue: Queue) -> None:
 
 @kernel(void(VRING_T), inline=True)
 def journal_abort(ring: Vring) -> None:
-    """Note that the chain of `journal_begin` had no effect so far."""
+    """Record that the chain of `journal_begin` had no effect."""
     if ring.state[0]["packed"]:
         packed.journal_abort(ring)
     else:
@@ -72,7 +72,7 @@ def journal_abort(ring: Vring) -> None:
 
 @kernel(void(VRING_T, QUEUE_T, int64), inline=True)
 def add_used(ring: Vring, queue: Queue, written: int) -> None:
-    """Give the oldest held chain back, `written` bytes in it; not yet visible."""
+    """Give the oldest held chain back with `written` bytes in it, not yet visible."""
     if ring.state[0]["packed"]:
         packed.add_used(ring, queue, written)
     else:
@@ -81,7 +81,7 @@ def add_used(ring: Vring, queue: Queue, written: int) -> None:
 
 @kernel(boolean(VRING_T, MEMORY_T, NET_T), inline=True)
 def flush_used(ring: Vring, memory: Memory, net: Net) -> bool:
-    """Make the used chains visible to the driver: whether there were any."""
+    """Make the used chains visible to the driver; return whether there were any."""
     if ring.state[0]["packed"]:
         return packed.flush_used(ring, memory, net)
     return split.flush_used(ring, memory, net)
@@ -89,7 +89,7 @@ def flush_used(ring: Vring, memory: Memory, net: Net) -> bool:
 
 @kernel(boolean(VRING_T), inline=True)
 def needs_notification(ring: Vring) -> bool:
-    """Whether the driver wants a call for what was flushed since this was last asked.
+    """Whether the driver wants a call for the chains flushed since the last call of this.
 
     The first time after a start the answer is yes.
     """
@@ -100,7 +100,7 @@ def needs_notification(ring: Vring) -> bool:
 
 @kernel(boolean(VRING_T, MEMORY_T, NET_T), inline=True)
 def enable_notification(ring: Vring, memory: Memory, net: Net) -> bool:
-    """Let the driver kick from now on: whether it has offered something in the meantime."""
+    """Let the driver kick from now on; return whether there are new available chains."""
     if ring.state[0]["packed"]:
         return packed.enable_notification(ring, memory, net)
     return split.enable_notification(ring, memory, net)
@@ -108,7 +108,7 @@ def enable_notification(ring: Vring, memory: Memory, net: Net) -> bool:
 
 @kernel(void(VRING_T, MEMORY_T, NET_T), inline=True)
 def disable_notification(ring: Vring, memory: Memory, net: Net) -> None:
-    """Spare the driver its kicks while the ring is looked at anyway."""
+    """Spare the driver its kicks while the loop polls the ring anyway."""
     if ring.state[0]["packed"]:
         packed.disable_notification(ring, memory, net)
     else:

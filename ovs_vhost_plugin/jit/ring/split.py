@@ -2,11 +2,11 @@
 """The device's side of a split virtqueue (virtio 1.2, 2.7): the functions of `ring.py`, in order.
 
 The avail ring is the driver's, the used ring the device's. An index is read with acquire and
-written with release, so that what it covers is seen whole. Indices count modulo 65536 and never
-modulo the ring's size.
+written with release, so that the entries it covers are complete. Indices count modulo 65536 and
+never modulo the ring's size.
 
-Each side sleeps after it has said so and looked once more (2.7.13.4.1, 2.7.14): a store, then a
-load of something else, which only a full fence keeps in order.
+Before it sleeps, each side asks for a notification and looks once more (2.7.13.4.1, 2.7.14). This
+is a store and then a load of another word, which only a full fence keeps in order.
 """
 
 from __future__ import annotations
@@ -60,21 +60,21 @@ from ovs_vhost_plugin.jit.ring.offsets import (
 )
 from ovs_vhost_plugin.jit.ring.split_chain import walk
 
-# Elements: two cache lines. The driver's processor has them, and the fence after a burst waits for
-# all that was written.
+# Elements: two cache lines. The driver's processor has the lines, and the fence after a burst waits
+# for all writes.
 _AHEAD = 16
 _HALF_WAY = 0x8000
 
 
 @kernel(int64(VRING_T), inline=True)
 def read_avail_idx(ring: Vring) -> int:
-    """Read how far the driver's index is: 0 or a fault."""
+    """Read the driver's avail index; return 0 or a fault."""
     state = ring.state[0]
     avail_idx = int64(load_acquire(ring.avail, AVAIL_IDX))
     ahead = (avail_idx - state["next_avail"]) & 0xFFFF
     known = (state["avail_idx"] - state["next_avail"]) & 0xFFFF
     if ahead > state["size"]:
-        # More than half of the index's range ahead is rather behind.
+        # An index more than half of its range ahead is behind.
         return failure(Fault.AVAIL_GOES_BACK if ahead >= _HALF_WAY else Fault.AVAIL_JUMPS)
     if ahead < known:
         return failure(Fault.AVAIL_GOES_BACK)
@@ -124,7 +124,7 @@ def journal_abort(ring: Vring) -> None:
 
 @kernel(void(VRING_T, QUEUE_T, int64), inline=True)
 def add_used(ring: Vring, queue: Queue, written: int) -> None:
-    """As `ring.add_used`: the chain goes into the used ring, whose index stays."""
+    """As `ring.add_used`: writes the used element, and leaves the used index."""
     state = ring.state[0]
     slot = state["next_used"] & (state["size"] - 1)
     prefetch_write(address_of(ring.elements, element_id(slot + _AHEAD)))
@@ -138,9 +138,9 @@ def add_used(ring: Vring, queue: Queue, written: int) -> None:
 
 @kernel(boolean(VRING_T, MEMORY_T, NET_T))
 def flush_used(ring: Vring, memory: Memory, net: Net) -> bool:
-    """As `ring.flush_used`: the used index takes in all elements.
+    """As `ring.flush_used`: writes the used index, which then covers all elements.
 
-    Logged in the order that migration needs: elements before the index, the index after it.
+    Marks the dirty log in migration's order: elements before the index is written, the index after.
     """
     state = ring.state[0]
     count = (state["next_used"] - state["flushed"]) & 0xFFFF

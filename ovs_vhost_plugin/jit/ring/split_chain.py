@@ -2,8 +2,8 @@
 """The chains of a split ring: descriptors linked by `next` (virtio 1.2, 2.7.5).
 
 The driver may change a descriptor at any time, so each word is read once, and an indirect table is
-copied before it is looked at. Every walk is bounded: by the entries of the table, which ends loops,
-and by the iovecs that one readv or writev takes.
+copied before it is read. Every walk is bounded by the entries of the table, which ends loops, and
+by the iovecs that one readv or writev takes.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def _follow(
 ) -> tuple[int, int, int]:
     """Follow a chain from descriptor `index` of `table`, into iovecs from `at` on.
 
-    Returns the next free iovec or a fault, bytes of the buffers, and the entries of the indirect
-    table in `queue.table` that the chain ends with, or 0. `nested`: this is such a table.
+    Return the next free iovec or a fault, the buffers' bytes, and the entries of the indirect table
+    in `queue.table` that ends the chain, or 0. `nested`: `table` is that indirect table.
     """
     total = int64(0)
     writes = ring.state[0]["writes"]
@@ -70,7 +70,7 @@ def _follow(
                 return failure(Fault.INDIRECT_NOT_NEGOTIATED), total, 0
             if flags & F_NEXT:
                 return failure(Fault.INDIRECT_WITH_NEXT), total, 0
-            # 2.7.5.3.2: normal descriptors may come before it; its own F_WRITE says nothing.
+            # 2.7.5.3.2: normal descriptors may come before it; its own F_WRITE is ignored.
             count = copy_table(regions, address, length, queue, at)
             return (at if count > 0 else count), total, count
         at = take_buffer(regions, queue, at, address, length, flags, writes)
@@ -85,8 +85,8 @@ def _follow(
 def walk(ring: Vring, head: int, regions: Records, queue: Queue) -> tuple[int, int, int, int]:
     """Parse the chain at `head` into iovecs behind the held ones.
 
-    Returns how many iovecs or a fault, their bytes, `head`, and 1: the slots it takes in the avail
-    ring. `held.make_room` was called before; the caller holds the chain or overwrites it.
+    Return the number of iovecs or a fault, their bytes, `head`, and 1: the slots it takes in the
+    avail ring. `held.make_room` was called before; the caller holds the chain or overwrites it.
     """
     size = ring.state[0]["size"]
     if head >= size:
