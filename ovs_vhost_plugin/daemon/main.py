@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None, worker_module: str = WORKER_MODULE) 
     process.raise_fd_limit()
     _choose_cache()
     workers = Workers(worker_module, state, quiet=ovs.daemon.get_detach())
-    workers.start_nursery(time.monotonic())
+    workers.start_fork_server(time.monotonic())
     # Open vSwitch's own daemons make their sockets with this mode (lib/socket-util-unix.c,
     # bind_unix_socket). The bindings change the mode only after others could connect, and by the
     # fd, which on Linux does not change the socket's name.

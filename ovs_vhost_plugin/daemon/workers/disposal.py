@@ -35,12 +35,12 @@ class Disposal:
         """Whether no more peers' sockets should be opened: there is no process to close them."""
         return len(self._fds) >= MOST
 
-    def pass_on(self, nursery: Channel) -> None:
+    def pass_on(self, fork_server: Channel) -> None:
         """Send as many fds as the fork server takes now; its owner sees it if it is dead."""
         while self._fds:
             fd = self._fds[0]
             try:
-                if not nursery.send_now(births.encode_request(Dispose()), [fd]):
+                if not fork_server.send_now(births.encode_request(Dispose()), [fd]):
                     return
             except ChannelClosed:
                 return

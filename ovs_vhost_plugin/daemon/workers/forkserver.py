@@ -21,7 +21,7 @@ _KEPT_VARIABLES = ("NUMBA_", "OPENBLAS_", "OVS_VHOST_")
 """Prefixes of the environment variables that are passed to the fork server."""
 
 
-class Nursery:
+class ForkServerLink:
     """The program, and the channel to it; the messages are in `ipc/births.py`."""
 
     def __init__(self, worker_module: str, state: StateDir, *, quiet: bool) -> None:

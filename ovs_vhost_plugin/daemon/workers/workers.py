@@ -21,7 +21,7 @@ from ovs_vhost_plugin.daemon.sockets.listener import listen_control
 from ovs_vhost_plugin.daemon.workers import cgroups
 from ovs_vhost_plugin.daemon.workers.alarms import Alarms
 from ovs_vhost_plugin.daemon.workers.disposal import Disposal
-from ovs_vhost_plugin.daemon.workers.forkserver import Nursery
+from ovs_vhost_plugin.daemon.workers.forkserver import ForkServerLink
 from ovs_vhost_plugin.daemon.workers.link import WorkerLink
 from ovs_vhost_plugin.ipc import births
 from ovs_vhost_plugin.ipc.births import Born, Broken, Exited, ForkWorker, News, Ready, Stillborn
@@ -83,7 +83,7 @@ class Workers:
         self._state = state
         self._quiet = quiet
         self._groups = cgroups.find()
-        self._nursery: Nursery | None = None
+        self._fork_server: ForkServerLink | None = None
         self._ready = False
         self._backoff = FIRST_TRY
         self._began = 0.0
@@ -92,16 +92,16 @@ class Workers:
 
     # -- the fork server -------------------------------------------------------------------------
 
-    def start_nursery(self, now: float) -> None:
+    def start_fork_server(self, now: float) -> None:
         """Start a fork server, if there is none and its back-off is over."""
-        if self._nursery is None and now >= self._backoff.retry_at:
-            self._nursery = Nursery(self._module, self._state, quiet=self._quiet)
+        if self._fork_server is None and now >= self._backoff.retry_at:
+            self._fork_server = ForkServerLink(self._module, self._state, quiet=self._quiet)
             self._began = now
 
     @property
     def spawn_slots(self) -> int:
         """The number of workers that may be requested now."""
-        if self._nursery is None or not self._ready:
+        if self._fork_server is None or not self._ready:
             return 0
         return max(0, _SPAWNS_AT_ONCE - sum(link.pid is None for link in self._children()))
 
@@ -115,48 +115,48 @@ class Workers:
     def pids(self) -> dict[int, str]:
         """The known processes of ours, and the name of each."""
         known = {link.pid: f"the worker of {link.name}" for link in self.links.values() if link.pid}
-        if self._nursery is not None:
-            known[self._nursery.pid] = "our nursery"
+        if self._fork_server is not None:
+            known[self._fork_server.pid] = "our fork server"
         return {**known, os.getpid(): "this daemon"}
 
     def _children(self) -> Iterator[WorkerLink]:
         return (link for link in self.links.values() if link.child)
 
-    def _nursery_died(self, why: str, now: float) -> None:
-        assert self._nursery is not None
-        vlog.warn(f"nursery (pid {self._nursery.pid}): {why}; starting another")
-        self._nursery.kill()
-        self._nursery, self._ready = None, False
+    def _fork_server_died(self, why: str, now: float) -> None:
+        assert self._fork_server is not None
+        vlog.warn(f"fork server (pid {self._fork_server.pid}): {why}; starting another")
+        self._fork_server.kill()
+        self._fork_server, self._ready = None, False
         self._backoff = self._backoff.failed(now, now - self._began)
         for link in list(self._children()):
             link.orphaned(now)
 
-    def _hear_nursery(self, now: float) -> list[Event]:
-        if self._nursery is None:
+    def _hear_fork_server(self, now: float) -> list[Event]:
+        if self._fork_server is None:
             return []
         try:
-            channel = self._nursery.channel
+            channel = self._fork_server.channel
             channel.flush()
             said = [births.decode_news(said) for said, _ in channel.receive()]
-            events = [self._nursery_says(news, now) for news in said]
+            events = [self._fork_server_says(news, now) for news in said]
             if self._ready:
                 self.disposal.pass_on(channel)
         except (ChannelClosed, MessageError) as closed:
-            self._nursery_died(str(closed), now)
+            self._fork_server_died(str(closed), now)
             return []
         return [event for event in events if event is not None]
 
-    def _nursery_says(self, news: News, now: float) -> Event | None:
+    def _fork_server_says(self, news: News, now: float) -> Event | None:
         match news:
             case Ready(lacking):
                 self._ready, self.broken = True, ""
                 self.lacking = list(lacking)
-                vlog.info("nursery is warm")
+                vlog.info("fork server is warm")
                 if lacking:
                     vlog.warn(f"the workers' sandbox is {self.sandbox}")
             case Broken(error):
                 self.broken = f"nursery-broken: {error}"
-                vlog.err(f"nursery: {error}")
+                vlog.err(f"fork server: {error}")
             case Born(name, pid):
                 if name in self.links and self.links[name].child:
                     self.links[name].born(pid, now)
@@ -188,7 +188,7 @@ class Workers:
         If the fork server turns out to be dead, this has no effect: there is no link then. Raises
         OSError.
         """
-        assert self._nursery is not None
+        assert self._fork_server is not None
         path = self._state.control(spec.name)
         with contextlib.closing(listen_control(path)) as control:
             listeners = [control.fileno()] + ([front_end.fileno()] if front_end else [])
@@ -199,11 +199,11 @@ class Workers:
             link = self._make_link(spec.name, connect(os.fspath(path)), spec, now, child=True)
             try:
                 fds = [link.vitals.fd, *joins, *listeners, journal, *queues]
-                self._nursery.channel.send(births.encode_request(request), fds)
+                self._fork_server.channel.send(births.encode_request(request), fds)
             except ChannelClosed as closed:
                 self._close(link)
                 self._state.forget(spec.name)
-                self._nursery_died(str(closed), now)
+                self._fork_server_died(str(closed), now)
                 return
             finally:
                 for fd in joins:
@@ -213,8 +213,8 @@ class Workers:
     def dispose(self, fd: int) -> None:
         """Take over an fd that a peer has touched, and let a child close it."""
         self.disposal.take(fd)
-        if self._nursery is not None and self._ready:
-            self.disposal.pass_on(self._nursery.channel)
+        if self._fork_server is not None and self._ready:
+            self.disposal.pass_on(self._fork_server.channel)
 
     def adopt(self, now: float) -> None:
         """Adopt the workers of an earlier daemon, and remove the records of dead ones."""
@@ -266,11 +266,11 @@ class Workers:
 
     def run(self, now: float) -> list[Event]:
         """Receive all reports and ends of workers."""
-        self.start_nursery(now)
+        self.start_fork_server(now)
         events: list[Event] = []
         for link in list(self.links.values()):
             events += [Heard(link.name, report) for report in link.receive(now)]
-        events += self._hear_nursery(now)
+        events += self._hear_fork_server(now)
         for link in self._alarms.gone_off():
             link.alarmed(now)
         for link in list(self.links.values()):
@@ -289,7 +289,7 @@ class Workers:
 
     def get_timer(self) -> float | None:
         """The time at which a fork server may be started; None while there is one."""
-        return self._backoff.retry_at if self._nursery is None else None
+        return self._backoff.retry_at if self._fork_server is None else None
 
     def wait(self, poller: Any) -> None:
         """Register the fds that `run` has to be called for."""
@@ -298,8 +298,8 @@ class Workers:
         for stuck in self.stuck:
             stuck.link.wait(poller)
         self._alarms.wait(poller)
-        if self._nursery is not None:
-            channel = self._nursery.channel
+        if self._fork_server is not None:
+            channel = self._fork_server.channel
             wants = select.POLLOUT if channel.wants_write or self.disposal.waiting else 0
             poller.fd_wait(channel.fileno(), select.POLLIN | wants)
 
@@ -317,9 +317,9 @@ class Workers:
     def close(self) -> None:
         """Close all links and the fork server's channel: it ends by that, the workers do not."""
         self.forget_all()
-        if self._nursery is not None:
-            self._nursery.leave()
-            self._nursery = None
+        if self._fork_server is not None:
+            self._fork_server.leave()
+            self._fork_server = None
 
     def _end(self, link: WorkerLink, fault: str, now: float) -> Ended:
         self._close(link)

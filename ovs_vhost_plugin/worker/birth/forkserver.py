@@ -46,11 +46,13 @@ def main(argv: list[str]) -> int:
     """From start to the daemon's end."""
     fd, module, state = argv
     process.close_fds_except({0, 1, 2, int(fd)})
-    process.set_name("vhost-nursery")
-    return _Nursery(socket.socket(fileno=int(fd)), module, StateDir(Path(state))).live()
+    process.set_name("vhost-forksrv")
+    return ForkServer(socket.socket(fileno=int(fd)), module, StateDir(Path(state))).live()
 
 
-class _Nursery:
+class ForkServer:
+    """Forks workers that run `worker_module`, as the daemon asks over `sock`."""
+
     def __init__(self, sock: socket.socket, worker_module: str, state: StateDir) -> None:
         self._channel = Channel(sock, max_fds=_MAX_FDS)
         self._module = worker_module
@@ -61,6 +63,7 @@ class _Nursery:
         self._poll = select.poll()
 
     def live(self) -> int:
+        """Serve until the daemon has gone; return the exit status."""
         try:
             worker = self._warm()
             self._tell(Ready(tuple(self._try_sandbox())))

@@ -143,7 +143,7 @@ def test_the_daemon_detaches_and_is_found_by_its_name(make_host) -> None:
     host = make_host(daemon=False)
     pidfile = host.directory / "ovs-vhost.pid"
 
-    # Returns when nobody holds its output any more, neither daemon nor nursery.
+    # Returns when nobody holds its output any more, neither daemon nor fork server.
     started = ovs_vhost(host, "daemon", "--detach", "--log-file", "-vconsole:off")
 
     pid = int(pidfile.read_text())

@@ -166,11 +166,11 @@ def test_statistics_come_without_a_worker_that_does_not_answer(host) -> None:
     assert stats["missing"] == ["mute0"]
 
 
-def test_a_nursery_that_dies_is_replaced_and_workers_go_on(host) -> None:
+def test_a_fork_server_that_dies_is_replaced_and_workers_go_on(host) -> None:
     pid = running_port(host)
-    nursery = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    fork_server = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
-    os.kill(nursery, signal.SIGKILL)
+    os.kill(fork_server, signal.SIGKILL)
     host.add_client_port("vhu1")
 
     host.wait_status("vhu1", "connecting")

@@ -248,7 +248,7 @@ def test_a_crash_is_published_and_delays_the_next_worker(world: World) -> None:
     assert "vhu0" in world.workers.links
 
 
-def test_a_port_that_waits_for_a_broken_nursery_says_so(world: World) -> None:
+def test_a_port_that_waits_for_a_broken_fork_server_says_so(world: World) -> None:
     world.workers.spawn_slots, world.workers.broken = 0, "nursery-broken: x"
     world.rows(ports={"vhu0": PORT})
     for _ in range(2):

@@ -129,7 +129,7 @@ def test_a_row_that_is_wrong_changes_nothing(seen: Observed | None) -> None:
     assert plan(None, seen, wrong=True) == ([], None)
 
 
-def test_no_more_are_spawned_than_the_nursery_takes() -> None:
+def test_no_more_are_spawned_than_the_fork_server_takes() -> None:
     ports = {f"vhu{i}": replace(PORT, name=f"vhu{i}") for i in range(5)}
     taps = dict.fromkeys(ports, Observed(tap=True, secluded=True))
     made = reconcile(ports, (), taps, 2, NOW)
@@ -213,7 +213,7 @@ class World:
         return True
 
     def time_passes(self) -> bool:
-        """The nursery answers, workers say hello or end; whether anything happened."""
+        """The fork server answers, workers say hello or end; whether anything happened."""
         moved = False
         for name, seen in list(self.observed.items()):
             if seen.phase is Phase.REQUESTED:

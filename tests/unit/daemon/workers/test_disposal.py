@@ -12,23 +12,23 @@ from ovs_vhost_plugin.ipc.channel import Channel
 
 def test_what_is_passed_on_is_closed_by_the_other_side() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    daemon, nursery = Channel(ours), Channel(theirs)
+    daemon, fork_server = Channel(ours), Channel(theirs)
     reader, writer = os.pipe()
     disposal = Disposal()
     disposal.take(writer)
     assert disposal.waiting
     disposal.pass_on(daemon)
     assert not disposal.waiting
-    ((said, (fd,)),) = nursery.receive()
+    ((said, (fd,)),) = fork_server.receive()
     assert births.decode_request(said) == Dispose()
     os.close(fd)
     assert os.read(reader, 1) == b"", "nobody else has it"
     os.close(reader)
     daemon.close()
-    nursery.close()
+    fork_server.close()
 
 
-def test_without_a_nursery_they_wait_and_no_more_are_made() -> None:
+def test_without_a_fork_server_they_wait_and_no_more_are_made() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.close()
     dead = Channel(ours)

@@ -107,7 +107,7 @@ def test_from_request_to_running(child: Worker) -> None:
     assert child.link.phase is Phase.RUNNING
 
 
-def test_the_hello_may_be_faster_than_the_nursery(child: Worker) -> None:
+def test_the_hello_may_be_faster_than_the_fork_server(child: Worker) -> None:
     child.hello()
     child.link.born(77, NOW)
     assert child.link.phase is Phase.RUNNING and child.link.pid == 77
@@ -154,7 +154,7 @@ def test_quit_is_an_end_without_fault(child: Worker) -> None:
     assert child.link.fault(0) == ""
 
 
-def test_a_child_has_ended_when_the_nursery_says_so(child: Worker) -> None:
+def test_a_child_has_ended_when_the_fork_server_says_so(child: Worker) -> None:
     child.hangs_up(NOW + 3)
     assert (child.link.phase, child.link.since) == (Phase.ENDING, NOW + 3)
     assert not child.link.ended()

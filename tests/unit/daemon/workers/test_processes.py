@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is left on disk and forked: records, sockets, the nursery. No root is needed."""
+"""What is left on disk and forked: records, sockets, the fork server. No root is needed."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import pytest
 from ovs_vhost_plugin.common import pidfile
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.sockets.listener import Owner, listen_control
-from ovs_vhost_plugin.daemon.workers.forkserver import Nursery as Program
+from ovs_vhost_plugin.daemon.workers.forkserver import ForkServerLink
 from ovs_vhost_plugin.daemon.workers.workers import connect
 from ovs_vhost_plugin.ipc import births
 from ovs_vhost_plugin.ipc.births import Born, Broken, Dispose, Exited, ForkWorker, News, Ready
@@ -111,12 +111,12 @@ def test_unknown_owners_are_named(text: str) -> None:
         Owner.parse(text)
 
 
-# -- the nursery ------------------------------------------------------------------------------
+# -- the fork server ------------------------------------------------------------------------------
 
 
-class Nursery:
+class Daemon:
     def __init__(self, state: StateDir, module: str) -> None:
-        self.program = Program(module, state, quiet=True)
+        self.program = ForkServerLink(module, state, quiet=True)
         self.channel = self.program.channel
         self._heard: list[tuple[dict[str, Any], list[int]]] = []
 
@@ -124,7 +124,7 @@ class Nursery:
         """What it says next; it may have said more by now."""
         while not self._heard:
             ready, _, _ = select.select([self.channel], [], [], 60)
-            assert ready, "the nursery says nothing"
+            assert ready, "the fork server says nothing"
             self._heard += self.channel.receive()
         said, fds = self._heard.pop(0)
         assert not fds
@@ -144,7 +144,7 @@ SPEC = WorkerSpec("vhu0", "client", "/x", 1, PortSettings(hold=True))
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A worker that writes what it got into its first queue, and fails if its port says so."""
-    (tmp_path / "nursery_worker.py").write_text(
+    (tmp_path / "born_worker.py").write_text(
         "import json, os\n"
         "def warm(): pass\n"
         "def run(spec, inheritance):\n"
@@ -157,14 +157,14 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "    return 3\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    return "nursery_worker"
+    return "born_worker"
 
 
 @pytest.mark.parametrize(("name", "status"), [("vhu0", 3), ("fails", 70)])
 def test_a_worker_is_born_and_its_end_told(
     state: StateDir, module: str, name: str, status: int
 ) -> None:
-    family = Nursery(state, module)
+    family = Daemon(state, module)
     assert isinstance(family.hear(), Ready)
     reader, writer = os.pipe()
     vitals = Vitals()
@@ -177,7 +177,7 @@ def test_a_worker_is_born_and_its_end_told(
 
     born = family.hear()
     told = json.loads(os.read(reader, 1000))
-    # The end of file: neither nursery nor worker keeps what it was given.
+    # The end of file: neither fork server nor worker keeps what it was given.
     assert os.read(reader, 1) == b""
     os.close(reader)
 
@@ -193,8 +193,8 @@ def test_a_worker_is_born_and_its_end_told(
 
 
 def test_what_is_to_be_disposed_of_is_closed_by_a_child(state: StateDir, module: str) -> None:
-    """A child of its own, as the nursery is not to wait for it either."""
-    family = Nursery(state, module)
+    """A child of its own, as the fork server is not to wait for it either."""
+    family = Daemon(state, module)
     assert isinstance(family.hear(), Ready)
     ours, theirs = socket.socketpair()
     with ours:
@@ -205,8 +205,8 @@ def test_what_is_to_be_disposed_of_is_closed_by_a_child(state: StateDir, module:
     family.end()
 
 
-def test_a_nursery_that_cannot_warm_says_why(state: StateDir) -> None:
-    family = Nursery(state, "no_such_module")
+def test_a_fork_server_that_cannot_warm_says_why(state: StateDir) -> None:
+    family = Daemon(state, "no_such_module")
     broken = family.hear()
     assert isinstance(broken, Broken) and "no_such_module" in broken.error
     with pytest.raises(ChannelClosed):
@@ -215,16 +215,16 @@ def test_a_nursery_that_cannot_warm_says_why(state: StateDir) -> None:
     family.end()
 
 
-def test_the_nursery_ends_with_the_daemon(state: StateDir, module: str) -> None:
-    family = Nursery(state, module)
+def test_the_fork_server_ends_with_the_daemon(state: StateDir, module: str) -> None:
+    family = Daemon(state, module)
     family.hear()
     family.channel.close()
     assert family.program.wait() == 0
 
 
-def test_the_nursery_has_nothing_of_the_daemons(state: StateDir, module: str) -> None:
+def test_the_fork_server_has_nothing_of_the_daemons(state: StateDir, module: str) -> None:
     secret, other = socket.socketpair()
-    family = Nursery(state, module)
+    family = Daemon(state, module)
     family.hear()
     fds = list(Path(f"/proc/{family.program.pid}/fd").iterdir())
     assert len(fds) == 5  # stdio, the channel, its own PID namespace

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All workers, with a nursery of its own and a worker that ends at once."""
+"""All workers, with a fork server of its own and a worker that ends at once."""
 
 import os
 import select
@@ -47,7 +47,7 @@ def test_nothing_is_left_of_a_worker_that_has_ended(
     workers = Workers("ending_worker", state, quiet=True)
     journal = os.memfd_create("journal")
     try:
-        workers.start_nursery(NOW)
+        workers.start_fork_server(NOW)
         while not workers.spawn_slots:
             next_events(workers)
         workers.spawn(SPEC, None, journal, [], NOW)

@@ -18,7 +18,7 @@ from support.checkout import TOP
 
 from ovs_vhost_plugin.common import process
 from ovs_vhost_plugin.common.dirs import StateDir
-from ovs_vhost_plugin.daemon.workers.forkserver import Nursery
+from ovs_vhost_plugin.daemon.workers.forkserver import ForkServerLink
 from ovs_vhost_plugin.ipc import births
 from ovs_vhost_plugin.ipc.births import Ready
 from ovs_vhost_plugin.worker.birth import sandbox
@@ -75,7 +75,7 @@ def test_landlock_is_asked_for_what_this_kernel_knows(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has a privilege to lose")
-def test_a_nursery_without_the_privilege_says_what_workers_lack(
+def test_a_fork_server_without_the_privilege_says_what_workers_lack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a container: the workers are there, and it is known what is not around them."""
@@ -87,20 +87,20 @@ def test_a_nursery_without_the_privilege_says_what_workers_lack(
     python.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(python))
     monkeypatch.chdir(tmp_path)
-    nursery = Nursery("lacking_worker", StateDir.create(Path("run")), quiet=True)
+    fork_server = ForkServerLink("lacking_worker", StateDir.create(Path("run")), quiet=True)
     try:
         heard = []
         while not heard:
-            assert select.select([nursery.channel], [], [], 60)[0]
-            heard = nursery.channel.receive()
+            assert select.select([fork_server.channel], [], [], 60)[0]
+            heard = fork_server.channel.receive()
         ((said, _),) = heard
         ready = births.decode_news(said)
         assert isinstance(ready, Ready)
         lacking = [words.partition(" (")[0] for words in ready.lacking]
         assert lacking == ["PID namespace", *NAMESPACES]
     finally:
-        nursery.leave()
-        assert nursery.wait() == 0
+        fork_server.leave()
+        assert fork_server.wait() == 0
 
 
 PROGRAM = """
