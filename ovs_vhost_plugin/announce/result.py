@@ -14,7 +14,7 @@ from ovs_vhost_plugin.net.location import Location
 
 
 class Outcome(StrEnum):
-    """How an announcement ended."""
+    """The outcome of an announcement."""
 
     LEARNED = "learned"  # it got through, and the bridge sends to the port what is for the MAC
     NOT_LEARNED = "not-learned"  # sent, or tried, in vain

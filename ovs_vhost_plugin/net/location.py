@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a port sits in the switch: its bridge, its OpenFlow number, its VLANs. Pure."""
+"""A port's place in the switch: its bridge, its OpenFlow number, its VLANs. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ovs_vhost_plugin.net.vlan import ALL_VLANS, PortVlan
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a port sits in the switch.
+    """A port's place in the switch.
 
     ofport     its OpenFlow number, below 1 while ovs-vswitchd has not assigned one
     mgmt_path  the bridge's OpenFlow management socket

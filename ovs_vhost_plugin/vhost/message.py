@@ -18,7 +18,7 @@ _KNOWN_FLAGS = spec.VERSION_MASK | spec.REPLY | spec.NEED_REPLY
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A request or a reply. Whoever holds the message owns its fds."""
+    """A request or a reply. The holder of the message owns its fds."""
 
     request: int
     payload: bytes = b""

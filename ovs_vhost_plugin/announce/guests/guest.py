@@ -167,7 +167,7 @@ class GuestState:
         return self._stopped(before, now)
 
     def _origin(self, now: float) -> str:
-        """Where a guest comes from whose rings have been used."""
+        """The trigger of a guest whose rings have been used before."""
         if self._lost_at is not None and now - self._lost_at <= REMEMBERED:
             return Trigger.RECONNECT
         return Trigger.RESUMED if self._began else Trigger.MOVED_IN

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where guests are: announced when they arrive, and followed when they leave."""
+"""Guests' places: guests are announced when they arrive, and followed when they leave."""

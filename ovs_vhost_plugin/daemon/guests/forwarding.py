@@ -297,7 +297,7 @@ class Forwarding:
         return location_of(self._spec(name), self._snapshot.switch.rundir)
 
     def _vlans(self, name: str) -> dict[int, PortVlan]:
-        """How the ports of its bridge treat VLANs, by OpenFlow number."""
+        """The VLAN settings of the ports of the bridge of port `name`, by OpenFlow number."""
         assert self._snapshot is not None
         here = self._bridge(name)
         return {n: vlan for (bridge, n), vlan in self._snapshot.vlans.items() if bridge == here}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Port locations from rows, and which port owns which MAC. Pure.
 
-Only rows make an address somebody's. What workers and front-ends say are claims
+Only rows make an address a guest's. The reports of workers and front-ends are claims
 (`announce/guests/claims.py`).
 """
 

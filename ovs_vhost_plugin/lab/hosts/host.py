@@ -198,7 +198,7 @@ class Host(Setup):
         return name
 
     def overruns(self, name: str) -> int:
-        """How many frames the kernel dropped at the port's full tap: its guest is slow."""
+        """The number of frames dropped at the port's full tap, whose guest is slow."""
         shown = json.loads(self.namespace.run("ip", "-json", "-stats", "link", "show", "dev", name))
         return int(shown[0]["stats64"]["tx"]["dropped"])
 

@@ -171,7 +171,7 @@ class PrivateSwitch(Setup):
         return parse_mdb(self.appctl("ovs-vswitchd", "mdb/show", bridge))
 
     def overruns(self) -> int:
-        """How many frames were dropped at the switch's full packet sockets (ss(8), -m)."""
+        """The number of frames dropped at the switch's full packet sockets (ss(8), -m)."""
         shown = self.namespace.run(
             "ss", "--packet", "--all", "--memory", "--numeric", "--no-header"
         )

@@ -119,7 +119,7 @@ class Flow:
 
     @property
     def sent(self) -> int:
-        """How many records have been sent."""
+        """The number of records sent so far."""
         return len(self.sent_at)
 
     def times(self) -> dict[int, float]:
@@ -215,7 +215,7 @@ class GuestReceiver:
         guest.run(f"until grep -q ':{port:04X} ' /proc/net/udp; do usleep 10000; done")
 
     def size(self, guest: QemuGuest) -> int:
-        """How many bytes have arrived so far."""
+        """The number of bytes that have arrived so far."""
         return int(guest.run(f"wc -c <{self._file}"))
 
     def all_of(self, flow: Flow, guest: QemuGuest) -> FlowArrivals:

@@ -55,7 +55,7 @@ class TcpStream(Setup):
 
     @property
     def sent(self) -> int:
-        """How many segments have been sent."""
+        """The number of segments sent so far."""
         return len(self.times())
 
     def times(self) -> dict[int, float]:
@@ -78,7 +78,7 @@ class TcpStream(Setup):
         self._process.wait(_END_SECONDS)
 
     def retransmitted(self) -> int:
-        """How many segments were sent again, by iperf3's count."""
+        """The number of segments sent again, by iperf3's count."""
         result = json.loads(self._output.read_text())
         return int(result["end"]["sum_sent"]["retransmits"])
 

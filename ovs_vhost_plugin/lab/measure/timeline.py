@@ -159,7 +159,7 @@ def duplicates(numbers: Iterable[int]) -> list[int]:
 
 
 def overtaken(numbers: Iterable[int]) -> int:
-    """How many records came after one with a higher number."""
+    """The number of records that came after a record with a higher number."""
     highest, late = -1, 0
     for number in numbers:
         late += number < highest
