@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a worker comes to be: forked of a warm process, then shut into its sandbox."""
+"""The birth of a worker: forked from a warm process, then put into its sandbox."""

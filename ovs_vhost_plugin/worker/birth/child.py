@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A child of the nursery on its way to a worker: it keeps its fds and nothing else."""
+"""A forked child before it is a worker: it keeps its fds and nothing else."""
 
 import contextlib
 import faulthandler
@@ -19,7 +19,7 @@ _NOBODY = 65534
 
 
 def be_worker(worker: ModuleType, request: ForkWorker, fds: list[int]) -> int:
-    """Run the worker that `request` asks for, with `fds`; its exit status."""
+    """Run the worker that `request` asks for, with `fds`; return its exit status."""
     spec = request.spec
     _reset_signals()
     os.setsid()
@@ -32,7 +32,7 @@ def be_worker(worker: ModuleType, request: ForkWorker, fds: list[int]) -> int:
     process.close_fds_except({0, 1, 2, control, *rest})
     limits = sandbox.limits_of(spec.queues, inflight.MAX_BYTES)
     sandbox.enter(spec.uid, spec.gid, limits, own_user=spec.uid in WORKER_UIDS)
-    # Says as last words which signal it was, also to a daemon that is not the parent (SIGBUS: the
+    # The last words then name the signal, also for a daemon that is not the parent (SIGBUS: the
     # front-end cut its memory file short).
     faulthandler.enable(2)
     listener = rest.pop(0) if request.listener else None
@@ -42,7 +42,7 @@ def be_worker(worker: ModuleType, request: ForkWorker, fds: list[int]) -> int:
 
 
 def try_sandbox(told: int) -> int:
-    """Go into the sandbox as a worker would, and write into `told` what it lacks."""
+    """Enter the sandbox as a worker would, and write the missing layers into `told`."""
     lacking = sandbox.enter(_NOBODY, _NOBODY, sandbox.limits_of(1, 0), own_user=False)
     os.write(told, "\n".join(lacking).encode())
     return 0

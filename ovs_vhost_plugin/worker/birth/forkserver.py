@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pre-warmed process that forks workers: kernels are compiled once, pages are shared.
+"""The fork server: a warm process that forks workers, so kernels compile once and share pages.
 
-It is a process of its own because the daemon must stay light and quick to restart, and because
-what forks must have one thread and no secrets. It holds nothing but a socket to the daemon and
-ends when the daemon does. The workers stay.
+It is a process of its own because the daemon must stay light and quick to restart, and because a
+process that forks must have one thread and no secrets. It holds nothing but a socket to the daemon
+and ends when the daemon does. The workers stay.
 
-What is said is in `ipc/births.py`.
+Its messages are in `ipc/births.py`.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ _LAST_WORDS = 300  # characters of an error's text that go to the daemon
 
 
 def main(argv: list[str]) -> int:
-    """From start to the daemon's end."""
+    """Run the fork server until the daemon ends."""
     fd, module, state = argv
     process.close_fds_except({0, 1, 2, int(fd)})
     process.set_name("vhost-forksrv")
@@ -76,7 +76,7 @@ class ForkServer:
         try:
             worker = importlib.import_module(self._module)
             worker.warm()
-            with contextlib.suppress(ImportError):  # then the sandbox has no filter, and says so
+            with contextlib.suppress(ImportError):  # then the sandbox reports its missing filter
                 sandbox.bindings()
             if process.threads() != 1:
                 raise RuntimeError("warming left a thread: forking would not be safe")
@@ -84,13 +84,13 @@ class ForkServer:
             self._tell(Broken(repr(error)[:_LAST_WORDS]))
             raise
         os.environ.clear()
-        # Never to be collected: collecting would write to the pages that the workers share.
+        # No garbage collection: it would write to the pages that the workers share.
         gc.collect()
         gc.freeze()
         return worker
 
     def _try_sandbox(self) -> list[str]:
-        """The layers that the sandbox lacks here: a child goes into it, tells, and ends."""
+        """The layers that the sandbox lacks here, found by a child that enters it and ends."""
         reader, writer = os.pipe()
         pid = self._fork()
         if pid == 0:
@@ -129,7 +129,7 @@ class ForkServer:
                 assert_never(request)
 
     def _dispose(self, fds: list[int]) -> None:
-        """Make a child close `fds` for the last time: it ends when they are closed here."""
+        """Let a child do the last close of `fds`: it ends once they are closed here."""
         reader, writer = os.pipe()
 
         def wait() -> int:
@@ -147,12 +147,12 @@ class ForkServer:
         except OSError as error:
             self._tell(Stillborn(name, str(error)))
             return
-        # By who sees it from outside: a worker knows only the pid of its own namespace.
+        # Written here, from outside: a worker knows only its pid in its own namespace.
         pidfile.write(self._state.pid(name), pid)
         self._tell(Born(name, pid))
 
     def _born(self, live: Callable[[], int]) -> int:
-        """Fork a child that lives so; its pid. Its end will be told. Raises OSError."""
+        """Fork a child that runs `live`; return its pid. Its end is reported. Raises OSError."""
         pid = self._fork()
         if pid == 0:
             _end_with(live)
@@ -162,10 +162,10 @@ class ForkServer:
         return pid
 
     def _fork(self) -> int:
-        """Fork a child that is the first process of a PID namespace, where there can be one.
+        """Fork a child that is the first process of a PID namespace, if there can be one.
 
-        When the first process of a namespace ends, for whatever reason, the kernel ends all that
-        are in it (pid_namespaces(7)).
+        When the first process of a namespace ends, for any reason, the kernel ends all processes
+        in the namespace (pid_namespaces(7)).
         """
         if not self._lacking:
             try:
@@ -195,7 +195,7 @@ def _end_with(live: Callable[[], int]) -> NoReturn:
     try:
         status = live()
     except BaseException:
-        # A worker has no file to read the source lines from; names and numbers do.
+        # A worker has no file to read source lines from; names and line numbers are enough.
         with contextlib.suppress(OSError):
             traceback.print_exc(file=sys.__stderr__)
     finally:

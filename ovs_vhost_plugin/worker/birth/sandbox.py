@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker's sandbox: all that it gives up before it reads the first byte of a peer.
 
-A worker faces a guest and its front-end, and may be taken over by them. From then on it has what
-this file leaves it: the fds that it was given, memory, and the system calls of `ALLOWED`. It has
-no file, no network, no other process, no capability and no way to get one. docs/security.md has
-this file as a table.
+A worker faces a guest and its front-end, and may be taken over by them. A worker that is taken over
+has only the fds that it was given, memory, and the system calls of `ALLOWED`. It has no file, no
+network, no other process, no capability and no way to get one. docs/security.md has this file as a
+table.
 
-Layers come in the order in which each still may be set up. A kernel or a container may lack some:
-`enter` returns which, and the daemon says so in its log and in vhost/show.
+The order of the layers is one in which each can still be set up. A kernel or a container may lack
+some layers: `enter` returns their names, and the daemon shows them in its log and in vhost/show.
 """
 
 from __future__ import annotations
@@ -55,22 +55,22 @@ ALLOWED = (
     *_TO_KNOW,
     "exit_group",
 )
-"""System calls that a worker may make with any arguments; those with some are in `_with_arguments`.
+"""System calls that a worker may make with any arguments; see also `_with_arguments`.
 
 None opens a file, makes a socket, forks, executes, or names a path outside of the worker's own
-/proc (readlink(2) tells of what kind a peer's fd is). Any other call ends the worker by SIGSYS,
-which the daemon names, but for those of `REFUSED`.
+/proc (readlink(2) shows the kind of a peer's fd). Any other call, except those of `REFUSED`, ends
+the worker by SIGSYS, which the daemon names.
 """
 
 REFUSED = {
-    "open": errno.EACCES,  # Python looks for the source of a traceback, and does without
+    "open": errno.EACCES,  # Python looks for the source of a traceback, and goes on without
     "openat": errno.EACCES,
-    "clone3": errno.ENOSYS,  # glibc falls back to clone, whose flags can be looked at
-    "prctl": errno.EPERM,  # glibc names memory and threads, and does without
+    "clone3": errno.ENOSYS,  # glibc falls back to clone, whose flags a filter can read
+    "prctl": errno.EPERM,  # glibc names memory and threads, and goes on without
     "arch_prctl": errno.EPERM,
     "sysinfo": errno.EPERM,
 }
-"""System calls that libraries try without harm, and what they are told."""
+"""System calls that libraries try without harm, and the errors returned for them."""
 
 IOCTLS = {
     "FIONBIO": 0x5421,  # a socket or eventfd that does not block
@@ -78,7 +78,7 @@ IOCTLS = {
     "TUNSETOFFLOAD": 0x400454D0,
     "TUNSETVNETHDRSZ": 0x400454D8,
     "TUNSETQUEUE": 0x400454D9,
-    # Of no use without /dev/userfaultfd, which only a port with postcopy is given
+    # Useless without /dev/userfaultfd, which only a port with postcopy is given
     "USERFAULTFD_IOC_NEW": 0xAA00,
     "UFFDIO_API": 0xC018AA3F,
     "UFFDIO_REGISTER": 0xC020AA00,
@@ -91,7 +91,7 @@ _CLONE_VM, _CLONE_THREAD = 0x100, 0x10000
 
 
 def _with_arguments(seccomp: ModuleType) -> list[tuple[str, tuple[Any, ...]]]:
-    """System calls that are allowed with some arguments: each rule allows one way."""
+    """Rules for system calls that are allowed with certain arguments only."""
 
     def masked(argument: int, mask: int, value: int) -> Any:
         return seccomp.Arg(argument, seccomp.MASKED_EQ, mask, value)
@@ -109,7 +109,7 @@ def _with_arguments(seccomp: ModuleType) -> list[tuple[str, tuple[Any, ...]]]:
         ("prlimit64", (seccomp.Arg(2, seccomp.EQ, 0),)),  # reading a limit
         ("tgkill", (seccomp.Arg(0, seccomp.EQ, os.getpid()),)),  # raise(3), abort(3)
     ]
-    low = 0xFFFF_FFFF  # the kernel looks at an unsigned int
+    low = 0xFFFF_FFFF  # the kernel reads an unsigned int
     rules += [("ioctl", (masked(1, low, request),)) for request in IOCTLS.values()]
     return rules
 
@@ -118,7 +118,7 @@ def _with_arguments(seccomp: ModuleType) -> list[tuple[str, tuple[Any, ...]]]:
 def bindings() -> ModuleType:
     """libseccomp's bindings: the distribution's, or PyPI's of the same interface.
 
-    To be called first while there still are files. Raises ImportError.
+    The first call must be made while there still are files. Raises ImportError.
     """
     try:
         import seccomp
@@ -129,7 +129,7 @@ def bindings() -> ModuleType:
 
 
 def filter_system_calls() -> None:
-    """From now on, in every thread, only the system calls above."""
+    """Allow only the system calls above from now on, in every thread."""
     seccomp = bindings()
     rules = seccomp.SyscallFilter(seccomp.KILL_PROCESS)
     for name in ALLOWED:
@@ -156,9 +156,9 @@ def _add(rules: Any, action: Any, name: str, *arguments: Any) -> None:
 
 
 def leave_namespaces() -> list[str]:
-    """Enter namespaces of its own, each of them empty; what could not be had.
+    """Enter new, empty namespaces; return the names of those that could not be made.
 
-    The PID namespace is made by whoever forks the worker, as only a child can be in it.
+    The fork server makes the PID namespace, as only a child can be in it.
     """
     lacking = []
     for name, flag in (
@@ -172,9 +172,9 @@ def leave_namespaces() -> list[str]:
 
 
 def _leave_files() -> None:
-    """Enter an empty, read-only root directory, with a /proc that shows this process alone."""
+    """Change to an empty, read-only root directory, with a /proc of this process alone."""
     process.mount("none", "/", None, process.MS_REC | process.MS_PRIVATE)
-    # On a directory that is there: what is mounted on it is seen here only.
+    # On an existing directory: the mount is seen in this namespace only.
     process.mount("none", _NEW_ROOT, "tmpfs", _HARDENED, _EMPTY)
     try:
         os.mkdir(f"{_NEW_ROOT}/proc", 0o555)  # noqa: PTH102 - as the calls around it
@@ -215,7 +215,7 @@ class _RulesetAttr(ctypes.Structure):
     )
 
 
-# Version of Landlock → bits that it knows of the three, the newest first, and bytes of the struct
+# Landlock version, the bits it knows of each of the three fields, and bytes of the struct
 _LANDLOCK = (
     (6, (0xFFFF, 0b11, 0b11), 24),  # signals and abstract unix sockets
     (5, (0xFFFF, 0b11, 0), 16),  # ioctl of devices
@@ -227,10 +227,9 @@ _LANDLOCK = (
 
 
 def forbid_files() -> None:
-    """By Landlock: no file, no TCP, no signal out, no abstract socket, whatever is reachable.
+    """Forbid files, TCP, signals out and abstract sockets by Landlock, even reachable ones.
 
-    There is no rule that allows anything, so it takes two system calls; PyPI's `landlock` knows
-    files only.
+    No rule allows anything, so two system calls are enough; PyPI's `landlock` knows files only.
     """
     version = process.system_call(_LANDLOCK_CREATE_RULESET, None, 0, _RULESET_VERSION)
     bits, size = next((bits, size) for since, bits, size in _LANDLOCK if version >= since)
@@ -247,7 +246,7 @@ def forbid_files() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Most threads, fds, bytes of private memory beyond today's, and bytes of any file."""
+    """The most threads, fds, bytes of private memory beyond the present, and bytes of a file."""
 
     threads: int
     files: int
@@ -256,13 +255,13 @@ class Limits:
 
 
 def limits_of(queues: int, largest_file: int) -> Limits:
-    """The limits of a worker with so many queue pairs; `largest_file` is what it makes itself."""
+    """The limits of a worker with `queues` queue pairs and own files up to `largest_file` bytes."""
     # A thread has its stack; 256 vrings have three eventfds each.
     return Limits(threads_of(queues), 4096, (96 + 12 * queues) << 20, largest_file)
 
 
 def limit(limits: Limits, *, own_user: bool) -> None:
-    """Set them for good. Threads are counted for each user, so only where that is the worker's."""
+    """Set the limits for good. Threads count for each user, so only if the user is the worker's."""
     pages = int(Path("/proc/self/statm").read_text().split()[5])  # proc_pid_statm(5): data
     data = pages * mmap.PAGESIZE + limits.memory
     for name, value in (
@@ -282,10 +281,10 @@ def limit(limits: Limits, *, own_user: bool) -> None:
 
 
 def enter(uid: int, gid: int, limits: Limits, *, own_user: bool) -> list[str]:
-    """Give up everything, as `uid`:`gid`, 0 for no change; what could not be had, in words.
+    """Give up everything, and become `uid`:`gid`, 0 for no change; return the missing layers.
 
-    The calling process has one thread and, but for its std files, only fds that it is to keep.
-    A user id that cannot be taken is an error (OSError), not a layer less.
+    The calling process has one thread and, besides its std files, only fds that it will keep.
+    A user id that cannot be taken is an error (OSError), not a missing layer.
     """
     lacking = leave_namespaces()
     limit(limits, own_user=own_user)
@@ -293,7 +292,7 @@ def enter(uid: int, gid: int, limits: Limits, *, own_user: bool) -> list[str]:
         lacking += _attempt("empty bounding set", process.empty_bounding_set)
         os.setgroups([])
         os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)  # capabilities go with the last user id that was 0
+        os.setresuid(uid, uid, uid)  # the capabilities go with the last user id that was 0
     process.forbid_new_privileges()
     lacking += _attempt("Landlock", forbid_files)
     lacking += _attempt("seccomp filter", filter_system_calls)
@@ -301,7 +300,7 @@ def enter(uid: int, gid: int, limits: Limits, *, own_user: bool) -> list[str]:
 
 
 def _attempt(name: str, layer: Callable[[], object]) -> list[str]:
-    """Set up a layer; in words that it cannot be had, if so."""
+    """Set up a layer; return its name and the error if that fails."""
     try:
         layer()
     except (OSError, ImportError, RuntimeError) as error:
