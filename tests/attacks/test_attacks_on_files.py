@@ -25,7 +25,6 @@ pytestmark = pytest.mark.system
 
 NOBODY = 65534
 _ENVIRONMENT = os.environ | {"PYTHONPATH": str(TOP)}
-WARM = 300.0  # seconds, where kernels are compiled anew
 
 
 @pytest.fixture
@@ -104,7 +103,7 @@ class _Planted:
         return os.system, (f"touch {self._marker}",)
 
 
-_LOAD = "from ovs_vhost_plugin.jit import dirty"  # few kernels, as compiling all takes long
+_LOAD = "from ovs_vhost_plugin.jit.ring import dirty"  # few kernels, as compiling all takes long
 
 
 def test_a_planted_cache_is_not_unpickled(open_directory):
@@ -174,7 +173,7 @@ def test_workers_of_daemons_in_two_network_namespaces_are_different_users(open_d
 
 
 def _worker(host: Host, name: str) -> int:
-    host.wait_status(name, "listening", WARM)
+    host.wait_status(name, "listening")
     return host.worker_pid(name)
 
 
