@@ -4,6 +4,16 @@
 The journal has the chains that were begun, and the ring has how many of them were flushed. Neither
 is trusted: a worker may have been taken over by its guest. So every word of the journal is checked
 here before it is used, and a journal that does not fit the ring is ignored as a whole.
+
+QEMU takes a transmit ring over while it has no back-end, as its NIC's link is down then: it lets
+the driver not kick, and gives chains back unsent (virtio_net_drop_tx_queue_data in
+hw/net/virtio-net.c). Where a packed ring stands it does not know: it still is where it last asked
+for the base. If the driver has just made a chain available there, QEMU uses that one and those
+behind it, and says so by the base. The chains in front of them are not used then, and the driver
+waits for these first:
+
+    journal            QEMU's place        base
+    | available ...    | used by QEMU ...  | available, or nothing
 """
 
 from __future__ import annotations
@@ -12,7 +22,18 @@ from errno import ESTALE
 
 from ovs_vhost_plugin.jit.atomics import load_acquire, load_relaxed, store_relaxed, store_release
 from ovs_vhost_plugin.jit.kernel import kernel
-from ovs_vhost_plugin.jit.layout import MEMORY_T, NET_T, VRING_T, Memory, Net, Vring, boolean, int64
+from ovs_vhost_plugin.jit.layout import (
+    MEMORY_T,
+    NET_T,
+    TWO_T,
+    VRING_T,
+    Memory,
+    Net,
+    Vring,
+    boolean,
+    int64,
+    void,
+)
 from ovs_vhost_plugin.jit.recovery.inflight_packed import held
 from ovs_vhost_plugin.jit.recovery.inflight_split import head_at
 from ovs_vhost_plugin.jit.recovery.journal import (
@@ -24,13 +45,22 @@ from ovs_vhost_plugin.jit.recovery.journal import (
     MOST_ENTRIES,
     begun_end,
     begun_entries,
+    begun_word,
+    entry,
     position_of,
 )
 from ovs_vhost_plugin.jit.ring import packed, split
-from ovs_vhost_plugin.jit.ring.descriptor import acquire_word, word_at
+from ovs_vhost_plugin.jit.ring.descriptor import (
+    F_NEXT,
+    acquire_word,
+    packed_flags,
+    packed_id,
+    word_at,
+)
 from ovs_vhost_plugin.jit.ring.offsets import (
     AVAIL_IDX,
     EVENT_FLAGS,
+    EVENT_FLAGS_DISABLE,
     EVENT_OFF_WRAP,
     USED_IDX,
     avail_ring,
@@ -62,14 +92,74 @@ def stands_at_base(ring: Vring) -> bool:
 
 @kernel(boolean(VRING_T))
 def _device_event_matches(ring: Vring) -> bool:
-    """Whether each half of the device event area has its last written value."""
+    """Whether each half of the device event area has its last written value.
+
+    Or the flags say no kicks, as QEMU has them say: no ring that was made anew does.
+    """
     said, before = ring.journal[DEVICE_EVENT], ring.journal[DEVICE_EVENT_BEFORE]
     event = int64(load_relaxed(ring.used, EVENT_OFF_WRAP))
     flags = int64(load_relaxed(ring.used, EVENT_FLAGS))
     return bool(
         (event == said & _HALF or event == before & _HALF)
-        and (flags == said >> 16 or flags == before >> 16)
+        and (flags == said >> 16 or flags == before >> 16 or flags == EVENT_FLAGS_DISABLE)
     )
+
+
+@kernel(TWO_T(VRING_T, int64, int64))
+def _chain_at(ring: Vring, position: int, most: int) -> tuple[int, int]:
+    """How many descriptors the chain at `position` has, at most `most`, and its buffer id.
+
+    0: there is no whole chain there.
+    """
+    size = ring.state[0]["size"]
+    slots = int64(0)
+    while slots < most:
+        word = acquire_word(ring.desc, slot_of(size, position))
+        if is_available(size, position, word) <= 0:
+            return 0, 0
+        slots += 1
+        if packed_flags(word) & F_NEXT == 0:
+            return slots, packed_id(word)
+        position = advance(size, position, 1)
+    return 0, 0
+
+
+@kernel(int64(VRING_T, int64, int64))
+def _left_by_front_end(ring: Vring, start: int, base: int) -> int:
+    """Where the chains begin that the front-end used itself: whole ones lie before, from `start`.
+
+    -ESTALE: it used none from `start` to `base`, or cannot have.
+    """
+    state = ring.state[0]
+    size = state["size"]
+    if state["writes"] or state["tracked"] or distance(size, start, base) > size:
+        return _NOT_THIS_RING
+    while start != base:
+        word = acquire_word(ring.desc, slot_of(size, start))
+        if is_available(size, start, word) < 0:
+            return start
+        slots, _ = _chain_at(ring, start, distance(size, start, base))
+        if slots == 0:
+            return _NOT_THIS_RING
+        start = advance(size, start, slots)
+    return _NOT_THIS_RING
+
+
+@kernel(void(VRING_T, MEMORY_T, NET_T, int64, int64))
+def _give_back_unsent(ring: Vring, memory: Memory, net: Net, start: int, end: int) -> None:
+    """Use the chains from `start` to `end`, one by one: each is in the journal before."""
+    state = ring.state[0]
+    size = state["size"]
+    while start != end:
+        slots, buffer_id = _chain_at(ring, start, distance(size, start, end))
+        if slots == 0:
+            break  # its driver has changed it since
+        behind = advance(size, start, slots)
+        ring.journal[ENTRIES] = entry(start, buffer_id, 0)
+        store_release(ring.journal, BEGUN, begun_word(behind, 1))
+        state["flushed"], state["next_used"], state["unflushed"] = start, behind, 1
+        packed.flush_used(ring, memory, net)
+        start = behind
 
 
 @kernel(boolean(VRING_T, int64, int64, int64))
@@ -105,9 +195,13 @@ def _resume_packed(ring: Vring, memory: Memory, net: Net) -> int:
     tracked_at = state["flushed"]
     if state["tracked"] and first != tracked_at and end != tracked_at:
         return _NOT_THIS_RING
+    base, unsent, at = state["next_avail"], end, end
     state["next_avail"] = end
     if not stands_at_base(ring):
-        return _NOT_THIS_RING
+        state["next_avail"] = at = base
+        unsent = _left_by_front_end(ring, end, base)
+        if unsent < 0 or not stands_at_base(ring):
+            return _NOT_THIS_RING
     if total > 0:
         # Once the first descriptor was flushed, all were; the driver may use it again by now.
         word = acquire_word(ring.desc, slot_of(size, first))
@@ -120,7 +214,8 @@ def _resume_packed(ring: Vring, memory: Memory, net: Net) -> int:
             state["unflushed"] = count
             packed.flush_used(ring, memory, net)
         store_release(ring.journal, FLUSHED, end)
-    return end
+    _give_back_unsent(ring, memory, net, end, unsent)
+    return at
 
 
 @kernel(int64(VRING_T, MEMORY_T, NET_T))

@@ -22,6 +22,7 @@ from ovs_vhost_plugin.jit.layout import LEARNED_T, MEMORY_T, NET_T, QUEUE_T, VRI
 from ovs_vhost_plugin.jit.net.receive import receive
 from ovs_vhost_plugin.jit.net.transmit import transmit
 from ovs_vhost_plugin.jit.recovery.journal import WORDS
+from ovs_vhost_plugin.jit.recovery.resume import resume
 
 RING, BUFFERS = 0x10000, 0x20000
 SIZE, CHAINS = 16, 6
@@ -43,6 +44,13 @@ def run_transmit(ring, queue, memory, net, learned):  # type: ignore[no-untyped-
 def run_receive(ring, queue, memory, net, learned):  # type: ignore[no-untyped-def]
     raise_signal(MARKER)
     receive(ring, queue, memory, net, learned)
+    raise_signal(MARKER)
+
+
+@kernel(types.void(VRING_T, MEMORY_T, NET_T))
+def run_resume(ring, memory, net):  # type: ignore[no-untyped-def]
+    raise_signal(MARKER)
+    resume(ring, memory, net)
     raise_signal(MARKER)
 
 

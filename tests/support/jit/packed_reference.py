@@ -87,6 +87,10 @@ class PackedDriver:
         data = packed_descriptor(address, length, flags, buffer_id)
         self.memory.write(self.desc + 16 * (position % self.size), data)
 
+    def put_used(self, position: int, buffer_id: int) -> None:
+        """As a device that uses the chain at `position` and writes nothing into its buffers."""
+        self.put_descriptor(position, 0, 0, buffer_id, AVAIL | USED if self.wrap(position) else 0)
+
     def descriptor(self, position: int) -> tuple[int, int, int, int]:
         """Address, length, id, flags."""
         data = self.memory.read(self.desc + 16 * (position % self.size), 16)

@@ -26,6 +26,7 @@ from support.jit.killing import (
     Case,
     new_net,
     run_receive,
+    run_resume,
     run_transmit,
 )
 from support.jit.pair_rig import frame
@@ -34,8 +35,14 @@ from bench import singlestep
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.net.receive import receive
 from ovs_vhost_plugin.jit.net.transmit import transmit
-from ovs_vhost_plugin.jit.recovery.journal import BEGUN, FLUSHED
+from ovs_vhost_plugin.jit.recovery.journal import (
+    BEGUN,
+    DEVICE_EVENT,
+    DEVICE_EVENT_BEFORE,
+    FLUSHED,
+)
 from ovs_vhost_plugin.jit.recovery.resume import resume
+from ovs_vhost_plugin.jit.ring.offsets import EVENT_FLAGS_DISABLE
 
 
 def begin(case: Case) -> layout.Vring:
@@ -155,3 +162,29 @@ def check_received(case: Case, state: bytes, tap: socket.socket, wire: socket.so
             tap.recv(4096)
         except BlockingIOError:
             return len(before)
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("first", [0, SIZE - 3, 2 * SIZE - 3])
+@pytest.mark.parametrize("unsent", [0, 1, 3])
+def test_what_a_front_end_left_unsent_comes_back_once(unsent: int, first: int, pieces: int) -> None:
+    """The front-end has used two chains itself; those before them are given back, and it is killed.
+
+    As QEMU does while it has no back-end (`jit/recovery/resume.py`).
+    """
+    case = Case(packed=True, in_order=False, writes=False, first=first, pieces=pieces)
+    begin(case)
+    case.journal[DEVICE_EVENT] = case.journal[DEVICE_EVENT_BEFORE] = 2 << 16
+    case.driver.put(case.driver.used + 2, EVENT_FLAGS_DISABLE)
+    for i in (unsent, unsent + 1):
+        case.driver.put_used(case.driver.advance(first, i * pieces), case.ids[i])
+    base = case.driver.advance(first, (unsent + 2) * pieces)
+    ring, net = case.ring(base), new_net(-1)
+
+    states = states_of(case, lambda: run_resume(ring, case.memory, net), lambda: 0)
+    assert len(states) > 3 * unsent
+    for state in states:
+        found = as_found(case, state)
+        assert resume(found.ring(base), found.memory, new_net(-1)) == base
+        assert [head for head, _ in found.driver.collect()] == case.ids[: unsent + 2]
+        assert found.driver.seen == base

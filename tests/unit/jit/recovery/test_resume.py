@@ -30,6 +30,7 @@ from ovs_vhost_plugin.jit.recovery.journal import (
     entry,
 )
 from ovs_vhost_plugin.jit.recovery.resume import resume
+from ovs_vhost_plugin.jit.ring.offsets import EVENT_FLAGS_DISABLE
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.device.vringconfig import PairConfig
 from ovs_vhost_plugin.worker.recovery import journal
@@ -129,6 +130,36 @@ def test_one_that_ends_before_its_front_end_comes_leaves_the_journal_as_it_was()
         rig.another()
         rig.another()
         assert positions(rig.begin()) == (5, 5)
+
+
+def test_a_ring_that_its_front_end_has_used_goes_on_behind_that() -> None:
+    """As QEMU that lost its back-end, and gives chains back where it last knew the ring to be."""
+    with Takeover(features=PACKED | Rig.extra_features, size=8) as rig:
+        rig.begin()
+        rig.pass_frames(13)
+        rig.idle()
+        rig.another()
+        for i in range(5):  # at 13, 14, 15, 0 and 1
+            rig.transmit(EMPTY + frame(60, i), start=i)
+        rig.tx.put_used(0, 3)
+        assert positions(rig.begin(base=1)) == (13, 1)
+        assert rig.wire.recv(4096) == EMPTY + frame(60, 4)  # the last one, and no other
+        chains = await_that(lambda: rig.tx.used_idx == 2 and rig.tx.collect(), "all chains")
+        assert [head for head, _ in chains] == [0, 1, 2, 3, 4]
+        rig.pass_frames(20)
+        assert rig.pair.take_faults() == []
+
+
+def test_a_front_end_that_lets_the_driver_not_kick_is_no_reason_to_doubt_the_journal() -> None:
+    """QEMU does, each time that it loses its back-end: also if the ring was quiet between two."""
+    with Takeover(features=PACKED | Rig.extra_features) as rig:
+        rig.begin()
+        rig.pass_frames(5)
+        for _ in range(3):
+            rig.idle()
+            rig.another()
+            rig.tx.put(rig.tx.used + 2, EVENT_FLAGS_DISABLE)
+            assert positions(rig.begin()) == (5, 5)
 
 
 @pytest.mark.parametrize("what", ["another ring", "handed over", "made anew"])
