@@ -54,6 +54,9 @@ class Movable(Protocol):
     def received_size(self) -> int:
         """The length of `received`, in bytes."""
 
+    def unread(self) -> int:
+        """How much has come to the UDP port and is not in `received` yet; 0: nothing."""
+
     def received(self) -> bytes:
         """The payloads that came to the UDP port, one after the other."""
 

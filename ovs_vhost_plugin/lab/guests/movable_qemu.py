@@ -126,6 +126,10 @@ class QemuMovable:
         """The size of the receiver's file."""
         return self._listening().size(self._running())
 
+    def unread(self) -> int:
+        """What waits in the receiver's socket."""
+        return self._listening().unread(self._running())
+
     def received(self) -> bytes:
         """The receiver's file."""
         return self._listening().fetch(self._running())

@@ -85,6 +85,10 @@ class SoftMovable:
         """The payloads' bytes so far."""
         return len(self.received())
 
+    def unread(self) -> int:
+        """Nothing: the guest answers as it receives."""
+        return 0
+
     def received(self) -> bytes:
         """The payloads so far."""
         self._check()

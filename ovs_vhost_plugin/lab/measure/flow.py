@@ -202,6 +202,7 @@ class GuestReceiver:
     """
 
     def __init__(self, guest: QemuGuest, port: int, *, echo: bool = False) -> None:
+        self._port = f":{port:04X} "  # as proc(5) shows it
         self._file = PurePosixPath(f"/tmp/flow-{port}")
         # netcat takes data of one sender only: another sender's flow needs another netcat.
         guest.run(f"[ ! -e {self._file} ] || {{ kill $(cat {self._file}.pid); rm {self._file}; }}")
@@ -212,11 +213,17 @@ class GuestReceiver:
             guest.run(f"{netcat} & echo $! >{self._file}.pid")
         else:
             guest.run(f"nc.openbsd -u -l {port} >{self._file} 2>&1 & echo $! >{self._file}.pid")
-        guest.run(f"until grep -q ':{port:04X} ' /proc/net/udp; do usleep 10000; done")
+        guest.run(f"until grep -q '{self._port}' /proc/net/udp; do usleep 10000; done")
 
     def size(self, guest: QemuGuest) -> int:
         """The number of bytes that have arrived so far."""
         return int(guest.run(f"wc -c <{self._file}"))
+
+    def unread(self, guest: QemuGuest) -> int:
+        """Bytes, as the kernel of the guest counts them, that the receiver has yet to read."""
+        lines = guest.run(f"grep '{self._port}' /proc/net/udp").splitlines()
+        # proc(5), /proc/net/udp: the fifth column is tx_queue:rx_queue
+        return sum(int(line.split()[4].partition(":")[2], 16) for line in lines)
 
     def all_of(self, flow: Flow, guest: QemuGuest) -> FlowArrivals:
         """The arrivals of a flow that has stopped, once its last record has come."""
