@@ -127,7 +127,7 @@ class QemuMovable:
         return self._listening().size(self._running())
 
     def unread(self) -> int:
-        """What waits in the receiver's socket."""
+        """The bytes that wait in the receiver's socket."""
         return self._listening().unread(self._running())
 
     def received(self) -> bytes:
