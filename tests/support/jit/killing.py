@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import mmap
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,3 +121,16 @@ def new_net(fd: int) -> layout.Net:
     for name, value in {"cfg_tap_fd": fd, "cfg_header_size": HEADER, "cfg_mergeable": 1}.items():
         net.state[name] = value
     return net
+
+
+def states_of(
+    case: Any, run: Callable[[], None], tap: Callable[[], int] = lambda: 0
+) -> dict[bytes, set[int]]:
+    """Every state that `run` passes through, with the counts of `tap` in it."""
+    found: dict[bytes, set[int]] = {}
+
+    def look() -> None:
+        found.setdefault(case.state(), set()).add(tap())
+
+    singlestep.count(run, look)
+    return found

@@ -7,12 +7,11 @@ import itertools
 import mmap
 import os
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from support.jit.frames import waiting
+from support.jit.frames import sent_in_each_state
 from support.jit.inflight_packed_reference import ENTRY, HEADER, PackedReference
 from support.jit.kernel_views import kernel_memory, kernel_ring
 from support.jit.killing import (
@@ -23,14 +22,13 @@ from support.jit.killing import (
     SharedMemory,
     new_net,
     run_receive,
-    run_transmit,
+    states_of,
 )
 from support.jit.killing import HEADER as NET_HEADER
 from support.jit.packed_reference import PackedDriver
 from support.jit.pair_rig import frame
 from support.jit.ring_reference import INDIRECT
 
-from bench import singlestep
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.net.receive import receive
 from ovs_vhost_plugin.jit.net.transmit import transmit
@@ -129,16 +127,7 @@ FORMS = [
 def test_every_chain_is_sent_and_given_back_once(first: int, kind: str) -> None:
     case = Tracked(False, first, kind)
     ring, tracking = case.ring()
-    reader, writer = os.pipe2(os.O_DIRECT | os.O_NONBLOCK)
-    net, learned = new_net(writer), fresh.new_learned(-1)
-    states: dict[bytes, set[int]] = {}
-
-    def look() -> None:
-        states.setdefault(case.state(), set()).add(waiting(reader))
-
-    singlestep.count(lambda: run_transmit(ring, case.queue, case.memory, net, learned), look)
-    for fd in (reader, writer):
-        os.close(fd)
+    states = sent_in_each_state(case, ring)
     assert not tracking.heads
     seen = {check_sent(case, state, {CHAINS}) for state in states}
     assert {(0, 0), (0, CHAINS), (CHAINS, 0)} <= seen
@@ -195,13 +184,6 @@ def test_every_buffer_is_filled_and_given_back_once(first: int, kind: str) -> No
     assert {check_received(case, state, tap, wire) for state in states} == {0, 4}
     tap.close()
     wire.close()
-
-
-def states_of(case: Tracked, run: Callable[[], None]) -> set[bytes]:
-    """Every state that `run` passes through."""
-    found: set[bytes] = set()
-    singlestep.count(run, lambda: found.add(case.state()))
-    return found
 
 
 def check_received(case: Tracked, state: bytes, tap: socket.socket, wire: socket.socket) -> int:

@@ -13,7 +13,6 @@ import os
 import socket
 import struct
 import termios
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -28,10 +27,10 @@ from support.jit.killing import (
     run_receive,
     run_resume,
     run_transmit,
+    states_of,
 )
 from support.jit.pair_rig import frame
 
-from bench import singlestep
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.net.receive import receive
 from ovs_vhost_plugin.jit.net.transmit import transmit
@@ -56,17 +55,6 @@ def as_found(case: Case, state: bytes) -> Case:
     found = Case(case.packed, case.in_order, case.writes, case.first, case.pieces)
     found.guest.write(RING, state[:0x1000])
     found.journal[:64] = np.frombuffer(state[0x1000:], np.int64)
-    return found
-
-
-def states_of(case: Case, run: Callable[[], None], tap: Callable[[], int]) -> dict[bytes, set[int]]:
-    """Every state that `run` passes through, with what the tap had got in it."""
-    found: dict[bytes, set[int]] = {}
-
-    def look() -> None:
-        found.setdefault(case.state(), set()).add(tap())
-
-    singlestep.count(run, look)
     return found
 
 
