@@ -48,7 +48,7 @@ from ovs_vhost_plugin.worker.learned.addresses import Addresses
 from ovs_vhost_plugin.worker.learned.devicestate import DeviceState
 from ovs_vhost_plugin.worker.learned.movedon import Watch
 from ovs_vhost_plugin.worker.outbox import Outbox
-from ovs_vhost_plugin.worker.tap.arrivals import Arrivals
+from ovs_vhost_plugin.worker.tap.gate import TapGate
 
 MODES = {"idle": IDLE, "send": SEND, "receive": RECEIVE, "loopback": LOOPBACK}
 _FRAME_BEGINS = bytes.fromhex("ffffffffffff5254000000010800")
@@ -109,7 +109,7 @@ class NullPort:
         addresses = Addresses([self._pair], -1, Watch(), outbox)
         state = DeviceState(addresses, self._selector, time.monotonic)
         self._device = Device(
-            Arrivals([self._pair], NullTaps(), NullHolding()),
+            TapGate([self._pair], NullTaps(), NullHolding()),
             state,
             self._selector,
             NullObserver(complaints),

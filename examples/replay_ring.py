@@ -93,7 +93,7 @@ def replay(recording: Recording, seconds: float = 60.0) -> tuple[list[bytes], st
     tap, wire = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     wire.setblocking(False)
     pair = QueuePair(0, tap.fileno())
-    pair.start(
+    pair.prepare(
         PairConfig(
             rx=None,
             tx=VringConfig(recording.size, desc, avail, used, recording.next_avail),
@@ -104,6 +104,7 @@ def replay(recording: Recording, seconds: float = 60.0) -> tuple[list[bytes], st
             finish_offloads=False,
         )
     )
+    pair.start()
     frames: list[bytes] = []
     faults: list[tuple[Kind, Fault]] = []
     until = time.monotonic() + seconds

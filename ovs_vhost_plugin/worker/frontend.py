@@ -162,7 +162,7 @@ class FrontEndLink:
                 reply = self._device.answer(message)
                 if reply is not None:
                     connection.send(reply)
-            self._device.settle()
+            self._device.start_pending()
             events = selectors.EVENT_READ
             if connection.wants_write:
                 events |= selectors.EVENT_WRITE

@@ -57,7 +57,7 @@ from ovs_vhost_plugin.worker.learned.movedon import Watch
 from ovs_vhost_plugin.worker.outbox import Outbox
 from ovs_vhost_plugin.worker.overview import Overview
 from ovs_vhost_plugin.worker.recovery import journal
-from ovs_vhost_plugin.worker.tap.arrivals import Arrivals
+from ovs_vhost_plugin.worker.tap.gate import TapGate
 from ovs_vhost_plugin.worker.tap.hold import Reason
 from ovs_vhost_plugin.worker.tap.holding import Holding
 from ovs_vhost_plugin.worker.tap.queues import TapQueues
@@ -72,7 +72,8 @@ def warm() -> None:
     threads = process.threads()
     pair = QueuePair(0, tap_fd=-1)
     nothing = np.zeros(0, layout.REGION_DTYPE)
-    pair.start(PairConfig(None, None, nothing, None, 12, 0, finish_offloads=False))
+    pair.prepare(PairConfig(None, None, nothing, None, 12, 0, finish_offloads=False))
+    pair.start()
     pair.close()
     # A joined thread leaves the kernel's list a moment later, and only a process with one thread
     # may be forked.
@@ -113,7 +114,7 @@ class Worker:
         self._state = DeviceState(self._addresses, self._selector, clock)
         self._userfaultfds = UserfaultDevice(self._outbox, clock, settings)
         self._device = Device(
-            Arrivals(pairs, taps, self._holding),
+            TapGate(pairs, taps, self._holding),
             self._state,
             self._selector,
             self,

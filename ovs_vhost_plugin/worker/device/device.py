@@ -2,7 +2,7 @@
 """The device behind a session: executes its effects on memory, dirty log, rings and tap.
 
 `resources.py` has the memory and log that rings use. `rings.py` starts and stops the rings.
-`tap/arrivals.py` decides which frames are the guest's.
+`tap/gate.py` decides which frames are the guest's.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ from ovs_vhost_plugin.worker.device.inband import InBand
 from ovs_vhost_plugin.worker.device.misses import Misses
 from ovs_vhost_plugin.worker.device.postcopy import Postcopy, Source
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
-from ovs_vhost_plugin.worker.device.resources import Basis
+from ovs_vhost_plugin.worker.device.resources import RingResources
 from ovs_vhost_plugin.worker.device.rings import Rings
 from ovs_vhost_plugin.worker.device.sharing import Sharing
 from ovs_vhost_plugin.worker.learned.devicestate import DeviceState
-from ovs_vhost_plugin.worker.tap.arrivals import Arrivals
-from ovs_vhost_plugin.worker.tap.expectation import Expectation
+from ovs_vhost_plugin.worker.tap.gate import TapGate
 from ovs_vhost_plugin.worker.tap.hold import Reason
 
 
@@ -59,7 +58,7 @@ class Device:
 
     def __init__(
         self,
-        arrivals: Arrivals,
+        gate: TapGate,
         state: DeviceState,
         selector: selectors.BaseSelector,
         observer: Observer,
@@ -67,33 +66,32 @@ class Device:
         userfaultfds: Source | None = None,
     ) -> None:
         """Without `userfaultfds`, PAGEFAULT is not offered."""
-        self.pairs = arrivals.pairs
+        self.pairs = gate.pairs
         self.mtu: int | None = None
         self.channel = BackEndChannel(selector, observer.error)
         self._observer = observer
         self._state = state
-        self._arrivals = arrivals
-        self._expectation = Expectation()
+        self._gate = gate
         self._inband = InBand(selector, self.channel)
         finish, udp = self._finishes(settings)
-        self._basis = Basis(finish_offloads=finish, finish_udp=udp)
-        self._postcopy = Postcopy(userfaultfds, self.pairs, self._basis, alive=observer.busy)
+        self._resources = RingResources(finish_offloads=finish, finish_udp=udp)
+        self._postcopy = Postcopy(userfaultfds, self.pairs, self._resources, alive=observer.busy)
         self._misses = Misses(self.channel.ask, observer.error)
         self._rings = Rings(
             self.pairs,
-            self._basis,
-            self._arrivals,
+            self._resources,
+            self._gate,
             self._misses,
             on_start=self._started,
             on_error=observer.error,
             on_fault=self._ring_broke,
         )
-        self.sharing = Sharing(self._basis, self._rings)
+        self.sharing = Sharing(self._resources, self._rings)
         self._set_format()
 
     def attach(self, session: Session) -> None:
         """Serve `session`. The previous session is detached already."""
-        self._basis.session = session
+        self._resources.session = session
         self.sharing.begin()
 
     def detach(self) -> None:
@@ -102,16 +100,16 @@ class Device:
         self._postcopy.leave()
         self._rings.forget()
         self._postcopy.forget()
-        self._arrivals.holding.front_end_gone()
+        self._gate.holding.front_end_gone()
         self._state.forget()
         self.channel.close()
         self._inband.forget()
-        self.expect_no_more()
-        self._basis.replace_memory(None)
-        self._basis.iotlb.clear()
-        self._basis.replace_log(None)
-        self._basis.forget_inflight()
-        session, self._basis.session = self._basis.session, None
+        self.close_early()
+        self._resources.replace_memory(None)
+        self._resources.iotlb.clear()
+        self._resources.replace_log(None)
+        self._resources.forget_inflight()
+        session, self._resources.session = self._resources.session, None
         if session is not None:
             session.close()
         self._set_format()
@@ -129,24 +127,24 @@ class Device:
     @property
     def iotlb_counts(self) -> dict[str, int]:
         """Translations asked for and translations replaced for lack of room, since the start."""
-        replaced = self._basis.iotlb.replaced
+        replaced = self._resources.iotlb.replaced
         return {"iotlb_misses": self._misses.count, "iotlb_replaced": replaced}
 
     @property
     def header_size(self) -> int:
         """The size of a virtio-net header, bytes."""
-        return self._basis.header_size
+        return self._resources.header_size
 
     def configure(self, settings: PortSettings) -> None:
         """Apply the port's settings, and tell the front-end of a changed link state or MTU."""
         finish = self._finishes(settings)
-        if finish != (self._basis.finish_offloads, self._basis.finish_udp):
+        if finish != (self._resources.finish_offloads, self._resources.finish_udp):
             with self._rings.stopped():
-                self._basis.finish_offloads, self._basis.finish_udp = finish
-        session = self._basis.session
+                self._resources.finish_offloads, self._resources.finish_udp = finish
+        session = self._resources.session
         if session is not None and session.follow_port(link_up=settings.link_up, mtu=settings.mtu):
             self._tell_config_changed()
-        self._arrivals.holding.configure(settings)
+        self._gate.holding.configure(settings)
         if not settings.hold:
             self.end_hold(Reason.OFF)
 
@@ -154,26 +152,26 @@ class Device:
 
     def get_timer(self) -> float | None:
         """The time at which `handle_timer` has something to do; None: it has nothing."""
-        parts = (self._arrivals.holding, self._expectation, self.sharing)
+        parts = (self._gate.holding, self._gate, self.sharing)
         times = [at for at in (part.get_timer() for part in parts) if at is not None]
         return min(times, default=None)
 
     def handle_timer(self, now: float) -> None:
-        """End a hold or an expectation that lasts too long, and check that the memory is shared.
+        """End a hold or an early opening that lasts too long, and check that the memory is shared.
 
         To be called after any change of the rings.
         """
-        if self._arrivals.holding.expired(now):
+        if self._gate.holding.expired(now):
             self.end_hold(Reason.EXPIRED)
-        if self._expectation.overdue(now, expecting=self._arrivals.expecting):
-            self.expect_no_more()
+        if self._gate.overdue(now):
+            self.close_early()
         self.sharing.handle_timer(now)
         self._observer.lasting(self.sharing.error)
 
     def end_hold(self, reason: Reason) -> None:
         """End the hold, if frames are held."""
-        if self._arrivals.holding.active:
-            self._arrivals.holding.end(reason)
+        if self._gate.holding.active:
+            self._gate.holding.end(reason)
             self.update_tap()
 
     # -- the front-end ---------------------------------------------------------------------------
@@ -181,8 +179,8 @@ class Device:
     def answer(self, message: Message) -> Message | None:
         """Pass `message` to the session and execute its effects; return the reply, if any.
 
-        Without a reply, the rings that the message changed stand still until `settle`. Raises
-        the PeerError that costs the front-end its connection.
+        Without a reply, the rings that the message changed stand still until `start_pending`.
+        Raises the PeerError that costs the front-end its connection.
         """
         conversation = self._session.receive(message)
         try:
@@ -197,12 +195,12 @@ class Device:
         except StopIteration as stop:
             reply: Message | None = stop.value
         if reply is not None:
-            self.settle()  # what is acknowledged has taken effect
+            self.start_pending()  # what is acknowledged has taken effect
         return reply
 
-    def settle(self) -> None:
+    def start_pending(self) -> None:
         """Start the rings that messages have changed: no further message is waiting."""
-        self._rings.settle()
+        self._rings.start_pending()
 
     def execute(self, effect: effects.Effect) -> object:
         """Execute `effect`; return the answer for the session. Raises PeerError."""
@@ -211,24 +209,24 @@ class Device:
                 with self._rings.stopped():
                     self._set_format()
             case effects.SetMemoryTable(regions, fds):
-                table = MemoryTable(regions, fds, in_place=self._basis.pages_missing)
+                table = MemoryTable(regions, fds, in_place=self._resources.pages_missing)
                 return self._set_memory(table).bases(regions)
             case effects.AddMemoryRegion(region, fd):
-                in_place = self._basis.pages_missing
+                in_place = self._resources.pages_missing
                 table = self._memory.with_region(region, fd, in_place=in_place)
                 return self._set_memory(table).bases([region])
             case effects.RemoveMemoryRegion(region):
                 self._set_memory(self._memory.without_region(region))
             case effects.SetLog(size, offset, fd):
                 log = DirtyLog(size, offset, fd)
-                if self._basis.memory is not None:
-                    log.require(self._basis.memory.guest_end)
+                if self._resources.memory is not None:
+                    log.require(self._resources.memory.guest_end)
                 with self._rings.stopped():
-                    self._basis.replace_log(log)
+                    self._resources.replace_log(log)
             case effects.MakeInflight(queues, queue_size, packed):
-                return self._basis.make_inflight(queues, queue_size, packed=packed)
+                return self._resources.make_inflight(queues, queue_size, packed=packed)
             case effects.SetInflight(description, fd):
-                self._basis.replace_inflight(Inflight(description, fd))
+                self._resources.replace_inflight(Inflight(description, fd))
             case effects.ReconfigureVring(index):
                 self._reconfigure(index)
             case effects.StopVring(index):
@@ -236,7 +234,7 @@ class Device:
             case effects.KickVring(index):
                 os.eventfd_write(self._session.vrings[index].kick_fd, 1)
             case effects.SendRarp(mac):
-                self._rings.expect()
+                self._rings.open_early()
                 self._state.rarp(mac)
                 self._observer.rarp(mac)
             case effects.SetMtu(mtu):
@@ -247,7 +245,7 @@ class Device:
                 self._state.load(fd)
             case effects.CheckState():
                 if self._state.check():
-                    self._rings.expect()
+                    self._rings.open_early()
             case effects.OpenBackendChannel(fd, acknowledged):
                 self.channel.open(fd, acknowledged=acknowledged)
                 self._inband.channel_opened()
@@ -263,12 +261,10 @@ class Device:
             case effects.ListenPostcopy():
                 self._postcopy.listen()
             case effects.AcknowledgeBases():
-                with self._rings.stopped():
-                    pass  # rings that are ready start
+                self._rings.restart_all()  # those that are ready run
             case effects.EndPostcopy():
                 self._postcopy.end()
-                with self._rings.stopped():
-                    pass  # from now on the rings' journals name them
+                self._rings.restart_all()  # from now on the rings' journals name them
             case effects.Refused(error):
                 self._observer.error(error)
             case _:
@@ -281,46 +277,46 @@ class Device:
         self._rings.note_misses(pair)
         self.update_tap()
 
-    def expect_no_more(self) -> None:
-        """Stop expecting the rings, which are late: frames from before their start are dropped."""
-        self._arrivals.expecting = False
+    def close_early(self) -> None:
+        """Let no frames in for rings that are late: frames from before their start are dropped."""
+        self._gate.early = False
         self.update_tap()
 
     def update_tap(self) -> None:
-        """Set the tap's steering and carrier by the rings that receive, are held or expected."""
+        """Set the tap's steering and carrier by the rings that receive or are held."""
         self._rings.update_tap()
 
     @property
     def _session(self) -> Session:
-        assert self._basis.session is not None
-        return self._basis.session
+        assert self._resources.session is not None
+        return self._resources.session
 
     @property
     def _memory(self) -> MemoryTable:
-        return self._basis.memory or MemoryTable.empty()
+        return self._resources.memory or MemoryTable.empty()
 
     def _tell_config_changed(self) -> None:
         if self._session.negotiated(ProtocolFeature.CONFIG):
             self.channel.ask(BackendRequest.CONFIG_CHANGE_MSG)
 
     def _set_memory(self, table: MemoryTable) -> MemoryTable:
-        if table is not self._basis.memory:
+        if table is not self._resources.memory:
             self._postcopy.catch(table)
             with self._rings.stopped():
-                self._basis.replace_memory(table)
+                self._resources.replace_memory(table)
         return table
 
     def _update_iotlb(self, iova: int, size: int, user: int, access: IotlbAccess) -> None:
         """Store a translation, split at the borders of memory regions."""
         at = iova
         for part, length in self._memory.split(user, size):
-            self._basis.iotlb.update(at, length, part, access)
+            self._resources.iotlb.update(at, length, part, access)
             at += length
         self._rings.updated(iova, size, access)
 
     def _finishes(self, settings: PortSettings) -> tuple[bool, bool]:
         """Whether frames are finished here, and whether large UDP frames are finished anyway."""
-        return settings.finish_offloads, settings.finish_udp or not self._arrivals.takes_uso
+        return settings.finish_offloads, settings.finish_udp or not self._gate.takes_uso
 
     def _started(self, base: int, *, further: bool) -> None:
         if not further:
@@ -328,16 +324,16 @@ class Device:
         self._observer.started(base, further=further)
 
     def _ring_broke(self, index: int, fault: Fault) -> None:
-        if self._basis.session is not None:
-            self._basis.session.needs_reset = True
+        if self._resources.session is not None:
+            self._resources.session.needs_reset = True
         self._observer.error(PeerError(fault.kebab, f"vring {index} stopped"))
 
     def _reconfigure(self, index: int) -> None:
         vring = self._session.vrings[index]
-        if index % 2 == 0 and self._basis.moved_in(vring):
-            self._rings.expect()
+        if index % 2 == 0 and self._resources.moved_in(vring):
+            self._rings.open_early()
         self._rings.restart(index)
         self._inband.follow(vring)
 
     def _set_format(self) -> None:
-        self._arrivals.set_format(self._basis.header_size, self._basis.features)
+        self._gate.set_format(self._resources.header_size, self._resources.features)

@@ -19,7 +19,7 @@ from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.memory.table import MemoryTable
 from ovs_vhost_plugin.vhost.memory.userfault import Userfault
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
-from ovs_vhost_plugin.worker.device.resources import Basis
+from ovs_vhost_plugin.worker.device.resources import RingResources
 
 _PATIENCE = 30.0
 """Seconds that a stopping ring waits for a page; QEMU waits for the answer all that time."""
@@ -56,7 +56,7 @@ class Postcopy:
         self,
         device: Source | None,
         pairs: Sequence[QueuePair],
-        basis: Basis,
+        resources: RingResources,
         give_up: Callable[[str], object] = end_worker,
         alive: Callable[[], object] = lambda: None,
     ) -> None:
@@ -67,7 +67,7 @@ class Postcopy:
         """
         self._device = device
         self._pairs = tuple(pairs)
-        self._basis = basis
+        self._resources = resources
         self._give_up = give_up
         self._alive = alive
         self._userfault: Userfault | None = None
@@ -81,7 +81,7 @@ class Postcopy:
         page never requested. So the last userfaultfd counts.
         """
         assert self._device is not None
-        if self._userfault is None or not self._basis.pages_missing:
+        if self._userfault is None or not self._resources.pages_missing:
             self._close()
             try:
                 self._userfault = self._device.make()
@@ -91,15 +91,15 @@ class Postcopy:
 
     def listen(self) -> None:
         """Expect memory whose pages are missing. Raises PeerError."""
-        if self._basis.memory is not None and self._basis.memory.views:
+        if self._resources.memory is not None and self._resources.memory.views:
             # The front-end would not know the address of a fault.
             raise PeerError(PeerErrorName.POSTCOPY_WITH_MEMORY)
-        self._basis.pages_missing = True
+        self._resources.pages_missing = True
         self._wait(_PATIENCE, "a ring that is to stop has waited for it")
 
     def catch(self, table: MemoryTable) -> None:
         """Register `table`: a thread that touches a missing page waits for it. Raises PeerError."""
-        if not self._basis.pages_missing:
+        if not self._resources.pages_missing:
             return
         assert self._userfault is not None
         for view in table.views:
@@ -110,7 +110,7 @@ class Postcopy:
 
     def end(self) -> None:
         """End postcopy: all pages have come."""
-        memory = self._basis.memory
+        memory = self._resources.memory
         if self._userfault is not None and memory is not None:
             for view in memory.views:
                 self._userfault.release(view)
@@ -118,7 +118,7 @@ class Postcopy:
 
     def leave(self) -> None:
         """Wait for no more pages than are under way: the front-end has gone."""
-        if self._basis.pages_missing:
+        if self._resources.pages_missing:
             self._wait(_PATIENCE_GONE, "the front-end has gone")
 
     def forget(self) -> None:
@@ -139,7 +139,7 @@ class Postcopy:
             pair.on_stuck = stuck
 
     def _finish(self) -> None:
-        self._basis.pages_missing = False
+        self._resources.pages_missing = False
         for pair in self._pairs:
             pair.on_stuck = lambda _seconds: None
         if self._userfault is not None and self._device is not None:

@@ -13,7 +13,6 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 import numpy as np
 
@@ -21,22 +20,11 @@ from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.loop import run
 from ovs_vhost_plugin.jit.net.learn import look_again, tell_worker
-from ovs_vhost_plugin.jit.recovery.resume import resume, stands_at_base
-from ovs_vhost_plugin.jit.ring import iotlb
-from ovs_vhost_plugin.jit.syscalls import read_event
-from ovs_vhost_plugin.vhost.fds.kind import is_eventfd
 from ovs_vhost_plugin.vhost.spec import Feature
-from ovs_vhost_plugin.worker.device.vringconfig import (
-    Kind,
-    PairConfig,
-    VringConfig,
-    Words,
-    no_views,
-    views,
-)
+from ovs_vhost_plugin.worker.device.ring import Ring
+from ovs_vhost_plugin.worker.device.vringconfig import Kind, PairConfig, VringConfig, Words
 from ovs_vhost_plugin.worker.learned.stations import LearnedStation, read
-from ovs_vhost_plugin.worker.recovery import inflight_packed, journal
-from ovs_vhost_plugin.worker.recovery import inflight_split as inflight
+from ovs_vhost_plugin.worker.recovery import journal
 from ovs_vhost_plugin.worker.tap import backlog
 
 # gso_type (virtio 1.2, 5.1.6.1) of each feature that lets the driver use it
@@ -68,6 +56,10 @@ class QueuePair:
         watch: fresh.Watch | None = None,
     ) -> None:
         self.index = index
+        rx_journal, tx_journal = journals or (journal.fresh(), journal.fresh())
+        self.rx = Ring(2 * index, rx_journal)  # virtio 1.2, 5.1.2: receiveq1, transmitq1, ...
+        self.tx = Ring(2 * index + 1, tx_journal)
+        self.rings = (self.rx, self.tx)
         self._loop = loop
         self.fault_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         """Readable when a ring broke: call `take_faults` then."""
@@ -80,17 +72,10 @@ class QueuePair:
         # Each pair of each worker begins with another value (RFC 7739, 5).
         self._net.state["tx_fragment_id"] = secrets.randbits(32)
         self._learned = fresh.new_learned(learned_fd, watch)
-        self._queues: dict[Kind, layout.Queue] = {
-            "rx": fresh.new_queue(),
-            "tx": fresh.new_queue(),
-        }
-        self._states = {"rx": np.zeros(1, layout.RING_DTYPE), "tx": np.zeros(1, layout.RING_DTYPE)}
-        rx, tx = journals or (journal.fresh(), journal.fresh())
-        self._journals: dict[Kind, Words] = {"rx": rx, "tx": tx}
-        self._tracking: dict[Kind, inflight.Tracking | None] = {}  # held while the loop runs
-        self._faults: list[tuple[Kind, Fault]] = []
-        self._told: set[Kind] = set()  # rings whose fault is in `_faults`, or was
+        self._prepared: layout.Pair | None = None
         self._ended: threading.Event | None = None  # set when the thread has left the loop
+        self.regions = np.zeros(0, layout.REGION_DTYPE)
+        """The regions, or translations, by which the rings were last prepared."""
         self.used = False
         """Whether the pair has ever run."""
         self.on_stuck: Callable[[float], object] = lambda _seconds: None
@@ -114,25 +99,17 @@ class QueuePair:
             | {name: count for name, count in faults.items() if count}
         )
 
-    def resumed(self, config: PairConfig) -> PairConfig:
-        """`config`, in which each ring whose journal names it resumes where the journal says.
-
-        Chains that the journal has begun are given back first. Only while stopped.
-        """
-        rx = self._resumed("rx", config.rx, config)
-        return replace(config, rx=rx, tx=self._resumed("tx", config.tx, config))
-
-    def start(self, config: PairConfig) -> None:
-        """Run the loop in a thread of its own. A loop that runs is stopped first."""
-        self.stop()
-        self._collect_faults()
-        self._told.clear()
+    def prepare(self, config: PairConfig) -> None:
+        """Make the rings ready to run as `config` says; `start` runs them. Stops a running loop."""
+        if self.running:
+            self.stop()
         self._configure(config)
-        pair = layout.Pair(
-            rx=self._vring("rx", config.rx, config),
-            tx=self._vring("tx", config.tx, config),
-            rx_queue=self._queues["rx"],
-            tx_queue=self._queues["tx"],
+        self.regions = config.regions
+        self._prepared = layout.Pair(
+            rx=self.rx.prepare(config.rx, config, self._net),
+            tx=self.tx.prepare(config.tx, config, self._net),
+            rx_queue=self.rx.queue,
+            tx_queue=self.tx.queue,
             rx_memory=config.memory("rx"),
             tx_memory=config.memory("tx"),
             net=self._net,
@@ -140,6 +117,11 @@ class QueuePair:
             poll=np.zeros(4, layout.POLLFD_DTYPE),
             stop=self._stop,
         )
+
+    def start(self) -> None:
+        """Run the loop in a thread of its own, on the rings as they were prepared."""
+        pair, self._prepared = self._prepared, None
+        assert pair is not None
         self._stop[0] = 0
         self.used = True
         ended = threading.Event()
@@ -148,18 +130,24 @@ class QueuePair:
         _thread.start_new_thread(self._run, (pair, ended))
         self._ended = ended  # a thread that could not be started is not waited for
 
-    def stop(self) -> None:
-        """End the loop: after this nothing writes to guest memory, log or tap."""
+    def stop(self, *, quietly: bool = False) -> None:
+        """End the loop: after this nothing writes to guest memory, log or tap.
+
+        The drivers are called when their rings resume, unless they stop `quietly`.
+        """
         ended, self._ended = self._ended, None
-        if ended is None:
-            return
-        self._stop[0] = 1
-        os.eventfd_write(self._wake_fd, 1)
-        waits = 1
-        while not ended.wait(_JOIN_PATIENCE):
-            self._unblock()
-            self.on_stuck(waits * _JOIN_PATIENCE)
-            waits += 1
+        if ended is not None:
+            self._stop[0] = 1
+            os.eventfd_write(self._wake_fd, 1)
+            waits = 1
+            while not ended.wait(_JOIN_PATIENCE):
+                for ring in self.rings:
+                    ring.unblock()
+                self.on_stuck(waits * _JOIN_PATIENCE)
+                waits += 1
+        for ring in self.rings:
+            ring.pause()
+            ring.call_first = ring.call_first or not quietly
 
     def _run(self, pair: layout.Pair, ended: threading.Event) -> None:
         """The thread: tell the front-end of rings that do not begin, and run the loop."""
@@ -179,28 +167,9 @@ class QueuePair:
         os.close(self._wake_fd)
         os.close(self.fault_fd)
 
-    def next_avail(self, kind: Kind) -> int:
-        """The place where a stopped vring resumes: the index of the first chain not given back.
-
-        For a packed ring it is a position.
-        """
-        return int(self._states[kind]["next_avail"][0])
-
-    def forget_place(self, kind: Kind) -> None:
-        """End the journal of a stopped vring: its next start is at a place that is given."""
-        journal.end(self._journals[kind])
-
-    def give_up(self, kind: Kind, vring: VringConfig, config: PairConfig, *, keep: bool) -> int:
-        """Leave nothing in flight in a stopped vring; return where it resumes. See `hand_over`."""
-        ring = views(kind, vring, config, self._states[kind], self._journals[kind])
-        try:
-            tracking = self._track(kind, ring, vring, config)
-        except inflight.DamagedError:
-            return vring.next_avail
-        assert tracking is not None
-        if ring.state[0]["packed"]:
-            return inflight_packed.hand_over(ring, tracking)
-        return inflight.hand_over(ring, tracking, config.memory(kind), self._net, keep=keep)
+    def hand_over(self, ring: Ring, vring: VringConfig, config: PairConfig, *, keep: bool) -> int:
+        """Leave nothing in flight in a stopped vring; return where it resumes (`Ring`)."""
+        return ring.hand_over(vring, config, self._net, keep=keep)
 
     def take_waiting(self) -> list[bytes]:
         """Take the frames read, not delivered, oldest first, with headers. Only while stopped."""
@@ -224,20 +193,8 @@ class QueuePair:
         """The rings that broke since the last call, and the faults."""
         with suppress(BlockingIOError):
             os.eventfd_read(self.fault_fd)
-        self._collect_faults()
-        faults, self._faults = self._faults, []
-        return faults
-
-    def misses(self) -> list[tuple[Kind, int, int]]:
-        """The rings that wait for a translation: kind, IOVA, and READ or WRITE."""
-        found: list[tuple[Kind, int, int]] = []
-        for kind, queue in self._queues.items():
-            asked = queue.state["iotlb_asked"][0]
-            written = kind == "rx" and asked == iotlb.BUFFER
-            if asked:
-                access = iotlb.WRITE if written else iotlb.READ
-                found.append((kind, int(queue.state["iotlb_missed"][0]), access))
-        return found
+        faults = ((ring.kind, ring.take_fault()) for ring in self.rings)
+        return [(kind, fault) for kind, fault in faults if fault is not None]
 
     def stations(self, now: int) -> list[LearnedStation]:
         """The stations that the guest has used of late; `learned_fd` tells of more. `now`: ms."""
@@ -253,14 +210,6 @@ class QueuePair:
         if self._learned.state["stations"][0]:
             fresh.empty_learned(self._learned)
             tell_worker(self._learned)
-
-    def _collect_faults(self) -> None:
-        kinds: tuple[Kind, ...] = ("rx", "tx")
-        for kind in kinds:
-            fault = int(self._states[kind]["fault"][0])
-            if fault and kind not in self._told:
-                self._told.add(kind)
-                self._faults.append((kind, Fault(fault)))
 
     def _configure(self, config: PairConfig) -> None:
         """Set the state that both directions share. A frame that waits for buffers stays."""
@@ -279,82 +228,3 @@ class QueuePair:
             state[name] = 0
         state["cfg_iommu"] = config.iommu
         state["cfg_log_rows"] = len(config.regions) if config.iommu else 0
-        for kind, queue in self._queues.items():
-            fresh.empty(queue)
-            if config.iommu:
-                iotlb.look_up(queue, config.regions, writes=kind == "rx")
-
-    def _resumed(
-        self, kind: Kind, vring: VringConfig | None, config: PairConfig
-    ) -> VringConfig | None:
-        words = self._journals[kind]
-        if vring is None or not vring.resumes or not journal.names(words, vring.identity):
-            return vring
-        ring = views(kind, vring, config, self._states[kind], words)
-        try:
-            tracking = self._track(kind, ring, vring, config)
-        except inflight.DamagedError:
-            return vring  # the ring will not begin
-        at = resume(ring, config.memory(kind), self._net)
-        del tracking  # holds the region's views until here
-        if at < 0:
-            journal.end(words)
-            return vring
-        return replace(vring, next_avail=at, resumed=True)
-
-    def _track(
-        self, kind: Kind, ring: layout.Vring, vring: VringConfig, config: PairConfig
-    ) -> inflight.Tracking | None:
-        """Track the chains in flight in the front-end's region, if any. Raises DamagedError."""
-        if vring.inflight is None:
-            return None
-        if ring.state[0]["packed"]:
-            return inflight_packed.track(ring, vring.inflight, config.memory(kind), self._net)
-        return inflight.track(ring, vring.inflight)
-
-    def _vring(self, kind: Kind, vring: VringConfig | None, config: PairConfig) -> layout.Vring:
-        """The loop's record of a vring; without entries if there is no vring."""
-        state, words = self._states[kind], self._journals[kind]
-        if vring is None:
-            return no_views(state, words)
-        made = views(kind, vring, config, state, words)
-        self._check_eventfds(state)
-        try:
-            self._tracking[kind] = self._track(kind, made, vring, config)
-        except inflight.DamagedError as error:
-            self._break(state, error.fault)
-        if state["packed"][0] and not config.pages_missing and not stands_at_base(made):
-            self._break(state, Fault.BASE_STALE)
-        journal.begin(made, vring.identity)
-        return made
-
-    def _check_eventfds(self, state: layout.Records) -> None:
-        """Break a ring whose fds could block the loop for ever, or always be ready."""
-        for name, fault in (
-            ("kick_fd", Fault.KICK_NOT_EVENTFD),
-            ("call_fd", Fault.CALL_NOT_EVENTFD),
-            ("err_fd", Fault.CALL_NOT_EVENTFD),
-        ):
-            fd = int(state[name][0])
-            if fd >= 0 and not is_eventfd(fd):
-                state[name] = -1
-                self._break(state, fault)
-            elif fd >= 0 and name != "kick_fd":
-                os.set_blocking(fd, False)
-
-    def _break(self, state: layout.Records, fault: Fault) -> None:
-        """Keep a ring from beginning, by `fault`."""
-        state["fault"] = fault
-        self._net.faults[fault] += 1
-        os.eventfd_write(self.fault_fd, 1)
-
-    def _unblock(self) -> None:
-        """Free a loop that a peer blocks in a write, by an eventfd counted up to its limit.
-
-        The peer has the same fds, so it can make them blocking again.
-        """
-        scratch = np.zeros(6, np.int64)
-        for state in self._states.values():
-            for name in ("call_fd", "err_fd"):
-                if state[name][0] >= 0:
-                    read_event(int(state[name][0]), scratch)

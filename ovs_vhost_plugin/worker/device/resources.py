@@ -32,7 +32,7 @@ from ovs_vhost_plugin.vhost.spec import (
     used_bytes,
 )
 from ovs_vhost_plugin.vhost.state import VringState
-from ovs_vhost_plugin.worker.device.vringconfig import Bytes, PairConfig, VringConfig
+from ovs_vhost_plugin.worker.device.vringconfig import Bytes, PairConfig, Start, VringConfig
 from ovs_vhost_plugin.worker.recovery import journal
 
 View = Callable[[int, int, int, IotlbAccess], Bytes]
@@ -43,7 +43,7 @@ _DESC_BYTES = 16  # virtio 1.2, 2.7.5
 _AVAIL_BYTES = 6  # flags, idx, used_event (2.7.6), beside 2 an entry
 
 
-class Basis:
+class RingResources:
     """The session that is served, if any, and the memory, log and inflight region it gave."""
 
     def __init__(self, *, finish_offloads: bool, finish_udp: bool = True) -> None:
@@ -128,13 +128,14 @@ class Basis:
         if self.pages_missing and self._iommu:
             return None  # memory may be mapped anew, where no thread would wait for its pages
         make = self._packed if self.has(Feature.RING_PACKED) else self._split
-        config = make(vring, self.memory, next_avail)
+        start = Start.FRONT_END if next_avail is None else Start.HERE
+        config = replace(make(vring, self.memory, next_avail), start=start)
         if self.pages_missing or self._iommu:
             # With pages missing, nothing can be read in the ring: it is named when all pages are
             # here. Behind an IOMMU, a ring has no place of its own to recognise it by.
             return config
         identity = self._identity(vring, self.memory)
-        return replace(config, identity=identity, resumes=next_avail is None)
+        return replace(config, identity=identity)
 
     def base(self, index: int, next_avail: int) -> int:
         """The answer to GET_VRING_BASE for vring `index`, which is at `next_avail`."""

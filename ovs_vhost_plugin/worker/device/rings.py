@@ -3,18 +3,15 @@
 
 Everything that rings depend on changes only while they are stopped: the queue pairs' threads are
 joined, the change is made, and the rings resume. A front-end sets a ring up in five messages: the
-pair stops at the first of the messages that are waiting, and resumes after the last (`settle`).
+pair stops at the first of the messages that are waiting, and resumes after the last
+(`start_pending`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost.errors import PeerError
@@ -22,9 +19,10 @@ from ovs_vhost_plugin.vhost.memory.iotlb import MissingError, overlap
 from ovs_vhost_plugin.vhost.spec import Feature, IotlbAccess
 from ovs_vhost_plugin.worker.device.misses import Misses
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
-from ovs_vhost_plugin.worker.device.resources import Basis
-from ovs_vhost_plugin.worker.device.vringconfig import Kind, VringConfig
-from ovs_vhost_plugin.worker.tap.arrivals import Arrivals
+from ovs_vhost_plugin.worker.device.resources import RingResources
+from ovs_vhost_plugin.worker.device.ring import Ring, RingPhase
+from ovs_vhost_plugin.worker.device.vringconfig import VringConfig
+from ovs_vhost_plugin.worker.tap.gate import TapGate
 
 
 class OnStart(Protocol):
@@ -43,8 +41,8 @@ class Rings:
     def __init__(
         self,
         pairs: Sequence[QueuePair],
-        basis: Basis,
-        arrivals: Arrivals,
+        resources: RingResources,
+        gate: TapGate,
         misses: Misses,
         *,
         on_start: OnStart,
@@ -52,31 +50,25 @@ class Rings:
         on_fault: Callable[[int, Fault], None],
     ) -> None:
         self.pairs = tuple(pairs)
-        self._basis = basis
-        self._arrivals = arrivals
+        self._resources = resources
+        self._gate = gate
         self._on_start = on_start
         self._on_error = on_error
         self._on_fault = on_fault
         self._misses = misses
-        self._tables: dict[int, NDArray[np.void]] = {}  # translations of running pairs
-        self._next_avail: dict[int, int] = {}  # of vrings that were started
-        self._running: set[int] = set()  # started vrings whose memory is there
-        self._began: dict[int, int] = {}  # vring: where it began, since all stood still
         self.has_run = False
         """Whether any ring has run in this session."""
-        self._kicked: dict[int, int] = {}  # vring: its kicks before it was started
-        self._broken: set[int] = set()
-        self._unsettled: set[int] = set()  # pairs that `settle` will start
-        self._to_call: set[int] = set()  # vrings whose drivers are called when they resume
+        self._pending: set[int] = set()  # pairs that `start_pending` will start
 
     @property
     def running(self) -> bool:
         """Whether the guest can receive."""
-        return any(self._receives(pair.index) for pair in self.pairs)
+        return any(self._receives(pair) for pair in self.pairs)
 
     def kicks(self, index: int) -> int:
         """The number of kicks of vring `index` since it was started."""
-        return self._kicks_ever(index) - self._kicked.get(index, self._kicks_ever(index))
+        ring = self._ring(index)
+        return 0 if ring.kicks_before is None else self._counted(ring) - ring.kicks_before
 
     @contextmanager
     def stopped(self, *pairs: QueuePair) -> Iterator[None]:
@@ -87,90 +79,94 @@ class Rings:
             yield
         finally:
             for pair in pairs or self.pairs:
-                if any(self._matters(index) for _, index in _vrings_of(pair)):
+                if any(self._matters(ring) for ring in pair.rings):
                     for error in self._start_pair(pair).values():
                         self._on_error(error)
 
+    def restart_all(self) -> None:
+        """Stop all rings, and start those that can run: what they need may have come."""
+        with self.stopped():
+            pass
+
     def restart(self, index: int) -> None:
-        """Let `settle` run vring `index` with the session's present configuration.
+        """Let `start_pending` run vring `index` with the session's present configuration.
 
         Its pair stops at once: the session closes fds that were replaced. Raises PeerError if the
         vring cannot run; the other vring of the pair resumes all the same.
         """
-        pair = self.pairs[index // 2]
-        if not self._matters(index):
+        pair, ring = self.pairs[index // 2], self._ring(index)
+        if not self._matters(ring):
             return
         self._pause(pair)
-        if index % 2 == 0 and index in self._running and not self._receives(pair.index):
-            self._hand_over(pair)  # it was switched off
-        if index not in self._broken:
+        switched_off = ring.usable and not self._receives(pair)
+        if ring is pair.rx and (switched_off or ring.phase is RingPhase.BROKEN):
+            self._hand_over(pair)
+        if ring.phase is not RingPhase.BROKEN:
             try:
-                self._basis.vring(index, self._next_avail.get(index))
+                self._resources.vring(index, ring.position)
             except MissingError:
-                pass  # `settle` asks for the translation
+                pass  # `start_pending` asks for the translation
             except PeerError as error:
                 raise _bare(error) from None
 
-    def settle(self) -> None:
+    def start_pending(self) -> None:
         """Start the pairs that wait: no more messages are waiting, or a message needs its reply.
 
         An error here is of the pair's other ring, or the front-end was told of it before.
         """
-        for number in sorted(self._unsettled):
+        for number in sorted(self._pending):
             for error in self._start_pair(self.pairs[number]).values():
                 self._on_error(error)
 
     def note_misses(self, pair: QueuePair) -> None:
         """Ask for the translations that the rings of `pair` wait for."""
-        for kind, iova, access in pair.misses():
-            self._misses.missed(2 * pair.index + (kind == "tx"), iova, IotlbAccess(access))
+        for ring in pair.rings:
+            if (missing := ring.miss()) is not None:
+                self._misses.missed(ring.index, *missing)
 
     def updated(self, iova: int, size: int, access: IotlbAccess) -> None:
-        """Let `settle` run the vrings that waited for this translation."""
+        """Let `start_pending` run the vrings that waited for this translation."""
         for number in {index // 2 for index in self._misses.updated(iova, size, access)}:
             self._pause(self.pairs[number], quietly=True)
 
     def invalidate(self, iova: int, size: int) -> None:
-        """Drop translations, so that no ring uses them. `settle` restarts rings that did."""
+        """Drop translations, so that no ring uses them. `start_pending` restarts rings that did."""
         for pair in self.pairs:
-            if pair.running and overlap(self._tables[pair.index], iova, size):
+            if pair.running and overlap(pair.regions, iova, size):
                 self._pause(pair, quietly=True)
-        self._basis.iotlb.invalidate(iova, size)
+        self._resources.iotlb.invalidate(iova, size)
 
     def stop_vring(self, index: int, base: int) -> int:
         """Stop one vring for GET_VRING_BASE: nothing is written for it after this returns.
 
         Return the base at which it resumes; `base` if it never ran.
         """
-        pair = self.pairs[index // 2]
-        leaves = index % 2 == 0 and self._receives(pair.index) and self._basis.has(Feature.LOG_ALL)
+        pair, ring = self.pairs[index // 2], self._ring(index)
+        leaves = ring is pair.rx and self._receives(pair) and self._resources.has(Feature.LOG_ALL)
         self._stop_pair(pair)
-        pair.forget_place("tx" if index % 2 else "rx")
-        if index in self._next_avail:
-            base = self._basis.base(index, self._hand_in(pair, index, self._next_avail.pop(index)))
-        self._running.discard(index)
-        self._broken.discard(index)
+        ring.end_journal()
+        if ring.position is not None:
+            base = self._resources.base(index, self._hand_in(pair, ring, ring.position))
+        ring.stop()
         self._misses.drop(index)
-        if leaves and self._arrivals.holding.enabled:
+        if leaves and self._gate.holding.enabled:
             self._leave(pair)
-        for error in self._start_pair(pair, without=index).values():
+        for error in self._start_pair(pair, without=ring).values():
             self._on_error(error)
         return base
 
     def note_faults(self, pair: QueuePair) -> None:
         """Record the vrings that broke; a vring stays broken until it is stopped."""
         for kind, fault in pair.take_faults():
-            index = 2 * pair.index + (kind == "tx")
-            self._broken.add(index)
-            self._on_fault(index, fault)
+            self._on_fault(2 * pair.index + (kind == "tx"), fault)
 
-    def expect(self) -> None:
+    def open_early(self) -> None:
         """Let frames into the tap for a guest about to run: the network may know of it already.
 
         SEND_RARP comes before the rings are set up; a tap queue keeps `txqueuelen` frames. A guest
         that ran here before and is stopped is not about to run.
         """
-        if not self.has_run and self._arrivals.expect():
+        if not self.has_run and self._gate.open_early():
             self.update_tap()
 
     def forget(self) -> None:
@@ -178,36 +174,38 @@ class Rings:
         for pair in self.pairs:
             self._stop_pair(pair)
             pair.forget()
-        self._unsettled.clear()
-        self._next_avail.clear()
-        self._running.clear()
-        self._broken.clear()
+            for ring in pair.rings:
+                ring.stop()
+        self._pending.clear()
         self._misses.clear()
         self.has_run = False
 
     def update_tap(self) -> None:
-        """Set the tap by the rings that receive, are held or expected."""
-        self._arrivals.update([self._receives(pair.index) for pair in self.pairs])
+        """Set the tap by the rings that receive, and by what is held or early."""
+        self._gate.update([self._receives(pair) for pair in self.pairs])
 
-    def _hand_in(self, pair: QueuePair, index: int, next_avail: int) -> int:
+    def _ring(self, index: int) -> Ring:
+        return self.pairs[index // 2].rings[index % 2]
+
+    def _hand_in(self, pair: QueuePair, ring: Ring, position: int) -> int:
         """Leave nothing in flight in a stopped vring with an inflight region; return its place."""
-        if self._basis.inflight is None:
-            return next_avail
+        if self._resources.inflight is None:
+            return position
         try:
-            vring = self._basis.vring(index, next_avail)
+            vring = self._resources.vring(ring.index, position)
         except (PeerError, MissingError):
-            return next_avail  # the vring's memory has gone
+            return position  # the vring's memory has gone
         if vring is None or vring.inflight is None:
-            return next_avail
-        kind: Kind = "tx" if index % 2 else "rx"
-        return pair.give_up(kind, vring, self._basis.pair(None, None), keep=self._basis.suspends)
+            return position
+        config = self._resources.pair(None, None)
+        return pair.hand_over(ring, vring, config, keep=self._resources.suspends)
 
     def _leave(self, pair: QueuePair) -> None:
         """Keep the frames of this pair's queue, in order: the guest migrates, ring by ring.
 
         While another pair receives, that pair gets them. With the last pair the hold begins.
         """
-        holding = self._arrivals.holding
+        holding = self._gate.holding
         if self.running:
             self._hand_over(pair)
             return
@@ -221,112 +219,97 @@ class Rings:
 
         A detached queue loses its frames. Queue 0 stays attached, and is left as it is.
         """
-        other = next((p for p in self.pairs if self._receives(p.index)), None)
+        other = next((p for p in self.pairs if self._receives(p)), None)
         if other is not None and pair.index > 0:
             with self.stopped(other):
-                frames = self._arrivals.holding.drain(pair.index, pair.take_waiting())
+                frames = self._gate.holding.drain(pair.index, pair.take_waiting())
                 self.update_tap()
                 other.give(frames)
 
     def _pause(self, pair: QueuePair, *, quietly: bool = False) -> None:
-        """Stop a pair until `settle`."""
+        """Stop a pair until `start_pending`."""
         self._stop_pair(pair, quietly=quietly)
-        self._unsettled.add(pair.index)
+        self._pending.add(pair.index)
 
     def _stop_pair(self, pair: QueuePair, *, quietly: bool = False) -> None:
         """Stop a pair; `quietly`: only for a translation, which may happen with each frame."""
-        pair.stop()
-        if not quietly:
-            self._to_call.update(index for _, index in _vrings_of(pair))
-        for kind, index in _vrings_of(pair):
-            if index in self._running:
-                self._next_avail[index] = pair.next_avail(kind)
+        pair.stop(quietly=quietly)
         # Later the faults would be taken for those of the next session, or the next start.
         self.note_faults(pair)
 
-    def _start_pair(self, pair: QueuePair, without: int = -1) -> dict[int, PeerError]:
+    def _start_pair(self, pair: QueuePair, without: Ring | None = None) -> dict[int, PeerError]:
         """Start the vrings of `pair` that can run; return the errors of the others, by index."""
-        errors = {}
-        self._unsettled.discard(pair.index)
-        if not self._next_avail:
-            self._began.clear()
-        vrings: dict[Kind, VringConfig | None] = {}
-        for kind, index in _vrings_of(pair):
-            try:
-                vrings[kind] = None if index == without else self._vring(index)
-            except MissingError as missing:
-                # For the tap, the vring runs: the tap keeps the frames that come meanwhile.
-                self._misses.missed(index, missing.iova, missing.access)
-                vrings[kind] = None
-            except PeerError as error:
-                # Front-ends replace memory region by region: `_next_avail` stays known.
-                self._running.discard(index)
-                vrings[kind] = None
-                errors[index] = _bare(error)
-        rx, tx = vrings["rx"], vrings["tx"]
+        errors: dict[int, PeerError] = {}
+        self._pending.discard(pair.index)
+        if all(ring.position is None for other in self.pairs for ring in other.rings):
+            self._none_has_begun()
+        rx, tx = (None if ring is without else self._usable(ring, errors) for ring in pair.rings)
         if rx is not None and rx.enabled:
-            self._arrivals.welcome(pair)
-        self.update_tap()  # before the loop reads: it takes a detached queue for a broken one
+            self._gate.on_ring_start(pair)
         if rx is not None or tx is not None:
             self.has_run = True
-            config = pair.resumed(self._basis.pair(rx, tx))
-            self._tables[pair.index] = config.regions
-            started = zip(_vrings_of(pair), (config.rx, config.tx), strict=True)
+            pair.prepare(self._resources.pair(rx, tx))
+        self.update_tap()  # before the loop reads: it takes a detached queue for a broken one
+        if rx is not None or tx is not None:
             # Before the loop runs: frames that the guest has sent by then are from before.
-            self._begin({index: v.next_avail for (_, index), v in started if v is not None})
-            pair.start(config)
+            self._begin([ring for ring in pair.rings if ring.phase is RingPhase.RUNNING])
+            pair.start()
         return errors
 
-    def _begin(self, started: Mapping[int, int]) -> None:
-        """Record where vrings begin that have not run since all stood still, and tell `on_start`.
+    def _usable(self, ring: Ring, errors: dict[int, PeerError]) -> VringConfig | None:
+        """The configuration of a vring that can run now; its error goes into `errors`."""
+        if ring.phase is RingPhase.BROKEN:
+            return None
+        try:
+            vring = self._resources.vring(ring.index, ring.position)
+        except MissingError as missing:
+            # For the tap, the vring runs: the tap keeps the frames that come meanwhile.
+            self._misses.missed(ring.index, missing.iova, missing.access)
+            ring.wait()
+        except PeerError as error:
+            # Front-ends replace memory region by region: the ring's position stays known.
+            ring.reject()
+            errors[ring.index] = _bare(error)
+        else:
+            if vring is not None and ring.position is None:
+                ring.kicks_before = self._counted(ring)
+            return vring
+        return None
+
+    def _none_has_begun(self) -> None:
+        for pair in self.pairs:
+            for ring in pair.rings:
+                ring.began = None
+
+    def _begin(self, rings: Sequence[Ring]) -> None:
+        """Record where rings begin that have not run since all stood still, and tell `on_start`.
 
         A front-end sets up one ring after the other, and a guest may have used only some of them.
         So a first ring at zero does not show that the guest has used none.
         """
-        first, before = not self._began, max(self._began.values(), default=0)
-        self._began = {**started, **self._began}
-        base = max(self._began.values())
-        if first or base > before == 0:
-            self._on_start(base, further=not first)
+        began = [ring.began for pair in self.pairs for ring in pair.rings]
+        before = [base for base in began if base is not None]
+        for ring in rings:
+            if ring.began is None:
+                ring.began = ring.position
+        base = max([*before, *(ring.began or 0 for ring in rings)])
+        if not before or base > max(before) == 0:
+            self._on_start(base, further=bool(before))
 
-    def _vring(self, index: int) -> VringConfig | None:
-        if index in self._broken:
-            return None
-        vring = self._basis.vring(index, self._next_avail.get(index))
-        if vring is not None:
-            if index not in self._next_avail:
-                self._kicked[index] = self._kicks_ever(index)
-            self._next_avail[index] = vring.next_avail
-            self._running.add(index)
-            vring = replace(vring, call_first=index in self._to_call)
-            self._to_call.discard(index)
-        return vring
+    def _counted(self, ring: Ring) -> int:
+        return self.pairs[ring.index // 2].counters[f"{ring.kind}_kicks"]
 
-    def _kicks_ever(self, index: int) -> int:
-        counters = self.pairs[index // 2].counters
-        return counters["tx_kicks" if index % 2 else "rx_kicks"]
-
-    def _matters(self, index: int) -> bool:
+    def _matters(self, ring: Ring) -> bool:
         """Whether a vring runs or can run now. One that is only being set up disturbs nobody."""
-        session = self._basis.session
-        return index in self._next_avail or (session is not None and session.vrings[index].ready())
+        session = self._resources.session
+        ready = session is not None and session.vrings[ring.index].ready()
+        return ring.position is not None or ready
 
-    def _receives(self, pair_index: int) -> bool:
-        index = 2 * pair_index
-        session = self._basis.session
-        return (
-            session is not None
-            and index in self._running
-            and index not in self._broken
-            and session.vrings[index].enabled
-        )
+    def _receives(self, pair: QueuePair) -> bool:
+        session = self._resources.session
+        return session is not None and pair.rx.usable and session.vrings[pair.rx.index].enabled
 
 
 def _bare(error: PeerError) -> PeerError:
     """The error without its traceback, whose frames would keep guest memory mapped."""
     return error.with_traceback(None)
-
-
-def _vrings_of(pair: QueuePair) -> tuple[tuple[Kind, int], tuple[Kind, int]]:
-    """The vrings of a queue pair (virtio 1.2, 5.1.2): the guest receives from the even one."""
-    return ("rx", 2 * pair.index), ("tx", 2 * pair.index + 1)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from ovs_vhost_plugin.common.backoff import Backoff
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.memory.iotlb import MissingError
-from ovs_vhost_plugin.worker.device.resources import Basis
+from ovs_vhost_plugin.worker.device.resources import RingResources
 from ovs_vhost_plugin.worker.device.rings import Rings
 
 _FIRST, _LAST = 2.0, 8.0
@@ -24,8 +24,8 @@ _ADVICE = "give QEMU a memory-backend-memfd with share=on (libvirt: <access mode
 class Sharing:
     """Looks at the rings that are set up, until one of them has something in it."""
 
-    def __init__(self, basis: Basis, rings: Rings) -> None:
-        self._basis = basis
+    def __init__(self, resources: RingResources, rings: Rings) -> None:
+        self._resources = resources
         self._rings = rings
         self._settled = True
         self._error: PeerError | None = None
@@ -57,7 +57,7 @@ class Sharing:
 
     def _look(self, now: float) -> None:
         started = self._started()
-        if not started or self._basis.pages_missing:
+        if not started or self._resources.pages_missing:
             self._look_at = None
             return
         first = self._look_at is None
@@ -72,12 +72,12 @@ class Sharing:
             self._error = PeerError(PeerErrorName.MEMORY_NOT_SHARED, f"{wrong}: {_ADVICE}")
 
     def _started(self) -> list[int]:
-        session = self._basis.session
+        session = self._resources.session
         return [] if session is None else [v.index for v in session.vrings if v.ready()]
 
     def _wrong(self, started: list[int]) -> str:
         """The fault as text; "" if there is none or it is unknown."""
-        if self._basis.memory is None:
+        if self._resources.memory is None:
             return "rings are set up and there is no memory"
         if any(self._written(index) for index in started):
             self._settled = True
@@ -89,7 +89,7 @@ class Sharing:
     def _written(self, index: int) -> bool:
         """Whether the driver has written into this ring."""
         try:
-            ring = self._basis.vring(index, 0)
+            ring = self._resources.vring(index, 0)
         except (PeerError, MissingError):
             return False
         return ring is not None and bool(ring.desc.any() or ring.avail.any())

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,17 @@ from ovs_vhost_plugin.vhost.spec import Feature
 Kind = Literal["rx", "tx"]
 Bytes = NDArray[np.uint8]
 Words = NDArray[np.int64]
+
+
+class Start(Enum):
+    """Whence a ring's `next_avail` is known."""
+
+    FRONT_END = auto()
+    """From the front-end's base, or the used index; a journal that names the ring knows better."""
+    JOURNAL = auto()
+    """From the journal of a worker that has ended."""
+    HERE = auto()
+    """This worker ran the ring before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +49,7 @@ class VringConfig:
     log_guest: int = 0  # guest address of `used` in the dirty log
     log_desc: int = 0  # packed: of `desc`
     identity: bytes = b""  # names the ring (16 bytes); empty: unknown
-    resumes: bool = False  # `next_avail` comes from the front-end; the journal may know better
-    resumed: bool = False  # `next_avail` comes from the journal
-    call_first: bool = True  # whether the driver is called when the ring resumes
+    start: Start = Start.FRONT_END
     inflight: Bytes | None = None  # the ring's part of the front-end's inflight region
 
 
@@ -74,7 +84,7 @@ class PairConfig:
         return layout.Memory(fresh.region_table(self.regions), log)
 
 
-def views(
+def ring_record(
     kind: Kind, vring: VringConfig, config: PairConfig, state: layout.Records, journal: Words
 ) -> layout.Vring:
     """The record of a vring that is about to begin. Fills `state`, (1,) RING_DTYPE."""
@@ -98,13 +108,12 @@ def views(
         "flushed": next_used,
         "kick_fd": vring.kick_fd,
         "call_fd": vring.call_fd,
-        "call_first": vring.call_first,
         "err_fd": vring.err_fd,
         "log_used": vring.log_used and config.log is not None,
         # An address that would wrap around is as far outside of any log.
         "log_guest": min(vring.log_guest, 2**64 - 2**20),
         "log_desc": vring.log_desc,
-        "resumed": vring.resumed,
+        "resumed": vring.start is Start.JOURNAL,
     }
     state[:] = 0
     for name, value in values.items():
@@ -121,7 +130,7 @@ def views(
     )
 
 
-def no_views(state: layout.Records, journal: Words) -> layout.Vring:
+def empty_record(state: layout.Records, journal: Words) -> layout.Vring:
     """The record of a missing vring: without entries."""
     stands_at = int(state["next_avail"][0])
     state[:] = 0

@@ -36,7 +36,7 @@ from ovs_vhost_plugin.worker.learned.addresses import Addresses
 from ovs_vhost_plugin.worker.learned.devicestate import DeviceState
 from ovs_vhost_plugin.worker.learned.movedon import Watch
 from ovs_vhost_plugin.worker.outbox import Outbox
-from ovs_vhost_plugin.worker.tap.arrivals import Arrivals
+from ovs_vhost_plugin.worker.tap.gate import TapGate
 from ovs_vhost_plugin.worker.tap.holding import Holding
 
 FRAME = bytes(12) + bytes(range(100))
@@ -50,12 +50,12 @@ class Pair(QueuePair):
 
     config: PairConfig | None = None
 
-    def start(self, config: PairConfig) -> None:
-        super().start(config)
+    def prepare(self, config: PairConfig) -> None:
+        super().prepare(config)
         self.config = config
 
-    def stop(self) -> None:
-        super().stop()
+    def stop(self, *, quietly: bool = False) -> None:
+        super().stop(quietly=quietly)
         self.config = None
 
 
@@ -123,7 +123,7 @@ class Port:
         self.state = DeviceState(addresses, self.selector, time.monotonic)
         self.settings = SETTINGS
         self.device = Device(
-            Arrivals(self.pairs, self.taps, holding),  # type: ignore[arg-type]
+            TapGate(self.pairs, self.taps, holding),  # type: ignore[arg-type]
             self.state,
             self.selector,
             self,
@@ -158,7 +158,7 @@ class Port:
 
     def do(self, step: tuple[Any, ...]) -> None:
         if step[0] != "send":
-            self.device.settle()  # messages that follow one another are there together
+            self.device.start_pending()  # messages that follow one another are there together
         getattr(self, f"_do_{step[0]}")(*step[1:])
 
     def _do_send(self, request: int, need_reply: bool, payload: bytes, kinds: list[str]) -> None:
@@ -172,7 +172,7 @@ class Port:
         try:
             reply = self.device.answer(message)
             if not payload or payload[0] % 2 == 0:  # else the next message is there already
-                self.device.settle()
+                self.device.start_pending()
         except PeerError as error:
             assert error.name in _NAMES
             self._do_hang_up()
@@ -225,8 +225,8 @@ class Port:
     def _do_finish(self, finish: bool) -> None:
         self._configure(finish_offloads=finish)
 
-    def _do_expect_no_more(self) -> None:
-        self.device.expect_no_more()
+    def _do_close_early(self) -> None:
+        self.device.close_early()
 
     # -- what must be ----------------------------------------------------------------------------
 
@@ -276,7 +276,7 @@ class Port:
         for step in good_set_up(0):
             self.do(step)
             self.check()
-        self.device.settle()
+        self.device.start_pending()
         drain(self.taps.wires[0])
         for index, buffer, flags in ((0, RX_BUFFER, 2), (1, TX_BUFFER, 0)):
             ring = index * RING
@@ -285,7 +285,7 @@ class Port:
             self._do_poke(TX_BUFFER, FRAME)
             self._do_poke(ring + 0x400, bytes([0, 0, 1, 0, 0, 0]))
             self._do_kick(index)
-        self.device.settle()
+        self.device.start_pending()
         self.taps.wires[0].send(FRAME)
         deadline, sent = time.monotonic() + _PATIENCE, b""
         while not sent or not self._used(0) or not self._used(1):

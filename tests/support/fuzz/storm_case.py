@@ -71,7 +71,7 @@ class Storm:
         for driver in self.drivers.values():
             driver.next_avail = driver.used_idx
             driver.put(driver.avail + 2, driver.next_avail)
-        self.pair.start(
+        self.pair.prepare(
             PairConfig(
                 rx=vrings["rx"],
                 tx=vrings["tx"],
@@ -82,6 +82,7 @@ class Storm:
                 finish_offloads=bool(self.random.getrandbits(1)),
             )
         )
+        self.pair.start()
 
     def scribble(self) -> None:
         """Change some descriptors, and offer some."""

@@ -139,7 +139,8 @@ class Rig:
         return Fault.WRAP_COUNTER_WRONG
 
     def start(self, **changes: Any) -> None:
-        self.pair.start(self.config(**changes))
+        self.pair.prepare(self.config(**changes))
+        self.pair.start()
 
     def kick(self, kind: str) -> None:
         os.eventfd_write((self.rx_fds if kind == "rx" else self.tx_fds).kick, 1)

@@ -2,81 +2,89 @@
 """Stand-ins for the parts of a device."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from ovs_vhost_plugin.ipc.spec import PortSettings
+from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.ring import iotlb
 from ovs_vhost_plugin.vhost.errors import PeerError
+from ovs_vhost_plugin.worker.device.queuepair import QueuePair
+from ovs_vhost_plugin.worker.device.ring import Ring
+from ovs_vhost_plugin.worker.device.vringconfig import PairConfig, Start
 from ovs_vhost_plugin.worker.tap.hold import Reason
 
 
-class FakePair:
-    """Moves its avail index on by 3 a run, as a loop that handled 3 chains."""
+class FakePair(QueuePair):
+    """A queue pair without a thread: each run moves its rings on by 3, as if for 3 chains."""
 
     def __init__(self, index: int) -> None:
-        self.index = index
+        super().__init__(index, tap_fd=-1)
         self.config: Any = None
-        self.faults: list[Any] = []
-        self.missing: list[Any] = []
+        """The configuration by which the rings run; None: they do not."""
         self.forgotten = 0
         self.starts = 0
         self.waiting: list[bytes] = []
         self.given: list[bytes] = []
         self.stands_at: int | None = None
-        self.handed_over: list[str] = []
-        self.counters = {"rx_kicks": 0, "tx_kicks": 0}
-        self._next = {"rx": 0, "tx": 0}
+        self.kicks = {"rx_kicks": 0, "tx_kicks": 0}
+        self._next_config: Any = None
 
     @property
     def running(self) -> bool:
         return self.config is not None
 
-    def start(self, config: Any) -> None:
+    @property
+    def counters(self) -> dict[str, int]:
+        return super().counters | self.kicks
+
+    def prepare(self, config: PairConfig) -> None:
+        """Prepare the rings; they resume at `stands_at` if a journal is to have said so."""
+        vrings = {kind: getattr(config, kind) for kind in ("rx", "tx")}
+        if self.stands_at is not None:
+            config = replace(
+                config,
+                **{
+                    kind: replace(vring, next_avail=self.stands_at)
+                    for kind, vring in vrings.items()
+                    if vring is not None and vring.start is Start.FRONT_END
+                },
+            )
+        super().prepare(config)
+        self._next_config = config
+
+    def start(self) -> None:
         assert self.config is None
-        self.config = config
+        self.config, self._next_config, self._prepared = self._next_config, None, None
         self.starts += 1
 
-    def resumed(self, config: Any) -> Any:
-        if self.stands_at is None:
-            return config
-        vrings = {kind: getattr(config, kind) for kind in ("rx", "tx")}
-        news = {
-            kind: replace(vring, next_avail=self.stands_at)
-            for kind, vring in vrings.items()
-            if vring is not None and vring.resumes
-        }
-        return replace(config, **news)
+    def stop(self, *, quietly: bool = False) -> None:
+        for ring in self.rings:
+            vring = self.config and getattr(self.config, ring.kind)
+            if vring is not None:
+                ring.state["next_avail"] = (vring.next_avail + 3) % 65536
+        self.config = None
+        super().stop(quietly=quietly)
 
-    def forget_place(self, kind: str) -> None:
-        self.handed_over.append(kind)
+    def break_ring(self, ring: Ring, fault: Fault) -> None:
+        """Break `ring`, as the loop does."""
+        ring.state["fault"] = fault
+
+    def miss(self, ring: Ring, iova: int) -> None:
+        """Let `ring` wait for the translation of a buffer's address, as the loop does."""
+        ring.queue.state["iotlb_asked"], ring.queue.state["iotlb_missed"] = iotlb.BUFFER, iova
 
     def take_waiting(self) -> list[bytes]:
         waiting, self.waiting = self.waiting, []
         return waiting
 
-    def give(self, frames: list[bytes]) -> None:
+    def give(self, frames: Sequence[bytes]) -> None:
         self.given += frames
-
-    def stop(self) -> None:
-        for kind in ("rx", "tx"):
-            vring = self.config and getattr(self.config, kind)
-            if vring is not None:
-                self._next[kind] = (vring.next_avail + 3) % 65536
-        self.config = None
-
-    def next_avail(self, kind: str) -> int:
-        return self._next[kind]
-
-    def misses(self) -> list[Any]:
-        return self.missing
 
     def forget(self) -> None:
         assert self.config is None
         self.forgotten += 1
-
-    def take_faults(self) -> list[Any]:
-        taken, self.faults = self.faults, []
-        return taken
 
 
 class FakeTaps:

@@ -237,7 +237,7 @@ def test_a_broken_ring_is_remembered_where_it_stood_while_the_other_goes_on() ->
         for _ in range(2):
             rig.start(tx=None)
             rig.pair.stop()
-            assert rig.pair.next_avail("tx") == 1
+            assert rig.pair.tx.position == 1
 
 
 def test_a_packed_ring_that_has_gone_on_from_its_base_does_not_begin() -> None:

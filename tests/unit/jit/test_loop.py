@@ -137,7 +137,7 @@ def test_a_ring_that_goes_on_calls_the_eventfd_that_it_has_now() -> None:
         await_that(lambda: rig.pair.counters["rx_packets"] == 2)
         rig.pair.stop()
         there = os.eventfd(0, os.EFD_NONBLOCK)
-        rig.start(rx=rig.vring("rx", call_fd=there, next_avail=rig.pair.next_avail("rx")))
+        rig.start(rx=rig.vring("rx", call_fd=there, next_avail=rig.pair.rx.position))
         assert select.select([there], [], [], PATIENCE)[0]
         rig.pair.stop()
         os.close(there)
@@ -171,7 +171,7 @@ def test_stop_leaves_what_was_not_given_back_to_the_next_start() -> None:
             rig.wire.send(EMPTY + frame(100, seed))
         await_that(lambda: rig.rx.used_idx == 1)
         rig.pair.stop()
-        assert rig.pair.next_avail("rx") == 1
+        assert rig.pair.rx.position == 1
         rig.wire.send(EMPTY + frame(100, 3))
         rig.transmit(EMPTY + frame(50))
         before = rig.memory.snapshot()
@@ -180,7 +180,7 @@ def test_stop_leaves_what_was_not_given_back_to_the_next_start() -> None:
         assert rig.memory.snapshot() == before
         assert not rig.pair.running
         received = rig.received()
-        rig.start(rx=rig.vring("rx", next_avail=rig.pair.next_avail("rx")))
+        rig.start(rx=rig.vring("rx", next_avail=rig.pair.rx.position))
         assert rig.wire.recv(2000)[12:] == frame(50)
         await_that(lambda: rig.rx.used_idx == 2)
         received += rig.received()
@@ -214,7 +214,7 @@ def test_a_broken_ring_leaves_the_other_one_running() -> None:
         time.sleep(0.05)
         assert rig.pair.counters["wakeups"] == wakeups
         rig.pair.stop()
-        assert rig.pair.next_avail("tx") == 0
+        assert rig.pair.tx.position == 0
 
 
 def test_frames_offered_before_the_fault_still_leave() -> None:

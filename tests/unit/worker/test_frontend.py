@@ -30,7 +30,7 @@ class Asking:
             has_run=False,
             attach=lambda session: None,
             detach=lambda: None,
-            settle=lambda: None,
+            start_pending=lambda: None,
         )
         self.selector = selectors.DefaultSelector()
         offer: Any = lambda: SimpleNamespace(queue_pairs=1)  # noqa: E731

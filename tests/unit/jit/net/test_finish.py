@@ -129,7 +129,7 @@ def test_stop_in_the_middle_of_a_large_frame_begins_it_again() -> None:
         rig.kick("tx")
         first = rig.wire.recv(70000)
         rig.pair.stop()
-        assert (rig.tx.used_idx, rig.pair.next_avail("tx")) == (0, 0)
+        assert (rig.tx.used_idx, rig.pair.tx.position) == (0, 0)
         rig.wire.setblocking(False)
         with pytest.raises(BlockingIOError):
             while True:

@@ -74,13 +74,13 @@ def test_a_waiting_frame_survives_stop_and_start() -> None:
         rig.wire.send(EMPTY + frame(5000))
         rig.idle()
         rig.pair.stop()
-        assert rig.pair.next_avail("rx") == 0
+        assert rig.pair.rx.position == 0
         rig.memory.write(RX_BUFFERS, bytes(0x10000))
         rig.offer_buffers(4, 1000, first=2)
         rig.start()
         rig.called("rx")
         assert rig.received() == [EMPTY[:10] + b"\x06\x00" + frame(5000)]
-        assert rig.pair.next_avail("rx") == 6
+        assert rig.pair.rx.state["next_avail"] == 6
 
 
 def test_a_frame_that_no_number_of_buffers_holds_is_dropped() -> None:

@@ -24,8 +24,8 @@ from ovs_vhost_plugin.vhost.session import Session
 from ovs_vhost_plugin.vhost.spec import BackendRequest, Feature, FrontendRequest
 from ovs_vhost_plugin.vhost.transport import Connection
 from ovs_vhost_plugin.worker.device.device import Device
-from ovs_vhost_plugin.worker.tap.arrivals import Arrivals
-from ovs_vhost_plugin.worker.tap.expectation import SECONDS
+from ovs_vhost_plugin.worker.recovery import journal
+from ovs_vhost_plugin.worker.tap.gate import EARLY_SECONDS, TapGate
 from ovs_vhost_plugin.worker.tap.hold import Reason
 
 MEMORY = 1 << 20
@@ -47,7 +47,7 @@ class Port:
         self.state = FakeState()
         self.selector = selectors.DefaultSelector()
         self.device = Device(
-            Arrivals(self.pairs, self.taps, self.holding),  # type: ignore[arg-type]
+            TapGate(self.pairs, self.taps, self.holding),  # type: ignore[arg-type]
             self.state,  # type: ignore[arg-type]
             self.selector,
             self.observed,
@@ -61,7 +61,7 @@ class Port:
     def ask(self, request: FrontendRequest, payload: bytes = b"", *fds: int) -> Message | None:
         reply = self.device.answer(Message(request, payload, spec.VERSION, fds))
         if not self.more:
-            self.device.settle()
+            self.device.start_pending()
         return reply
 
     def memory(
@@ -102,6 +102,8 @@ def port() -> Iterator[Port]:
     port = Port()
     yield port
     port.device.detach()
+    for pair in port.pairs:
+        pair.close()
     assert not port.selector.get_map()
     port.selector.close()
 
@@ -118,7 +120,7 @@ def test_kicks_before_a_ring_was_started_are_not_of_its_driver(port: Port) -> No
     port.memory()
     for _ in range(3):
         port.vring(0)
-        port.pairs[0].counters["rx_kicks"] += 1
+        port.pairs[0].kicks["rx_kicks"] += 1
         assert port.device.sharing._rings.kicks(0) == 1
         port.base(0)
 
@@ -146,10 +148,10 @@ def test_rings_set_up_by_messages_that_are_all_there_start_once(port: Port) -> N
     port.more = True
     set_up(port, base=9)
     assert port.pairs[0].starts == 0 and port.observed.bases == []
-    port.device.settle()
+    port.device.start_pending()
     assert port.pairs[0].starts == 1 and port.observed.bases == [9]
     assert port.pairs[0].config.rx.next_avail == port.pairs[0].config.tx.next_avail == 9
-    port.device.settle()
+    port.device.start_pending()
     assert port.pairs[0].starts == 1
 
 
@@ -159,8 +161,8 @@ def test_a_change_of_running_rings_stops_them_at_once(port: Port) -> None:
     for _ in range(2):
         port.ask(FrontendRequest.SET_VRING_CALL, spec.U64.pack(0), os.eventfd(0))
         assert not port.pairs[0].running
-    at = port.pairs[0].next_avail("rx")
-    port.device.settle()
+    at = port.pairs[0].rx.position
+    port.device.start_pending()
     assert port.pairs[0].config.rx.next_avail == at
     assert port.pairs[0].config.rx.call_fd == port.session.vrings[0].call_fd
 
@@ -180,7 +182,7 @@ def test_a_front_end_that_goes_in_the_middle_of_it_leaves_nothing_to_start(port:
     port.more = True
     set_up(port)
     port.device.detach()
-    port.device.settle()
+    port.device.start_pending()
     assert port.pairs[0].starts == 0
 
 
@@ -302,7 +304,7 @@ def test_that_the_guest_runs_is_told_before_it_can_have_sent_anything(
 ) -> None:
     """Who is silent is known by what was sent since."""
     told: list[list[int]] = []
-    monkeypatch.setattr(port.pairs[0], "start", lambda _: told.append([*port.observed.bases]))
+    monkeypatch.setattr(port.pairs[0], "start", lambda: told.append([*port.observed.bases]))
     set_up(port)
     assert told and told[0] == [0]
 
@@ -401,13 +403,14 @@ def test_a_ring_resumes_where_the_journal_says_and_the_daemon_is_told_so(port: P
     at = port.pairs[0].config.rx.next_avail
     assert at == 777
     assert port.observed.bases == [777]
+    identity = port.pairs[0].config.rx.identity
+    assert journal.names(port.pairs[0].rx.journal, identity)
     # Once it runs here nobody knows better.
     region(port, FrontendRequest.REM_MEM_REG, 0, USER, 0x1000)
     region(port, FrontendRequest.ADD_MEM_REG, 0, USER, 0x1000)
     assert port.pairs[0].config.rx.next_avail == at + 3
-    assert port.pairs[0].handed_over == []
     assert port.base(0) == at + 6
-    assert port.pairs[0].handed_over == ["rx"]
+    assert not journal.names(port.pairs[0].rx.journal, identity), "the next start is at a base"
 
 
 def test_a_ring_whose_region_is_replaced_goes_on_where_it_was(port: Port) -> None:
@@ -481,8 +484,8 @@ def test_a_ring_that_broke_shows_in_the_status_until_the_driver_resets(port: Por
 
     port.ask(FrontendRequest.SET_STATUS, spec.U64.pack(0xF))
     assert status() == 0xF
-    port.pairs[0].faults = [("tx", Fault.HEAD_OUT_OF_RANGE)]
-    port.device.collect_faults(port.pairs[0])  # type: ignore[arg-type]
+    port.pairs[0].break_ring(port.pairs[0].tx, Fault.HEAD_OUT_OF_RANGE)
+    port.device.collect_faults(port.pairs[0])
     assert status() == 0xF | 0x40
     port.ask(FrontendRequest.SET_STATUS, spec.U64.pack(0))
     assert status() == 0
@@ -599,10 +602,10 @@ def test_frames_are_let_in_for_a_guest_that_was_announced_before_its_rings_run(p
     port.features(Feature.VERSION_1)
     port.memory()
     port.device.execute(effects.SendRarp(b"\x52\x54\0\1\2\3"))
-    assert port.taps.carrier and port.device._arrivals.expecting
+    assert port.taps.carrier and port.device._gate.early
     assert port.taps.discarded == 1  # what was there before is stale
     port.vring(0, base=7)
-    assert port.taps.discarded == 1 and not port.device._arrivals.expecting
+    assert port.taps.discarded == 1 and not port.device._gate.early
     assert port.taps.carrier
 
 
@@ -610,17 +613,17 @@ def test_frames_are_let_in_for_a_guest_that_goes_on_at_an_index(port: Port) -> N
     port.features(Feature.VERSION_1)
     port.memory()
     port.ask(FrontendRequest.SET_VRING_BASE, spec.VRING_STATE.pack(0, 7))
-    assert port.taps.carrier and port.device._arrivals.expecting
+    assert port.taps.carrier and port.device._gate.early
     port.device.detach()
-    assert not port.taps.carrier and not port.device._arrivals.expecting
+    assert not port.taps.carrier and not port.device._gate.early
 
 
 def test_frames_are_let_in_for_a_guest_whose_state_has_come(port: Port) -> None:
     port.device.execute(effects.CheckState())
-    assert not port.device._arrivals.expecting
+    assert not port.device._gate.early
     port.state.brought = True
     port.device.execute(effects.CheckState())
-    assert port.taps.carrier and port.device._arrivals.expecting
+    assert port.taps.carrier and port.device._gate.early
 
 
 def test_a_guest_expected_in_vain_finds_nothing_when_it_comes_late(port: Port) -> None:
@@ -630,7 +633,7 @@ def test_a_guest_expected_in_vain_finds_nothing_when_it_comes_late(port: Port) -
     port.pairs[0].waiting = [b"stale"]
     port.device.handle_timer(100.0)
     due = port.device.get_timer()
-    assert due == 100.0 + SECONDS and port.taps.carrier
+    assert due == 100.0 + EARLY_SECONDS and port.taps.carrier
     port.device.handle_timer(due)
     assert not port.taps.carrier
     port.vring(0)
@@ -641,7 +644,7 @@ def test_announcing_a_guest_that_runs_touches_nothing(port: Port) -> None:
     set_up(port)
     discarded = port.taps.discarded
     port.device.execute(effects.SendRarp(b"\x52\x54\0\1\2\3"))
-    assert not port.device._arrivals.expecting and port.taps.discarded == discarded
+    assert not port.device._gate.early and port.taps.discarded == discarded
 
 
 def test_a_guest_that_was_stopped_is_not_expected(port: Port) -> None:
@@ -650,7 +653,7 @@ def test_a_guest_that_was_stopped_is_not_expected(port: Port) -> None:
     port.base(1)
     port.ask(FrontendRequest.SET_VRING_ENABLE, spec.VRING_STATE.pack(0, 0))
     port.device.execute(effects.SendRarp(b"\x52\x54\0\1\2\3"))
-    assert not port.device._arrivals.expecting and not port.taps.carrier
+    assert not port.device._gate.early and not port.taps.carrier
 
 
 def test_a_guest_leaves_ring_by_ring_and_each_queues_frames_stay_its(port: Port) -> None:
@@ -695,7 +698,7 @@ def test_nothing_is_taken_from_a_ring_where_holding_is_off(port: Port) -> None:
 def test_a_fault_noticed_as_the_front_end_goes_is_not_the_next_ones(port: Port) -> None:
     """The ring broke, and before the worker's loop came to it the connection ended."""
     set_up(port)
-    port.pairs[0].faults = [("tx", Fault.AVAIL_JUMPS)]
+    port.pairs[0].break_ring(port.pairs[0].tx, Fault.AVAIL_JUMPS)
     port.device.detach()
     port.device.collect_faults(port.pairs[0])
     assert [error.name for error in port.observed.errors] == ["avail-jumps"]
@@ -707,7 +710,7 @@ def test_a_fault_noticed_as_the_front_end_goes_is_not_the_next_ones(port: Port) 
 
 def test_a_fault_noticed_as_the_ring_is_stopped_does_not_keep_it_from_starting(port: Port) -> None:
     set_up(port)
-    port.pairs[0].faults = [("tx", Fault.AVAIL_JUMPS)]
+    port.pairs[0].break_ring(port.pairs[0].tx, Fault.AVAIL_JUMPS)
     port.base(1)
     port.device.collect_faults(port.pairs[0])
     port.vring(1)
@@ -716,7 +719,7 @@ def test_a_fault_noticed_as_the_ring_is_stopped_does_not_keep_it_from_starting(p
 
 def test_a_broken_ring_stays_broken_whatever_else_changes(port: Port) -> None:
     set_up(port)
-    port.pairs[0].faults = [("tx", Fault.AVAIL_JUMPS)]
+    port.pairs[0].break_ring(port.pairs[0].tx, Fault.AVAIL_JUMPS)
     port.memory()
     assert port.pairs[0].config.tx is None and port.pairs[0].config.rx is not None
 
@@ -838,7 +841,7 @@ def test_a_ring_waits_for_the_translation_of_its_own_addresses(port: Port, iommu
     assert iommu.asked() == [(0, WRITE, MISS)]
     iommu.tell(UPDATE, 0, WRITE)
     assert port.pairs[0].running and port.taps.carrier
-    assert port.pairs[0].config.rx.call_first, "the call eventfd may be another one"
+    assert port.pairs[0].rx.state["call_first"], "the call eventfd may be another one"
     assert port.pairs[0].config.regions["guest"].tolist() == [USER]
     assert iommu.asked() == []
     assert port.observed.errors == []
@@ -855,7 +858,7 @@ def test_an_invalidation_is_answered_when_no_ring_uses_the_translation(
     iommu.tell(INVALIDATE, 1)
     assert port.pairs[0].config.rx.next_avail == at + 3
     assert port.pairs[0].config.regions["size"].tolist() == [PAGE]
-    assert not port.pairs[0].config.rx.call_first, "it may be so with each frame"
+    assert not port.pairs[0].rx.state["call_first"], "it may be so with each frame"
     iommu.tell(INVALIDATE, 0)
     assert not port.pairs[0].running
     assert port.taps.carrier, "the tap keeps what comes meanwhile"
@@ -868,10 +871,11 @@ def test_an_invalidation_is_answered_when_no_ring_uses_the_translation(
 def test_a_miss_of_a_running_ring_is_asked_for_once(port: Port, iommu: Iommu) -> None:
     iommu.tell(UPDATE, 0, pages=2)
     port.vring(0)
-    port.pairs[0].missing = [("rx", USER + 9 * PAGE + 5, WRITE), ("tx", USER + 8 * PAGE, READ)]
+    port.pairs[0].miss(port.pairs[0].rx, USER + 9 * PAGE + 5)
+    port.pairs[0].miss(port.pairs[0].tx, USER + 8 * PAGE)
     at = port.pairs[0].config.rx.next_avail
     for _ in range(2):
-        port.device.collect_faults(port.pairs[0])  # type: ignore[arg-type]
+        port.device.collect_faults(port.pairs[0])
     assert iommu.asked() == [(9, WRITE, MISS), (8, READ, MISS)]
     assert port.device.iotlb_counts == {"iotlb_misses": 2, "iotlb_replaced": 0}
     iommu.tell(UPDATE, 7)
@@ -884,8 +888,8 @@ def test_a_miss_of_a_running_ring_is_asked_for_once(port: Port, iommu: Iommu) ->
 def test_too_little_access_is_told_once_and_the_ring_waits_on(port: Port, iommu: Iommu) -> None:
     iommu.tell(UPDATE, 0, pages=2)
     port.vring(0)
-    port.pairs[0].missing = [("rx", USER + 9 * PAGE, WRITE)]
-    port.device.collect_faults(port.pairs[0])  # type: ignore[arg-type]
+    port.pairs[0].miss(port.pairs[0].rx, USER + 9 * PAGE)
+    port.device.collect_faults(port.pairs[0])
     for _ in range(2):
         iommu.tell(UPDATE, 9, READ)
     assert iommu.asked() == [(9, WRITE, MISS), (9, WRITE, ACCESS_FAIL)]

@@ -27,7 +27,7 @@ from ovs_vhost_plugin.vhost.spec import FrontendRequest as R
 from ovs_vhost_plugin.worker.device import postcopy
 from ovs_vhost_plugin.worker.device.device import Device
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
-from ovs_vhost_plugin.worker.tap.arrivals import Arrivals
+from ovs_vhost_plugin.worker.tap.gate import TapGate
 
 PAGE = 4096
 USER = 0x1000_0000_0000  # where the kernel puts nothing that does not ask for it
@@ -90,7 +90,7 @@ class LatePort:
         self.selector = selectors.DefaultSelector()
         self.faults = Faults(device_fd)
         self.device = Device(
-            Arrivals([self.pair], FakeTaps(), FakeHolding()),  # type: ignore[arg-type]
+            TapGate([self.pair], FakeTaps(), FakeHolding()),  # type: ignore[arg-type]
             FakeState(),  # type: ignore[arg-type]
             self.selector,
             self.observed,
@@ -118,7 +118,7 @@ class LatePort:
 
     def ask(self, request, payload=b"", *fds):
         reply = self.device.answer(Message(request, payload, spec.VERSION, fds))
-        self.device.settle()
+        self.device.start_pending()
         return reply
 
     def be_qemu_7(self):

@@ -26,14 +26,14 @@ class Port:
             for _ in range(2)
         ]
         vrings = [SimpleNamespace(index=i, ready=lambda: self.ready) for i in range(2)]
-        self.basis: Any = SimpleNamespace(
+        self.resources: Any = SimpleNamespace(
             session=SimpleNamespace(vrings=vrings),
             memory=self.memory,
             pages_missing=False,
             vring=lambda index, at: self.rings[index],
         )
         rings: Any = SimpleNamespace(kicks=lambda index: self.kicked[index])
-        self.sharing = Sharing(self.basis, rings)
+        self.sharing = Sharing(self.resources, rings)
         self.sharing.begin()
 
     def said(self, seconds: float) -> str:
@@ -60,7 +60,7 @@ def test_a_guest_that_kicks_and_has_nothing_in_any_ring(port: Port, ring: int) -
 
 
 def test_rings_without_memory(port: Port) -> None:
-    port.basis.memory = None
+    port.resources.memory = None
     assert port.said(1) == ""  # it may be on its way
     assert port.said(10).startswith("memory-not-shared: rings are set up and there is no memory")
 
@@ -82,13 +82,13 @@ def test_what_qemu_kicks_of_itself_is_not_the_guest(port: Port, kicked: int) -> 
 
 
 def test_rings_that_are_not_set_up_yet(port: Port) -> None:
-    port.ready, port.basis.memory = False, None
+    port.ready, port.resources.memory = False, None
     assert port.said(100) == "" and port.sharing.get_timer() is None
 
 
 def test_memory_that_comes_later_by_postcopy(port: Port) -> None:
     port.kicked = [9, 9]
-    port.basis.pages_missing = True
+    port.resources.pages_missing = True
     assert port.said(100) == ""
 
 
@@ -96,7 +96,7 @@ def test_rings_whose_translation_has_not_come(port: Port) -> None:
     def vring(index: int, at: int) -> Any:
         raise MissingError(0, IotlbAccess.READ)
 
-    port.basis.vring = vring
+    port.resources.vring = vring
     port.kicked = [1, 1]
     assert port.said(100) == ""
 

@@ -34,10 +34,10 @@ def test_whom_a_frame_is_for() -> None:
     st.integers(1, 9),
 )
 def test_batches_give_a_stations_frames_once_and_in_order(
-    arrivals: list[tuple[bytes, int]], most: int
+    gate: list[tuple[bytes, int]], most: int
 ) -> None:
     buffer = HoldBuffer()
-    sent = [(frame(n, to), queue) for n, (to, queue) in enumerate(arrivals)]
+    sent = [(frame(n, to), queue) for n, (to, queue) in enumerate(gate)]
     for data, queue in sent:
         buffer.put(data, queue)
     wanted = receiver_of(frame(0))

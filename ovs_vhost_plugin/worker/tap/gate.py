@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decides which of the tap's frames are the guest's, when its rings start and stop.
 
-A tap keeps up to txqueuelen frames that nobody reads, however old. A guest gets the frames since it
-was expected, or the frames that a hold kept for it when it comes back, and nothing else.
+A tap keeps up to txqueuelen frames that nobody reads, however old. A guest gets the frames since
+the gate was opened for it, or the frames that a hold kept for it when it comes back, and nothing
+else. Time is an argument.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.tap.holding import Holding
 from ovs_vhost_plugin.worker.tap.queues import TapQueues
 
+EARLY_SECONDS = 2.0
+"""QEMU starts the rings within milliseconds, and its last announcement comes after 0.8 s."""
 
-class Arrivals:
+
+class TapGate:
     """The tap of one port as seen by its queue pairs."""
 
     def __init__(self, pairs: Sequence[QueuePair], taps: TapQueues, holding: Holding) -> None:
-        self.expecting = False  # frames are let into the tap for a guest that does not run yet
+        self.early = False
+        """Whether frames are let into the tap for a guest that does not run yet."""
         self.holding = holding
         self.pairs = tuple(pairs)
         self._taps = taps
+        self._early_until: float | None = None
 
     @property
     def takes_uso(self) -> bool:
@@ -33,31 +39,46 @@ class Arrivals:
         self._taps.set_format(header_size, features)
 
     def update(self, receives: Sequence[bool]) -> None:
-        """Set the tap's steering and carrier by the rings that receive, are held or expected."""
-        self.expecting = self.expecting and not any(receives)
+        """Set the tap's steering and carrier by the pairs that receive, are held or are early."""
+        self.early = self.early and not any(receives)
         held = [self.holding.covers(pair.index) for pair in self.pairs]
         # A detached queue loses its frames.
         self._taps.set_attached([a or b for a, b in zip(receives, held, strict=True)])
-        self._taps.set_carrier(any(receives) or any(held) or self.expecting)
+        self._taps.set_carrier(any(receives) or any(held) or self.early)
 
-    def welcome(self, pair: QueuePair) -> None:
-        """Decide which frames from before its ring runs are the guest's.
+    def on_ring_start(self, pair: QueuePair) -> None:
+        """Decide which frames from before its receive ring runs are the guest's.
 
         They are the frames of a hold, if the guest comes back to where it left; else the frames
-        since it was expected; else none.
+        since the gate was opened early; else none.
         """
         if self.holding.covers(pair.index):
             pair.give(self.holding.give_back(pair.index))
         elif not self._taps.carrier:
             self._discard()
 
-    def expect(self) -> bool:
+    def open_early(self) -> bool:
         """Let frames in for a guest that is about to run; False: they are let in already."""
         if self._taps.carrier:
             return False
         self._discard()
-        self.expecting = True
+        self.early = True
         return True
+
+    def overdue(self, now: float) -> bool:
+        """Whether the guest that the gate was opened for is late.
+
+        Its time counts from the first call: the worker may have slept long before.
+        """
+        if not self.early:
+            self._early_until = None
+        elif self._early_until is None:
+            self._early_until = now + EARLY_SECONDS
+        return self._early_until is not None and now >= self._early_until
+
+    def get_timer(self) -> float | None:
+        """The time at which the guest is `overdue`; None while the gate is not open early."""
+        return self._early_until
 
     def _discard(self) -> None:
         self._taps.discard()
