@@ -2,7 +2,7 @@
 """The guest's stations, kept up to date without polling.
 
 The loops write an eventfd when they have learned something, once until the next look at their
-tables. So a guest that makes up addresses causes as many looks as the limiter grants. One more look
+tables. So a guest that makes up addresses causes a look a second in the long run. One more look
 comes when a station is about to age; the port of a quiet guest is not looked at again. Stations
 that came with a guest that moved in count until they have aged. Stations that others have now do
 not count.
@@ -14,13 +14,13 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
+from ovs_vhost_plugin.common.ratelimit import TokenBucket
 from ovs_vhost_plugin.ipc.reports import GuestStations
 from ovs_vhost_plugin.net.station import Station, StationKey
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.learned.movedon import MovedOn, Watch
 from ovs_vhost_plugin.worker.learned.savedstate import Saved
 from ovs_vhost_plugin.worker.learned.stations import LearnedStation, expiry, merge, unaged
-from ovs_vhost_plugin.worker.limiter import Limiter
 from ovs_vhost_plugin.worker.outbox import Outbox
 
 _LOOKS_PER_SECOND, _LOOKS_AT_ONCE = 1.0, 5
@@ -40,26 +40,27 @@ class Addresses:
         self._fd = fd
         self._watch = watch  # the pairs' own
         self._moved_on = MovedOn()
-        self._looks: Limiter[bool] = Limiter(_LOOKS_PER_SECOND, _LOOKS_AT_ONCE)
+        self._looks = TokenBucket(_LOOKS_PER_SECOND, _LOOKS_AT_ONCE, 0.0)
+        self._outdated = False  # the tables may have changed since the last look
         self._expiry: float | None = None
 
     def woken(self, _now: float) -> None:
         """Note that the eventfd is readable."""
         with suppress(BlockingIOError):
             os.eventfd_read(self._fd)
-        self._looks.offer(True)
+        self._outdated = True
 
     def handle_timer(self, now: float) -> None:
-        """Look at the tables if there is a reason and the limiter grants it."""
+        """Look at the tables if they may have changed, and not too often."""
         if self._expiry is not None and now >= self._expiry:
             self._expiry = None
-            self._looks.offer(True)
-        if self._looks.take(now):
+            self._outdated = True
+        if self._outdated and self._looks.take(now):
             self._look(now)
 
     def get_timer(self) -> float | None:
         """The time at which `handle_timer` has something to do; None: it has nothing."""
-        times = (self._looks.get_timer(), self._expiry)
+        times = (self._looks.next_at() if self._outdated else None, self._expiry)
         return min((at for at in times if at is not None), default=None)
 
     def known(self, now: float) -> list[LearnedStation]:
@@ -86,9 +87,10 @@ class Addresses:
         """Drop the stations that came with a guest that has gone."""
         if self._inherited or self.nic:
             self.nic, self._inherited = None, ()
-            self._looks.offer(True)
+            self._outdated = True
 
     def _look(self, now: float) -> None:
+        self._outdated = False
         stations = self.known(now)
         expires = expiry(stations)
         self._expiry = None if expires is None else expires / 1000
