@@ -186,7 +186,7 @@ WORLD = st.one_of(
     st.just(("hang_up",)),
     st.tuples(st.just("finish"), st.booleans()),
     st.tuples(st.just("port"), st.booleans(), st.sampled_from([68, 1500, 9000])),
-    st.just(("expect_no_more",)),
+    st.just(("close_early",)),
 )
 BEHAVING = st.one_of(
     st.just(good_start()),
