@@ -65,6 +65,9 @@ class PeerErrorName(StrEnum):
     REGION_FILE_KIND = "region-file-kind"
     MEMORY_NOT_SHARED = "memory-not-shared"
 
+    # This host's own
+    JOURNAL_NOT_KEPT = "journal-not-kept"
+
     # Vrings
     VRING_INDEX = "vring-index"
     VRING_RESERVED_BITS = "vring-reserved-bits"

@@ -7,6 +7,7 @@ truncates its file later ends this port's own process and no other.
 """
 
 import ctypes
+import errno
 import mmap
 import os
 import weakref
@@ -22,6 +23,7 @@ _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ct
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _FAILED = ctypes.c_void_p(-1).value  # MAP_FAILED
+_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14
 
 
 class TooShortError(Exception):
@@ -70,6 +72,19 @@ def _map_near(wish: int, fd: int, start: int, length: int) -> Bytes:
     # Not at the end of the process: threads may still be running.
     weakref.finalize(pages, _libc.munmap, at, length).atexit = False
     return np.frombuffer(memoryview(pages), dtype=np.uint8)
+
+
+def populate(view: Bytes) -> bool:
+    """Allocate the pages of a mapping; False: its file system is full.
+
+    A write would end this process then. A kernel that cannot tell says nothing (madvise(2),
+    MADV_POPULATE_WRITE).
+    """
+    at = address(view)
+    start = at & -mmap.PAGESIZE
+    if _libc.madvise(start, at + len(view) - start, _POPULATE_WRITE) == 0:
+        return True
+    return ctypes.get_errno() == errno.EINVAL
 
 
 def address(view: Bytes) -> int:

@@ -166,7 +166,7 @@ class Device:
         if self._gate.overdue(now):
             self.close_early()
         self.sharing.handle_timer(now)
-        self._observer.lasting(self.sharing.error)
+        self._observer.lasting(self.sharing.error or self._rings.journal_error)
 
     def end_hold(self, reason: Reason) -> None:
         """End the hold, if frames are held."""

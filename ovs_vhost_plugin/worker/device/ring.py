@@ -30,8 +30,9 @@ from ovs_vhost_plugin.worker.device.vringconfig import (
     empty_record,
     ring_record,
 )
-from ovs_vhost_plugin.worker.recovery import inflight_packed, journal
+from ovs_vhost_plugin.worker.recovery import inflight_packed
 from ovs_vhost_plugin.worker.recovery import inflight_split as inflight
+from ovs_vhost_plugin.worker.recovery import journal as journals
 
 
 class RingPhase(Enum):
@@ -92,6 +93,11 @@ class Ring:
         self.queue = fresh.new_queue()
         self.state = np.zeros(1, layout.RING_DTYPE)
         self.journal = journal
+        self.journal_kept: bool | None = None
+        """Whether the journal outlives this process; None: it is not known before the first start.
+
+        Without room in the run directory the ring has a journal that does not.
+        """
         self._tracking: inflight.Tracking | None = None  # held while the loop runs
 
     def __repr__(self) -> str:
@@ -174,6 +180,10 @@ class Ring:
         if vring is None:
             return empty_record(self.state, self.journal)
         self._enter(RingPhase.RUNNING)
+        if self.journal_kept is None:
+            self.journal_kept = journals.reserve(self.journal)
+            if not self.journal_kept:
+                self.journal = journals.fresh()
         vring = self._recover(vring, config, net)
         self.position = vring.next_avail
         record = self._record(vring, config)
@@ -185,7 +195,7 @@ class Ring:
             self._break(error.fault, net)
         if self.state["packed"][0] and not config.pages_missing and not stands_at_base(record):
             self._break(Fault.BASE_STALE, net)
-        journal.begin(record, vring.identity)
+        journals.begin(record, vring.identity)
         return record
 
     def hand_over(
@@ -207,7 +217,7 @@ class Ring:
 
     def end_journal(self) -> None:
         """Make the journal name no ring: the next start is at a place that is given."""
-        journal.end(self.journal)
+        journals.end(self.journal)
 
     def unblock(self) -> None:
         """Free a loop that a peer blocks in a write, by an eventfd counted up to its limit.
@@ -227,7 +237,7 @@ class Ring:
 
         Chains that the journal has begun are given back first.
         """
-        if vring.start is not Start.FRONT_END or not journal.names(self.journal, vring.identity):
+        if vring.start is not Start.FRONT_END or not journals.names(self.journal, vring.identity):
             return vring
         record = self._record(vring, config)
         try:

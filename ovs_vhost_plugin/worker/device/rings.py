@@ -14,14 +14,14 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from ovs_vhost_plugin.jit.faults import Fault
-from ovs_vhost_plugin.vhost.errors import PeerError
+from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.memory.iotlb import MissingError, overlap
 from ovs_vhost_plugin.vhost.spec import Feature, IotlbAccess
 from ovs_vhost_plugin.worker.device.misses import Misses
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.device.resources import RingResources
 from ovs_vhost_plugin.worker.device.ring import Ring, RingPhase
-from ovs_vhost_plugin.worker.device.vringconfig import VringConfig
+from ovs_vhost_plugin.worker.device.vringconfig import PairConfig, VringConfig
 from ovs_vhost_plugin.worker.tap.gate import TapGate
 
 
@@ -58,6 +58,8 @@ class Rings:
         self._misses = misses
         self.has_run = False
         """Whether any ring has run in this session."""
+        self.journal_error: PeerError | None = None
+        """Set when a ring has a journal that does not outlive this process."""
         self._pending: set[int] = set()  # pairs that `start_pending` will start
 
     @property
@@ -248,7 +250,7 @@ class Rings:
             self._gate.on_ring_start(pair)
         if rx is not None or tx is not None:
             self.has_run = True
-            pair.prepare(self._resources.pair(rx, tx))
+            self._prepare(pair, self._resources.pair(rx, tx))
         self.update_tap()  # before the loop reads: it takes a detached queue for a broken one
         if rx is not None or tx is not None:
             # Before the loop runs: frames that the guest has sent by then are from before.
@@ -275,6 +277,13 @@ class Rings:
                 ring.kicks_before = self._counted(ring)
             return vring
         return None
+
+    def _prepare(self, pair: QueuePair, config: PairConfig) -> None:
+        pair.prepare(config)
+        unkept = [ring for ring in pair.rings if ring.journal_kept is False]
+        if unkept and self.journal_error is None:
+            detail = f"vring {unkept[0].index}: no room in the run directory"
+            self.journal_error = PeerError(PeerErrorName.JOURNAL_NOT_KEPT, detail)
 
     def _none_has_begun(self) -> None:
         for pair in self.pairs:

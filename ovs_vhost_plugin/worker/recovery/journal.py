@@ -45,6 +45,15 @@ def open_file(fd: int, vrings: int) -> list[Words]:
     return [words[WORDS * i : WORDS * (i + 1)] for i in range(vrings)]
 
 
+def reserve(words: Words) -> bool:
+    """Allocate a journal's pages; False: the run directory's disk is full.
+
+    A write into a page that cannot be allocated would end this process (SIGBUS). Such a page has
+    nothing in it, so the ring loses nothing by another journal.
+    """
+    return mapping.populate(words.view(np.uint8))
+
+
 def names(words: Words, identity: bytes) -> bool:
     """Whether `words` are the journal of the ring `identity`."""
     return len(identity) == IDENTITY_BYTES and words[_NAME].tobytes() == identity

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pytest
 from support.worker.device_parts import FakeHolding, FakePair, FakeState, FakeTaps, Observed
 
-from ovs_vhost_plugin.ipc.spec import PortSettings
+from ovs_vhost_plugin.ipc.spec import JOURNAL_BYTES, PortSettings
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.vhost import effects, spec
 from ovs_vhost_plugin.vhost.errors import PeerError
@@ -937,3 +938,16 @@ def test_translations_go_with_their_front_end(port: Port, iommu: Iommu) -> None:
     port.vring(0)
     assert again.asked() == [(0, READ, MISS)]
     again.channel.close()
+
+
+def test_a_journal_without_room_is_told_as_long_as_it_lasts_and_the_ring_runs(port: Port) -> None:
+    with TemporaryFile() as file:
+        file.truncate(2 * JOURNAL_BYTES)
+        rx, tx = port.pairs[0].rings
+        rx.journal, tx.journal = journal.open_file(file.fileno(), 2)
+        file.truncate(0)
+    set_up(port)
+    for _ in range(2):
+        port.device.handle_timer(0.0)
+        assert port.pairs[0].running and port.observed.errors == []
+        assert str(port.observed.wrong) == "journal-not-kept: vring 0: no room in the run directory"

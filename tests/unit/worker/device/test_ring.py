@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A ring's phases, and its own words for them."""
 
+from tempfile import TemporaryFile
+
 import pytest
 from support.jit.pair_rig import ALL, EMPTY, PACKED, Rig, await_that, frame
 
+from ovs_vhost_plugin.ipc.spec import JOURNAL_BYTES
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.ring import iotlb
 from ovs_vhost_plugin.vhost.spec import IotlbAccess
+from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.device.ring import NEXT, Ring, RingPhase
 from ovs_vhost_plugin.worker.recovery import journal
 
@@ -116,3 +120,17 @@ def test_a_quiet_stop_does_not_call_the_driver_when_its_ring_resumes() -> None:
             rig.pair.stop(quietly=quietly)
             called.append(rig.pair.rx.call_first)
         assert called == [True, False, True]
+
+
+def test_a_ring_runs_where_its_journal_has_no_room() -> None:
+    with TemporaryFile() as file, Rig() as rig:
+        file.truncate(2 * JOURNAL_BYTES)
+        journals = journal.open_file(file.fileno(), 2)
+        file.truncate(JOURNAL_BYTES)
+        rig.pair.close()
+        rig.pair = QueuePair(0, rig.tap.fileno(), journals=journals)
+        rig.start()
+        assert [ring.journal_kept for ring in rig.pair.rings] == [True, False]
+        rig.transmit(EMPTY + frame(60, 1))
+        rig.kick("tx")
+        assert rig.wire.recv(100) == EMPTY + frame(60, 1)

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A ring's journal names its ring only while what it says is of that ring."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from ovs_vhost_plugin.ipc.spec import JOURNAL_BYTES
 from ovs_vhost_plugin.worker.recovery import journal
 
 ONE, ANOTHER = b"one ring of many", b"another of these"
@@ -53,3 +55,14 @@ def test_the_journal_of_a_ring_that_goes_on_is_left_as_it_is() -> None:
     before = words.copy()
     begin(words, ONE, 9)
     assert words.tolist() == before.tolist()
+
+
+def test_a_journal_without_room_is_found_out_and_not_written(tmp_path: Path) -> None:
+    """A file that was cut is as good as a disk that is full: there is no page to be had."""
+    file = tmp_path / "journal"
+    file.write_bytes(bytes(2 * JOURNAL_BYTES))
+    with file.open("r+b") as opened:
+        there, gone = journal.open_file(opened.fileno(), 2)
+        opened.truncate(JOURNAL_BYTES)
+        assert journal.reserve(there)
+        assert not journal.reserve(gone)
