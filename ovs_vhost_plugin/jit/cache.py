@@ -26,6 +26,9 @@ VARIABLE = "OVS_VHOST_CACHE_DIR"
 SYSTEM = Path("/var/cache/ovs-vhost")
 """Root's directory, made by the unit's CacheDirectory=."""
 
+_SOURCES = Path(__file__).parent, Path(trusted.__file__).parent
+"""The packages jit/ and common/: kernels import no other, as pyproject.toml's contracts say."""
+
 _WHAT_TO_DO = f"each start compiles for seconds; set {VARIABLE} to a directory of root's alone"
 
 
@@ -67,22 +70,23 @@ def find() -> Cache:
 def of_sources(cache: Cache) -> Path | None:
     """The part of the cache for these kernels; the parts of older kernels are removed.
 
-    numba notices a change of a kernel's own file, but not of kernels from other files that were
-    compiled into it. So the name depends on all of the package's sources.
+    numba notices a change of a kernel's own file, but not of kernels and constants from other files
+    that were compiled into it. So the name depends on all sources that kernels may import.
     """
     if cache.directory is None:
         return None
-    name = f"kernels-{digest_of(Path(__file__).parent)}"
+    name = f"kernels-{digest_of(*_SOURCES)}"
     for stale in cache.directory.glob("kernels-*"):
         if stale.name != name:
             shutil.rmtree(stale, ignore_errors=True)
     return cache.directory / name
 
 
-def digest_of(package: Path) -> str:
-    """16 hex digits that depend on all Python sources in `package`, at any depth."""
+def digest_of(*packages: Path) -> str:
+    """16 hex digits that depend on all Python sources in `packages`, at any depth."""
     digest = hashlib.sha256()
-    for source in sorted(package.rglob("*.py")):
-        digest.update(f"{source.relative_to(package)}\0".encode())
-        digest.update(hashlib.sha256(source.read_bytes()).digest())
+    for package in packages:
+        for source in sorted(package.rglob("*.py")):
+            digest.update(f"{source.relative_to(package.parent)}\0".encode())
+            digest.update(hashlib.sha256(source.read_bytes()).digest())
     return digest.hexdigest()[:16]

@@ -2,6 +2,7 @@
 """Where compiled kernels are kept: one place, which is ours alone, or none."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,14 +104,25 @@ def test_kernels_are_compiled_without_a_place_too(place: Path) -> None:
 
 
 def test_a_change_of_any_source_at_any_depth_asks_for_other_kernels(tmp_path: Path) -> None:
-    (tmp_path / "ring" / "deeper").mkdir(parents=True)
-    source = tmp_path / "ring" / "deeper" / "split.py"
-    seen = {cache.digest_of(tmp_path)}
+    kernels, others = tmp_path / "jit", tmp_path / "common"
+    source = kernels / "ring" / "deeper" / "split.py"
+    source.parent.mkdir(parents=True)
+    others.mkdir()
+    seen = {cache.digest_of(kernels, others)}
     for text in ("first", "second"):
         source.write_text(text)
-        seen.add(cache.digest_of(tmp_path))
-    source.rename(tmp_path / "ring" / "split.py")
-    seen.add(cache.digest_of(tmp_path))
-    assert len(seen) == 4
-    (tmp_path / "README.md").write_text("no source")
-    assert cache.digest_of(tmp_path) in seen
+        seen.add(cache.digest_of(kernels, others))
+    for moved in (kernels / "ring" / "split.py", kernels / "split.py", others / "split.py"):
+        source = source.rename(moved)
+        seen.add(cache.digest_of(kernels, others))
+    assert len(seen) == 6
+    (kernels / "README.md").write_text("no source")
+    assert cache.digest_of(kernels, others) in seen
+
+
+def test_kernels_depend_on_all_that_they_may_import() -> None:
+    parts = {source.name for source in cache._SOURCES}
+    assert parts == {"jit", "common"}
+    for source in (path for part in cache._SOURCES for path in part.rglob("*.py")):
+        imported = set(re.findall(r"(?:from|import) ovs_vhost_plugin\.(\w+)", source.read_text()))
+        assert imported <= parts, source
