@@ -25,6 +25,12 @@ def _record(*fields: str) -> np.dtype[Any]:
     return np.dtype(kinds, align=True)
 
 
+def offset_of(record: np.dtype[Any], field: str) -> int:
+    """The byte of `record` at which `field` begins, as kernels use it that have an address."""
+    assert record.fields is not None
+    return int(record.fields[field][1])
+
+
 IOVEC_DTYPE = np.dtype([("base", "<i8"), ("len", "<i8")], align=True)
 """struct iovec of <sys/uio.h>."""
 

@@ -13,19 +13,22 @@ belong together are stored in one piece: the list's heads, and both positions in
 
 from __future__ import annotations
 
+from ovs_vhost_plugin.common.inflight_layout import PACKED, VERSION
 from ovs_vhost_plugin.jit.atomics import load_i64_at, store_i64_at, store_u16_at
 from ovs_vhost_plugin.jit.kernel import kernel
-from ovs_vhost_plugin.jit.layout import int64, void
+from ovs_vhost_plugin.jit.layout import int64, offset_of, void
 
-VERSION, DESC_NUM, FREE_HEAD, OLD_FREE_HEAD = 8, 10, 12, 14
-USED_IDX, OLD_USED_IDX, USED_WRAP_COUNTER, OLD_USED_WRAP_COUNTER = 16, 18, 20, 21
-"""Byte offsets in struct QueueRegionPacked: two words."""
-ENTRIES = 32
-"""The offset of the first struct DescStatePacked; each descriptor has one."""
-ENTRY, NEXT, LAST, NUM, COUNTER, ID, ADDR = 32, 2, 4, 6, 8, 16, 24
-"""The size of struct DescStatePacked, and the offsets of its fields.
-
-It begins with the mark, a byte and padding; id, flags and len are one word."""
+# Byte offsets in the region, and in an entry of it
+_FREE_HEADS = offset_of(PACKED.header, "version")  # of a word: with desc_num and both free heads
+_USED = offset_of(PACKED.header, "used_idx")  # of a word: both used_idx, both wrap counters
+_ENTRIES, _ENTRY = PACKED.header.itemsize, PACKED.entry.itemsize
+_INFLIGHT = offset_of(PACKED.entry, "inflight")  # with the padding behind it, it is 16 bits
+_NEXT = offset_of(PACKED.entry, "next")
+_LAST = offset_of(PACKED.entry, "last")
+_NUM = offset_of(PACKED.entry, "num")
+_COUNTER = offset_of(PACKED.entry, "counter")
+_ID = offset_of(PACKED.entry, "id")  # of a word: with flags and len
+_ADDR = offset_of(PACKED.entry, "addr")
 
 REGION, COUNT, SIZE, NUMBER, FREE, FREE_COUNT, FIRST, HELD, KNOWN, OLD_USED, LISTS = range(11)
 """Indices of our words, the last of which begins four lists of NUMBER words.
@@ -38,7 +41,6 @@ NEXTS, LASTS, NUMS, HEADS = range(4)
 
 The heads are oldest first, from FIRST on, around the end; -1 is a chain that had no room."""
 
-_VERSION = 1
 _HALF, _LOW = 0xFFFF, 0xFFFFFFFF
 
 
@@ -60,7 +62,7 @@ def _at(words: int, which: int, index: int) -> int:
 
 @kernel(int64(int64, int64), inline=True)
 def _entry(words: int, index: int) -> int:
-    return _get(words, REGION) + ENTRIES + ENTRY * index
+    return _get(words, REGION) + _ENTRIES + _ENTRY * index
 
 
 @kernel(int64(int64, int64), inline=True)
@@ -73,8 +75,8 @@ def _head(words: int, number: int) -> int:
 @kernel(void(int64, int64, int64), inline=True)
 def _write_free_heads(words: int, free: int, old: int) -> None:
     """Write the free list's head, and its head before the batch."""
-    known = _VERSION | _get(words, NUMBER) << 16
-    store_i64_at(_get(words, REGION) + VERSION, known | free << 32 | old << 48)
+    known = VERSION | _get(words, NUMBER) << 16
+    store_i64_at(_get(words, REGION) + _FREE_HEADS, known | free << 32 | old << 48)
 
 
 @kernel(void(int64, int64, int64), inline=True)
@@ -83,7 +85,7 @@ def _write_used_idx(words: int, position: int, old: int) -> None:
     size = _get(words, SIZE)
     value = position | 1 << 32 if position < size else position - size
     value |= old << 16 | 1 << 40 if old < size else (old - size) << 16
-    store_i64_at(_get(words, REGION) + USED_IDX, value)
+    store_i64_at(_get(words, REGION) + _USED, value)
 
 
 @kernel(void(int64, int64, int64, int64))
@@ -101,19 +103,19 @@ def take(words: int, desc: int, slot: int, count: int) -> None:
     _put(words, HELD, _get(words, HELD) + 1)
     if head < 0:
         return
-    store_u16_at(_entry(words, head) + NUM, 0)
-    store_i64_at(_entry(words, head) + COUNTER, _get(words, COUNT))
+    store_u16_at(_entry(words, head) + _NUM, 0)
+    store_i64_at(_entry(words, head) + _COUNTER, _get(words, COUNT))
     _put(words, COUNT, _get(words, COUNT) + 1)
-    store_u16_at(_entry(words, head), 1)
+    store_u16_at(_entry(words, head) + _INFLIGHT, 1)
     free = last = head
     for i in range(count):
         last = free
         if i == count - 1:
-            store_u16_at(_entry(words, head) + LAST, last)
-        store_u16_at(_entry(words, head) + NUM, i + 1)
+            store_u16_at(_entry(words, head) + _LAST, last)
+        store_u16_at(_entry(words, head) + _NUM, i + 1)
         word = load_i64_at(desc + 16 * slot + 8)
-        store_i64_at(_entry(words, last) + ID, word >> 32 & _LOW | word << 32)
-        store_i64_at(_entry(words, last) + ADDR, load_i64_at(desc + 16 * slot))
+        store_i64_at(_entry(words, last) + _ID, word >> 32 & _LOW | word << 32)
+        store_i64_at(_entry(words, last) + _ADDR, load_i64_at(desc + 16 * slot))
         free = _get(words, _at(words, NEXTS, last))
         _write_free_heads(words, free, free if i == count - 1 else head)
         slot = slot + 1 if slot + 1 < _get(words, SIZE) else 0
@@ -135,7 +137,7 @@ def supply(words: int, count: int, position: int) -> None:
         if head >= 0:
             last = _get(words, _at(words, LASTS, head))
             _put(words, _at(words, NEXTS, last), free)
-            store_u16_at(_entry(words, last) + NEXT, free)
+            store_u16_at(_entry(words, last) + _NEXT, free)
             free = head
             _put(words, FREE_COUNT, _get(words, FREE_COUNT) + _get(words, _at(words, NUMS, head)))
             _write_free_heads(words, free, old)
@@ -149,7 +151,7 @@ def settle(words: int, count: int, position: int) -> None:
     for number in range(count):
         head = _head(words, number)
         if head >= 0:
-            store_u16_at(_entry(words, head), 0)
+            store_u16_at(_entry(words, head) + _INFLIGHT, 0)
     _write_free_heads(words, _get(words, FREE), _get(words, FREE))
     _write_used_idx(words, position, position)
     _put(words, OLD_USED, position)

@@ -15,6 +15,7 @@ marks are left over.
 
 from __future__ import annotations
 
+from ovs_vhost_plugin.common.inflight_layout import SPLIT
 from ovs_vhost_plugin.jit.atomics import (
     load_i64_at,
     load_u16_at,
@@ -22,14 +23,15 @@ from ovs_vhost_plugin.jit.atomics import (
     store_u16_at,
 )
 from ovs_vhost_plugin.jit.kernel import kernel
-from ovs_vhost_plugin.jit.layout import int64, void
+from ovs_vhost_plugin.jit.layout import int64, offset_of, void
 
-VERSION, DESC_NUM, LAST_BATCH_HEAD, USED_IDX = 8, 10, 12, 14
-"""Byte offsets in struct QueueRegionSplit."""
-ENTRIES = 16
-"""The offset of the first struct DescStateSplit; each descriptor has one."""
-ENTRY, NEXT, COUNTER = 16, 6, 8
-"""The size of struct DescStateSplit, and offsets in it; it begins with the mark, a byte."""
+# Byte offsets in the region, and in an entry of it
+_LAST_BATCH_HEAD = offset_of(SPLIT.header, "last_batch_head")
+_USED_IDX = offset_of(SPLIT.header, "used_idx")
+_ENTRIES, _ENTRY = SPLIT.header.itemsize, SPLIT.entry.itemsize
+_INFLIGHT = offset_of(SPLIT.entry, "inflight")  # with the padding behind it, it is 16 bits
+_NEXT = offset_of(SPLIT.entry, "next")
+_COUNTER = offset_of(SPLIT.entry, "counter")
 
 REGION, COUNT, SIZE, HEADS = 0, 1, 2, 3
 """Our words: the region's address, the next counter, the ring's size, the heads in flight.
@@ -47,7 +49,7 @@ def head_at(words: int, index: int) -> int:
 
 @kernel(int64(int64, int64), inline=True)
 def _entry(words: int, head: int) -> int:
-    return int64(load_i64_at(words + 8 * REGION) + ENTRIES + ENTRY * head)
+    return int64(load_i64_at(words + 8 * REGION) + _ENTRIES + _ENTRY * head)
 
 
 @kernel(void(int64, int64, int64, int64))
@@ -64,8 +66,8 @@ def take(words: int, avail: int, index: int, count: int) -> None:
         if head < size:
             counter = load_i64_at(words + 8 * COUNT)
             store_i64_at(words + 8 * COUNT, counter + 1)
-            store_i64_at(_entry(words, head) + COUNTER, counter)
-            store_u16_at(_entry(words, head), 1)
+            store_i64_at(_entry(words, head) + _COUNTER, counter)
+            store_u16_at(_entry(words, head) + _INFLIGHT, 1)
 
 
 @kernel(void(int64, int64, int64))
@@ -74,13 +76,13 @@ def link(words: int, end: int, count: int) -> None:
     region = load_i64_at(words + 8 * REGION)
     for index in range(end - count, end):
         # (the first of a batch links to the previous batch, and that link is never read)
-        store_u16_at(_entry(words, head_at(words, index)) + NEXT, head_at(words, index - 1))
-        store_u16_at(region + LAST_BATCH_HEAD, head_at(words, index))
+        store_u16_at(_entry(words, head_at(words, index)) + _NEXT, head_at(words, index - 1))
+        store_u16_at(region + _LAST_BATCH_HEAD, head_at(words, index))
 
 
 @kernel(void(int64, int64, int64, int64))
 def settle(words: int, end: int, count: int, used: int) -> None:
     """Clear the marks of `count` chains up to `end`, flushed by used index `used`."""
     for index in range(end - count, end):
-        store_u16_at(_entry(words, head_at(words, index)), 0)
-    store_u16_at(load_i64_at(words + 8 * REGION) + USED_IDX, used)
+        store_u16_at(_entry(words, head_at(words, index)) + _INFLIGHT, 0)
+    store_u16_at(load_i64_at(words + 8 * REGION) + _USED_IDX, used)

@@ -2,33 +2,27 @@
 """The in-flight region, in which a front-end keeps in-flight I/O: its layout, making and mapping.
 
 vhost-user "Inflight I/O tracking": one part for each vring, one after the other. The data path
-writes their content.
+writes their content, whose structs are in `common/inflight_layout.py`.
 """
 
 import fcntl
 import os
 
+from ovs_vhost_plugin.common.inflight_layout import layout_of
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.effects import InflightDescription
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.fds.closing import close_fds
 from ovs_vhost_plugin.vhost.memory import mapping
 
-_SPLIT = 16, 16  # struct QueueRegionSplit, struct DescStateSplit
-_PACKED = 32, 32  # struct QueueRegionPacked, struct DescStatePacked
 _WORD = 8
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
-def _length(queue_size: int, packed: bool) -> int:
-    """Bytes of one queue's part."""
-    header, entry = _PACKED if packed else _SPLIT
-    return header + entry * queue_size
-
-
 def stride(queue_size: int, *, packed: bool) -> int:
     """Bytes from one queue's part to the next."""
-    return -(-_length(queue_size, packed) // spec.INFLIGHT_ALIGN) * spec.INFLIGHT_ALIGN
+    length = layout_of(packed=packed).length(queue_size)
+    return -(-length // spec.INFLIGHT_ALIGN) * spec.INFLIGHT_ALIGN
 
 
 MAX_BYTES = (spec.VRING_INDEX_MASK + 1) * stride(spec.MAX_VRING_SIZE, packed=True)
@@ -78,7 +72,8 @@ class Inflight:
         if size > self._queue_size:
             detail = f"vring {index} of {size}, {self._queue_size} kept"
             raise PeerError(PeerErrorName.INFLIGHT_QUEUE_SIZE, detail)
-        length, step = _length(self._queue_size, packed), stride(self._queue_size, packed=packed)
+        length = layout_of(packed=packed).length(self._queue_size)
+        step = stride(self._queue_size, packed=packed)
         if len(self._bytes) < self._queues * step:
             detail = f"{len(self._bytes):#x}, {self._queues * step:#x} needed"
             raise PeerError(PeerErrorName.INFLIGHT_TOO_SMALL, detail)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovs_vhost_plugin.common.inflight_layout import PACKED, VERSION
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.recovery import inflight_packed as kept
@@ -24,53 +25,9 @@ from ovs_vhost_plugin.jit.ring.packed import mark_descriptors
 from ovs_vhost_plugin.vhost.memory import mapping
 from ovs_vhost_plugin.worker.recovery.inflight_split import Bytes, DamagedError, Tracking, Words
 
-HEADER = np.dtype(
-    [
-        ("features", "<u8"),
-        ("version", "<u2"),
-        ("desc_num", "<u2"),
-        ("free_head", "<u2"),
-        ("old_free_head", "<u2"),
-        ("used_idx", "<u2"),
-        ("old_used_idx", "<u2"),
-        ("used_wrap_counter", "u1"),
-        ("old_used_wrap_counter", "u1"),
-        ("padding", "u1", 10),  # 7, and 3 that align the entries
-    ]
-)
-"""struct QueueRegionPacked, before its entries."""
-ENTRY = np.dtype(
-    [
-        ("inflight", "u1"),
-        ("padding", "u1"),
-        ("next", "<u2"),
-        ("last", "<u2"),
-        ("num", "<u2"),
-        ("counter", "<u8"),
-        ("id", "<u2"),
-        ("flags", "<u2"),
-        ("len", "<u4"),
-        ("addr", "<u8"),
-    ]
-)
-"""struct DescStatePacked."""
-_VERSION = 1
+_FREE_HEADS = layout.offset_of(PACKED.header, "version")
+_USED = layout.offset_of(PACKED.header, "used_idx")
 _MOST = 2**63 - 1
-
-assert [HEADER.itemsize, ENTRY.itemsize] == [kept.ENTRIES, kept.ENTRY]
-assert [HEADER.fields[name][1] for name in ("version", "used_idx", "old_used_wrap_counter")] == [  # type: ignore[index]
-    kept.VERSION,
-    kept.USED_IDX,
-    kept.OLD_USED_WRAP_COUNTER,
-]
-assert [ENTRY.fields[name][1] for name in ("next", "last", "num", "counter", "id", "addr")] == [  # type: ignore[index]
-    kept.NEXT,
-    kept.LAST,
-    kept.NUM,
-    kept.COUNTER,
-    kept.ID,
-    kept.ADDR,
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +48,7 @@ def track(ring: layout.Vring, region: Bytes, memory: layout.Memory, net: layout.
     Raises DamagedError; ring and region are then unchanged.
     """
     state = ring.state[0]
-    if int(region[kept.VERSION : kept.VERSION + 2].view(np.uint16)[0]) == 0:
+    if PACKED.header_of(region)["version"] == 0:
         _make(region, int(state["size"]), int(state["next_avail"]))
     found = _read(ring, region)
     _settle(region, found, int(state["size"]))
@@ -108,7 +65,7 @@ def hand_over(ring: layout.Vring, tracking: Tracking) -> int:
 
     All chains in flight are in the ring again: the region is as if it had never been used.
     """
-    tracking.region[kept.VERSION : kept.VERSION + 2] = 0  # first: without it the rest is void
+    PACKED.header_of(tracking.region)["version"] = 0  # first: without it the rest is void
     tracking.region[:] = 0
     return int(ring.state[0]["next_avail"])
 
@@ -116,7 +73,7 @@ def hand_over(ring: layout.Vring, tracking: Tracking) -> int:
 def _make(region: Bytes, size: int, position: int) -> None:
     """Begin a queue's region: nothing is in flight, and all entries are free."""
     region[:] = 0
-    entries = region[HEADER.itemsize :].view(ENTRY)
+    entries = PACKED.entries_of(region)
     entries["next"] = np.arange(1, len(entries) + 1)
     _say_used(region, position, size)
     _say_free(region, 0, len(entries))
@@ -124,22 +81,21 @@ def _make(region: Bytes, size: int, position: int) -> None:
 
 def _say_free(region: Bytes, free: int, number: int) -> None:
     """Write the free list's head in one store, which also marks the region as used."""
-    word = _VERSION | number << 16 | free << 32 | free << 48
-    region[kept.VERSION : kept.VERSION + 8].view(np.uint64)[0] = word
+    word = VERSION | number << 16 | free << 32 | free << 48
+    region[_FREE_HEADS : _FREE_HEADS + 8].view(np.uint64)[0] = word
 
 
 def _say_used(region: Bytes, position: int, size: int) -> None:
     """Write the used position in one store."""
     slot, wrap = position % size, int(position < size)
     word = slot | slot << 16 | wrap << 32 | wrap << 40
-    region[kept.USED_IDX : kept.USED_IDX + 8].view(np.uint64)[0] = word
+    region[_USED : _USED + 8].view(np.uint64)[0] = word
 
 
 def _read(ring: layout.Vring, region: Bytes) -> _Found:
-    data = region.tobytes()
-    header = np.frombuffer(data, HEADER, 1)[0]
-    entries = np.frombuffer(data, ENTRY, offset=HEADER.itemsize)
-    if (header["version"], header["features"], header["desc_num"]) != (_VERSION, 0, len(entries)):
+    copy = region.copy()
+    header, entries = PACKED.header_of(copy), PACKED.entries_of(copy)
+    if (header["version"], header["features"], header["desc_num"]) != (VERSION, 0, len(entries)):
         raise DamagedError(Fault.INFLIGHT_VERSION)
     size = int(ring.state[0]["size"])
     now, old = _position(header, size, ""), _position(header, size, "old_")
@@ -233,7 +189,7 @@ def _settle(region: Bytes, found: _Found, size: int) -> None:
     _say_used(region, found.position, size)
     for at in found.free:
         if found.entries[at]["inflight"]:
-            region[kept.ENTRIES + kept.ENTRY * at] = 0
+            PACKED.entries_of(region)[at]["inflight"] = 0
 
 
 def _restore(ring: layout.Vring, found: _Found, memory: layout.Memory, net: layout.Net) -> None:

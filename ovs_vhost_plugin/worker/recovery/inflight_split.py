@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovs_vhost_plugin.common.inflight_layout import SPLIT, VERSION
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.recovery import inflight_split as inflight
@@ -24,36 +25,8 @@ from ovs_vhost_plugin.vhost.memory import mapping
 Bytes = NDArray[np.uint8]
 Words = NDArray[np.int64]
 
-HEADER = np.dtype(
-    [
-        ("features", "<u8"),
-        ("version", "<u2"),
-        ("desc_num", "<u2"),
-        ("last_batch_head", "<u2"),
-        ("used_idx", "<u2"),
-    ]
-)
-"""struct QueueRegionSplit, before its entries."""
-ENTRY = np.dtype([("inflight", "u1"), ("padding", "u1", 5), ("next", "<u2"), ("counter", "<u8")])
-"""struct DescStateSplit."""
-_VERSION = 1
 _HALF = 0xFFFF
 _MOST = 2**63 - 1
-
-
-def _places(record: np.dtype[Any], *names: str) -> list[int]:
-    assert record.fields is not None
-    return [record.fields[name][1] for name in names]
-
-
-assert [HEADER.itemsize, ENTRY.itemsize] == [inflight.ENTRIES, inflight.ENTRY]
-assert _places(HEADER, "version", "desc_num", "last_batch_head", "used_idx") == [
-    inflight.VERSION,
-    inflight.DESC_NUM,
-    inflight.LAST_BATCH_HEAD,
-    inflight.USED_IDX,
-]
-assert _places(ENTRY, "next", "counter") == [inflight.NEXT, inflight.COUNTER]
 
 
 class DamagedError(Exception):
@@ -74,7 +47,7 @@ class Tracking:
 
     def clear(self, head: int) -> None:
         """Mark the chain at `head` as not in flight."""
-        _store(self.region, inflight.ENTRIES + inflight.ENTRY * head, 0)
+        SPLIT.entries_of(self.region)[head]["inflight"] = 0
 
 
 def _recover(region: Bytes, size: int, used: int, offered: int) -> Tracking:
@@ -83,13 +56,12 @@ def _recover(region: Bytes, size: int, used: int, offered: int) -> Tracking:
     offered: the number of chains that the driver has made available and that are not used.
     Raises DamagedError; the region is then unchanged.
     """
-    data = region.tobytes()
-    header = np.frombuffer(data, HEADER, 1)[0]
-    entries = np.frombuffer(data, ENTRY, offset=HEADER.itemsize)
+    copy = region.copy()
+    header, entries = SPLIT.header_of(copy), SPLIT.entries_of(copy)
     if header["version"] == 0:
         _make(region, len(entries), used)
         return Tracking(_words(region, size, 0), region, [])
-    if (header["version"], header["features"], header["desc_num"]) != (_VERSION, 0, len(entries)):
+    if (header["version"], header["features"], header["desc_num"]) != (VERSION, 0, len(entries)):
         raise DamagedError(Fault.INFLIGHT_VERSION)
     marked = entries["inflight"] == 1
     left_over = _last_batch(header, entries, used) if marked.any() else []
@@ -100,17 +72,12 @@ def _recover(region: Bytes, size: int, used: int, offered: int) -> Tracking:
     if len(heads) > offered:
         raise DamagedError(Fault.INFLIGHT_STALE)
     for head in left_over:
-        _store(region, inflight.ENTRIES + inflight.ENTRY * head, 0)
-    _store(region, inflight.USED_IDX, used)
+        SPLIT.entries_of(region)[head]["inflight"] = 0
+    SPLIT.header_of(region)["used_idx"] = used
     counters = entries["counter"][heads]
     following = int(counters.max()) + 1 if len(heads) else 0
     found = [int(head) for head in heads[np.argsort(counters, kind="stable")]]
     return Tracking(_words(region, size, following & _MOST), region, found)
-
-
-def _store(region: Bytes, at: int, value: int) -> None:
-    """One store of 16 bits."""
-    region[at : at + 2].view(np.uint16)[0] = value
 
 
 def _words(region: Bytes, size: int, counter: int) -> Words:
@@ -124,9 +91,9 @@ def _words(region: Bytes, size: int, counter: int) -> Words:
 def _make(region: Bytes, entries: int, used: int) -> None:
     """Begin a queue's region: nothing is in flight."""
     region[:] = 0
-    _store(region, inflight.DESC_NUM, entries)
-    _store(region, inflight.USED_IDX, used)
-    _store(region, inflight.VERSION, _VERSION)
+    header = SPLIT.header_of(region)
+    header["desc_num"], header["used_idx"] = entries, used
+    header["version"] = VERSION  # last: until then the rest is void
 
 
 def _last_batch(header: Any, entries: NDArray[Any], used: int) -> list[int]:
@@ -188,5 +155,5 @@ def hand_over(
         state["next_used"] = (int(state["next_used"]) + 1) & _HALF
         state["next_avail"] = (int(state["next_avail"]) + 1) & _HALF
     flush_used(ring, memory, net)
-    _store(tracking.region, inflight.VERSION, 0)
+    SPLIT.header_of(tracking.region)["version"] = 0
     return stands_at
