@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 Records = NDArray[Any]
 
 
-def _record(*fields: str) -> np.dtype[Any]:
+def record(*fields: str) -> np.dtype[Any]:
     """Fields of 64 bits: "name", or "name <u8" for a guest address."""
     kinds = [(name, kind[0] if kind else "<i8") for name, *kind in map(str.split, fields)]
     return np.dtype(kinds, align=True)
 
 
-def offset_of(record: np.dtype[Any], field: str) -> int:
-    """The byte of `record` at which `field` begins, as kernels use it that have an address."""
-    assert record.fields is not None
-    return int(record.fields[field][1])
+def offsets(dtype: np.dtype[Any], *names: str) -> list[int]:
+    """The bytes of a record at which its fields `names` begin, for kernels with its address."""
+    assert dtype.fields is not None
+    return [dtype.fields[name][1] for name in names]
 
 
 IOVEC_DTYPE = np.dtype([("base", "<i8"), ("len", "<i8")], align=True)
@@ -43,7 +43,7 @@ REGION_DTYPE = np.dtype([("guest", "<u8"), ("size", "<u8"), ("host", "<u8")], al
 Behind an IOMMU it is a translation, and a table has a part for each use of addresses: see iotlb.py.
 """
 
-RING_DTYPE = _record(
+RING_DTYPE = record(
     # Written by the worker while the loop does not run
     "size",  # entries of the ring; 0: there is none
     "writes",  # 1: the device writes the buffers (receive ring)
@@ -59,7 +59,7 @@ RING_DTYPE = _record(
     "log_used",  # 1: writes into the ring are logged
     "log_guest <u8",  # guest address of the used ring; packed: of the device event area
     "log_desc <u8",  # packed: guest address of the descriptor ring
-    "tracked",  # address of the words of recovery/inflight_*.py; 0: there is no inflight region
+    "tracked",  # address of a TRACKER, see recovery/inflight_*.py; 0: there is no inflight region
     "resumed",  # 1: taken over from a dead worker, whose last call may be missing
     # The ring's place: avail and used indices, or positions
     "next_avail",  # of the oldest chain not yet given back
@@ -77,7 +77,7 @@ RING_DTYPE = _record(
 )
 """A vring, `Vring.state`."""
 
-CHAIN_DTYPE = _record(
+CHAIN_DTYPE = record(
     "head",  # index of its first descriptor; packed: its buffer id
     "iovecs",  # number of its iovecs in `Queue.iov`
     "length",  # bytes of its buffers
@@ -85,7 +85,7 @@ CHAIN_DTYPE = _record(
 )
 """A parsed chain."""
 
-QUEUE_DTYPE = _record(
+QUEUE_DTYPE = record(
     # The held chains, see ring/held.py
     "first",  # held iovecs are [first, end)
     "end",
@@ -102,7 +102,7 @@ QUEUE_DTYPE = _record(
 )
 """A ring's held chains, and the rows to look addresses up in: `Queue.state`."""
 
-NET_DTYPE = _record(
+NET_DTYPE = record(
     # cfg_: written by the worker while the loop does not run
     "cfg_tap_fd",  # queue of the tap, non-blocking
     "cfg_wake_fd",  # eventfd that ends the loop's sleep
@@ -132,7 +132,7 @@ NET_DTYPE = _record(
 )
 """The state that both directions of a queue pair share: `Net.state`."""
 
-COUNTERS_DTYPE = _record(
+COUNTERS_DTYPE = record(
     "rx_packets",  # frames that the guest has received
     "rx_bytes",  # of these frames, without virtio-net headers
     "rx_dropped_too_long",  # frames for which the guest's buffers were too small
@@ -151,7 +151,7 @@ COUNTERS_DTYPE = _record(
 )
 """Counts since the pair was made: `Net.counters`."""
 
-STATION_DTYPE = _record(
+STATION_DTYPE = record(
     "version",  # odd while the row or its addresses change; another number afterwards
     "key",  # VLAN << 48 | MAC
     "router",  # 1: the station calls itself an IPv6 router
@@ -159,7 +159,7 @@ STATION_DTYPE = _record(
 )
 """A MAC that the guest uses in a VLAN."""
 
-ADDRESS_DTYPE = _record(
+ADDRESS_DTYPE = record(
     "high",  # upper 64 bits
     "low",  # lower 64 bits
     "seen",  # when it was last in use, in ms of CLOCK_MONOTONIC; 0: a free place
@@ -167,7 +167,7 @@ ADDRESS_DTYPE = _record(
 )
 """An IPv6 address of a station, or an IPv4 address mapped into one."""
 
-WATCHED_DTYPE = _record(
+WATCHED_DTYPE = record(
     "key",  # of the station that has it
     "high",  # upper 64 bits of the address
     "low",  # lower 64 bits; 0 in both: a free place
@@ -175,7 +175,7 @@ WATCHED_DTYPE = _record(
 )
 """An address of a station, to compare others' claims with."""
 
-LEARNING_DTYPE = _record(
+LEARNING_DTYPE = record(
     # cfg_: written by the worker
     "cfg_fd",  # eventfd, written when something new was learned; -1: nobody waits
     "cfg_every_claim",  # 1: each claim is news, as some that were lost may be made again

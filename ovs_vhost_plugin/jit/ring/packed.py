@@ -37,7 +37,7 @@ from ovs_vhost_plugin.jit.layout import (
     uint64,
     void,
 )
-from ovs_vhost_plugin.jit.recovery.inflight_packed import settle, supply, take
+from ovs_vhost_plugin.jit.recovery.inflight_packed import clear_batch, list_batch, take
 from ovs_vhost_plugin.jit.recovery.journal import (
     BEGUN,
     DEVICE_EVENT,
@@ -204,11 +204,11 @@ def flush_used(ring: Vring, memory: Memory, net: Net) -> bool:
     if state["log_used"] and last < count:
         mark_descriptors(ring, memory, net, first, distance(size, first, state["next_used"]))
     if state["tracked"]:
-        supply(state["tracked"], count, state["next_used"])
+        list_batch(state["tracked"], count, state["next_used"])
     word = _used_word(ring, first, ring.journal[ENTRIES + last - 1])
     release_word(ring.desc, slot_of(size, first), word)
     if state["tracked"]:
-        settle(state["tracked"], count, state["next_used"])
+        clear_batch(state["tracked"], count, state["next_used"])
     store_release(ring.journal, FLUSHED, state["next_used"])
     state["flushed"] = state["next_used"]
     state["unflushed"] = 0

@@ -36,7 +36,7 @@ from ovs_vhost_plugin.jit.layout import (
     uint64,
     void,
 )
-from ovs_vhost_plugin.jit.recovery.inflight_split import head_at, link, settle, take
+from ovs_vhost_plugin.jit.recovery.inflight_split import clear_batch, head_at, list_batch, take
 from ovs_vhost_plugin.jit.recovery.journal import BEGUN
 from ovs_vhost_plugin.jit.result import failure
 from ovs_vhost_plugin.jit.ring.dirty import mark_used
@@ -154,10 +154,10 @@ def flush_used(ring: Vring, memory: Memory, net: Net) -> bool:
             around = USED_ELEMENT_BYTES * (count - straight)
             mark_used(ring, memory, net, element_byte(0), around)
     if state["tracked"]:
-        link(state["tracked"], state["next_avail"], count)
+        list_batch(state["tracked"], count, state["next_avail"])
     store_release(ring.used, USED_IDX, state["next_used"])
     if state["tracked"]:
-        settle(state["tracked"], state["next_avail"], count, state["next_used"])
+        clear_batch(state["tracked"], count, state["next_avail"], state["next_used"])
     state["flushed"] = state["next_used"]
     mark_used(ring, memory, net, LE16 * USED_IDX, LE16)
     return True

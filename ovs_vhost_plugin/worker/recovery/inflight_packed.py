@@ -19,14 +19,16 @@ from numpy.typing import NDArray
 from ovs_vhost_plugin.common.inflight_layout import PACKED, VERSION
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.faults import Fault
-from ovs_vhost_plugin.jit.recovery import inflight_packed as kept
+from ovs_vhost_plugin.jit.recovery.inflight_packed import (
+    TRACKER,
+    write_free_heads,
+    write_used_idx,
+)
 from ovs_vhost_plugin.jit.ring.descriptor import F_AVAIL, F_NEXT, F_USED
 from ovs_vhost_plugin.jit.ring.packed import mark_descriptors
 from ovs_vhost_plugin.vhost.memory import mapping
-from ovs_vhost_plugin.worker.recovery.inflight_split import Bytes, DamagedError, Tracking, Words
+from ovs_vhost_plugin.worker.recovery.inflight_split import Bytes, DamagedError, Tracking
 
-_FREE_HEADS = layout.offset_of(PACKED.header, "version")
-_USED = layout.offset_of(PACKED.header, "used_idx")
 _MOST = 2**63 - 1
 
 
@@ -53,11 +55,11 @@ def track(ring: layout.Vring, region: Bytes, memory: layout.Memory, net: layout.
     found = _read(ring, region)
     _settle(region, found, int(state["size"]))
     _restore(ring, found, memory, net)
-    words = _words(region, found, int(state["size"]))
+    tracker = _tracker(region, found, int(state["size"]))
     for name in ("next_avail", "next_pop", "avail_idx", "next_used", "flushed"):
         state[name] = found.position
-    state["tracked"] = mapping.address(words.view(np.uint8))
-    return Tracking(words, region, [chain[0] for chain in found.chains])
+    state["tracked"] = mapping.address(tracker)
+    return Tracking(tracker, region, [chain[0] for chain in found.chains])
 
 
 def hand_over(ring: layout.Vring, tracking: Tracking) -> int:
@@ -75,21 +77,8 @@ def _make(region: Bytes, size: int, position: int) -> None:
     region[:] = 0
     entries = PACKED.entries_of(region)
     entries["next"] = np.arange(1, len(entries) + 1)
-    _say_used(region, position, size)
-    _say_free(region, 0, len(entries))
-
-
-def _say_free(region: Bytes, free: int, number: int) -> None:
-    """Write the free list's head in one store, which also marks the region as used."""
-    word = VERSION | number << 16 | free << 32 | free << 48
-    region[_FREE_HEADS : _FREE_HEADS + 8].view(np.uint64)[0] = word
-
-
-def _say_used(region: Bytes, position: int, size: int) -> None:
-    """Write the used position in one store."""
-    slot, wrap = position % size, int(position < size)
-    word = slot | slot << 16 | wrap << 32 | wrap << 40
-    region[_USED : _USED + 8].view(np.uint64)[0] = word
+    write_used_idx(mapping.address(region), size, position, position)
+    write_free_heads(mapping.address(region), len(entries), 0, 0)
 
 
 def _read(ring: layout.Vring, region: Bytes) -> _Found:
@@ -185,8 +174,8 @@ def _check(ring: layout.Vring, found: _Found) -> None:
 def _settle(region: Bytes, found: _Found, size: int) -> None:
     """Finish or undo the update that was under way when the region was last written."""
     head = found.free[0] if found.free else len(found.entries)
-    _say_free(region, head, len(found.entries))
-    _say_used(region, found.position, size)
+    write_free_heads(mapping.address(region), len(found.entries), head, head)
+    write_used_idx(mapping.address(region), size, found.position, found.position)
     for at in found.free:
         if found.entries[at]["inflight"]:
             PACKED.entries_of(region)[at]["inflight"] = 0
@@ -209,20 +198,20 @@ def _restore(ring: layout.Vring, found: _Found, memory: layout.Memory, net: layo
             mark_descriptors(ring, memory, net, position, 1)
 
 
-def _words(region: Bytes, found: _Found, size: int) -> Words:
-    """The kernels' record of the region."""
+def _tracker(region: Bytes, found: _Found, size: int) -> Bytes:
+    """The kernels' record of the chains in flight."""
     number = len(found.entries)
-    words = np.zeros(kept.LISTS + 4 * number, np.int64)
-    lists = words[kept.LISTS :].reshape(4, number)
+    tracker = np.zeros(TRACKER.length(number), np.uint8)
+    record, entries = TRACKER.header_of(tracker), TRACKER.entries_of(tracker)
     counters = [int(found.entries[chain[0]]["counter"]) for chain in found.chains]
-    words[kept.REGION], words[kept.SIZE] = mapping.address(region), size
-    words[kept.COUNT] = (counters[-1] + 1) & _MOST if counters else 0
-    words[kept.NUMBER], words[kept.FREE_COUNT] = number, len(found.free)
-    words[kept.FREE] = found.free[0] if found.free else number
-    words[kept.HELD] = words[kept.KNOWN] = len(found.chains)
-    words[kept.OLD_USED] = found.position
-    lists[kept.NEXTS] = found.entries["next"]
+    record["region"], record["size"], record["number"] = mapping.address(region), size, number
+    record["next_counter"] = (counters[-1] + 1) & _MOST if counters else 0
+    record["free"] = found.free[0] if found.free else number
+    record["free_count"] = len(found.free)
+    record["held"] = record["known"] = len(found.chains)
+    record["flushed"] = found.position
+    entries["next"] = found.entries["next"]
     for i, chain in enumerate(found.chains):
-        lists[kept.HEADS, i] = chain[0]
-        lists[kept.LASTS, chain[0]], lists[kept.NUMS, chain[0]] = chain[-1], len(chain)
-    return words
+        entries[i]["head"] = chain[0]
+        entries[chain[0]]["last"], entries[chain[0]]["num"] = chain[-1], len(chain)
+    return tracker

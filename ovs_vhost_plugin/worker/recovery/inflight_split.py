@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from ovs_vhost_plugin.common.inflight_layout import SPLIT, VERSION
 from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.jit.faults import Fault
-from ovs_vhost_plugin.jit.recovery import inflight_split as inflight
+from ovs_vhost_plugin.jit.recovery.inflight_split import TRACKER
 from ovs_vhost_plugin.jit.ring.offsets import AVAIL_IDX, avail_ring
 from ovs_vhost_plugin.jit.ring.split import flush_used
 from ovs_vhost_plugin.vhost.memory import mapping
 
 Bytes = NDArray[np.uint8]
-Words = NDArray[np.int64]
 
 _HALF = 0xFFFF
 _MOST = 2**63 - 1
@@ -39,9 +38,9 @@ class DamagedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
-    """A ring's tracking, by kernels that use `words` and `region` as long as this lives."""
+    """A ring's tracking, by kernels that use `tracker` and `region` as long as this lives."""
 
-    words: Words  # laid out in jit/recovery/inflight_split.py
+    tracker: Bytes  # a TRACKER of jit/recovery/inflight_*.py
     region: Bytes
     heads: list[int]  # of the chains in flight when the ring began, oldest first
 
@@ -60,7 +59,7 @@ def _recover(region: Bytes, size: int, used: int, offered: int) -> Tracking:
     header, entries = SPLIT.header_of(copy), SPLIT.entries_of(copy)
     if header["version"] == 0:
         _make(region, len(entries), used)
-        return Tracking(_words(region, size, 0), region, [])
+        return Tracking(_tracker(region, size, 0), region, [])
     if (header["version"], header["features"], header["desc_num"]) != (VERSION, 0, len(entries)):
         raise DamagedError(Fault.INFLIGHT_VERSION)
     marked = entries["inflight"] == 1
@@ -77,15 +76,16 @@ def _recover(region: Bytes, size: int, used: int, offered: int) -> Tracking:
     counters = entries["counter"][heads]
     following = int(counters.max()) + 1 if len(heads) else 0
     found = [int(head) for head in heads[np.argsort(counters, kind="stable")]]
-    return Tracking(_words(region, size, following & _MOST), region, found)
+    return Tracking(_tracker(region, size, following & _MOST), region, found)
 
 
-def _words(region: Bytes, size: int, counter: int) -> Words:
-    """The kernels' record of the region, without heads; `counter` is the next counter."""
-    words = np.zeros(inflight.HEADS + size, np.int64)
-    words[inflight.REGION] = mapping.address(region)
-    words[inflight.COUNT], words[inflight.SIZE] = counter, size
-    return words
+def _tracker(region: Bytes, size: int, next_counter: int) -> Bytes:
+    """The kernels' record of the chains in flight, without heads."""
+    tracker = np.zeros(TRACKER.length(size), np.uint8)
+    record = TRACKER.header_of(tracker)
+    record["region"] = mapping.address(region)
+    record["next_counter"], record["size"] = next_counter, size
+    return tracker
 
 
 def _make(region: Bytes, entries: int, used: int) -> None:
@@ -125,10 +125,10 @@ def track(ring: layout.Vring, region: Bytes) -> Tracking:
     offered = (int(ring.avail[AVAIL_IDX]) - at) & _HALF
     tracking = _recover(region, int(state["size"]), used, offered)
     for i, head in enumerate(tracking.heads):
-        tracking.words[inflight.HEADS + (at + i) % int(state["size"])] = head
+        TRACKER.entries_of(tracking.tracker)[(at + i) % int(state["size"])]["head"] = head
     if tracking.heads:
         state["avail_idx"] = (at + len(tracking.heads)) & _HALF
-    state["tracked"] = mapping.address(tracking.words.view(np.uint8))
+    state["tracked"] = mapping.address(tracking.tracker)
     return tracking
 
 
