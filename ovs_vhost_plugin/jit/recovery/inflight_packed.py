@@ -38,7 +38,9 @@ TRACKER = InflightLayout(
         "head",  # of a chain in flight, oldest first from `first` on, around the end; -1: no room
     ),
 )
-"""The tracker. A chain has no room if the free list is too short; it is not in the region then."""
+"""The tracker, from which the region is written.
+
+A chain that is longer than the free list has no room, and is not in the region."""
 
 # Byte offsets
 _REGION, _NEXT_COUNTER, _SIZE = offsets(TRACKER.header, "region", "next_counter", "size")

@@ -30,7 +30,9 @@ TRACKER = InflightLayout(
         "head",  # of the chain in flight whose avail index modulo the size is this entry's
     ),
 )
-"""The tracker. The avail ring need not have these heads: another back-end may have taken them."""
+"""The tracker, from which the region is written.
+
+The avail ring need not have these heads any more: another back-end may have taken them."""
 
 # Byte offsets
 _REGION, _NEXT_COUNTER, _SIZE = offsets(TRACKER.header, "region", "next_counter", "size")

@@ -260,7 +260,7 @@ class RingResources:
         Used elements are in the order of the chains, so the used index tells which chains are given
         back: "if virtqueue is processed in order", the chains in flight can be read from the ring
         (vhost-user "Inflight I/O tracking"). GET_VRING_BASE answers the used index as well: in a
-        stopped ring nothing is in flight, or an inflight region has it (`inflight_split.py`). So a
+        stopped ring nothing is in flight, or an inflight region has it (`tracking.py`). So a
         base that differs is not a back-end's answer, but the guess of a front-end that lost the
         answer. Cloud Hypervisor sends the avail index, which would lose the chains that the guest
         has posted; DPDK's virtio-user sends 0; others send the last answer that they had.

@@ -30,9 +30,9 @@ from ovs_vhost_plugin.worker.device.vringconfig import (
     empty_record,
     ring_record,
 )
-from ovs_vhost_plugin.worker.recovery import inflight_packed
-from ovs_vhost_plugin.worker.recovery import inflight_split as inflight
+from ovs_vhost_plugin.worker.recovery import inflight
 from ovs_vhost_plugin.worker.recovery import journal as journals
+from ovs_vhost_plugin.worker.recovery.tracking import DamagedError, Tracking
 
 
 class RingPhase(Enum):
@@ -98,7 +98,7 @@ class Ring:
 
         Without room in the run directory the ring has a journal that does not.
         """
-        self._tracking: inflight.Tracking | None = None  # held while the loop runs
+        self._tracking: Tracking | None = None  # held while the loop runs
 
     def __repr__(self) -> str:
         """As "vring 0 RUNNING split/256 avail=17 used=12 held=5"."""
@@ -191,7 +191,7 @@ class Ring:
         self._check_eventfds(net)
         try:
             self._tracking = self._track(record, vring, config, net)
-        except inflight.DamagedError as error:
+        except DamagedError as error:
             self._break(error.fault, net)
         if self.state["packed"][0] and not config.pages_missing and not stands_at_base(record):
             self._break(Fault.BASE_STALE, net)
@@ -208,12 +208,10 @@ class Ring:
         record = self._record(vring, config)
         try:
             tracking = self._track(record, vring, config, net)
-        except inflight.DamagedError:
+        except DamagedError:
             return vring.next_avail
         assert tracking is not None
-        if record.state[0]["packed"]:
-            return inflight_packed.hand_over(record, tracking)
-        return inflight.hand_over(record, tracking, config.memory(self.kind), net, keep=keep)
+        return tracking.hand_over(keep=keep)
 
     def end_journal(self) -> None:
         """Make the journal name no ring: the next start is at a place that is given."""
@@ -242,7 +240,7 @@ class Ring:
         record = self._record(vring, config)
         try:
             tracking = self._track(record, vring, config, net)
-        except inflight.DamagedError:
+        except DamagedError:
             return vring  # the ring will not begin
         at = resume(record, config.memory(self.kind), net)
         del tracking  # holds the region's views until here
@@ -253,13 +251,11 @@ class Ring:
 
     def _track(
         self, record: layout.Vring, vring: VringConfig, config: PairConfig, net: layout.Net
-    ) -> inflight.Tracking | None:
+    ) -> Tracking | None:
         """Track the chains in flight in the front-end's region, if any. Raises DamagedError."""
         if vring.inflight is None:
             return None
-        if record.state[0]["packed"]:
-            return inflight_packed.track(record, vring.inflight, config.memory(self.kind), net)
-        return inflight.track(record, vring.inflight)
+        return inflight.track(record, vring.inflight, config.memory(self.kind), net)
 
     def _check_eventfds(self, net: layout.Net) -> None:
         """Break a ring whose fds could block the loop for ever, or always be ready."""

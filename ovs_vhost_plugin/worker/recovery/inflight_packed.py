@@ -27,7 +27,7 @@ from ovs_vhost_plugin.jit.recovery.inflight_packed import (
 from ovs_vhost_plugin.jit.ring.descriptor import F_AVAIL, F_NEXT, F_USED
 from ovs_vhost_plugin.jit.ring.packed import mark_descriptors
 from ovs_vhost_plugin.vhost.memory import mapping
-from ovs_vhost_plugin.worker.recovery.inflight_split import Bytes, DamagedError, Tracking
+from ovs_vhost_plugin.worker.recovery.tracking import Bytes, DamagedError, Tracking
 
 _MOST = 2**63 - 1
 
@@ -36,40 +36,42 @@ _MOST = 2**63 - 1
 class _Found:
     """The checked content of a ring's region."""
 
-    header: Any
     entries: NDArray[Any]
     position: int  # the ring's used position
     free: list[int]  # entries, in the order of their list
     chains: list[list[int]]  # entries of each chain in flight, oldest first
 
 
-def track(ring: layout.Vring, region: Bytes, memory: layout.Memory, net: layout.Net) -> Tracking:
-    """Track `ring`, which is about to begin, in its region, and begin with the chains in flight.
+def track(
+    ring: layout.Vring, region: Bytes, memory: layout.Memory, net: layout.Net
+) -> PackedTracking:
+    """As `inflight.track`.
 
     A used region has the position at which the ring resumes; else the front-end has set it.
-    Raises DamagedError; ring and region are then unchanged.
     """
-    state = ring.state[0]
+    state, size = ring.state[0], int(ring.state[0]["size"])
     if PACKED.header_of(region)["version"] == 0:
-        _make(region, int(state["size"]), int(state["next_avail"]))
+        _make(region, size, int(state["next_avail"]))
     found = _read(ring, region)
-    _settle(region, found, int(state["size"]))
+    _complete_update(region, found, size)
     _restore(ring, found, memory, net)
-    tracker = _tracker(region, found, int(state["size"]))
+    tracker = _tracker(region, found, size)
     for name in ("next_avail", "next_pop", "avail_idx", "next_used", "flushed"):
         state[name] = found.position
     state["tracked"] = mapping.address(tracker)
-    return Tracking(tracker, region, [chain[0] for chain in found.chains])
+    heads = [chain[0] for chain in found.chains]
+    return PackedTracking(ring, region, memory, net, tracker, heads)
 
 
-def hand_over(ring: layout.Vring, tracking: Tracking) -> int:
-    """Leave nothing in flight in a stopped ring that `track` has prepared; return its position.
+@dataclass(frozen=True, slots=True)
+class PackedTracking(Tracking):
+    """A packed ring that is tracked."""
 
-    All chains in flight are in the ring again: the region is as if it had never been used.
-    """
-    PACKED.header_of(tracking.region)["version"] = 0  # first: without it the rest is void
-    tracking.region[:] = 0
-    return int(ring.state[0]["next_avail"])
+    def hand_over(self, *, keep: bool) -> int:
+        """As `Tracking.hand_over`. All chains in flight are in the ring again: none is kept."""
+        PACKED.header_of(self.region)["version"] = 0  # first: without it the rest is void
+        self.region[:] = 0
+        return int(self.ring.state[0]["next_avail"])
 
 
 def _make(region: Bytes, size: int, position: int) -> None:
@@ -82,6 +84,7 @@ def _make(region: Bytes, size: int, position: int) -> None:
 
 
 def _read(ring: layout.Vring, region: Bytes) -> _Found:
+    """The content of the region, which must fit the ring. Raises DamagedError."""
     copy = region.copy()
     header, entries = PACKED.header_of(copy), PACKED.entries_of(copy)
     if (header["version"], header["features"], header["desc_num"]) != (VERSION, 0, len(entries)):
@@ -91,7 +94,7 @@ def _read(ring: layout.Vring, region: Bytes) -> _Found:
     shown = now != old and not _is_available(ring, old)
     free = _free_list(entries, int(header["free_head" if shown else "old_free_head"]))
     chains = _chains(entries, free)
-    found = _Found(header, entries, now if shown else old, free, chains)
+    found = _Found(entries, now if shown else old, free, chains)
     _check(ring, found)
     return found
 
@@ -171,7 +174,7 @@ def _check(ring: layout.Vring, found: _Found) -> None:
             raise DamagedError(Fault.INFLIGHT_STALE)
 
 
-def _settle(region: Bytes, found: _Found, size: int) -> None:
+def _complete_update(region: Bytes, found: _Found, size: int) -> None:
     """Finish or undo the update that was under way when the region was last written."""
     head = found.free[0] if found.free else len(found.entries)
     write_free_heads(mapping.address(region), len(found.entries), head, head)

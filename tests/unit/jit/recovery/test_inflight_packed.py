@@ -41,8 +41,8 @@ from ovs_vhost_plugin.jit.recovery.journal import (
     entry,
 )
 from ovs_vhost_plugin.jit.recovery.resume import resume
-from ovs_vhost_plugin.worker.recovery.inflight_packed import track
-from ovs_vhost_plugin.worker.recovery.inflight_split import Tracking
+from ovs_vhost_plugin.worker.recovery.inflight import track
+from ovs_vhost_plugin.worker.recovery.tracking import Tracking
 
 SIZE = 13
 NUMBER = 16

@@ -25,8 +25,8 @@ from ovs_vhost_plugin.jit.net.transmit import transmit
 from ovs_vhost_plugin.jit.recovery.inflight_packed import held
 from ovs_vhost_plugin.jit.ring import packed
 from ovs_vhost_plugin.vhost.memory import mapping
-from ovs_vhost_plugin.worker.recovery.inflight_packed import hand_over, track
-from ovs_vhost_plugin.worker.recovery.inflight_split import DamagedError, Tracking
+from ovs_vhost_plugin.worker.recovery.inflight import track
+from ovs_vhost_plugin.worker.recovery.tracking import DamagedError, Tracking
 
 SIZE, NUMBER = 11, 12
 IDS = range(8)
@@ -113,10 +113,11 @@ def test_what_is_in_the_ring_already_is_not_written_again() -> None:
     assert not case.memory.log.any()
 
 
-def test_a_ring_that_is_handed_over_loses_nothing() -> None:
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_ring_that_is_handed_over_loses_nothing(keep: bool) -> None:
     case = served()
-    ring, tracking = case.ring()
-    assert hand_over(ring, tracking) == case.driver.seen
+    _ring, tracking = case.ring()
+    assert tracking.hand_over(keep=keep) == case.driver.seen
     assert case.back_end.header()["version"] == 0  # as if it had never been used
     names = ("next_avail", "next_pop", "avail_idx", "next_used", "flushed")
     ring = kernel_ring(case.driver, packed=1, **dict.fromkeys(names, case.driver.seen))

@@ -32,7 +32,8 @@ from ovs_vhost_plugin.jit.net.receive import receive
 from ovs_vhost_plugin.jit.net.transmit import transmit
 from ovs_vhost_plugin.jit.recovery.journal import BEGUN, WORDS
 from ovs_vhost_plugin.jit.recovery.resume import resume
-from ovs_vhost_plugin.worker.recovery.inflight_split import Tracking, track
+from ovs_vhost_plugin.worker.recovery.inflight import track
+from ovs_vhost_plugin.worker.recovery.tracking import Tracking
 
 REGION = HEADER.size + ENTRY.size * SIZE
 TABLES = BUFFERS + 0x800
@@ -76,7 +77,7 @@ class Tracked:
             self.driver, writes=self.writes, indirect=self.indirect, next_used=used, **state
         )
         ring = ring._replace(journal=self.journal)
-        return ring, track(ring, self.region)
+        return ring, track(ring, self.region, self.memory, new_net(-1))
 
     def state(self) -> bytes:
         """All that outlives a process."""

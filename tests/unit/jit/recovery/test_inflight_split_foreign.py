@@ -21,7 +21,8 @@ from support.jit.ring_reference import Driver, GuestMemory
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.net.transmit import transmit
-from ovs_vhost_plugin.worker.recovery.inflight_split import DamagedError, Tracking, hand_over, track
+from ovs_vhost_plugin.worker.recovery.inflight import track
+from ovs_vhost_plugin.worker.recovery.tracking import DamagedError, Tracking
 
 
 class Foreign:
@@ -45,7 +46,7 @@ class Foreign:
         used = self.driver.used_idx
         state = dict.fromkeys(("next_avail", "next_pop", "avail_idx"), used)
         ring = kernel_ring(self.driver, next_used=used, flushed=used, **state)
-        return ring, track(ring, self.region)
+        return ring, track(ring, self.region, kernel_memory(self.guest), new_net(-1))
 
     def send(self, ring: layout.Vring) -> list[bytes]:
         """What goes into the tap."""
@@ -88,9 +89,8 @@ def test_a_ring_that_is_handed_over_loses_nothing(keep: bool) -> None:
     case.driver.collect()
     case.take(1, 7)  # 3 is in the avail ring no more, these are
     case.driver.offer(0, 2)
-    ring, tracking = case.ring()
-    base = hand_over(ring, tracking, kernel_memory(case.guest), fresh.new_net(), keep=keep)
-    assert base == 4
+    _ring, tracking = case.ring()
+    assert tracking.hand_over(keep=keep) == 4
     if keep:
         assert case.back_end.in_flight() == [3]
         assert case.driver.collect() == []
