@@ -25,6 +25,7 @@ from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
     MEMORY_T,
     NET_T,
+    THREE_T,
     TWO_T,
     VRING_T,
     Memory,
@@ -73,21 +74,26 @@ _HALF = 0xFFFF
 _NOT_THIS_RING = -ESTALE
 
 
-@kernel(boolean(VRING_T))
-def stands_at_base(ring: Vring) -> bool:
-    """Whether no descriptor ahead of a ring's base is used already, in its round.
-
-    If the ring has gone on since its front-end learned the base, as when a back-end was lost, there
-    are such descriptors, unless the driver has made them available again by now.
-    """
-    state = ring.state[0]
-    size = state["size"]
-    for i in range(size):
-        position = advance(size, state["next_avail"], i)
+@kernel(boolean(VRING_T, int64))
+def _stands_at(ring: Vring, position: int) -> bool:
+    """Whether no descriptor from `position` on is used already, in its round."""
+    size = ring.state[0]["size"]
+    for _ in range(size):
         word = word_at(ring.desc, slot_of(size, position))
         if is_available(size, position, word) < 0:
             return False
+        position = advance(size, position, 1)
     return True
+
+
+@kernel(boolean(VRING_T))
+def stands_at_base(ring: Vring) -> bool:
+    """Whether a ring is still at its base.
+
+    If the ring has gone on since its front-end learned the base, as when a back-end was lost, there
+    are used descriptors ahead, unless the driver has made them available again by now.
+    """
+    return _stands_at(ring, ring.state[0]["next_avail"])
 
 
 @kernel(boolean(VRING_T))
@@ -124,42 +130,24 @@ def _chain_at(ring: Vring, position: int, most: int) -> tuple[int, int]:
     return 0, 0
 
 
-@kernel(int64(VRING_T, int64, int64))
-def _left_by_front_end(ring: Vring, start: int, base: int) -> int:
-    """Where the chains begin that the front-end used itself: whole ones lie before, from `start`.
+@kernel(THREE_T(VRING_T))
+def _begun_chains(ring: Vring) -> tuple[int, int, int]:
+    """The begun chains by the journal: from which position to which, and how many used descriptors.
 
-    -ESTALE: it used none from `start` to `base`, or cannot have.
+    -ESTALE: the journal does not fit the ring, or not the region in which the ring is tracked.
     """
     state = ring.state[0]
     size = state["size"]
-    if state["writes"] or state["tracked"] or distance(size, start, base) > size:
-        return _NOT_THIS_RING
-    while start != base:
-        word = acquire_word(ring.desc, slot_of(size, start))
-        if is_available(size, start, word) < 0:
-            return start
-        slots, _ = _chain_at(ring, start, distance(size, start, base))
-        if slots == 0:
-            return _NOT_THIS_RING
-        start = advance(size, start, slots)
-    return _NOT_THIS_RING
-
-
-@kernel(void(VRING_T, MEMORY_T, NET_T, int64, int64))
-def _give_back_unsent(ring: Vring, memory: Memory, net: Net, start: int, end: int) -> None:
-    """Use the chains from `start` to `end`, one by one: each is in the journal before."""
-    state = ring.state[0]
-    size = state["size"]
-    while start != end:
-        slots, buffer_id = _chain_at(ring, start, distance(size, start, end))
-        if slots == 0:
-            break  # its driver has changed it since
-        behind = advance(size, start, slots)
-        ring.journal[ENTRIES] = entry(start, buffer_id, 0)
-        store_release(ring.journal, BEGUN, begun_word(behind, 1))
-        state["flushed"], state["next_used"], state["unflushed"] = start, behind, 1
-        packed.flush_used(ring, memory, net)
-        start = behind
+    first, begun = ring.journal[FLUSHED], ring.journal[BEGUN]
+    end, count = begun_end(begun), begun_entries(begun)
+    if not 0 <= first < 2 * size or end >= 2 * size or not 0 <= count <= MOST_ENTRIES:
+        return _NOT_THIS_RING, 0, 0
+    total = distance(size, first, end)
+    if total > size or (total > 0 and count == 0) or not _device_event_matches(ring):
+        return _NOT_THIS_RING, 0, 0
+    if state["tracked"] and first != state["flushed"] and end != state["flushed"]:
+        return _NOT_THIS_RING, 0, 0
+    return first, end, count
 
 
 @kernel(boolean(VRING_T, int64, int64, int64))
@@ -180,41 +168,97 @@ def _entries_fit(ring: Vring, first: int, total: int, count: int) -> bool:
     return True
 
 
+@kernel(int64(VRING_T, MEMORY_T, NET_T, int64, int64, int64))
+def _flush_begun(ring: Vring, memory: Memory, net: Net, first: int, end: int, count: int) -> int:
+    """Flush the begun chains from `first` to `end`, unless they were flushed; return 0 or -ESTALE.
+
+    `count`: the journal's entries for them.
+    """
+    state = ring.state[0]
+    size, tracked_at = state["size"], state["flushed"]
+    if first == end:
+        return 0
+    # Once the first descriptor was flushed, all were; the driver may use it again by now.
+    word = acquire_word(ring.desc, slot_of(size, first))
+    if is_available(size, first, word) == 1:
+        if not _entries_fit(ring, first, distance(size, first, end), count):
+            return _NOT_THIS_RING
+        if state["tracked"] and (first != tracked_at or count > held(state["tracked"])):
+            return _NOT_THIS_RING
+        state["flushed"], state["next_used"], state["unflushed"] = first, end, count
+        packed.flush_used(ring, memory, net)
+    store_release(ring.journal, FLUSHED, end)
+    return 0
+
+
+@kernel(int64(VRING_T, int64, int64))
+def _first_used(ring: Vring, start: int, base: int) -> int:
+    """The position of the first used chain from `start` to `base`, behind whole available ones.
+
+    -ESTALE: there is none, or the front-end cannot have used it.
+    """
+    state = ring.state[0]
+    size = state["size"]
+    if state["writes"] or state["tracked"] or distance(size, start, base) > size:
+        return _NOT_THIS_RING
+    while start != base:
+        word = acquire_word(ring.desc, slot_of(size, start))
+        if is_available(size, start, word) < 0:
+            return start
+        slots, _ = _chain_at(ring, start, distance(size, start, base))
+        if slots == 0:
+            return _NOT_THIS_RING
+        start = advance(size, start, slots)
+    return _NOT_THIS_RING
+
+
+@kernel(TWO_T(VRING_T, int64))
+def _left_by_front_end(ring: Vring, end: int) -> tuple[int, int]:
+    """Where a ring resumes whose begun chains reach to `end`, and where its unsent chains end.
+
+    The ring is at `end`, or at the base of a front-end that has used chains itself. The unsent
+    chains are those from `end` on that this front-end has left out. -ESTALE: it is at neither.
+    """
+    if _stands_at(ring, end):
+        return end, end
+    base = ring.state[0]["next_avail"]
+    unsent = _first_used(ring, end, base)
+    if unsent < 0 or not _stands_at(ring, base):
+        return _NOT_THIS_RING, 0
+    return base, unsent
+
+
+@kernel(void(VRING_T, MEMORY_T, NET_T, int64, int64))
+def _give_back_unsent(ring: Vring, memory: Memory, net: Net, start: int, end: int) -> None:
+    """Give the chains from `start` to `end` back, one by one: each is in the journal before."""
+    state = ring.state[0]
+    size = state["size"]
+    while start != end:
+        slots, buffer_id = _chain_at(ring, start, distance(size, start, end))
+        if slots == 0:
+            break  # its driver has changed it since
+        behind = advance(size, start, slots)
+        ring.journal[ENTRIES] = entry(start, buffer_id, 0)
+        store_release(ring.journal, BEGUN, begun_word(behind, 1))
+        state["flushed"], state["next_used"], state["unflushed"] = start, behind, 1
+        packed.flush_used(ring, memory, net)
+        start = behind
+
+
 @kernel(int64(VRING_T, MEMORY_T, NET_T))
 def _resume_packed(ring: Vring, memory: Memory, net: Net) -> int:
-    state = ring.state[0]
-    first, begun = ring.journal[FLUSHED], ring.journal[BEGUN]
-    end, count = begun_end(begun), begun_entries(begun)
-    size = state["size"]
-    around = 2 * size
-    if not 0 <= first < around or end >= around or not 0 <= count <= MOST_ENTRIES:
-        return _NOT_THIS_RING
-    total = distance(size, first, end)
-    if total > size or (total > 0 and count == 0) or not _device_event_matches(ring):
-        return _NOT_THIS_RING
-    tracked_at = state["flushed"]
-    if state["tracked"] and first != tracked_at and end != tracked_at:
-        return _NOT_THIS_RING
-    base, unsent, at = state["next_avail"], end, end
-    state["next_avail"] = end
-    if not stands_at_base(ring):
-        state["next_avail"] = at = base
-        unsent = _left_by_front_end(ring, end, base)
-        if unsent < 0 or not stands_at_base(ring):
-            return _NOT_THIS_RING
-    if total > 0:
-        # Once the first descriptor was flushed, all were; the driver may use it again by now.
-        word = acquire_word(ring.desc, slot_of(size, first))
-        if is_available(size, first, word) == 1:
-            if not _entries_fit(ring, first, total, count):
-                return _NOT_THIS_RING
-            if state["tracked"] and (first != tracked_at or count > held(state["tracked"])):
-                return _NOT_THIS_RING
-            state["flushed"], state["next_used"] = first, end
-            state["unflushed"] = count
-            packed.flush_used(ring, memory, net)
-        store_release(ring.journal, FLUSHED, end)
+    """Give back the begun chains, and then those that a front-end has left unsent."""
+    first, end, count = _begun_chains(ring)
+    if first < 0:
+        return first
+    at, unsent = _left_by_front_end(ring, end)
+    if at < 0:
+        return at
+    result = _flush_begun(ring, memory, net, first, end, count)
+    if result < 0:
+        return result
     _give_back_unsent(ring, memory, net, end, unsent)
+    ring.state[0]["next_avail"] = at
     return at
 
 
