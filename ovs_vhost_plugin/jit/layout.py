@@ -143,6 +143,7 @@ COUNTERS_DTYPE = record(
     "tx_dropped_disabled",  # chains of a ring that is not enabled
     "tx_dropped_tap_down",  # frames that a tap without carrier refused
     "tx_dropped_tap_refused",  # frames that the tap refused otherwise
+    "tx_dropped_unserved",  # frames left over from a time without a worker, see recovery/resume.py
     "rx_kicks",  # kicks taken
     "tx_kicks",
     "rx_calls",  # calls made

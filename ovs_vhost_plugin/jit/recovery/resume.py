@@ -242,6 +242,7 @@ def _give_back_unsent(ring: Vring, memory: Memory, net: Net, start: int, end: in
         store_release(ring.journal, BEGUN, begun_word(behind, 1))
         state["flushed"], state["next_used"], state["unflushed"] = start, behind, 1
         packed.flush_used(ring, memory, net)
+        net.counters[0]["tx_dropped_unserved"] += 1
         start = behind
 
 

@@ -141,6 +141,7 @@ def test_a_ring_that_its_front_end_has_used_goes_on_behind_that() -> None:
         assert rig.wire.recv(4096) == EMPTY + frame(60, 4)  # the last one, and no other
         chains = await_that(lambda: rig.tx.used_idx == 2 and rig.tx.collect(), "all chains")
         assert [head for head, _ in chains] == [0, 1, 2, 3, 4]
+        assert rig.pair.counters["tx_dropped_unserved"] == 3  # those before the front-end's
         rig.pass_frames(20)
         assert rig.pair.take_faults() == []
 
