@@ -92,9 +92,10 @@ class Connection:
         data = encode(message)
         if self._unsent_bytes + len(data) > _SEND_BUFFER:
             raise PeerError(PeerErrorName.REPLIES_NOT_READ, f"{self._unsent_bytes} bytes")
-        waiting = sum(len(fds) for _, fds in self._unsent)
-        if message.fds and waiting + len(message.fds) > _SEND_FDS:
-            raise PeerError(PeerErrorName.REPLIES_NOT_READ, f"{waiting} fds")
+        if message.fds:
+            waiting = sum(len(fds) for _, fds in self._unsent)
+            if waiting + len(message.fds) > _SEND_FDS:
+                raise PeerError(PeerErrorName.REPLIES_NOT_READ, f"{waiting} fds")
         self._unsent.append((data, tuple(os.dup(fd) for fd in message.fds)))
         self._unsent_bytes += len(data)
         self.flush()
