@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A negotiated session, files to share, and a check that no test leaks an fd."""
 
+import fcntl
 import os
 from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -20,11 +20,19 @@ _LATER = spec.Feature.LOG_ALL.mask | spec.Feature.RING_PACKED.mask
 Execute = Callable[[Effect], object]
 
 
-def open_fds() -> set[str]:
-    """The numbers of this process's open fds."""
+def open_fds() -> set[int]:
+    """This process's open fds, without the one that listed them."""
     with os.scandir("/proc/self/fd") as entries:
-        names = {entry.name for entry in entries}
-    return {name for name in names if Path(f"/proc/self/fd/{name}").is_symlink()}
+        listed = [int(entry.name) for entry in entries]
+    return {fd for fd in listed if is_open(fd)}
+
+
+def is_open(fd: int) -> bool:
+    try:
+        fcntl.fcntl(fd, fcntl.F_GETFD)
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture(autouse=True)
