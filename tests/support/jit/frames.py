@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
-import termios
 from typing import Any
 
 from support.jit.killing import HEADER as NET_HEADER
@@ -14,12 +11,6 @@ from support.jit.killing import LENGTH, new_net, run_transmit, states_of
 from support.jit.pair_rig import frame
 
 from ovs_vhost_plugin.jit import fresh, layout
-
-
-def waiting(pipe: int) -> int:
-    """Frames in it."""
-    count = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0]
-    return int(count) // (NET_HEADER + LENGTH)
 
 
 def frames(*heads: int) -> list[bytes]:
@@ -34,7 +25,7 @@ def sent_in_each_state(case: Any, ring: layout.Vring) -> dict[bytes, set[int]]:
     def run() -> None:
         run_transmit(ring, case.queue, case.memory, net, learned)
 
-    states = states_of(case, run, lambda: waiting(reader))
+    states = states_of(case, run, reader)
     for fd in (reader, writer):
         os.close(fd)
     return states

@@ -111,9 +111,9 @@ class Case:
         }
         return kernel_ring(self.driver, **state)._replace(journal=self.journal)
 
-    def state(self) -> bytes:
+    def kept(self) -> list[np.ndarray]:
         """All that outlives a process."""
-        return self.guest.read(RING, 0x1000) + self.journal[:64].tobytes()
+        return [self.guest.view(RING, 0x1000), self.journal[:64]]
 
 
 def new_net(fd: int) -> layout.Net:
@@ -123,14 +123,9 @@ def new_net(fd: int) -> layout.Net:
     return net
 
 
-def states_of(
-    case: Any, run: Callable[[], None], tap: Callable[[], int] = lambda: 0
-) -> dict[bytes, set[int]]:
-    """Every state that `run` passes through, with the counts of `tap` in it."""
+def states_of(case: Any, run: Callable[[], None], pipe: int = -1) -> dict[bytes, set[int]]:
+    """Every state that `run` passes through, with the numbers of frames in `pipe` in it."""
     found: dict[bytes, set[int]] = {}
-
-    def look() -> None:
-        found.setdefault(case.state(), set()).add(tap())
-
-    singlestep.count(run, look)
+    for state, waiting in singlestep.states(run, case.kept(), pipe):
+        found.setdefault(state, set()).add(waiting // (HEADER + LENGTH))
     return found

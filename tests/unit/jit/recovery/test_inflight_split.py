@@ -79,10 +79,9 @@ class Tracked:
         ring = ring._replace(journal=self.journal)
         return ring, track(ring, self.region, self.memory, new_net(-1))
 
-    def state(self) -> bytes:
+    def kept(self) -> list[np.ndarray]:
         """All that outlives a process."""
-        kept = self.region.tobytes() + self.journal[BEGUN].tobytes()
-        return self.guest.read(RING, 0x1000) + kept
+        return [self.guest.view(RING, 0x1000), self.region, self.journal[BEGUN : BEGUN + 1]]
 
     def found(self, state: bytes) -> Tracked:
         """The same ring as another process finds it."""
