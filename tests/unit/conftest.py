@@ -16,6 +16,13 @@ settings.register_profile(
 )
 settings.load_profile("unhurried")
 
+LONGEST = ("test_instructions.py", "test_plain_python.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with those that take 10 s or more: at the end one processor would wait for them."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 def pytest_collection_finish() -> None:
     """Leave out of each collection of garbage all that numba and the kernels have made by now.
