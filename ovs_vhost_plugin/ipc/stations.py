@@ -81,14 +81,15 @@ class StationCodec(Codec):
     def _ips(texts: object, version: int) -> tuple[bytes, ...]:
         if not isinstance(texts, list) or len(texts) > MAX_IPS:
             raise MessageError("no list of addresses, or too many")
+        family = ipaddress.IPv4Address if version == 4 else ipaddress.IPv6Address
         found = []
         for text in texts:
             try:
-                ip = ipaddress.ip_address(text) if isinstance(text, str) else None
+                ip = family(text) if isinstance(text, str) else None
             except ValueError:
                 ip = None
             # an address with a scope is spelled right, but is in no frame
-            if ip is None or ip.version != version or "%" in text:
+            if ip is None or "%" in text:
                 raise MessageError("no IP address")
             if not is_host(ip.packed, len(ip.packed)):
                 raise MessageError("no host's IP address")

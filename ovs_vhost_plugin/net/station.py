@@ -103,7 +103,7 @@ def is_host(ip: bytes, size: int) -> bool:
     """Whether `ip`, to be of `size` bytes, is an address that one host on a link may have."""
     if len(ip) != size:
         return False
-    address = ipaddress.ip_address(ip)
+    address = ipaddress.IPv4Address(ip) if size == 4 else ipaddress.IPv6Address(ip)
     return not (
         address.is_multicast
         or address.is_unspecified
