@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support.jit.compiled import compile_all
 from support.vswitchd.peer import Notes, Peer
 
 # An example that is held up for a moment is not wrong. Hypothesis does so by itself where it sees
@@ -15,6 +16,13 @@ settings.register_profile(
     "unhurried", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("unhurried")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Compile the kernels once, and not in each process of tests."""
+    compile_all()
+
 
 LONGEST = ("test_instructions.py", "test_plain_python.py")
 

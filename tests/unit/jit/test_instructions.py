@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from support.checkout import TOP
+from support.jit.compiled import X86_64_V2
 
 MARGIN = 0.1
 
@@ -30,7 +31,7 @@ def test_a_packet_costs_what_it_did(require: Callable[[object, str], None]) -> N
     done = subprocess.run(
         [sys.executable, "-m", "bench.bench_instructions", "--json"],
         cwd=TOP,
-        env=os.environ | {"NUMBA_CPU_NAME": "x86-64-v2", "NUMBA_CPU_FEATURES": ""},
+        env=os.environ | X86_64_V2,
         capture_output=True,
         text=True,
         check=False,
