@@ -4,6 +4,7 @@
 #             skipped with its reason. KINDS="unit system": only these
 # make lint   formatting, lint, types, import rules
 # make fuzz   random messages, rings, reports and answers for FUZZ_SECONDS (300)
+# make soak   numbered frames through many ports for MINUTES (10), and one fault after the other
 # make grid   DPDK's virtio-user in each way that it can be run: 488, of which make test has some 25
 # make bench-announce      from QMP announce-self to the bridge's MAC table, beside OVS-DPDK
 # make bench-instructions  instructions a packet of the compiled data path
@@ -28,6 +29,8 @@ DEMO ?=
 TEST ?=
 KINDS ?= unit fuzz platform integration attacks system
 BENCH ?=
+SOAK ?=
+MINUTES ?= 10
 REPORT ?=
 MUTANTS ?=
 export FUZZ_SECONDS ?= 300
@@ -38,11 +41,11 @@ SPREAD_unit := --numprocesses auto --dist worksteal
 # Compiled tests are kept: pytest rewrites 3,400 assertions for seconds, in each of its processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test fuzz grid lint man migration-report mutants setup packages clean
+.PHONY: demo test fuzz soak grid lint man migration-report mutants setup packages clean
 .PHONY: bench-announce bench-instructions bench-learn bench-rings
 
 ifneq ($(DISTRO),)
-demo test fuzz grid lint man migration-report setup packages bench-announce bench-instructions bench-learn bench-rings:
+demo test fuzz soak grid lint man migration-report setup packages bench-announce bench-instructions bench-learn bench-rings:
 	@$(PYTHON) -m ovs_vhost_plugin.lab.platform.distro $(DISTRO) make --no-print-directory DISTRO= PYTHON=python3 $@
 
 else
@@ -65,6 +68,9 @@ man: $(SETUP)
 
 fuzz: $(SETUP)
 	$(BIN)/python tests/fuzz $(TEST)
+
+soak: setup
+	$(BIN)/python tests/soak --minutes $(MINUTES) $(SOAK)
 
 grid: setup
 	GRID=whole $(BIN)/python -m pytest -v tests/system/virtio/test_virtio_user_grid.py $(TEST)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counted loops: the same thing many times over, after which all must be as before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from support.system.soft_ports import settle
+
+from ovs_vhost_plugin.lab.process import wait_until
+from ovs_vhost_plugin.lab.stage import Stage
+from soak.leaks import inventory
+from soak.site import Port, Site, made
+
+Say = Callable[[str], None]
+_STEPS = 20  # lines of progress
+
+
+def connects(count: int, say: Say) -> list[str]:
+    """A guest leaves its port and comes back, so many times."""
+    with made(1) as site:
+        port = _quiet(site)
+        before = inventory(site)
+        for number in _counted(count, "connects", say):
+            assert port.guest.frontend is not None, number
+            port.guest.frontend.close()
+            port.guest.start()
+            settle(port.guest)
+        site.host.wait_status(port.name, "running")
+        return before.grown(inventory(site))
+
+
+def adds(count: int, say: Say) -> list[str]:
+    """A port is added and deleted, so many times."""
+    with made(1) as site:
+        _quiet(site)
+        before = inventory(site)
+        host = site.host
+        for _ in _counted(count, "ports", say):
+            host.add_server_port("loop0")
+            host.wait_status("loop0", "listening")
+            host.delete_port("loop0")
+        wait_until(
+            lambda: not list(host.directory.glob("ovs-vhost/loop0.*")), "the last port's end"
+        )
+        return before.grown(inventory(site))
+
+
+def migrations(count: int, say: Say) -> list[str]:
+    """A guest that does not announce itself migrates to and fro, so many times, under a flow."""
+    found = []
+    with Stage("soft", announces=False) as stage:
+        for number in _counted(count, "migrations", say):
+            report = stage.migrate()
+            if not report.found or report.lost or report.duplicated or report.damaged:
+                words = f"{report.lost} lost, {report.duplicated} doubled, {report.damaged} damaged"
+                found.append(f"migration {number}: {words}")
+    return found
+
+
+LOOPS = {"connects": connects, "adds": adds, "migrations": migrations}
+"""All loops, by what is counted."""
+
+
+def _quiet(site: Site) -> Port:
+    """The port of a site, whose traffic has ended."""
+    port = site.ports[0]
+    port.wait_for_traffic()
+    port.traffic.stop()
+    return port
+
+
+def _counted(count: int, name: str, say: Say) -> Iterator[int]:
+    """Numbers up to `count`; some of them are told."""
+    for number in range(count):
+        if number % max(1, count // _STEPS) == 0:
+            say(f"{number} of {count} {name}")
+        yield number

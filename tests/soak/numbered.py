@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbered frames both ways between a guest and its tap, and what became of each of them."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from support.system.soft_ports import ETHERTYPE, GUEST_MAC, OTHER_MAC
+
+from ovs_vhost_plugin.guest.frontend.connection import BackEndError
+from ovs_vhost_plugin.guest.soft import SoftGuest
+from ovs_vhost_plugin.lab.hosts.namespace import Namespace
+from ovs_vhost_plugin.lab.measure.capture import SO_RCVBUFFORCE
+
+_NUMBER = struct.Struct("!QI")
+_LENGTHS = (60, 61, 128, 590, 1100, 1514)  # bytes of frames
+_ROOM = 1 << 22  # bytes of the socket's buffer
+_RETRY = 0.02  # seconds between attempts to connect
+_MARGIN = 1.0  # seconds before and after an outage in which a frame may be of it
+_ETH_P_ALL = 0x0300
+
+
+@dataclass
+class Way:
+    """One direction: when each number was sent, and how often it came."""
+
+    name: str
+    sent: list[float] = field(default_factory=list)
+    came: Counter[int] = field(default_factory=Counter)
+    changed: int = 0
+    """Frames that came otherwise than they were sent."""
+
+    def take(self, frame: bytes) -> None:
+        """Note a frame that has come."""
+        number = int.from_bytes(frame[14:22], "big")
+        if number < len(self.sent) and frame == frame_of(number, frame[:6], frame[6:12]):
+            self.came[number] += 1
+        else:
+            self.changed += 1
+
+    def faults(self, outages: list[tuple[float, float]]) -> list[str]:
+        """What must not be: frames that were changed, came twice, or were lost without a cause."""
+        found = [f"{self.changed} frames {self.name} were changed"] if self.changed else []
+        twice = [number for number, times in self.came.items() if times > 1]
+        if twice:
+            found.append(f"frames {self.name} came twice: {twice[:10]}")
+        lost = [
+            number
+            for number, at in enumerate(self.sent)
+            if number not in self.came
+            and not any(begin - _MARGIN <= at <= end + _MARGIN for begin, end in outages)
+        ]
+        if lost:
+            found.append(f"{len(lost)} frames {self.name} were lost: {lost[:10]}")
+        return found
+
+
+def frame_of(number: int, to: bytes, source: bytes) -> bytes:
+    """Frame `number`, which has its own length and content."""
+    length = _LENGTHS[number % len(_LENGTHS)]
+    check = number * 2654435761 & 0xFFFFFFFF
+    pattern = _NUMBER.pack(number, check)
+    return (to + source + ETHERTYPE + pattern * (length // len(pattern) + 1))[:length]
+
+
+class NumberedTraffic:
+    """A guest and its tap send to each other until `stop`; a guest that lost its port comes back.
+
+    namespace, tap  where the bridge's end is
+    guest           nobody else may use it meanwhile
+    rate            frames a second of each direction
+    """
+
+    def __init__(self, namespace: Namespace, tap: str, guest: SoftGuest, rate: float) -> None:
+        self.outages: list[tuple[float, float]] = []
+        """From when to when the guest had no port, or was to have none; CLOCK_MONOTONIC."""
+        self.inward, self.outward = Way("to the guest"), Way("from the guest")
+        self.slow_until = 0.0
+        """Until then the guest takes no frames."""
+        self._namespace, self._tap, self._guest = namespace, tap, guest
+        self._tick = 1 / rate
+        self._wire: socket.socket | None = None
+        self._stop, self._hang_up = threading.Event(), threading.Event()
+        self._fault: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=f"traffic of {tap}")
+
+    def start(self) -> None:
+        """Begin."""
+        self._open()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, when all that was sent had time to come; raise what went wrong on the way."""
+        self._stop.set()
+        self._thread.join()
+        if self._wire is not None:
+            self._wire.close()
+        if self._fault is not None:
+            raise self._fault
+
+    def hang_up(self) -> None:
+        """Let the guest leave its port and come back."""
+        self._hang_up.set()
+
+    @property
+    def running(self) -> bool:
+        """Whether the traffic flows still: a fault ends it."""
+        return self._fault is None
+
+    def faults(self) -> list[str]:
+        """What must not be."""
+        ways = (self.inward, self.outward)
+        return [f"{self._tap}: {fault}" for way in ways for fault in way.faults(self.outages)]
+
+    def _open(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+        self._wire = self._namespace.socket(socket.AF_PACKET, socket.SOCK_RAW, _ETH_P_ALL)
+        self._wire.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _ROOM)
+        self._wire.setblocking(False)
+        self._wire.bind((self._tap, 0))
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                begun = time.monotonic()
+                try:
+                    if self._hang_up.is_set():
+                        self._hang_up.clear()
+                        raise BackEndError("the guest was told to leave")
+                    self._turn()
+                except (BackEndError, OSError):
+                    self._come_back(begun)
+                self._stop.wait(max(0.0, self._tick - (time.monotonic() - begun)))
+            self._take_last()
+        except BaseException as error:  # told by `stop`
+            self._fault = error
+
+    def _turn(self) -> None:
+        assert self._wire is not None
+        number = len(self.outward.sent)
+        self.outward.sent.append(time.monotonic())
+        self._guest.send(frame_of(number, OTHER_MAC, GUEST_MAC))
+        number = len(self.inward.sent)
+        self.inward.sent.append(time.monotonic())
+        self._wire.send(frame_of(number, GUEST_MAC, OTHER_MAC))
+        self._take()
+
+    def _take(self) -> None:
+        assert self._wire is not None
+        if time.monotonic() >= self.slow_until:
+            for frame in self._guest.receive(0):
+                if frame[12:14] == ETHERTYPE:
+                    self.inward.take(frame)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frame, (_, _, kind, *_) = self._wire.recvfrom(2048)
+                if kind != socket.PACKET_OUTGOING and frame[12:14] == ETHERTYPE:
+                    self.outward.take(frame)
+
+    def _take_last(self) -> None:
+        """Take what is still under way, as long as anything comes."""
+        quiet_since = time.monotonic()
+        while time.monotonic() < quiet_since + 1.0:
+            had = self.inward.came.total() + self.outward.came.total()
+            with contextlib.suppress(BackEndError, OSError):
+                self._take()
+            if self.inward.came.total() + self.outward.came.total() != had:
+                quiet_since = time.monotonic()
+            time.sleep(0.005)
+
+    def _come_back(self, since: float) -> None:
+        """Connect again, however long it takes."""
+        if self._guest.frontend is not None:
+            self._guest.frontend.close()
+        while not self._stop.is_set():
+            with contextlib.suppress(BackEndError, OSError):
+                self._guest.start()
+                self._open()
+                break
+            time.sleep(_RETRY)
+        self.outages.append((since, time.monotonic()))
