@@ -8,7 +8,6 @@ database is away or another daemon holds its lock, ports stay exactly as they ar
 import math
 from collections.abc import Mapping
 
-import ovs.poller
 import ovs.vlog
 
 from ovs_vhost_plugin.daemon import status
@@ -20,6 +19,7 @@ from ovs_vhost_plugin.daemon.ovsdb import adoption
 from ovs_vhost_plugin.daemon.ovsdb.carriage import Trouble
 from ovs_vhost_plugin.daemon.ovsdb.database import Database, Snapshot, Standing
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
+from ovs_vhost_plugin.daemon.poller import LoopPoller
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reconcile import reconcile
 from ovs_vhost_plugin.daemon.taps.reopening import TapReopener
@@ -131,7 +131,7 @@ class Loop:
         self.ports.workers.close()
         self.database.close()
 
-    def wait(self, poller: ovs.poller.Poller, now: float) -> None:
+    def wait(self, poller: LoopPoller, now: float) -> None:
         """Register every fd and time that needs another turn."""
         self.database.wait(poller)
         self.ports.workers.wait(poller)

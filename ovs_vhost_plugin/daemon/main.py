@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ovs.daemon
-import ovs.poller
 import ovs.unixctl
 import ovs.unixctl.server
 import ovs.util
@@ -25,6 +24,7 @@ from ovs_vhost_plugin.daemon.guests.forwarding import Forwarding
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.ovsdb.database import Database
+from ovs_vhost_plugin.daemon.poller import LoopPoller
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.sockets.listener import FrontEndListeners
 from ovs_vhost_plugin.daemon.sockets.mounts import Mounts
@@ -116,7 +116,7 @@ def _run(loop: Loop, commands: Commands, unixctl: ovs.unixctl.server.UnixctlServ
         commands.run(now)
         if loop.exiting:
             return
-        poller = ovs.poller.Poller()
+        poller = LoopPoller()
         loop.wait(poller, now)
         unixctl.wait(poller)
         if (due := commands.get_timer()) is not None:

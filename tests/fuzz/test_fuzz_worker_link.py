@@ -22,6 +22,7 @@ from support.fuzz.fuzz_profile import examples
 from support.fuzz.json_events import EVENTS, JSON
 
 from ovs_vhost_plugin.daemon.workers.link import WorkerLink
+from ovs_vhost_plugin.daemon.workers.readiness import Readiness
 from ovs_vhost_plugin.daemon.workers.report_rates import BYTES_AT_ONCE, BYTES_PER_SECOND
 from ovs_vhost_plugin.ipc.channel import MAX_PACKET, Channel
 from ovs_vhost_plugin.ipc.commands import GetStats
@@ -87,12 +88,14 @@ def hearing() -> Iterator[Hearing]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     worker = Channel(theirs, max_fds=3)
     record = Path("/nonexistent/record")
-    link = WorkerLink("vhu0", Channel(ours), SPEC, record, Vitals(), BEGIN, child=True)
+    ready: Readiness[WorkerLink] = Readiness()
+    link = WorkerLink("vhu0", Channel(ours), SPEC, record, Vitals(), ready, BEGIN, child=True)
     found = Hearing(link, worker)
     try:
         yield found
     finally:
         link.close()
+        ready.close()
         worker.close()
         os.close(found.pipe)
         os.close(found.vitals)

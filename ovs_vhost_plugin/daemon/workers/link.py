@@ -12,7 +12,7 @@ import select
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
 import ovs.vlog
 
@@ -20,6 +20,7 @@ from ovs_vhost_plugin import __version__
 from ovs_vhost_plugin.common import pidfile
 from ovs_vhost_plugin.common.ratelimit import TokenBucket
 from ovs_vhost_plugin.daemon.reconcile import Phase
+from ovs_vhost_plugin.daemon.workers.readiness import Readiness
 from ovs_vhost_plugin.daemon.workers.report_rates import ReportRates
 from ovs_vhost_plugin.ipc import commands, reports
 from ovs_vhost_plugin.ipc.channel import Channel, ChannelBroken, ChannelClosed
@@ -73,11 +74,15 @@ class WorkerLink:
         spec: WorkerSpec | None,
         record: Path,
         vitals: Vitals,
+        ready: "Readiness[WorkerLink]",
         now: float,
         *,
         child: bool,
     ) -> None:
-        """Take over the channel and the vitals. Raises OSError if there are no more fds."""
+        """Take over the channel and the vitals. Raises OSError if there are no more fds.
+
+        ready: watches the fds for which `receive` and `ended` have to be called.
+        """
         self.name = name
         self.channel: Channel | None = channel
         self.spec = spec
@@ -92,11 +97,13 @@ class WorkerLink:
         self._error = ""
         self._record = record
         self.vitals = vitals
+        self._ready = ready
         self._reports = ReportReader()
         self._rates = ReportRates(now)
         self._pidfd: int | None = None
         self._pulse, self._alarms = 0, 0
         self._false_alarms = TokenBucket(_ALARMS_PER_SECOND, _ALARMS_AT_ONCE, now)
+        ready.watch(self._reports.fileno(), select.POLLIN, self)
         self._greet(now)
 
     def _greet(self, now: float) -> None:
@@ -132,10 +139,17 @@ class WorkerLink:
             if fds:
                 return self.channel.send_now(packet, fds)
             self.channel.send(packet)
+            self._watch_writing(self.channel)
         except ChannelClosed as closed:
             self._lost(closed, now)
             return False
         return True
+
+    def _watch_writing(self, channel: Channel) -> None:
+        if channel.wants_write:
+            self._ready.watch(channel.fileno(), select.POLLOUT, self)
+        else:
+            self._ready.forget(channel.fileno())
 
     def configure(self, settings: PortSettings, now: float) -> None:
         """Send the port's settings, all of which may change while the worker runs."""
@@ -173,6 +187,7 @@ class WorkerLink:
         said, end = self._reports.receive(_READ_AT_ONCE)
         try:
             self.channel.flush()
+            self._watch_writing(self.channel)
             for event, size in said:
                 self._rates.require(reports.kind_of(event), size, now)
                 heard.append(_timely(reports.decode(event), now))
@@ -229,23 +244,13 @@ class WorkerLink:
         name = "worker-died" if status is None else f"worker-exit-{status}"
         return f"{name}: {line or 'it says no more'}"
 
-    def wait(self, poller: Any) -> None:
-        """Register the fds that `receive` and `ended` have to be called for."""
-        if self.channel is not None:
-            poller.fd_wait(self._reports.fileno(), select.POLLIN)
-            if self.channel.wants_write:
-                poller.fd_wait(self.channel.fileno(), select.POLLOUT)
-        if self._pidfd is not None:
-            poller.fd_wait(self._pidfd, select.POLLIN)
-        elif self.ended():
-            poller.immediate_wake()
-
     def close(self) -> None:
         """Close the link, whether the worker lives or not."""
         self._close_channel()
         self._reports.close()
         self.vitals.close()
         if self._pidfd is not None:
+            self._ready.forget(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = None
 
@@ -297,6 +302,7 @@ class WorkerLink:
     def _enter(self, phase: Phase, now: float) -> None:
         self.phase = phase
         self.since = now
+        self._watch_end()
 
     def _open_pidfd(self) -> None:
         if self._pidfd is None:
@@ -305,9 +311,18 @@ class WorkerLink:
             # No pidfd yet. The fork server has not reported the end, so the pid is still its own.
             with contextlib.suppress(ProcessLookupError):
                 self._pidfd = os.pidfd_open(self.pid)
+        self._watch_end()
+
+    def _watch_end(self) -> None:
+        if self._pidfd is not None:
+            self._ready.watch(self._pidfd, select.POLLIN, self)
+        elif self.ended():
+            self._ready.wake(self)
 
     def _close_channel(self) -> None:
         if self.channel is not None:
+            self._ready.forget(self.channel.fileno())
+            self._ready.forget(self._reports.fileno())
             self.channel.close()
             self.channel = None
 

@@ -19,10 +19,10 @@ from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.reconcile import FIRST_TRY
 from ovs_vhost_plugin.daemon.sockets.listener import listen_control
 from ovs_vhost_plugin.daemon.workers import cgroups
-from ovs_vhost_plugin.daemon.workers.alarms import Alarms
 from ovs_vhost_plugin.daemon.workers.disposal import Disposal
 from ovs_vhost_plugin.daemon.workers.forkserver import ForkServerLink
 from ovs_vhost_plugin.daemon.workers.link import WorkerLink
+from ovs_vhost_plugin.daemon.workers.readiness import Readiness
 from ovs_vhost_plugin.ipc import births
 from ovs_vhost_plugin.ipc.births import Born, Broken, Exited, ForkWorker, News, Ready, Stillborn
 from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed
@@ -87,7 +87,8 @@ class Workers:
         self._ready = False
         self._backoff = FIRST_TRY
         self._began = 0.0
-        self._alarms = Alarms()
+        self._ready_links: Readiness[WorkerLink] = Readiness()
+        self._alarms: Readiness[WorkerLink] = Readiness()  # see `ipc/vitals.py`
         self.disposal = Disposal()
 
     # -- the fork server -------------------------------------------------------------------------
@@ -250,9 +251,10 @@ class Workers:
             stack.callback(channel.close)
             vitals = Vitals()
             stack.callback(vitals.close)
-            link = WorkerLink(name, channel, spec, self._state.pid(name), vitals, now, child=child)
+            record, ready = self._state.pid(name), self._ready_links
+            link = WorkerLink(name, channel, spec, record, vitals, ready, now, child=child)
             stack.pop_all()
-        self._alarms.add(link)
+        self._alarms.watch(vitals.alarm, select.POLLIN, link)
         return link
 
     def abandon(self, name: str) -> None:
@@ -268,13 +270,14 @@ class Workers:
         """Receive all reports and ends of workers."""
         self.start_fork_server(now)
         events: list[Event] = []
-        for link in list(self.links.values()):
+        ready = self._ready_links.ready()
+        for link in ready:
             events += [Heard(link.name, report) for report in link.receive(now)]
         events += self._hear_fork_server(now)
-        for link in self._alarms.gone_off():
+        for link in self._alarms.ready():
             link.alarmed(now)
-        for link in list(self.links.values()):
-            if link.ended():
+        for link in ready:
+            if self.links.get(link.name) is link and link.ended():
                 events.append(self._end(link, link.fault(None), now))
         for stuck in [stuck for stuck in self.stuck if stuck.link.ended()]:
             vlog.info(f"{stuck.name}: the worker that was stuck has ended")
@@ -284,7 +287,7 @@ class Workers:
 
     def _close(self, link: WorkerLink) -> None:
         """Close the link to a worker."""
-        self._alarms.remove(link)
+        self._alarms.forget(link.vitals.alarm)
         link.close()
 
     def get_timer(self) -> float | None:
@@ -293,10 +296,7 @@ class Workers:
 
     def wait(self, poller: Any) -> None:
         """Register the fds that `run` has to be called for."""
-        for link in self.links.values():
-            link.wait(poller)
-        for stuck in self.stuck:
-            stuck.link.wait(poller)
+        self._ready_links.wait(poller)
         self._alarms.wait(poller)
         if self._fork_server is not None:
             channel = self._fork_server.channel

@@ -16,6 +16,7 @@ import pytest
 from ovs_vhost_plugin.common import pidfile
 from ovs_vhost_plugin.daemon.reconcile import Phase
 from ovs_vhost_plugin.daemon.workers.link import HANG_ALARMS, WorkerLink
+from ovs_vhost_plugin.daemon.workers.readiness import Readiness
 from ovs_vhost_plugin.ipc import commands, reports, vitals
 from ovs_vhost_plugin.ipc.channel import MAX_PACKET, Channel
 from ovs_vhost_plugin.ipc.commands import Configure, GetStats
@@ -52,7 +53,10 @@ class Worker:
         self.channel = Channel(theirs, max_fds=3)
         channel = Channel(ours, max_fds=0)
         spec = SPEC if child else None
-        self.link = WorkerLink("vhu0", channel, spec, self.record, Vitals(), NOW, child=child)
+        self.ready: Readiness[WorkerLink] = Readiness()
+        self.link = WorkerLink(
+            "vhu0", channel, spec, self.record, Vitals(), self.ready, NOW, child=child
+        )
         ((hello, (pipe, self.vitals, self.alarm)),) = self.channel.receive()
         assert hello["op"] == "hello"
         self.pipe = pipe
@@ -80,6 +84,7 @@ class Worker:
 
     def close(self) -> None:
         self.link.close()
+        self.ready.close()
         self.channel.close()
         os.close(self.vitals)
         os.close(self.alarm)
@@ -352,3 +357,18 @@ def test_an_orphan_is_watched_by_its_record(child: Worker) -> None:
     child.link.orphaned(NOW)
     child.hangs_up()
     assert child.link.ended()  # nothing was recorded
+
+
+def test_a_link_is_ready_when_its_worker_says_something(child: Worker) -> None:
+    assert child.ready.ready() == []
+    child.reports.send(reports.encode(STATE))
+    assert child.ready.ready() == [child.link]
+    child.link.receive(NOW)
+    assert child.ready.ready() == []
+
+
+def test_a_link_whose_worker_has_gone_is_ready_once_more(adopted: Worker) -> None:
+    """There is no record of its process, so nothing else tells its end."""
+    adopted.hangs_up()
+    assert adopted.ready.ready() == [adopted.link] and adopted.link.ended()
+    assert adopted.ready.ready() == []

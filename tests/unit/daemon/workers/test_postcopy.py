@@ -14,6 +14,7 @@ from support.daemon.ports import PORT
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.workers.link import WorkerLink
 from ovs_vhost_plugin.daemon.workers.postcopy import Userfaultfds
+from ovs_vhost_plugin.daemon.workers.readiness import Readiness
 from ovs_vhost_plugin.ipc.channel import Channel
 from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.ipc.vitals import Vitals
@@ -34,7 +35,10 @@ class Rig:
         self.worker = Channel(theirs, max_fds=3)
         channel = Channel(ours, max_fds=0)
         record = directory / "pid"
-        self.link = WorkerLink("vhu0", channel, None, record, Vitals(), NOW, child=False)
+        self.ready: Readiness[WorkerLink] = Readiness()
+        self.link = WorkerLink(
+            "vhu0", channel, None, record, Vitals(), self.ready, NOW, child=False
+        )
         ((_, fds),) = self.worker.receive()  # the hello
         for fd in fds:
             os.close(fd)
@@ -56,6 +60,7 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     rig = Rig(tmp_path)
     yield rig
     rig.link.close()
+    rig.ready.close()
     rig.worker.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
