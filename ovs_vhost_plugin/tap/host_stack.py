@@ -33,6 +33,8 @@ _NF_DROP = 0
 
 _NETLINK_NETFILTER = 12
 _NFNLGRP_NFTABLES = 7
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+_WATCH_BUFFER = 4 << 20  # bytes; memory is used only while they wait
 _DELETIONS = (0x0A02, 0x0A05)  # NFNL_SUBSYS_NFTABLES with NFT_MSG_DELTABLE, NFT_MSG_DELCHAIN
 _NLMSGHDR = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _TABLE_OF = re.compile(rb"ovs-vhost-([!-~]{1,15})\0")
@@ -116,6 +118,9 @@ class HostStack:
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         watch = socket.socket(socket.AF_NETLINK, kind, _NETLINK_NETFILTER)
         try:
+            # As ports are added in hundreds, each makes some notifications.
+            with contextlib.suppress(PermissionError):
+                watch.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _WATCH_BUFFER)
             watch.bind((0, 1 << (_NFNLGRP_NFTABLES - 1)))
         except OSError:
             watch.close()
@@ -131,10 +136,17 @@ class HostStack:
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno != errno.ENOBUFS:  # notifications were lost: any may be gone
+                if error.errno != errno.ENOBUFS:
                     raise
-                names |= self._shut.keys()
+                # Notifications were lost. Chains that are there are not put again: that makes more
+                # notifications, and of many taps some would be lost each time.
+                names |= self._shut.keys() - self._present()
         return names
+
+    def _present(self) -> set[str]:
+        """Names of the taps whose chain is there."""
+        tables = [str(chain.get_attr("NFTA_CHAIN_TABLE")) for chain in self._tables.get_chains()]
+        return {name.removeprefix(_PREFIX) for name in tables if name.startswith(_PREFIX)}
 
     # -- the chains ------------------------------------------------------------------------------
 

@@ -5,10 +5,13 @@ Not by /sys: the namespace whose devices /sys shows depends on who mounted it.
 Source: rtnetlink(7), linux/if_link.h (IFLA_TUN_*), drivers/net/tun.c (tun_fill_info).
 """
 
+import contextlib
 import errno
 import os
 from dataclasses import dataclass
 from typing import Any
+
+_ROOT = 0xFFFF_FFFF  # linux/pkt_sched.h, TC_H_ROOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,16 @@ class Links:
         except NetlinkError as error:
             if error.code != errno.ENODEV:
                 raise OSError(error.code, os.strerror(error.code)) from error
+
+    def remove_queues(self, index: int) -> None:
+        """Let a link that was never up send without queueing (tc(8), noqueue).
+
+        A kernel that refuses gives it queues, which cost memory and do no harm.
+        """
+        from pyroute2 import NetlinkError
+
+        with contextlib.suppress(NetlinkError):
+            self._links.tc("replace", "noqueue", index, parent=_ROOT)
 
     def close(self) -> None:
         """Close the socket."""

@@ -59,7 +59,11 @@ class Taps:
             # Not in the birthplace: a moved interface begins with new settings.
             # OVS's bridge should hear the guest, not this host's own stack.
             _disable_ipv6(name)
-            _set_up(name)
+            if not device.flags(name) & device.IFF_UP:
+                # The kernel's default is a queue for each of the tap's 256: 6 MiB that never fill,
+                # as a tap takes every frame or drops it.
+                self._links.remove_queues(index)
+                _set_up(name)
         return index
 
     def _make(self, name: str) -> int:

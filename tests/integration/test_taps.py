@@ -13,7 +13,14 @@ import pytest
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.lab.hosts.namespace import Namespace
 from ovs_vhost_plugin.lab.platform import packages
-from ovs_vhost_plugin.tap import HostStack, HostStackError, TapError, TapErrorName, Taps, device
+from ovs_vhost_plugin.tap import (
+    HostStack,
+    HostStackError,
+    TapError,
+    TapErrorName,
+    Taps,
+    device,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -254,14 +261,16 @@ def test_only_what_somebody_else_removed_is_heard_of(
     assert stack.hear() == ["vhu2"]
 
 
-def test_more_changes_than_can_be_told_count_as_all(
+def test_where_more_changes_come_than_can_be_told_only_the_missing_chain_counts(
     taps: Taps, stack: HostStack, namespace: Namespace
 ) -> None:
-    stack.shut("vhu0", taps.create("vhu0"))
+    for name in ("vhu0", "vhu1"):
+        stack.shut(name, taps.create(name))
     many = "".join(f"add table ip t{n}\ndelete table ip t{n}\n" for n in range(4000))
     for _ in range(2):
         namespace.run("nft", "-f", "-", stdin=many)
-    assert stack.hear() == ["vhu0"]
+    namespace.run("nft", "delete", "table", "netdev", "ovs-vhost-vhu1")
+    assert stack.hear() == ["vhu1"]
 
 
 def test_a_kernel_without_it_is_told_of(
@@ -281,3 +290,14 @@ def test_a_kernel_without_it_is_told_of(
 
 def conf(setting: str, name: str = "vhu0") -> str:
     return Path(f"/proc/sys/net/ipv4/conf/{name}/{setting}").read_text().strip()
+
+
+def test_a_tap_queues_nothing_and_so_costs_the_kernel_no_memory(
+    taps: Taps, namespace: Namespace
+) -> None:
+    taps.create("vhu0")
+    assert namespace.run("tc", "qdisc", "show", "dev", "vhu0").split()[:2] == ["qdisc", "noqueue"]
+    # An operator's choice stays.
+    namespace.run("tc", "qdisc", "replace", "dev", "vhu0", "root", "pfifo")
+    taps.create("vhu0")
+    assert namespace.run("tc", "qdisc", "show", "dev", "vhu0").split()[:2] == ["qdisc", "pfifo"]
