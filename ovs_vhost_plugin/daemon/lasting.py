@@ -8,9 +8,11 @@ seems to have no bridge that carries it, and every requested MTU seems refused.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import ovs.vlog
 
+from ovs_vhost_plugin.common.timers import Timers
 from ovs_vhost_plugin.daemon.ovsdb.carriage import Trouble
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.status import ERROR
@@ -25,39 +27,67 @@ class Lasting:
     """The troubles of ports that have lasted for longer than PATIENCE."""
 
     def __init__(self) -> None:
-        self._texts: dict[tuple[str, Trouble], str] = {}
-        self._since: dict[tuple[str, Trouble], float] = {}
+        self._texts: dict[str, dict[Trouble, str]] = {}  # by port: those that count
+        self._since: dict[str, dict[Trouble, float]] = {}  # by port: all
+        self._timers = Timers()
 
     def of(self, port: str, trouble: Trouble) -> str:
         """The trouble of a port as name and text; "" if it has none, or not for long enough."""
-        text = self._texts.get((port, trouble))
+        text = self._texts.get(port, {}).get(trouble)
         return f"{trouble}: {text}" if text else ""
 
     def look(
-        self, ports: Iterable[PortSpec], keys: Mapping[str, Mapping[str, str]], now: float
-    ) -> list[Trouble]:
-        """Read the troubles of the present rows; return those that count from now on.
+        self,
+        names: Iterable[str],
+        ports: Mapping[str, PortSpec],
+        keys: Mapping[str, Mapping[str, str]],
+        now: float,
+    ) -> dict[str, list[Trouble]]:
+        """Read the troubles of the rows `names` that changed, and of those whose time has come.
 
-        keys  external_ids by name: a trouble published by an earlier daemon counts at once
+        Returns the ports whose lasting troubles changed, with the troubles that have begun.
+
+        ports  the ports of the present rows
+        keys   external_ids by name: a trouble published by an earlier daemon counts at once
         """
-        wrong = {(port.name, name): text for port in ports for name, text in port.troubles.items()}
-        for port, name in wrong.keys() - self._since.keys():
-            known = keys[port].get(ERROR, "").startswith(name)
-            self._since[port, name] = now - PATIENCE if known else now
-        for gone in self._since.keys() - wrong.keys():
-            del self._since[gone]
-        before, self._texts = (
-            self._texts,
-            {one: text for one, text in wrong.items() if now >= self._since[one] + PATIENCE},
-        )
-        for port, name in before.keys() - self._texts.keys():
-            vlog.info(f"{port}: no more {name}")
-        begun = sorted(self._texts.keys() - before.keys())
-        for port, name in begun:
-            vlog.warn(f"{port}: {self.of(port, name)}")
-        return [name for _, name in begun]
+        found: dict[str, list[Trouble]] = {}
+        for name in {*names, *self._timers.take_due(now)}:
+            troubles = ports[name].troubles if name in ports else {}
+            begun = self._look_at(name, troubles, keys.get(name, {}), now)
+            if begun is not None:
+                found[name] = begun
+        return found
+
+    def _look_at(
+        self, name: str, wrong: Mapping[Trouble, str], keys: Mapping[str, str], now: float
+    ) -> list[Trouble] | None:
+        """The troubles of one port that have begun to last; None: no text has changed."""
+        known = self._since.get(name, {})
+        published = keys.get(ERROR, "")
+        since = {
+            one: known.get(one, now - PATIENCE if published.startswith(one) else now)
+            for one in wrong
+        }
+        before = self._texts.get(name, {})
+        texts = {one: text for one, text in wrong.items() if now >= since[one] + PATIENCE}
+        _keep(self._since, name, since)
+        _keep(self._texts, name, texts)
+        waiting = [at + PATIENCE for one, at in since.items() if one not in texts]
+        self._timers.set(name, min(waiting, default=None))
+        for gone in before.keys() - texts.keys():
+            vlog.info(f"{name}: no more {gone}")
+        begun = sorted(texts.keys() - before.keys())
+        for one in begun:
+            vlog.warn(f"{name}: {self.of(name, one)}")
+        return None if texts == before else begun
 
     def get_timer(self) -> float | None:
         """The time at which `look` has to be called again; None: not before a row changes."""
-        waiting = self._since.keys() - self._texts.keys()
-        return min((self._since[one] + PATIENCE for one in waiting), default=None)
+        return self._timers.get_timer()
+
+
+def _keep(of_all: dict[str, dict[Trouble, Any]], name: str, of_one: dict[Trouble, Any]) -> None:
+    if of_one:
+        of_all[name] = of_one
+    else:
+        of_all.pop(name, None)

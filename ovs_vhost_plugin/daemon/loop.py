@@ -10,15 +10,18 @@ from collections.abc import Mapping
 
 import ovs.vlog
 
+from ovs_vhost_plugin.common.text import escaped
 from ovs_vhost_plugin.daemon import status
+from ovs_vhost_plugin.daemon.agenda import Agenda
 from ovs_vhost_plugin.daemon.connector import Connector
 from ovs_vhost_plugin.daemon.guests.announcing import Announcing
 from ovs_vhost_plugin.daemon.guests.forwarding import Forwarding
 from ovs_vhost_plugin.daemon.lasting import Lasting
 from ovs_vhost_plugin.daemon.ovsdb import adoption
 from ovs_vhost_plugin.daemon.ovsdb.carriage import Trouble
-from ovs_vhost_plugin.daemon.ovsdb.database import Database, Snapshot, Standing
+from ovs_vhost_plugin.daemon.ovsdb.database import Database, Standing
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
+from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.daemon.poller import LoopPoller
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reconcile import reconcile
@@ -27,6 +30,9 @@ from ovs_vhost_plugin.daemon.workers.workers import Event
 from ovs_vhost_plugin.vswitchd.unixctl import Switchd
 
 vlog = ovs.vlog.Vlog("vhost_loop")
+
+ACTIONS_AT_ONCE = 4
+"""Most actions of a turn. One may take the kernel 20 ms, in which no guest can be announced."""
 
 _CLEANUP_TIMEOUT = 8.0
 """Seconds that `exit --cleanup` waits for workers to end and rows to be cleaned."""
@@ -54,9 +60,12 @@ class Loop:
         self.switchd = switchd
         self.lasting = Lasting()
         self.snapshot: Snapshot | None = None
+        self.agenda = Agenda()
         self._telling = adoption.Telling()
         self._serving = False
         self._complained: dict[str, str] = {}
+        self._mended: dict[str, str] = {}  # the connector's errors of the turn before
+        self._broken = ""
         self._wake_at: float | None = None
         self._cleanup_until: float | None = None
         self._exiting = False
@@ -86,6 +95,7 @@ class Loop:
         if cleanup:
             self._cleanup_until = now + _CLEANUP_TIMEOUT
             self._wake_at = now
+            self._touch_all()
         else:
             self._exiting = True
 
@@ -109,16 +119,15 @@ class Loop:
         self._look(now)
         if self.snapshot is not before:
             self._announce([], now)
+        self.agenda.touch(self.ports.workers.take_touched())
+        self.agenda.touch(event.name for event in events)
         self.ports.take(events, self.desired, now)
         self.connector.take(events, now)
         self.connector.run(self.desired, now)
+        self._hear_errors()
         self.ports.seclusion.run()
         if self._serving and self.snapshot is not None:
             self._act(self.snapshot, now)
-            self.reopener.run(self.snapshot, now)
-            self._ask_switch(now)
-            troubles = self.lasting.look(self.desired.values(), self.snapshot.keys, now)
-            self.ports.counters.update(troubles)
             self._publish(self.snapshot, now)
         self._check_cleanup(now)
         return events
@@ -147,6 +156,7 @@ class Loop:
             self.connector.get_timer(),
             self.reopener.get_timer(),
             self.lasting.get_timer(),
+            self.agenda.get_timer(now, slots=self.ports.workers.spawn_slots > 0),
         )
         for at in timers:
             if at is not None:
@@ -162,22 +172,48 @@ class Loop:
             return
         snapshot = self.database.snapshot()
         if snapshot is not self.snapshot:
-            self.snapshot = snapshot
-            self.ports.look_again()
-            if snapshot is not None:
-                self._complain(snapshot)
+            self._changed(snapshot)
         if not self._serving:
             self._serving = True
             self.ports.adopt(now)
+            self._touch_all()
 
-    def _complain(self, snapshot: Snapshot) -> None:
+    def _changed(self, snapshot: Snapshot | None) -> None:
+        """Take the rows as they are now."""
+        before, self.snapshot = self.snapshot, snapshot
+        if snapshot is None:
+            self._touch_all()
+            return
+        names = snapshot.changed_since(before)
+        self.ports.look_again(names)
+        self.agenda.touch(names)
+        for name in names:
+            self._complain(name, snapshot.complaint(name))
+
+    def _touch_all(self) -> None:
+        rows = () if self.snapshot is None else self.snapshot.keys
+        self.ports.look_again(list(self.ports.names))
+        self.agenda.touch((*rows, *self.ports.names))
+
+    def _complain(self, name: str, error: str) -> None:
         """Log and count each invalid row once."""
-        errors = snapshot.complaints
-        for name, error in errors.items():
-            if self._complained.get(name) != error:
-                vlog.warn(f"{name}: {error}")
-                self.ports.counters[error.partition(":")[0]] += 1
-        self._complained = errors
+        if not error:
+            self._complained.pop(name, None)
+        elif self._complained.get(name) != error:
+            self._complained[name] = error
+            vlog.warn(f"{escaped(name)}: {error}")
+            self.ports.counters[error.partition(":")[0]] += 1
+
+    def _hear_errors(self) -> None:
+        """Note the ports of which others than their workers have something to say."""
+        if self.connector.errors != self._mended:
+            both = self.connector.errors.items() ^ self._mended.items()
+            self.agenda.touch(name for name, _ in both)
+            self._mended = dict(self.connector.errors)
+        self.agenda.touch(self.announcing.take_news())
+        if self.ports.workers.broken != self._broken:
+            self._broken = self.ports.workers.broken
+            self._touch_all()
 
     def _announce(self, events: list[Event], now: float) -> None:
         if self.snapshot is not None:
@@ -197,15 +233,27 @@ class Loop:
             self.forwarding.run(now)
 
     def _act(self, snapshot: Snapshot, now: float) -> None:
-        """Take one step of each port; after any step, another turn follows at once."""
-        if self.database.standing is not Standing.ACTIVE:
-            return
+        """Take one step of some ports that something happened to; others follow in later turns."""
+        changed = self.agenda.take_touched()
+        if self.database.standing is Standing.ACTIVE:
+            names = self.agenda.take(self.ports.workers.spawn_slots, now)
+            changed |= set(names)
+            self._step(names, snapshot, now)
+        self.reopener.run(changed, snapshot, now)
+        self._ask_switch(now)
+        lasting = self.lasting.look(changed, self.desired, snapshot.keys, now)
+        for begun in lasting.values():
+            self.ports.counters.update(begun)
+        self.agenda.publish({*changed, *lasting})
+
+    def _step(self, names: list[str], snapshot: Snapshot, now: float) -> None:
+        desired, slots = self.desired, self.ports.workers.spawn_slots
+        wanted = {name: desired[name] for name in names if name in desired}
         wrong = snapshot.errors.keys() if self._cleanup_until is None else ()
-        slots = self.ports.workers.spawn_slots
-        plan = reconcile(self.desired, wrong, self.ports.observe(snapshot.keys, now), slots, now)
-        for action in plan.actions:
+        plan = reconcile(wanted, wrong, self.ports.observe(names, snapshot.keys, now), slots, now)
+        for action in plan.actions[:ACTIONS_AT_ONCE]:
             self.ports.execute(action, now)
-        self._wake_by(now if plan.actions else plan.wake_at)
+        self.agenda.planned(names, plan)
 
     def _wake_by(self, at: float | None) -> None:
         if at is not None:
@@ -229,15 +277,18 @@ class Loop:
         if not self.database.writable(now) or self.database.standing is not Standing.ACTIVE:
             return
         changes: dict[str, Mapping[str, str | None]] = {}
-        for name, current in snapshot.keys.items():
-            wanted = self._keys(name, current, snapshot)
-            if wanted is not None and (todo := status.changes(current, wanted)):
-                changes[name] = todo
         adopted = snapshot.adopted if self._cleanup_until is None else {}
-        for name, keys in adopted.items():
-            changes[name] = {**changes.get(name, {}), **keys}
+        for name in self.agenda.take_unpublished():
+            if (current := snapshot.keys.get(name)) is None:
+                continue
+            wanted = self._keys(name, current, snapshot)
+            todo = {} if wanted is None else status.changes(current, wanted)
+            if todo or name in adopted:
+                changes[name] = {**todo, **adopted.get(name, {})}
         if changes:
-            self.database.write(changes, frozenset(adopted))
+            # Whatever becomes of it, the rows are compared once more.
+            self.agenda.publish(changes)
+            self.database.write(changes, frozenset(changes.keys() & adopted.keys()))
 
     def _keys(
         self, name: str, current: Mapping[str, str], snapshot: Snapshot

@@ -5,7 +5,7 @@ import contextlib
 import os
 import socket
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
@@ -110,11 +110,17 @@ class Ports:
         self._backoffs.clear()
         self._told.clear()
         self.faults.clear()
-        self.look_again()
-
-    def look_again(self) -> None:
-        """Forget the observed state of the taps: something changed outside."""
         self._tap_seen.clear()
+
+    @property
+    def names(self) -> Set[str]:
+        """The names of all ports."""
+        return self._known
+
+    def look_again(self, names: Iterable[str]) -> None:
+        """Forget the observed state of these ports' taps: something changed outside."""
+        for name in names:
+            self._tap_seen.pop(name, None)
 
     def link(self, name: str) -> WorkerLink | None:
         """The link to a port's worker."""
@@ -177,9 +183,12 @@ class Ports:
 
     # -- the actual state ------------------------------------------------------------------------
 
-    def observe(self, rows: Collection[str], now: float) -> dict[str, Observed]:
-        """The actual state of each port. `rows` names all Interface rows."""
-        return {name: self._observe(name, name not in rows, now) for name in self._known}
+    def observe(
+        self, names: Iterable[str], rows: Collection[str], now: float
+    ) -> dict[str, Observed]:
+        """The actual state of those of `names` that are ports. `rows` names all Interface rows."""
+        known = (name for name in names if name in self._known)
+        return {name: self._observe(name, name not in rows, now) for name in known}
 
     def _observe(self, name: str, gone: bool, now: float) -> Observed:
         if name not in self._tap_seen:

@@ -137,10 +137,16 @@ Action = CreateTap | Seclude | Spawn | ConfigureWorker | QuitWorker | Kill | Aba
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The actions now, and the time to look again if nothing happens (None: never)."""
+    """What is to be done for some ports.
+
+    actions   to execute now; a port with an action has to be planned again after it
+    wakes     ports to look at again at a time, if nothing happens to them before
+    waiting   ports whose worker has to wait for a slot
+    """
 
     actions: list[Action]
-    wake_at: float | None
+    wakes: dict[str, float]
+    waiting: list[str]
 
 
 def worker_spec(port: PortSpec) -> WorkerSpec:
@@ -155,27 +161,30 @@ def reconcile(
     spawn_slots: int,
     now: float,
 ) -> Plan:
-    """Plan the next step of every port.
+    """Plan the next step of every port of `desired` and `observed`.
 
     wrong        names of invalid rows: nothing is started for them, and their workers run on, so
                  that a slip of the pen does not cut off a VM
     spawn_slots  the number of workers that the fork server takes now
     """
     actions: list[Action] = []
-    wakes: list[float] = []
+    wakes: dict[str, float] = {}
+    waiting: list[str] = []
     for name in sorted(desired.keys() | observed.keys()):
         port = desired.get(name)
         seen = observed.get(name, Observed())
         step = _step(name, port, name in wrong, seen, now)
         if isinstance(step, float):
-            wakes.append(step)
+            wakes[name] = step
         elif isinstance(step, Spawn):
             if spawn_slots > 0:
                 spawn_slots -= 1
                 actions.append(step)
+            else:
+                waiting.append(name)
         elif step is not None:
             actions.append(step)
-    return Plan(actions, min(wakes, default=None))
+    return Plan(actions, wakes, waiting)
 
 
 def _step(

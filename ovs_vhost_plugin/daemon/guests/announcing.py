@@ -28,7 +28,7 @@ from ovs_vhost_plugin.announce.guests.guests import Guests
 from ovs_vhost_plugin.announce.result import Result
 from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.daemon.guests.places import Owners
-from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
+from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard
 from ovs_vhost_plugin.ipc.commands import Command, ForgetStations, GetStats, Inject
 from ovs_vhost_plugin.ipc.reports import GuestStations, PortState, Rarp, Started, Stats
@@ -65,6 +65,7 @@ class Announcing:
         )
         self._guests = Guests()
         self._snapshot: Snapshot | None = None
+        self._news: set[str] = set()
         self._waiters: list[tuple[str, StationKey, Waiter]] = []
 
     def locate(self, snapshot: Snapshot) -> None:
@@ -140,6 +141,11 @@ class Announcing:
         if timer is not None:
             poller.timer_wait_until(timer * 1e3)
 
+    def take_news(self) -> set[str]:
+        """The ports with another last result than at the last call."""
+        news, self._news = self._news, set()
+        return news
+
     def counters(self) -> dict[str, int]:
         """The service's totals."""
         return self._service.counters()
@@ -157,6 +163,7 @@ class Announcing:
         vlog.info(f"{result.port}: announced {summary}")
         if self._guests.worth_publishing(result):
             self.announced[result.port] = summary
+            self._news.add(result.port)
         key = result.port, StationKey(result.mac, result.vlan)
         answered = [waiter for waiter in self._waiters if waiter[:2] == key]
         self._waiters = [waiter for waiter in self._waiters if waiter not in answered]

@@ -17,8 +17,8 @@ import ovs.vlog
 
 from ovs_vhost_plugin.common.history import History
 from ovs_vhost_plugin.daemon.guests.places import Owners, location_of
-from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
+from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard
 from ovs_vhost_plugin.forward.allowance import HOLD_LIMIT, SECONDS, Allowance
 from ovs_vhost_plugin.forward.hold import PortHold, Record

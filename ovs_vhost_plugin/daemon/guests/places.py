@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping
 from functools import cached_property
 
 from ovs_vhost_plugin.announce.guests.port import GuestPort
-from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.ovsdb.row_values import parse_mac
+from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.forward.rewrite import Rows
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station, merge

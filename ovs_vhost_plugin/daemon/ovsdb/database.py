@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The database: reads the ports that its rows ask for, and writes their status.
 
-Level-triggered: all rows are read again after a change. The Idl's events of single rows are not
-enough: after a restart of ovsdb-server there are none for rows deleted meanwhile. Nothing blocks:
-one transaction at a time is under way, and its outcome is seen in the rows.
+Level-triggered: what counts is what the rows say, not what happened to them. The Idl's events only
+tell which rows to read again, and not even that after a reconnection: there is no event for a row
+that was deleted meanwhile, so all rows are read then. Nothing blocks: one transaction at a time is
+under way, and its outcome is seen in the rows.
 """
 
-import posixpath
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping
 from enum import Enum
 from types import MappingProxyType
 from typing import Any
@@ -18,19 +16,15 @@ import ovs.db.idl
 import ovs.vlog
 
 from ovs_vhost_plugin.common.text import escaped
-from ovs_vhost_plugin.daemon.ovsdb import adoption, port_rows
-from ovs_vhost_plugin.daemon.ovsdb import interface_rows as rows
-from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
-from ovs_vhost_plugin.daemon.ovsdb.row_values import RowError, RowErrorName
-from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch, parse_switch
-from ovs_vhost_plugin.net.vlan import PortVlan
+from ovs_vhost_plugin.daemon.ovsdb import adoption
+from ovs_vhost_plugin.daemon.ovsdb.reader import Reader
+from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 
 vlog = ovs.vlog.Vlog("vhost_db")
 
 LOCK = "ovs_vhost_plugin"
 """OVSDB lock (RFC 7047, 4.1.8) that the one acting daemon holds."""
 
-_NO_OFPORT = 1 << 16  # above every number that OpenFlow 1.0 has
 _RETRY_AFTER = 1.0  # seconds after a transaction that the server refused
 
 _STRINGS = {"key": "string", "value": "string", "min": 0, "max": "unlimited"}
@@ -105,98 +99,6 @@ class Standing(Enum):
     ACTIVE = "active"
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The content of all rows.
-
-    keys       external_ids of every Interface row, by name
-    own_macs   the MACs of each bridge's internal ports, by bridge
-    vlans      the VLAN settings of each port of a bridge, by bridge and OpenFlow number
-    adopted    rows of an OVS-DPDK type that are taken over: name → the external_ids to set when
-               the type is cleared
-    """
-
-    switch: Switch
-    ports: dict[str, PortSpec] = field(default_factory=dict)
-    errors: dict[str, RowError] = field(default_factory=dict)
-    keys: dict[str, Mapping[str, str]] = field(default_factory=dict)
-    adopted: dict[str, Mapping[str, str | None]] = field(default_factory=dict)
-    own_macs: dict[str, set[str]] = field(default_factory=dict)
-    vlans: dict[tuple[str, int], PortVlan] = field(default_factory=dict)
-
-    @property
-    def complaints(self) -> dict[str, str]:
-        """Faults of rows that make no port, and of keys of other rows.
-
-        By name, escaped: a row that makes no port may have any name.
-        """
-        wrong = {escaped(name): str(error) for name, error in self.errors.items()}
-        return wrong | {name: port.warning for name, port in self.ports.items() if port.warning}
-
-
-def read(
-    tables: Mapping[str, Any], rundir: str, formats: Collection[str] = (), *, adopts: bool = False
-) -> Snapshot | None:
-    """Read all rows; None while ovs-vswitchd has not made its one Open_vSwitch row."""
-    row = next(iter(tables["Open_vSwitch"].rows.values()), None)
-    if row is None:
-        return None
-    snapshot = Snapshot(parse_switch(row, rundir))
-    numbers: Counter[tuple[str, int]] = Counter()
-    for bridge, port, interface in _interfaces(row):
-        name = interface.name
-        snapshot.keys[name] = interface.external_ids
-        numbers.update((bridge.name, number) for number in interface.ofport)
-        if interface.type == "internal":
-            snapshot.own_macs.setdefault(bridge.name, set()).update(interface.mac_in_use)
-        for ofport in interface.ofport:
-            snapshot.vlans[bridge.name, ofport] = port_rows.parse_vlan(port)
-        if adopts and adoption.is_adoptable(interface, snapshot.switch.iface_types):
-            snapshot.adopted[name] = adoption.keys(interface)
-            interface = adoption.TakenOver(interface)
-        if rows.is_ours(interface):
-            try:
-                spec = rows.parse(interface, port, bridge, snapshot.switch, formats)
-                snapshot.ports[name] = spec
-            except RowError as error:
-                snapshot.errors[name] = error
-    for name, wrong in _second_at_a_path(snapshot.ports.values()).items():
-        del snapshot.ports[name]
-        snapshot.errors[name] = wrong
-    for name, spec in snapshot.ports.items():
-        if spec.ofport is not None and numbers[spec.bridge, spec.ofport] > 1:
-            # The port was moved to a bridge where another port has its number: ovs-vswitchd gives
-            # it a new one in a moment, and until then the old one is the other port's.
-            snapshot.ports[name] = replace(spec, ofport=None)
-    return snapshot
-
-
-def _second_at_a_path(ports: Iterable[PortSpec]) -> dict[str, RowError]:
-    """Errors of the ports whose socket is another port's, by name.
-
-    The port that listens there itself has the socket, else the one with an OpenFlow port already: a
-    port in error gets none, so the answer stays the same while both exist.
-    """
-    order = sorted(ports, key=lambda p: (p.mode != "server", p.ofport or _NO_OFPORT, p.name))
-    first: dict[str, str] = {}
-    wrong = {}
-    for port in order:
-        user = first.setdefault(posixpath.normpath(port.path), port.name)
-        if user != port.name:
-            wrong[port.name] = RowError(
-                RowErrorName.PATH_IN_USE,
-                f"{user} has the same socket; set options:{rows.PATH_KEY} to another one",
-            )
-    return wrong
-
-
-def _interfaces(row: Any) -> Iterator[tuple[Any, Any, Any]]:
-    for bridge in row.bridges:
-        for port in bridge.ports:
-            for interface in port.interfaces:
-                yield bridge, port, interface
-
-
 class Database:
     """The connection to ovsdb-server."""
 
@@ -211,15 +113,18 @@ class Database:
     ) -> None:
         """`adopts`: rows of OVS-DPDK's types are taken over where the switch has none itself."""
         self.adopts = adopts
-        self._rundir, self._formats = rundir, formats
         schema = ovs.db.idl.SchemaHelper(schema_json=_SCHEMA)
         for table, columns in _COLUMNS.items():
             schema.register_columns(table, list(columns))
         # A follower of a clustered database will do as well as its leader.
         self._idl = make_idl(remote, schema, leader_only=False)
         self._idl.set_lock(LOCK)
+        self._idl.notify = self._notice
+        self._reader = Reader(rundir, formats, adopts=adopts)
         self._snapshot: Snapshot | None = None
         self._read_at: int | None = None
+        self._noticed: list[Any] = []  # rows changed since they were read
+        self._all_changed = True
         self._transaction: Any = None
         self._retry_at = 0.0
         self._told: Standing | None = None
@@ -229,6 +134,8 @@ class Database:
         if now >= self._retry_at:
             self._retry_at = 0.0
         self._idl.run()
+        if self._idl.state != self._idl.IDL_S_MONITORING:
+            self._all_changed = True
         if self._transaction is not None:
             self._conclude(now)
         standing = self.standing
@@ -261,9 +168,20 @@ class Database:
         """The rows' current content."""
         if self._read_at != self._idl.change_seqno:
             self._read_at = self._idl.change_seqno
-            rules = self._rundir, self._formats
-            self._snapshot = read(self._idl.tables, *rules, adopts=self.adopts)
+            row = next(iter(self._idl.tables["Open_vSwitch"].rows.values()), None)
+            noticed, self._noticed = self._noticed, []
+            if row is None:
+                self._snapshot = None  # ovs-vswitchd has not made its one row yet
+            elif self._snapshot is None or self._all_changed or not noticed:
+                self._snapshot = self._reader.read(row)
+            else:
+                self._snapshot = self._reader.follow(self._snapshot, noticed, row)
+            self._all_changed = self._idl.state != self._idl.IDL_S_MONITORING
         return self._snapshot
+
+    def _notice(self, _event: str, row: Any, _updates: Any = None) -> None:
+        """Take the Idl's word that a row was changed, made or removed."""
+        self._noticed.append(row)
 
     @property
     def iface_types(self) -> frozenset[str]:

@@ -34,14 +34,20 @@ class Switch:
     announce: Policy = policy.DEFAULT
 
 
-def parse_switch(row: Any, rundir: str) -> Switch:
-    """Read the Open_vSwitch row. `rundir` counts unless external_ids:rundir has a better one."""
+def parse_switch(row: Any, rundir: str, into_tunnels: frozenset[str] | None = None) -> Switch:
+    """Read the Open_vSwitch row. `rundir` counts unless external_ids:rundir has a better one.
+
+    into_tunnels  the bridges that lead into tunnels, where that is known; else they are looked for
+    """
+    if into_tunnels is None:
+        version = version_of(next(iter(row.ovs_version), ""))
+        into_tunnels = lead_into_tunnels(row.bridges, version)
     named = row.external_ids.get("rundir", "")
     return Switch(
         rundir=named if named.startswith("/") else rundir,
         sock_dir=row.other_config.get("vhost-sock-dir", ""),
         takes_offloads=is_true(row.other_config.get("userspace-tso-enable")),
         iface_types=frozenset(row.iface_types),
-        into_tunnels=lead_into_tunnels(row.bridges, version_of(next(iter(row.ovs_version), ""))),
+        into_tunnels=into_tunnels,
         announce=Policy(state=is_true(row.other_config.get(STATE_KEY))),
     )

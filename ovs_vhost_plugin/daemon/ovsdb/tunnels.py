@@ -51,6 +51,11 @@ def lead_into_tunnels(bridges: Iterable[Any], version: tuple[int, int]) -> froze
     return frozenset(leads)
 
 
+def is_wire(kind: str) -> bool:
+    """Whether interfaces of this type count for which bridges lead into tunnels."""
+    return kind == "patch" or kind in _OTHERS or kind in _TAKES_SINCE
+
+
 def _drops(kind: str, version: tuple[int, int]) -> bool:
     """Whether a tunnel of this type drops unfinished frames."""
     return kind in _OTHERS or (kind in _TAKES_SINCE and version < _TAKES_SINCE[kind])

@@ -15,14 +15,16 @@ writes these flags back to make the interface promiscuous. So a new tap is set u
 switch has opened it.
 """
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol
 
 import ovs.vlog
 
-from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
+from ovs_vhost_plugin.common.timers import Timers
+from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.tap import TapError
 from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question, Switchd
 
@@ -62,31 +64,39 @@ class TapReopener:
         self._unopened = unopened
         self._switchd = switchd
         self._clock = clock
-        self._again_at: dict[str, float] = {}
+        self._asked_at: dict[str, float] = {}
+        self._again = Timers()
 
-    def run(self, snapshot: Snapshot, now: float) -> None:
-        """Ask the switch to close each port whose tap is not the one it has open."""
-        for name in self._again_at.keys() - self._unopened:
-            del self._again_at[name]
-        for name in sorted(self._unopened):
+    def run(self, names: Iterable[str], snapshot: Snapshot, now: float) -> None:
+        """Ask the switch to close each port whose tap is not the one it has open.
+
+        names  the ports that something happened to; others are looked at when their time has come
+        """
+        for name in sorted({*names, *self._again.take_due(now)}):
+            if name not in self._unopened:
+                self._asked_at.pop(name, None)
+                continue
             port = snapshot.ports.get(name)
             # ovs-vswitchd opens the tap first and gives the row its number then.
             if port is None or port.ofport is None:
-                self._again_at.pop(name, None)
-                continue
-            if not port.userspace or self._taps.is_open_in_switch(name):
+                self._asked_at.pop(name, None)
+            elif not port.userspace or self._taps.is_open_in_switch(name):
                 self._opened(name)
-            elif now >= self._again_at.get(name, 0.0):
-                self._again_at[name] = now + RETRY_AFTER
+            elif now < (again_at := self._asked_at.get(name, -math.inf) + RETRY_AFTER):
+                self._again.set(name, again_at)
+            else:
+                self._asked_at[name] = now
+                self._again.set(name, now + RETRY_AFTER)
                 question = Question("dpctl/del-if", (_DATAPATH, name))
                 self._switchd.ask(question, partial(self._closed, name), self._clock())
 
     def get_timer(self) -> float | None:
         """The time at which `run` has to be called again, or None."""
-        return min((self._again_at[n] for n in self._unopened if n in self._again_at), default=None)
+        return self._again.get_timer()
 
     def _opened(self, name: str) -> None:
         """Set up a tap that the switch has opened: the flags it wrote back may have set it down."""
+        self._asked_at.pop(name, None)
         if self._unopened.pop(name):
             try:
                 self._taps.set_up(name)

@@ -302,7 +302,7 @@ class WorkerLink:
     def _enter(self, phase: Phase, now: float) -> None:
         self.phase = phase
         self.since = now
-        self._watch_end()
+        self._ready.wake(self)  # what comes next may be due at a time from now on
 
     def _open_pidfd(self) -> None:
         if self._pidfd is None:

@@ -85,6 +85,9 @@ class Workers:
         self._groups = cgroups.find()
         self._fork_server: ForkServerLink | None = None
         self._ready = False
+        self._requested: set[str] = set()
+        self._touched: set[str] = set()
+        self._named: dict[int, str] = {}  # the fork server's children
         self._backoff = FIRST_TRY
         self._began = 0.0
         self._ready_links: Readiness[WorkerLink] = Readiness()
@@ -104,7 +107,7 @@ class Workers:
         """The number of workers that may be requested now."""
         if self._fork_server is None or not self._ready:
             return 0
-        return max(0, _SPAWNS_AT_ONCE - sum(link.pid is None for link in self._children()))
+        return max(0, _SPAWNS_AT_ONCE - len(self._requested))
 
     @property
     def sandbox(self) -> str:
@@ -129,6 +132,8 @@ class Workers:
         self._fork_server.kill()
         self._fork_server, self._ready = None, False
         self._backoff = self._backoff.failed(now, now - self._began)
+        self._requested.clear()
+        self._named.clear()
         for link in list(self._children()):
             link.orphaned(now)
 
@@ -159,14 +164,16 @@ class Workers:
                 self.broken = f"nursery-broken: {error}"
                 vlog.err(f"fork server: {error}")
             case Born(name, pid):
+                self._requested.discard(name)
                 if name in self.links and self.links[name].child:
                     self.links[name].born(pid, now)
+                    self._named[pid] = name
             case Stillborn(name, error):
                 if name in self.links and self.links[name].child:
                     return self._end(self.links[name], f"worker-not-started: {error}", now)
             case Exited(pid, status):
-                link = next((link for link in self._children() if link.pid == pid), None)
-                if link is not None:
+                link = self.links.get(self._named.pop(pid, ""))
+                if link is not None and link.child and link.pid == pid:
                     # Its last reports may still be in the pipe.
                     link.receive(now)
                     return self._end(link, link.fault(status), now)
@@ -210,6 +217,7 @@ class Workers:
                 for fd in joins:
                     os.close(fd)
         self.links[spec.name] = link
+        self._requested.add(spec.name)
 
     def dispose(self, fd: int) -> None:
         """Take over an fd that a peer has touched, and let a child close it."""
@@ -260,6 +268,7 @@ class Workers:
     def abandon(self, name: str) -> None:
         """Give up a worker that was killed and does not end, so its port is free for another."""
         link = self.links.pop(name)
+        self._requested.discard(name)
         link.abandon()
         self.stuck.append(Stuck(name, link))
         self._clear(name)
@@ -271,6 +280,7 @@ class Workers:
         self.start_fork_server(now)
         events: list[Event] = []
         ready = self._ready_links.ready()
+        self._touched.update(link.name for link in ready)
         for link in ready:
             events += [Heard(link.name, report) for report in link.receive(now)]
         events += self._hear_fork_server(now)
@@ -284,6 +294,11 @@ class Workers:
             self._close(stuck.link)
             self.stuck.remove(stuck)
         return events
+
+    def take_touched(self) -> set[str]:
+        """The ports of the workers to which something happened since the last call."""
+        touched, self._touched = self._touched, set()
+        return touched
 
     def _close(self, link: WorkerLink) -> None:
         """Close the link to a worker."""
@@ -313,6 +328,7 @@ class Workers:
             self._close(link)
         self.links.clear()
         self.stuck.clear()
+        self._requested.clear()
 
     def close(self) -> None:
         """Close all links and the fork server's channel: it ends by that, the workers do not."""
@@ -324,6 +340,7 @@ class Workers:
     def _end(self, link: WorkerLink, fault: str, now: float) -> Ended:
         self._close(link)
         del self.links[link.name]
+        self._requested.discard(link.name)
         self._clear(link.name)
         return Ended(link.name, fault, now - link.began)
 

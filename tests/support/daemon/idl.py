@@ -2,10 +2,14 @@
 """An Idl of rows that note what is written to them."""
 
 import uuid
+from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
 
 from support.daemon.rows import PORT
+
+from ovs_vhost_plugin.daemon.ovsdb.reader import Reader
+from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 
 
 class Row(SimpleNamespace):
@@ -55,3 +59,11 @@ def tables(*interfaces: Row, iface_types: tuple[str, ...] = ("system",)) -> dict
         name: SimpleNamespace(rows={uuid.uuid4(): row for row in rows})
         for name, rows in {**found, "Interface": interfaces}.items()
     }
+
+
+def read_all(
+    tables: dict[str, Any], rundir: str, formats: Collection[str] = (), *, adopts: bool = False
+) -> Snapshot:
+    """What a reader makes of tables that it has not seen before."""
+    (row,) = tables["Open_vSwitch"].rows.values()
+    return Reader(rundir, formats, adopts=adopts).read(row)

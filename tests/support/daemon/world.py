@@ -11,7 +11,8 @@ from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.connector import Connector
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options
-from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot, Standing
+from ovs_vhost_plugin.daemon.ovsdb.database import Standing
+from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.sockets.listener import FrontEndListeners
@@ -163,6 +164,9 @@ class FakeWorkers:
         events, self.events = self.events, []
         return events
 
+    def take_touched(self) -> set[str]:
+        return set(self.links)  # a test changes them as it likes
+
     def adopt(self, now: float) -> None:
         self.adopted += 1
 
@@ -185,6 +189,9 @@ class FakeWorkers:
 class FakeAnnouncing:
     def __init__(self) -> None:
         self.announced: dict[str, str] = {}
+
+    def take_news(self) -> set[str]:
+        return set(self.announced)
 
     def locate(self, snapshot: Snapshot) -> None:
         pass
@@ -214,7 +221,7 @@ class FakeForwarding:
 
 
 class FakeReopener:
-    def run(self, snapshot: Snapshot, now: float) -> None:
+    def run(self, names: set[str], snapshot: Snapshot, now: float) -> None:
         pass
 
     def get_timer(self) -> float | None:

@@ -10,13 +10,13 @@ import ovs.vlog
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.daemon.idl import interface, tables
+from support.daemon.idl import interface, read_all, tables
 from support.daemon.world import NOW, OPTIONS, World
 
 from ovs_vhost_plugin import render
 from ovs_vhost_plugin.common.text import escaped
 from ovs_vhost_plugin.daemon.commands import Commands, UsageError
-from ovs_vhost_plugin.daemon.ovsdb import database as ovsdb
+from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.daemon.reconcile import Phase
 from ovs_vhost_plugin.vswitchd.unixctl import NoAnswer, parse_answer
 
@@ -57,12 +57,12 @@ def test_any_row(
     for one in found["Open_vSwitch"].rows.values():
         one.other_config["vhost-sock-dir"] = path
     with TemporaryDirectory() as directory:
-        said = _said_of(ovsdb.read(found, f"{directory}/ovs", 4), name, Path(directory))
+        said = _said_of(read_all(found, f"{directory}/ovs"), name, Path(directory))
     assert said
     assert not [line for line in said if not line.isprintable()]
 
 
-def _said_of(snapshot: ovsdb.Snapshot | None, name: str, directory: Path) -> list[str]:
+def _said_of(snapshot: Snapshot | None, name: str, directory: Path) -> list[str]:
     """All that is logged and shown of a database, and published of its ports."""
     assert snapshot is not None
     logged: list[str] = []
@@ -109,7 +109,7 @@ def test_a_port_whose_bridge_has_such_a_name_is_none() -> None:
     found = tables(interface("vhu0", options={"vhost-server-path": "/a"}))
     for one in found["Bridge"].rows.values():
         one.name = EVIL
-    snapshot = ovsdb.read(found, "/run/ovs", 4)
+    snapshot = read_all(found, "/run/ovs")
     assert snapshot is not None and not snapshot.ports
     assert snapshot.complaints["vhu0"].startswith("bridge-name-invalid: ")
 

@@ -41,7 +41,7 @@ def plan(
     desired = {} if port is None else {"vhu0": port}
     observed = {} if seen is None else {"vhu0": seen}
     made = reconcile(desired, {"vhu0"} if wrong else (), observed, slots, NOW)
-    return made.actions, made.wake_at
+    return made.actions, made.wakes.get("vhu0")
 
 
 def running(spec: WorkerSpec = SPEC, **fields: object) -> Observed:
@@ -165,11 +165,11 @@ class World:
                 self.execute(action)
             moved = self.time_passes()
             if not made.actions and not moved:
-                if made.wake_at is None:
+                if not made.wakes:
                     return
                 # A plan that wakes for nothing would make a daemon spin.
-                assert made.wake_at > self.now
-                self.now = made.wake_at
+                assert min(made.wakes.values()) > self.now
+                self.now = min(made.wakes.values())
         raise AssertionError(f"no end: {self.observed}")
 
     def execute(self, action: Action) -> None:

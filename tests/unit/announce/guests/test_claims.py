@@ -10,8 +10,8 @@ from support.daemon.ports import PORT
 from ovs_vhost_plugin.announce.guests.claims import NotGiven, Sorted, sort_out
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.daemon.guests.places import Owners
-from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import Switch
+from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.net.vlan import PortVlan
 from ovs_vhost_plugin.openflow.wire import Output

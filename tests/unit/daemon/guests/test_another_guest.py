@@ -8,7 +8,7 @@ from pathlib import Path
 from support.daemon.ports import PORT
 
 from ovs_vhost_plugin.daemon.guests.announcing import Announcing
-from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
+from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch
 from ovs_vhost_plugin.daemon.workers.workers import Heard
 from ovs_vhost_plugin.ipc.reports import GuestStations, Rarp

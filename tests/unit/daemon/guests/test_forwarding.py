@@ -11,8 +11,8 @@ from support.daemon.ports import PORT
 
 from ovs_vhost_plugin.daemon.guests import forwarding
 from ovs_vhost_plugin.daemon.guests.forwarding import Forwarding
-from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
+from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Heard
 from ovs_vhost_plugin.forward.allowance import BATCHES, BYTES, FRAMES, HOLDS_AT_ONCE, SECONDS

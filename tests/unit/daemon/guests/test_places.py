@@ -7,9 +7,9 @@ import pytest
 from support.daemon.ports import PORT
 
 from ovs_vhost_plugin.daemon.guests.places import Owners, location_of
-from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.ovsdb.row_values import parse_mac
+from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station

@@ -6,7 +6,7 @@ from typing import Any
 
 import ovs.db.idl
 import pytest
-from support.daemon.idl import BRIDGE, Row, interface, tables
+from support.daemon.idl import BRIDGE, Row, interface, read_all, tables
 from support.daemon.rows import PORT
 
 from ovs_vhost_plugin.daemon.ovsdb import database as ovsdb
@@ -141,7 +141,7 @@ def test_all_rows_are_read(database: Database) -> None:
 
 def test_a_row_of_ovs_dpdk_is_a_port_from_the_first_look_at_it() -> None:
     dpdk = interface("vhu2", type="dpdkvhostuser", mtu_request=[2000])
-    snapshot = ovsdb.read(tables(dpdk), "/run/ovs", 4, adopts=True)
+    snapshot = read_all(tables(dpdk), "/run/ovs", adopts=True)
     assert snapshot is not None
     port = snapshot.ports["vhu2"]
     assert (port.mode, port.settings.mtu) == ("server", 2000)
@@ -149,7 +149,7 @@ def test_a_row_of_ovs_dpdk_is_a_port_from_the_first_look_at_it() -> None:
     assert dpdk.type == "dpdkvhostuser" and snapshot.keys["vhu2"] == {}
 
     own = tables(dpdk, iface_types=("system", "dpdk", "dpdkvhostuser"))
-    snapshot = ovsdb.read(own, "/run/ovs", 4, adopts=True)
+    snapshot = read_all(own, "/run/ovs", adopts=True)
     assert snapshot is not None and not snapshot.ports and not snapshot.adopted
 
 
@@ -241,16 +241,16 @@ def ours(name: str, ofport: int) -> Row:
 def test_a_number_that_two_ports_of_a_bridge_have_is_not_believed() -> None:
     """A port that was just moved to a bridge has its old number, which may be another's there."""
     other = interface("eth0", ofport=[1])
-    snapshot = ovsdb.read(two_bridges(("br0", ours("vhu0", 1)), ("br1", other)), "/run/ovs")
+    snapshot = read_all(two_bridges(("br0", ours("vhu0", 1)), ("br1", other)), "/run/ovs")
     assert snapshot is not None and snapshot.ports["vhu0"].ofport == 1
-    snapshot = ovsdb.read(two_bridges(("br1", ours("vhu0", 1)), ("br1", other)), "/run/ovs")
+    snapshot = read_all(two_bridges(("br1", ours("vhu0", 1)), ("br1", other)), "/run/ovs")
     assert snapshot is not None and snapshot.ports["vhu0"].ofport is None
 
 
 def test_the_bridges_own_macs_are_those_of_its_internal_ports() -> None:
     local = interface("br0", type="internal", mac_in_use=["52:54:00:00:00:09"])
     uplink = interface("eth0", mac_in_use=["52:54:00:00:00:08"])
-    snapshot = ovsdb.read(two_bridges(("br0", local), ("br0", uplink)), "/run/ovs")
+    snapshot = read_all(two_bridges(("br0", local), ("br0", uplink)), "/run/ovs")
     assert snapshot is not None and snapshot.own_macs == {"br0": {"52:54:00:00:00:09"}}
 
 
@@ -258,9 +258,9 @@ def test_warnings_are_complaints_of_ports_that_work() -> None:
     row = ours("vhu0", 1)
     row.external_ids = {"vhost-user-announce": "frames=smoke"}
     bad = interface("vhu1", external_ids={"vhost-user-mode": "sometimes"})
-    snapshot = ovsdb.read(two_bridges(("br0", row), ("br0", bad)), "/run/ovs")
+    snapshot = read_all(two_bridges(("br0", row), ("br0", bad)), "/run/ovs")
     assert snapshot is not None and list(snapshot.ports) == ["vhu0"]
     assert sorted(snapshot.complaints) == ["vhu0", "vhu1"]
     assert snapshot.complaints["vhu0"].startswith("announce-frames-unknown: ")
-    snapshot = ovsdb.read(two_bridges(("br0", row)), "/run/ovs", ["smoke"])
+    snapshot = read_all(two_bridges(("br0", row)), "/run/ovs", ["smoke"])
     assert snapshot is not None and not snapshot.complaints

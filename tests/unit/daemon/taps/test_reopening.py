@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from support.daemon.ports import PORT
 
-from ovs_vhost_plugin.daemon.ovsdb.database import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
+from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch
 from ovs_vhost_plugin.daemon.taps.reopening import RETRY_AFTER, TapReopener
 from ovs_vhost_plugin.tap import TapError, TapErrorName
@@ -63,7 +63,8 @@ class World:
         """Run once; the ports that the switch is asked to close."""
         switch = Switch("/run/ovs", "", False, frozenset())
         before = len(self.switchd.asked)
-        self.reopener.run(Snapshot(switch, {port.name: port for port in ports}), now)
+        snapshot = Snapshot(switch, {port.name: port for port in ports})
+        self.reopener.run(set() if now > NOW else {"vhu0"}, snapshot, now)
         return [question.params[1] for question in self.switchd.asked[before:]]
 
 

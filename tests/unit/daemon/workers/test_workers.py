@@ -2,35 +2,21 @@
 """All workers, with a fork server of its own and a worker that ends at once."""
 
 import os
-import select
 from pathlib import Path
 
 import pytest
 
 from ovs_vhost_plugin.common.dirs import StateDir
+from ovs_vhost_plugin.daemon.poller import LoopPoller
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Workers
 from ovs_vhost_plugin.ipc.spec import WorkerSpec
 
 NOW = 100.0
 SPEC = WorkerSpec("vhu0", "client", "/x", 1)
-PATIENCE = 60_000  # ms
-
-
-class Poller:
-    """As much of ovs.poller as `Workers.wait` uses."""
-
-    def __init__(self) -> None:
-        self._poll = select.poll()
-
-    def fd_wait(self, fd: object, events: int) -> None:
-        self._poll.register(fd, events)  # type: ignore[arg-type]
-
-    def block(self) -> None:
-        assert self._poll.poll(PATIENCE), "nothing happens"
 
 
 def next_events(workers: Workers) -> list[Event]:
-    poller = Poller()
+    poller = LoopPoller()
     assert workers.get_timer() is None, "nothing here is tried again"
     workers.wait(poller)
     poller.block()
