@@ -36,6 +36,7 @@ from ovs_vhost_plugin.daemon.sockets.listener import FrontEndListeners, ListenEr
 from ovs_vhost_plugin.daemon.taps.holders import Holders
 from ovs_vhost_plugin.daemon.taps.seclusion import Seclusion
 from ovs_vhost_plugin.daemon.workers import journals
+from ovs_vhost_plugin.daemon.workers.journals import Journals
 from ovs_vhost_plugin.daemon.workers.link import WorkerLink
 from ovs_vhost_plugin.daemon.workers.postcopy import Userfaultfds
 from ovs_vhost_plugin.daemon.workers.uids import Uids, worker_ids
@@ -80,7 +81,7 @@ class Ports:
         self._listeners = listeners
         self._uids = uids
         self._known: set[str] = set()
-        self._sockets: dict[str, str] = {}  # port: the front-end's socket of its last worker
+        self._journals = Journals(state)
         self._crashed: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}
         self._tap_seen: dict[str, int | None] = {}
@@ -105,7 +106,7 @@ class Ports:
         self.seclusion.let_go()
         self._holders.forget_all()
         self._known.clear()
-        self._sockets.clear()
+        self._journals.clear()
         self.unopened.clear()
         self._backoffs.clear()
         self._told.clear()
@@ -143,7 +144,7 @@ class Ports:
                     self._ended(name, fault, lived, now)
 
     def _hello(self, name: str, spec: WorkerSpec, now: float) -> None:
-        self._sockets[name] = spec.path
+        self._journals.uses(name, spec.path)
         if name not in self._crashed:
             self.faults.pop(name, None)
         if self._holders.beside(name, spec.queues) and (link := self.link(name)):
@@ -275,7 +276,7 @@ class Ports:
             vlog.info(f"{name}: tap created")
 
     def _spawn(self, spec: WorkerSpec, now: float) -> None:
-        self._sockets[spec.name] = spec.path
+        self._journals.uses(spec.name, spec.path)
         try:
             if self._renew(spec.name, now):
                 return
@@ -328,9 +329,7 @@ class Ports:
         self._known.discard(name)
         self.unopened.pop(name, None)
         self._gone_since.pop(name, None)
-        self._sockets.pop(name, None)
-        if self._sockets.keys() >= self._known:  # not while an adopted worker's socket is unknown
-            journals.tidy(self._state, self._sockets.values())
+        self._journals.forget(name, self._known)
         self._tap_seen.pop(name, None)
         self._backoffs.pop(name, None)
         self.faults.pop(name, None)

@@ -12,7 +12,7 @@ other ports (`elsewhere.py`). A trigger that comes only once is repeated (`round
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Set
 
 from ovs_vhost_plugin.announce.actions import (
     Announce,
@@ -47,7 +47,7 @@ MAX_QUERIED = 8
 OF_BEFORE = frozenset({Trigger.RESUMED, Trigger.RECONNECT, Trigger.PORT_MOVED})
 """Triggers of guests that were here before: their addresses may have moved on since."""
 
-Conflict = Callable[[bytes, str, Collection[str]], str]
+Conflict = Callable[[bytes, str, Container[str]], str]
 """Why a MAC is not a port's guest's to announce, given the ports whose guests run; "" if it is."""
 
 
@@ -60,6 +60,17 @@ class _State:
         self.announces_itself = False
         self.migrates = False  # or did so when it stopped
         self.rarp_at = -RARP_ROUNDS
+
+
+class _Running:
+    """The ports whose guests run."""
+
+    def __init__(self, states: Mapping[str, _State]) -> None:
+        self._states = states
+
+    def __contains__(self, name: object) -> bool:
+        state = self._states.get(str(name))
+        return state is not None and state.guest.running
 
 
 class Guests:
@@ -81,13 +92,26 @@ class Guests:
 
     # -- rows ------------------------------------------------------------------------------------
 
-    def set_ports(self, ports: Mapping[str, GuestPort], conflict: Conflict, now: float) -> None:
-        """Take all ports as they are now; a guest whose port was moved is announced there."""
+    def set_ports(
+        self,
+        ports: Mapping[str, GuestPort],
+        conflict: Conflict,
+        now: float,
+        changed: Set[str] | None = None,
+    ) -> None:
+        """Take all ports as they are now; a guest whose port was moved is announced there.
+
+        changed  names of those that are not as before, at least; None: any
+        """
         before, self._ports, self._conflict = self._ports, ports, conflict
-        for name in before.keys() - ports.keys():
-            self._cancel(name)
-            self._forget_guest(name)
-        for name, port in ports.items():
+        names = before.keys() | ports.keys() if changed is None else changed
+        for name in names:
+            if name in before and name not in ports:
+                self._cancel(name)
+                self._forget_guest(name)
+        for name in names:
+            if (port := ports.get(name)) is None:
+                continue
             self._see_replaced(port)
             state = self._states.get(name)
             if name not in before or state is None or not state.guest.running:
@@ -256,7 +280,7 @@ class Guests:
         # An isolated port carries nothing: the result says so of each station.
         isolated = port.location.vlan.isolated
         stations = allowed[:MAX_STATIONS] if isolated else spread(allowed, port.location)
-        running = {name for name, state in self._states.items() if state.guest.running}
+        running = _Running(self._states)
         conflicts = [self._conflict(one.mac, port.name, running) for one in stations]
         asked = (*zip(stations, conflicts, strict=True), *refused)
         for station, refusal in asked:

@@ -25,6 +25,7 @@ from ovs_vhost_plugin.announce.actions import (
 from ovs_vhost_plugin.announce.formats import Format
 from ovs_vhost_plugin.announce.guests.elsewhere import Look
 from ovs_vhost_plugin.announce.guests.guests import Guests
+from ovs_vhost_plugin.announce.guests.port import GuestPort
 from ovs_vhost_plugin.announce.result import Result
 from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.daemon.guests.places import Owners
@@ -32,6 +33,7 @@ from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard
 from ovs_vhost_plugin.ipc.commands import Command, ForgetStations, GetStats, Inject
 from ovs_vhost_plugin.ipc.reports import GuestStations, PortState, Rarp, Started, Stats
+from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.vhost.spec import Feature
 from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question, Switchd
@@ -65,6 +67,9 @@ class Announcing:
         )
         self._guests = Guests()
         self._snapshot: Snapshot | None = None
+        self._owners: Owners | None = None
+        self._ports: dict[str, GuestPort] = {}
+        self._locations: dict[str, Location] = {}
         self._news: set[str] = set()
         self._waiters: list[tuple[str, StationKey, Waiter]] = []
 
@@ -72,14 +77,24 @@ class Announcing:
         """Take where the ports are now; a guest whose port was moved is announced there."""
         if snapshot is self._snapshot:
             return
-        gone = (self._snapshot.ports.keys() if self._snapshot else set()) - snapshot.ports.keys()
-        self._snapshot, owners = snapshot, Owners(snapshot)
-        ports = {name: owners.guest_port(port) for name, port in snapshot.ports.items()}
-        self._service.set_locations({name: port.location for name, port in ports.items()})
-        for name in gone:
-            self.announced.pop(name, None)
-        self._waiters = [waiter for waiter in self._waiters if waiter[0] not in gone]
-        self._guests.set_ports(ports, owners.mac_conflict, self._clock())
+        changed = snapshot.changed_since(self._snapshot)
+        if self._owners is None:
+            self._owners = Owners(snapshot)
+        else:
+            self._owners.follow(snapshot)
+        self._snapshot = snapshot
+        ports, locations = dict(self._ports), dict(self._locations)
+        for name in changed:
+            if (port := snapshot.ports.get(name)) is None:
+                self._forget(name)
+                ports.pop(name, None)
+                locations.pop(name, None)
+            else:
+                ports[name] = self._owners.guest_port(port)
+                locations[name] = ports[name].location
+        self._ports, self._locations = ports, locations
+        self._service.set_locations(locations)
+        self._guests.set_ports(ports, self._owners.mac_conflict, self._clock(), changed)
         self._carry_out()
 
     def take(self, events: Iterable[Event], now: float) -> None:
@@ -106,6 +121,10 @@ class Announcing:
                 case Ended(name):
                     guests.ended(name, now)
         self._carry_out()
+
+    def _forget(self, name: str) -> None:
+        self.announced.pop(name, None)
+        self._waiters = [waiter for waiter in self._waiters if waiter[0] != name]
 
     def known(self, name: str) -> bool:
         """Whether an address of the guest of a port is known, by whomever."""

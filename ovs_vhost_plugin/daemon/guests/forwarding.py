@@ -77,11 +77,16 @@ class Forwarding:
 
     def locate(self, snapshot: Snapshot) -> None:
         """Take where the ports are now."""
-        if snapshot is not self._snapshot:
-            self._snapshot, self._owners, self._rows = snapshot, Owners(snapshot), {}
-        for name in self._ports.keys() - snapshot.ports.keys():
+        if snapshot is self._snapshot:
+            return
+        if self._owners is None:
+            self._owners = Owners(snapshot)
+        else:
+            self._owners.follow(snapshot)
+        self._snapshot, self._rows = snapshot, {}
+        for name in [name for name in self._ports if name not in snapshot.ports]:
             self._forget(name)
-        for name in self._allowances.keys() - snapshot.ports.keys():
+        for name in [name for name in self._allowances if name not in snapshot.ports]:
             del self._allowances[name]
 
     def take(self, events: list[Event], now: float) -> None:

@@ -6,8 +6,7 @@ Only rows make an address a guest's. The reports of workers and front-ends are c
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
-from functools import cached_property
+from collections.abc import Container, Iterable
 
 from ovs_vhost_plugin.announce.guests.port import GuestPort
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
@@ -41,10 +40,29 @@ def given_to(port: PortSpec) -> tuple[Station, ...]:
 
 
 class Owners:
-    """The ports of each bridge to which the rows of `snapshot` give a MAC."""
+    """The ports of each bridge to which the rows of a snapshot give a MAC."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
+        self._given: dict[str, tuple[str, frozenset[bytes]]] = {}  # by port, with its bridge
+        self._index: dict[tuple[str, bytes], set[str]] = defaultdict(set)
+        self._read(snapshot.ports)
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """Take the next snapshot."""
+        changed, self._snapshot = snapshot.changed_since(self._snapshot), snapshot
+        self._read(changed)
+
+    def _read(self, names: Iterable[str]) -> None:
+        for name in names:
+            bridge, macs = self._given.pop(name, ("", frozenset()))
+            for mac in macs:
+                self._index[bridge, mac].discard(name)
+            if (port := self._snapshot.ports.get(name)) is not None:
+                macs = frozenset(station.mac for station in given_to(port))
+                self._given[name] = port.bridge, macs
+                for mac in macs:
+                    self._index[port.bridge, mac].add(name)
 
     def guest_port(self, port: PortSpec) -> GuestPort:
         """The facts of a port that announcements depend on."""
@@ -64,8 +82,8 @@ class Owners:
         ports = self._snapshot.ports
         others = {
             mac: {ofport for name in names if (ofport := ports[name].ofport) is not None}
-            for mac, names in self._index.get(port.bridge, {}).items()
-            if port.name not in names
+            for (bridge, mac), names in self._index.items()
+            if names and bridge == port.bridge and port.name not in names
         }
         return Rows(given_to(port), others, self._bridge_mac(port.bridge))
 
@@ -73,15 +91,7 @@ class Owners:
         """One MAC of the host's on a bridge, always the same; None if it has none."""
         return parse_mac(min(self._snapshot.own_macs.get(bridge, ()), default=""))
 
-    @cached_property
-    def _index(self) -> Mapping[str, Mapping[bytes, set[str]]]:
-        found: dict[str, dict[bytes, set[str]]] = defaultdict(lambda: defaultdict(set))
-        for name, port in self._snapshot.ports.items():
-            for station in given_to(port):
-                found[port.bridge][station.mac].add(name)
-        return found
-
-    def mac_conflict(self, mac: bytes, name: str, running: Collection[str]) -> str:
+    def mac_conflict(self, mac: bytes, name: str, running: Container[str]) -> str:
         """Why `mac` is not port `name`'s guest's to announce, "" if nothing speaks against it.
 
         It is another's if it is the bridge's own, or if a row gave it to another guest that runs
@@ -94,7 +104,8 @@ class Owners:
         bridge = self._snapshot.ports[name].bridge
         if any(mac == parse_mac(own) for own in self._snapshot.own_macs.get(bridge, ())):
             return "mac-foreign: the bridge's own"
-        owners = self._index.get(bridge, {}).get(mac, set())
+        owners = self._index.get((bridge, mac), set())
         if name in owners:
             return ""
-        return next((f"mac-foreign: {one}'s" for one in sorted(owners & set(running))), "")
+        others = (one for one in sorted(owners) if one in running)
+        return next((f"mac-foreign: {one}'s" for one in others), "")

@@ -38,7 +38,8 @@ class Snapshot:
         """Names of the interfaces that are not as `before`, at least; those that went too."""
         if before is not None and self.changed is not None and before.serial + 1 == self.serial:
             return self.changed
-        return self.keys.keys() | (before.keys.keys() if before is not None else set())
+        both = (self,) if before is None else (self, before)
+        return {name for one in both for name in (*one.keys, *one.ports)}
 
     def complaint(self, name: str) -> str:
         """The fault of a row that makes no port, or of a key of another row; "" for none."""

@@ -9,7 +9,7 @@ change the new one.
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from pathlib import Path
 
 from ovs_vhost_plugin.common.dirs import StateDir
@@ -18,6 +18,32 @@ from ovs_vhost_plugin.ipc.spec import JOURNAL_BYTES
 _KEPT = 64
 """Journals kept of guests whose ports are gone: a port that is added again finds its rings."""
 _PAGE = 4096
+
+
+class Journals:
+    """Which port uses which guest's journal: that of the front-end's socket of its last worker."""
+
+    def __init__(self, state: StateDir) -> None:
+        self._state = state
+        self._sockets: dict[str, str] = {}
+        self._gone = 0  # ports since the last tidying
+
+    def uses(self, port: str, socket: str) -> None:
+        """Note the socket of a port's worker."""
+        self._sockets[port] = socket
+
+    def forget(self, port: str, ports: Set[str]) -> None:
+        """Forget a port, and remove journals once enough of them are unused; `ports` are left."""
+        self._sockets.pop(port, None)
+        self._gone += 1
+        # Not while an adopted worker's socket is unknown
+        if self._gone >= _KEPT and self._sockets.keys() >= ports:
+            self._gone = 0
+            tidy(self._state, self._sockets.values())
+
+    def clear(self) -> None:
+        """Forget all ports."""
+        self._sockets.clear()
 
 
 def renew(path: Path, vrings: int) -> int:

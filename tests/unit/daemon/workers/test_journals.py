@@ -52,3 +52,30 @@ def test_journals_of_guests_whose_ports_are_gone_are_kept_within_bounds(state: S
     journals.tidy(state, {"/here"})
     kept = {state.journal(socket) for socket in ("/here", *(f"/gone{i}" for i in range(36, 100)))}
     assert set(state.journals.iterdir()) == kept
+
+
+def test_the_directory_is_tidied_once_for_many_ports(
+    state: StateDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tidied: list[set[str]] = []
+    monkeypatch.setattr(journals, "tidy", lambda _, sockets: tidied.append(set(sockets)))
+    used = journals.Journals(state)
+    used.uses("here", "/here")
+    for number in range(640):
+        used.uses(f"gone{number}", f"/gone{number}")
+        used.forget(f"gone{number}", {"here"})
+    assert tidied == [{"/here"}] * 10
+
+
+def test_nothing_is_tidied_while_a_workers_socket_is_unknown(
+    state: StateDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tidied: list[object] = []
+    monkeypatch.setattr(journals, "tidy", lambda *_: tidied.append(_))
+    used = journals.Journals(state)
+    for number in range(200):
+        used.forget(f"gone{number}", {"adopted"})
+    assert not tidied
+    used.uses("adopted", "/adopted")
+    used.forget("gone", {"adopted"})
+    assert len(tidied) == 1
