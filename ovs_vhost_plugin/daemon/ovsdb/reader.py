@@ -93,8 +93,9 @@ class Reader:
     def follow(self, before: Snapshot, changed: Collection[Any], switch_row: Any) -> Snapshot:
         """Read the rows that were changed, made or removed since `before`, or all."""
         try:
-            known = switch_row not in changed
-            switch = before.switch if known else self._switch(before, switch_row)
+            switch = before.switch
+            if any(row is switch_row for row in changed):
+                switch = self._switch(before, switch_row)
             todo = self._todo(changed)
             for port in todo:
                 self._drop(port)

@@ -264,3 +264,29 @@ def test_warnings_are_complaints_of_ports_that_work() -> None:
     assert snapshot.complaints["vhu0"].startswith("announce-frames-unknown: ")
     snapshot = read_all(two_bridges(("br0", row)), "/run/ovs", ["smoke"])
     assert snapshot is not None and not snapshot.complaints
+
+
+def test_rows_that_changed_are_read_alone_and_all_after_a_reconnection(database: Database) -> None:
+    one, gone = ours("vhu0", 1), ours("vhu1", 2)
+    gone.options = {"vhost-server-path": "/y"}
+    found = idl(database)
+    found.tables = two_bridges(("br0", one), ("br0", gone))
+    found.connect(lock=True)
+    assert database.snapshot() is not None
+    one.external_ids = {"a": "b"}
+    found.notify("update", one)
+    found.change_seqno += 1
+    snapshot = database.snapshot()
+    assert snapshot is not None and snapshot.changed == {"vhu0"}
+
+    found.state = 0  # as while the Idl connects anew
+    database.run(NOW)
+    found.state = FakeIdl.IDL_S_MONITORING
+    (switch,) = found.tables["Open_vSwitch"].rows.values()
+    bridge = switch.bridges[0]
+    bridge.ports = bridge.ports[:1]  # of which there is no notice
+    found.notify("create", one)
+    found.change_seqno += 1
+    database.run(NOW)
+    snapshot = database.snapshot()
+    assert snapshot is not None and snapshot.changed is None and list(snapshot.ports) == ["vhu0"]
