@@ -23,6 +23,7 @@ from ovs_vhost_plugin.daemon.guests.announcing import Announcing
 from ovs_vhost_plugin.daemon.guests.forwarding import Forwarding
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options
+from ovs_vhost_plugin.daemon.ovsdb import json_parser
 from ovs_vhost_plugin.daemon.ovsdb.database import Database
 from ovs_vhost_plugin.daemon.poller import LoopPoller
 from ovs_vhost_plugin.daemon.ports import Ports
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None, worker_module: str = WORKER_MODULE) 
         ovs.util.ovs_fatal(0, f"cannot use the run directory: {reason}")
     ovs.daemon.daemonize_start()
     process.raise_fd_limit()
+    json_parser.install()
     _choose_cache()
     workers = Workers(worker_module, state, quiet=ovs.daemon.get_detach())
     workers.start_fork_server(time.monotonic())
