@@ -212,12 +212,15 @@ class Database:
         The outcome shows in the next snapshots: compare, and write missing changes again.
         """
         transaction = ovs.db.idl.Transaction(self._idl)
-        for row in self._idl.tables["Interface"].rows.values():
-            if row.name in clear_types:
+        for name in sorted({*changes, *clear_types}):
+            row = self._reader.row_of(name)
+            if row is None:
+                continue
+            if name in clear_types:
                 # Only if nobody has changed the type since it was read.
                 row.verify("type")
                 row.type = ""
-            for key, value in changes.get(row.name, {}).items():
+            for key, value in changes.get(name, {}).items():
                 if value is None:
                     row.delkey("external_ids", key)
                 else:

@@ -108,6 +108,10 @@ class Reader:
         except _WholeNeeded:
             return self.read(switch_row)
 
+    def row_of(self, name: str) -> Any:
+        """The Interface row of this name; None: there was none when rows were read last."""
+        return self._interfaces[name].row if name in self._interfaces else None
+
     def _switch(self, before: Snapshot, row: Any) -> Switch:
         """The Open_vSwitch row, which may have other types of interfaces than before."""
         switch = parse_switch(row, self._rundir, before.switch.into_tunnels)
@@ -189,7 +193,8 @@ class Reader:
                 spec = rows.parse(interface, port, bridge, switch, self._formats)
             except RowError as error:
                 wrong = error
-        numbers = tuple((bridge.name, number) for number in interface.ofport)
+        # All ports that ovs-vswitchd could not open have the number -1.
+        numbers = tuple((bridge.name, number) for number in interface.ofport if number > 0)
         vlan = port_rows.parse_vlan(port)
         wire = tunnels.is_wire(row.type)
         return _Interface(row, row.name, numbers, keys, vlan, macs, adopted, spec, wrong, wire)

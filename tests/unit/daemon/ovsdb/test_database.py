@@ -162,6 +162,8 @@ def test_there_is_nothing_to_read_before_ovs_vswitchd_made_its_row(database: Dat
 def test_keys_are_written_one_by_one_and_others_left_alone(database: Database) -> None:
     one, other = interface("vhu0"), interface("eth0")
     idl(database).tables = tables(one, other)
+    idl(database).connect(lock=True)
+    database.snapshot()
 
     database.write(
         {"vhu0": {"vhost-user-status": "running", "vhost-user-error": None}}, frozenset()
@@ -177,6 +179,8 @@ def test_keys_are_written_one_by_one_and_others_left_alone(database: Database) -
 def test_a_type_is_cleared_only_if_it_is_still_what_was_read(database: Database) -> None:
     row = interface("vhu0", type="dpdkvhostuser")
     idl(database).tables = tables(row)
+    idl(database).connect(lock=True)
+    database.snapshot()
     database.write({"vhu0": {}}, frozenset({"vhu0"}))
     assert row.written == [("verify", "type")] and row.type == ""
 

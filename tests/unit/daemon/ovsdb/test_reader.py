@@ -166,3 +166,14 @@ def test_who_has_missed_a_snapshot_looks_at_all() -> None:
     third = reader.follow(second, [], switch.row)
     assert third.changed_since(second) == set() and second.changed_since(first) == {row.name}
     assert third.changed_since(first) == {"v1", "v2", "v3"} == third.changed_since(None)
+
+
+def test_ports_that_the_switch_cannot_open_have_nothing_to_do_with_each_other() -> None:
+    switch = Switch(9)
+    for port in (port for bridge in switch.bridges for port in bridge.ports):
+        port.interfaces[0].ofport = [-1]
+    reader = Reader("/run/ovs")
+    before = reader.read(switch.row)
+    row = switch.bridges[0].ports[0].interfaces[0]
+    row.ofport = [5]
+    assert reader.follow(before, [row], switch.row).changed == {row.name}
