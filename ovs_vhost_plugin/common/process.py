@@ -30,6 +30,8 @@ _PR_SET_NAME = 15  # prctl(2); 15 bytes and a terminator
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAPBSET_DROP = 24
 
+_RESERVED_FDS = 64
+
 _UMASK = 0o027
 """For the modes of ovs-vswitchd's files: a log of 0640, a pidfile of 0640."""
 
@@ -90,6 +92,27 @@ def raise_fd_limit() -> None:
     """Raise the fd limit to the hard limit: every port's queues pass through the daemon."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def fds_exhausted(error: OSError) -> str:
+    """What to do about an error that means that this process has no fds left; "" for others."""
+    if error.errno not in (errno.EMFILE, errno.ENFILE):
+        return ""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (
+        f"fds-exhausted: the daemon may have {most} fds, 4 for each port; raise LimitNOFILE= of "
+        "its unit (systemctl edit ovs-vhost), or the hard limit (ulimit -Hn) where it is started"
+    )
+
+
+def require_fds(last: int) -> None:
+    """Raise OSError (EMFILE) if `last`, an fd opened just now, is one of the last few.
+
+    What is left is for the connections of operators and front-ends: a daemon that cannot accept a
+    connection can neither refuse it.
+    """
+    if last >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVED_FDS:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def unshare(namespaces: int) -> None:

@@ -72,6 +72,11 @@ def main(argv: Sequence[str] | None = None, worker_module: str = WORKER_MODULE) 
     vlog.info(f"serving {chosen.database}")
     try:
         _run(loop, commands, unixctl)
+    except OSError as error:
+        if not (advice := process.fds_exhausted(error)):
+            raise
+        vlog.emer(advice)
+        return 1
     finally:
         unixctl.close()
         loop.close()

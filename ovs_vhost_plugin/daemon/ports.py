@@ -12,6 +12,7 @@ from typing import assert_never
 
 import ovs.vlog
 
+from ovs_vhost_plugin.common import process
 from ovs_vhost_plugin.common.backoff import Backoff
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon import status
@@ -37,13 +38,12 @@ from ovs_vhost_plugin.daemon.taps.holders import Holders
 from ovs_vhost_plugin.daemon.taps.seclusion import Seclusion
 from ovs_vhost_plugin.daemon.workers import journals
 from ovs_vhost_plugin.daemon.workers.journals import Journals
-from ovs_vhost_plugin.daemon.workers.link import WorkerLink
+from ovs_vhost_plugin.daemon.workers.link import WorkerLink, changed_settings
 from ovs_vhost_plugin.daemon.workers.postcopy import Userfaultfds
 from ovs_vhost_plugin.daemon.workers.uids import Uids, worker_ids
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard, Workers
-from ovs_vhost_plugin.ipc.codec import codec_of
 from ovs_vhost_plugin.ipc.reports import AskUserfaultfd, PortState, WorkerHello
-from ovs_vhost_plugin.ipc.spec import PortSettings, WorkerSpec
+from ovs_vhost_plugin.ipc.spec import WorkerSpec
 from ovs_vhost_plugin.tap import TapError, TapErrorName, Taps
 
 vlog = ovs.vlog.Vlog("vhost_ports")
@@ -232,7 +232,7 @@ class Ports:
                 self._spawn(spec, now)
             case ConfigureWorker(spec):
                 if link := self.link(spec.name):
-                    vlog.info(f"{spec.name}: {_changed(link.spec, spec)}")
+                    vlog.info(f"{spec.name}: {changed_settings(link.spec, spec)}")
                     link.configure(spec.settings, now)
             case QuitWorker(name, reason):
                 vlog.info(f"{name}: ending its worker: {reason}")
@@ -292,13 +292,15 @@ class Ports:
                     stack.callback(self._listeners.discard, front_end)
                 journal = journals.renew(self._state.journal(spec.path), 2 * spec.queues)
                 stack.callback(os.close, journal)
+                process.require_fds(journal)
                 self.workers.spawn(spec, front_end, journal, queues, now)
                 if front_end is not None and self.link(spec.name) is not None:
                     front_end.close()  # never the last close: the fork server has a copy
         except (TapError, ListenError) as error:
             self.fail(spec.name, str(error), now)
         except OSError as error:
-            self.fail(spec.name, f"worker-not-started: {error.strerror}", now)
+            why = process.fds_exhausted(error) or f"worker-not-started: {error.strerror}"
+            self.fail(spec.name, why, now)
         else:
             vlog.info(f"{spec.name}: starting a worker: {spec.mode} {spec.path}")
 
@@ -361,11 +363,3 @@ class Ports:
         if link is None or link.state is None:
             return status.of_error(error)
         return {**status.of_state(link.state, error), status.ERROR: error}
-
-
-def _changed(before: WorkerSpec | None, after: WorkerSpec) -> str:
-    """The changed settings, for the log."""
-    codec = codec_of(PortSettings)
-    had = {} if before is None else codec.encode(before.settings)
-    new = codec.encode(after.settings).items() - had.items()
-    return ", ".join(f"{name} {value}" for name, value in sorted(new))

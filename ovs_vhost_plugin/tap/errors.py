@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterator
 from enum import StrEnum
 
+from ovs_vhost_plugin.common import process
 from ovs_vhost_plugin.common.named import NamedError
 
 
@@ -16,6 +17,7 @@ class TapErrorName(StrEnum):
     DENIED = "tap-denied"
     FAILED = "tap-failed"
     HELD = "tap-held"
+    NO_FDS = "fds-exhausted"
 
 
 class TapError(NamedError):
@@ -44,4 +46,6 @@ def named_errors(name: str) -> Iterator[None]:
                 TapErrorName.DENIED,
                 "the daemon needs CAP_NET_ADMIN, CAP_SYS_ADMIN and /dev/net/tun",
             ) from error
+        if advice := process.fds_exhausted(error):
+            raise TapError(TapErrorName.NO_FDS, advice.partition(": ")[2]) from error
         raise TapError(TapErrorName.FAILED, f"{name}: {error.strerror}") from error

@@ -24,7 +24,7 @@ from ovs_vhost_plugin.daemon.workers.readiness import Readiness
 from ovs_vhost_plugin.daemon.workers.report_rates import ReportRates
 from ovs_vhost_plugin.ipc import commands, reports
 from ovs_vhost_plugin.ipc.channel import Channel, ChannelBroken, ChannelClosed
-from ovs_vhost_plugin.ipc.codec import MessageError, printable
+from ovs_vhost_plugin.ipc.codec import MessageError, codec_of, printable
 from ovs_vhost_plugin.ipc.commands import Command, Configure, DaemonHello, Quit
 from ovs_vhost_plugin.ipc.reportpipe import ReportReader
 from ovs_vhost_plugin.ipc.reports import (
@@ -330,3 +330,11 @@ class WorkerLink:
 def _timely(report: Report, now: float) -> Report:
     """`report` with times in the future set to `now`."""
     return replace(report, at=min(report.at, now)) if isinstance(report, Rarp) else report
+
+
+def changed_settings(before: WorkerSpec | None, after: WorkerSpec) -> str:
+    """The settings of a worker that differ, for the log."""
+    codec = codec_of(PortSettings)
+    had = {} if before is None else codec.encode(before.settings)
+    new = codec.encode(after.settings).items() - had.items()
+    return ", ".join(f"{name} {value}" for name, value in sorted(new))

@@ -14,7 +14,7 @@ from typing import Any, assert_never
 
 import ovs.vlog
 
-from ovs_vhost_plugin.common import pidfile
+from ovs_vhost_plugin.common import pidfile, process
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.reconcile import FIRST_TRY
 from ovs_vhost_plugin.daemon.sockets.listener import listen_control
@@ -226,12 +226,18 @@ class Workers:
             self.disposal.pass_on(self._fork_server.channel)
 
     def adopt(self, now: float) -> None:
-        """Adopt the workers of an earlier daemon, and remove the records of dead ones."""
+        """Adopt the workers of an earlier daemon, and remove the records of dead ones.
+
+        Raises OSError if there are no fds for all: a worker that is not adopted goes on, and its
+        port must not get another one.
+        """
         for name in self._state.ports() - self.links.keys():
             path = self._state.control(name)
             try:
                 channel = connect(os.fspath(path))
-            except OSError:
+            except OSError as error:
+                if process.fds_exhausted(error):
+                    raise
                 self._bury(name)
                 continue
             vlog.info(f"{name}: adopting its worker")
@@ -239,11 +245,11 @@ class Workers:
 
     def _bury(self, name: str) -> None:
         # The worker may live and be too broken to take a connection.
-        process = pidfile.open_process(self._state.pid(name))
-        if process is not None:
+        worker = pidfile.open_process(self._state.pid(name))
+        if worker is not None:
             vlog.warn(f"{name}: its worker takes no connection: killed")
-            pidfile.kill(process)
-            os.close(process)
+            pidfile.kill(worker)
+            os.close(worker)
         self._clear(name)
 
     def _clear(self, name: str) -> None:

@@ -60,13 +60,14 @@ class ForkServer:
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._lacking: list[str] = []
         self._children: dict[int, int] = {}  # pidfd → pid
-        self._poll = select.poll()
+        self._epoll = select.epoll()
 
     def live(self) -> int:
         """Serve until the daemon has gone; return the exit status."""
         try:
             worker = self._warm()
             self._tell(Ready(tuple(self._try_sandbox())))
+            self._epoll.register(self._channel, select.EPOLLIN)
             while True:
                 self._turn(worker)
         except ChannelClosed:
@@ -102,9 +103,9 @@ class ForkServer:
         return [*self._lacking, *lacking]
 
     def _turn(self, worker: ModuleType) -> None:
-        events = select.POLLIN | (select.POLLOUT if self._channel.wants_write else 0)
-        self._poll.register(self._channel, events)
-        for fd, _ in self._poll.poll():
+        events = select.EPOLLIN | (select.EPOLLOUT if self._channel.wants_write else 0)
+        self._epoll.modify(self._channel, events)
+        for fd, _ in self._epoll.poll():
             if fd in self._children:
                 self._reap(fd)
             else:
@@ -158,7 +159,7 @@ class ForkServer:
             _end_with(live)
         pidfd = os.pidfd_open(pid)
         self._children[pidfd] = pid
-        self._poll.register(pidfd, select.POLLIN)
+        self._epoll.register(pidfd, select.EPOLLIN)
         return pid
 
     def _fork(self) -> int:
@@ -182,7 +183,7 @@ class ForkServer:
 
     def _reap(self, pidfd: int) -> None:
         pid = self._children.pop(pidfd)
-        self._poll.unregister(pidfd)
+        self._epoll.unregister(pidfd)
         os.close(pidfd)
         _, status = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)

@@ -15,6 +15,7 @@ from ovs_vhost_plugin.daemon.ovsdb.database import Standing
 from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch
 from ovs_vhost_plugin.daemon.ports import Ports
+from ovs_vhost_plugin.daemon.reconcile import Phase
 from ovs_vhost_plugin.daemon.sockets.listener import FrontEndListeners
 from ovs_vhost_plugin.daemon.sockets.mounts import Mounts
 from ovs_vhost_plugin.daemon.sockets.sockpolicy import SocketError, SocketErrorName
@@ -163,6 +164,11 @@ class FakeWorkers:
     def run(self, now: float) -> list[Any]:
         events, self.events = self.events, []
         return events
+
+    def born(self) -> None:
+        """Let all workers that were asked for run."""
+        for link in self.links.values():
+            link.phase = Phase.RUNNING
 
     def take_touched(self) -> set[str]:
         return set(self.links)  # a test changes them as it likes

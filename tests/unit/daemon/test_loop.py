@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop with a mocked database and mocked taps: when it acts and what it publishes."""
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from support.daemon.ports import PORT
@@ -13,6 +15,7 @@ from support.daemon.world import (
 )
 
 from ovs_vhost_plugin.daemon.lasting import PATIENCE
+from ovs_vhost_plugin.daemon.loop import ACTIONS_AT_ONCE
 from ovs_vhost_plugin.daemon.ovsdb import adoption
 from ovs_vhost_plugin.daemon.ovsdb.carriage import Trouble
 from ovs_vhost_plugin.daemon.ovsdb.database import Standing
@@ -377,3 +380,56 @@ def test_where_os_vif_unplugs_a_tap_stays_a_moment_longer(tmp_path, monkeypatch)
     ):
         world.loop.turn(NOW + 1 + late)
         assert world.taps.made == taps
+
+
+def test_the_last_fds_are_not_given_to_ports(world: World, monkeypatch) -> None:
+    world.rows(ports={"vhu0": PORT})
+    world.loop.turn(NOW)
+    world.loop.turn(NOW)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (70, 70))
+    world.loop.turn(NOW)
+    assert not world.workers.links
+    error = world.keys()["vhost-user-error"]
+    assert error.startswith("fds-exhausted: the daemon may have 70 fds")
+
+
+@pytest.mark.parametrize("ports", [3, 300])
+def test_a_turn_looks_only_at_ports_that_something_happened_to(
+    world: World, monkeypatch, ports: int
+) -> None:
+    names = [f"vhu{number}" for number in range(ports)]
+    world.workers.spawn_slots = ports
+    rows = {name: replace(PORT, name=name, path=f"/run/{name}") for name in names}
+    world.rows(ports=rows, keys={})
+    monkeypatch.setattr(world.workers, "take_touched", set)
+    for _ in range(3 * ports + 1):
+        world.loop.turn(NOW)
+        world.workers.born()
+    assert world.loop.agenda.get_timer(NOW, slots=True) is None
+    assert world.workers.links.keys() == rows.keys()
+    looked_at: list[str] = []
+    for what in (world.loop.ports, "_observe"), (world.loop, "_keys"):
+        real = getattr(*what)
+
+        def noted(name: str, *others: Any, real: Any = real) -> Any:
+            looked_at.append(name)
+            return real(name, *others)
+
+        monkeypatch.setattr(*what, noted)
+    world.loop.turn(NOW)
+    assert looked_at == []
+    monkeypatch.setattr(world.workers, "take_touched", lambda: {"vhu1"})
+    world.loop.turn(NOW)
+    assert looked_at == ["vhu1", "vhu1"]
+
+
+def test_a_turn_does_a_few_things_and_the_others_do_the_rest(world: World) -> None:
+    names = [f"vhu{number}" for number in range(100)]
+    rows = {name: replace(PORT, name=name, path=f"/run/{name}") for name in names}
+    world.rows(ports=rows, keys={})
+    before = 0
+    while len(world.taps.made) < len(names):
+        world.loop.turn(NOW)
+        world.workers.born()
+        assert world.sleeps(NOW) == 0 and len(world.taps.made) - before <= ACTIONS_AT_ONCE
+        before = len(world.taps.made)

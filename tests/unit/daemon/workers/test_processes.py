@@ -227,7 +227,7 @@ def test_the_fork_server_has_nothing_of_the_daemons(state: StateDir, module: str
     family = Daemon(state, module)
     family.hear()
     fds = list(Path(f"/proc/{family.program.pid}/fd").iterdir())
-    assert len(fds) == 5  # stdio, the channel, its own PID namespace
+    assert len(fds) == 6  # stdio, the channel, its own PID namespace, an epoll set
     secret.close()
     assert other.recv(1) == b""
     other.close()

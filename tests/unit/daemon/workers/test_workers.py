@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """All workers, with a fork server of its own and a worker that ends at once."""
 
+import errno
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,26 @@ def test_nothing_is_left_of_a_worker_that_has_ended(
     finally:
         os.close(journal)
         workers.close()
+
+
+def test_a_worker_that_there_is_no_fd_for_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = StateDir.create(Path("run"))
+    workers = Workers("unused", state, quiet=True)
+    buried: list[str] = []
+    monkeypatch.setattr(workers, "_bury", buried.append)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(state.control("vhu0")))
+    listener.listen()
+
+    def no_fd(*_: object) -> None:
+        raise OSError(errno.EMFILE, "x")
+
+    monkeypatch.setattr(socket, "socket", no_fd)
+    with pytest.raises(OSError, match="x"):
+        workers.adopt(NOW)
+    assert not buried and state.control("vhu0").exists()
+    listener.close()
+    workers.close()
