@@ -63,6 +63,7 @@ class HostStack:
     def __init__(self) -> None:
         self._shut: dict[str, int] = {}
         self._lost: set[str] = set()
+        self._found: set[str] | None = None  # of an earlier daemon, and not removed since
         self._nft: Any = None
         self._watch: socket.socket | None = None
 
@@ -75,7 +76,11 @@ class HostStack:
         self._shut.pop(name, None)
         with _named_errors():
             self._listen()
-            self._put(name)
+            if self._found is None:
+                self._found = self._present()
+            if name not in self._found:
+                self._put(name)
+            self._found.discard(name)
         self._shut[name] = index
 
     def open(self, name: str) -> None:
@@ -94,6 +99,7 @@ class HostStack:
     def let_go(self) -> None:
         """Leave all chains to another daemon."""
         self._shut.clear()
+        self._found = None
         if self._watch is not None:
             self._watch.close()
             self._watch = None
@@ -102,8 +108,11 @@ class HostStack:
 
     def hear(self) -> list[str]:
         """Taps whose chains somebody else has removed since the last call; no longer shut."""
-        lost = sorted((self._lost | self._deleted()) & self._shut.keys())
+        deleted = self._lost | self._deleted()
+        lost = sorted(deleted & self._shut.keys())
         self._lost.clear()
+        if self._found is not None:
+            self._found -= deleted
         for name in lost:
             del self._shut[name]
         return lost
@@ -144,9 +153,20 @@ class HostStack:
         return names
 
     def _present(self) -> set[str]:
-        """Names of the taps whose chain is there."""
-        tables = [str(chain.get_attr("NFTA_CHAIN_TABLE")) for chain in self._tables.get_chains()]
-        return {name.removeprefix(_PREFIX) for name in tables if name.startswith(_PREFIX)}
+        """Names of the taps whose chain is there, as `_add_chain` makes it.
+
+        Either the kernel removes it with its tap, or (Linux 6.16) it is for each tap of that name.
+        """
+        found = set()
+        for chain in self._tables.get_chains():
+            name = str(chain.get_attr("NFTA_CHAIN_TABLE")).removeprefix(_PREFIX)
+            hook = chain.get_attr("NFTA_CHAIN_HOOK")
+            if hook is None or chain.get_attr("NFTA_CHAIN_NAME") != _CHAIN:
+                continue
+            wanted = [*_hook(name), ("NFTA_CHAIN_POLICY", _NF_DROP)]
+            if all(value in (hook.get_attr(key), chain.get_attr(key)) for key, value in wanted):
+                found.add(name)
+        return found
 
     # -- the chains ------------------------------------------------------------------------------
 
@@ -172,16 +192,11 @@ class HostStack:
             self._add_chain(name)
 
     def _add_chain(self, name: str) -> None:
-        hook = [
-            ("NFTA_HOOK_HOOKNUM", _NF_NETDEV_INGRESS),
-            ("NFTA_HOOK_PRIORITY", _FIRST),
-            ("NFTA_HOOK_DEV", name),
-        ]
         # `kwarg` passes attributes unchanged: the library has no words of its own for ingress yet.
         attributes = {
             "table": _PREFIX + name,
             "name": _CHAIN,
-            "hook": {"attrs": hook},
+            "hook": {"attrs": _hook(name)},
             "policy": _NF_DROP,
             "type": "filter",
         }
@@ -197,6 +212,15 @@ class HostStack:
                 raise
         self._lost |= self._deleted()
         self._lost.discard(name)  # removed here, not by others
+
+
+def _hook(name: str) -> list[tuple[str, str | int]]:
+    """The place of a tap's chain, in the library's words."""
+    return [
+        ("NFTA_HOOK_HOOKNUM", _NF_NETDEV_INGRESS),
+        ("NFTA_HOOK_PRIORITY", _FIRST),
+        ("NFTA_HOOK_DEV", name),
+    ]
 
 
 def deletions(messages: bytes) -> set[str]:

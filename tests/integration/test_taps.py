@@ -282,7 +282,9 @@ def test_a_kernel_without_it_is_told_of(
         raise NetlinkError(errno.EOPNOTSUPP, "Operation not supported")
 
     index = taps.create("vhu0")
-    monkeypatch.setattr(stack, "_nft", SimpleNamespace(table=refuse, chain=refuse))
+    monkeypatch.setattr(
+        stack, "_nft", SimpleNamespace(table=refuse, chain=refuse, get_chains=refuse)
+    )
     with pytest.raises(HostStackError, match="nftables: Operation not supported"):
         stack.shut("vhu0", index)
     assert conf("rp_filter") == "1"
@@ -301,3 +303,30 @@ def test_a_tap_queues_nothing_and_so_costs_the_kernel_no_memory(
     namespace.run("tc", "qdisc", "replace", "dev", "vhu0", "root", "pfifo")
     taps.create("vhu0")
     assert namespace.run("tc", "qdisc", "show", "dev", "vhu0").split()[:2] == ["qdisc", "pfifo"]
+
+
+def test_the_next_daemon_puts_only_chains_that_are_missing_or_not_as_they_should_be(
+    taps: Taps, stack: HostStack, namespace: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"vhu{number}" for number in range(4)]
+    for name in names:
+        stack.shut(name, taps.create(name))
+    namespace.run("nft", "delete", "table", "netdev", "ovs-vhost-vhu1")
+    accepts = "chain netdev ovs-vhost-vhu2 ingress { policy accept; }"
+    namespace.run("nft", "add", *accepts.split())
+    after = HostStack()
+    put: list[str] = []
+    add_chain = HostStack._add_chain
+
+    def noted(self: HostStack, name: str) -> None:
+        put.append(name)
+        add_chain(self, name)
+
+    monkeypatch.setattr(HostStack, "_add_chain", noted)
+    for name in names:
+        after.shut(name, 1)
+        if name == "vhu0":  # and one that goes while the daemon starts
+            namespace.run("nft", "delete", "table", "netdev", "ovs-vhost-vhu3")
+            assert after.hear() == []
+    assert sorted(set(put)) == ["vhu1", "vhu2", "vhu3"]
+    assert rules(namespace).count("policy drop") == 4
