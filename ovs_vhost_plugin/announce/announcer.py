@@ -46,6 +46,7 @@ class Announcer:
         self._formats = formats or {}
         self._locations: dict[str, Location] = {}
         self._ports: dict[str, UnderWay] = {}
+        self._busy: dict[str, None] = {}  # the ports with something under way, and few others
         self._sent: dict[int, Attempt] = {}  # by the token of a PacketOut, InjectFrames or AskTrace
         self._delivered: list[Attempt] = []  # to be confirmed by a table asked for from now on
         self._unknown: list[Attempt] = []  # to be traced, as the table does not have them
@@ -180,8 +181,12 @@ class Announcer:
         return self._ports[name]
 
     def _running(self) -> Iterator[Announcement]:
-        for port in self._ports.values():
-            yield from port
+        for name in list(self._busy):
+            port = self._ports.get(name)
+            if port:
+                yield from port
+            else:
+                del self._busy[name]
 
     def _start(self, announcement: Announcement, now: float) -> None:
         request = announcement.request
@@ -191,6 +196,7 @@ class Announcer:
         except MacError as error:
             self._turn_down(announcement, error.name.value, now)
             return
+        self._busy[request.port] = None
         oldest = port.add(announcement)
         if oldest is not None:
             self._refuse(oldest, "flood", tell=port.may_tell(now))

@@ -36,6 +36,9 @@ class UnderWay:
     def __iter__(self) -> Iterator[Announcement]:
         return iter(list(self._announcements.values()))
 
+    def __len__(self) -> int:
+        return len(self._announcements)
+
     def __contains__(self, announcement: Announcement) -> bool:
         return self._announcements.get(announcement.request.station.key) is announcement
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The announcer against a switch that is a few lines of Python, on a clock that is a number."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -27,6 +27,7 @@ from ovs_vhost_plugin.announce.under_way import (
     ATTEMPT_RATE,
     MAX_UNDER_WAY,
     REMEMBERED,
+    UnderWay,
 )
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station
@@ -830,3 +831,23 @@ def test_whatever_happens_every_request_is_answered_or_its_port_is_gone(steps, l
         announcer.no_table(question.bridge, "lost", now)
     Switch(announcer, learns).run_until_idle(now)
     assert sum(result.requests for result in announcer.take_results()) == requests
+
+
+def test_ports_that_were_announced_once_are_not_looked_at_again(announcer, monkeypatch) -> None:
+    names = [f"vhu{number}" for number in range(100)]
+    announcer.set_locations(dict.fromkeys(names, HOME))
+    switch = Switch(announcer)
+    for name in names:
+        announcer.request(ask(name, MAC, 10.0), 10.0)
+    switch.run_until_idle(10.0)
+    looked_at: list[object] = []
+    under_way = UnderWay.__iter__
+
+    def noted(self: UnderWay) -> Iterator[object]:
+        looked_at.append(self)
+        return under_way(self)
+
+    monkeypatch.setattr(UnderWay, "__iter__", noted)
+    announcer.request(ask("vhu7", MAC, 20.0), 20.0)
+    switch.run_until_idle(20.0)
+    assert len(set(map(id, looked_at))) == 1
