@@ -9,7 +9,7 @@ pages when it puts frames into them. Source: Linux, Documentation/admin-guide/cg
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections import defaultdict
 from pathlib import Path
 
 _DELEGATED = ("user.delegate", "trusted.delegate")
@@ -50,7 +50,11 @@ class Cgroups:
 
     def __init__(self, own: Path | None) -> None:
         self._own = own
+        self._groups: dict[str, set[Path]] = defaultdict(set)  # by port
         if own is not None:
+            for group in own.glob(f"{_PREFIX}*"):
+                name = group.name.removeprefix(_PREFIX).rpartition("-")[0]
+                self._groups[name].add(group)
             # "pids" is a controller that may be on while the daemon itself is in the group.
             with contextlib.suppress(OSError):
                 (own / "cgroup.subtree_control").write_text("+pids")
@@ -62,6 +66,7 @@ class Cgroups:
         group = self._own / f"{_PREFIX}{name}-{uid}"
         try:
             group.mkdir(exist_ok=True)
+            self._groups[name].add(group)
             with contextlib.suppress(OSError):  # no such controller here
                 (group / "pids.max").write_text(str(threads))
             return os.open(group / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
@@ -70,13 +75,12 @@ class Cgroups:
 
     def end(self, name: str) -> None:
         """Kill all processes in a port's groups; a group is removed once it is empty."""
-        for group in self._of(name):
+        for group in list(self._groups.get(name, ())):
             with contextlib.suppress(OSError):
                 (group / "cgroup.kill").write_text("1")  # Linux 5.14
-            with contextlib.suppress(OSError):  # not empty yet: the next end finds it
+            with contextlib.suppress(OSError):
                 group.rmdir()
-
-    def _of(self, name: str) -> Iterator[Path]:
-        if self._own is not None:
-            found = self._own.glob(f"{_PREFIX}*")
-            yield from (path for path in found if path.name.rpartition("-")[0] == _PREFIX + name)
+            if not group.exists():  # else it is not empty yet: the next end finds it
+                self._groups[name].discard(group)
+        if not self._groups.get(name):
+            self._groups.pop(name, None)

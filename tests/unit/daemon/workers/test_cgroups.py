@@ -4,6 +4,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from ovs_vhost_plugin.daemon.workers.cgroups import Cgroups, own_group
 
 MOUNTS = """\
@@ -36,9 +38,9 @@ def test_a_group_for_each_worker(tmp_path: Path) -> None:
 
 
 def test_the_end_is_of_this_port_alone(tmp_path: Path) -> None:
-    groups = Cgroups(tmp_path)
     for name in ("port-vhu-7", "port-vhu-0-8"):
         (tmp_path / name).mkdir()
+    groups = Cgroups(tmp_path)  # of a daemon that adopts them
     groups.end("vhu")
     assert (tmp_path / "port-vhu-7" / "cgroup.kill").read_text() == "1"
     assert not (tmp_path / "port-vhu-0-8" / "cgroup.kill").exists()
@@ -48,3 +50,25 @@ def test_nothing_is_made_where_nothing_was_delegated() -> None:
     groups = Cgroups(None)
     assert groups.open("vhu0", 7, 10) is None
     groups.end("vhu0")
+
+
+def test_groups_are_listed_once_and_one_that_is_not_empty_is_ended_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = Cgroups(tmp_path)
+    monkeypatch.setattr(Path, "glob", lambda *_: pytest.fail("the groups are listed again"))
+    made = tmp_path / "port-vhu-7"
+    made.mkdir()
+    (made / "cgroup.procs").touch()
+    fd = groups.open("vhu", 7, 10)
+    assert fd is not None
+    os.close(fd)
+    groups.end("vhu")
+    (made / "cgroup.kill").unlink()
+    groups.end("vhu")  # it is there, as its files are
+    assert (made / "cgroup.kill").read_text() == "1"
+    for path in made.iterdir():
+        path.unlink()
+    monkeypatch.setattr(Path, "write_text", lambda *_: None)
+    groups.end("vhu")
+    assert not made.exists()
