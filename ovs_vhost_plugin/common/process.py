@@ -95,7 +95,7 @@ def raise_fd_limit() -> None:
 
 
 def fds_exhausted(error: OSError) -> str:
-    """What to do about an error that means that this process has no fds left; "" for others."""
+    """Advice for an error that means that this process has no fds left; "" for other errors."""
     if error.errno not in (errno.EMFILE, errno.ENFILE):
         return ""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -137,7 +137,7 @@ Action = CreateTap | Seclude | Spawn | ConfigureWorker | QuitWorker | Kill | Aba
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done for some ports.
+    """The next steps of some ports.
 
     actions   to execute now; a port with an action has to be planned again after it
     wakes     ports to look at again at a time, if nothing happens to them before

@@ -58,6 +58,8 @@ class Owners:
             bridge, macs = self._given.pop(name, ("", frozenset()))
             for mac in macs:
                 self._index[bridge, mac].discard(name)
+                if not self._index[bridge, mac]:
+                    del self._index[bridge, mac]
             if (port := self._snapshot.ports.get(name)) is not None:
                 macs = frozenset(station.mac for station in given_to(port))
                 self._given[name] = port.bridge, macs
@@ -83,7 +85,7 @@ class Owners:
         others = {
             mac: {ofport for name in names if (ofport := ports[name].ofport) is not None}
             for (bridge, mac), names in self._index.items()
-            if names and bridge == port.bridge and port.name not in names
+            if bridge == port.bridge and port.name not in names
         }
         return Rows(given_to(port), others, self._bridge_mac(port.bridge))
 

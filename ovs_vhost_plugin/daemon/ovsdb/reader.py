@@ -27,7 +27,7 @@ Number = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class _Interface:
-    """What one Interface row says at its place."""
+    """The content of one Interface row at its place."""
 
     row: Any
     name: str
@@ -50,6 +50,19 @@ class _Port:
     row: Any
     bridge: Any
     interfaces: tuple[_Interface, ...]
+
+
+class _Columns:
+    """A row whose columns are converted once: the Idl does it anew with each look at one."""
+
+    def __init__(self, row: Any, **known: Any) -> None:
+        self._row = row
+        self.__dict__.update(known)
+
+    def __getattr__(self, column: str) -> Any:
+        value = getattr(self._row, column)
+        setattr(self, column, value)
+        return value
 
 
 class _WholeNeeded(Exception):  # noqa: N818 - no error
@@ -84,10 +97,10 @@ class Reader:
         switch = parse_switch(switch_row, self._rundir)
         for bridge in switch_row.bridges:
             self._bridges[id(bridge)] = bridge, _settings(bridge)
-            ports = list(bridge.ports)
+            ports, place = list(bridge.ports), _Columns(bridge)
             self._ports_of[id(bridge)] = {id(port) for port in ports}
             for port in ports:
-                self._put(port, bridge, switch)
+                self._put(port, bridge, place, switch)
         return self._snapshot(Snapshot(switch), whole=True)
 
     def follow(self, before: Snapshot, changed: Collection[Any], switch_row: Any) -> Snapshot:
@@ -99,9 +112,10 @@ class Reader:
             todo = self._todo(changed)
             for port in todo:
                 self._drop(port)
+            places = {id(bridge): _Columns(bridge) for _, bridge in todo.values()}
             for port, (row, bridge) in todo.items():
                 if port in self._ports_of[id(bridge)]:
-                    self._put(row, bridge, switch)
+                    self._put(row, bridge, places[id(bridge)], switch)
                     if any(one.is_wire for one in self._ports[port].interfaces):
                         raise _WholeNeeded
             return self._snapshot(replace(before, switch=switch), whole=False)
@@ -154,18 +168,21 @@ class Reader:
             self._port_of.pop(id(one.row), None)
             self._interfaces.pop(one.name, None)
             self._macs.pop(one.name, None)
-            self._at_path[one.path].discard(one.name)
+            _take_out(self._at_path, one.path, one.name)
             for number in one.numbers:
-                self._numbered[number].discard(one.name)
+                _take_out(self._numbered, number, one.name)
 
-    def _put(self, port: Any, bridge: Any, switch: Switch) -> None:
-        interfaces = tuple(self._read(one, port, bridge, switch) for one in port.interfaces)
+    def _put(self, port: Any, bridge: Any, place: _Columns, switch: Switch) -> None:
+        """Read a port; `place`: the columns of its bridge."""
+        both = [(row, _Columns(row)) for row in port.interfaces]
+        columns = _Columns(port, interfaces=[one for _, one in both])
+        interfaces = tuple(self._read(*one, columns, place, switch) for one in both)
         self._ports[id(port)] = _Port(port, bridge, interfaces)
         for one in interfaces:
             self._port_of[id(one.row)] = id(port)
             self._interfaces[one.name] = one
             if one.macs:
-                self._macs[one.name] = bridge.name, one.macs
+                self._macs[one.name] = place.name, one.macs
             if one.path:
                 self._at_path[one.path].add(one.name)
             for number in one.numbers:
@@ -176,14 +193,14 @@ class Reader:
         """Note an interface, and those whose socket or number it has."""
         self._touched.add(one.name)
         self._renumbered.update(one.numbers)
-        if one.path:
-            self._touched |= self._at_path[one.path]
+        self._touched |= self._at_path.get(one.path, set())
         for number in one.numbers:
-            self._touched |= self._numbered[number]
+            self._touched |= self._numbered.get(number, set())
 
-    def _read(self, interface: Any, port: Any, bridge: Any, switch: Switch) -> _Interface:
-        row, keys = interface, interface.external_ids
-        macs = frozenset(interface.mac_in_use) if interface.type == "internal" else frozenset()
+    def _read(self, row: Any, interface: Any, port: Any, bridge: Any, switch: Switch) -> _Interface:
+        """Read the columns of a row at its place."""
+        name, kind, keys = interface.name, interface.type, interface.external_ids
+        macs = frozenset(interface.mac_in_use) if kind == "internal" else frozenset()
         adopted, spec, wrong = None, None, None
         if self.adopts and adoption.is_adoptable(interface, switch.iface_types):
             adopted = adoption.keys(interface)
@@ -196,8 +213,8 @@ class Reader:
         # All ports that ovs-vswitchd could not open have the number -1.
         numbers = tuple((bridge.name, number) for number in interface.ofport if number > 0)
         vlan = port_rows.parse_vlan(port)
-        wire = tunnels.is_wire(row.type)
-        return _Interface(row, row.name, numbers, keys, vlan, macs, adopted, spec, wrong, wire)
+        wire = tunnels.is_wire(kind)
+        return _Interface(row, name, numbers, keys, vlan, macs, adopted, spec, wrong, wire)
 
     # -- the snapshot -----------------------------------------------------------------------------
 
@@ -214,7 +231,7 @@ class Reader:
             _set(keys, name, None if one is None else one.keys)
             _set(adopted, name, None if one is None else one.adopted)
         for number in renumbered:
-            last = max(self._numbered[number], default=None)
+            last = max(self._numbered.get(number, ()), default=None)
             _set(vlans, number, None if last is None else self._interfaces[last].vlan)
         own_macs: dict[str, set[str]] = {}
         for bridge, macs in self._macs.values():
@@ -256,6 +273,14 @@ def _settings(bridge: Any) -> tuple[Any, ...]:
     """The columns of a Bridge row, but for its ports, that count for all its ports."""
     kind = bridge.datapath_type, bridge.datapath_version
     return bridge.name, *kind, tuple(bridge.fail_mode), bridge.mcast_snooping_enable
+
+
+def _take_out(of_sets: dict[Any, set[str]], key: Any, name: str) -> None:
+    """Take a name out of the set of a key, and an empty set out of all."""
+    names = of_sets.get(key, set())
+    names.discard(name)
+    if not names:
+        of_sets.pop(key, None)
 
 
 def _set(into: dict[Any, Any], key: Any, value: Any) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the rows said at one time, and which of them said something else before."""
+"""The content of all rows at one time, and the names of those that differ from before."""
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field

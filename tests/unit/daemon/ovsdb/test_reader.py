@@ -177,3 +177,23 @@ def test_ports_that_the_switch_cannot_open_have_nothing_to_do_with_each_other() 
     row = switch.bridges[0].ports[0].interfaces[0]
     row.ofport = [5]
     assert reader.follow(before, [row], switch.row).changed == {row.name}
+
+
+def test_nothing_is_kept_of_ports_that_have_gone() -> None:
+    switch = Switch(2)
+    reader = Reader("/run/ovs")
+    snapshot = reader.read(switch.row)
+
+    def kept() -> int:
+        return sum(len(one) for one in vars(reader).values() if isinstance(one, dict | set))
+
+    before = kept()
+    for _ in range(50):
+        switch.changed.clear()
+        switch.add_port()
+        snapshot = reader.follow(snapshot, switch.changed, switch.row)
+        bridge = next(one for one in switch.bridges if one.ports[-1:] == switch.changed[:1])
+        port = bridge.ports[-1]
+        bridge.ports = bridge.ports[:-1]
+        snapshot = reader.follow(snapshot, [port, *port.interfaces, bridge], switch.row)
+    assert kept() == before
