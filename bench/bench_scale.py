@@ -129,10 +129,11 @@ def restart(site: Site, count: int) -> None:
 
 def migrate_in(site: Site, names: Sequence[str]) -> None:
     """Guests that ran elsewhere start within a second, and QEMU would send SEND_RARP for each."""
-    guests = []
-    for number, name in enumerate(names, FIRST_MAC_MOVED):
-        guest = site.guest(name, number, first_index=7)
-        guests.append((guest, guest.connect()))
+    here = [
+        site.guest(name, number, first_index=7)
+        for number, name in enumerate(names, FIRST_MAC_MOVED)
+    ]
+    guests = [(guest, guest.connect()) for guest in here]
     site.wait(names, "connected", "running")
     begin = time.monotonic()
     for number, (guest, frontend) in enumerate(guests):
@@ -160,8 +161,8 @@ def migrate_in(site: Site, names: Sequence[str]) -> None:
 
 def start_guests(site: Site, names: Sequence[str]) -> None:
     begin = time.monotonic()
-    for number, name in enumerate(names):
-        site.guest(name, number).start()
+    for guest in [site.guest(name, number) for number, name in enumerate(names)]:
+        guest.start()
         site.rows.run(0)
     site.note(f"{len(names)} guests started, one by one", site.wait(names, "running") - begin, "s")
 
