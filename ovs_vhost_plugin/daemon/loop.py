@@ -137,6 +137,7 @@ class Loop:
         self.announcing.close()
         self.forwarding.close()
         self.switchd.close()
+        self.connector.close()
         self.ports.workers.close()
         self.database.close()
 
@@ -148,6 +149,7 @@ class Loop:
         self.announcing.wait(poller)
         self.forwarding.wait(poller)
         self.switchd.wait(poller)
+        self.connector.wait(poller)
         timers = (
             self._wake_at,
             self._cleanup_until,
@@ -168,6 +170,7 @@ class Loop:
         if standing is Standing.CONTENDED and self._serving:
             self._serving = False
             self.ports.let_go()
+            self.connector.let_go()
         if standing is not Standing.ACTIVE:
             return
         snapshot = self.database.snapshot()

@@ -2,6 +2,7 @@
 """From a command line to a running daemon: the composition root."""
 
 import os
+import random
 import sys
 import time
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.sockets.listener import FrontEndListeners
 from ovs_vhost_plugin.daemon.sockets.mounts import Mounts
 from ovs_vhost_plugin.daemon.sockets.reach import Reach
+from ovs_vhost_plugin.daemon.sockets.waywatch import WayWatch
 from ovs_vhost_plugin.daemon.taps.reopening import TapReopener
 from ovs_vhost_plugin.daemon.taps.seclusion import Seclusion
 from ovs_vhost_plugin.daemon.workers.uids import Uids
@@ -107,7 +109,15 @@ def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: Path) -
     def may_try() -> bool:
         return not workers.disposal.full
 
-    connector = Connector(workers.links, reach.connect, ports.counters, workers.dispose, may_try)
+    connector = Connector(
+        workers.links,
+        reach.connect,
+        WayWatch(time.monotonic()),
+        ports.counters,
+        random.random,
+        workers.dispose,
+        may_try,
+    )
     switchd = Switchd()
     announcing = Announcing(workers.tell, switchd, made)
     forwarding = Forwarding(workers.tell, switchd)

@@ -11,12 +11,13 @@ import socket
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from enum import Enum, auto
 from pathlib import Path
 
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.sockets import listener, sockpath
 from ovs_vhost_plugin.daemon.sockets.mounts import Mounts
-from ovs_vhost_plugin.daemon.sockets.sockpath import Place
+from ovs_vhost_plugin.daemon.sockets.sockpath import OnStep, Place
 from ovs_vhost_plugin.daemon.sockets.sockpolicy import (
     Found,
     Peer,
@@ -30,6 +31,23 @@ _UCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid (unix(7))
 
 _LOCKS = Path("/proc/locks")
 _OVN_RUNDIRS = ("/run/ovn", "/var/run/ovn")
+
+
+class Nobody(Enum):
+    """Reasons why there is no front-end yet, where nothing has to be mended.
+
+    ABSENT         nothing is at the path
+    NOT_LISTENING  a socket is there: its listener has ended, or calls listen(2) in a moment
+    BUSY           the listener has not taken the connections before this one
+    """
+
+    ABSENT = auto()
+    NOT_LISTENING = auto()
+    BUSY = auto()
+
+
+def _ignore(_directory: int, _name: str) -> None:
+    pass
 
 
 class Reach:
@@ -60,14 +78,14 @@ class Reach:
         self._made: set[tuple[int, int]] = set()
         self._made_at = -1
 
-    def connect(self, path: str, owner: str) -> socket.socket | None:
-        """A connection to a peer that the policy allows; None while nobody listens there.
+    def connect(self, path: str, owner: str, on_step: OnStep = _ignore) -> socket.socket | Nobody:
+        """A connection to a peer that the policy allows, or why there is nobody yet.
 
         `owner` is external_ids:vhost-user-socket-owner, or "". Raises SocketError for a fault that
         somebody has to mend first.
         """
         try:
-            with sockpath.walk(path, self._mounts) as place:
+            with sockpath.walk(path, self._mounts, on_step=on_step) as place:
                 found = self._found(place)
                 check_socket(found)
                 sock = sockpath.connect(place)
@@ -77,8 +95,12 @@ class Reach:
                     self._dispose(sock.detach())
                     raise
                 return sock
-        except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
-            return None
+        except FileNotFoundError:
+            return Nobody.ABSENT
+        except ConnectionRefusedError:
+            return Nobody.NOT_LISTENING
+        except BlockingIOError:
+            return Nobody.BUSY
         except PermissionError as error:
             raise SocketError(SocketErrorName.DENIED, f"{path}: {error.strerror}") from error
         except OSError as error:

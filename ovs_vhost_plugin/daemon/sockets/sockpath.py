@@ -11,7 +11,7 @@ root made them, as orchestrators shorten long paths; nobody else's are. The file
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -22,6 +22,10 @@ from ovs_vhost_plugin.daemon.sockets.sockpolicy import SocketError, SocketErrorN
 _MAX_LINKS = 40  # as the kernel's own (path_resolution(7))
 _HOLD = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _SO_PASSRIGHTS = 83  # asm-generic/socket.h, since Linux 6.16
+
+
+OnStep = Callable[[int, str], None]
+"""Called before a walk looks for a name: with its directory, held as an open fd, and the name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +56,9 @@ def name_of(fd: int) -> str:
 class _Walk:
     """A directory on the way, and the descriptors held meanwhile."""
 
-    def __init__(self, mounts: Mounts) -> None:
+    def __init__(self, mounts: Mounts, on_step: OnStep) -> None:
         self._mounts = mounts
+        self._on_step = on_step
         self._trusted = {0, os.geteuid()}
         self._mount = -1
         self.links = 0
@@ -66,6 +71,7 @@ class _Walk:
 
         Reading the status asks the file system, so it comes after that check.
         """
+        self._on_step(self.directory, name)
         fd = os.open(name, _HOLD, dir_fd=self.directory)
         try:
             self._stay(fd, name)
@@ -117,13 +123,19 @@ class _Walk:
 
 
 @contextmanager
-def walk(path: str, mounts: Mounts, *, make: bool = False) -> Iterator[Place]:
+def walk(
+    path: str,
+    mounts: Mounts,
+    *,
+    make: bool = False,
+    on_step: OnStep = lambda _directory, _name: None,
+) -> Iterator[Place]:
     """Walk to the file at `path`, which is absolute; with `make`, make missing directories.
 
     Raises SocketError for a step that is refused, and the kernel's OSErrors: FileNotFoundError for
     a missing file.
     """
-    steps = _Walk(mounts)
+    steps = _Walk(mounts, on_step)
     fd = -1
     try:
         names = _names(path)

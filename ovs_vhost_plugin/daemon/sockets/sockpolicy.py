@@ -34,6 +34,7 @@ class SocketErrorName(StrEnum):
     OWNER_UNKNOWN = "socket-owner-unknown"
     DENIED = "socket-denied"
     UNREACHABLE = "socket-unreachable"
+    UNWATCHED = "socket-unwatched"
 
 
 class SocketError(NamedError):

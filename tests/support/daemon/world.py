@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon's loop in a world of stand-ins: database, taps, workers, network stack."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
@@ -18,6 +19,8 @@ from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reconcile import Phase
 from ovs_vhost_plugin.daemon.sockets.listener import FrontEndListeners
 from ovs_vhost_plugin.daemon.sockets.mounts import Mounts
+from ovs_vhost_plugin.daemon.sockets.reach import Nobody
+from ovs_vhost_plugin.daemon.sockets.sockpath import OnStep
 from ovs_vhost_plugin.daemon.sockets.sockpolicy import SocketError, SocketErrorName
 from ovs_vhost_plugin.daemon.taps.seclusion import Seclusion
 from ovs_vhost_plugin.daemon.workers.uids import Uids
@@ -234,6 +237,37 @@ class FakeReopener:
         return None
 
 
+class FakeWays:
+    """Ways on which nothing changes unless `news` says so."""
+
+    def __init__(self) -> None:
+        self.refusals: dict[str, str] = {}
+        self.followed: set[str] = set()
+        self.news: set[str] = set()
+        self.read_at: float | None = None
+
+    @contextmanager
+    def following(self, port: str) -> Iterator[OnStep]:
+        self.followed.add(port)
+        yield lambda _directory, _name: None
+
+    def forget(self, port: str) -> None:
+        self.followed.discard(port)
+
+    def changed(self, now: float) -> set[str]:
+        news, self.news = self.news & self.followed, set()
+        return news
+
+    def get_timer(self) -> float | None:
+        return self.read_at
+
+    def wait(self, poller: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        self.followed.clear()
+
+
 class World:
     def __init__(self, directory: Path, *, adopt: bool = False) -> None:
         self.database, self.taps = FakeDatabase(adopts=adopt), FakeTaps()
@@ -246,7 +280,9 @@ class World:
         parts: Any = (self.workers, self.taps, Seclusion(self.stack))  # type: ignore[arg-type]
         options = replace(OPTIONS, adopt_dpdk_types=adopt)
         ports = Ports(*parts, state, options, listeners, uids)
-        self.connector = Connector(self.workers.links, self.reach, ports.counters)
+        self.connector = Connector(
+            self.workers.links, self.reach, FakeWays(), ports.counters, lambda: 1.0
+        )
         self.loop = Loop(
             self.database,  # type: ignore[arg-type]
             ports,
@@ -257,7 +293,7 @@ class World:
             Switchd(),
         )
 
-    def reach(self, path: str, owner: str) -> None:
+    def reach(self, path: str, owner: str, on_step: OnStep) -> Nobody:
         raise SocketError(SocketErrorName.NOT_TRUSTED, f"{path} of {owner}")
 
     def rows(self, *, keys: dict[str, str] | None = None, **changes: Any) -> None:

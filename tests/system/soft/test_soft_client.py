@@ -2,6 +2,8 @@
 """Client mode: the daemon finds the guest's socket, however long its path is, and it may move."""
 
 import os
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,27 @@ def test_a_guest_that_comes_back_is_found_again_by_its_path(port):
         port.socket.unlink()
         wait_until(lambda: port.stats()["status"] == "connecting", "the end of the connection")
     assert port.errors() == {}
+
+
+def switches(pid):
+    """How often a process has slept and been woken, or has been made to wait."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return sum(map(int, re.findall(r"ctxt_switches:\t(\d+)", text)))
+
+
+def test_a_socket_that_does_not_come_wakes_nobody_and_one_that_comes_is_found(port):
+    wait_until(lambda: port.host.status(port.name).get("status") == "connecting", "its status")
+    before = switches(port.pid)
+    time.sleep(3)  # what does not happen cannot be awaited; it was tried thrice in that time
+    assert switches(port.pid) == before
+
+    # Its directory is made anew, by way of one that is put in its place.
+    place = port.socket.parent
+    place.rename(place.with_name("old"))
+    place.with_name("new").mkdir()
+    place.with_name("new").rename(place)
+    guest = port.guest(Config())
+    check_outward(port, guest, SOME)
 
 
 def test_a_worker_still_waits_after_the_daemon_was_replaced(port):

@@ -1,19 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When workers are connected: at once, again, ever more slowly, and never without having asked."""
+"""When workers are connected: at once, when something has changed, ever more slowly after what
+refuses, and never without having asked."""
 
-import math
 import os
 import socket
 from collections import Counter
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
 from support.daemon.ports import PORT
+from support.daemon.world import FakeWays
 
-from ovs_vhost_plugin.daemon.connector import GOOD_AFTER, LONGEST_PAUSE, Connector
+from ovs_vhost_plugin.daemon.connector import (
+    GOOD_AFTER,
+    LONGEST_PAUSE,
+    PAUSES,
+    Connector,
+    Obstacle,
+)
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.reconcile import worker_spec
+from ovs_vhost_plugin.daemon.sockets.reach import Nobody
+from ovs_vhost_plugin.daemon.sockets.sockpath import OnStep
 from ovs_vhost_plugin.daemon.sockets.sockpolicy import SocketError, SocketErrorName
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Heard
 from ovs_vhost_plugin.ipc.commands import Connected
@@ -44,17 +54,24 @@ class World:
         self.ports = {"vhu0": PORT}
         self.links: dict[str, Any] = {"vhu0": Link(PORT)}
         self.there = False
+        self.nobody = Nobody.ABSENT
         self.error: SocketError | None = None
         self.tried: list[tuple[str, str]] = []
         self.disposed: list[int] = []
         self.counters: Counter[str] = Counter()
-        self.connector = Connector(self.links, self.reach, self.counters, self.dispose)
+        self.chance = 1.0
+        self.ways = FakeWays()
+        self.may_try = True
+        self.connector = Connector(
+            *(self.links, self.reach, self.ways, self.counters),
+            *(lambda: self.chance, self.dispose, lambda: self.may_try),
+        )
 
-    def reach(self, path: str, owner: str) -> socket.socket | None:
+    def reach(self, path: str, owner: str, on_step: OnStep) -> socket.socket | Nobody:
         self.tried.append((path, owner))
         if self.error is not None:
             raise self.error
-        return socket.socket(socket.AF_UNIX) if self.there else None
+        return socket.socket(socket.AF_UNIX) if self.there else self.nobody
 
     def dispose(self, fd: int) -> None:
         self.disposed.append(os.fstat(fd).st_ino)
@@ -102,33 +119,105 @@ def test_who_asks_is_connected_at_once_and_once(world: World, link: Link) -> Non
     assert world.disposed == [inode for _, inode in link.sent]
 
 
-def test_a_front_end_that_is_not_there_is_looked_for_and_is_no_error(world: World) -> None:
+def test_a_front_end_that_is_not_there_is_no_error_and_wakes_nobody(
+    world: World, link: Link
+) -> None:
     world.ask(NOW)
-    world.live(NOW, NOW + 0.5)
-    assert len(world.tried) == 4  # now, and 0.1, 0.2 and 0.4 s later
-    world.tried.clear()
-    world.live(NOW + 0.7, NOW + 60)
-    assert 58 <= len(world.tried) <= 64  # each second
-    assert not world.connector.errors and not world.counters
-    world.there = True
-    world.live(NOW + 61, NOW + 100)
+    world.run(NOW)
+    assert len(world.tried) == 1 and world.ways.followed == {"vhu0"}
     assert world.connector.get_timer() is None
+    world.run(NOW + 1000)
+    assert len(world.tried) == 1
+    assert not world.connector.errors and not world.counters
+
+    world.there, world.ways.news = True, {"vhu0"}
+    world.run(NOW + 1001)
+    assert [at for at, _ in link.sent] == [NOW + 1001]
+    assert not world.ways.followed and world.connector.get_timer() is None
 
 
-def test_tries_of_many_ports_fall_together(world: World) -> None:
+def test_a_change_that_is_put_off_is_asked_for_again(world: World) -> None:
+    world.ways.read_at = NOW + 1
+    world.run(NOW)
+    assert world.connector.get_timer() == NOW + 1
+
+
+def test_a_socket_that_refuses_is_tried_after_milliseconds_and_then_ever_later(
+    world: World,
+) -> None:
+    world.nobody = Nobody.NOT_LISTENING
+    world.ask(NOW)
+    world.live(NOW, NOW + 0.32)
+    assert len(world.tried) == 7  # now, and 5, 15, 35, 75, 155 and 315 ms later
+    world.live(NOW + 0.33, NOW + 100)
+    world.tried.clear()
+    world.live(NOW + 100, NOW + 160)
+    assert 6 <= len(world.tried) <= 7
+    assert not world.connector.errors
+
+    world.tried.clear()
+    world.ways.news = {"vhu0"}  # somebody has bound another socket, and listens in a moment
+    world.live(NOW + 161, NOW + 161.1)
+    assert len(world.tried) == 5
+
+
+def test_what_changes_without_end_is_tried_as_often_as_it_changes_and_not_more(
+    world: World,
+) -> None:
+    world.nobody = Nobody.NOT_LISTENING
+    world.ask(NOW)
+    for tick in range(20):
+        world.ways.news = {"vhu0"}
+        world.live(NOW + tick / 20, NOW + (tick + 0.9) / 20)
+    assert len(world.tried) <= 20 + 8  # and not five times as many
+
+
+def test_a_full_queue_is_tried_at_least_each_second(world: World) -> None:
+    world.nobody = Nobody.BUSY
+    world.ask(NOW)
+    world.live(NOW, NOW + 30)
+    world.tried.clear()
+    world.live(NOW + 30, NOW + 90)
+    assert 58 <= len(world.tried) <= 62
+
+
+def test_without_a_watch_the_socket_is_looked_for_and_that_has_a_name(
+    world: World, link: Link
+) -> None:
+    world.ways.refusals["vhu0"] = "inotify: x"
+    world.ask(NOW)
+    world.live(NOW, NOW + 60)
+    assert 58 <= len(world.tried) <= 70
+    assert world.connector.errors == {"vhu0": "socket-unwatched: inotify: x"}
+    assert world.counters == {"socket-unwatched": 1}
+
+    world.ways.refusals.clear()
+    world.live(NOW + 61, NOW + 62)
+    assert not world.connector.errors and world.connector.get_timer() is None
+
+
+def test_chance_keeps_tries_apart_and_the_clock_has_their_ends_fall_together(
+    world: World,
+) -> None:
+    world.nobody = Nobody.NOT_LISTENING
     for number in range(1000):
         port = replace(PORT, name=f"p{number}")
         world.ports[port.name], world.links[port.name] = port, Link(port)
-        world.ask(NOW + number / 1000, port.name)
-    wakes = set()
-    now = NOW + 1
-    world.run(now)
-    while now < NOW + 11:
-        now = max(world.connector.get_timer() or math.inf, now + 0.001)
-        wakes.add(now)
+        world.ask(NOW, port.name)
+    chance = Random(1)
+    wakes: Counter[float] = Counter()
+    now = NOW
+    while now < NOW + 60:
+        before = len(world.tried)
+        world.chance = chance.random()
         world.run(now)
-    assert len(wakes) <= 20
-    assert len(world.tried) <= 1000 * 17
+        wakes[now] += len(world.tried) - before
+        at = world.connector.get_timer()
+        assert at is not None
+        now = max(at, now + 0.001)
+    late = {at: tried for at, tried in wakes.items() if at > NOW + 30}
+    assert len(late) <= 30 * 16 + 1  # each wakes the whole daemon
+    assert sum(late.values()) <= 1000 * (30 / (0.75 * 10) + 1)
 
 
 def test_a_socket_that_has_to_be_mended_is_named_until_it_is(world: World, link: Link) -> None:
@@ -138,12 +227,13 @@ def test_a_socket_that_has_to_be_mended_is_named_until_it_is(world: World, link:
     assert world.connector.errors == {"vhu0": "socket-not-trusted: do this"}
     assert world.counters == {"socket-not-trusted": 1}
     world.error = None
-    world.live(NOW + 11, NOW + 12)
+    world.live(NOW + 11, NOW + 11 + PAUSES[Obstacle.TO_MEND].last)
     assert not world.connector.errors and not link.sent
-    world.error = SocketError(SocketErrorName.DENIED, "x")
-    world.live(NOW + 13, NOW + 14)
-    world.error, world.there = None, True
-    world.live(NOW + 15, NOW + 16)
+    world.error, world.ways.news = SocketError(SocketErrorName.DENIED, "x"), {"vhu0"}
+    world.live(NOW + 23, NOW + 24)
+    assert world.connector.errors == {"vhu0": "socket-denied: x"}
+    world.error, world.there, world.ways.news = None, True, {"vhu0"}
+    world.live(NOW + 25, NOW + 26)
     assert not world.connector.errors and len(link.sent) == 1
     assert world.counters == {"socket-not-trusted": 1, "socket-denied": 1}
 
@@ -173,6 +263,11 @@ def test_a_worker_that_does_not_read_gets_another_one_later(world: World, link: 
     world.ask(NOW)
     world.live(NOW, NOW + 5)
     assert 2 < len(world.disposed) == len(world.tried) < 12
+    world.may_try = False
+    before = len(world.tried)
+    world.live(NOW + 5, NOW + 6)
+    assert len(world.tried) == before
+    world.may_try = True
     link.reads = True
     world.live(NOW + 6, NOW + 20)
     assert len(link.sent) == 1
@@ -186,12 +281,21 @@ def test_who_has_ended_is_forgotten(world: World, link: Link) -> None:
     world.error, world.there = None, True
     world.live(NOW, NOW + 10)
     assert not link.sent and not world.connector.errors
-    # Also where nobody tells: another daemon has the lock meanwhile.
+    # Another daemon has the lock meanwhile.
+    world.there = False
     world.ask(NOW + 11)
-    world.links.clear()
-    world.live(NOW + 11, NOW + 20)
-    world.links["vhu0"] = link
+    world.run(NOW + 11)
+    world.connector.let_go()
+    assert not world.ways.followed
+    world.there = True
     world.live(NOW + 21, NOW + 30)
+    assert not link.sent
+    # Also where nobody tells.
+    world.ask(NOW + 31)
+    world.links.clear()
+    world.live(NOW + 31, NOW + 40)
+    world.links["vhu0"] = link
+    world.live(NOW + 41, NOW + 50)
     assert not link.sent
 
 

@@ -16,7 +16,7 @@ import pytest
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.sockets.listener import FrontEndListeners
 from ovs_vhost_plugin.daemon.sockets.mounts import Mounts
-from ovs_vhost_plugin.daemon.sockets.reach import Reach, _lock_holders
+from ovs_vhost_plugin.daemon.sockets.reach import Nobody, Reach, _lock_holders
 from ovs_vhost_plugin.daemon.sockets.sockpolicy import SocketError
 
 ME = str(os.geteuid())
@@ -72,9 +72,16 @@ def site() -> Iterator[Site]:
 
 def test_nobody_is_no_error(site: Site) -> None:
     path = site.top / "vm.sock"
-    assert site.reach.connect(str(path), "") is None
-    site.listen(path).close()
-    assert site.reach.connect(str(path), "") is None
+    assert site.reach.connect(str(path), "") is Nobody.ABSENT
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(path))
+        assert site.reach.connect(str(path), "") is Nobody.NOT_LISTENING
+        bound.listen(0)
+        first = site.reach.connect(str(path), "")
+        assert isinstance(first, socket.socket)
+        assert site.reach.connect(str(path), "") is Nobody.BUSY
+        first.close()
+    assert site.reach.connect(str(path), "") is Nobody.NOT_LISTENING
     assert not site.disposed
 
 
@@ -83,7 +90,7 @@ def test_who_may_be_is_connected(site: Site, owner: str) -> None:
     path = site.top / "vm.sock"
     with site.listen(path) as listener:
         sock = site.reach.connect(str(path), owner)
-        assert sock is not None and not site.disposed
+        assert isinstance(sock, socket.socket) and not site.disposed
         with sock, listener.accept()[0] as accepted:
             accepted.send(b"x")
             assert sock.recv(1) == b"x"
