@@ -34,6 +34,7 @@ from ovs_vhost_plugin.daemon.reconcile import (
     Spawn,
 )
 from ovs_vhost_plugin.daemon.sockets.listener import FrontEndListeners, ListenError
+from ovs_vhost_plugin.daemon.taps.further import FurtherQueues
 from ovs_vhost_plugin.daemon.taps.holders import Holders
 from ovs_vhost_plugin.daemon.taps.seclusion import Seclusion
 from ovs_vhost_plugin.daemon.workers import journals
@@ -42,7 +43,7 @@ from ovs_vhost_plugin.daemon.workers.link import WorkerLink, changed_settings
 from ovs_vhost_plugin.daemon.workers.postcopy import Userfaultfds
 from ovs_vhost_plugin.daemon.workers.uids import Uids, worker_ids
 from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard, Workers
-from ovs_vhost_plugin.ipc.reports import AskUserfaultfd, PortState, WorkerHello
+from ovs_vhost_plugin.ipc.reports import AskQueues, AskUserfaultfd, PortState, WorkerHello
 from ovs_vhost_plugin.ipc.spec import WorkerSpec
 from ovs_vhost_plugin.tap import TapError, TapErrorName, Taps
 
@@ -78,6 +79,7 @@ class Ports:
         self._state = state
         self._options = options
         self._userfaultfds = Userfaultfds()
+        self._further = FurtherQueues(taps)
         self._listeners = listeners
         self._uids = uids
         self._known: set[str] = set()
@@ -136,18 +138,22 @@ class Ports:
                 case Heard(name, AskUserfaultfd()):
                     if link := self.link(name):
                         self._userfaultfds.answer(link, desired.get(name), now)
-                case Heard(name, WorkerHello(spec=spec)):
-                    self._hello(name, spec, now)
+                case Heard(name, AskQueues(queues)):
+                    if link := self.link(name):
+                        self._further.answer(link, queues, now)
+                case Heard(name, WorkerHello() as hello):
+                    self._hello(name, hello, now)
                 case Heard(name, PortState() as state):
                     self._state_told(name, state)
                 case Ended(name, fault, lived):
                     self._ended(name, fault, lived, now)
 
-    def _hello(self, name: str, spec: WorkerSpec, now: float) -> None:
-        self._journals.uses(name, spec.path)
+    def _hello(self, name: str, hello: WorkerHello, now: float) -> None:
+        self._journals.uses(name, hello.spec.path)
+        self._further.hello(name, hello.queues)
         if name not in self._crashed:
             self.faults.pop(name, None)
-        if self._holders.beside(name, spec.queues) and (link := self.link(name)):
+        if self._holders.beside(name, hello.queues) and (link := self.link(name)):
             link.quit(now)  # the tap is made anew before the next worker
 
     def _state_told(self, name: str, state: PortState) -> None:
@@ -176,6 +182,7 @@ class Ports:
     def _ended(self, name: str, fault: str, lived: float, now: float) -> None:
         self._tap_seen.pop(name, None)
         self._told.pop(name, None)
+        self._further.forget(name)
         self._listeners.unlink(name)
         if fault:
             self.fail(name, fault, now, lived=lived, crash=True)
@@ -282,9 +289,8 @@ class Ports:
                 return
             with contextlib.ExitStack() as stack:
                 self._taps.create(spec.name)
-                queues = self._taps.open_queues(spec.name, spec.queues)
-                for fd in queues:
-                    stack.callback(os.close, fd)
+                tap = self._taps.open_first(spec.name)
+                stack.callback(os.close, tap)
                 uid, gid = worker_ids(self._options, self._uids)
                 spec = replace(spec, uid=uid, gid=gid)
                 front_end = self._listener(spec)
@@ -293,7 +299,7 @@ class Ports:
                 journal = journals.renew(self._state.journal(spec.path), 2 * spec.queues)
                 stack.callback(os.close, journal)
                 process.require_fds(journal)
-                self.workers.spawn(spec, front_end, journal, queues, now)
+                self.workers.spawn(spec, front_end, journal, tap, now)
                 if front_end is not None and self.link(spec.name) is not None:
                     front_end.close()  # never the last close: the fork server has a copy
         except (TapError, ListenError) as error:

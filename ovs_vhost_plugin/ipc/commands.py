@@ -15,7 +15,7 @@ from ovs_vhost_plugin.ipc.codec import Count, Hex, Line, MessageError, Messages,
 from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.ipc.stations import Key
 
-PROTOCOL = 2
+PROTOCOL = 3
 """The version of this protocol: raise it when a command or report changes.
 
 If the other side has another version, the daemon ends the worker and starts another one."""
@@ -79,6 +79,15 @@ class Connected:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveQueue:
+    """An answer to `AskQueues`. Its fd: queue `index` of the tap, attached."""
+
+    WIRE_NAME: ClassVar = "queue"
+    FDS: ClassVar = 1
+    index: Annotated[int, Count(127, least=1)]
+
+
+@dataclass(frozen=True, slots=True)
 class Inject:
     """Write frames into the tap as if the guest had sent them."""
 
@@ -136,6 +145,7 @@ Command = (
     | Configure
     | GetStats
     | Connected
+    | GiveQueue
     | Inject
     | Release
     | ForgetStations

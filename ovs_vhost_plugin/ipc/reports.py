@@ -78,11 +78,15 @@ class Statistics(Codec):
 
 @dataclass(frozen=True, slots=True)
 class WorkerHello:
-    """A worker presents itself: its release, for people to read, and its spec."""
+    """A worker presents itself: its release, for people to read, and its spec.
+
+    `queues`: the number of its tap's queues that it has.
+    """
 
     WIRE_NAME: ClassVar = "hello"
     version: Annotated[str, Line()]
     spec: WorkerSpec
+    queues: Annotated[int, Count(128, least=1)] = 1
     protocol: Protocol = PROTOCOL
 
 
@@ -152,6 +156,14 @@ class AskConnection:
 
 
 @dataclass(frozen=True, slots=True)
+class AskQueues:
+    """The worker asks for queues of its tap, `queues` in all: the answers are `GiveQueue`."""
+
+    WIRE_NAME: ClassVar = "queues"
+    queues: Annotated[int, Count(128, least=2)]
+
+
+@dataclass(frozen=True, slots=True)
 class AskUserfaultfd:
     """The worker asks for /dev/userfaultfd, to offer its front-end postcopy."""
 
@@ -207,6 +219,7 @@ Report = (
     | Rarp
     | Started
     | AskConnection
+    | AskQueues
     | AskUserfaultfd
     | Stats
     | GuestStations
@@ -222,6 +235,7 @@ RATES: dict[type[Report], tuple[float, int]] = {
     GuestStations: (10.0, 40),
     HoldState: (10.0, 40),
     AskConnection: (20.0, 40),
+    AskQueues: (20.0, 40),
     AskUserfaultfd: (2.0, 10),
 }
 """The rates at which the daemon takes a worker's reports (`daemon/workers/report_rates.py`).

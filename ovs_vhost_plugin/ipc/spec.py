@@ -77,13 +77,13 @@ class Inheritance:
 
     control   the listener for daemons
     listener  the listener for front-ends, in server mode
-    taps      one open queue of the port's tap for each queue pair
+    tap       queue 0 of the port's tap; further ones come when they are needed
     journal   the file of the rings' journals, which only this worker writes
     """
 
     control: int
     listener: int | None
-    taps: tuple[int, ...]
+    tap: int
     journal: int
 
 

@@ -114,21 +114,26 @@ class Taps:
 
     # -- whose it is -----------------------------------------------------------------------------
 
-    def open_queues(self, name: str, queues: int) -> list[int]:
-        """Open `queues` queues of our tap, make it root's and set its carrier down."""
+    def open_first(self, name: str) -> int:
+        """Open a queue of our tap for a worker, make it root's and set its carrier down."""
         if self.owned(name) is None:
             raise foreign(name)
-        fds: list[int] = []
-        try:
-            with named_errors(name):
-                for _ in range(queues):
-                    fds.append(device.open_queue(name))
-                device.give_to_root(fds[0])
-        except BaseException:
-            for fd in fds:
-                os.close(fd)
-            raise
-        return fds
+        with named_errors(name):
+            queue = device.open_queue(name)
+            try:
+                device.give_to_root(queue)
+            except BaseException:
+                os.close(queue)
+                raise
+        return queue
+
+    def open_further(self, name: str) -> int:
+        """Open one more queue of our tap, which is in use, and leave its carrier."""
+        link = self._link(name)
+        if link is None:
+            raise foreign(name)
+        with named_errors(name):
+            return device.join(name, carrier=True) if link.carrier else device.open_queue(name)
 
     def queues(self, name: str) -> int:
         """The number of open queues of our tap, in any process."""

@@ -31,6 +31,7 @@ from ovs_vhost_plugin.ipc.commands import (
     DaemonHello,
     ForgetStations,
     GetStats,
+    GiveQueue,
     GiveUserfaultfd,
     Inject,
     Quit,
@@ -61,6 +62,7 @@ from ovs_vhost_plugin.worker.tap.gate import TapGate
 from ovs_vhost_plugin.worker.tap.hold import Reason
 from ovs_vhost_plugin.worker.tap.holding import Holding
 from ovs_vhost_plugin.worker.tap.queues import TapQueues
+from ovs_vhost_plugin.worker.tap.requests import QueueRequests
 
 
 def warm() -> None:
@@ -95,19 +97,19 @@ class Worker:
     """The wiring of one port."""
 
     def __init__(self, spec: WorkerSpec, inheritance: Inheritance, pulse: Pulse) -> None:
-        tap_fds = inheritance.taps
         self._spec = spec
         self._pulse = pulse
         self._selector = selectors.DefaultSelector()
         self._outbox = Outbox(self._selector, time.monotonic)
         self._complaints = Complaints()
         self._quitting = False
-        taps = TapQueues(tap_fds)
-        taps.set_attached([False] * len(tap_fds))
-        self._tap_fd = tap_fds[0]
-        learned_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        watch = Watch()
-        pairs = _queue_pairs(inheritance, learned_fd, watch)
+        self._taps = taps = TapQueues([inheritance.tap])
+        self._queue_requests = QueueRequests(self._outbox)
+        self._learned_fd = learned_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._heard = watch = Watch()
+        self._journals = journal.open_file(inheritance.journal, 2 * spec.queues)
+        os.close(inheritance.journal)
+        pairs = [self._make_pair(0, inheritance.tap)]
         clock, settings = time.monotonic, spec.settings
         self._addresses = Addresses(pairs, learned_fd, watch, self._outbox)
         self._holding = Holding(taps, self._selector, self._outbox, clock, settings)
@@ -142,8 +144,6 @@ class Worker:
         )
         control = socket.socket(fileno=inheritance.control)
         self._daemon = DaemonLink(control, self._selector, self._obey, self._outbox.close)
-        for pair in pairs:
-            self._watch(pair.fault_fd, partial(self._faults, pair))
         self._watch(learned_fd, self._addresses.woken)
         self._wake_on_signals()
 
@@ -151,7 +151,14 @@ class Worker:
 
     def serve(self) -> None:
         """Serve until told to quit."""
-        parts = (self._userfaultfds, self._front_end, self._addresses, self._device, self._outbox)
+        parts = (
+            self._userfaultfds,
+            self._front_end,
+            self._addresses,
+            self._device,
+            self._queue_requests,
+            self._outbox,
+        )
         while not self._quitting:
             now = time.monotonic()
             for part in parts:
@@ -226,6 +233,27 @@ class Worker:
         """Count a lasting error once, and publish it until it is over."""
         self._complaints.judge(error)
 
+    def pairs_wanted(self, pairs: int) -> None:
+        """Ask for the tap queues of further pairs."""
+        self._queue_requests.want(pairs)
+
+    def _make_pair(self, index: int, tap_fd: int) -> QueuePair:
+        journals = self._journals[2 * index : 2 * index + 2]
+        tables = self._heard.tables
+        pair = QueuePair(index, tap_fd, self._learned_fd, journals=journals, watch=tables)
+        self._watch(pair.fault_fd, partial(self._faults, pair))
+        return pair
+
+    def _add_queue(self, index: int, fd: int) -> None:
+        """Take a further queue of the tap, and serve its pair."""
+        if index != self._queue_requests.have:
+            os.close(fd)
+            return
+        self._taps.add(fd)
+        self._queue_requests.came()
+        self._device.add_pair(self._make_pair(index, fd))
+        self._addresses.woken(time.monotonic())  # tells each pair what it is to report
+
     def _faults(self, pair: QueuePair, _now: float) -> None:
         self._device.collect_faults(pair)
 
@@ -238,6 +266,9 @@ class Worker:
             case Connected():
                 (fd,) = fds
                 self._front_end.adopt(socket.socket(fileno=fd), time.monotonic())
+            case GiveQueue(index):
+                (fd,) = fds
+                self._add_queue(index, fd)
             case GiveUserfaultfd():
                 (fd,) = fds
                 self._userfaultfds.take(fd)
@@ -261,7 +292,8 @@ class Worker:
     def _greet(self, reports: int, black_box: int, alarm: int) -> None:
         """Report everything to a daemon that has come."""
         self._pulse.adopt(black_box, alarm)
-        self._outbox.open(reports, WorkerHello(__version__, self._spec))
+        hello = WorkerHello(__version__, self._spec, self._queue_requests.have)
+        self._outbox.open(reports, hello)
         self._tell()
 
     def _configure(self, settings: PortSettings) -> None:
@@ -275,7 +307,7 @@ class Worker:
         header = bytes(self._device.header_size)
         for frame in injected:
             try:
-                os.write(self._tap_fd, header + frame)
+                os.write(self._taps.fds[0], header + frame)
             except OSError as error:
                 self._complaints.counts[f"inject-{error.errno}"] += 1
 
@@ -291,16 +323,3 @@ class Worker:
             any_memory=settings.any_memory,
             withheld=Withheld(settings.features_off, settings.protocol_features_off),
         )
-
-
-def _queue_pairs(inheritance: Inheritance, learned_fd: int, watch: Watch) -> list[QueuePair]:
-    """A pair for each queue of the tap, with its vrings' journals."""
-    taps = inheritance.taps
-    journals = journal.open_file(inheritance.journal, 2 * len(taps))
-    os.close(inheritance.journal)
-    return [
-        QueuePair(
-            index, fd, learned_fd, journals=journals[2 * index : 2 * index + 2], watch=watch.tables
-        )
-        for index, fd in enumerate(taps)
-    ]

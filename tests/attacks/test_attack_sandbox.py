@@ -46,10 +46,10 @@ FORBIDDEN = {
     "raised limit": "resource.setrlimit(resource.RLIMIT_NOFILE, (9999, 9999))",
     "memory to execute": "mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, 7)",
     "shared memory without a file": "mmap.mmap(-1, 4096)",
-    "tap: persistence": "fcntl.ioctl(me.taps[0], 0x400454CB, 0)",
-    "tap: owner": "fcntl.ioctl(me.taps[0], 0x400454CC, os.getuid())",
-    "tap: another": "fcntl.ioctl(me.taps[0], 0x400454CA, b'x' * 40)",
-    "tap: MAC": "fcntl.ioctl(me.taps[0], 0x8924, b'x' * 40)",
+    "tap: persistence": "fcntl.ioctl(me.tap, 0x400454CB, 0)",
+    "tap: owner": "fcntl.ioctl(me.tap, 0x400454CC, os.getuid())",
+    "tap: another": "fcntl.ioctl(me.tap, 0x400454CA, b'x' * 40)",
+    "tap: MAC": "fcntl.ioctl(me.tap, 0x8924, b'x' * 40)",
     "terminal input": "fcntl.ioctl(0, 0x5412, b'x')",
 }
 
@@ -144,7 +144,7 @@ def test_its_fds_are_its_own(evil):
     links = [str(fd.readlink()) for fd in Path(f"/proc/{evil.pid}/fd").iterdir()]
     kinds = sorted(link.partition(":")[0] for link in links)
     tap = "/dev/net/tun"
-    assert kinds.count(tap) == len(evil.run("result = me.taps")["result"])
+    assert kinds.count(tap) == 1
     files = {link for link in links if link.startswith("/")} - {tap, "/dev/null"}
     journal = str(evil.host.journal(evil.host.directory / "evil0"))
     assert files == {"/memfd:vitals (deleted)", journal}

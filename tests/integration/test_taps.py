@@ -123,7 +123,7 @@ def test_who_has_queues_open_is_counted_and_does_not_keep_a_tap(
 ) -> None:
     taps.create("vhu0")
     assert taps.queues("vhu0") == 0
-    queues = taps.open_queues("vhu0", 2)
+    queues = [taps.open_first("vhu0"), taps.open_further("vhu0")]
     try:
         assert taps.queues("vhu0") == 2
         taps.delete("vhu0")
@@ -172,7 +172,7 @@ def test_claiming_a_tap_changes_nothing_else(
     taps: Taps, namespace: Namespace, carrier: bool
 ) -> None:
     taps.create("vhu0")
-    (queue,) = taps.open_queues("vhu0", 1)
+    queue = taps.open_first("vhu0")
     try:
         if carrier:
             namespace.run("ip", "link", "set", "dev", "vhu0", "carrier", "on")

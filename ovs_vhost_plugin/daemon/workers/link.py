@@ -29,6 +29,7 @@ from ovs_vhost_plugin.ipc.commands import Command, Configure, DaemonHello, Quit
 from ovs_vhost_plugin.ipc.reportpipe import ReportReader
 from ovs_vhost_plugin.ipc.reports import (
     AskConnection,
+    AskQueues,
     AskUserfaultfd,
     GuestStations,
     HeldFrames,
@@ -264,7 +265,7 @@ class WorkerLink:
                 self.stations = stations
             case AskConnection():
                 pass  # `daemon/connector.py`
-            case AskUserfaultfd():
+            case AskQueues() | AskUserfaultfd():
                 pass  # `daemon/ports.py`
             case Rarp() | Started():
                 pass  # `daemon/guests/announcing.py`

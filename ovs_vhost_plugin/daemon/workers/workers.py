@@ -8,7 +8,7 @@ import contextlib
 import os
 import select
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -188,10 +188,10 @@ class Workers:
         spec: WorkerSpec,
         front_end: socket.socket | None,
         journal: int,
-        queues: Sequence[int],
+        tap: int,
         now: float,
     ) -> None:
-        """Request a worker; sockets, journal and queues stay the caller's to close.
+        """Request a worker; sockets, journal and tap queue stay the caller's to close.
 
         If the fork server turns out to be dead, this has no effect: there is no link then. Raises
         OSError.
@@ -206,7 +206,7 @@ class Workers:
             # The socket listens already, so this connection waits in its queue for the worker.
             link = self._make_link(spec.name, connect(os.fspath(path)), spec, now, child=True)
             try:
-                fds = [link.vitals.fd, *joins, *listeners, journal, *queues]
+                fds = [link.vitals.fd, *joins, *listeners, journal, tap]
                 self._fork_server.channel.send(births.encode_request(request), fds)
             except ChannelClosed as closed:
                 self._close(link)

@@ -36,8 +36,8 @@ def be_worker(worker: ModuleType, request: ForkWorker, fds: list[int]) -> int:
     # front-end cut its memory file short).
     faulthandler.enable(2)
     listener = rest.pop(0) if request.listener else None
-    journal, *queues = rest
-    status: int = worker.run(spec, Inheritance(control, listener, tuple(queues), journal))
+    journal, tap = rest
+    status: int = worker.run(spec, Inheritance(control, listener, tap, journal))
     return status
 
 

@@ -37,8 +37,7 @@ from ovs_vhost_plugin.ipc.births import (
 from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed
 from ovs_vhost_plugin.worker.birth import child, sandbox
 
-# Vitals, a group, two listeners, a journal, a tap's queues; the kernel takes 253 (SCM_MAX_FD)
-_MAX_FDS = 160
+_MAX_FDS = 8  # vitals, a group, two listeners, a journal, a tap's queue
 _LAST_WORDS = 300  # characters of an error's text that go to the daemon
 
 

@@ -49,6 +49,9 @@ class Observer(Protocol):
     def lasting(self, error: PeerError | None) -> None:
         """The lasting fault of the moment; None: there is none."""
 
+    def pairs_wanted(self, pairs: int) -> None:
+        """The front-end sets up more queue pairs than there are: so many (`Device.add_pair`)."""
+
     def busy(self) -> None:
         """The device is still at work on a message, and does not hang."""
 
@@ -202,6 +205,12 @@ class Device:
         """Start the rings that messages have changed: no further message is waiting."""
         self._rings.start_pending()
 
+    def add_pair(self, pair: QueuePair) -> None:
+        """Serve one more queue pair, whose tap queue has come."""
+        pair.on_stuck = self.pairs[0].on_stuck  # as the others may wait for their memory
+        self._rings.add(pair)
+        self.start_pending()
+
     def execute(self, effect: effects.Effect) -> object:
         """Execute `effect`; return the answer for the session. Raises PeerError."""
         match effect:
@@ -332,6 +341,9 @@ class Device:
         vring = self._session.vrings[index]
         if index % 2 == 0 and self._resources.moved_in(vring):
             self._rings.open_early()
+        told = vring.size or vring.kick_told or vring.call_told
+        if told and index // 2 >= len(self.pairs):
+            self._observer.pairs_wanted(index // 2 + 1)
         self._rings.restart(index)
         self._inband.follow(vring)
 

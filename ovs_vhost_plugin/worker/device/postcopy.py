@@ -66,7 +66,7 @@ class Postcopy:
         When the wait is over in vain, `give_up` is called with the reason.
         """
         self._device = device
-        self._pairs = tuple(pairs)
+        self._pairs = pairs
         self._resources = resources
         self._give_up = give_up
         self._alive = alive

@@ -40,7 +40,7 @@ class Rings:
 
     def __init__(
         self,
-        pairs: Sequence[QueuePair],
+        pairs: list[QueuePair],
         resources: RingResources,
         gate: TapGate,
         misses: Misses,
@@ -49,7 +49,7 @@ class Rings:
         on_error: Callable[[PeerError], None],
         on_fault: Callable[[int, Fault], None],
     ) -> None:
-        self.pairs = tuple(pairs)
+        self.pairs = pairs
         self._resources = resources
         self._gate = gate
         self._on_start = on_start
@@ -69,6 +69,8 @@ class Rings:
 
     def kicks(self, index: int) -> int:
         """The number of kicks of vring `index` since it was started."""
+        if not self._is_there(index):
+            return 0
         ring = self._ring(index)
         return 0 if ring.kicks_before is None else self._counted(ring) - ring.kicks_before
 
@@ -85,6 +87,14 @@ class Rings:
                     for error in self._start_pair(pair).values():
                         self._on_error(error)
 
+    def add(self, pair: QueuePair) -> None:
+        """Let `start_pending` run a further pair, whose tap queue has come, if it is set up."""
+        self.pairs.append(pair)
+        self._hand_over(pair)  # the kernel may have steered frames to it
+        self.update_tap()
+        if any(self._matters(ring) for ring in pair.rings):
+            self._pending.add(pair.index)
+
     def restart_all(self) -> None:
         """Stop all rings, and start those that can run: what they need may have come."""
         with self.stopped():
@@ -96,6 +106,9 @@ class Rings:
         Its pair stops at once: the session closes fds that were replaced. Raises PeerError if the
         vring cannot run; the other vring of the pair resumes all the same.
         """
+        if not self._is_there(index):
+            self._require(index, None)
+            return
         pair, ring = self.pairs[index // 2], self._ring(index)
         if not self._matters(ring):
             return
@@ -104,12 +117,16 @@ class Rings:
         if ring is pair.rx and (switched_off or ring.phase is RingPhase.BROKEN):
             self._hand_over(pair)
         if ring.phase is not RingPhase.BROKEN:
-            try:
-                self._resources.vring(index, ring.position)
-            except MissingError:
-                pass  # `start_pending` asks for the translation
-            except PeerError as error:
-                raise _bare(error) from None
+            self._require(index, ring.position)
+
+    def _require(self, index: int, position: int | None) -> None:
+        """Check that a vring can run at `position`. Raises PeerError."""
+        try:
+            self._resources.vring(index, position)
+        except MissingError:
+            pass  # `start_pending` asks for the translation
+        except PeerError as error:
+            raise _bare(error) from None
 
     def start_pending(self) -> None:
         """Start the pairs that wait: no more messages are waiting, or a message needs its reply.
@@ -143,6 +160,8 @@ class Rings:
 
         Return the base at which it resumes; `base` if it never ran.
         """
+        if not self._is_there(index):
+            return base
         pair, ring = self.pairs[index // 2], self._ring(index)
         leaves = ring is pair.rx and self._receives(pair) and self._resources.has(Feature.LOG_ALL)
         self._stop_pair(pair)
@@ -185,6 +204,10 @@ class Rings:
     def update_tap(self) -> None:
         """Set the tap by the rings that receive, and by what is held or early."""
         self._gate.update([self._receives(pair) for pair in self.pairs])
+
+    def _is_there(self, index: int) -> bool:
+        """Whether the tap queue of a vring's pair has come."""
+        return index // 2 < len(self.pairs)
 
     def _ring(self, index: int) -> Ring:
         return self.pairs[index // 2].rings[index % 2]

@@ -21,11 +21,12 @@ EARLY_SECONDS = 2.0
 class TapGate:
     """The tap of one port as seen by its queue pairs."""
 
-    def __init__(self, pairs: Sequence[QueuePair], taps: TapQueues, holding: Holding) -> None:
+    def __init__(self, pairs: list[QueuePair], taps: TapQueues, holding: Holding) -> None:
+        """`pairs` grows as queues of the tap come (`device/rings.py`)."""
         self.early = False
         """Whether frames are let into the tap for a guest that does not run yet."""
         self.holding = holding
-        self.pairs = tuple(pairs)
+        self.pairs = pairs
         self._taps = taps
         self._early_until: float | None = None
 

@@ -52,13 +52,20 @@ class TapQueues:
     """The queues of one multi-queue tap; queue `i` belongs to queue pair `i`."""
 
     def __init__(self, fds: Sequence[int]) -> None:
-        self.fds = tuple(fds)
+        self.fds = list(fds)
         # The kernel attaches a queue when it is opened.
         self._attached = [True] * len(self.fds)
         self.carrier = False
         self.takes_uso = self._try_uso()
         """Whether the kernel knows USO, in frames written as well as read (Linux 6.2)."""
         self.header_size = 0  # bytes of the virtio-net header before each frame read
+
+    def add(self, fd: int) -> None:
+        """Take one more queue, which the daemon has opened."""
+        self.fds.append(fd)
+        self._attached.append(True)
+        # Opening a queue sets the carrier too, to where the daemon had seen it.
+        fcntl.ioctl(self.fds[0], _TUNSETCARRIER, struct.pack("=i", self.carrier))
 
     def set_format(self, header_size: int, features: int) -> None:
         """Set the virtio-net header's size and the offloads of frames read and written."""

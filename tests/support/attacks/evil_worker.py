@@ -52,7 +52,7 @@ class EvilWorker:
     """What a source has as `me`."""
 
     def __init__(self, spec: WorkerSpec, inheritance: Inheritance) -> None:
-        self.spec, self.taps, self.journal = spec, inheritance.taps, inheritance.journal
+        self.spec, self.tap, self.journal = spec, inheritance.tap, inheritance.journal
         self.control = socket.socket(fileno=inheritance.control)
         listener = inheritance.listener
         self.listener = None if listener is None else socket.socket(fileno=listener)

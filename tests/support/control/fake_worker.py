@@ -31,6 +31,7 @@ from ovs_vhost_plugin.ipc.commands import (
     DaemonHello,
     ForgetStations,
     GetStats,
+    GiveQueue,
     Inject,
     Quit,
     Release,
@@ -38,6 +39,7 @@ from ovs_vhost_plugin.ipc.commands import (
 from ovs_vhost_plugin.ipc.reportpipe import ReportWriter
 from ovs_vhost_plugin.ipc.reports import (
     AskConnection,
+    AskQueues,
     PortState,
     Rarp,
     Report,
@@ -94,7 +96,7 @@ class FakeWorker:
         self.control = socket.socket(fileno=inheritance.control)
         listener = inheritance.listener
         self.vhost = None if listener is None else socket.socket(fileno=listener)
-        self.taps = list(inheritance.taps)
+        self.taps = [inheritance.tap]
         self.reports: ReportWriter | None = None
         self.channel: Channel | None = None
         self.front_end: socket.socket | None = None
@@ -163,8 +165,10 @@ class FakeWorker:
         os.close(black_box)
         os.close(alarm)
         self.reports = ReportWriter(reports)
-        self.tell(WorkerHello("fake", self.spec))
+        self.tell(WorkerHello("fake", self.spec, len(self.taps)))
         self.tell_state()
+        if 1 < self.spec.queues < 128:
+            self.tell(AskQueues(128))  # more than its port has
 
     def listen(self) -> bool:
         assert self.channel is not None
@@ -186,6 +190,9 @@ class FakeWorker:
             case Configure(settings):
                 self.spec = replace(self.spec, settings=settings)
                 self.tell_state()
+            case GiveQueue(index):
+                assert index == len(self.taps)
+                self.taps += fds
             case Inject(frames):
                 self.transmit(frames)
             case Release() | ForgetStations() if self.puppet and self.front_end is not None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon's loop in a world of stand-ins: database, taps, workers, network stack."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -109,8 +110,13 @@ class FakeTaps:
         self.made.add(name)
         return 7
 
-    def open_queues(self, name: str, queues: int) -> list[int]:
-        return []
+    def open_first(self, name: str) -> int:
+        return os.open(os.devnull, os.O_RDONLY)
+
+    def open_further(self, name: str) -> int:
+        if name in self.stuck:
+            raise TapError(TapErrorName.HELD, "x")
+        return os.open(os.devnull, os.O_RDONLY)
 
     def delete(self, name: str) -> None:
         if name in self.stuck:
@@ -183,7 +189,7 @@ class FakeWorkers:
         self.forgotten += 1
         self.links.clear()
 
-    def spawn(self, spec: Any, front_end: Any, _journal: int, queues: Any, now: float) -> None:
+    def spawn(self, spec: Any, front_end: Any, _journal: int, tap: int, now: float) -> None:
         self.links[spec.name] = SimpleNamespace(
             spec=spec, phase=None, since=now, state=None, child=True, told_to_quit=False
         )

@@ -90,6 +90,11 @@ class SoftPort:
         settle(guest)
         # What an IOMMU is asked is answered meanwhile: a ring may wait for that.
         wait_until(lambda: guest.serve() or self.host.has_carrier(self.name), "the carrier")
+        # Until a pair's own queue has come from the daemon, the first pair gets its frames.
+        wait_until(
+            lambda: guest.serve() or len(self.stats()["queue_pairs"]) >= config.queue_pairs,
+            "all pairs",
+        )
         return guest
 
     @property

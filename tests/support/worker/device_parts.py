@@ -183,6 +183,7 @@ class Observed:
         self.further_bases: list[int] = []
         self.errors: list[PeerError] = []
         self.busies = 0
+        self.pairs = 0
         self.wrong: PeerError | None = None
 
     def rarp(self, mac: bytes) -> None:
@@ -196,6 +197,9 @@ class Observed:
 
     def lasting(self, error: PeerError | None) -> None:
         self.wrong = error
+
+    def pairs_wanted(self, pairs: int) -> None:
+        self.pairs = pairs
 
     def busy(self) -> None:
         self.busies += 1

@@ -38,6 +38,7 @@ COMMANDS: tuple[Command, ...] = (
     commands.Configure(OTHER),
     commands.GetStats(-3),
     commands.Connected(),
+    commands.GiveQueue(3),
     commands.Inject((b"\0\1", b"")),
     commands.Release(7, (StationKey(MAC, 0), StationKey(MAC, 4094))),
     commands.ForgetStations((StationKey(MAC, 7),)),

@@ -37,11 +37,18 @@ STATION = {
 }
 PAIRS = {"names": ["rx_packets", "tx_packets"], "values": [[1, 0], [2, 3]]}
 EVENTS: dict[str, dict[str, Any]] = {
-    "hello": {"event": "hello", "version": "0.1", "protocol": PROTOCOL, "spec": SPEC_JSON},
+    "hello": {
+        "event": "hello",
+        "version": "0.1",
+        "queues": 2,
+        "protocol": PROTOCOL,
+        "spec": SPEC_JSON,
+    },
     "state": {"event": "state", **STATE},
     "rarp": {"event": "rarp", "mac": "52:54:00:00:00:01", "at": 99.5},
     "started": {"event": "started", "base": 17, "sent": 5, "moved_in": True, "further": False},
     "connect": {"event": "connect"},
+    "queues": {"event": "queues", "queues": 4},
     "userfaultfd": {"event": "userfaultfd"},
     "stats": {
         "event": "stats",
@@ -63,7 +70,7 @@ EVENTS: dict[str, dict[str, Any]] = {
 
 def test_each_event_is_a_report() -> None:
     parsed = {name: reports.decode(event) for name, event in EVENTS.items()}
-    assert parsed["hello"] == reports.WorkerHello("0.1", SPEC)
+    assert parsed["hello"] == reports.WorkerHello("0.1", SPEC, 2)
     assert isinstance(state := parsed["state"], reports.PortState)
     assert state.vring_sizes == (256, 256) and state.error_text == "header-version: version 3"
     assert parsed["rarp"] == reports.Rarp(bytes.fromhex("525400000001"), 99.5)
@@ -74,6 +81,7 @@ def test_each_event_is_a_report() -> None:
     )
     assert parsed["held"] == reports.HeldFrames(9, (b"\0\1\2", b""), True)
     assert parsed["connect"] == reports.AskConnection()
+    assert parsed["queues"] == reports.AskQueues(4)
     assert parsed["userfaultfd"] == reports.AskUserfaultfd()
     counted = [{"rx_packets": 1, "tx_packets": 0}, {"rx_packets": 2, "tx_packets": 3}]
     assert parsed["stats"] == reports.Stats(3, EVENTS["stats"]["stats"] | {"queue_pairs": counted})

@@ -99,8 +99,8 @@ def test_taps_are_claimed_when_workers_are_adopted(world) -> None:
     turn(world)
     assert not world.taps.unclaimed
     # Who attached before that is found when the worker tells how many queues it has itself.
-    world.taps.held["vhu0"] = PORT.queues + 1
-    world.workers.events.append(Heard("vhu0", WorkerHello("1", worker_spec(PORT))))
+    world.taps.held["vhu0"] = 3
+    world.workers.events.append(Heard("vhu0", WorkerHello("1", worker_spec(PORT), queues=2)))
     turn(world)
     assert world.workers.links["vhu0"].told_to_quit
     assert ports(world).counters == {"tap-held": 1}
@@ -114,8 +114,8 @@ def test_a_worker_alone_on_its_tap_is_left_in_peace(world, claimed: bool) -> Non
     running(world)
     world.rows(ports={"vhu0": PORT})
     turn(world)
-    world.taps.held["vhu0"] = PORT.queues
-    world.workers.events.append(Heard("vhu0", WorkerHello("1", worker_spec(PORT))))
+    world.taps.held["vhu0"] = 2
+    world.workers.events.append(Heard("vhu0", WorkerHello("1", worker_spec(PORT), queues=2)))
     turn(world)
     assert not world.workers.links["vhu0"].told_to_quit
 

@@ -24,6 +24,7 @@ from ovs_vhost_plugin.ipc.reportpipe import ReportWriter
 from ovs_vhost_plugin.ipc.reports import (
     RATES,
     AskConnection,
+    AskQueues,
     AskUserfaultfd,
     GuestStations,
     HoldState,
@@ -249,6 +250,7 @@ def test_a_flood_of_any_kind_is_cut_off(child: Worker, kind: type[Report]) -> No
         GuestStations(()),
         HoldState(1, True, (), {}),
         AskConnection(),
+        AskQueues(2),
         AskUserfaultfd(),
     )
     (report,) = (one for one in reports if type(one) is kind)

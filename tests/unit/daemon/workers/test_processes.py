@@ -148,11 +148,11 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "import json, os\n"
         "def warm(): pass\n"
         "def run(spec, inheritance):\n"
-        "    taps, journal = inheritance.taps, inheritance.journal\n"
-        "    told = {'name': spec.name, 'listener': inheritance.listener, 'taps': len(taps),\n"
+        "    tap, journal = inheritance.tap, inheritance.journal\n"
+        "    told = {'name': spec.name, 'listener': inheritance.listener,\n"
         "            'environment': dict(os.environ),\n"
         "            'journal': os.readlink(f'/proc/self/fd/{journal}')}\n"
-        "    os.write(taps[0], json.dumps(told).encode())\n"
+        "    os.write(tap, json.dumps(told).encode())\n"
         "    if spec.name == 'fails': raise RuntimeError('as told')\n"
         "    return 3\n"
     )
@@ -184,7 +184,7 @@ def test_a_worker_is_born_and_its_end_told(
     assert isinstance(born, Born) and born.name == name
     pid = born.pid
     assert told.pop("journal").startswith("/memfd:journal")
-    assert told == {"name": name, "listener": None, "taps": 1, "environment": {}}
+    assert told == {"name": name, "listener": None, "environment": {}}
     assert family.hear() == Exited(pid, status)
     assert state.pid(name).read_text().split()[0] == str(pid)
     assert ("RuntimeError: as told" in vitals.last_words) is (name == "fails")

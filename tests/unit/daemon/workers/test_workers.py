@@ -33,12 +33,12 @@ def test_nothing_is_left_of_a_worker_that_has_ended(
     monkeypatch.syspath_prepend(str(tmp_path))
     state = StateDir.create(Path("run"))
     workers = Workers("ending_worker", state, quiet=True)
-    journal = os.memfd_create("journal")
+    journal, tap = os.memfd_create("journal"), os.memfd_create("tap")
     try:
         workers.start_fork_server(NOW)
         while not workers.spawn_slots:
             next_events(workers)
-        workers.spawn(SPEC, None, journal, [], NOW)
+        workers.spawn(SPEC, None, journal, tap, NOW)
         assert state.ports() == {"vhu0"}
         ended: list[Event] = []
         while not ended:
@@ -47,6 +47,7 @@ def test_nothing_is_left_of_a_worker_that_has_ended(
         assert state.ports() == set()
     finally:
         os.close(journal)
+        os.close(tap)
         workers.close()
 
 

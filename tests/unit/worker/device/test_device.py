@@ -38,10 +38,10 @@ SETTINGS = PortSettings(hold=True)
 
 
 class Port:
-    """A device with a session, driven by messages."""
+    """A device with a session, driven by messages; `pairs`: those whose tap queues are there."""
 
-    def __init__(self) -> None:
-        self.pairs = [FakePair(0), FakePair(1)]
+    def __init__(self, pairs: int = 2) -> None:
+        self.pairs = [FakePair(index) for index in range(pairs)]
         self.taps = FakeTaps()
         self.observed = Observed()
         self.holding = FakeHolding()
@@ -951,3 +951,77 @@ def test_a_journal_without_room_is_told_as_long_as_it_lasts_and_the_ring_runs(po
         port.device.handle_timer(0.0)
         assert port.pairs[0].running and port.observed.errors == []
         assert str(port.observed.wrong) == "journal-not-kept: vring 0: no room in the run directory"
+
+
+@pytest.fixture
+def small() -> Iterator[Port]:
+    """A device that offers two pairs, and has the tap queue of the first one only."""
+    port = Port(pairs=1)
+    yield port
+    port.device.detach()
+    for pair in port.pairs:
+        pair.close()
+    port.selector.close()
+
+
+def test_the_tap_queue_of_a_further_pair_is_asked_for_at_its_first_message(small: Port) -> None:
+    small.ask(FrontendRequest.SET_VRING_CALL, spec.U64.pack(1), os.eventfd(0))
+    assert small.observed.pairs == 0
+    small.ask(FrontendRequest.SET_VRING_CALL, spec.U64.pack(2), os.eventfd(0))
+    assert small.observed.pairs == 2
+
+
+def test_rings_that_are_all_enabled_by_a_feature_ask_for_nothing(small: Port) -> None:
+    # Without PROTOCOL_FEATURES all rings are enabled, also those that no guest has.
+    small.ask(FrontendRequest.SET_FEATURES, spec.U64.pack(0))
+    assert small.observed.pairs == 0
+
+
+def test_a_further_pair_runs_as_soon_as_its_tap_queue_has_come(small: Port) -> None:
+    small.features()
+    small.memory(used_index=3)
+    for index in range(4):
+        small.vring(index, base=3)
+    assert small.pairs[0].running and small.taps.attached == [True]
+    assert small.device._rings.kicks(3) == 0
+
+    further = FakePair(1)
+    small.taps.attached = [True, True]  # the kernel attaches it
+    small.device.add_pair(further)  # type: ignore[arg-type]
+    assert further.running and further.config.rx.next_avail == 3
+    assert small.taps.attached == [True, True]
+    assert small.observed.errors == []
+    assert small.base(2) == 6
+
+
+def test_a_further_pair_that_stopped_before_its_queue_came_does_not_run(small: Port) -> None:
+    small.features()
+    small.memory()
+    for index in range(4):
+        small.vring(index, base=3)
+    assert small.base(2) == small.base(3) == 3
+    further = FakePair(1)
+    small.device.add_pair(further)  # type: ignore[arg-type]
+    assert not further.running and small.taps.attached == [True, False]
+
+
+def test_what_came_to_a_queue_before_it_is_used_goes_to_the_pair_that_receives(
+    small: Port,
+) -> None:
+    small.features()
+    small.memory()
+    small.vring(0)
+    small.vring(1)
+    small.device.add_pair(FakePair(1))  # type: ignore[arg-type]
+    assert small.pairs[0].given == [b"queue 1"] and small.pairs[0].running
+    assert small.taps.attached == [True, False]
+
+
+def test_a_further_pair_that_is_set_up_wrongly_is_refused_before_its_queue_comes(
+    small: Port,
+) -> None:
+    small.features()
+    small.memory(size=0x2000, used=[0, 1])
+    with pytest.raises(PeerError):
+        small.vring(2)
+    assert small.observed.pairs == 2
