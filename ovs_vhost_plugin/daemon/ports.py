@@ -34,10 +34,10 @@ from ovs_vhost_plugin.daemon.reconcile import (
     Spawn,
 )
 from ovs_vhost_plugin.daemon.sockets.listener import FrontEndListeners, ListenError
-from ovs_vhost_plugin.daemon.taps.further import FurtherQueues
 from ovs_vhost_plugin.daemon.taps.holders import Holders
 from ovs_vhost_plugin.daemon.taps.seclusion import Seclusion
 from ovs_vhost_plugin.daemon.workers import journals
+from ovs_vhost_plugin.daemon.workers.further_queues import FurtherQueues
 from ovs_vhost_plugin.daemon.workers.journals import Journals
 from ovs_vhost_plugin.daemon.workers.link import WorkerLink, changed_settings
 from ovs_vhost_plugin.daemon.workers.postcopy import Userfaultfds

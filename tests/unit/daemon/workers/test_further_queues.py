@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ovs_vhost_plugin.daemon.taps.further import FurtherQueues
+from ovs_vhost_plugin.daemon.workers.further_queues import FurtherQueues
 from ovs_vhost_plugin.ipc.commands import GiveQueue
 from ovs_vhost_plugin.ipc.spec import WorkerSpec
 from ovs_vhost_plugin.tap import TapError, TapErrorName
