@@ -231,7 +231,7 @@ class Commands:
             "ports": [self._port_overview(port) for _, port in sorted(loop.desired.items())],
             "wrong_rows": dict(sorted(wrong.items())),
             "leftovers": loop.ports.leftovers(loop.desired),
-            "faults": dict(sorted(loop.ports.counters.items())),
+            "faults": dict(sorted(loop.ports.faults.counters.items())),
             "announce": loop.announcing.counters(),
             "forward": dict(sorted(loop.forwarding.counters.items())),
         }

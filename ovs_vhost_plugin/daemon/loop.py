@@ -205,7 +205,7 @@ class Loop:
         elif self._complained.get(name) != error:
             self._complained[name] = error
             vlog.warn(f"{escaped(name)}: {error}")
-            self.ports.counters[error.partition(":")[0]] += 1
+            self.ports.faults.counters[error.partition(":")[0]] += 1
 
     def _hear_errors(self) -> None:
         """Note the ports of which others than their workers have something to say."""
@@ -246,7 +246,7 @@ class Loop:
         self._ask_switch(now)
         lasting = self.lasting.look(changed, self.desired, snapshot.keys, now)
         for begun in lasting.values():
-            self.ports.counters.update(begun)
+            self.ports.faults.counters.update(begun)
         self.agenda.publish({*changed, *lasting})
 
     def _step(self, names: list[str], snapshot: Snapshot, now: float) -> None:

@@ -113,7 +113,7 @@ def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: Path) -
         workers.links,
         reach.connect,
         WayWatch(time.monotonic()),
-        ports.counters,
+        ports.faults.counters,
         random.random,
         workers.dispose,
         may_try,

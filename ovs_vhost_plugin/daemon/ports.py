@@ -4,7 +4,6 @@
 import contextlib
 import os
 import socket
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +12,13 @@ from typing import assert_never
 import ovs.vlog
 
 from ovs_vhost_plugin.common import process
-from ovs_vhost_plugin.common.backoff import Backoff
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon import status
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
+from ovs_vhost_plugin.daemon.port_faults import PortFaults
 from ovs_vhost_plugin.daemon.reconcile import (
     ADOPTED_LINGERS,
-    FIRST_TRY,
     RELEASE_TIMEOUT,
     Abandon,
     Action,
@@ -53,9 +51,7 @@ vlog = ovs.vlog.Vlog("vhost_ports")
 class Ports:
     """All ports that have a tap, a worker or anything left of them, by name.
 
-    faults     the last fault of a port, as name and text: an obstacle until its worker runs, a
-               worker's crash until a front-end is connected again
-    counters   the number of faults by name, over all ports
+    faults     what went wrong last, and when it is tried again
     unopened   ports whose tap is not yet seen open in the switch: whether it was made here
     seclusion  the ports that are kept from the host's own network stack
     """
@@ -72,8 +68,7 @@ class Ports:
     ) -> None:
         self.workers = workers
         self.seclusion = seclusion
-        self.faults: dict[str, str] = {}
-        self.counters: Counter[str] = Counter()
+        self.faults = PortFaults()
         self.unopened: dict[str, bool] = {}
         self._taps = taps
         self._state = state
@@ -84,10 +79,8 @@ class Ports:
         self._uids = uids
         self._known: set[str] = set()
         self._journals = Journals(state)
-        self._crashed: set[str] = set()
-        self._backoffs: dict[str, Backoff] = {}
         self._tap_seen: dict[str, int | None] = {}
-        self._holders = Holders(taps, self.counters)
+        self._holders = Holders(taps, self.faults.counters)
         self._gone_since: dict[str, float] = {}
         self._told: dict[str, PortState] = {}  # port: the state that was logged last
 
@@ -110,7 +103,6 @@ class Ports:
         self._known.clear()
         self._journals.clear()
         self.unopened.clear()
-        self._backoffs.clear()
         self._told.clear()
         self.faults.clear()
         self._tap_seen.clear()
@@ -151,8 +143,7 @@ class Ports:
     def _hello(self, name: str, hello: WorkerHello, now: float) -> None:
         self._journals.uses(name, hello.spec.path)
         self._further.hello(name, hello.queues)
-        if name not in self._crashed:
-            self.faults.pop(name, None)
+        self.faults.worker_came(name)
         if self._holders.beside(name, hello.queues) and (link := self.link(name)):
             link.quit(now)  # the tap is made anew before the next worker
 
@@ -165,19 +156,7 @@ class Ports:
             vlog.warn(f"{name}: {state.error_text} (errors so far: {state.errors})")
         self._told[name] = state
         if state.status in ("connected", "running"):
-            self.faults.pop(name, None)
-
-    def fail(
-        self, name: str, fault: str, now: float, *, lived: float = 0.0, crash: bool = False
-    ) -> None:
-        """Record a port's fault; the port is tried again later, ever more slowly."""
-        (self._crashed.add if crash else self._crashed.discard)(name)
-        backoff = self._backoffs.get(name, FIRST_TRY).failed(now, lived)
-        self._backoffs[name] = backoff
-        if self.faults.get(name) != fault:
-            vlog.warn(f"{name}: {fault}")
-        self.faults[name] = fault
-        self.counters[fault.partition(":")[0]] += 1
+            self.faults.guest_came(name)
 
     def _ended(self, name: str, fault: str, lived: float, now: float) -> None:
         self._tap_seen.pop(name, None)
@@ -185,7 +164,7 @@ class Ports:
         self._further.forget(name)
         self._listeners.unlink(name)
         if fault:
-            self.fail(name, fault, now, lived=lived, crash=True)
+            self.faults.note(name, fault, now, lived=lived, crash=True)
         else:
             vlog.info(f"{name}: worker ended")
 
@@ -207,14 +186,14 @@ class Ports:
         link = self.link(name)
         if link is not None:
             return Observed(tap, link.phase, link.spec, link.since, secluded=secluded)
-        retry_at = self._backoffs.get(name, FIRST_TRY).retry_at
+        retry_at = self.faults.retry_at(name)
         held_until = retry_at if self._is_held(name) else 0.0
         released_by = self._released_by(name, gone, now)
         return Observed(tap, None, None, 0.0, retry_at, released_by, secluded, held_until)
 
     def _is_held(self, name: str) -> bool:
         """Whether the port's tap was to be removed and stays."""
-        return self.faults.get(name, "").startswith(f"{TapErrorName.HELD}: ")
+        return self.faults.of(name).startswith(f"{TapErrorName.HELD}: ")
 
     def _released_by(self, name: str, gone: bool, now: float) -> float:
         if not gone:
@@ -269,7 +248,7 @@ class Ports:
             vlog.warn(f"{name}: tap not removed: {error}")
         pid = "" if link is None or link.pid is None else f" (pid {link.pid})"
         fault = f"worker-stuck: the kernel does not end the killed worker{pid}"
-        self.fail(name, fault, now, crash=True)
+        self.faults.note(name, fault, now, crash=True)
 
     def _create_tap(self, name: str, now: float) -> None:
         self._known.add(name)
@@ -278,7 +257,7 @@ class Ports:
         try:
             self._taps.create(name)
         except TapError as error:
-            self.fail(name, str(error), now)
+            self.faults.note(name, str(error), now)
         else:
             vlog.info(f"{name}: tap created")
 
@@ -303,10 +282,10 @@ class Ports:
                 if front_end is not None and self.link(spec.name) is not None:
                     front_end.close()  # never the last close: the fork server has a copy
         except (TapError, ListenError) as error:
-            self.fail(spec.name, str(error), now)
+            self.faults.note(spec.name, str(error), now)
         except OSError as error:
             why = process.fds_exhausted(error) or f"worker-not-started: {error.strerror}"
-            self.fail(spec.name, why, now)
+            self.faults.note(spec.name, why, now)
         else:
             vlog.info(f"{spec.name}: starting a worker: {spec.mode} {spec.path}")
 
@@ -330,7 +309,7 @@ class Ports:
         try:
             self._taps.delete(name)
         except TapError as error:
-            self.fail(name, str(error), now)
+            self.faults.note(name, str(error), now)
             return
         self.seclusion.forget(name)
         self._state.forget(name)
@@ -339,15 +318,14 @@ class Ports:
         self._gone_since.pop(name, None)
         self._journals.forget(name, self._known)
         self._tap_seen.pop(name, None)
-        self._backoffs.pop(name, None)
-        self.faults.pop(name, None)
+        self.faults.forget(name)
         vlog.info(f"{name}: removed")
 
     # -- status keys -----------------------------------------------------------------------------
 
     def keys(self, port: PortSpec) -> dict[str, str] | None:
         """The external_ids of a port; None while they are unknown."""
-        fault = self.faults.get(port.name, "")
+        fault = self.faults.of(port.name)
         link = self.link(port.name)
         if link is None:
             fault = fault or self.workers.broken
@@ -361,7 +339,7 @@ class Ports:
     def leftovers(self, desired: Collection[str]) -> dict[str, str]:
         """The ports that are to go and cannot, with the obstacles."""
         gone = sorted(self._known - set(desired))
-        return {name: self.faults[name] for name in gone if self._is_held(name)}
+        return {name: self.faults.of(name) for name in gone if self._is_held(name)}
 
     def keys_of_wrong(self, name: str, error: str) -> dict[str, str]:
         """The external_ids of an invalid row; the worker of an earlier, valid row may run."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make soak`: hours of a host's bad nights in minutes; see docs/soak.md."""
+"""`make soak`: hours of a host's bad nights in minutes, with a seed that repeats them."""
 
 import argparse
 import secrets

@@ -287,7 +287,7 @@ class World:
         options = replace(OPTIONS, adopt_dpdk_types=adopt)
         ports = Ports(*parts, state, options, listeners, uids)
         self.connector = Connector(
-            self.workers.links, self.reach, FakeWays(), ports.counters, lambda: 1.0
+            self.workers.links, self.reach, FakeWays(), ports.faults.counters, lambda: 1.0
         )
         self.loop = Loop(
             self.database,  # type: ignore[arg-type]

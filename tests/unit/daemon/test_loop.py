@@ -103,7 +103,7 @@ def test_a_wrong_row_is_counted_once_and_named(world: World) -> None:
         "vhost-user-status": "error",
         "vhost-user-error": "mode-unknown: do this",
     }
-    assert world.loop.ports.counters == {"mode-unknown": 1}
+    assert world.loop.ports.faults.counters == {"mode-unknown": 1}
 
 
 def test_a_foreign_tap_is_tried_again_slowly_and_counted(world: World) -> None:
@@ -112,7 +112,7 @@ def test_a_foreign_tap_is_tried_again_slowly_and_counted(world: World) -> None:
     for tick in range(600):  # a minute
         world.loop.turn(NOW + tick / 10)
     assert world.keys()["vhost-user-error"] == "tap-foreign: x"
-    assert 5 <= world.loop.ports.counters["tap-foreign"] <= 13
+    assert 5 <= world.loop.ports.faults.counters["tap-foreign"] <= 13
     assert len(world.database.written) == 1
 
 
@@ -162,7 +162,7 @@ def test_a_slip_is_published_beside_the_status_and_counted(world: World) -> None
         world.loop.turn(NOW + turn)
     assert world.keys()["vhost-user-status"] == "starting"
     assert world.keys()["vhost-user-error"] == "announce-key-unknown: do this"
-    assert world.loop.ports.counters == {"announce-key-unknown": 1}
+    assert world.loop.ports.faults.counters == {"announce-key-unknown": 1}
     assert "vhu0" in world.workers.links
     world.rows(ports={"vhu0": PORT})
     world.loop.turn(NOW + 3)
@@ -192,7 +192,7 @@ def test_running_is_not_said_of_a_port_that_its_bridge_does_not_carry(world: Wor
     world.loop.turn(NOW + PATIENCE)
     assert world.keys()["vhost-user-status"] == "connected"
     assert world.keys()["vhost-user-error"] == "bridge-cannot-carry: no module"
-    assert world.loop.ports.counters == {"bridge-cannot-carry": 1}
+    assert world.loop.ports.faults.counters == {"bridge-cannot-carry": 1}
     told(world, "running")
     world.rows(ports={"vhu0": PORT})
     world.loop.turn(NOW + PATIENCE)
@@ -207,7 +207,7 @@ def test_an_mtu_that_is_not_taken_is_published_beside_the_status(world: World) -
         world.loop.turn(NOW + late)
     assert world.keys()["vhost-user-status"] == "starting"
     assert world.keys()["vhost-user-error"] == "mtu-not-taken: most is 9"
-    assert world.loop.ports.counters == {"mtu-not-taken": 1}
+    assert world.loop.ports.faults.counters == {"mtu-not-taken": 1}
 
 
 def test_what_an_earlier_daemon_has_waited_for_needs_no_patience(world: World) -> None:
@@ -231,7 +231,7 @@ def test_a_socket_that_has_to_be_mended_is_published_beside_the_status(world: Wo
     world.loop.turn(NOW)
     assert world.keys()["vhost-user-status"] == "starting"
     assert world.keys()["vhost-user-error"] == f"socket-not-trusted: {PORT.path} of qemu"
-    assert world.loop.ports.counters == {"socket-not-trusted": 1}
+    assert world.loop.ports.faults.counters == {"socket-not-trusted": 1}
     world.workers.links.clear()
     world.workers.events.append(Ended("vhu0", "", 1.0))
     world.loop.turn(NOW + 1)

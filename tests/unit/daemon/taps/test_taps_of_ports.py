@@ -52,7 +52,7 @@ def test_a_tap_that_somebody_has_a_queue_of_is_made_anew_before_the_next_worker(
     turn(world)
     assert not world.workers.links and not world.taps.held and world.taps.made == {"vhu0"}
     assert ports(world).unopened == {"vhu0": True}  # the switch has the other one open
-    assert ports(world).counters == {"tap-held": 1}
+    assert ports(world).faults.counters == {"tap-held": 1}
     turn(world)
     assert "vhu0" in world.workers.links
 
@@ -79,10 +79,10 @@ def test_a_tap_that_does_not_go_is_named_and_tried_again(world) -> None:
 
     turn(world, 3)
     assert ports(world).leftovers({}) == {"vhu0": "tap-held: x"}
-    assert ports(world).counters == {"tap-held": 1}
+    assert ports(world).faults.counters == {"tap-held": 1}
     assert world.stack.shut_out == {"vhu0": 7}
     turn(world, 3, NOW + 1)
-    assert ports(world).counters == {"tap-held": 2}
+    assert ports(world).faults.counters == {"tap-held": 2}
     world.taps.stuck.clear()
     turn(world, 1, NOW + 2)
     assert ports(world).leftovers({}) == {} and not world.taps.made
@@ -103,7 +103,7 @@ def test_taps_are_claimed_when_workers_are_adopted(world) -> None:
     world.workers.events.append(Heard("vhu0", WorkerHello("1", worker_spec(PORT), queues=2)))
     turn(world)
     assert world.workers.links["vhu0"].told_to_quit
-    assert ports(world).counters == {"tap-held": 1}
+    assert ports(world).faults.counters == {"tap-held": 1}
 
 
 @pytest.mark.parametrize("claimed", [True, False])
