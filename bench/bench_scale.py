@@ -106,7 +106,7 @@ def idle(site: Site, state: str, seconds: float) -> None:
     site.note(f"all {state}: memory of the daemon", costs.pss(site.daemon) / MIB, "MiB", 100)
 
 
-def restart(site: Site, count: int) -> None:
+def restart(site: Site, state: str, count: int) -> None:
     """The daemon is killed, and the next one adopts all ports, while a guest sends to another."""
     running = list(site.guests.values())[:2]
     stream = Stream(*running) if len(running) == 2 else None
@@ -122,7 +122,7 @@ def restart(site: Site, count: int) -> None:
 
     wait_until(all_adopted, f"{count} adopted", PATIENCE, 0.05)
     done = time.monotonic()
-    site.note(f"daemon killed and started: {count} ports adopted", done - begin, "s", 3)
+    site.note(f"all {state}: daemon killed and started, {count} adopted", done - begin, "s", 3)
     if stream is not None:
         site.note(f"  frames lost meanwhile, of {stream.sent}", stream.lost(), goal=0)
 
@@ -183,14 +183,14 @@ def measure(site: Site, ports: int, running: int, seconds: float, *, taps: bool)
     add_all(site, names)
     idle(site, "waiting", seconds)
     one_more(site, ports)
-    restart(site, ports)
+    restart(site, "waiting", ports)
     site.say("guests")
     moved = names[:MOVED]
     migrate_in(site, moved)
     start_guests(site, names[len(moved) : running])
     if running >= ports:
         idle(site, "running", seconds)
-        restart(site, ports)
+        restart(site, "running", ports)
 
 
 def chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:

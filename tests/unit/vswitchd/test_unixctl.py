@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ovs_vhost_plugin.vswitchd.link import LinkLost
 from ovs_vhost_plugin.vswitchd.unixctl import (
     ANSWER_TIMEOUT,
+    AT_ONCE,
     MAX_ANSWER,
     Answer,
     NoAnswer,
@@ -60,6 +61,16 @@ def question(peer) -> dict:
     return json.loads(peer.receive())
 
 
+def questions(peer) -> list[dict]:
+    """The questions that have come together."""
+    text, found = peer.receive().decode(), []
+    while text:
+        one, end = json.JSONDecoder().raw_decode(text)
+        found.append(one)
+        text = text[end:]
+    return found
+
+
 def answer(id_: int, text: str) -> bytes:
     return json.dumps({"id": id_, "result": text, "error": None}).encode()
 
@@ -84,19 +95,39 @@ def test_a_pidfile_without_a_number_is_a_reason(tmp_path, text):
     assert outcome.reason.startswith("invalid literal")
 
 
-def test_questions_are_put_one_by_one_and_answered_in_order(reader, peer):
+def test_questions_are_put_together_and_answered_in_order(reader, peer):
     reader.ask("br0", 0.0)
     reader.ask("br1", 0.0)
     assert reader.run(0.0) == []
     peer.accept()
-    first = question(peer)
+    first, second = questions(peer)
     assert (first["method"], first["params"]) == ("fdb/show", ["br0"])
+    assert second["params"] == ["br1"]
     peer.send(answer(first["id"], "one"))
     assert reader.run(0.0) == [("br0", Answer("one"))]
-    second = question(peer)
-    assert second["params"] == ["br1"]
     peer.send(answer(second["id"], "two"))
     assert reader.run(0.0) == [("br1", Answer("two"))]
+
+
+@pytest.mark.parametrize("piece", [7, 1 << 20])
+def test_no_more_questions_are_under_way_than_the_switch_takes_in_a_turn(reader, peer, piece):
+    names = [f"br{number}" for number in range(3 * AT_ONCE)]
+    for name in names:
+        reader.ask(name, 0.0)
+    reader.run(0.0)
+    peer.accept()
+    asked: list[str] = []
+    while len(asked) < len(names):
+        put = questions(peer)
+        assert len(put) == AT_ONCE
+        asked += [one["params"][0] for one in put]
+        said = b"".join(answer(one["id"], "{\u00fc}" + one["params"][0]) for one in put)
+        answered = []
+        for start in range(0, len(said), piece):
+            peer.send(said[start : start + piece])
+            answered += reader.run(0.0)
+        assert answered == [(name, Answer("{\u00fc}" + name)) for name in asked[-AT_ONCE:]]
+    assert asked == names
 
 
 def test_a_long_answer_may_come_in_pieces_even_where_a_piece_ends_in_a_brace(reader, peer):
@@ -231,12 +262,29 @@ def test_a_question_behind_another_has_its_own_time(reader, peer):
     reader.ask("br1", 0.0)
     reader.run(0.0)
     peer.accept()
-    peer.send(answer(question(peer)["id"], "one"))
+    first, second = questions(peer)
+    peer.send(answer(first["id"], "one"))
     assert reader.run(0.9) == [("br0", Answer("one"))]
     assert reader.switchd.get_timer() == 0.9 + ANSWER_TIMEOUT
-    peer.send(answer(question(peer)["id"], "two"))
+    peer.send(answer(second["id"], "two"))
     assert reader.run(ANSWER_TIMEOUT + 0.5) == [("br1", Answer("two"))]
     assert reader.switchd.get_timer() is None
+
+
+def test_questions_that_were_put_end_with_their_connection(reader, peer):
+    reader.ask("br0", 0.0)
+    reader.ask("br1", 0.0)
+    reader.run(0.0)
+    peer.accept()
+    first, second = questions(peer)
+    peer.send(answer(second["id"], "two"))  # out of order: it is not what we speak with
+    assert [name for name, said in reader.run(0.0) if isinstance(said, NoAnswer)] == ["br0", "br1"]
+    reader.ask("br2", 10.0)
+    reader.run(10.0)
+    peer.accept()
+    peer.send(answer(question(peer)["id"], "three"))
+    assert reader.run(10.0) == [("br2", Answer("three"))]
+    assert first["id"] < second["id"]
 
 
 def test_who_is_answered_may_ask_again_at_once(reader, peer):
