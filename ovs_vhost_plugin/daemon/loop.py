@@ -156,13 +156,19 @@ class Loop:
             self.database.get_timer(),
             self.ports.workers.get_timer(),
             self.connector.get_timer(),
-            self.reopener.get_timer(),
-            self.lasting.get_timer(),
-            self.agenda.get_timer(now, slots=self.ports.workers.spawn_slots > 0),
+            *self._timers_of_acting(now),
         )
         for at in timers:
             if at is not None:
                 poller.timer_wait(math.ceil((at - now) * 1000))
+
+    def _timers_of_acting(self, now: float) -> tuple[float | None, ...]:
+        """When there is more to do; never, while this daemon may do nothing."""
+        if not self._serving or self.database.standing is not Standing.ACTIVE:
+            return ()
+        slots = self.ports.workers.spawn_slots > 0
+        agenda = self.agenda.get_timer(now, slots=slots)
+        return self.reopener.get_timer(), self.lasting.get_timer(), agenda
 
     def _look(self, now: float) -> None:
         """Read the rows, and check that this daemon holds the lock."""

@@ -433,3 +433,19 @@ def test_a_turn_does_a_few_things_and_the_others_do_the_rest(world: World) -> No
         world.workers.born()
         assert world.sleeps(NOW) == 0 and len(world.taps.made) - before <= ACTIONS_AT_ONCE
         before = len(world.taps.made)
+
+
+@pytest.mark.parametrize("standing", [Standing.WAITING, Standing.CONTENDED])
+def test_a_daemon_that_may_not_act_sleeps(world: World, standing: Standing) -> None:
+    world.rows(ports={"vhu0": PORT, "vhu1": replace(PORT, name="vhu1", path="/other")})
+    world.loop.turn(NOW)
+    world.workers.spawn(worker_spec(PORT), None, -1, [], NOW)
+    assert world.sleeps(NOW) == 0
+    world.database.standing = standing
+    for second in range(4):
+        world.loop.turn(NOW + second)
+        sleeps = world.sleeps(NOW + second)
+        assert sleeps is None or sleeps > 0
+    world.database.standing = Standing.ACTIVE
+    world.loop.turn(NOW + 5)
+    assert world.sleeps(NOW + 5) == 0
