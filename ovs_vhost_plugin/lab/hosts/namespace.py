@@ -138,8 +138,15 @@ def remove(name: str) -> None:
         return
     _end(name, signal.SIGTERM, seconds=3.0)
     _end(name, signal.SIGKILL, seconds=3.0)
-    # The devices of a deleted namespace are destroyed by the kernel in its own time.
-    process.run(["ip", "netns", "delete", name], check=False)
+
+    def deleted() -> bool:
+        # The devices of a deleted namespace are destroyed by the kernel in its own time.
+        process.run(["ip", "netns", "delete", name], check=False)
+        return not (_NETNS_DIRECTORY / name).exists()
+
+    # A command that was interrupted may be about to make it still.
+    with contextlib.suppress(LabError):
+        process.wait_until(deleted, f"{name}: its end", seconds=3.0, poll=0.1)
 
 
 def scratch_directory() -> Path:
