@@ -10,14 +10,21 @@ anything in it. A guest that has not used its NIC yet proves nothing.
 
 from __future__ import annotations
 
+import math
+
 from ovs_vhost_plugin.common.backoff import Backoff
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.memory.iotlb import MissingError
 from ovs_vhost_plugin.worker.device.resources import RingResources
 from ovs_vhost_plugin.worker.device.rings import Rings
 
-_FIRST, _LAST = 2.0, 8.0
-"""Seconds from the rings' set-up to the first look, and the longest pause; pauses double."""
+_FIRST = 2.0
+"""Seconds from the rings' set-up to the first look. Pauses double without end.
+
+A guest that never uses its NIC then wakes its worker a dozen times in the first hours.
+"""
+_WHILE_WRONG = 8.0
+"""The longest pause, in seconds, while an error is told that may be over."""
 _ADVICE = "give QEMU a memory-backend-memfd with share=on (libvirt: <access mode='shared'/>)"
 
 
@@ -30,7 +37,7 @@ class Sharing:
         self._settled = True
         self._error: PeerError | None = None
         self._look_at: float | None = None
-        self._looks = Backoff(_FIRST, _LAST)
+        self._looks = Backoff(_FIRST, math.inf)
 
     def begin(self) -> None:
         """Begin to look: a front-end has come, or has started its rings anew."""
@@ -68,7 +75,9 @@ class Sharing:
         wrong = self._wrong(started)
         if not wrong:
             self._error = None
-        elif self._error is None:
+            return
+        self._look_at = min(self._look_at, now + _WHILE_WRONG)
+        if self._error is None:
             self._error = PeerError(PeerErrorName.MEMORY_NOT_SHARED, f"{wrong}: {_ADVICE}")
 
     def _started(self) -> list[int]:

@@ -81,6 +81,24 @@ def test_what_qemu_kicks_of_itself_is_not_the_guest(port: Port, kicked: int) -> 
     assert port.said(100) == ""
 
 
+def test_a_guest_that_never_uses_its_nic_wakes_its_worker_ever_more_rarely(port: Port) -> None:
+    looks = [0.0]
+    port.sharing.handle_timer(NOW)
+    while (due := port.sharing.get_timer()) is not None and due < NOW + 86400:
+        looks.append(due - NOW)
+        port.sharing.handle_timer(due)
+    assert looks[:5] == [0, 2, 6, 14, 30] and len(looks) <= 16
+    port.kicked = [2, 0]
+    assert port.said(2 * 86400).startswith("memory-not-shared")
+
+
+def test_what_is_told_is_looked_at_often_as_it_may_be_over(port: Port) -> None:
+    port.kicked = [2, 0]
+    assert port.said(3600)
+    due = port.sharing.get_timer()
+    assert due is not None and due <= NOW + 3600 + 8
+
+
 def test_rings_that_are_not_set_up_yet(port: Port) -> None:
     port.ready, port.resources.memory = False, None
     assert port.said(100) == "" and port.sharing.get_timer() is None
