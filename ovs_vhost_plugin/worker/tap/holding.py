@@ -11,6 +11,7 @@ has no use for. Later frames for such a station follow in the same way.
 
 from __future__ import annotations
 
+import mmap
 import os
 import selectors
 from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +31,8 @@ _BURST = 64  # frames read before the worker's other sockets have their turn
 _FIRST_BATCH = 16  # frames: few, so that the oldest frame does not wait for many to be packed
 _BATCH = 128
 """Frames of a later batch: a packet socket, which a switch may read them by, holds twice that."""
+
+_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 assert _BATCH <= HELD_BATCH_FRAMES
 
@@ -61,7 +64,8 @@ class Holding:
         self._outbox = outbox
         self._clock = clock
         self._finisher = Finisher()
-        self._room = memoryview(bytearray(LONGEST_FRAME))
+        # Memory that is not touched before a hold begins, which few ports ever have.
+        self._room = memoryview(mmap.mmap(-1, LONGEST_FRAME, flags=_PRIVATE))
         self._queues: set[int] = set()
         self._number = 0  # of the latest hold
         self._until = self._end_at = 0.0  # the latest end, and the end as things are
