@@ -28,6 +28,7 @@ MNT_DETACH = 2
 
 _PR_SET_NAME = 15  # prctl(2); 15 bytes and a terminator
 _PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _PR_CAPBSET_DROP = 24
 
 _RESERVED_FDS = 64
@@ -156,6 +157,22 @@ def set_timer(fd: int, seconds: int) -> None:
 def forbid_new_privileges() -> None:
     """Keep programs run by this process and its children from gaining privileges."""
     _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+class _FilterProgram(ctypes.Structure):
+    """struct sock_fprog, linux/filter.h."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+_INSTRUCTION = 8
+"""Bytes of a struct sock_filter."""
+
+
+def filter_system_calls(program: bytes) -> None:
+    """Set a seccomp(2) filter of this thread, for ever: an array of struct sock_filter."""
+    filter_ = _FilterProgram(len(program) // _INSTRUCTION, program)
+    _call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(filter_), 0, 0)
 
 
 def empty_bounding_set() -> None:

@@ -21,7 +21,6 @@ _NOBODY = 65534
 def be_worker(worker: ModuleType, request: ForkWorker, fds: list[int]) -> int:
     """Run the worker that `request` asks for, with `fds`; return its exit status."""
     spec = request.spec
-    _reset_signals()
     os.setsid()
     process.set_name(spec.name)
     black_box, *rest = fds
@@ -55,8 +54,8 @@ def _open_std_files(black_box: int) -> None:
     vitals.adopt(black_box)
 
 
-def _reset_signals() -> None:
-    signal.set_wakeup_fd(-1)
+def reset_signals() -> None:
+    """Let signals do what they do by default, as they then do in each child."""
     for number in _catchable():
         with contextlib.suppress(OSError, ValueError):
             if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN, None):

@@ -46,6 +46,7 @@ def main(argv: list[str]) -> int:
     fd, module, state = argv
     process.close_fds_except({0, 1, 2, int(fd)})
     process.set_name("vhost-forksrv")
+    child.reset_signals()
     return ForkServer(socket.socket(fileno=int(fd)), module, StateDir(Path(state))).live()
 
 
@@ -77,7 +78,7 @@ class ForkServer:
             worker = importlib.import_module(self._module)
             worker.warm()
             with contextlib.suppress(ImportError):  # then the sandbox reports its missing filter
-                sandbox.bindings()
+                sandbox.program(sandbox.FIRST)
             if process.threads() != 1:
                 raise RuntimeError("warming left a thread: forking would not be safe")
         except Exception as error:

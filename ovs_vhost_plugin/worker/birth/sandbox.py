@@ -90,7 +90,7 @@ IOCTLS = {
 _CLONE_VM, _CLONE_THREAD = 0x100, 0x10000
 
 
-def _with_arguments(seccomp: ModuleType) -> list[tuple[str, tuple[Any, ...]]]:
+def _with_arguments(seccomp: ModuleType, pid: int) -> list[tuple[str, tuple[Any, ...]]]:
     """Rules for system calls that are allowed with certain arguments only."""
 
     def masked(argument: int, mask: int, value: int) -> Any:
@@ -107,7 +107,7 @@ def _with_arguments(seccomp: ModuleType) -> list[tuple[str, tuple[Any, ...]]]:
         ("clone", (masked(0, thread, thread),)),  # a thread, never a process
         ("sendto", (seccomp.Arg(4, seccomp.EQ, 0),)),  # to the socket's peer, no address
         ("prlimit64", (seccomp.Arg(2, seccomp.EQ, 0),)),  # reading a limit
-        ("tgkill", (seccomp.Arg(0, seccomp.EQ, os.getpid()),)),  # raise(3), abort(3)
+        ("tgkill", (seccomp.Arg(0, seccomp.EQ, pid),)),  # raise(3), abort(3)
     ]
     low = 0xFFFF_FFFF  # the kernel reads an unsigned int
     rules += [("ioctl", (masked(1, low, request),)) for request in IOCTLS.values()]
@@ -128,17 +128,35 @@ def bindings() -> ModuleType:
     return module
 
 
+FIRST = 1
+"""The pid of the first process of a PID namespace, which a worker is where there are such."""
+
+
 def filter_system_calls() -> None:
-    """Allow only the system calls above from now on, in every thread."""
+    """Allow only the system calls above from now on, in this thread and those that it starts."""
+    process.filter_system_calls(program(os.getpid()))
+
+
+@cache
+def program(pid: int) -> bytes:
+    """The filter of the process `pid`: an array of struct sock_filter (linux/filter.h).
+
+    Making it takes milliseconds and most of a MiB, so the fork server makes that of its children.
+    Raises ImportError.
+    """
     seccomp = bindings()
     rules = seccomp.SyscallFilter(seccomp.KILL_PROCESS)
     for name in ALLOWED:
         _add(rules, seccomp.ALLOW, name)
     for name, number in REFUSED.items():
         _add(rules, seccomp.ERRNO(number), name)
-    for name, arguments in _with_arguments(seccomp):
+    for name, arguments in _with_arguments(seccomp, pid):
         _add(rules, seccomp.ALLOW, name, *arguments)
-    rules.load()
+    reader, writer = os.pipe()  # a pipe holds 64 KiB, and the filter takes a few
+    with os.fdopen(reader, "rb") as read, os.fdopen(writer, "wb") as written:
+        rules.export_bpf(written)
+        written.close()
+        return read.read()
 
 
 def _add(rules: Any, action: Any, name: str, *arguments: Any) -> None:
