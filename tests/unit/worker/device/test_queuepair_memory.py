@@ -1,10 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A port has 128 queue pairs, most of which no guest ever uses: they cost next to nothing."""
+"""What a port has and its guest never uses takes next to no memory."""
 
 import re
+import selectors
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+from support.worker.fake_outbox import FakeOutbox
+
+from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
+from ovs_vhost_plugin.worker.tap.holding import Holding
+from ovs_vhost_plugin.worker.tap.queues import LONGEST_FRAME
 
 PAIRS = 128
 MOST = 96 << 10  # bytes; the arrays of one pair that is used are half a MiB
@@ -28,3 +36,11 @@ def test_a_pair_that_never_runs_takes_little_memory() -> None:
     assert own_memory() - before < PAIRS * MOST
     for pair in pairs:
         pair.close()
+
+
+def test_a_port_that_never_holds_frames_has_no_room_for_them() -> None:
+    with selectors.DefaultSelector() as selector:
+        parts: Any = (SimpleNamespace(fds=[]), selector, FakeOutbox(), lambda: 0.0)
+        before = own_memory()
+        holdings = [Holding(*parts, PortSettings(hold=True)) for _ in range(PAIRS)]
+        assert own_memory() - before < len(holdings) * LONGEST_FRAME // 2
