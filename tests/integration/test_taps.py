@@ -330,3 +330,20 @@ def test_the_next_daemon_puts_only_chains_that_are_missing_or_not_as_they_should
             assert after.hear() == []
     assert sorted(set(put)) == ["vhu1", "vhu2", "vhu3"]
     assert rules(namespace).count("policy drop") == 4
+
+
+def test_a_tap_has_no_queues_after_the_switch_has_seen_to_its_default(
+    taps: Taps, namespace: Namespace
+) -> None:
+    def kind() -> str:
+        return namespace.run("tc", "qdisc", "show", "dev", "vhu0").split()[1]
+
+    taps.create("vhu0")
+    namespace.run("tc", "qdisc", "delete", "dev", "vhu0", "root")
+    assert kind() != "noqueue"
+    taps.remove_queues("vhu0")
+    assert kind() == "noqueue"
+    namespace.run("tc", "qdisc", "replace", "dev", "vhu0", "root", "pfifo")
+    taps.remove_queues("vhu0")
+    assert kind() == "pfifo"
+    taps.remove_queues("not-there")
