@@ -200,6 +200,22 @@ def _hold_log(argv: Sequence[str]) -> int:
     return _print(_ask(args.target, "vhost/hold-log", [args.port]), args.format, "hold_log")
 
 
+def _upgrade_parser() -> argparse.ArgumentParser:
+    parser = _query_parser(
+        "upgrade",
+        "Replace the processes of the ports by new ones, which take over while the guests run. "
+        "The exit status is 0 if all are replaced.",
+    )
+    return _with_port(parser)
+
+
+def _upgrade(argv: Sequence[str]) -> int:
+    args = _upgrade_parser().parse_args(argv)
+    result = _ask(args.target, "vhost/upgrade", [args.port])
+    _print(result, args.format, "upgrade")
+    return 0 if all(said.startswith("upgraded") for said in result["ports"].values()) else 1
+
+
 COMMANDS: dict[str, Command] = {
     "daemon": Command(
         "[DATABASE]", "make vhost-user ports of the switch's rows", _daemon_parser, _daemon
@@ -220,6 +236,9 @@ COMMANDS: dict[str, Command] = {
         "show the frames that were held for guests that migrated away",
         _hold_log_parser,
         _hold_log,
+    ),
+    "upgrade": Command(
+        "[PORT]", "replace the ports' processes while guests run", _upgrade_parser, _upgrade
     ),
     "demo": Command("", "a live migration between two private hosts", _demo_parser, _demo),
 }

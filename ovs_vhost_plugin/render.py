@@ -38,6 +38,13 @@ def show(data: Mapping[str, Any]) -> str:
     errors += sorted({**data["leftovers"], **data["wrong_rows"]}.items())
     if errors:
         parts.append(_table(("port", "error"), errors))
+    outdated = [
+        (port["name"], port["worker"]["version"], port["worker"]["outdated"])
+        for port in data["ports"]
+        if port["worker"] and port["worker"]["outdated"]
+    ]
+    if outdated:
+        parts.append(_table(("port", "release", "its worker is of"), outdated))
     if data["stuck"]:
         stuck = [(one["name"], one["pid"]) for one in data["stuck"]]
         parts.append(_table(("was the worker of", "stuck in the kernel, pid"), stuck))
@@ -135,6 +142,12 @@ def announce_log(data: Mapping[str, Any]) -> str:
         if rows
         else "nothing has been announced yet\n"
     )
+
+
+def upgrade(data: Mapping[str, Any]) -> str:
+    """The fate of each port's worker, from the data of `vhost/upgrade`."""
+    rows = data["ports"].items()
+    return _table(("port", "its worker"), rows) if rows else "no vhost-user ports\n"
 
 
 def hold_log(data: Mapping[str, Any]) -> str:

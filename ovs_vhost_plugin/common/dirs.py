@@ -74,6 +74,10 @@ class StateDir:
         """The record of the worker's process."""
         return self.path / f"{port}.pid"
 
+    def successor(self, port: str) -> Path:
+        """The record of the process that is to be the next worker, while it takes the port over."""
+        return self.path / f"{port}.next"
+
     def listener(self, port: str) -> Path:
         """The record of the socket made for the front-end in server mode."""
         return self.path / f"{port}.sock"
@@ -101,5 +105,5 @@ class StateDir:
 
     def forget(self, port: str) -> None:
         """Remove the records of a port's worker; the tap's record goes with the tap."""
-        for path in (self.control(port), self.pid(port)):
+        for path in (self.control(port), self.pid(port), self.successor(port)):
             path.unlink(missing_ok=True)

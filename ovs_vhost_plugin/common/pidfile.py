@@ -35,6 +35,20 @@ def open_process(path: Path) -> int | None:
     return None
 
 
+def succeed(path: Path, successor: Path) -> None:
+    """Put the record of a successor in place of that of a process that has ended, if it has.
+
+    A daemon that died in a handover has left both. The process that does not have the port ends
+    when its daemon does.
+    """
+    before = open_process(path)
+    if before is not None:
+        os.close(before)
+    elif (after := open_process(successor)) is not None:
+        os.close(after)
+        successor.rename(path)
+
+
 def kill(pidfd: int) -> None:
     """Send SIGKILL to the process, if it still runs.
 

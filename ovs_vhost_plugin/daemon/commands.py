@@ -17,18 +17,19 @@ from ovs_vhost_plugin.announce.announcement import DEADLINE
 from ovs_vhost_plugin.announce.result import Result
 from ovs_vhost_plugin.common.dirs import PROGRAM
 from ovs_vhost_plugin.common.text import escaped
+from ovs_vhost_plugin.daemon.events import Event, Heard
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.ovsdb.database import Standing
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.ovsdb.row_values import parse_mac
-from ovs_vhost_plugin.daemon.workers.workers import Event, Heard
 from ovs_vhost_plugin.ipc.commands import GetStats
 from ovs_vhost_plugin.ipc.reports import Stats
 from ovs_vhost_plugin.ipc.stations import StationCodec
 
 _STATS_TIMEOUT = 1.0
 _ANNOUNCE_TIMEOUT = DEADLINE + 1.0
+_UPGRADE_TIMEOUT = 30.0
 
 Handler = Callable[[Any, list[str], float], None]
 
@@ -57,6 +58,7 @@ class Commands:
         self._options = options
         self._stats: dict[int, _Pending] = {}
         self._announces: list[_Pending] = []
+        self._upgrades: list[_Pending] = []
         self._last_id = 0
         self._exits: list[Any] = []
         for name, usage, most, handler in (
@@ -67,6 +69,7 @@ class Commands:
             ("vhost/stats", "[PORT] [--format json]", 3, self._show_stats),
             ("vhost/announce", "PORT [MAC] [--format json]", 4, self._announce),
             ("vhost/announce-log", "[PORT] [--format json]", 3, self._announce_log),
+            ("vhost/upgrade", "[PORT] [--format json]", 3, self._upgrade),
             ("vhost/hold-log", "[PORT] [--format json]", 3, self._hold_log),
         ):
             ovs.unixctl.commands.pop(name, None)  # the bindings' own "version"
@@ -90,6 +93,14 @@ class Commands:
         for pending in [p for p in self._announces if now >= p.deadline or p.answers]:
             self._announces.remove(pending)
             pending.finish(pending)
+        for pending in self._upgrades:
+            for name in list(pending.waiting):
+                if outcome := self._loop.upgrading.outcome(name):
+                    pending.waiting.discard(name)
+                    pending.answers[name] = outcome
+        for pending in [p for p in self._upgrades if not p.waiting or now >= p.deadline]:
+            self._upgrades.remove(pending)
+            pending.finish(pending)
         if self._loop.exiting:
             for connection in self._exits:
                 _reply(connection, "")
@@ -106,7 +117,7 @@ class Commands:
 
     def get_timer(self) -> float | None:
         """The time at which an answer is due; None while nobody waits for one."""
-        waiting = (*self._stats.values(), *self._announces)
+        waiting = (*self._stats.values(), *self._announces, *self._upgrades)
         return min((pending.deadline for pending in waiting), default=None)
 
     # -- the commands ----------------------------------------------------------------------------
@@ -208,6 +219,26 @@ class Commands:
         data = {"now": time.monotonic(), "holds": found}
         _answer(connection, as_json, data, render.hold_log)
 
+    def _upgrade(self, connection: Any, argv: list[str], now: float) -> None:
+        as_json, names = _format(connection, argv)
+        if len(names) > 1:
+            raise UsageError("usage: vhost/upgrade [PORT] [--format json]")
+        ports = [self._port(name) for name in names] or list(self._loop.desired.values())
+        pending = _Pending(connection, as_json, now + _UPGRADE_TIMEOUT)
+        pending.finish = self._finish_upgrade
+        for port in ports:
+            if why := self._loop.upgrading.ask(port):
+                pending.answers[port.name] = f"not upgraded: {why}"
+            else:
+                pending.waiting.add(port.name)
+        self._loop.upgrading.run(self._loop.desired, now)
+        self._upgrades.append(pending)
+
+    def _finish_upgrade(self, pending: _Pending) -> None:
+        late = dict.fromkeys(pending.waiting, f"not yet, after {_UPGRADE_TIMEOUT:g} s")
+        data = {"ports": dict(sorted({**pending.answers, **late}.items()))}
+        _answer(pending.connection, pending.as_json, data, render.upgrade)
+
     # -- the commands' answers -------------------------------------------------------------------
 
     def _port(self, name: str) -> PortSpec:
@@ -227,6 +258,7 @@ class Commands:
             "database": self._options.database,
             "standing": loop.database.standing.value,
             "sandbox": loop.ports.workers.sandbox,
+            "build": loop.ports.workers.build,
             "stuck": [{"name": s.name, "pid": s.link.pid} for s in loop.ports.workers.stuck],
             "ports": [self._port_overview(port) for _, port in sorted(loop.desired.items())],
             "wrong_rows": dict(sorted(wrong.items())),
@@ -261,7 +293,14 @@ class Commands:
             else [StationCodec().encode(one) for one in link.stations],
             "worker": None
             if link is None
-            else {"phase": link.phase.value, "version": link.version},
+            else {
+                "phase": link.phase.value,
+                "version": link.release.version,
+                "build": link.release.build,
+                "protocol": link.release.protocol,
+                "outdated": self._loop.upgrading.shown(link),
+                "ignored_reports": link.release.ignored,
+            },
             "announced": self._loop.announcing.announced.get(port.name, ""),
         }
 

@@ -26,13 +26,13 @@ from typing import Any, Protocol
 import ovs.vlog
 
 from ovs_vhost_plugin.common.backoff import Backoff
+from ovs_vhost_plugin.daemon.events import Ended, Event, Heard
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.sockets import sockpath
 from ovs_vhost_plugin.daemon.sockets.reach import Nobody
 from ovs_vhost_plugin.daemon.sockets.sockpath import OnStep
 from ovs_vhost_plugin.daemon.sockets.sockpolicy import SocketError, SocketErrorName
 from ovs_vhost_plugin.daemon.workers.link import WorkerLink
-from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard
 from ovs_vhost_plugin.ipc.commands import Connected
 from ovs_vhost_plugin.ipc.reports import AskConnection
 

@@ -14,8 +14,10 @@ from ovs_vhost_plugin.common.text import escaped
 from ovs_vhost_plugin.daemon import status
 from ovs_vhost_plugin.daemon.agenda import Agenda
 from ovs_vhost_plugin.daemon.connector import Connector
+from ovs_vhost_plugin.daemon.events import Event
 from ovs_vhost_plugin.daemon.guests.announcing import Announcing
 from ovs_vhost_plugin.daemon.guests.forwarding import Forwarding
+from ovs_vhost_plugin.daemon.handover.upgrading import Upgrading
 from ovs_vhost_plugin.daemon.lasting import Lasting
 from ovs_vhost_plugin.daemon.ovsdb import adoption
 from ovs_vhost_plugin.daemon.ovsdb.carriage import Trouble
@@ -26,7 +28,6 @@ from ovs_vhost_plugin.daemon.poller import LoopPoller
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reconcile import reconcile
 from ovs_vhost_plugin.daemon.taps.reopening import TapReopener
-from ovs_vhost_plugin.daemon.workers.workers import Event
 from ovs_vhost_plugin.vswitchd.unixctl import Switchd
 
 vlog = ovs.vlog.Vlog("vhost_loop")
@@ -50,6 +51,7 @@ class Loop:
         forwarding: Forwarding,
         reopener: TapReopener,
         switchd: Switchd,
+        upgrading: Upgrading,
     ) -> None:
         self.database = database
         self.ports = ports
@@ -58,6 +60,7 @@ class Loop:
         self.forwarding = forwarding
         self.reopener = reopener
         self.switchd = switchd
+        self.upgrading = upgrading
         self.lasting = Lasting()
         self.snapshot: Snapshot | None = None
         self.agenda = Agenda()
@@ -85,7 +88,8 @@ class Loop:
         if uncarried := self.lasting.of(port.name, Trouble.CANNOT_CARRY):
             keys = status.of_uncarried(keys, uncarried)
         not_taken = self.lasting.of(port.name, Trouble.MTU_NOT_TAKEN)
-        for error in (self.connector.errors.get(port.name), not_taken):
+        not_upgraded = self.upgrading.errors.get(port.name)
+        for error in (self.connector.errors.get(port.name), not_taken, not_upgraded):
             if error:
                 keys.setdefault(status.ERROR, error)
         return keys
@@ -122,12 +126,14 @@ class Loop:
         self.agenda.touch(self.ports.workers.take_touched())
         self.agenda.touch(event.name for event in events)
         self.ports.take(events, self.desired, now)
+        self.upgrading.take(events, now)
         self.connector.take(events, now)
         self.connector.run(self.desired, now)
         self._hear_errors()
         self.ports.seclusion.run()
         if self._serving and self.snapshot is not None:
             self._act(self.snapshot, now)
+            self.upgrading.run(self.desired, now)
             self._publish(self.snapshot, now)
         self._check_cleanup(now)
         return events
@@ -168,7 +174,8 @@ class Loop:
             return ()
         slots = self.ports.workers.spawn_slots > 0
         agenda = self.agenda.get_timer(now, slots=slots)
-        return self.reopener.get_timer(), self.lasting.get_timer(), agenda
+        upgrading = self.upgrading.get_timer()
+        return self.reopener.get_timer(), self.lasting.get_timer(), upgrading, agenda
 
     def _look(self, now: float) -> None:
         """Read the rows, and check that this daemon holds the lock."""

@@ -6,6 +6,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import ovs.daemon
@@ -22,6 +23,7 @@ from ovs_vhost_plugin.daemon.commands import Commands
 from ovs_vhost_plugin.daemon.connector import Connector
 from ovs_vhost_plugin.daemon.guests.announcing import Announcing
 from ovs_vhost_plugin.daemon.guests.forwarding import Forwarding
+from ovs_vhost_plugin.daemon.handover.upgrading import Upgrading
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.ovsdb import json_parser
@@ -34,7 +36,7 @@ from ovs_vhost_plugin.daemon.sockets.reach import Reach
 from ovs_vhost_plugin.daemon.sockets.waywatch import WayWatch
 from ovs_vhost_plugin.daemon.taps.reopening import TapReopener
 from ovs_vhost_plugin.daemon.taps.seclusion import Seclusion
-from ovs_vhost_plugin.daemon.workers.uids import Uids
+from ovs_vhost_plugin.daemon.workers.uids import Uids, worker_ids
 from ovs_vhost_plugin.daemon.workers.workers import Workers
 from ovs_vhost_plugin.jit import cache
 from ovs_vhost_plugin.tap import HostStack, Taps
@@ -122,7 +124,10 @@ def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: Path) -
     announcing = Announcing(workers.tell, switchd, made)
     forwarding = Forwarding(workers.tell, switchd)
     reopener = TapReopener(taps, ports.unopened, switchd)
-    return Loop(database, ports, connector, announcing, forwarding, reopener, switchd)
+    make_ids = partial(worker_ids, chosen, uids)
+    upgrading = Upgrading(ports, make_ids, by_itself=chosen.upgrade_workers)
+    parts = (connector, announcing, forwarding, reopener, switchd, upgrading)
+    return Loop(database, ports, *parts)
 
 
 def _run(loop: Loop, commands: Commands, unixctl: ovs.unixctl.server.UnixctlServer) -> None:

@@ -31,6 +31,7 @@ class Options:
     worker_user: Owner | None
     sock_owner: Owner | None
     sock_mode: int
+    upgrade_workers: bool = True
 
 
 def parse(argv: Sequence[str], rundir: Path) -> Options:
@@ -50,6 +51,7 @@ def parse(argv: Sequence[str], rundir: Path) -> Options:
         worker_user=args.worker_user,
         sock_owner=args.sock_owner,
         sock_mode=args.sock_mode,
+        upgrade_workers=not args.keep_workers,
     )
 
 
@@ -114,6 +116,13 @@ def _add_port_options(parser: argparse.ArgumentParser) -> None:
         type=_mode,
         default=DEFAULT_SOCK_MODE,
         help=f"the permissions of these sockets, in octal (default: {DEFAULT_SOCK_MODE:04o})",
+    )
+
+    group.add_argument(
+        "--keep-workers",
+        action="store_true",
+        help="do not replace running processes of ports that another release has started "
+        "(default: each hands its port over to a new one; vhost/upgrade does that at any time)",
     )
 
 

@@ -14,6 +14,8 @@ import ovs.vlog
 from ovs_vhost_plugin.common import process
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon import status
+from ovs_vhost_plugin.daemon.events import Ended, Event, Heard
+from ovs_vhost_plugin.daemon.handover.release import changed_settings
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.port_faults import PortFaults
@@ -37,10 +39,10 @@ from ovs_vhost_plugin.daemon.taps.seclusion import Seclusion
 from ovs_vhost_plugin.daemon.workers import journals
 from ovs_vhost_plugin.daemon.workers.further_queues import FurtherQueues
 from ovs_vhost_plugin.daemon.workers.journals import Journals
-from ovs_vhost_plugin.daemon.workers.link import WorkerLink, changed_settings
+from ovs_vhost_plugin.daemon.workers.link import WorkerLink
 from ovs_vhost_plugin.daemon.workers.postcopy import Userfaultfds
 from ovs_vhost_plugin.daemon.workers.uids import Uids, worker_ids
-from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard, Workers
+from ovs_vhost_plugin.daemon.workers.workers import Workers
 from ovs_vhost_plugin.ipc.reports import AskQueues, AskUserfaultfd, PortState, WorkerHello
 from ovs_vhost_plugin.ipc.spec import WorkerSpec
 from ovs_vhost_plugin.tap import TapError, TapErrorName, Taps
@@ -142,9 +144,9 @@ class Ports:
 
     def _hello(self, name: str, hello: WorkerHello, now: float) -> None:
         self._journals.uses(name, hello.spec.path)
-        self._further.hello(name, hello.queues)
+        self._further.hello(name, hello.tap_queues)
         self.faults.worker_came(name)
-        if self._holders.beside(name, hello.queues) and (link := self.link(name)):
+        if self._holders.beside(name, hello.tap_queues) and (link := self.link(name)):
             link.quit(now)  # the tap is made anew before the next worker
 
     def _state_told(self, name: str, state: PortState) -> None:
@@ -185,7 +187,9 @@ class Ports:
         secluded = None if index is None else self.seclusion.of(name, index)
         link = self.link(name)
         if link is not None:
-            return Observed(tap, link.phase, link.spec, link.since, secluded=secluded)
+            outdated = self._options.upgrade_workers and self.workers.is_dispensable(link)
+            told = tap, link.phase, link.spec, link.since
+            return Observed(*told, secluded=secluded, outdated=outdated)
         retry_at = self.faults.retry_at(name)
         held_until = retry_at if self._is_held(name) else 0.0
         released_by = self._released_by(name, gone, now)

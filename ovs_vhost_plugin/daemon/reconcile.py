@@ -39,6 +39,9 @@ GOOD_AFTER = 30.0
 """A worker that lived this long (seconds) has worked: the next delay starts anew."""
 
 
+OUTDATED = "it is of another release, and serves nobody"
+"""The reason to end a worker for which another one takes its place."""
+
 FIRST_TRY = Backoff(FIRST_DELAY, LAST_DELAY, GOOD_AFTER)
 """The back-off of a worker, a tap or the fork server before any failure."""
 
@@ -61,6 +64,7 @@ class Observed:
     released_by    the time until which a tap outlives its row: the switch may have it open
     secluded       whether the host's own stack is kept away from the tap; None: unknown
     held_until     the time of the next try to remove a tap that stayed
+    outdated       whether the worker is of another build, and nobody would miss it
     """
 
     tap: bool = False
@@ -71,6 +75,7 @@ class Observed:
     released_by: float = 0.0
     secluded: bool | None = None
     held_until: float = 0.0
+    outdated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +181,7 @@ def reconcile(
         step = _step(name, port, name in wrong, seen, now)
         if isinstance(step, float):
             wakes[name] = step
-        elif isinstance(step, Spawn):
+        elif isinstance(step, Spawn) or step == QuitWorker(name, OUTDATED):
             if spawn_slots > 0:
                 spawn_slots -= 1
                 actions.append(step)
@@ -236,7 +241,7 @@ def _adjust(port: PortSpec, seen: Observed, now: float) -> Action | float | None
         return _deadline(seen, HELLO_TIMEOUT, now) or Kill(port.name, "it said no hello")
     if wanted.settings != has.settings:
         return ConfigureWorker(wanted)
-    return None
+    return QuitWorker(port.name, OUTDATED) if seen.outdated else None
 
 
 def _deadline(seen: Observed, timeout: float, now: float) -> float | None:

@@ -22,12 +22,16 @@ class ForkWorker:
 
     Its fds: vitals[, cgroup.procs if `group`], control listener[, front-end listener if
     `listener`], journal, and a queue of the tap for each queue pair.
+
+    With `successor` the worker takes the port over from another one: the fds are vitals[,
+    cgroup.procs if `group`], and a socket to that one.
     """
 
     WIRE_NAME: ClassVar = "fork"
     spec: WorkerSpec
     listener: bool = False
     group: bool = False
+    successor: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +52,15 @@ Request = ForkWorker | Dispose
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Workers can be forked; `lacking` names the layers that their sandbox lacks here."""
+    """Workers can be forked.
+
+    lacking  the layers that their sandbox lacks here
+    build    the code that they run (`common/build.py`)
+    """
 
     WIRE_NAME: ClassVar = "ready"
     lacking: Annotated[tuple[Annotated[str, Line()], ...], Most(64)]
+    build: Annotated[str, Line(80)] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +73,12 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Born:
-    """The worker of port `name` is process `pid`."""
+    """The worker of port `name`, or the successor that is to be its worker, is process `pid`."""
 
     WIRE_NAME: ClassVar = "born"
     name: _PORT_NAME
     pid: _PID
+    successor: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +88,7 @@ class Stillborn:
     WIRE_NAME: ClassVar = "stillborn"
     name: _PORT_NAME
     error: Annotated[str, Line()]
+    successor: bool = False
 
 
 @dataclass(frozen=True, slots=True)

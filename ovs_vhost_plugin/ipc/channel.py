@@ -64,7 +64,7 @@ class Channel:
 
     def send(self, obj: dict[str, Any], fds: Sequence[int] = ()) -> None:
         """Send one object. The fds stay the caller's. Raises ChannelClosed if the peer is gone."""
-        packet = _encode(obj)
+        packet = encode_object(obj)
         if len(self._backlog) >= MAX_BACKLOG:
             raise ChannelBroken("it does not read")
         # Kept fds are duplicates, as they must outlive the caller's.
@@ -80,7 +80,7 @@ class Channel:
         if self._backlog:
             return False
         try:
-            socket.send_fds(self._sock, [_encode(obj)], fds)
+            socket.send_fds(self._sock, [encode_object(obj)], fds)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -144,7 +144,24 @@ class Channel:
         self._sock.close()
 
 
-def _encode(obj: dict[str, Any]) -> bytes:
+def connect(path: str) -> Channel:
+    """A connection to a worker over which nothing ever comes back.
+
+    Packets of a socket may carry fds, and closing the socket closes those too. The socket is shut
+    down for reading before it is connected, so a worker has no moment in which to send an fd.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    try:
+        sock.shutdown(socket.SHUT_RD)
+        sock.connect(path)
+    except OSError:
+        sock.close()
+        raise
+    return Channel(sock, max_fds=0)
+
+
+def encode_object(obj: dict[str, Any]) -> bytes:
+    """The packet of a JSON object. Raises ValueError if it is too large."""
     packet = json.dumps(obj, separators=(",", ":")).encode()
     if len(packet) > MAX_PACKET:
         raise ValueError(f"control packet of {len(packet)} bytes")

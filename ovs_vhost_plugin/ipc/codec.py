@@ -4,9 +4,11 @@
     class Started:
         base: Annotated[int, Count(1 << 32)]
 
-`decode` takes exactly the declared fields, each of its type and within its bounds, and raises
-`MessageError` for anything else: the peer may have been taken over by a guest. A field's type is
-`bool`, another dataclass, one of these or None, or `Annotated` with a `Codec` or with `Most`.
+`decode` takes the declared fields, each of its type and within its bounds, and raises
+`MessageError` for anything else: the peer may have been taken over by a guest. A peer of another
+release may have other fields: a field that is not declared is not looked at, and a missing field
+has its default, if it has one. A field's type is `bool`, another dataclass, one of these or None,
+or `Annotated` with a `Codec` or with `Most`.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from __future__ import annotations
 import base64
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -27,6 +29,10 @@ _TEXT_MAX = 240
 
 class MessageError(ValueError):
     """An object is not a valid message; the text names the message and the field."""
+
+
+class UnknownKindError(MessageError):
+    """An object is a message of a kind that is not declared here, perhaps of another release."""
 
 
 class Codec(ABC):
@@ -203,6 +209,7 @@ class _Table(Codec):
 class _Struct(Codec):
     make: Callable[..., Any]
     fields: dict[str, Codec]
+    needed: frozenset[str]
 
     def encode(self, value: Any) -> dict[str, Any]:
         return {name: codec.encode(getattr(value, name)) for name, codec in self.fields.items()}
@@ -210,9 +217,11 @@ class _Struct(Codec):
     def decode(self, value: object) -> Any:
         if not isinstance(value, dict):
             raise MessageError("no object")
-        if value.keys() != self.fields.keys():
-            raise MessageError("wrong set of fields")
-        return self.make(**{name: self._field(name, value[name]) for name in self.fields})
+        if missing := self.needed - value.keys():
+            raise MessageError(f"without its fields {', '.join(sorted(missing))}")
+        return self.make(
+            **{name: self._field(name, value[name]) for name in self.fields if name in value}
+        )
 
     def _field(self, name: str, value: object) -> Any:
         try:
@@ -244,8 +253,16 @@ def _codec_of(kind: Any) -> Codec:
         return _Maybe(codec_of(get_args(kind)[0]))
     elif isinstance(kind, type) and is_dataclass(kind):
         hints = get_type_hints(kind, include_extras=True)
-        return _Struct(kind, {one.name: codec_of(hints[one.name]) for one in fields(kind)})
+        codecs = {one.name: codec_of(hints[one.name]) for one in fields(kind)}
+        return _Struct(kind, codecs, frozenset(_needed(kind)))
     raise TypeError(f"{kind}: declare its bounds")
+
+
+def _needed(kind: Any) -> Iterator[str]:
+    """The fields of a dataclass that have no default."""
+    for one in fields(kind):
+        if one.default is MISSING and one.default_factory is MISSING:
+            yield one.name
 
 
 # -- messages -------------------------------------------------------------------------------------
@@ -272,12 +289,13 @@ class Messages(Generic[M]):
         return {self._key: name, **codec_of(type(message)).encode(message)}
 
     def kind_of(self, said: dict[str, Any]) -> type[M]:
-        """The message that an object claims to be. Raises MessageError."""
+        """The message that an object claims to be. Raises UnknownKindError, or MessageError."""
         name = said.get(self._key)
-        kind = self._kinds.get(name) if isinstance(name, str) else None
-        if kind is None:
-            raise MessageError(f"no such {self._key}: {printable(str(name), 40)}")
-        return kind
+        if not isinstance(name, str):
+            raise MessageError(f"no {self._key}")
+        if name not in self._kinds:
+            raise UnknownKindError(f"no such {self._key}: {printable(name, 40)}")
+        return self._kinds[name]
 
     def decode(self, said: dict[str, Any]) -> M:
         """The message in an object. Raises MessageError."""

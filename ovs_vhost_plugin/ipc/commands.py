@@ -9,39 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
 
 from ovs_vhost_plugin.ipc.codec import Count, Hex, Line, MessageError, Messages, Most
 from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.ipc.stations import Key
 
 PROTOCOL = 3
-"""The version of this protocol: raise it when a command or report changes.
+"""The version of this protocol: raise it when a command or report changes, and write the change
+into docs/upgrade.md. A field that is added has a default."""
 
-If the other side has another version, the daemon ends the worker and starts another one."""
+OLDEST = 2
+"""The oldest version that a worker may speak that an earlier daemon started."""
+
+HELLO = 2
+"""The number in a daemon's hello, which is the same for ever.
+
+The daemon speaks first, when it does not know the worker's version. Workers of version 2 take this
+hello and no other."""
 
 RequestId = Annotated[int, Count(1 << 53, least=-(1 << 53))]
 """The id of a request, which its answer repeats."""
 Keys = Annotated[tuple[Key, ...], Most(4096)]
 
 
-@dataclass(frozen=True)
-class Exactly(Count):
-    """A number that must be the same on both sides."""
-
-    def decode(self, value: object) -> int:
-        """Check the number."""
-        if value != self.most:
-            raise MessageError(f"it is of another release, which does not have {self.most}")
-        return self.most
-
-
-Protocol = Annotated[int, Exactly(PROTOCOL)]
-
-
 @dataclass(frozen=True, slots=True)
 class DaemonHello:
-    """A daemon presents itself: its release, for people to read, and its protocol version.
+    """A daemon presents itself: its release, for people to read, and `HELLO`.
 
     Its fds: a pipe for reports, and the file and the alarm of the vitals (`ipc/vitals.py`).
     """
@@ -49,7 +43,7 @@ class DaemonHello:
     WIRE_NAME: ClassVar = "hello"
     FDS: ClassVar = 3
     version: Annotated[str, Line(60)]
-    protocol: Protocol = PROTOCOL
+    protocol: Annotated[int, Count(HELLO, least=HELLO)] = HELLO
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +127,18 @@ class RefuseUserfaultfd:
 
 
 @dataclass(frozen=True, slots=True)
+class HandOver:
+    """Give the port to another worker: the answer is `HandedOver` with this id.
+
+    Its fd: a socket whose other end the successor has (`worker/handover/`).
+    """
+
+    WIRE_NAME: ClassVar = "hand-over"
+    FDS: ClassVar = 1
+    id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
 class Quit:
     """End the worker."""
 
@@ -151,8 +157,26 @@ Command = (
     | ForgetStations
     | GiveUserfaultfd
     | RefuseUserfaultfd
+    | HandOver
     | Quit
 )
+
+KNOWN = tuple(sorted(kind.WIRE_NAME for kind in get_args(Command)))
+"""The names of all commands, which a worker tells with its hello."""
+
+KNOWN_AT_FIRST = (
+    "configure",
+    "connected",
+    "forget-stations",
+    "hello",
+    "inject",
+    "no-userfaultfd",
+    "quit",
+    "release",
+    "stats",
+    "userfaultfd",
+)
+"""The commands of workers of version 2, which do not tell."""
 
 _MESSAGES: Messages[Command] = Messages("op", Command)
 
@@ -163,7 +187,10 @@ def encode(command: Command) -> dict[str, Any]:
 
 
 def decode(said: dict[str, Any], fds: Sequence[int]) -> Command:
-    """Check a command that came with `fds`, which stay the caller's. Raises MessageError."""
+    """Check a command that came with `fds`, which stay the caller's.
+
+    Raises UnknownKindError for a command that is not known here, MessageError for a wrong one.
+    """
     command = _MESSAGES.decode(said)
     if len(fds) != command.FDS:
         raise MessageError(f"{command.WIRE_NAME}: {len(fds)} fds, not {command.FDS}")

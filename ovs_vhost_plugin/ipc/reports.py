@@ -27,7 +27,14 @@ from ovs_vhost_plugin.ipc.codec import (
     Text,
     printable,
 )
-from ovs_vhost_plugin.ipc.commands import PROTOCOL, GetStats, Protocol, Release, RequestId
+from ovs_vhost_plugin.ipc.commands import (
+    KNOWN_AT_FIRST,
+    PROTOCOL,
+    GetStats,
+    HandOver,
+    Release,
+    RequestId,
+)
 from ovs_vhost_plugin.ipc.spec import WorkerSpec
 from ovs_vhost_plugin.ipc.stations import Key, Mac, StationCodec
 from ovs_vhost_plugin.net.station import Station
@@ -80,14 +87,26 @@ class Statistics(Codec):
 class WorkerHello:
     """A worker presents itself: its release, for people to read, and its spec.
 
-    `queues`: the number of its tap's queues that it has.
+    queues    the number of its tap's queues that it has; 0: all
+    protocol  the version that it speaks
+    oldest    the oldest version of a daemon that understands all that matters
+    build     the code that it runs (`common/build.py`); "": unknown
+    commands  the names of the commands that it knows
     """
 
     WIRE_NAME: ClassVar = "hello"
     version: Annotated[str, Line()]
     spec: WorkerSpec
-    queues: Annotated[int, Count(128, least=1)] = 1
-    protocol: Protocol = PROTOCOL
+    queues: Annotated[int, Count(128)] = 0
+    protocol: Annotated[int, Count(1 << 16)] = PROTOCOL
+    oldest: Annotated[int, Count(1 << 16)] = 0
+    build: Annotated[str, Line(80)] = ""
+    commands: Annotated[tuple[Annotated[str, Line(40)], ...], Most(128)] = KNOWN_AT_FIRST
+
+    @property
+    def tap_queues(self) -> int:
+        """The number of its tap's queues that it has; a worker of version 2 has all."""
+        return self.queues or self.spec.queues
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +232,20 @@ class HeldFrames:
     left: bool
 
 
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """The answer to `HandOver` with this id.
+
+    outcome  "done": the port is the successor's, and this worker ends once its daemon leaves it;
+             "busy": not now, `why` says with what; "failed": the successor could not, for `why`
+    """
+
+    WIRE_NAME: ClassVar = "handed-over"
+    id: RequestId
+    outcome: Annotated[str, Text(6, "done|busy|failed")]
+    why: Annotated[str, Line()] = ""
+
+
 Report = (
     WorkerHello
     | PortState
@@ -225,6 +258,7 @@ Report = (
     | GuestStations
     | HoldState
     | HeldFrames
+    | HandedOver
 )
 
 RATES: dict[type[Report], tuple[float, int]] = {
@@ -243,7 +277,14 @@ RATES: dict[type[Report], tuple[float, int]] = {
 An honest worker keeps to half of them, whatever its guest and front-end do (`worker/outbox.py`).
 """
 
-ANSWERS: dict[type[Report], type[GetStats | Release]] = {Stats: GetStats, HeldFrames: Release}
+OTHERS = 20.0, 80
+"""The rate of reports whose kind is not known here, which workers of later releases may send."""
+
+ANSWERS: dict[type[Report], type[GetStats | Release | HandOver]] = {
+    Stats: GetStats,
+    HeldFrames: Release,
+    HandedOver: HandOver,
+}
 """The reports that answer a command, each with its command."""
 
 _MESSAGES: Messages[Report] = Messages("event", Report)
@@ -255,7 +296,7 @@ def encode(report: Report) -> dict[str, Any]:
 
 
 def kind_of(said: dict[str, Any]) -> type[Report]:
-    """The report that an object claims to be. Raises MessageError."""
+    """The report that an object claims to be. Raises UnknownKindError, or MessageError."""
     return _MESSAGES.kind_of(said)
 
 

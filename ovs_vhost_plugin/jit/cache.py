@@ -10,7 +10,6 @@ This module does not import numba, so that the daemon can name a problem without
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovs_vhost_plugin.common import trusted
+from ovs_vhost_plugin.common.build import digest_of
 from ovs_vhost_plugin.common.trusted import DistrustError
 
 VARIABLE = "OVS_VHOST_CACHE_DIR"
@@ -80,13 +80,3 @@ def of_sources(cache: Cache) -> Path | None:
         if stale.name != name:
             shutil.rmtree(stale, ignore_errors=True)
     return cache.directory / name
-
-
-def digest_of(*packages: Path) -> str:
-    """16 hex digits that depend on all Python sources in `packages`, at any depth."""
-    digest = hashlib.sha256()
-    for package in packages:
-        for source in sorted(package.rglob("*.py")):
-            digest.update(f"{source.relative_to(package.parent)}\0".encode())
-            digest.update(hashlib.sha256(source.read_bytes()).digest())
-    return digest.hexdigest()[:16]

@@ -29,6 +29,11 @@ class Requests:
         self._acknowledged = acknowledged
         self._unanswered: deque[tuple[BackendRequest, OnAnswer]] = deque()
 
+    @property
+    def idle(self) -> bool:
+        """Whether no answer is awaited."""
+        return not self._unanswered
+
     def ask(
         self, request: BackendRequest, payload: bytes = b"", on_answer: OnAnswer | None = None
     ) -> Message:

@@ -59,6 +59,11 @@ class Decoder:
         size: int = spec.HEADER.unpack_from(self._buffer)[2]
         return max(0, spec.HEADER.size + size - len(self._buffer))
 
+    @property
+    def empty(self) -> bool:
+        """Whether no part of a message has come."""
+        return not self._buffer and not self._fds
+
     def feed(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Take bytes and the fds that came with them."""
         self._buffer += data

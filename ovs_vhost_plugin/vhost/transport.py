@@ -51,6 +51,11 @@ class Connection:
         """Whether replies wait for the peer to read; if so, call `flush` when writable."""
         return bool(self._unsent)
 
+    @property
+    def idle(self) -> bool:
+        """Whether it stands between two messages, in both directions."""
+        return self._decoder.empty and not self._unsent
+
     def receive(self) -> Iterator[Message]:
         """The whole messages that have arrived, up to a bound; the caller owns their fds.
 

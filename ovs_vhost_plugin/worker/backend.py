@@ -34,6 +34,15 @@ class BackEndChannel:
         """Whether the front-end can be asked."""
         return self._connection is not None
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way, in either direction."""
+        return self._connection is None or (self._connection.idle and self._requests.idle)
+
+    def fileno(self) -> int:
+        """The channel's socket, -1 for none."""
+        return -1 if self._connection is None else self._connection.fileno()
+
     def open(self, fd: int, *, acknowledged: bool) -> None:
         """Use the unix stream socket `fd`, which this takes over.
 

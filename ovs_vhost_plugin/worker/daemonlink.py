@@ -7,13 +7,14 @@ Reports go another way, by the pipe that comes with the daemon's hello (`outbox.
 from __future__ import annotations
 
 import os
+import select
 import selectors
 import socket
 from collections.abc import Callable, Sequence
 
 from ovs_vhost_plugin.ipc import commands
 from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed
-from ovs_vhost_plugin.ipc.codec import MessageError
+from ovs_vhost_plugin.ipc.codec import MessageError, UnknownKindError
 from ovs_vhost_plugin.ipc.commands import Command, DaemonHello
 
 Handler = Callable[[Command, Sequence[int]], None]
@@ -38,6 +39,11 @@ class DaemonLink:
         listener.setblocking(False)
         selector.register(listener, selectors.EVENT_READ, self._accept)
 
+    def await_end(self, seconds: float) -> None:
+        """Wait until the daemon has gone, or says something; obey nothing any more."""
+        if self._channel is not None:
+            select.select([self._channel], [], [], seconds)
+
     def _accept(self, _now: float) -> None:
         try:
             sock, _ = self._listener.accept()
@@ -58,8 +64,10 @@ class DaemonLink:
                     continue
                 try:
                     command = commands.decode(said, fds)
+                except UnknownKindError:
+                    _close_all(fds)  # of a later daemon, which can do without an answer
                 except MessageError:
-                    # A daemon of another release sees the end, and ends this worker.
+                    # The daemon sees the end, and ends this worker.
                     _close_all(fds)
                     self._drop()
                 else:

@@ -122,6 +122,25 @@ class FrontEndLink:
         self._device.attach(self.session)
         self._selector.register(sock, selectors.EVENT_READ, self._serve)
 
+    @property
+    def idle(self) -> bool:
+        """Whether no message is half received or half sent."""
+        return self._connection is None or self._connection.idle
+
+    @property
+    def connected(self) -> tuple[int, float] | None:
+        """The connection's socket, and since when it is there; None: there is none."""
+        connection = self._connection
+        return None if connection is None else (connection.fileno(), self._connected_at)
+
+    def take_over(self, sock: socket.socket, offered: Offer, since: float) -> Session:
+        """Serve a connection that another process has served; return its session, still empty."""
+        self._ask_at, self._connected_at = None, since
+        self._connection, self.session = Connection(sock), Session(offered)
+        self._device.attach(self.session)
+        self._selector.register(sock, selectors.EVENT_READ, self._serve)
+        return self.session
+
     def _accept(self, now: float) -> None:
         assert self._listener is not None
         if self._connection is not None:
@@ -193,7 +212,7 @@ class FrontEndLink:
 
     def _good(self, now: float) -> bool:
         """Whether the connection was of use: a ring has run, or the connection lasted."""
-        return self._device.has_run or now - self._connected_at > _GOOD_AFTER
+        return self._device.rings.has_run or now - self._connected_at > _GOOD_AFTER
 
     def _disconnect(self, now: float, longest: float) -> None:
         connection, self._connection = self._connection, None

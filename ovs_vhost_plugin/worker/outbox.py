@@ -42,6 +42,11 @@ class Outbox:
         """Whether a daemon listens."""
         return self._writer is not None
 
+    @property
+    def idle(self) -> bool:
+        """Whether no event waits to be reported, and the daemon reads."""
+        return not self._events and (self._writer is None or not self._writer.wants_write)
+
     def open(self, fd: int, hello: WorkerHello) -> None:
         """Report to a daemon that has come, by the pipe `fd`, which this takes over."""
         self.close()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import selectors
-import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -23,8 +22,11 @@ import numpy as np
 
 from ovs_vhost_plugin import __version__
 from ovs_vhost_plugin.announce.frames.announcements import rarp
-from ovs_vhost_plugin.common import process
+from ovs_vhost_plugin.common import build, process
 from ovs_vhost_plugin.ipc.commands import (
+    KNOWN,
+    OLDEST,
+    PROTOCOL,
     Command,
     Configure,
     Connected,
@@ -33,6 +35,7 @@ from ovs_vhost_plugin.ipc.commands import (
     GetStats,
     GiveQueue,
     GiveUserfaultfd,
+    HandOver,
     Inject,
     Quit,
     RefuseUserfaultfd,
@@ -52,17 +55,24 @@ from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.device.userfaultdevice import UserfaultDevice
 from ovs_vhost_plugin.worker.device.vringconfig import PairConfig
 from ovs_vhost_plugin.worker.frontend import FrontEndLink
+from ovs_vhost_plugin.worker.handover import take
+from ovs_vhost_plugin.worker.handover.give import Giving
+from ovs_vhost_plugin.worker.handover.parts import Parts
 from ovs_vhost_plugin.worker.learned.addresses import Addresses
 from ovs_vhost_plugin.worker.learned.devicestate import DeviceState
 from ovs_vhost_plugin.worker.learned.movedon import Watch
 from ovs_vhost_plugin.worker.outbox import Outbox
 from ovs_vhost_plugin.worker.overview import Overview
 from ovs_vhost_plugin.worker.recovery import journal
+from ovs_vhost_plugin.worker.signals import Signals
 from ovs_vhost_plugin.worker.tap.gate import TapGate
 from ovs_vhost_plugin.worker.tap.hold import Reason
 from ovs_vhost_plugin.worker.tap.holding import Holding
 from ovs_vhost_plugin.worker.tap.queues import TapQueues
 from ovs_vhost_plugin.worker.tap.requests import QueueRequests
+
+_DAEMON_PATIENCE = 5.0
+"""Seconds for the daemon to end a worker that has given its port away."""
 
 
 def warm() -> None:
@@ -85,7 +95,19 @@ def warm() -> None:
 
 def run(spec: WorkerSpec, inheritance: Inheritance) -> int:
     """Run the worker of `spec` until it is told to quit; return the exit status."""
-    worker = Worker(spec, inheritance, Pulse())
+    return _serve(Worker(spec, inheritance, Pulse()))
+
+
+def take_over(spec: WorkerSpec, fd: int) -> int:
+    """The same with a port of another worker, given over the socket `fd`; 0 if it is not given."""
+    worker = take.over(fd, spec, lambda estate: Worker(spec, estate.inheritance, Pulse(), estate))
+    if worker is None:
+        return 0
+    worker.begin()
+    return _serve(worker)
+
+
+def _serve(worker: Worker) -> int:
     try:
         worker.serve()
     finally:
@@ -96,27 +118,35 @@ def run(spec: WorkerSpec, inheritance: Inheritance) -> int:
 class Worker:
     """The wiring of one port."""
 
-    def __init__(self, spec: WorkerSpec, inheritance: Inheritance, pulse: Pulse) -> None:
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        inheritance: Inheritance,
+        pulse: Pulse,
+        estate: take.Estate | None = None,
+    ) -> None:
+        """With `estate`, a worker whose rings do not run yet, made of what another one gave."""
         self._spec = spec
         self._pulse = pulse
         self._selector = selectors.DefaultSelector()
         self._outbox = Outbox(self._selector, time.monotonic)
         self._complaints = Complaints()
         self._quitting = False
-        self._taps = taps = TapQueues([inheritance.tap])
-        self._queue_requests = QueueRequests(self._outbox)
+        fds = [inheritance.tap] if estate is None else estate.taps
+        self._taps = taps = TapQueues(fds, None if estate is None else estate.tap)
+        self._queue_requests = QueueRequests(self._outbox, len(fds))
         self._learned_fd = learned_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._heard = watch = Watch()
         self._journals = journal.open_file(inheritance.journal, 2 * spec.queues)
-        os.close(inheritance.journal)
-        pairs = [self._make_pair(0, inheritance.tap)]
+        pairs = [self._make_pair(index, fd) for index, fd in enumerate(fds)]
         clock, settings = time.monotonic, spec.settings
         self._addresses = Addresses(pairs, learned_fd, watch, self._outbox)
         self._holding = Holding(taps, self._selector, self._outbox, clock, settings)
         self._state = DeviceState(self._addresses, self._selector, clock)
         self._userfaultfds = UserfaultDevice(self._outbox, clock, settings)
+        gate = TapGate(pairs, taps, self._holding)
         self._device = Device(
-            TapGate(pairs, taps, self._holding),
+            gate,
             self._state,
             self._selector,
             self,
@@ -124,9 +154,10 @@ class Worker:
             self._userfaultfds,
         )
         listener = inheritance.listener
+        listening = None if listener is None else socket.socket(fileno=listener)
         self._front_end = FrontEndLink(
             spec.path,
-            None if listener is None else socket.socket(fileno=listener),
+            listening,
             self._device,
             self._selector,
             outbox=self._outbox,
@@ -144,13 +175,22 @@ class Worker:
         )
         control = socket.socket(fileno=inheritance.control)
         self._daemon = DaemonLink(control, self._selector, self._obey, self._outbox.close)
+        parts = Parts(
+            *(control, listening, inheritance.journal, taps, gate),
+            *(self._front_end, self._device, self._addresses, self._state, self._holding),
+            *(self._complaints, self._overview, self._outbox),
+        )
+        self._giving = Giving(parts, self._selector, clock)
+        if estate is not None:
+            take.prepare(parts, estate, spec, clock())
         self._watch(learned_fd, self._addresses.woken)
-        self._wake_on_signals()
+        signals = Signals(self._quit)
+        self._watch(signals.fd, signals.drain)
 
     # -- the loop --------------------------------------------------------------------------------
 
     def serve(self) -> None:
-        """Serve until told to quit."""
+        """Serve until told to quit, or until the port is another worker's."""
         parts = (
             self._userfaultfds,
             self._front_end,
@@ -158,8 +198,9 @@ class Worker:
             self._device,
             self._queue_requests,
             self._outbox,
+            self._giving,
         )
-        while not self._quitting:
+        while not self._quitting and not self._giving.done:
             now = time.monotonic()
             for part in parts:
                 part.handle_timer(now)
@@ -177,8 +218,15 @@ class Worker:
         """Set the pulse: this worker is at work from now on, and hangs if that lasts too long."""
         self._pulse.beat(time.monotonic_ns())
 
+    def begin(self) -> None:
+        """Run the rings of a port that has been taken over."""
+        self._device.start_pending()
+
     def close(self) -> None:
-        """Stop the rings before their memory is unmapped."""
+        """Stop the rings before their memory is unmapped; touch nothing that is another's now."""
+        if self._giving.done:
+            self._daemon.await_end(_DAEMON_PATIENCE)
+            return
         self._front_end.close(time.monotonic())
         self._device.end_hold(Reason.OFF)
         self._tell()
@@ -191,18 +239,6 @@ class Worker:
 
     def _watch(self, fd: int, callback: Callable[[float], None]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, callback)
-
-    def _wake_on_signals(self) -> None:
-        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(writer)
-        signal.signal(signal.SIGTERM, lambda *_: self._quit())
-        for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-            signal.signal(ignored, signal.SIG_IGN)
-        self._signals = (reader, writer)
-        self._watch(reader, self._drain_signals)
-
-    def _drain_signals(self, _now: float) -> None:
-        os.read(self._signals[0], 64)
 
     def _quit(self) -> None:
         self._quitting = True
@@ -284,6 +320,9 @@ class Worker:
                 self._outbox.tell(Stats(request, self._overview.stats()))
             case Inject(injected):
                 self._inject(injected)
+            case HandOver(number):
+                (fd,) = fds
+                self._giving.begin(number, fd)
             case Quit():
                 self._quit()
             case _:
@@ -292,9 +331,12 @@ class Worker:
     def _greet(self, reports: int, black_box: int, alarm: int) -> None:
         """Report everything to a daemon that has come."""
         self._pulse.adopt(black_box, alarm)
-        hello = WorkerHello(__version__, self._spec, self._queue_requests.have)
-        self._outbox.open(reports, hello)
+        self._outbox.open(reports, self._hello())
         self._tell()
+
+    def _hello(self) -> WorkerHello:
+        code, queues = build.of_this_code(), self._queue_requests.have
+        return WorkerHello(__version__, self._spec, queues, PROTOCOL, OLDEST, code, KNOWN)
 
     def _configure(self, settings: PortSettings) -> None:
         """Apply changed settings; a new offer is for the next connection."""

@@ -11,6 +11,7 @@ import time
 import pytest
 from support.system.qemu_life import alive, echoed, left, resumed, successor, unanswered
 from support.system.qemu_site import MIB, PORT, Site
+from support.system.soft_ports import carrier_changes
 
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
 from ovs_vhost_plugin.lab.measure.capture import Capture
@@ -86,6 +87,25 @@ def test_a_daemon_that_finds_the_worker_dead_starts_another(site, guest):
         os.kill(site.worker(), signal.SIGKILL)
         site.host.start_daemon()
         resumed(flow)
+    site.tcp(guest, MIB)
+
+
+def test_the_worker_is_replaced_under_traffic_and_nobody_notices(site, guest):
+    changes = "cat /sys/class/net/eth0/carrier_changes"
+    before = guest.console.run(changes), carrier_changes(site.host, PORT), faults(site)
+    pids = [site.worker()]
+    with echoed(site, guest, rate=1000) as flow:
+        for _ in range(3):
+            answer = site.host.appctl("vhost/upgrade", PORT, "--format", "json")
+            assert json.loads(answer)["ports"][PORT].startswith("upgraded"), answer
+            pids.append(site.worker())
+            resumed(flow, 200)
+        assert unanswered(flow) == []
+    assert len(set(pids)) == 4
+    after = guest.console.run(changes), carrier_changes(site.host, PORT), faults(site)
+    assert after == before, "the link does not drop, and nothing is a fault"
+    assert site.host.status(PORT)["status"] == "running"
+    site.ping(1472)
     site.tcp(guest, MIB)
 
 

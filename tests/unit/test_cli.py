@@ -39,6 +39,7 @@ SHOW = {
             "host_stack": "host-stack-open: why",
             "vring_sizes": [256, 256],
             "announced": "",
+            "worker": {"version": "0.0", "outdated": "an older release"},
         }
     ],
     "leftovers": {"vhu2": "tap-held: y"},
@@ -60,6 +61,7 @@ def test_show_is_plain_text_and_takes_nothing_for_markup() -> None:
     assert ["vhu0", "host-stack-open:", "why"] in rows
     assert ["vhu1", "mode-unknown:", "x"] in rows
     assert ["vhu2", "tap-held:", "y"] in rows
+    assert ["vhu0", "0.0", "an", "older", "release"] in rows
     assert text.isascii() and "\x1b" not in text
 
 

@@ -28,9 +28,9 @@ from ovs_vhost_plugin.announce.guests.guests import Guests
 from ovs_vhost_plugin.announce.guests.port import GuestPort
 from ovs_vhost_plugin.announce.result import Result
 from ovs_vhost_plugin.announce.service import AnnounceService
+from ovs_vhost_plugin.daemon.events import Ended, Event, Heard
 from ovs_vhost_plugin.daemon.guests.places import Owners
 from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
-from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard
 from ovs_vhost_plugin.ipc.commands import Command, ForgetStations, GetStats, Inject
 from ovs_vhost_plugin.ipc.reports import GuestStations, PortState, Rarp, Started, Stats
 from ovs_vhost_plugin.net.location import Location

@@ -16,10 +16,10 @@ from typing import Any, assert_never
 import ovs.vlog
 
 from ovs_vhost_plugin.common.history import History
+from ovs_vhost_plugin.daemon.events import Ended, Event, Heard
 from ovs_vhost_plugin.daemon.guests.places import Owners, location_of
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
-from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Heard
 from ovs_vhost_plugin.forward.allowance import HOLD_LIMIT, SECONDS, Allowance
 from ovs_vhost_plugin.forward.hold import PortHold, Record
 from ovs_vhost_plugin.forward.rewrite import Rows

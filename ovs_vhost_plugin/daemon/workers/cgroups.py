@@ -73,9 +73,14 @@ class Cgroups:
         except OSError:
             return None
 
-    def end(self, name: str) -> None:
-        """Kill all processes in a port's groups; a group is removed once it is empty."""
+    def end(self, name: str, uid: int | None = None) -> None:
+        """Kill all processes in a port's groups; a group is removed once it is empty.
+
+        uid: only in the group of this worker, as its successor lives.
+        """
         for group in list(self._groups.get(name, ())):
+            if uid is not None and group.name != f"{_PREFIX}{name}-{uid}":
+                continue
             with contextlib.suppress(OSError):
                 (group / "cgroup.kill").write_text("1")  # Linux 5.14
             with contextlib.suppress(OSError):

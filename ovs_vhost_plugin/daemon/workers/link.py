@@ -12,19 +12,20 @@ import select
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 import ovs.vlog
 
 from ovs_vhost_plugin import __version__
 from ovs_vhost_plugin.common import pidfile
 from ovs_vhost_plugin.common.ratelimit import TokenBucket
+from ovs_vhost_plugin.daemon.handover.release import WorkerRelease
 from ovs_vhost_plugin.daemon.reconcile import Phase
 from ovs_vhost_plugin.daemon.workers.readiness import Readiness
 from ovs_vhost_plugin.daemon.workers.report_rates import ReportRates
-from ovs_vhost_plugin.ipc import commands, reports
+from ovs_vhost_plugin.ipc import reports
 from ovs_vhost_plugin.ipc.channel import Channel, ChannelBroken, ChannelClosed
-from ovs_vhost_plugin.ipc.codec import MessageError, codec_of, printable
+from ovs_vhost_plugin.ipc.codec import MessageError, UnknownKindError, printable
 from ovs_vhost_plugin.ipc.commands import Command, Configure, DaemonHello, Quit
 from ovs_vhost_plugin.ipc.reportpipe import ReportReader
 from ovs_vhost_plugin.ipc.reports import (
@@ -32,6 +33,7 @@ from ovs_vhost_plugin.ipc.reports import (
     AskQueues,
     AskUserfaultfd,
     GuestStations,
+    HandedOver,
     HeldFrames,
     HoldState,
     PortState,
@@ -66,6 +68,7 @@ class WorkerLink:
 
     child   whether it is a child of this daemon's fork server, which reports its end
     spec    the spec as ordered, or as the worker reported it; None: unknown
+    release what the worker understands
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class WorkerLink:
         self.spec = spec
         self.child = child
         self.pid: int | None = None
-        self.version = ""
+        self.release = WorkerRelease(ours=child)
         self.state: PortState | None = None
         self.stations: tuple[Station, ...] = ()
         self.phase = Phase.REQUESTED if child else Phase.STARTING
@@ -131,11 +134,11 @@ class WorkerLink:
 
     def send(self, command: Command, now: float, fds: tuple[int, ...] = ()) -> bool:
         """Send a command; False: the worker is not there to receive it."""
-        if self.channel is None:
+        if self.channel is None or not self.knows(type(command)):
             return False
         assert len(fds) == command.FDS
         self._rates.told(type(command))
-        packet = commands.encode(command)
+        packet = self.release.encode(command)
         try:
             if fds:
                 return self.channel.send_now(packet, fds)
@@ -151,6 +154,10 @@ class WorkerLink:
             self._ready.watch(channel.fileno(), select.POLLOUT, self)
         else:
             self._ready.forget(channel.fileno())
+
+    def knows(self, command: type[Command]) -> bool:
+        """Whether the worker knows a command; one of an earlier release may not."""
+        return self.release.knows(command)
 
     def configure(self, settings: PortSettings, now: float) -> None:
         """Send the port's settings, all of which may change while the worker runs."""
@@ -172,6 +179,10 @@ class WorkerLink:
             pidfile.kill(self._pidfd)
         self._enter(Phase.KILLED, now)
 
+    def replace(self, before: "WorkerLink") -> None:
+        """Show what the worker before has told, until this one tells."""
+        self.state, self.stations = before.state, before.stations
+
     def abandon(self) -> None:
         """Leave a killed worker to the kernel, which has not ended it; its pidfd tells its end."""
         self.child = False
@@ -190,8 +201,8 @@ class WorkerLink:
             self.channel.flush()
             self._watch_writing(self.channel)
             for event, size in said:
-                self._rates.require(reports.kind_of(event), size, now)
-                heard.append(_timely(reports.decode(event), now))
+                if (report := self._checked(event, size, now)) is not None:
+                    heard.append(report)
             if end is not None:
                 raise end
         except (ChannelClosed, MessageError) as error:
@@ -199,6 +210,20 @@ class WorkerLink:
         for report in heard:
             self._keep(report, now)
         return heard
+
+    def _checked(self, event: dict[str, Any], size: int, now: float) -> Report | None:
+        """A report; None for one of an unknown kind. Raises MessageError."""
+        try:
+            kind = reports.kind_of(event)
+        except UnknownKindError:
+            self._rates.require_other(size, now)
+            self.release.ignored += 1
+            return None
+        self._rates.require(kind, size, now)
+        report = reports.decode(event)
+        if isinstance(report, WorkerHello):
+            self.release.has_settings(event)
+        return _timely(report, now)
 
     def alarmed(self, now: float) -> None:
         """Handle an alarm: kill a worker that was busy with the same work for several alarms.
@@ -271,6 +296,8 @@ class WorkerLink:
                 pass  # `daemon/guests/announcing.py`
             case HoldState() | HeldFrames():
                 pass  # `daemon/guests/forwarding.py`
+            case HandedOver():
+                pass  # `workers.py`
             case Stats():
                 pass  # `daemon/commands.py`, `daemon/guests/silence.py`
             case _:
@@ -280,7 +307,11 @@ class WorkerLink:
         if hello.spec.name != self.name:
             self._lost(MessageError(f"it says it is {hello.spec.name}"), now)
             return
-        self.version = hello.version
+        try:
+            self.release.met(hello)
+        except MessageError as error:
+            self._lost(error, now)
+            return
         self.spec = hello.spec
         # The hello may be here before the fork server's report of the birth.
         if self.phase in (Phase.REQUESTED, Phase.STARTING):
@@ -331,11 +362,3 @@ class WorkerLink:
 def _timely(report: Report, now: float) -> Report:
     """`report` with times in the future set to `now`."""
     return replace(report, at=min(report.at, now)) if isinstance(report, Rarp) else report
-
-
-def changed_settings(before: WorkerSpec | None, after: WorkerSpec) -> str:
-    """The settings of a worker that differ, for the log."""
-    codec = codec_of(PortSettings)
-    had = {} if before is None else codec.encode(before.settings)
-    new = codec.encode(after.settings).items() - had.items()
-    return ", ".join(f"{name} {value}" for name, value in sorted(new))

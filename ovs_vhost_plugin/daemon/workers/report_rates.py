@@ -13,7 +13,7 @@ from ovs_vhost_plugin.common.ratelimit import TokenBucket
 from ovs_vhost_plugin.ipc.channel import MAX_PACKET
 from ovs_vhost_plugin.ipc.codec import MessageError
 from ovs_vhost_plugin.ipc.commands import Command
-from ovs_vhost_plugin.ipc.reports import ANSWERS, RATES, Report, WorkerHello
+from ovs_vhost_plugin.ipc.reports import ANSWERS, OTHERS, RATES, Report, WorkerHello
 
 BYTES_PER_SECOND, BYTES_AT_ONCE = 128 * 1024, 2 * 1024 * 1024
 """The rate of all reports that are no answers."""
@@ -27,6 +27,7 @@ class ReportRates:
     def __init__(self, now: float) -> None:
         self._buckets = {kind: TokenBucket(*rate, now) for kind, rate in RATES.items()}
         self._bytes = TokenBucket(BYTES_PER_SECOND, BYTES_AT_ONCE, now)
+        self._others = TokenBucket(*OTHERS, now)
         self._asked: Counter[type[Command]] = Counter()
         self._greeted = False
 
@@ -49,5 +50,14 @@ class ReportRates:
             self._greeted = True
         elif not self._buckets[kind].take(now):
             raise MessageError(f"a flood of reports: {kind.WIRE_NAME}")
+        self._count_bytes(size, now)
+
+    def require_other(self, size: int, now: float) -> None:
+        """Count a report of a kind that is not known here. Raises MessageError as `require`."""
+        if not self._others.take(now):
+            raise MessageError("a flood of reports: of unknown kinds")
+        self._count_bytes(size, now)
+
+    def _count_bytes(self, size: int, now: float) -> None:
         if not self._bytes.take(now, min(size, MAX_PACKET)):
             raise MessageError("a flood of reports: bytes")

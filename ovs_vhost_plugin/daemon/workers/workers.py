@@ -9,13 +9,14 @@ import os
 import select
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, assert_never
 
 import ovs.vlog
 
 from ovs_vhost_plugin.common import pidfile, process
 from ovs_vhost_plugin.common.dirs import StateDir
+from ovs_vhost_plugin.daemon.events import Ended, Event, Heard, Stuck
+from ovs_vhost_plugin.daemon.handover.handovers import Handovers
 from ovs_vhost_plugin.daemon.reconcile import FIRST_TRY
 from ovs_vhost_plugin.daemon.sockets.listener import listen_control
 from ovs_vhost_plugin.daemon.workers import cgroups
@@ -25,10 +26,10 @@ from ovs_vhost_plugin.daemon.workers.link import WorkerLink
 from ovs_vhost_plugin.daemon.workers.readiness import Readiness
 from ovs_vhost_plugin.ipc import births
 from ovs_vhost_plugin.ipc.births import Born, Broken, Exited, ForkWorker, News, Ready, Stillborn
-from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed
+from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed, connect
 from ovs_vhost_plugin.ipc.codec import MessageError
-from ovs_vhost_plugin.ipc.commands import Command
-from ovs_vhost_plugin.ipc.reports import Report
+from ovs_vhost_plugin.ipc.commands import Command, HandOver
+from ovs_vhost_plugin.ipc.reports import HandedOver
 from ovs_vhost_plugin.ipc.spec import WorkerSpec, threads_of
 from ovs_vhost_plugin.ipc.vitals import Vitals
 
@@ -38,40 +39,13 @@ _SPAWNS_AT_ONCE = 4
 """The most workers requested at a time: their taps' fds are in flight meanwhile."""
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A worker has sent a report."""
-
-    name: str
-    report: Report
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A worker has ended, or was never born; `fault` is "" if it was told to end."""
-
-    name: str
-    fault: str
-    lived: float
-
-
-Event = Heard | Ended
-
-
-@dataclass(frozen=True, slots=True)
-class Stuck:
-    """A killed worker has not ended: it waits in the kernel for its peer."""
-
-    name: str
-    link: WorkerLink
-
-
 class Workers:
     """The links by port name, and the fork server.
 
     stuck    processes that were killed and do not end
     broken   why no worker can be born, as name and text; "": no error is known
     lacking  the layers that the workers' sandbox lacks on this machine
+    build    the code of workers that are born now; "" while there is no fork server
     """
 
     def __init__(self, worker_module: str, state: StateDir, *, quiet: bool = False) -> None:
@@ -79,6 +53,7 @@ class Workers:
         self.stuck: list[Stuck] = []
         self.broken = ""
         self.lacking: list[str] = []
+        self.build = ""
         self._module = worker_module
         self._state = state
         self._quiet = quiet
@@ -93,6 +68,7 @@ class Workers:
         self._ready_links: Readiness[WorkerLink] = Readiness()
         self._alarms: Readiness[WorkerLink] = Readiness()  # see `ipc/vitals.py`
         self.disposal = Disposal()
+        self.handovers = Handovers(self.links, self._reconnect, self._alarms, self._groups, state)
 
     # -- the fork server -------------------------------------------------------------------------
 
@@ -107,7 +83,7 @@ class Workers:
         """The number of workers that may be requested now."""
         if self._fork_server is None or not self._ready:
             return 0
-        return max(0, _SPAWNS_AT_ONCE - len(self._requested))
+        return max(0, _SPAWNS_AT_ONCE - len(self._requested) - self.handovers.unborn)
 
     @property
     def sandbox(self) -> str:
@@ -116,12 +92,22 @@ class Workers:
             return "not known yet"
         return f"without {', '.join(self.lacking)}" if self.lacking else "complete"
 
+    def is_outdated(self, link: WorkerLink) -> bool:
+        """Whether a worker runs other code than those that are born now: not one of these."""
+        known = bool(self.build) and not link.child
+        return known and link.release.build not in (None, self.build)
+
+    def is_dispensable(self, link: WorkerLink) -> bool:
+        """Whether a worker is outdated, knows no handover, and has no front-end."""
+        waits = link.state is not None and link.state.status in ("connecting", "listening")
+        return waits and self.is_outdated(link) and not link.knows(HandOver)
+
     def pids(self) -> dict[int, str]:
         """The known processes of ours, and the name of each."""
         known = {link.pid: f"the worker of {link.name}" for link in self.links.values() if link.pid}
         if self._fork_server is not None:
             known[self._fork_server.pid] = "our fork server"
-        return {**known, os.getpid(): "this daemon"}
+        return {**known, **self.handovers.pids(), os.getpid(): "this daemon"}
 
     def _children(self) -> Iterator[WorkerLink]:
         return (link for link in self.links.values() if link.child)
@@ -136,6 +122,7 @@ class Workers:
         self._named.clear()
         for link in list(self._children()):
             link.orphaned(now)
+        self.handovers.orphaned()
 
     def _hear_fork_server(self, now: float) -> list[Event]:
         if self._fork_server is None:
@@ -154,8 +141,9 @@ class Workers:
 
     def _fork_server_says(self, news: News, now: float) -> Event | None:
         match news:
-            case Ready(lacking):
-                self._ready, self.broken = True, ""
+            case Ready(lacking, build):
+                self._ready, self.broken, self.build = True, "", build
+                self._touched.update(self.links)  # they may be of another build
                 self.lacking = list(lacking)
                 vlog.info("fork server is warm")
                 if lacking:
@@ -163,16 +151,22 @@ class Workers:
             case Broken(error):
                 self.broken = f"nursery-broken: {error}"
                 vlog.err(f"fork server: {error}")
+            case Born(name, pid, successor=True):
+                self._named[pid] = name
+                self.handovers.born(name, pid, now)
             case Born(name, pid):
                 self._requested.discard(name)
                 if name in self.links and self.links[name].child:
                     self.links[name].born(pid, now)
                     self._named[pid] = name
+            case Stillborn(name, error, successor=True):
+                vlog.warn(f"{name}: no successor of its worker: {error}")  # its worker sees the end
             case Stillborn(name, error):
                 if name in self.links and self.links[name].child:
                     return self._end(self.links[name], f"worker-not-started: {error}", now)
             case Exited(pid, status):
                 link = self.links.get(self._named.pop(pid, ""))
+                self.handovers.exited(pid)
                 if link is not None and link.child and link.pid == pid:
                     # Its last reports may still be in the pipe.
                     link.receive(now)
@@ -219,6 +213,14 @@ class Workers:
         self.links[spec.name] = link
         self._requested.add(spec.name)
 
+    def hand_over(self, spec: WorkerSpec, now: float) -> None:
+        """Ask a port's worker to hand over to one of `spec`; an event tells. Raises OSError."""
+        assert self._fork_server is not None
+        try:
+            self.handovers.begin(self._fork_server.channel, spec, now)
+        except ChannelClosed as closed:
+            self._fork_server_died(str(closed), now)
+
     def dispose(self, fd: int) -> None:
         """Take over an fd that a peer has touched, and let a child close it."""
         self.disposal.take(fd)
@@ -233,6 +235,7 @@ class Workers:
         """
         for name in self._state.ports() - self.links.keys():
             path = self._state.control(name)
+            pidfile.succeed(self._state.pid(name), self._state.successor(name))
             try:
                 channel = connect(os.fspath(path))
             except OSError as error:
@@ -271,6 +274,11 @@ class Workers:
         self._alarms.watch(vitals.alarm, select.POLLIN, link)
         return link
 
+    def _reconnect(self, spec: WorkerSpec, now: float, child: bool) -> WorkerLink:
+        """A link to the successor of a port's worker, by the same listener. Raises OSError."""
+        channel = connect(os.fspath(self._state.control(spec.name)))
+        return self._make_link(spec.name, channel, spec, now, child=child)
+
     def abandon(self, name: str) -> None:
         """Give up a worker that was killed and does not end, so its port is free for another."""
         link = self.links.pop(name)
@@ -288,8 +296,13 @@ class Workers:
         ready = self._ready_links.ready()
         self._touched.update(link.name for link in ready)
         for link in ready:
-            events += [Heard(link.name, report) for report in link.receive(now)]
+            for report in link.receive(now):
+                if isinstance(report, HandedOver):
+                    events += self.handovers.answered(link, report, now)
+                else:
+                    events.append(Heard(link.name, report))
         events += self._hear_fork_server(now)
+        events += self.handovers.run(now)
         for link in self._alarms.ready():
             link.alarmed(now)
         for link in ready:
@@ -312,8 +325,10 @@ class Workers:
         link.close()
 
     def get_timer(self) -> float | None:
-        """The time at which a fork server may be started; None while there is one."""
-        return self._backoff.retry_at if self._fork_server is None else None
+        """The time at which a fork server may be started or a handover is late; None: neither."""
+        start = self._backoff.retry_at if self._fork_server is None else None
+        times = (start, self.handovers.get_timer())
+        return min((at for at in times if at is not None), default=None)
 
     def wait(self, poller: Any) -> None:
         """Register the fds that `run` has to be called for."""
@@ -332,6 +347,7 @@ class Workers:
         """Close the links to all workers, as another daemon serves the database now."""
         for link in [*self.links.values(), *(stuck.link for stuck in self.stuck)]:
             self._close(link)
+        self.handovers.close()
         self.links.clear()
         self.stuck.clear()
         self._requested.clear()
@@ -347,21 +363,6 @@ class Workers:
         self._close(link)
         del self.links[link.name]
         self._requested.discard(link.name)
+        self.handovers.drop(link.name)  # whoever of the two has the port now
         self._clear(link.name)
         return Ended(link.name, fault, now - link.began)
-
-
-def connect(path: str) -> Channel:
-    """A connection to a worker over which nothing ever comes back.
-
-    Packets of a socket may carry fds, and closing the socket closes those too. The socket is shut
-    down for reading before it is connected, so a worker has no moment in which to send an fd.
-    """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-    try:
-        sock.shutdown(socket.SHUT_RD)
-        sock.connect(path)
-    except OSError:
-        sock.close()
-        raise
-    return Channel(sock, max_fds=0)

@@ -52,6 +52,10 @@ class Host(Setup):
         self.namespace = self._make_namespace()
         self.switch = self.switch_type(self.namespace, directory, userspace_tso=userspace_tso)
         self.daemon: Process | None = None
+        self.code = Path(__file__).parents[3]
+        """The directory whose ovs_vhost_plugin the next daemon runs."""
+        self.environment: dict[str, str] = {}
+        """More of the next daemon's environment."""
         self._with_daemon = daemon
         self._options = list(daemon_options)
 
@@ -74,17 +78,16 @@ class Host(Setup):
 
     def launch_daemon(self) -> None:
         """Start the daemon without waiting for it, so that two hosts' daemons start together."""
-        package_root = str(Path(__file__).parents[3])
-        path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
+        path = os.pathsep.join(filter(None, [str(self.code), os.environ.get("PYTHONPATH")]))
         self.daemon = self.namespace.start(
             [
-                *(sys.executable, "-m", "ovs_vhost_plugin", "daemon", self.switch.db),
+                *(sys.executable, "-P", "-m", "ovs_vhost_plugin", "daemon", self.switch.db),
                 f"--pidfile={self.directory}/ovs-vhost.pid",
                 f"--log-file={self.log}",
                 *self._options,
             ],
             self.directory / "ovs-vhost.out",
-            env={**self.switch.env, "PYTHONPATH": path},
+            env={**self.switch.env, "PYTHONPATH": path, **self.environment},
         )
 
     def start_daemon(self) -> None:

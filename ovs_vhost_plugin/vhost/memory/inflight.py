@@ -13,6 +13,7 @@ from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.effects import InflightDescription
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.fds.closing import close_fds
+from ovs_vhost_plugin.vhost.fds.kept import KeptFd
 from ovs_vhost_plugin.vhost.memory import mapping
 
 _WORD = 8
@@ -48,7 +49,7 @@ def make(queues: int, queue_size: int, *, packed: bool) -> tuple[int, int]:
 
 
 class Inflight:
-    """The region that `description` gives, mapped from `fd`, which it takes and closes.
+    """The region that `description` gives, mapped from `fd`, which it takes and keeps.
 
     It stays mapped as long as somebody holds a part. Its layout (split or packed) is known only
     when rings start; a region too small for packed rings is an error only then. Raises PeerError.
@@ -57,10 +58,12 @@ class Inflight:
     def __init__(self, description: InflightDescription, fd: int) -> None:
         self._queues = description.queues
         self._queue_size = description.queue_size
+        self.description, self.fd = description, KeptFd(fd)
         try:
             self._bytes = _map(description, fd)
-        finally:
-            close_fds([fd])
+        except BaseException:
+            self.fd.close()
+            raise
 
     def part(self, index: int, size: int, *, packed: bool) -> mapping.Bytes | None:
         """The part of vring `index` of `size` descriptors, or None. Raises PeerError.
@@ -80,7 +83,8 @@ class Inflight:
         return self._bytes[index * step : index * step + length]
 
     def close(self) -> None:
-        """Drop the mapping."""
+        """Drop the mapping, and close the fd."""
+        self.fd.close()
         self._bytes = self._bytes[:0].copy()
 
 

@@ -7,22 +7,24 @@ rings run, so the compiled code sets them by atomic operations only.
 """
 
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.fds.closing import close_fds
+from ovs_vhost_plugin.vhost.fds.kept import KeptFd
 from ovs_vhost_plugin.vhost.memory import mapping
 from ovs_vhost_plugin.vhost.spec import LOG_PAGE
 
 
 class DirtyLog:
-    """A mapped log of `size` bytes at `offset` of `fd`, which it takes and closes.
+    """A mapped log of `size` bytes at `offset` of `fd`, which it takes and keeps.
 
     `bitmap` is an array of bytes; it stays mapped as long as somebody holds it.
     """
 
     def __init__(self, size: int, offset: int, fd: int) -> None:
+        self.place, self.fd = (size, offset), KeptFd(fd)
         try:
             self.bitmap = _map(size, offset, fd)
-        finally:
-            close_fds([fd])
+        except BaseException:
+            self.fd.close()
+            raise
 
     def require(self, guest_end: int) -> None:
         """Raise PeerError if the log does not cover guest addresses up to `guest_end`."""
@@ -31,7 +33,8 @@ class DirtyLog:
             raise PeerError(PeerErrorName.LOG_SMALLER_THAN_MEMORY, detail)
 
     def close(self) -> None:
-        """Drop the mapping."""
+        """Drop the mapping, and close the fd."""
+        self.fd.close()
         self.bitmap = self.bitmap[:0].copy()
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ovs_vhost_plugin.vhost.effects import MemoryRegion
 from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
-from ovs_vhost_plugin.vhost.fds.closing import close_fds
+from ovs_vhost_plugin.vhost.fds.kept import KeptFd
 from ovs_vhost_plugin.vhost.memory import mapping
 from ovs_vhost_plugin.vhost.spec import MAX_MEM_SLOTS, MAX_REGIONS
 
@@ -37,16 +37,18 @@ Place = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class _Mapped:
-    """A region's bytes, and the device and inode of their file."""
+    """A region's bytes, the device and inode of their file, and its fd."""
 
     view: mapping.Bytes
     file: tuple[int, int]
+    fd: KeptFd
 
 
 class MemoryTable:
     """The mapped regions of one memory table.
 
-    Takes `fds` (one for each region, in order) and closes them, also where it raises PeerError.
+    Takes `fds` (one for each region, in order) and keeps them with the regions; closes them where
+    it raises PeerError.
     `regions` is an array of REGION_DTYPE, sorted by guest address; `by_user` is an array of
     USER_DTYPE, sorted by user address. `in_place`: each region is mapped at its user address,
     where that is free.
@@ -55,11 +57,14 @@ class MemoryTable:
     def __init__(
         self, regions: Sequence[MemoryRegion], fds: Sequence[int], *, in_place: bool = False
     ) -> None:
+        kept = [KeptFd(fd) for fd in fds]
         try:
             _check_table(regions, fds)
-            mapped = {r: _map(r, fd, in_place) for r, fd in zip(regions, fds, strict=True)}
-        finally:
-            close_fds(fds)
+            mapped = {r: _map(r, fd, in_place) for r, fd in zip(regions, kept, strict=True)}
+        except BaseException:
+            for fd in kept:
+                fd.close()
+            raise
         self._set(mapped)
         self._gone: Sequence[Place] = ()
 
@@ -70,17 +75,19 @@ class MemoryTable:
         QEMU 7.2 sends both requests once for each queue pair. The two tables share mappings;
         either may be closed before the other.
         """
-        place = _place(region)
+        place, kept = _place(region), KeptFd(fd)
         try:
             if region in self._mapped and self._mapped[region].file == _file(fd):
+                kept.close()
                 return self
             others = [one for one in self._mapped if _place(one) != place]
             if len(others) >= MAX_MEM_SLOTS:
                 raise PeerError(PeerErrorName.REGIONS_TOO_MANY, str(len(others) + 1))
             _check([*others, region])
-            added = {region: _map(region, fd, in_place)}
-        finally:
-            close_fds([fd])
+            added = {region: _map(region, kept, in_place)}
+        except BaseException:
+            kept.close()
+            raise
         mapped = {one: self._mapped[one] for one in others} | added
         return self._made(mapped, [gone for gone in self._gone if gone != place])
 
@@ -163,6 +170,20 @@ class MemoryTable:
         raise PeerError(PeerErrorName.VRING_OUTSIDE_MEMORY, f"{user_address:#x}")
 
     @property
+    def files(self) -> list[tuple[MemoryRegion, int]]:
+        """Each region with its fd, which stays the table's."""
+        return [(region, mapped.fd.number) for region, mapped in self._mapped.items()]
+
+    @property
+    def gone(self) -> Sequence[Place]:
+        """The places of regions that were removed, and may be removed again."""
+        return tuple(self._gone)
+
+    def with_gone(self, gone: Sequence[Place]) -> MemoryTable:
+        """This table as one from which regions at `gone` were removed."""
+        return self._made(self._mapped, gone[-MAX_MEM_SLOTS:])
+
+    @property
     def views(self) -> list[mapping.Bytes]:
         """The bytes of each region."""
         return [mapped.view for mapped in self._mapped.values()]
@@ -240,10 +261,11 @@ def _file(fd: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _map(region: MemoryRegion, fd: int, in_place: bool) -> _Mapped:
-    wish = region.user_address if in_place else 0
+def _map(region: MemoryRegion, kept: KeptFd, in_place: bool) -> _Mapped:
+    wish, fd = region.user_address if in_place else 0, kept.number
     try:
-        return _Mapped(mapping.map_shared(fd, region.mmap_offset, region.size, wish), _file(fd))
+        view = mapping.map_shared(fd, region.mmap_offset, region.size, wish)
+        return _Mapped(view, _file(fd), kept)
     except mapping.TooShortError as error:
         raise PeerError(PeerErrorName.FILE_SHORTER_THAN_REGION, str(error)) from error
     except OSError as error:

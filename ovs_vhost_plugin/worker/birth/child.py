@@ -27,13 +27,16 @@ def be_worker(worker: ModuleType, request: ForkWorker, fds: list[int]) -> int:
     _open_std_files(black_box)
     if request.group:
         os.write(rest.pop(0), b"0")  # cgroups(7): the process that writes
-    control, *rest = rest
+    control, *rest = rest  # of a successor: the socket to its predecessor, and no more
     process.close_fds_except({0, 1, 2, control, *rest})
     limits = sandbox.limits_of(spec.queues, inflight.MAX_BYTES)
     sandbox.enter(spec.uid, spec.gid, limits, own_user=spec.uid in WORKER_UIDS)
     # The last words then name the signal, also for a daemon that is not the parent (SIGBUS: the
     # front-end cut its memory file short).
     faulthandler.enable(2)
+    if request.successor:
+        taken: int = worker.take_over(spec, control)
+        return taken
     listener = rest.pop(0) if request.listener else None
     journal, tap = rest
     status: int = worker.run(spec, Inheritance(control, listener, tap, journal))

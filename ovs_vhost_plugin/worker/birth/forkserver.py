@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, assert_never
 
-from ovs_vhost_plugin.common import pidfile, process
+from ovs_vhost_plugin.common import build, pidfile, process
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.ipc import births
 from ovs_vhost_plugin.ipc.births import (
@@ -66,7 +66,7 @@ class ForkServer:
         """Serve until the daemon has gone; return the exit status."""
         try:
             worker = self._warm()
-            self._tell(Ready(tuple(self._try_sandbox())))
+            self._tell(Ready(tuple(self._try_sandbox()), build.of_this_code()))
             self._epoll.register(self._channel, select.EPOLLIN)
             while True:
                 self._turn(worker)
@@ -142,15 +142,16 @@ class ForkServer:
             os.close(fd)
 
     def _bear(self, worker: ModuleType, request: ForkWorker, fds: list[int]) -> None:
-        name = request.spec.name
+        name, successor = request.spec.name, request.successor
         try:
             pid = self._born(lambda: child.be_worker(worker, request, fds))
         except OSError as error:
-            self._tell(Stillborn(name, str(error)))
+            self._tell(Stillborn(name, str(error), successor))
             return
         # Written here, from outside: a worker knows only its pid in its own namespace.
-        pidfile.write(self._state.pid(name), pid)
-        self._tell(Born(name, pid))
+        record = self._state.successor(name) if successor else self._state.pid(name)
+        pidfile.write(record, pid)
+        self._tell(Born(name, pid, successor))
 
     def _born(self, live: Callable[[], int]) -> int:
         """Fork a child that runs `live`; return its pid. Its end is reported. Raises OSError."""

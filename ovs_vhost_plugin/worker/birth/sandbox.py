@@ -78,6 +78,7 @@ IOCTLS = {
     "TUNSETOFFLOAD": 0x400454D0,
     "TUNSETVNETHDRSZ": 0x400454D8,
     "TUNSETQUEUE": 0x400454D9,
+    "TUNGETIFF": 0x800454D2,
     # Useless without /dev/userfaultfd, which only a port with postcopy is given
     "USERFAULTFD_IOC_NEW": 0xAA00,
     "UFFDIO_API": 0xC018AA3F,

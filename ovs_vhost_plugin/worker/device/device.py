@@ -123,11 +123,6 @@ class Device:
         return self._rings.running
 
     @property
-    def has_run(self) -> bool:
-        """Whether any ring has run in this session."""
-        return self._rings.has_run
-
-    @property
     def iotlb_counts(self) -> dict[str, int]:
         """Translations asked for and translations replaced for lack of room, since the start."""
         replaced = self._resources.iotlb.replaced
@@ -150,6 +145,27 @@ class Device:
         self._gate.holding.configure(settings)
         if not settings.hold:
             self.end_hold(Reason.OFF)
+
+    # -- another process -------------------------------------------------------------------------
+
+    @property
+    def resources(self) -> RingResources:
+        """All that the rings use."""
+        return self._resources
+
+    @property
+    def rings(self) -> Rings:
+        """The rings of all pairs."""
+        return self._rings
+
+    def count_translations_from(self, misses: int, replaced: int) -> None:
+        """Count on from what another process has counted (`iotlb_counts`)."""
+        self._misses.count, self._resources.iotlb.replaced = misses, replaced
+
+    def go_on(self) -> None:
+        """Run again after `Rings.stand_still`; another process may have set the tap's format."""
+        self._set_format()
+        self._rings.restart_all()
 
     # -- time ------------------------------------------------------------------------------------
 

@@ -11,13 +11,15 @@ import _thread
 import os
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import Fault
+from ovs_vhost_plugin.jit.layout import FRAME_MAX, HEADER_MAX
 from ovs_vhost_plugin.jit.loop import run
 from ovs_vhost_plugin.jit.net.learn import look_again, tell_worker
 from ovs_vhost_plugin.vhost.spec import Feature
@@ -35,6 +37,15 @@ _GSO_TYPES = {
     Feature.HOST_USO: 5,
 }
 _JOIN_PATIENCE = 0.1  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class PairCounts:
+    """Counters and faults by name, and the stations and addresses that made room for others."""
+
+    counters: Mapping[str, int]
+    faults: Mapping[str, int]
+    replaced: int
 
 
 class QueuePair:
@@ -170,6 +181,50 @@ class QueuePair:
     def hand_over(self, ring: Ring, vring: VringConfig, config: PairConfig, *, keep: bool) -> int:
         """Leave nothing in flight in a stopped vring; return where it resumes (`Ring`)."""
         return ring.hand_over(vring, config, self._net, keep=keep)
+
+    @property
+    def counts(self) -> PairCounts:
+        """The counts so far, for another process to go on from."""
+        counts = self._net.counters[0]
+        return PairCounts(
+            {name: int(counts[name]) for name in layout.COUNTERS_DTYPE.names or ()},
+            {f.kebab: count for f in Fault if (count := int(self._net.faults[f]))},
+            int(self._learned.state["replaced"][0]),
+        )
+
+    @property
+    def pending(self) -> tuple[bytes, int]:
+        """The frame that waits for buffers, with its header, and until when (ms). While stopped."""
+        state = self._net.state[0]
+        return self._net.pending[: int(state["rx_pending"])].tobytes(), int(
+            state["rx_pending_until"]
+        )
+
+    @property
+    def backlog(self) -> list[bytes]:
+        """The frames that the guest gets before those of the tap. While stopped."""
+        return backlog.frames(self._net)
+
+    def go_on_from(
+        self, counts: PairCounts, pending: bytes, until: int, header_size: int, *, used: bool
+    ) -> None:
+        """Go on where the pair of another process stopped; names that are not known are left.
+
+        Raises ValueError if `pending` is no header and frame.
+        """
+        if pending and not header_size < len(pending) <= HEADER_MAX + FRAME_MAX:
+            raise ValueError(f"{len(pending)} bytes of a header and a frame")
+        most = (1 << 62) - 1
+        for name in set(counts.counters).intersection(layout.COUNTERS_DTYPE.names or ()):
+            self._net.counters[name] = min(counts.counters[name], most)
+        for fault in Fault:
+            self._net.faults[fault] = min(counts.faults.get(fault.kebab, 0), most)
+        self._learned.state["replaced"] = min(counts.replaced, most)
+        self._net.pending[: len(pending)] = np.frombuffer(pending, np.uint8)
+        state = self._net.state
+        state["cfg_header_size"], state["rx_pending"] = header_size, len(pending)
+        state["rx_pending_until"] = until
+        self.used = used
 
     def take_waiting(self) -> list[bytes]:
         """Take the frames read, not delivered, oldest first, with headers. Only while stopped."""

@@ -124,6 +124,12 @@ class Ring:
         """Wait for a translation."""
         self._enter(RingPhase.WAITING)
 
+    def take_over(self, position: int, began: int | None) -> None:
+        """Stand still at `position`: another process has run it up to there."""
+        assert self.phase is RingPhase.IDLE
+        self.phase, self.position, self.began = RingPhase.PAUSED, position, began
+        self.state["next_avail"] = position
+
     def reject(self) -> None:
         """Do not run by the front-end's present set-up, which has an error."""
         self._enter(RingPhase.IDLE if self.position is None else RingPhase.UNUSABLE)

@@ -95,6 +95,16 @@ class Rings:
         if any(self._matters(ring) for ring in pair.rings):
             self._pending.add(pair.index)
 
+    def stand_still(self) -> None:
+        """Stop all rings, until `restart_all`."""
+        for pair in self.pairs:
+            self._stop_pair(pair)
+
+    @property
+    def broken(self) -> bool:
+        """Whether a ring is broken."""
+        return any(r.phase is RingPhase.BROKEN for pair in self.pairs for r in pair.rings)
+
     def restart_all(self) -> None:
         """Stop all rings, and start those that can run: what they need may have come."""
         with self.stopped():

@@ -33,6 +33,16 @@ class DeviceState:
         self._arrived = False
         self._transfer: Transfer | None = None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a state is being moved, or has come and the guest has not run yet."""
+        return self._transfer is not None or self._arrived
+
+    @property
+    def rarp_mac(self) -> bytes | None:
+        """The MAC that SEND_RARP named; None: there was none."""
+        return self._nic
+
     def rarp(self, mac: bytes) -> None:
         """Record the NIC's MAC, as SEND_RARP named it."""
         self._nic = mac

@@ -14,7 +14,7 @@ from __future__ import annotations
 import mmap
 import os
 import selectors
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -158,6 +158,17 @@ class Holding:
     def _leave(self, queue: int) -> None:
         self._queues.discard(queue)
         self._selector.unregister(self._taps.fds[queue])
+
+    @property
+    def number(self) -> int:
+        """The number of the latest hold; 0: there was none."""
+        return self._number
+
+    def count_on_from(self, number: int, counts: Mapping[str, int]) -> None:
+        """Number and count on from what another process has held."""
+        self._number = number
+        self.buffer.counts.update(counts)
+        self._before = dict(counts)
 
     # -- the daemon ------------------------------------------------------------------------------
 

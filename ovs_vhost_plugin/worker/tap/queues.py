@@ -13,11 +13,13 @@ import os
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from ovs_vhost_plugin.vhost.spec import Feature
 
 _TUNSETOFFLOAD = 0x400454D0
 _TUNSETVNETHDRSZ = 0x400454D8
+_TUNGETIFF = 0x800454D2
 _TUNSETQUEUE = 0x400454D9
 _TUNSETCARRIER = 0x400454E2
 _IFF_ATTACH_QUEUE = 0x0200
@@ -35,6 +37,7 @@ _OFFLOADS = (
 )
 _TUN_F_CSUM = 0x01
 _TUN_F_USO = 0x60  # Linux 6.2; both or none
+_IFREQ, _IFNAMSIZ = 40, 16  # bytes of struct ifreq, and of the name at its beginning
 LONGEST_QUEUE = 1000  # frames: a tap's txqueuelen
 LONGEST_FRAME = 1 << 17  # bytes, with room
 
@@ -48,17 +51,43 @@ def offload_flags(features: int) -> int:
     return flags if flags & _TUN_F_CSUM else 0
 
 
+def name_of(fd: int) -> str:
+    """The name of the tap that `fd` is a queue of; "" if it is no tap."""
+    try:
+        answer = fcntl.ioctl(fd, _TUNGETIFF, bytes(_IFREQ))
+    except OSError:
+        return ""
+    return answer[:_IFNAMSIZ].rstrip(b"\0").decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class TapState:
+    """How a tap was left by the worker before: see `TapQueues`."""
+
+    attached: tuple[bool, ...]
+    carrier: bool
+    header_size: int
+    takes_uso: bool
+
+
 class TapQueues:
     """The queues of one multi-queue tap; queue `i` belongs to queue pair `i`."""
 
-    def __init__(self, fds: Sequence[int]) -> None:
+    def __init__(self, fds: Sequence[int], before: TapState | None = None) -> None:
+        """With `before`, the tap is in use, and stays as it is."""
         self.fds = list(fds)
         # The kernel attaches a queue when it is opened.
-        self._attached = [True] * len(self.fds)
-        self.carrier = False
-        self.takes_uso = self._try_uso()
+        self._attached = [True] * len(self.fds) if before is None else list(before.attached)
+        self.carrier = before is not None and before.carrier
+        self.takes_uso = self._try_uso() if before is None else before.takes_uso
         """Whether the kernel knows USO, in frames written as well as read (Linux 6.2)."""
-        self.header_size = 0  # bytes of the virtio-net header before each frame read
+        self.header_size = 0 if before is None else before.header_size
+        """Bytes of the virtio-net header before each frame read."""
+
+    @property
+    def state(self) -> TapState:
+        """The tap as it is now."""
+        return TapState(tuple(self._attached), self.carrier, self.header_size, self.takes_uso)
 
     def add(self, fd: int) -> None:
         """Take one more queue, which the daemon has opened."""

@@ -17,9 +17,9 @@ _AGAIN = 1.0
 class QueueRequests:
     """The number of queues that the front-end's pairs need, as asked of the daemon."""
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, have: int = 1) -> None:
         self._outbox = outbox
-        self._have = self._wanted = 1
+        self._have = self._wanted = have
         self._ask_at = 0.0
 
     @property

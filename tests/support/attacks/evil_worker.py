@@ -26,7 +26,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ovs_vhost_plugin.ipc import reports
+from ovs_vhost_plugin.common import build
+from ovs_vhost_plugin.ipc import commands, reports
 from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed
 from ovs_vhost_plugin.ipc.reportpipe import ReportWriter
 from ovs_vhost_plugin.ipc.reports import PortState, Report, WorkerHello
@@ -109,7 +110,14 @@ class EvilWorker:
                         self.pulse.adopt(fds[1], fds[2])
                         self.alarm = fds[2]
                         self.reports = ReportWriter(fds[0])
-                        self.say(WorkerHello("evil", self.spec))
+                        self.say(
+                            WorkerHello(
+                                "evil",
+                                self.spec,
+                                build=build.of_this_code(),
+                                commands=commands.KNOWN,
+                            )
+                        )
                         self.tell_state("listening")
                     case {"op": "quit"} if self.obeys:
                         return True

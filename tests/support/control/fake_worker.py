@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ovs_vhost_plugin.common import build
 from ovs_vhost_plugin.ipc import commands, reports, vitals
 from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed
 from ovs_vhost_plugin.ipc.codec import codec_of
@@ -50,6 +51,7 @@ from ovs_vhost_plugin.ipc.reports import (
 from ovs_vhost_plugin.ipc.spec import Inheritance, PortSettings, WorkerSpec
 
 _TUNSETCARRIER = 0x400454E2
+KNOWN_HERE = tuple(name for name in commands.KNOWN if name != "hand-over")
 _VNET_HEADER = 10  # bytes, as a tap has it by default
 
 
@@ -165,7 +167,11 @@ class FakeWorker:
         os.close(black_box)
         os.close(alarm)
         self.reports = ReportWriter(reports)
-        self.tell(WorkerHello("fake", self.spec, len(self.taps)))
+        self.tell(
+            WorkerHello(
+                "fake", self.spec, len(self.taps), build=build.of_this_code(), commands=KNOWN_HERE
+            )
+        )
         self.tell_state()
         if 1 < self.spec.queues < 128:
             self.tell(AskQueues(128))  # more than its port has

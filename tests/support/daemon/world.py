@@ -11,6 +11,7 @@ from typing import Any
 
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.connector import Connector
+from ovs_vhost_plugin.daemon.handover.upgrading import Upgrading
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.ovsdb.database import Standing
@@ -25,6 +26,7 @@ from ovs_vhost_plugin.daemon.sockets.sockpath import OnStep
 from ovs_vhost_plugin.daemon.sockets.sockpolicy import SocketError, SocketErrorName
 from ovs_vhost_plugin.daemon.taps.seclusion import Seclusion
 from ovs_vhost_plugin.daemon.workers.uids import Uids
+from ovs_vhost_plugin.daemon.workers.workers import Workers
 from ovs_vhost_plugin.tap import HostStackError, TapError, TapErrorName
 from ovs_vhost_plugin.vswitchd.unixctl import Switchd
 
@@ -169,6 +171,17 @@ class FakeWorkers:
         self.broken = ""
         self.events: list[Any] = []
         self.adopted = self.forgotten = 0
+        self.build = "ours"
+        self.handovers: dict[str, Any] = {}
+
+    def is_outdated(self, link: Any) -> bool:
+        return Workers.is_outdated(self, link)  # type: ignore[arg-type]
+
+    def is_dispensable(self, link: Any) -> bool:
+        return Workers.is_dispensable(self, link)  # type: ignore[arg-type]
+
+    def hand_over(self, spec: Any, now: float) -> None:
+        self.handovers[spec.name] = spec
 
     def run(self, now: float) -> list[Any]:
         events, self.events = self.events, []
@@ -191,7 +204,15 @@ class FakeWorkers:
 
     def spawn(self, spec: Any, front_end: Any, _journal: int, tap: int, now: float) -> None:
         self.links[spec.name] = SimpleNamespace(
-            spec=spec, phase=None, since=now, state=None, child=True, told_to_quit=False
+            name=spec.name,
+            spec=spec,
+            phase=None,
+            since=now,
+            state=None,
+            child=True,
+            told_to_quit=False,
+            release=SimpleNamespace(version="", build=self.build, protocol=3, ignored=0),
+            knows=lambda _: True,
         )
 
     def wait(self, poller: Any) -> None:
@@ -289,6 +310,7 @@ class World:
         self.connector = Connector(
             self.workers.links, self.reach, FakeWays(), ports.faults.counters, lambda: 1.0
         )
+        self.upgrading = Upgrading(ports, lambda: (7, 7), by_itself=options.upgrade_workers)
         self.loop = Loop(
             self.database,  # type: ignore[arg-type]
             ports,
@@ -297,6 +319,7 @@ class World:
             self.forwarding,  # type: ignore[arg-type]
             FakeReopener(),  # type: ignore[arg-type]
             Switchd(),
+            self.upgrading,
         )
 
     def reach(self, path: str, owner: str, on_step: OnStep) -> Nobody:

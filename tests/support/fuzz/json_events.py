@@ -50,7 +50,17 @@ STATION = {
 
 
 EVENTS: list[dict[str, Any]] = [
-    {"event": "hello", "version": "0.1", "protocol": PROTOCOL, "spec": SPEC},
+    {
+        "event": "hello",
+        "version": "0.1",
+        "queues": 1,
+        "protocol": PROTOCOL,
+        "oldest": 2,
+        "build": "0.1-00ff",
+        "commands": ["hello", "quit"],
+        "spec": SPEC,
+    },
+    {"event": "handed-over", "id": 3, "outcome": "busy", "why": "half a message"},
     {
         "event": "state",
         "status": "running",

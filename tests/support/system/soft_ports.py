@@ -13,6 +13,8 @@ import struct
 from contextlib import ExitStack
 from pathlib import Path
 
+from pyroute2 import IPRoute
+
 from ovs_vhost_plugin.guest.driver.responder import checksum
 from ovs_vhost_plugin.guest.soft import SoftGuest
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE
@@ -44,6 +46,13 @@ def datagram(flow, size, *, outward=False):
     ip = ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:]
     udp = struct.pack("!HHHH", flow, flow, size - 34, 0)
     return to + source + b"\x08\x00" + ip + udp + os.urandom(size - 42)
+
+
+def carrier_changes(host, device):
+    """How often a device's carrier has gone or come."""
+    with host.namespace.entered(), IPRoute() as kernel:
+        (link,) = kernel.get_links(ifname=device)
+        return link.get_attr("IFLA_CARRIER_CHANGES")
 
 
 class SoftPort:
@@ -100,6 +109,11 @@ class SoftPort:
     @property
     def carrier(self):
         return "LOWER_UP" in self.host.namespace.run("ip", "link", "show", "dev", self.name)
+
+    @property
+    def carrier_changes(self):
+        """How often the tap's carrier has gone or come."""
+        return carrier_changes(self.host, self.name)
 
     def wait_carrier(self):
         self.host.wait_carrier(self.name)

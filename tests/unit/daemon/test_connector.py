@@ -20,12 +20,12 @@ from ovs_vhost_plugin.daemon.connector import (
     Connector,
     Obstacle,
 )
+from ovs_vhost_plugin.daemon.events import Ended, Heard
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.reconcile import worker_spec
 from ovs_vhost_plugin.daemon.sockets.reach import Nobody
 from ovs_vhost_plugin.daemon.sockets.sockpath import OnStep
 from ovs_vhost_plugin.daemon.sockets.sockpolicy import SocketError, SocketErrorName
-from ovs_vhost_plugin.daemon.workers.workers import Ended, Heard
 from ovs_vhost_plugin.ipc.commands import Connected
 from ovs_vhost_plugin.ipc.reports import AskConnection
 

@@ -14,6 +14,7 @@ from support.daemon.world import (
     World,
 )
 
+from ovs_vhost_plugin.daemon.events import Ended, Heard
 from ovs_vhost_plugin.daemon.lasting import PATIENCE
 from ovs_vhost_plugin.daemon.loop import ACTIONS_AT_ONCE
 from ovs_vhost_plugin.daemon.ovsdb import adoption
@@ -21,7 +22,6 @@ from ovs_vhost_plugin.daemon.ovsdb.carriage import Trouble
 from ovs_vhost_plugin.daemon.ovsdb.database import Standing
 from ovs_vhost_plugin.daemon.ovsdb.row_values import RowError, RowErrorName
 from ovs_vhost_plugin.daemon.reconcile import ADOPTED_LINGERS, RELEASE_TIMEOUT, Phase, worker_spec
-from ovs_vhost_plugin.daemon.workers.workers import Ended, Heard
 from ovs_vhost_plugin.ipc.reports import AskConnection, PortState
 
 

@@ -13,6 +13,7 @@ from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.reconcile import (
     FIRST_TRY,
     HELLO_TIMEOUT,
+    OUTDATED,
     QUIT_TIMEOUT,
     RELEASE_POLL,
     STUCK_TIMEOUT,
@@ -47,6 +48,16 @@ def plan(
 def running(spec: WorkerSpec = SPEC, **fields: object) -> Observed:
     seen = Observed(True, Phase.RUNNING, spec, NOW - 60, secluded=True)
     return replace(seen, **fields)  # type: ignore[arg-type]
+
+
+def test_workers_that_serve_nobody_are_replaced_as_slots_allow() -> None:
+    names = [f"vhu{n}" for n in range(5)]
+    desired = {name: replace(PORT, name=name, path=f"/{name}") for name in names}
+    seen = {name: running(worker_spec(port), outdated=True) for name, port in desired.items()}
+    for slots in (0, 1, 3, 9):
+        plan = reconcile(desired, (), seen, slots, NOW)
+        assert plan.actions == [QuitWorker(name, OUTDATED) for name in names[:slots]]
+        assert plan.waiting == names[slots:]
 
 
 @pytest.mark.parametrize(

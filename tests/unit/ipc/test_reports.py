@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a worker may say, and that nothing else gets through."""
 
+from dataclasses import MISSING, Field, fields
 from ipaddress import IPv6Address
 from typing import Any, get_args
 
@@ -9,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovs_vhost_plugin.ipc import reports
-from ovs_vhost_plugin.ipc.codec import MessageError, codec_of
-from ovs_vhost_plugin.ipc.commands import PROTOCOL
+from ovs_vhost_plugin.ipc.codec import MessageError, UnknownKindError, codec_of
+from ovs_vhost_plugin.ipc.commands import KNOWN_AT_FIRST, PROTOCOL
 from ovs_vhost_plugin.ipc.spec import PortSettings, WorkerSpec
 from ovs_vhost_plugin.net.station import Station, StationKey
 
@@ -42,6 +43,9 @@ EVENTS: dict[str, dict[str, Any]] = {
         "version": "0.1",
         "queues": 2,
         "protocol": PROTOCOL,
+        "oldest": 2,
+        "build": "0.1-00ff",
+        "commands": ["quit", "stats"],
         "spec": SPEC_JSON,
     },
     "state": {"event": "state", **STATE},
@@ -64,13 +68,26 @@ EVENTS: dict[str, dict[str, Any]] = {
         "counts": {"held": 3, "dropped_full": 1},
         "sighted": 0,
     },
+    "handed-over": {"event": "handed-over", "id": 11, "outcome": "busy", "why": "half a message"},
     "held": {"event": "held", "id": 9, "frames": ["AAEC", ""], "left": True},
 }
 
 
+def optional(name: str, field: str) -> bool:
+    """Whether a report may lack a field, as one of another release may."""
+    kind = reports.kind_of({"event": name})
+    return any(one.name == field and has_default(one) for one in fields(kind))
+
+
+def has_default(field: Field[Any]) -> bool:
+    return field.default is not MISSING or field.default_factory is not MISSING
+
+
 def test_each_event_is_a_report() -> None:
     parsed = {name: reports.decode(event) for name, event in EVENTS.items()}
-    assert parsed["hello"] == reports.WorkerHello("0.1", SPEC, 2)
+    assert parsed["hello"] == reports.WorkerHello(
+        "0.1", SPEC, 2, PROTOCOL, 2, "0.1-00ff", ("quit", "stats")
+    )
     assert isinstance(state := parsed["state"], reports.PortState)
     assert state.vring_sizes == (256, 256) and state.error_text == "header-version: version 3"
     assert parsed["rarp"] == reports.Rarp(bytes.fromhex("525400000001"), 99.5)
@@ -80,6 +97,7 @@ def test_each_event_is_a_report() -> None:
         2, True, (StationKey(mac, 0), StationKey(mac, 4095)), {"held": 3, "dropped_full": 1}
     )
     assert parsed["held"] == reports.HeldFrames(9, (b"\0\1\2", b""), True)
+    assert parsed["handed-over"] == reports.HandedOver(11, "busy", "half a message")
     assert parsed["connect"] == reports.AskConnection()
     assert parsed["queues"] == reports.AskQueues(4)
     assert parsed["userfaultfd"] == reports.AskUserfaultfd()
@@ -204,9 +222,17 @@ def test_what_is_read_is_written_again(name: str) -> None:
             {k: v for k, v in event.items() if k != key}
             for event in EVENTS.values()
             for key in event
+            if not optional(event["event"], key)
         ),
-        *({**event, "more": 1} for event in EVENTS.values()),
-        {**EVENTS["hello"], "protocol": PROTOCOL - 1},
+        {**EVENTS["handed-over"], "outcome": "perhaps"},
+        {**EVENTS["handed-over"], "why": 5},
+        {**EVENTS["hello"], "protocol": "3"},
+        {**EVENTS["hello"], "protocol": -1},
+        {**EVENTS["hello"], "oldest": None},
+        {**EVENTS["hello"], "build": 5},
+        {**EVENTS["hello"], "commands": "quit"},
+        {**EVENTS["hello"], "commands": [5]},
+        {**EVENTS["hello"], "commands": ["quit"] * 129},
         {**EVENTS["state"], "vring_sizes": [1] * 257},
         {**EVENTS["holding"], "sighted": -1},
     ],
@@ -214,6 +240,34 @@ def test_what_is_read_is_written_again(name: str) -> None:
 def test_what_is_no_report_is_refused(event: dict[str, Any]) -> None:
     with pytest.raises(MessageError):
         reports.decode(event)
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_a_field_of_a_later_release_is_not_looked_at(name: str) -> None:
+    assert reports.decode({**EVENTS[name], "more": [1]}) == reports.decode(EVENTS[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "field"), [(n, f) for n, event in EVENTS.items() for f in event if optional(n, f)]
+)
+def test_a_field_that_an_earlier_release_lacks_has_its_default(name: str, field: str) -> None:
+    report = reports.decode({k: v for k, v in EVENTS[name].items() if k != field})
+    (declared,) = (one for one in fields(report) if one.name == field)
+    assert getattr(report, field) == declared.default
+
+
+def test_the_hello_of_protocol_2() -> None:
+    hello = {"event": "hello", "version": "0.1", "protocol": 2, "spec": SPEC_JSON}
+    assert reports.decode(hello) == reports.WorkerHello("0.1", SPEC, 0, 2, 0, "", KNOWN_AT_FIRST)
+
+
+def test_a_report_of_a_later_release_is_told_from_a_wrong_one() -> None:
+    with pytest.raises(UnknownKindError):
+        reports.kind_of({"event": "configure"})
+    for event in ({}, {"event": None}, {"event": ["hello"]}):
+        with pytest.raises(MessageError) as caught:
+            reports.kind_of(event)
+        assert not isinstance(caught.value, UnknownKindError)
 
 
 def test_texts_are_made_fit_to_print_and_short() -> None:

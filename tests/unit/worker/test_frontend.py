@@ -27,7 +27,7 @@ class Asking:
         self.complaints.note = self.errors.append  # type: ignore[method-assign]
         self.device: Any = SimpleNamespace(
             running=False,
-            has_run=False,
+            rings=SimpleNamespace(has_run=False),
             attach=lambda session: None,
             detach=lambda: None,
             start_pending=lambda: None,
@@ -157,7 +157,7 @@ def test_a_front_end_that_counts_the_pairs_and_hangs_up_is_named(
 ) -> None:
     theirs = asking.connect(NOW)
     vars(asking.front_end.session).update(session)
-    asking.device.has_run = has_run
+    asking.device.rings.has_run = has_run
     theirs.close()
     asking.serve(NOW + lived)
     assert [error.name for error in asking.errors] == ["front-end-gives-up"] * named
@@ -258,7 +258,7 @@ def test_the_next_one_is_served_though_the_end_of_the_first_is_not_read_yet(
 def test_a_usual_reconnect_is_let_in_at_once(listening: Listening) -> None:
     for tick in range(5):
         listening.visit(NOW + tick / 100)
-    listening.device.has_run = True
+    listening.device.rings.has_run = True
     assert listening.visit(NOW + 2)
-    listening.device.has_run = False
+    listening.device.rings.has_run = False
     assert listening.visit(NOW + 2.1) and listening.visit(NOW + 2.2)

@@ -13,11 +13,11 @@ from ovs_vhost_plugin.announce.frames.queries import queries
 from ovs_vhost_plugin.announce.guests.guests import MAX_QUERIED
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.service import AnnounceService
+from ovs_vhost_plugin.daemon.events import Heard
 from ovs_vhost_plugin.daemon.guests.announcing import Announcing
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch
-from ovs_vhost_plugin.daemon.workers.workers import Heard
 from ovs_vhost_plugin.ipc.reports import GuestStations, PortState, Rarp, Report, Started
 from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.net.vlan import PortVlan, VlanMode

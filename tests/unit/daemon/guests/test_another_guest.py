@@ -7,10 +7,10 @@ from pathlib import Path
 
 from support.daemon.ports import PORT
 
+from ovs_vhost_plugin.daemon.events import Heard
 from ovs_vhost_plugin.daemon.guests.announcing import Announcing
 from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch
-from ovs_vhost_plugin.daemon.workers.workers import Heard
 from ovs_vhost_plugin.ipc.reports import GuestStations, Rarp
 from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.net.station import Station

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from support.daemon.ports import PORT
 
+from ovs_vhost_plugin.daemon.events import Ended, Heard
 from ovs_vhost_plugin.daemon.guests import forwarding
 from ovs_vhost_plugin.daemon.guests.forwarding import Forwarding
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch
-from ovs_vhost_plugin.daemon.workers.workers import Ended, Heard
 from ovs_vhost_plugin.forward.allowance import BATCHES, BYTES, FRAMES, HOLDS_AT_ONCE, SECONDS
 from ovs_vhost_plugin.forward.hold import PAUSE
 from ovs_vhost_plugin.ipc.commands import Release

@@ -9,9 +9,9 @@ import pytest
 from support.daemon.ports import PORT
 from support.daemon.world import NOW, World
 
+from ovs_vhost_plugin.daemon.events import Heard
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.reconcile import Phase, worker_spec
-from ovs_vhost_plugin.daemon.workers.workers import Heard
 from ovs_vhost_plugin.ipc.reports import WorkerHello
 
 KERNEL = replace(PORT, userspace=False)
@@ -34,6 +34,9 @@ def turn(world: World, turns: int = 1, now: float = NOW) -> None:
 
 def running(world: World) -> None:
     world.workers.links["vhu0"] = SimpleNamespace(
+        name="vhu0",
+        release=SimpleNamespace(build=world.workers.build),
+        knows=lambda _: True,
         spec=worker_spec(PORT),
         phase=Phase.RUNNING,
         since=NOW,

@@ -19,9 +19,11 @@ from ovs_vhost_plugin.daemon.workers.link import HANG_ALARMS, WorkerLink
 from ovs_vhost_plugin.daemon.workers.readiness import Readiness
 from ovs_vhost_plugin.ipc import commands, reports, vitals
 from ovs_vhost_plugin.ipc.channel import MAX_PACKET, Channel
-from ovs_vhost_plugin.ipc.commands import Configure, GetStats
+from ovs_vhost_plugin.ipc.codec import codec_of
+from ovs_vhost_plugin.ipc.commands import PROTOCOL, Configure, GetStats
 from ovs_vhost_plugin.ipc.reportpipe import ReportWriter
 from ovs_vhost_plugin.ipc.reports import (
+    OTHERS,
     RATES,
     AskConnection,
     AskQueues,
@@ -200,7 +202,7 @@ def test_ends_have_names(child: Worker, status: int | None, log: str, fault: str
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (b"{}\n", "no such event"),
+        (b"{}\n", "no event"),
         (b"[]\n", "no JSON object"),
         (b"\n", "no JSON"),
         (b'{"event":"rarp","mac":"x","at":1}\n', "rarp"),
@@ -262,11 +264,75 @@ def test_a_flood_of_any_kind_is_cut_off(child: Worker, kind: type[Report]) -> No
     assert child.link.fault(None) == f"worker-channel: a flood of reports: {kind.WIRE_NAME}"
 
 
-@pytest.mark.parametrize("kind", [[], {}, None, 1, "none"])
+@pytest.mark.parametrize("kind", [[], {}, None, 1])
 def test_what_is_no_kind_of_report_costs_the_worker_its_channel(child: Worker, kind: Any) -> None:
     child.reports_raw(event=kind)
     assert child.link.channel is None
     assert child.link.fault(None).startswith("worker-channel: ")
+
+
+def test_a_report_of_a_later_release_is_passed_over_as_long_as_they_are_few(child: Worker) -> None:
+    _, most = OTHERS
+    for _ in range(most):
+        assert child.reports_raw(event="of tomorrow", more=1) == []
+    assert child.says(STATE) == [STATE] and child.link.release.ignored == most
+    child.reports_raw(event="of tomorrow")
+    assert child.link.fault(None) == "worker-channel: a flood of reports: of unknown kinds"
+
+
+OF_2 = {
+    "event": "hello",
+    "version": "0.0",
+    "protocol": 2,
+    "spec": codec_of(WorkerSpec).encode(SPEC),
+}
+
+
+def test_a_worker_of_the_version_before_is_adopted(adopted: Worker) -> None:
+    adopted.reports_raw(**OF_2)
+    link = adopted.link
+    assert (link.phase, link.spec, link.release.protocol, link.release.build) == (
+        Phase.RUNNING,
+        SPEC,
+        2,
+        "",
+    )
+    assert link.knows(GetStats) and link.knows(Configure)
+
+
+def test_an_adopted_worker_gets_only_the_settings_that_it_has(adopted: Worker) -> None:
+    """Protocol 2 takes exactly its own settings, and a release may have more or fewer."""
+    settings = {"mtu": None, "hold": True, "link_up": True, "of_tomorrow": 5}
+    adopted.reports_raw(**{**OF_2, "spec": {**OF_2["spec"], "settings": settings}})
+    wanted = PortSettings(mtu=9000, any_memory=True)
+    adopted.link.configure(wanted, NOW)
+    ((said, _),) = adopted.channel.receive()
+    assert said == {
+        "op": "configure",
+        "settings": {"mtu": 9000, "hold": False, "link_up": True},
+    }
+    assert adopted.link.spec == replace(SPEC, settings=wanted), "it is not told again and again"
+
+
+def test_a_command_that_a_worker_does_not_know_is_not_sent(adopted: Worker) -> None:
+    adopted.says(WorkerHello("1", SPEC, commands=("hello", "quit")))
+    assert not adopted.link.send(GetStats(1), NOW)
+    assert adopted.channel.receive() == []
+    assert adopted.link.channel is not None
+
+
+@pytest.mark.parametrize("versions", [{"protocol": 1}, {"protocol": 99, "oldest": PROTOCOL + 1}])
+def test_a_worker_outside_of_the_versions_is_ended(
+    adopted: Worker, versions: dict[str, int]
+) -> None:
+    adopted.reports_raw(**{**OF_2, **versions})
+    assert adopted.link.phase is Phase.ENDING
+    assert "it speaks version" in adopted.link.fault(None)
+
+
+def test_a_worker_of_a_later_release_that_this_daemon_can_serve_is_adopted(adopted: Worker) -> None:
+    adopted.reports_raw(**{**OF_2, "protocol": 99, "oldest": PROTOCOL, "more": []})
+    assert adopted.link.phase is Phase.RUNNING
 
 
 def test_a_flood_of_bytes_is_cut_off(child: Worker) -> None:

@@ -17,10 +17,9 @@ from ovs_vhost_plugin.common import pidfile
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.sockets.listener import Owner, listen_control
 from ovs_vhost_plugin.daemon.workers.forkserver import ForkServerLink
-from ovs_vhost_plugin.daemon.workers.workers import connect
 from ovs_vhost_plugin.ipc import births
 from ovs_vhost_plugin.ipc.births import Born, Broken, Dispose, Exited, ForkWorker, News, Ready
-from ovs_vhost_plugin.ipc.channel import ChannelClosed
+from ovs_vhost_plugin.ipc.channel import ChannelClosed, connect
 from ovs_vhost_plugin.ipc.spec import PortSettings, WorkerSpec
 from ovs_vhost_plugin.ipc.vitals import Vitals
 

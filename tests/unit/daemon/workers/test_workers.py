@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from ovs_vhost_plugin.common.dirs import StateDir
+from ovs_vhost_plugin.daemon.events import Ended, Event
 from ovs_vhost_plugin.daemon.poller import LoopPoller
-from ovs_vhost_plugin.daemon.workers.workers import Ended, Event, Workers
+from ovs_vhost_plugin.daemon.workers.workers import Workers
 from ovs_vhost_plugin.ipc.spec import WorkerSpec
 
 NOW = 100.0
