@@ -20,6 +20,7 @@ class Switch:
     rundir      directory of ovs-vswitchd's sockets
     sock_dir    other_config:vhost-sock-dir, relative to `rundir`
     takes_offloads  userspace bridges take partial checksums and GSO frames
+    version     ovs_version: later ones finish in their tunnels what others leave unfinished
     into_tunnels  names of bridges that lead into tunnels which take none
     iface_types interface types of ovs-vswitchd, empty until it has written them, and those that we
                 have added (`adoption`)
@@ -30,6 +31,7 @@ class Switch:
     sock_dir: str
     takes_offloads: bool
     iface_types: frozenset[str]
+    version: str = ""
     into_tunnels: frozenset[str] = frozenset()
     announce: Policy = policy.DEFAULT
 
@@ -39,15 +41,16 @@ def parse_switch(row: Any, rundir: str, into_tunnels: frozenset[str] | None = No
 
     into_tunnels  the bridges that lead into tunnels, where that is known; else they are looked for
     """
+    version = next(iter(row.ovs_version), "")
     if into_tunnels is None:
-        version = version_of(next(iter(row.ovs_version), ""))
-        into_tunnels = lead_into_tunnels(row.bridges, version)
+        into_tunnels = lead_into_tunnels(row.bridges, version_of(version))
     named = row.external_ids.get("rundir", "")
     return Switch(
         rundir=named if named.startswith("/") else rundir,
         sock_dir=row.other_config.get("vhost-sock-dir", ""),
         takes_offloads=is_true(row.other_config.get("userspace-tso-enable")),
         iface_types=frozenset(row.iface_types),
+        version=version,
         into_tunnels=into_tunnels,
         announce=Policy(state=is_true(row.other_config.get(STATE_KEY))),
     )

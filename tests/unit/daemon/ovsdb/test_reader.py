@@ -89,6 +89,7 @@ class Switch:
     def change_switch(self) -> None:
         self.row.iface_types = self.random.choice([["system"], ["system", "dpdk"], ["internal"]])
         self.row.other_config = self.random.choice([{}, {"userspace-tso-enable": "true"}])
+        self.row.ovs_version = self.random.choice([["3.1.0"], ["3.5.0"]])
         self.changed.append(self.row)
 
     def drop_bridge(self) -> None:
