@@ -129,6 +129,16 @@ def disk_full(site: Site, random: Random) -> str:
     return f"{seconds:.1f} s"
 
 
+def worker_upgraded(site: Site, random: Random) -> str:
+    """A worker hands its port over to another one, and its guest notices nothing."""
+    port = random.choice(site.ports)
+    pid, outages = port.pid, len(port.traffic.outages)
+    told = site.host.appctl("vhost/upgrade", port.name)
+    if port.pid == pid or len(port.traffic.outages) > outages:
+        raise AssertionError(f"{port.name} was not upgraded: {told}")
+    return port.name
+
+
 ALL: tuple[Fault, ...] = (
     daemon_killed,
     daemon_restarted,
@@ -138,6 +148,7 @@ ALL: tuple[Fault, ...] = (
     fork_server_killed,
     worker_killed,
     worker_stopped,
+    worker_upgraded,
     host_suspended,
     guest_slow,
     guest_left,

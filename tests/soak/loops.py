@@ -52,8 +52,10 @@ def migrations(count: int, say: Say) -> list[str]:
     with Stage("soft", announces=False) as stage:
         for number in _counted(count, "migrations", say):
             report = stage.migrate()
-            if not report.found or report.lost or report.duplicated or report.damaged:
-                words = f"{report.lost} lost, {report.duplicated} doubled, {report.damaged} damaged"
+            # What the network between loses is nobody's here: it came to no port of the guest.
+            lost = report.lost - report.unseen - report.overrun
+            if not report.found or lost > 0 or report.duplicated or report.damaged:
+                words = f"{lost} lost, {report.duplicated} doubled, {report.damaged} damaged"
                 found.append(f"migration {number}: {words}")
     return found
 

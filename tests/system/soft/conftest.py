@@ -6,10 +6,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from support.checkout import RELEASE_BEFORE, archive
 from support.system.soft_ports import SoftPort
 
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.platform import packages
+
+collect_ignore = [] if archive(RELEASE_BEFORE) else ["test_soft_release_before.py"]
 
 
 @pytest.fixture(scope="package")

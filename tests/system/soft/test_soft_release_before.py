@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ports that the release before this one has started: adopted, served, replaced when they may be.
 
-That release is taken from the history of this checkout, which a shallow clone does not have.
+That release is taken from the history of this checkout. A shallow clone does not have it, and has
+not got these tests either (conftest.py).
 """
 
 import io
 import json
-import subprocess
 import tarfile
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from support.checkout import TOP
+from support.checkout import RELEASE_BEFORE, TOP, archive
 from support.system.soft_ports import SoftPort, carrier_changes, check_inward, check_outward, settle
 
 from ovs_vhost_plugin.guest.soft import Config
@@ -23,23 +23,16 @@ from ovs_vhost_plugin.lab.process import wait_until
 
 pytestmark = pytest.mark.system
 
-BEFORE = "d9b5feaf7eda805b571b6a9deafe3175bab5edcc"
-"""The last commit whose workers speak protocol 2."""
 SIZES = (60, 600, 1514)
 
 
 @pytest.fixture(scope="module")
-def old_code(require, tmp_path_factory):
+def old_code(tmp_path_factory):
     """A directory with the product as it was."""
-    git = subprocess.run(
-        ["git", "-C", str(TOP), "archive", BEFORE, "ovs_vhost_plugin"],
-        capture_output=True,
-        check=False,
-    )
-    require(git.returncode == 0, f"the history has no {BEFORE[:7]}: a shallow clone, or no clone")
+    code = archive(RELEASE_BEFORE)
     directory = tmp_path_factory.mktemp("release-before")
-    with tarfile.open(fileobj=io.BytesIO(git.stdout)) as archive:
-        archive.extractall(directory, filter="data")
+    with tarfile.open(fileobj=io.BytesIO(code)) as files:
+        files.extractall(directory, filter="data")
     return directory
 
 
