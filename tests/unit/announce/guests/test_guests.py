@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who is announced, and when: told rows, reports and the time, by the actions that follow."""
 
+from collections.abc import Container, Set
 from dataclasses import replace
 
 import pytest
@@ -14,11 +15,13 @@ from ovs_vhost_plugin.announce.actions import (
     TellMoved,
     Withdraw,
 )
+from ovs_vhost_plugin.announce.guests.guest import REMEMBERED
 from ovs_vhost_plugin.announce.guests.guests import Guests
 from ovs_vhost_plugin.announce.guests.port import GuestPort
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station, StationKey
+from ovs_vhost_plugin.net.vlan import PortVlan
 
 MAC, OTHER = bytes.fromhex("525400000001"), bytes.fromhex("525400000002")
 PORT = GuestPort("vhu0", Location("br0", 3, "/run/br0.mgmt"), Policy(rounds=2), (Station(MAC),))
@@ -29,18 +32,23 @@ class World:
         self.now = 100.0
         self.guests = Guests()
         self.conflict = ""
+        self.judged: tuple[bytes, str, list[str]] | None = None
         self.rows(port)
 
-    def rows(self, *ports: GuestPort) -> None:
+    def rows(self, *ports: GuestPort, changed: Set[str] | None = None) -> None:
         named = {port.name: port for port in ports}
-        self.guests.set_ports(named, lambda *_: self.conflict, self.now)
+        self.guests.set_ports(named, self._conflict, self.now, changed)
+
+    def _conflict(self, mac: bytes, port: str, running: Container[str]) -> str:
+        self.judged = mac, port, [name for name in ("vhu0", "vhu1", "none") if name in running]
+        return self.conflict
 
     def runs(
         self, base: int = 7, *, announces_itself: bool = False, migrates: bool = False
     ) -> None:
         """Its rings begin at `base`, and it runs."""
         self.guests.started("vhu0", base, 5, self.now, moved_in=False, further=False)
-        self.status("running", announces_itself=announces_itself)
+        self.status("running", announces_itself=announces_itself, migrates=migrates)
 
     def status(
         self, status: str, *, announces_itself: bool = False, migrates: bool = False
@@ -173,3 +181,165 @@ def test_what_was_known_of_a_port_without_a_row_is_forgotten_unless_its_guest_ru
     world.rows()
     world.rows(replace(PORT, given=()))
     assert world.guests.known("vhu0", world.now)
+
+
+def test_what_has_moved_on_is_looked_for_once_as_a_guest_begins_to_migrate(world: World) -> None:
+    """It does not go along with the guest; nothing is announced for that."""
+    world.runs()
+    world.guests.learned("vhu0", (Station(OTHER),), world.now)
+    world.announced()
+    world.status("running", migrates=True)
+    (find,) = world.guests.take_actions()
+    assert isinstance(find, FindMoved)
+    assert (find.look.trigger, find.look.place) == ("", PORT.location)
+    assert find.look.stations == (Station(OTHER),)
+    world.status("running", migrates=True)
+    assert world.guests.take_actions() == []
+    world.guests.table(find.look, f"    1     0  {OTHER.hex(':')}    0\n", world.now)
+    assert world.guests.take_actions() == [TellMoved("vhu0", (StationKey(OTHER, 0),))]
+
+
+def test_a_guest_whose_port_has_no_row_is_not_looked_for(world: World) -> None:
+    world.runs()
+    world.rows()
+    world.guests.take_actions()
+    world.status("running", migrates=True)
+    assert world.guests.take_actions() == []
+
+
+def test_an_announcement_is_of_its_port_and_its_time_by_its_policy(world: World) -> None:
+    world.guests.rarp("vhu0", MAC, 99.5, world.now)
+    (announce,) = world.guests.take_actions()
+    assert isinstance(announce, Announce)
+    request = announce.request
+    assert (request.port, request.received_at, request.policy) == ("vhu0", 99.5, PORT.policy)
+
+
+def test_whose_a_mac_is_depends_on_whose_guests_run() -> None:
+    world = World()
+    world.rows(PORT, replace(PORT, name="vhu1"))
+    world.runs()
+    assert world.judged == (MAC, "vhu0", ["vhu0"])
+
+
+@pytest.mark.parametrize(
+    ("silent", "announces_itself", "asked"),
+    [(1000, True, True), (0, True, False), (1000, False, False)],
+)
+def test_who_is_asked_for_and_when(silent: int, announces_itself: bool, asked: bool) -> None:
+    world = World(replace(PORT, policy=Policy(rounds=1, guest_silent=silent)))
+    world.runs(announces_itself=announces_itself)
+    world.announced()
+    world.waits(0.9)
+    assert world.guests.take_actions() == []
+    world.waits(0.1)
+    assert bool(world.guests.take_actions()) == asked
+
+
+def test_a_guest_that_has_shown_its_address_has_spoken() -> None:
+    """What it is announced for late by its own frame, is no reason to ask for it."""
+    world = World(replace(PORT, given=(), policy=Policy(rounds=1, guest_silent=1000)))
+    world.runs()
+    world.status("running", announces_itself=True)
+    world.guests.take_actions()
+    world.guests.learned("vhu0", (Station(OTHER),), world.now)
+    assert world.announced() == [(OTHER, "moved-in", "")]
+    world.waits(2.0)
+    assert world.guests.take_actions() == []
+
+
+def test_only_rows_that_changed_are_looked_at(world: World) -> None:
+    world.runs()
+    world.announced()
+    moved = replace(PORT, location=replace(PORT.location, ofport=4))
+    world.rows(moved, changed=set())
+    assert world.announced() == []
+    again = replace(PORT, location=replace(PORT.location, ofport=5))
+    world.rows(again, changed={"vhu0", "vhu1", "gone"})
+    assert world.announced() == [(MAC, "port-moved", "")]
+
+
+def test_each_port_of_many_is_looked_at() -> None:
+    world = World()
+    ports = [replace(PORT, name=f"vhu{n}") for n in range(4)]
+    world.rows(*ports)
+    for n in range(4):
+        world.guests.started(f"vhu{n}", 7, 5, world.now, moved_in=False, further=False)
+        world.guests.status(f"vhu{n}", "running", world.now, announces_itself=False, migrates=False)
+    world.guests.take_actions()
+    new = replace(PORT, name="a-new-one")
+    world.rows(new, *(replace(p, location=replace(p.location, ofport=9)) for p in ports[1:]))
+    triggers = [
+        (action.request.port, action.request.trigger)
+        for action in world.guests.take_actions()
+        if isinstance(action, Announce)
+    ]
+    assert sorted(triggers) == [(f"vhu{n}", "port-moved") for n in (1, 2, 3)]
+
+
+def test_claims_of_a_moved_port_are_looked_for_where_it_was(world: World) -> None:
+    world.runs()
+    world.guests.learned("vhu0", (Station(OTHER),), world.now)
+    world.announced()
+    world.rows(replace(PORT, location=replace(PORT.location, ofport=4)))
+    (find,) = world.guests.take_actions()
+    assert isinstance(find, FindMoved) and find.look.place == PORT.location
+    assert find.look.trigger == "port-moved"
+
+
+def test_a_port_with_another_socket_has_another_guest() -> None:
+    world = World(replace(PORT, policy=Policy(rounds=2, guest_silent=1000)))
+    world.runs(announces_itself=True)
+    world.announced()
+    assert world.guests.get_timer() is not None
+    world.rows(replace(PORT, socket=("server", "/run/other.sock")))
+    assert world.guests.get_timer() is None, "no round, and nobody is asked for"
+
+
+def test_a_guest_that_stops_is_asked_for_no_more() -> None:
+    world = World(replace(PORT, policy=Policy(rounds=1, guest_silent=1000)))
+    world.runs(announces_itself=True)
+    world.announced()
+    world.status("connected")
+    world.guests.take_actions()
+    world.waits(2.0)
+    assert world.guests.take_actions() == []
+
+
+def test_a_guest_that_lost_its_connection_is_expected_for_a_while(world: World) -> None:
+    for seconds, trigger in ((1.0, "reconnect"), (REMEMBERED + 1, "moved-in")):
+        world.runs()
+        world.guests.take_actions()
+        world.guests.ended("vhu0", world.now)
+        world.guests.take_actions()
+        world.now += seconds
+        world.runs()
+        assert world.announced() == [(MAC, trigger, "")]
+
+
+def test_a_guest_whose_state_came_along_has_moved_in(world: World) -> None:
+    world.guests.started("vhu0", 0, 5, world.now, moved_in=True, further=False)
+    world.status("running")
+    assert world.announced() == [(MAC, "moved-in", "")]
+
+
+def test_an_isolated_port_has_no_rounds_and_says_so_of_each_station() -> None:
+    isolated = replace(PORT.location, vlan=PortVlan(trunks=frozenset({4095})))
+    assert isolated.vlan.isolated
+    world = World(replace(PORT, location=isolated, given=(Station(MAC, 7),)))
+    world.runs()
+    assert world.announced() == [(MAC, "moved-in", "")]
+    assert world.guests.get_timer() is None
+
+
+def test_an_operator_is_told_why_there_is_nothing(world: World) -> None:
+    assert World(replace(PORT, given=())).guests.by_hand("vhu0", None, 100.0) is None
+    attached = World(replace(PORT, given=(), attached=True))
+    attached.guests.learned("vhu0", (Station(OTHER), Station(MAC)), attached.now)
+    assert attached.guests.by_hand("vhu0", None, attached.now) == Station(OTHER)
+    ((mac, trigger, refusal),) = attached.announced()
+    assert (mac, trigger, refusal.partition(":")[0]) == (OTHER, "manual", "mac-not-given")
+    world.guests.learned("vhu0", (Station(OTHER),), world.now)
+    world.guests.by_hand("vhu0", None, 101.0)
+    actions = world.guests.take_actions()
+    assert [a.request.received_at for a in actions if isinstance(a, Announce)] == [101.0] * 2

@@ -80,6 +80,7 @@ def test_a_server_port_listens_where_ovs_dpdk_would() -> None:
     assert parse(server()).path == "/run/ovs/vhu0"
     assert parse(server(), switch=switch(vhost_sock_dir="vhost/a")).path == "/run/ovs/vhost/a/vhu0"
     assert parse(server(), switch=switch(vhost_sock_dir="/vhost")).path == "/run/ovs/vhost/vhu0"
+    assert parse(server(), switch=switch(vhost_sock_dir="/X/a")).path == "/run/ovs/X/a/vhu0"
 
 
 def test_the_switch_names_its_run_directory() -> None:
@@ -212,6 +213,21 @@ def test_whose_rows() -> None:
 )
 def test_wrong_rows(row: Any, error: str) -> None:
     assert error_of(row) == error
+
+
+def test_errors_of_other_rows_say_where_to_mend_them() -> None:
+    with pytest.raises(RowError) as caught:
+        parse(server(), switch=switch(vhost_sock_dir=".."))
+    assert str(caught.value) == (
+        "sock-dir-invalid: set Open_vSwitch other_config:vhost-sock-dir to a directory without '..'"
+    )
+    named = bridge()
+    named.name = "br\n0"
+    with pytest.raises(RowError) as caught:
+        parse(interface(), bridge=named)
+    assert str(caught.value) == (
+        "bridge-name-invalid: the bridge's name has characters not printable"
+    )
 
 
 def test_the_longest_that_fits_is_taken() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ovs_vhost_plugin.daemon.ovsdb.tunnels import lead_into_tunnels, version_of
+from ovs_vhost_plugin.daemon.ovsdb.tunnels import is_wire, lead_into_tunnels, version_of
 
 
 def bridge(name: str, *interfaces: tuple[str, str], peer: str = "") -> Any:
@@ -58,3 +58,11 @@ def test_patch_ports_lead_to_other_bridges_tunnels() -> None:
 )
 def test_versions(text: str, version: tuple[int, int]) -> None:
     assert version_of(text) == version
+
+
+@pytest.mark.parametrize(
+    ("kind", "wire"),
+    [("patch", True), ("vxlan", True), ("stt", True), ("", False), ("internal", False)],
+)
+def test_which_interfaces_count_for_where_bridges_lead(kind: str, wire: bool) -> None:
+    assert is_wire(kind) == wire
