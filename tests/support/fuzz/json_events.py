@@ -78,6 +78,7 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "started", "base": 17, "sent": 3, "moved_in": False, "further": False},
     {"event": "connect"},
     {"event": "userfaultfd"},
+    {"event": "queues", "queues": 2},
     {
         "event": "stats",
         "id": 3,
