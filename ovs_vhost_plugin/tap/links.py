@@ -5,7 +5,6 @@ Not by /sys: the namespace whose devices /sys shows depends on who mounted it.
 Source: rtnetlink(7), linux/if_link.h (IFLA_TUN_*), drivers/net/tun.c (tun_fill_info).
 """
 
-import contextlib
 import errno
 import os
 import socket
@@ -24,12 +23,9 @@ _REQUEST, _ERROR, _KIND = 1, 2, 0x3FFF
 _GETLINK = 18
 _LONGEST = 64 * 1024
 # linux/if_link.h
-_QDISC, _LINKINFO, _CARRIER = 6, 18, 33
-_DEFAULTS = (b"mq\0", b"noop\0")  # of a device with several queues, and of one that was never up
+_LINKINFO, _CARRIER = 18, 33
 _INFO_KIND, _INFO_DATA = 1, 2
 _TUN_OWNER, _TUN_QUEUES = 1, (8, 9)
-
-_ROOT = 0xFFFF_FFFF  # linux/pkt_sched.h, TC_H_ROOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +58,6 @@ class Links:
         The library decodes all that there is to know, which takes ten times as long; a daemon that
         starts asks for a thousand taps.
         """
-        link = self._link(index)
-        return None if link is None else _parse(index, link)
-
-    def _link(self, index: int) -> bytes | None:
-        """The attributes of a link; None where there is none."""
         self._socket.send(_ASK.pack(_ASK.size, _GETLINK, _REQUEST, 0, 0, 0, 0, index, 0, 0))
         answer = self._socket.recv(_LONGEST)
         kind = _HEADER.unpack_from(answer)[1]
@@ -75,7 +66,7 @@ class Links:
             if number == errno.ENODEV:
                 return None
             raise OSError(number, os.strerror(number))
-        return answer[_ASK.size :]
+        return _parse(index, answer[_ASK.size :])
 
     def delete(self, index: int) -> None:
         """Remove a link even while its queues are open; OSError when the kernel refuses."""
@@ -86,20 +77,6 @@ class Links:
         except NetlinkError as error:
             if error.code != errno.ENODEV:
                 raise OSError(error.code, os.strerror(error.code)) from error
-
-    def remove_queues(self, index: int) -> None:
-        """Let a link that has the kernel's default send without queueing (tc(8), noqueue).
-
-        What somebody chose for it stays. A kernel that refuses gives it queues, which cost memory
-        and do no harm.
-        """
-        from pyroute2 import NetlinkError
-
-        link = self._link(index)
-        if link is None or dict(_attributes(link)).get(_QDISC) not in _DEFAULTS:
-            return
-        with contextlib.suppress(NetlinkError):
-            self._links.tc("replace", "noqueue", index, parent=_ROOT)
 
     def close(self) -> None:
         """Close the sockets."""

@@ -59,10 +59,7 @@ class Taps:
             # Not in the birthplace: a moved interface begins with new settings.
             # OVS's bridge should hear the guest, not this host's own stack.
             _disable_ipv6(name)
-            if not device.flags(name) & device.IFF_UP:
-                # Before they are made, see `remove_queues`.
-                self._links.remove_queues(index)
-                _set_up(name)
+            _set_up(name)
         return index
 
     def _make(self, name: str) -> int:
@@ -173,18 +170,6 @@ class Taps:
         """Set a tap up; raises TapError."""
         with named_errors(name):
             _set_up(name)
-
-    def remove_queues(self, name: str) -> None:
-        """Take the kernel's queues from a tap once more, which the switch has given back.
-
-        The kernel's default is a queue for each of the tap's 256: 6 MiB that never fill, as a tap
-        takes every frame or drops it. The switch makes sure of the default when it opens a port
-        (netdev_linux_set_qos in lib/netdev-linux.c), and only then.
-        """
-        index = self.owned(name)
-        if index is not None:
-            with contextlib.suppress(OSError):
-                self._links.remove_queues(index)
 
     def link_event(self, name: str) -> None:
         """Make a link event without other effect; ovs-vswitchd then checks all its ports."""

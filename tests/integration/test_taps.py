@@ -294,17 +294,6 @@ def conf(setting: str, name: str = "vhu0") -> str:
     return Path(f"/proc/sys/net/ipv4/conf/{name}/{setting}").read_text().strip()
 
 
-def test_a_tap_queues_nothing_and_so_costs_the_kernel_no_memory(
-    taps: Taps, namespace: Namespace
-) -> None:
-    taps.create("vhu0")
-    assert namespace.run("tc", "qdisc", "show", "dev", "vhu0").split()[:2] == ["qdisc", "noqueue"]
-    # An operator's choice stays.
-    namespace.run("tc", "qdisc", "replace", "dev", "vhu0", "root", "pfifo")
-    taps.create("vhu0")
-    assert namespace.run("tc", "qdisc", "show", "dev", "vhu0").split()[:2] == ["qdisc", "pfifo"]
-
-
 def test_the_next_daemon_puts_only_chains_that_are_missing_or_not_as_they_should_be(
     taps: Taps, stack: HostStack, namespace: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,20 +319,3 @@ def test_the_next_daemon_puts_only_chains_that_are_missing_or_not_as_they_should
             assert after.hear() == []
     assert sorted(set(put)) == ["vhu1", "vhu2", "vhu3"]
     assert rules(namespace).count("policy drop") == 4
-
-
-def test_a_tap_has_no_queues_after_the_switch_has_seen_to_its_default(
-    taps: Taps, namespace: Namespace
-) -> None:
-    def kind() -> str:
-        return namespace.run("tc", "qdisc", "show", "dev", "vhu0").split()[1]
-
-    taps.create("vhu0")
-    namespace.run("tc", "qdisc", "delete", "dev", "vhu0", "root")
-    assert kind() != "noqueue"
-    taps.remove_queues("vhu0")
-    assert kind() == "noqueue"
-    namespace.run("tc", "qdisc", "replace", "dev", "vhu0", "root", "pfifo")
-    taps.remove_queues("vhu0")
-    assert kind() == "pfifo"
-    taps.remove_queues("not-there")

@@ -33,9 +33,6 @@ vlog = ovs.vlog.Vlog("vhost_reopening")
 RETRY_AFTER = 1.0
 """Seconds until a port is looked at again."""
 
-OPENED_AT_ONCE = 4
-"""Most taps in a turn that are seen to; the kernel may take ten milliseconds for each."""
-
 _DATAPATH = "netdev@ovs-netdev"  # all userspace bridges of an ovs-vswitchd share it
 
 
@@ -50,9 +47,6 @@ class SwitchTaps(Protocol):
 
     def link_event(self, name: str) -> None:
         """Make a link event; raises TapError."""
-
-    def remove_queues(self, name: str) -> None:
-        """Take the queues from a tap that the switch's opening has given it."""
 
 
 class TapReopener:
@@ -78,7 +72,6 @@ class TapReopener:
 
         names  the ports that something happened to; others are looked at when their time has come
         """
-        opened = 0
         for name in sorted({*names, *self._again.take_due(now)}):
             if name not in self._unopened:
                 self._asked_at.pop(name, None)
@@ -88,11 +81,7 @@ class TapReopener:
             if port is None or port.ofport is None:
                 self._asked_at.pop(name, None)
             elif not port.userspace or self._taps.is_open_in_switch(name):
-                if opened < OPENED_AT_ONCE:
-                    self._opened(name)
-                else:
-                    self._again.set(name, now)
-                opened += 1
+                self._opened(name)
             elif now < (again_at := self._asked_at.get(name, -math.inf) + RETRY_AFTER):
                 self._again.set(name, again_at)
             else:
@@ -108,7 +97,6 @@ class TapReopener:
     def _opened(self, name: str) -> None:
         """Set up a tap that the switch has opened: the flags it wrote back may have set it down."""
         self._asked_at.pop(name, None)
-        self._taps.remove_queues(name)
         if self._unopened.pop(name):
             try:
                 self._taps.set_up(name)

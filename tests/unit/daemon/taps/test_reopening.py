@@ -9,7 +9,7 @@ from support.daemon.ports import PORT
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch
-from ovs_vhost_plugin.daemon.taps.reopening import OPENED_AT_ONCE, RETRY_AFTER, TapReopener
+from ovs_vhost_plugin.daemon.taps.reopening import RETRY_AFTER, TapReopener
 from ovs_vhost_plugin.tap import TapError, TapErrorName
 from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question, Then
 
@@ -19,7 +19,6 @@ OPEN = replace(PORT, ofport=3)
 
 class FakeTaps:
     def __init__(self) -> None:
-        self.without_queues: list[str] = []
         self.open: set[str] = set()
         self.events: list[str] = []
         self.up: list[str] = []
@@ -32,9 +31,6 @@ class FakeTaps:
         if self.gone:
             raise TapError(TapErrorName.FAILED, "x")
         self.up.append(name)
-
-    def remove_queues(self, name: str) -> None:
-        self.without_queues.append(name)
 
     def link_event(self, name: str) -> None:
         if self.gone:
@@ -79,7 +75,6 @@ def test_a_port_that_the_switch_hears_is_up_if_it_is_new(made_here: bool) -> Non
     world.taps.open.add("vhu0")
     assert world.run(OPEN) == [] and not world.unopened
     assert world.taps.up == (["vhu0"] if made_here else [])  # else somebody may want it down
-    assert world.taps.without_queues == ["vhu0"]
 
 
 def test_a_tap_that_goes_at_that_moment_is_no_trouble() -> None:
@@ -139,19 +134,3 @@ def test_a_port_that_the_switch_closed_by_itself_is_not_waited_for_awake() -> No
     world.run(OPEN)
     world.run(PORT, now=NOW + 2 * RETRY_AFTER)
     assert world.reopener.get_timer() is None
-
-
-def test_a_turn_sees_to_a_few_taps_and_the_others_do_the_rest() -> None:
-    names = [f"vhu{number}" for number in range(10)]
-    world = World(*names)
-    world.taps.open |= set(names)
-    switch = Switch("/run/ovs", "", False, frozenset())
-    snapshot = Snapshot(switch, {name: replace(OPEN, name=name) for name in names})
-    world.reopener.run(set(names), snapshot, NOW)
-    turns = 1
-    while world.reopener.get_timer() is not None:
-        assert len(world.taps.up) <= turns * OPENED_AT_ONCE
-        assert world.reopener.get_timer() == NOW
-        world.reopener.run(set(), snapshot, NOW)
-        turns += 1
-    assert sorted(world.taps.up) == sorted(names) and not world.unopened
