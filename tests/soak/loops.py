@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from support.system.soft_ports import settle
 
 from ovs_vhost_plugin.lab.process import wait_until
-from ovs_vhost_plugin.lab.stage import Stage
+from ovs_vhost_plugin.lab.stage import PORT, Stage
 from soak.leaks import inventory
 from soak.site import Port, Site, made
 
@@ -50,6 +50,10 @@ def migrations(count: int, say: Say) -> list[str]:
     """A guest that does not announce itself migrates to and fro, so many times, under a flow."""
     found = []
     with Stage("soft", announces=False) as stage:
+        # It is gone within milliseconds, before the bridge can be asked whose address it is.
+        mac = f'external_ids:attached-mac="{stage.guest.mac}"'
+        for host in (stage.fabric.a, stage.fabric.b):
+            host.switch.vsctl("set", "Interface", PORT, mac)
         for number in _counted(count, "migrations", say):
             report = stage.migrate()
             # What the network between loses is nobody's here: it came to no port of the guest.
