@@ -2,19 +2,20 @@
 """What goes wrong at night. Each function breaks something and mends it again.
 
 A fault that costs a port its connection names the port: the guest's outage is then noted where it
-comes back (`numbered.py`), and only frames of that time may be lost. Every other frame has to come.
+comes back (`support/system/numbered_traffic.py`), and only frames of that time may be lost. Every
+other frame has to come.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
+
+from support.system.disks import filled
 
 from ovs_vhost_plugin.lab.process import wait_until
 from soak.site import Port, Site
@@ -124,7 +125,7 @@ def port_added_again(site: Site, random: Random) -> str:
 def disk_full(site: Site, random: Random) -> str:
     """Database, logs and records have no room for a while."""
     seconds = random.uniform(0.2, 2.0)
-    with _filled(site.disk):
+    with filled(site.disk):
         time.sleep(seconds)
     return f"{seconds:.1f} s"
 
@@ -172,19 +173,3 @@ def _pid(port: Port) -> int | None:
         return port.pid
     except (OSError, IndexError):
         return None  # between two workers
-
-
-@contextmanager
-def _filled(directory: Path) -> Iterator[None]:
-    filler = directory / "filler"
-    try:
-        with filler.open("wb", buffering=0) as file:
-            while file.write(bytes(1 << 12)):
-                pass
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-    try:
-        yield
-    finally:
-        filler.unlink()

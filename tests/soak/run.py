@@ -35,7 +35,7 @@ def soak(
         for port in site.ports:
             port.traffic.stop()
         found = [fault for port in site.ports for fault in port.traffic.faults()]
-        frames = sum(sum(port.came) for port in site.ports)
+        frames = sum(port.traffic.came for port in site.ports)
         outages = sum(len(port.traffic.outages) for port in site.ports)
         say(f"{done.total()} faults, {frames} frames, {outages} outages")
         return found + grown

@@ -9,11 +9,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from support.system.disks import mounted
+from support.system.numbered_traffic import NumberedTraffic
+
 from ovs_vhost_plugin.guest.soft import FEATURES, Config, SoftGuest
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
-from ovs_vhost_plugin.lab.process import run, wait_until
 from ovs_vhost_plugin.vhost.spec import Feature
-from soak.numbered import NumberedTraffic
 
 DISK = "32m"
 """Bytes of the disk on which a host has its database, logs and records."""
@@ -45,23 +46,9 @@ class Port:
         """The worker's."""
         return self._host.worker_pid(self.name)
 
-    @property
-    def came(self) -> tuple[int, int]:
-        """Frames that have come so far, each way."""
-        ways = (self.traffic.inward, self.traffic.outward)
-        inward, outward = (way.came.total() for way in ways)
-        return inward, outward
-
-    def wait_for_traffic(self, count: int = 20) -> None:
-        """Return when so many more frames have come each way."""
-        had = self.came
-
-        def more() -> bool:
-            return not self.traffic.running or all(
-                now >= before + count for now, before in zip(self.came, had, strict=True)
-            )
-
-        wait_until(more, f"{self.name}: {count} more frames each way")
+    def wait_for_traffic(self) -> None:
+        """Return when frames flow through it, both ways."""
+        self.traffic.wait_for_more(20)
 
     def delete(self) -> None:
         """Remove the port; its guest goes on trying."""
@@ -98,15 +85,14 @@ class Site:
 def made(ports: int) -> Iterator[Site]:
     """A site with so many ports, whose traffic flows until the end of the block."""
     with ExitStack() as stack:
-        top = stack.enter_context(TemporaryDirectory(prefix="ovs-vhost-"))
-        run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", top])
-        stack.callback(run, ["umount", "--lazy", top])
-        host = stack.enter_context(Host("soak", Path(top, "h")))
+        top = Path(stack.enter_context(TemporaryDirectory(prefix="ovs-vhost-")))
+        stack.enter_context(mounted(top, DISK))
+        host = stack.enter_context(Host("soak", top / "h"))
         # Each guest's frames are to be seen on its own tap alone, also after a new start of the
         # switch: without a controller, a bridge that fails secure forwards nothing.
         host.switch.vsctl("set-fail-mode", BRIDGE, "secure")
         host.switch.ofctl("del-flows", str(host.directory / f"{BRIDGE}.mgmt"))
-        site = Site(host, Path(top), ports)
+        site = Site(host, top, ports)
         stack.callback(site.close)
         for port in site.ports:
             port.traffic.start()

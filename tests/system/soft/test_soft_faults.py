@@ -2,16 +2,17 @@
 """What happens to a host at night: no frame is lost by it, and what it breaks heals by itself."""
 
 import contextlib
-import errno
 import json
 import os
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from support.system.sequenced_traffic import SequencedTraffic
+from support.system.disks import filled, mounted
+from support.system.numbered_traffic import WholeTraffic
 from support.system.soft_ports import SoftPort
 
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
@@ -34,12 +35,8 @@ CUT = 6.0
 def disk(require):
     """A small disk of its own, for a host's files."""
     require(os.geteuid() == 0, "mounting takes root")
-    with TemporaryDirectory(prefix="ovs-vhost-") as top:
-        run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", top])
-        try:
-            yield Path(top)
-        finally:
-            run(["umount", "--lazy", top])
+    with TemporaryDirectory(prefix="ovs-vhost-") as top, mounted(Path(top), DISK) as made:
+        yield made
 
 
 @pytest.fixture
@@ -73,22 +70,10 @@ def processes(host):
     return list(dict.fromkeys(pids))
 
 
-def fill(directory):
-    """Fill the disk of `directory` to its last byte; return the file that does."""
-    filler = directory / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while file.write(bytes(1 << 12)):
-                pass
-        except OSError as error:
-            assert error.errno == errno.ENOSPC
-    return filler
-
-
 def test_the_daemon_is_killed_and_started_again(site, host):
     port, guest = site
     worker = port.pid
-    with SequencedTraffic(port, guest) as traffic:
+    with WholeTraffic(port, guest) as traffic:
         traffic.wait_for_more()
         host.stop_daemon(kill=True)
         traffic.wait_for_more()
@@ -102,7 +87,7 @@ def test_the_daemon_is_killed_and_started_again(site, host):
 def test_the_database_server_is_killed_and_started_again(split_site, host):
     port, guest = split_site
     worker = port.pid
-    with SequencedTraffic(port, guest) as traffic:
+    with WholeTraffic(port, guest) as traffic:
         traffic.wait_for_more()
         host.switch.stop_server(kill=True)
         traffic.wait_for_more()
@@ -116,7 +101,7 @@ def test_the_database_does_not_answer_for_a_while(split_site, host):
     """As if its connection were cut: nothing is closed, nothing comes."""
     port, guest = split_site
     worker, server = port.pid, host.switch.server.pid
-    with SequencedTraffic(port, guest) as traffic:
+    with WholeTraffic(port, guest) as traffic:
         os.kill(server, signal.SIGSTOP)
         try:
             until = time.monotonic() + CUT
@@ -131,7 +116,7 @@ def test_the_database_does_not_answer_for_a_while(split_site, host):
 
 def test_the_switch_is_killed_and_started_again(split_site, host):
     port, guest = split_site
-    with SequencedTraffic(port, guest) as traffic:
+    with WholeTraffic(port, guest) as traffic:
         traffic.wait_for_more()
         host.switch.stop_vswitchd(kill=True)
         traffic.wait_for_more()
@@ -156,7 +141,7 @@ def test_the_database_is_emptied_and_filled_again(split_site, host):
     host.wait_status(port.name, "listening")
     guest.close()
     guest = port.guest(Config())
-    with SequencedTraffic(port, guest) as traffic:
+    with WholeTraffic(port, guest) as traffic:
         traffic.wait_for_more()
 
 
@@ -164,17 +149,14 @@ def test_the_disk_is_full(split_site, host, disk):
     """Database, log and records are on it: the guest has its traffic, and the rest comes later."""
     port, guest = split_site
     worker = port.pid
-    with SequencedTraffic(port, guest) as traffic:
-        filler = fill(disk)
-        try:
+    with WholeTraffic(port, guest) as traffic:
+        with filled(disk):
             with contextlib.suppress(LabError):  # the database may refuse it
                 host.switch.vsctl("--timeout=5", "set", "Interface", port.name, "mtu_request=1400")
             traffic.wait_for_more()
             assert json.loads(host.appctl("vhost/show", "-f", "json"))["ports"]
             host.stop_daemon(kill=True)
             traffic.wait_for_more()
-        finally:
-            filler.unlink()
         host.start_daemon()
         traffic.wait_for_more()
         with SoftPort(host) as other:
@@ -188,22 +170,20 @@ def records(host):
     """A small disk for the daemon's records alone, which its workers' journals are on."""
     host.stop_daemon()
     directory = host.directory / "ovs-vhost"
-    run(["mount", "-t", "tmpfs", "-o", "size=512k,mode=0700", "tmpfs", str(directory)])
-    try:
-        host.start_daemon()
-        yield directory
-    finally:
-        host.stop_daemon()
-        host._end_workers()
-        run(["umount", "--lazy", str(directory)])
+    with mounted(directory, "512k", "mode=0700"):
+        try:
+            host.start_daemon()
+            yield directory
+        finally:
+            host.stop_daemon()
+            host._end_workers()
 
 
 def test_there_is_no_room_for_records(records, host):
     """Ports that are there have their traffic; a new one says what it lacks, and then comes."""
-    with SoftPort(host) as port:
-        filler = fill(records)
-        guest = port.guest(Config())
-        with SequencedTraffic(port, guest) as traffic:
+    with SoftPort(host) as port, ExitStack() as full:
+        full.enter_context(filled(records))
+        with WholeTraffic(port, port.guest(Config())) as traffic:
             traffic.wait_for_more()
             port.wait_published("journal-not-kept: vring ")
             path = host.add_server_port("late0")
@@ -211,7 +191,7 @@ def test_there_is_no_room_for_records(records, host):
                 lambda: "No space left on device" in host.status("late0").get("error", ""),
                 "the reason",
             )
-            filler.unlink()
+            full.close()
             host.wait_status("late0", "listening")
             assert path.exists()
             host.delete_port("late0")
@@ -226,7 +206,7 @@ def test_the_run_directory_takes_no_writes(split_site, host):
         """Run a command where the daemon sees its files: it has mounts of its own."""
         run(["nsenter", f"--target={host.daemon.pid}", "--mount", *command])
 
-    with SequencedTraffic(port, guest) as traffic:
+    with WholeTraffic(port, guest) as traffic:
         as_daemon("mount", "--bind", directory, directory)
         try:
             as_daemon("mount", "-o", "remount,bind,ro", directory)
@@ -249,7 +229,7 @@ def test_the_host_is_suspended(split_site, host, first):
     """All processes stand still, and go on in any order: none is taken for one that hangs."""
     port, guest = split_site
     worker = port.pid
-    with SequencedTraffic(port, guest) as traffic:
+    with WholeTraffic(port, guest) as traffic:
         traffic.wait_for_more()
     pids = processes(host)
     for pid in pids:
@@ -257,7 +237,7 @@ def test_the_host_is_suspended(split_site, host, first):
     time.sleep(PAUSE)
     for pid in sorted(pids, key=lambda pid: (pid == worker) == (first == "daemon")):
         os.kill(pid, signal.SIGCONT)
-    with SequencedTraffic(port, guest) as traffic:
+    with WholeTraffic(port, guest) as traffic:
         traffic.wait_for_more()
     assert port.pid == worker and port.errors() == {}
     assert host.status(port.name)["status"] == "running"

@@ -4,19 +4,10 @@
 import json
 import os
 import signal
-import struct
-import threading
-import time
 
 import pytest
-from support.system.soft_ports import (
-    ETHERTYPE,
-    GUEST_MAC,
-    OTHER_MAC,
-    check_inward,
-    check_outward,
-    settle,
-)
+from support.system.numbered_traffic import WholeTraffic
+from support.system.soft_ports import check_inward, check_outward, frame_of, settle
 
 from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyBitmap
 from ovs_vhost_plugin.guest.frontend.frontend import PROTOCOL_FEATURES
@@ -30,7 +21,6 @@ pytestmark = pytest.mark.system
 
 PACKED = FEATURES | Feature.RING_PACKED.mask
 KEPT = ProtocolFeature.INFLIGHT_SHMFD.mask
-RATE = 1000
 SIZES = (60, 600, 1514)
 
 
@@ -38,80 +28,6 @@ def upgrade(port):
     """Have the port's worker replaced; return what became of it."""
     answer = json.loads(port.host.appctl("vhost/upgrade", port.name, "--format", "json"))
     return answer["ports"][port.name]
-
-
-def numbered(number, *, outward):
-    to, source = (OTHER_MAC, GUEST_MAC) if outward else (GUEST_MAC, OTHER_MAC)
-    return to + source + ETHERTYPE + struct.pack("!I", number) + bytes(100)
-
-
-def number_of(frame):
-    return struct.unpack_from("!I", frame, 14)[0]
-
-
-class Traffic:
-    """Numbered frames both ways, RATE a second each, by a thread that serves the guest."""
-
-    def __init__(self, port, guest):
-        self.port, self.guest = port, guest
-        self.sent = 0
-        self.received = []
-        self._stop = threading.Event()
-        self._failure = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._capture = port.capture()
-
-    def __enter__(self):
-        self._capture.__enter__()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
-        self._capture.__exit__(None, None, None)
-
-    def wait(self, frames):
-        """Return when so many more were sent each way."""
-        until = self.sent + frames
-        wait_until(lambda: self.sent >= until or self._failure, f"{frames} frames")
-        self._check()
-
-    def end(self):
-        """Stop sending, and await what is under way; the numbers that came in and went out."""
-        self._stop.set()
-        self._thread.join()
-        self._check()
-        self.guest.drain()
-        while len(self.received) < self.sent and (more := self.guest.receive(1.0)):
-            self._take(more)
-
-        def outward():
-            frames = [f.data for f in self._capture.frames() if not f.outgoing]
-            ours = [number_of(data) for data in frames if data[12:14] == ETHERTYPE]
-            return ours if len(ours) >= self.sent else None
-
-        return self.received, wait_until(outward, "what the guest has sent")
-
-    def _run(self):
-        try:
-            began = time.monotonic()
-            while not self._stop.is_set():
-                due = int((time.monotonic() - began) * RATE)
-                for number in range(self.sent, min(due, self.sent + 8)):
-                    self.port.inject(numbered(number, outward=False))
-                    self.guest.send(numbered(number, outward=True))
-                    self.sent = number + 1
-                self._take(self.guest.receive(0.0005))
-        except Exception as error:
-            self._failure = error
-
-    def _take(self, frames):
-        self.received += [number_of(frame) for frame in frames if frame[12:14] == ETHERTYPE]
-
-    def _check(self):
-        if self._failure is not None:
-            raise self._failure
 
 
 def start_with_region(port, guest, features, size):
@@ -142,14 +58,13 @@ def test_no_frame_is_lost_or_comes_twice(port, features):
         guest.memory.written.clear()
         pids, carriers = [port.pid], port.carrier_changes
         counted = port.counters()
-        with Traffic(port, guest) as traffic:
+        with WholeTraffic(port, guest) as traffic:
             for _ in range(4):
-                traffic.wait(300)
+                traffic.wait_for_more(300)
                 assert upgrade(port).startswith("upgraded"), port.host.log.read_text()[-2000:]
                 pids.append(port.pid)
-            traffic.wait(300)
-            inward, outward = traffic.end()
-        assert inward == outward == list(range(traffic.sent))
+            traffic.wait_for_more(300)
+        assert traffic.inward.in_order and traffic.outward.in_order
         assert len(set(pids)) == 5
         assert port.carrier_changes == carriers, "the link does not drop"
         assert port.host.status(port.name)["status"] == "running"
@@ -158,8 +73,8 @@ def test_no_frame_is_lost_or_comes_twice(port, features):
             == []
         )
         now = port.counters()
-        assert now["tx_packets"] >= counted["tx_packets"] + traffic.sent
-        assert now["rx_packets"] >= counted["rx_packets"] + traffic.sent
+        assert now["tx_packets"] >= counted["tx_packets"] + len(traffic.outward.sent)
+        assert now["rx_packets"] >= counted["rx_packets"] + len(traffic.inward.sent)
         assert port.errors() == {}
         assert port.stats()["connections"] == 2
     finally:
@@ -210,7 +125,7 @@ def test_several_queue_pairs(plug):
     assert upgrade(port).startswith("upgraded")
     check_inward(port, guest, SIZES)
     for queue in range(4):
-        guest.send(numbered(queue, outward=True), queue=queue)
+        guest.send(frame_of(100, outward=True), queue=queue)
     guest.drain()
     assert [pair["tx_packets"] for pair in port.stats()["queue_pairs"]] == [1] * 4
 
@@ -249,13 +164,12 @@ def test_after_a_restart_the_daemon_replaces_workers_by_itself(of_another_build,
     guest = port.guest(Config())
     assert shown(port)["build"] == "0.0-earlier"
     pid, changes = port.pid, port.carrier_changes
-    with Traffic(port, guest) as traffic:
-        traffic.wait(100)
+    with WholeTraffic(port, guest) as traffic:
+        traffic.wait_for_more(100)
         of_another_build()
         wait_until(lambda: port.pid != pid and shown(port).get("outdated") == "", "another worker")
-        traffic.wait(100)
-        inward, outward = traffic.end()
-    assert inward == outward == list(range(traffic.sent))
+        traffic.wait_for_more(100)
+    assert traffic.inward.in_order and traffic.outward.in_order
     assert port.carrier_changes == changes
     assert not shown(port)["build"].startswith("0.0-earlier")
 
@@ -264,8 +178,8 @@ def test_after_a_restart_the_daemon_replaces_workers_by_itself(of_another_build,
 def test_a_daemon_that_is_killed_in_a_handover_changes_nothing_for_the_guest(port, moment):
     guest = port.guest(Config())
     pid, state = port.pid, port.host.directory / "ovs-vhost"
-    with Traffic(port, guest) as traffic:
-        traffic.wait(100)
+    with WholeTraffic(port, guest) as traffic:
+        traffic.wait_for_more(100)
         asking = port.host.namespace.start(
             ["ovs-appctl", "-t", "ovs-vhost", "vhost/upgrade", port.name],
             port.host.directory / "upgrade.out",
@@ -279,9 +193,8 @@ def test_a_daemon_that_is_killed_in_a_handover_changes_nothing_for_the_guest(por
         asking.wait(PATIENCE)
         port.host.start_daemon()
         wait_until(lambda: shown(port).get("phase") == "running", "the worker's adoption")
-        traffic.wait(100)
-        inward, outward = traffic.end()
-    assert inward == outward == list(range(traffic.sent))
+        traffic.wait_for_more(100)
+    assert traffic.inward.in_order and traffic.outward.in_order
     assert upgrade(port).startswith("upgraded")
     check_outward(port, guest, SIZES)
     check_inward(port, guest, SIZES)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Self
 
 from support.system.soft_ports import ETHERTYPE, GUEST_MAC, OTHER_MAC
 
@@ -17,22 +18,25 @@ from ovs_vhost_plugin.guest.frontend.connection import BackEndError
 from ovs_vhost_plugin.guest.soft import SoftGuest
 from ovs_vhost_plugin.lab.hosts.namespace import Namespace
 from ovs_vhost_plugin.lab.measure.capture import SO_RCVBUFFORCE
+from ovs_vhost_plugin.lab.process import wait_until
 
 _NUMBER = struct.Struct("!QI")
 _LENGTHS = (60, 61, 128, 590, 1100, 1514)  # bytes of frames
 _ROOM = 1 << 22  # bytes of the socket's buffer
+_LATE = 8  # frames sent at once, at most, by a sender that is late
 _RETRY = 0.02  # seconds between attempts to connect
 _MARGIN = 1.0  # seconds before and after an outage in which a frame may be of it
+_QUIET = 2.0  # seconds without a frame, after which none is under way any more
 _ETH_P_ALL = 0x0300
 
 
 @dataclass
 class Way:
-    """One direction: when each number was sent, and how often it came."""
+    """One direction: when each number was sent, and the numbers that came, in their order."""
 
     name: str
     sent: list[float] = field(default_factory=list)
-    came: Counter[int] = field(default_factory=Counter)
+    came: list[int] = field(default_factory=list)
     changed: int = 0
     """Frames that came otherwise than they were sent."""
 
@@ -40,20 +44,26 @@ class Way:
         """Note a frame that has come."""
         number = int.from_bytes(frame[14:22], "big")
         if number < len(self.sent) and frame == frame_of(number, frame[:6], frame[6:12]):
-            self.came[number] += 1
+            self.came.append(number)
         else:
             self.changed += 1
 
+    @property
+    def in_order(self) -> bool:
+        """Whether each frame came once, in the order of their numbers."""
+        return not self.changed and self.came == list(range(len(self.sent)))
+
     def faults(self, outages: list[tuple[float, float]]) -> list[str]:
         """What must not be: frames that were changed, came twice, or were lost without a cause."""
+        times = Counter(self.came)
         found = [f"{self.changed} frames {self.name} were changed"] if self.changed else []
-        twice = [number for number, times in self.came.items() if times > 1]
+        twice = [number for number, came in times.items() if came > 1]
         if twice:
             found.append(f"frames {self.name} came twice: {twice[:10]}")
         lost = [
             number
             for number, at in enumerate(self.sent)
-            if number not in self.came
+            if number not in times
             and not any(begin - _MARGIN <= at <= end + _MARGIN for begin, end in outages)
         ]
         if lost:
@@ -109,9 +119,17 @@ class NumberedTraffic:
         self._hang_up.set()
 
     @property
-    def running(self) -> bool:
-        """Whether the traffic flows still: a fault ends it."""
-        return self._fault is None
+    def came(self) -> int:
+        """The number of frames that have come, both ways."""
+        return len(self.inward.came) + len(self.outward.came)
+
+    def wait_for_more(self, count: int = 100) -> None:
+        """Return when so many more frames have come each way, or the traffic has a fault."""
+        ways = [(way, len(way.came) + count) for way in (self.inward, self.outward)]
+        wait_until(
+            lambda: self._fault is not None or all(len(way.came) >= n for way, n in ways),
+            f"{self._tap}: {count} more frames each way",
+        )
 
     def faults(self) -> list[str]:
         """What must not be."""
@@ -128,16 +146,18 @@ class NumberedTraffic:
 
     def _run(self) -> None:
         try:
+            due_at = time.monotonic()
             while not self._stop.is_set():
-                begun = time.monotonic()
+                now = time.monotonic()
                 try:
                     if self._hang_up.is_set():
                         self._hang_up.clear()
                         raise BackEndError("the guest was told to leave")
                     self._turn()
                 except (BackEndError, OSError):
-                    self._come_back(begun)
-                self._stop.wait(max(0.0, self._tick - (time.monotonic() - begun)))
+                    self._come_back(now)
+                due_at = max(due_at, now - _LATE * self._tick) + self._tick
+                self._stop.wait(max(0.0, due_at - time.monotonic()))
             self._take_last()
         except BaseException as error:  # told by `stop`
             self._fault = error
@@ -165,15 +185,18 @@ class NumberedTraffic:
                     self.outward.take(frame)
 
     def _take_last(self) -> None:
-        """Take what is still under way, as long as anything comes."""
+        """Take what is still under way: until all has come, or nothing comes any more."""
         quiet_since = time.monotonic()
-        while time.monotonic() < quiet_since + 1.0:
-            had = self.inward.came.total() + self.outward.came.total()
+        while not self._all_came() and time.monotonic() < quiet_since + _QUIET:
+            had = self.came
             with contextlib.suppress(BackEndError, OSError):
                 self._take()
-            if self.inward.came.total() + self.outward.came.total() != had:
+            if self.came != had:
                 quiet_since = time.monotonic()
             time.sleep(0.005)
+
+    def _all_came(self) -> bool:
+        return all(len(way.came) >= len(way.sent) for way in (self.inward, self.outward))
 
     def _come_back(self, since: float) -> None:
         """Connect again, however long it takes."""
@@ -186,3 +209,22 @@ class NumberedTraffic:
                 break
             time.sleep(_RETRY)
         self.outages.append((since, time.monotonic()))
+
+
+class WholeTraffic(NumberedTraffic):
+    """1,000 frames a second each way through a SoftPort, in a `with` block.
+
+    At its end each frame has come exactly once, and the guest has never lost its port.
+    """
+
+    def __init__(self, port, guest):
+        super().__init__(port.host.namespace, port.name, guest, rate=1000)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        self.stop()
+        if kind is None:
+            assert (self.outages, self.faults()) == ([], [])
