@@ -119,20 +119,13 @@ class Channel:
 
     def _receive_one(self) -> tuple[dict[str, Any], list[int]]:
         try:
-            # Not socket.recv_fds, which ignores its flags in Python 3.11.
-            packet, ancillary, flags, _ = self._sock.recvmsg(
-                MAX_PACKET, socket.CMSG_LEN(self._max_fds * _INT_SIZE), socket.MSG_CMSG_CLOEXEC
-            )
+            packet, fds, flags = receive_packet(self._sock, self._max_fds)
         except BlockingIOError:
             raise
         except OSError as error:
             raise ChannelClosed(f"receiving failed: {error.strerror}") from error
-        fds = array("i")
-        for level, kind, data in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds.frombytes(data[: len(data) // _INT_SIZE * _INT_SIZE])
         try:
-            return _decode(packet, flags), list(fds)
+            return _decode(packet, flags), fds
         except ChannelClosed:
             _close_all(fds)
             raise
@@ -158,6 +151,22 @@ def connect(path: str) -> Channel:
         sock.close()
         raise
     return Channel(sock, max_fds=0)
+
+
+def receive_packet(sock: socket.socket, max_fds: int) -> tuple[bytes, list[int], int]:
+    """The next packet, its fds, which become the caller's, and the flags of recvmsg(2).
+
+    Raises OSError. More than `max_fds` fds are cut off, and the flags say so.
+    """
+    # Not socket.recv_fds, which ignores its flags in Python 3.11.
+    packet, ancillary, flags, _ = sock.recvmsg(
+        MAX_PACKET, socket.CMSG_LEN(max_fds * _INT_SIZE), socket.MSG_CMSG_CLOEXEC
+    )
+    fds = array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) // _INT_SIZE * _INT_SIZE])
+    return packet, fds.tolist(), flags
 
 
 def encode_object(obj: dict[str, Any]) -> bytes:

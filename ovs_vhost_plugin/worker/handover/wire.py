@@ -7,17 +7,14 @@ import contextlib
 import os
 import socket
 import time
-from array import array
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from ovs_vhost_plugin.ipc.channel import MAX_PACKET, ChannelClosed, decode_object, encode_object
+from ovs_vhost_plugin.ipc.channel import ChannelClosed, decode_object, encode_object, receive_packet
 from ovs_vhost_plugin.ipc.codec import MessageError, Messages
 
 Sent = TypeVar("Sent")
 Heard = TypeVar("Heard")
-
-_INT_SIZE = array("i").itemsize
 
 
 class HandoverError(Exception):
@@ -55,25 +52,18 @@ class HandoverSocket(Generic[Sent, Heard]):
     def receive(self, until: float) -> tuple[Heard, list[int]]:
         """The next message, and its fds, which become the caller's. Raises as `send`."""
         self._patient(until)
-        space = socket.CMSG_SPACE(self._most_fds * _INT_SIZE)
         try:
-            packet, ancillary, flags, _ = self._sock.recvmsg(
-                MAX_PACKET, space, socket.MSG_CMSG_CLOEXEC
-            )
+            packet, fds, flags = receive_packet(self._sock, self._most_fds)
         except TimeoutError:
             raise HandoverError("the other worker says nothing") from None
         except OSError as error:
             raise PeerGoneError(f"the other worker has gone: {error.strerror}") from None
-        fds = array("i")
-        for level, kind, data in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds.frombytes(data[: len(data) - len(data) % _INT_SIZE])
         try:
             if not packet:
                 raise PeerGoneError("the other worker has gone")
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 raise HandoverError("a message of too many bytes or fds")
-            return self._hears.decode(_object(packet)), fds.tolist()
+            return self._hears.decode(decode_object(packet, "a message")), fds
         except BaseException as error:
             for fd in fds:
                 os.close(fd)
@@ -88,7 +78,3 @@ class HandoverSocket(Generic[Sent, Heard]):
 
     def _patient(self, until: float) -> None:
         self._sock.settimeout(max(until - time.monotonic(), 0.001))
-
-
-def _object(packet: bytes) -> dict[str, Any]:
-    return decode_object(packet, "a message")
