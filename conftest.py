@@ -10,6 +10,8 @@ import pytest
 
 from ovs_vhost_plugin.jit import cache
 
+pytest.register_assert_rewrite("support")  # a helper's assertion says what it saw, as a test's does
+
 
 def _share_compiled_kernels() -> None:
     """Have all tests, and the daemons they start, keep kernels in this checkout's `.cache`.

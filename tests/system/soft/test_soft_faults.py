@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What happens to a host at night: no frame is lost by it, and what it breaks heals by itself."""
 
-import contextlib
 import json
 import os
 import signal
@@ -151,8 +150,10 @@ def test_the_disk_is_full(split_site, host, disk):
     worker = port.pid
     with WholeTraffic(port, guest) as traffic:
         with filled(disk):
-            with contextlib.suppress(LabError):  # the database may refuse it
-                host.switch.vsctl("--timeout=5", "set", "Interface", port.name, "mtu_request=1400")
+            # More than what may be left of the file's last page, and nothing to its traffic.
+            note = f"external_ids:note={'x' * (1 << 16)}"
+            with pytest.raises(LabError, match="No space left on device"):
+                host.switch.vsctl("--timeout=5", "set", "Interface", port.name, note)
             traffic.wait_for_more()
             assert json.loads(host.appctl("vhost/show", "-f", "json"))["ports"]
             host.stop_daemon(kill=True)

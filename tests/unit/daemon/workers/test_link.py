@@ -344,7 +344,7 @@ def test_a_flood_of_bytes_is_cut_off(child: Worker) -> None:
         second += 1
         assert second < 1000, "so many bytes are no flood"
         child.reports.send(report)
-        child.link.receive(NOW + second / 5)
+        child.link.receive(NOW + second / 10)
     assert child.link.fault(None) == "worker-channel: a flood of reports: bytes"
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.jit.examples import examples
 from support.jit.fragments import (
     DESTINATION,
     FRAGMENT,
@@ -173,7 +174,7 @@ def test_an_ipv4_packet_that_nobody_could_put_together() -> None:
     assert begin(net, longer, len(longer)) == failure(Fault.FRAME_TOO_LONG)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     frame=st.binary(min_size=14, max_size=120), start=st.integers(0, 130), size=st.integers(8, 99),
     ethertype=st.sampled_from([b"\x08\x00", b"\x86\xdd", b"\x81\x00"]), follow=st.booleans(),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.jit.examples import examples
 from support.jit.packets import (
     ACK,
     CWR,
@@ -141,7 +142,7 @@ def test_a_version_that_is_not_what_gso_type_says(gso: int) -> None:
     assert all_headers(net, packet.frame, len(packet.frame)) == failure(Fault.GSO_HEADERS)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     frame=st.binary(min_size=14, max_size=120), start=st.integers(0, 130), gso=st.integers(1, 5),
     ethertype=st.sampled_from([b"\x08\x00", b"\x86\xdd", b"\x81\x00", b"\x12\x34"]),

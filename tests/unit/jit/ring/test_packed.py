@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.jit.examples import examples
 from support.jit.packed_bench import BUFFER, LOW, Bench
 from support.jit.packed_reference import AVAIL, USED
 from support.jit.ring_reference import WRITE
@@ -155,7 +156,7 @@ def test_kicks_are_asked_for_and_refused(event_idx: int, first: int) -> None:
     assert bench.driver.event[1] == (2 if event_idx else 0)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(
     size=st.integers(1, 20),
     first=st.integers(0, 39),

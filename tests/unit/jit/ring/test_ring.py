@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.jit.device_reference import PackedDevice, Settings, SplitDevice
+from support.jit.examples import examples
 from support.jit.kernel_views import kernel_memory, kernel_ring
 from support.jit.packed_reference import PackedDriver, packed_descriptor
 from support.jit.ring_reference import INDIRECT, NEXT, WRITE, Driver, GuestMemory, descriptor
@@ -215,7 +216,7 @@ WRONG = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     packed=st.booleans(),
     size=st.integers(1, 16),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.jit.examples import examples
 from support.jit.kernel_views import kernel_memory, kernel_ring
 from support.jit.ring_reference import (
     INDIRECT,
@@ -80,7 +81,7 @@ DESCRIPTORS = st.tuples(
 )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(
     table=st.lists(DESCRIPTORS, min_size=8, max_size=8),
     nested=st.lists(DESCRIPTORS, max_size=6),
@@ -105,7 +106,7 @@ def test_walks_like_the_reference(
     assert kernel_walk(driver, head, write, indirect) == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     buffers=st.lists(
         st.tuples(st.integers(MIDDLE - 64, MIDDLE + 64), st.integers(1, 200)),
@@ -218,7 +219,7 @@ def test_held_chains_survive_being_moved_to_the_front() -> None:
     assert (queue.state[0]["count"], queue.state[0]["length"]) == (2, 2 * 40 * 16)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=8), data=st.data())
 def test_scatter_and_gather_meet_in_the_middle(lengths: list[int], data: Any) -> None:
     driver = new_driver()
@@ -238,7 +239,7 @@ def test_scatter_and_gather_meet_in_the_middle(lengths: list[int], data: Any) ->
     assert back.tobytes() == flat
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     starts=st.sets(st.integers(0, 600), max_size=509),
     long=st.sets(st.integers(0, 600)),
