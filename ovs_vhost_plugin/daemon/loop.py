@@ -33,7 +33,7 @@ from ovs_vhost_plugin.vswitchd.unixctl import Switchd
 vlog = ovs.vlog.Vlog("vhost_loop")
 
 ACTIONS_AT_ONCE = 4
-"""Most actions of a turn. One may take the kernel 20 ms, in which no guest can be announced."""
+"""Most actions of a turn. One may take milliseconds, in which no guest can be announced."""
 
 _CLEANUP_TIMEOUT = 8.0
 """Seconds that `exit --cleanup` waits for workers to end and rows to be cleaned."""
@@ -123,6 +123,7 @@ class Loop:
         self._look(now)
         if self.snapshot is not before:
             self._announce([], now)
+        self.agenda.touch(self.ports.run(now))
         self.agenda.touch(self.ports.workers.take_touched())
         self.agenda.touch(event.name for event in events)
         self.ports.take(events, self.desired, now)
@@ -144,13 +145,13 @@ class Loop:
         self.forwarding.close()
         self.switchd.close()
         self.connector.close()
-        self.ports.workers.close()
+        self.ports.close()
         self.database.close()
 
     def wait(self, poller: LoopPoller, now: float) -> None:
         """Register every fd and time that needs another turn."""
         self.database.wait(poller)
-        self.ports.workers.wait(poller)
+        self.ports.wait(poller)
         self.ports.seclusion.wait(poller)
         self.announcing.wait(poller)
         self.forwarding.wait(poller)
@@ -182,7 +183,7 @@ class Loop:
         standing = self.database.standing
         if standing is Standing.CONTENDED and self._serving:
             self._serving = False
-            self.ports.let_go()
+            self.ports.let_go(now)
             self.connector.let_go()
         if standing is not Standing.ACTIVE:
             return

@@ -6,6 +6,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -100,12 +101,13 @@ def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: Path) -
     place = chosen.database, os.fspath(rundir)
     database = Database(*place, formats=made.keys(), adopts=chosen.adopt_dpdk_types)
     taps = Taps(state)
-    taps.prepare()
+    taps_thread = ThreadPoolExecutor(1, "taps")
+    taps_thread.submit(taps.prepare)
     seclusion = Seclusion(HostStack())
     mounts = Mounts()
     listeners = FrontEndListeners(state, mounts, workers.dispose)
     uids = Uids.of_machine(state)
-    ports = Ports(workers, taps, seclusion, state, chosen, listeners, uids)
+    ports = Ports(workers, taps, taps_thread, seclusion, state, chosen, listeners, uids)
     reach = Reach(rundir, state, chosen.database, workers.pids, mounts, workers.dispose)
 
     def may_try() -> bool:
@@ -123,7 +125,7 @@ def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: Path) -
     switchd = Switchd()
     announcing = Announcing(workers.tell, switchd, made)
     forwarding = Forwarding(workers.tell, switchd)
-    reopener = TapReopener(taps, ports.unopened, switchd)
+    reopener = TapReopener(taps, ports.taps.unopened, switchd)
     make_ids = partial(worker_ids, chosen, uids)
     upgrading = Upgrading(ports, make_ids, by_itself=chosen.upgrade_workers)
     parts = (connector, announcing, forwarding, reopener, switchd, upgrading)

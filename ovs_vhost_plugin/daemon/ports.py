@@ -5,9 +5,10 @@ import contextlib
 import os
 import socket
 from collections.abc import Collection, Iterable, Mapping, Set
+from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 import ovs.vlog
 
@@ -34,7 +35,7 @@ from ovs_vhost_plugin.daemon.reconcile import (
     Spawn,
 )
 from ovs_vhost_plugin.daemon.sockets.listener import FrontEndListeners, ListenError
-from ovs_vhost_plugin.daemon.taps.holders import Holders
+from ovs_vhost_plugin.daemon.taps.port_taps import PortTaps
 from ovs_vhost_plugin.daemon.taps.seclusion import Seclusion
 from ovs_vhost_plugin.daemon.workers import journals
 from ovs_vhost_plugin.daemon.workers.further_queues import FurtherQueues
@@ -54,7 +55,7 @@ class Ports:
     """All ports that have a tap, a worker or anything left of them, by name.
 
     faults     what went wrong last, and when it is tried again
-    unopened   ports whose tap is not yet seen open in the switch: whether it was made here
+    taps       the ports' taps
     seclusion  the ports that are kept from the host's own network stack
     """
 
@@ -62,6 +63,7 @@ class Ports:
         self,
         workers: Workers,
         taps: Taps,
+        thread: Executor,
         seclusion: Seclusion,
         state: StateDir,
         options: Options,
@@ -71,8 +73,7 @@ class Ports:
         self.workers = workers
         self.seclusion = seclusion
         self.faults = PortFaults()
-        self.unopened: dict[str, bool] = {}
-        self._taps = taps
+        self.taps = PortTaps(taps, thread, self.faults.note, self.faults.counters)
         self._state = state
         self._options = options
         self._userfaultfds = Userfaultfds()
@@ -81,8 +82,6 @@ class Ports:
         self._uids = uids
         self._known: set[str] = set()
         self._journals = Journals(state)
-        self._tap_seen: dict[str, int | None] = {}
-        self._holders = Holders(taps, self.faults.counters)
         self._gone_since: dict[str, float] = {}
         self._told: dict[str, PortState] = {}  # port: the state that was logged last
 
@@ -92,22 +91,18 @@ class Ports:
     def adopt(self, now: float) -> None:
         """Adopt the ports of an earlier daemon."""
         self._known |= self._state.ports()
-        self.unopened |= dict.fromkeys(self._known, False)
-        for name in sorted(self._known):
-            self._holders.claim(name)
+        self.taps.adopt(sorted(self._known))
         self.workers.adopt(now)
 
-    def let_go(self) -> None:
+    def let_go(self, now: float) -> None:
         """Forget all ports without touching them: they are another daemon's now."""
         self.workers.forget_all()
         self.seclusion.let_go()
-        self._holders.forget_all()
+        self.taps.let_go(now)
         self._known.clear()
         self._journals.clear()
-        self.unopened.clear()
         self._told.clear()
         self.faults.clear()
-        self._tap_seen.clear()
 
     @property
     def names(self) -> Set[str]:
@@ -117,11 +112,27 @@ class Ports:
     def look_again(self, names: Iterable[str]) -> None:
         """Forget the observed state of these ports' taps: something changed outside."""
         for name in names:
-            self._tap_seen.pop(name, None)
+            self.taps.look_again(name)
 
     def link(self, name: str) -> WorkerLink | None:
         """The link to a port's worker."""
         return self.workers.links.get(name)
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def run(self, now: float) -> list[str]:
+        """Take what has become of taps; return the ports' names."""
+        return self.taps.run(now)
+
+    def wait(self, poller: Any) -> None:
+        """Register what `run` and the workers' `run` have to be called for."""
+        self.taps.wait(poller)
+        self.workers.wait(poller)
+
+    def close(self) -> None:
+        """Leave all ports as they are; the workers go on."""
+        self.taps.close()
+        self.workers.close()
 
     # -- the workers' news -----------------------------------------------------------------------
 
@@ -146,7 +157,7 @@ class Ports:
         self._journals.uses(name, hello.spec.path)
         self._further.hello(name, hello.tap_queues)
         self.faults.worker_came(name)
-        if self._holders.beside(name, hello.tap_queues) and (link := self.link(name)):
+        if self.taps.holders.beside(name, hello.tap_queues) and (link := self.link(name)):
             link.quit(now)  # the tap is made anew before the next worker
 
     def _state_told(self, name: str, state: PortState) -> None:
@@ -161,7 +172,7 @@ class Ports:
             self.faults.guest_came(name)
 
     def _ended(self, name: str, fault: str, lived: float, now: float) -> None:
-        self._tap_seen.pop(name, None)
+        self.taps.look_again(name)
         self._told.pop(name, None)
         self._further.forget(name)
         self._listeners.unlink(name)
@@ -180,9 +191,9 @@ class Ports:
         return {name: self._observe(name, name not in rows, now) for name in known}
 
     def _observe(self, name: str, gone: bool, now: float) -> Observed:
-        if name not in self._tap_seen:
-            self._tap_seen[name] = self._taps.owned(name)
-        index = self._tap_seen[name]
+        if self.taps.is_changing(name):
+            return Observed(changing=True)
+        index = self.taps.seen(name)
         tap = index is not None
         secluded = None if index is None else self.seclusion.of(name, index)
         link = self.link(name)
@@ -204,7 +215,7 @@ class Ports:
             self._gone_since.pop(name, None)
             return now
         lingers = ADOPTED_LINGERS if self._options.adopt_dpdk_types else 0.0
-        stays = RELEASE_TIMEOUT if self._taps.is_open_in_switch(name) else lingers
+        stays = RELEASE_TIMEOUT if self.taps.is_open_in_switch(name) else lingers
         return self._gone_since.setdefault(name, now) + stays
 
     # -- actions ---------------------------------------------------------------------------------
@@ -213,11 +224,12 @@ class Ports:
         """Execute one step of a plan; a failure becomes the port's fault."""
         match action:
             case CreateTap(name):
-                self._create_tap(name, now)
+                self._known.add(name)
+                self.taps.make(name)
             case Seclude(name, wanted):
-                if (index := self._taps.owned(name)) is not None:
+                self.taps.look_again(name)
+                if (index := self.taps.seen(name)) is not None:
                     self.seclusion.apply(name, index, wanted)
-                self._tap_seen.pop(name, None)
             case Spawn(spec):
                 self._spawn(spec, now)
             case ConfigureWorker(spec):
@@ -235,7 +247,7 @@ class Ports:
             case Abandon(name):
                 self._abandon(name, now)
             case Remove(name):
-                self._remove(name, now)
+                self._remove(name)
             case _:
                 assert_never(action)
 
@@ -244,35 +256,24 @@ class Ports:
         link = self.link(name)
         self.workers.abandon(name)
         self._told.pop(name, None)
-        self._tap_seen.pop(name, None)
         self._listeners.unlink(name)
-        try:
-            self._taps.delete(name)  # the worker holds the tap open: the next one gets another tap
-        except TapError as error:
+
+        def stays(error: TapError, _now: float) -> None:
             vlog.warn(f"{name}: tap not removed: {error}")
+
+        # The worker holds the tap open: the next one gets another tap.
+        self.taps.remove(name, lambda _: None, stays)
         pid = "" if link is None or link.pid is None else f" (pid {link.pid})"
         fault = f"worker-stuck: the kernel does not end the killed worker{pid}"
         self.faults.note(name, fault, now, crash=True)
 
-    def _create_tap(self, name: str, now: float) -> None:
-        self._known.add(name)
-        self.unopened[name] = True
-        self._tap_seen.pop(name, None)
-        try:
-            self._taps.create(name)
-        except TapError as error:
-            self.faults.note(name, str(error), now)
-        else:
-            vlog.info(f"{name}: tap created")
-
     def _spawn(self, spec: WorkerSpec, now: float) -> None:
         self._journals.uses(spec.name, spec.path)
         try:
-            if self._renew(spec.name, now):
+            tap = self.taps.open_first(spec.name)
+            if tap is None:
                 return
             with contextlib.ExitStack() as stack:
-                self._taps.create(spec.name)
-                tap = self._taps.open_first(spec.name)
                 stack.callback(os.close, tap)
                 uid, gid = worker_ids(self._options, self._uids)
                 spec = replace(spec, uid=uid, gid=gid)
@@ -293,14 +294,6 @@ class Ports:
         else:
             vlog.info(f"{spec.name}: starting a worker: {spec.mode} {spec.path}")
 
-    def _renew(self, name: str, now: float) -> bool:
-        """Make a tap anew whose queues a process holds though no worker is left; return whether."""
-        if not self._holders.without(name):
-            return False
-        self._taps.delete(name)
-        self._create_tap(name, now)
-        return True
-
     def _listener(self, spec: WorkerSpec) -> socket.socket | None:
         self._listeners.unlink(spec.name)
         if spec.mode != "server":
@@ -308,20 +301,17 @@ class Ports:
         owner, mode = self._options.sock_owner, self._options.sock_mode
         return self._listeners.listen(spec.name, Path(spec.path), owner, mode)
 
-    def _remove(self, name: str, now: float) -> None:
+    def _remove(self, name: str) -> None:
         self._listeners.unlink(name)
-        try:
-            self._taps.delete(name)
-        except TapError as error:
-            self.faults.note(name, str(error), now)
-            return
+        self.taps.remove(name, lambda _: self._removed(name))
+
+    def _removed(self, name: str) -> None:
         self.seclusion.forget(name)
         self._state.forget(name)
         self._known.discard(name)
-        self.unopened.pop(name, None)
         self._gone_since.pop(name, None)
         self._journals.forget(name, self._known)
-        self._tap_seen.pop(name, None)
+        self.taps.forget(name)
         self.faults.forget(name)
         vlog.info(f"{name}: removed")
 

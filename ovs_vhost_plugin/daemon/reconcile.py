@@ -65,6 +65,7 @@ class Observed:
     secluded       whether the host's own stack is kept away from the tap; None: unknown
     held_until     the time of the next try to remove a tap that stayed
     outdated       whether the worker is of another build, and nobody would miss it
+    changing       whether the tap is being made or removed
     """
 
     tap: bool = False
@@ -76,6 +77,7 @@ class Observed:
     secluded: bool | None = None
     held_until: float = 0.0
     outdated: bool = False
+    changing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,8 @@ def _step(
     name: str, port: PortSpec | None, wrong: bool, seen: Observed, now: float
 ) -> Action | float | None:
     """The next action of a port, or the time when there may be one; None: nothing to do."""
+    if seen.changing:
+        return None  # its end touches the port
     if seen.phase is Phase.REQUESTED:
         return None  # the fork server will answer
     if seen.phase is Phase.KILLED:

@@ -17,7 +17,7 @@ from ovs_vhost_plugin.common import process
 
 
 class Birthplace:
-    """A private network namespace. The process has one thread, which enters and leaves it."""
+    """A private network namespace. The thread that made it enters and leaves it."""
 
     def __init__(self) -> None:
         """Make the namespace; OSError where that is not allowed."""

@@ -12,6 +12,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 # linux/netlink.h: length, type, flags, sequence, port; of an attribute: length, type
@@ -46,10 +47,6 @@ class Links:
     """The links of the network namespace in which this was made."""
 
     def __init__(self) -> None:
-        # Imported late: fork server and workers do not need it.
-        from pyroute2 import IPRoute
-
-        self._links: Any = IPRoute()
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
 
     def tap(self, index: int) -> TapLink | None:
@@ -68,19 +65,26 @@ class Links:
             raise OSError(number, os.strerror(number))
         return _parse(index, answer[_ASK.size :])
 
+    @cached_property
+    def _library(self) -> Any:
+        # Imported late: fork server and workers do not need it.
+        from pyroute2 import IPRoute
+
+        return IPRoute()
+
     def delete(self, index: int) -> None:
         """Remove a link even while its queues are open; OSError when the kernel refuses."""
         from pyroute2 import NetlinkError
 
         try:
-            self._links.link("del", index=index)
+            self._library.link("del", index=index)
         except NetlinkError as error:
             if error.code != errno.ENODEV:
                 raise OSError(error.code, os.strerror(error.code)) from error
 
     def close(self) -> None:
         """Close the sockets."""
-        self._links.close()
+        self._library.close()
         self._socket.close()
 
 

@@ -21,7 +21,10 @@ from ovs_vhost_plugin.tap.links import Links, TapLink
 
 
 class Taps:
-    """The taps of this network namespace, and the records that tell ours from others'."""
+    """The taps of this network namespace, and the records that tell ours from others'.
+
+    prepare, make and delete  one thread calls these
+    """
 
     def __init__(self, state: StateDir) -> None:
         self._state = state
@@ -61,6 +64,12 @@ class Taps:
             _disable_ipv6(name)
             _set_up(name)
         return index
+
+    def make(self, name: str) -> int | None:
+        """Make sure that our tap is there, as `create`; return the first queue of a new one."""
+        new = self.owned(name) is None
+        self.create(name)
+        return self.open_first(name) if new else None
 
     def _make(self, name: str) -> int:
         with named_errors(name):

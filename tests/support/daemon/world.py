@@ -2,7 +2,9 @@
 """The daemon's loop in a world of stand-ins: database, taps, workers, network stack."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import select
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -86,6 +88,32 @@ class FakeDatabase:
         self.rows = replace(self.rows, switch=replace(self.rows.switch, iface_types=found))
 
 
+class AtOnce(Executor):
+    """A thread that is as quick as its caller."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **others: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(function(*args, **others))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+class FakePoller:
+    """How long the loop sleeps, in milliseconds: not at all where an fd is ready."""
+
+    def __init__(self) -> None:
+        self.waits: list[int] = []
+
+    def timer_wait(self, milliseconds: int) -> None:
+        self.waits.append(milliseconds)
+
+    def fd_wait(self, fd: int, _events: int) -> None:
+        if select.select([fd], [], [], 0)[0]:
+            self.waits.append(0)
+
+
 class FakeTaps:
     def __init__(self) -> None:
         self.made: set[str] = set()
@@ -106,11 +134,14 @@ class FakeTaps:
     def owned(self, name: str) -> int | None:
         return 7 if name in self.made else None
 
-    def create(self, name: str) -> int:
+    def make(self, name: str) -> int:
         if name in self.foreign:
             raise TapError(TapErrorName.FOREIGN, "x")
         self.made.add(name)
-        return 7
+        return self.open_first(name)
+
+    def set_up(self, name: str) -> None:
+        pass
 
     def open_first(self, name: str) -> int:
         return os.open(os.devnull, os.O_RDONLY)
@@ -304,7 +335,7 @@ class World:
         listeners = FrontEndListeners(state, Mounts())
         uids = Uids(state.path / "last-uid")
         self.stack = FakeStack()
-        parts: Any = (self.workers, self.taps, Seclusion(self.stack))  # type: ignore[arg-type]
+        parts: Any = (self.workers, self.taps, AtOnce(), Seclusion(self.stack))  # type: ignore[arg-type]
         options = replace(OPTIONS, adopt_dpdk_types=adopt)
         ports = Ports(*parts, state, options, listeners, uids)
         self.connector = Connector(
@@ -333,9 +364,9 @@ class World:
 
     def sleeps(self, now: float) -> float | None:
         """How long the loop sleeps at most, in seconds."""
-        waits: list[int] = []
-        self.loop.wait(SimpleNamespace(timer_wait=waits.append), now)  # type: ignore[arg-type]
-        return min(waits) / 1000 if waits else None
+        poller = FakePoller()
+        self.loop.wait(poller, now)  # type: ignore[arg-type]
+        return min(poller.waits) / 1000 if poller.waits else None
 
     def keys(self, name: str = "vhu0") -> dict[str, str]:
         return dict(self.database.rows.keys[name])

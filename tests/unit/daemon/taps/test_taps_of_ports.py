@@ -47,30 +47,64 @@ def running(world: World) -> None:
     )
 
 
-def test_a_tap_that_somebody_has_a_queue_of_is_made_anew_before_the_next_worker(world) -> None:
+def open_fds() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def has_tap(world: World) -> None:
+    """An earlier daemon has made the tap, and its worker has ended."""
+    (world.loop.ports._state.tap("vhu0")).write_text("7 7")
+    world.taps.made.add("vhu0")
     world.rows(ports={"vhu0": PORT})
-    turn(world, 2)
+
+
+def test_a_tap_that_somebody_has_a_queue_of_is_made_anew_before_the_next_worker(world) -> None:
+    has_tap(world)
     world.taps.held["vhu0"] = 1
 
+    turn(world, 2)
+    assert not world.workers.links and not world.taps.held
     turn(world)
-    assert not world.workers.links and not world.taps.held and world.taps.made == {"vhu0"}
-    assert ports(world).unopened == {"vhu0": True}  # the switch has the other one open
+    assert "vhu0" in world.workers.links and world.taps.made == {"vhu0"}
+    assert ports(world).taps.unopened == {"vhu0": True}  # the switch has the other one open
     assert ports(world).faults.counters == {"tap-held": 1}
+
+
+def test_a_tap_that_has_gone_is_made_again_before_the_next_worker(world) -> None:
+    has_tap(world)
     turn(world)
-    assert "vhu0" in world.workers.links
+    world.taps.made.clear()
+    turn(world, 3)
+    assert "vhu0" in world.workers.links and world.taps.made == {"vhu0"}
+
+
+def test_queues_of_new_taps_go_to_their_workers_or_are_closed(world) -> None:
+    before = open_fds()
+    world.rows(ports={"vhu0": PORT})
+    turn(world, 2)
+    assert open_fds() == before + 1
+    turn(world)
+    assert "vhu0" in world.workers.links and open_fds() == before
+
+    world.workers.broken = "nursery-broken: x"
+    world.rows(ports={"vhu1": replace(PORT, name="vhu1")}, keys={})
+    world.workers.spawn_slots = 0
+    turn(world, 2)
+    assert open_fds() == before + 1
+    world.loop.ports.taps.let_go(NOW)
+    assert open_fds() == before
 
 
 def test_no_worker_gets_a_tap_that_can_not_be_made_anew(world) -> None:
-    world.rows(ports={"vhu0": PORT})
-    turn(world, 2)
+    has_tap(world)
     world.taps.held["vhu0"] = 1
     world.taps.stuck.add("vhu0")
 
-    turn(world, 3)
+    turn(world, 4)
     assert not world.workers.links
     assert world.keys()["vhost-user-error"] == "tap-held: x"
     world.taps.stuck.clear()
-    turn(world, 3, NOW + 60)
+    turn(world, 5, NOW + 60)
     assert "vhu0" in world.workers.links
 
 
@@ -87,7 +121,7 @@ def test_a_tap_that_does_not_go_is_named_and_tried_again(world) -> None:
     turn(world, 3, NOW + 1)
     assert ports(world).faults.counters == {"tap-held": 2}
     world.taps.stuck.clear()
-    turn(world, 1, NOW + 2)
+    turn(world, 2, NOW + 2)
     assert ports(world).leftovers({}) == {} and not world.taps.made
     assert world.stack.shut_out == {}
 
