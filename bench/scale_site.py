@@ -109,7 +109,7 @@ class Site:
         words = [] if wait else ["--no-wait"]
         for name in names:
             words += ["--", "add-port", BRIDGE, name, "--", "set", "Interface", name]
-            words += [f"options:vhost-server-path={self.path(name)}"]
+            words += [f"external_ids:vhost-user-path={self.path(name)}"]
             words += ["external_ids:vhost-user-queues=1"]
         self.host.switch.vsctl(*words)
 

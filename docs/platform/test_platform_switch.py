@@ -218,6 +218,23 @@ def test_a_type_of_dpdk_s_is_an_error_and_clearing_it_heals_the_port(switch):
     remove(switch, "dpdk")
 
 
+def test_a_change_is_a_warning_for_each_system_interface_with_an_option(switch, ports):
+    log = switch.directory / "ovs-vswitchd.log"
+    about = "guest: arguments provided to device that is not configurable"
+
+    def warnings() -> int:
+        before = log.read_text().count(about)
+        switch.vsctl("set", "Open_vSwitch", ".", "other_config:a=2")
+        switch.vsctl("remove", "Open_vSwitch", ".", "other_config", "a")
+        return log.read_text().count(about) - before
+
+    assert warnings() == 0
+    switch.vsctl("set", "Interface", "guest", "options:vhost-server-path=/nowhere")
+    wait_until(lambda: warnings() >= 1, "warnings")
+    switch.vsctl("clear", "Interface", "guest", "options")
+    assert warnings() == 0
+
+
 def test_a_switch_without_dpdk_has_none_of_its_types(switch):
     types = switch.vsctl("get", "Open_vSwitch", ".", "iface_types")
     assert "tap" in types and DPDK not in types

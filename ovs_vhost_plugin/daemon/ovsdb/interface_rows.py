@@ -27,7 +27,14 @@ from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.net.station import Station
 from ovs_vhost_plugin.net.vlan import ALL_VLANS, PortVlan
 
-PATH_KEY = "vhost-server-path"
+PATH_OPTION = "vhost-server-path"
+"""OVS-DPDK's name of the path, by which libvirt finds a port. ovs-vswitchd warns of it for each
+port at each change of its database: a system interface has no options (netdev_set_config in
+lib/netdev.c)."""
+
+PATH_KEY = "vhost-user-path"
+"""The same, of which ovs-vswitchd says nothing."""
+
 MODE_KEY = "vhost-user-mode"
 QUEUES_KEY = "vhost-user-queues"
 ANNOUNCE_KEY = "vhost-user-announce"
@@ -95,7 +102,9 @@ class PortSpec:
 def is_ours(interface: Any) -> bool:
     """Whether an Interface row asks for one of our ports."""
     return interface.type == "" and (
-        PATH_KEY in interface.options or MODE_KEY in interface.external_ids
+        PATH_OPTION in interface.options
+        or PATH_KEY in interface.external_ids
+        or MODE_KEY in interface.external_ids
     )
 
 
@@ -113,7 +122,7 @@ def parse(
     name = _name(interface.name)
     keys = interface.external_ids
     mode = _mode(keys.get(MODE_KEY, "client"))
-    path = _path(mode, interface.options.get(PATH_KEY), name, switch)
+    path = _path(mode, _given_path(interface), name, switch)
     announce, given, warnings = _announce(keys, formats, switch.announce)
     settings, mistaken, not_taken = settings_rows.parse(interface, bridge, switch, announce)
     troubles = [
@@ -177,23 +186,35 @@ def _mode(mode: str) -> str:
     return mode
 
 
+def _given_path(interface: Any) -> str | None:
+    key: str | None = interface.external_ids.get(PATH_KEY)
+    option: str | None = interface.options.get(PATH_OPTION)
+    if key is not None and option is not None and key != option:
+        raise RowError(
+            RowErrorName.PATH_UNEXPECTED,
+            f"two paths are given; remove external_ids:{PATH_KEY} or options:{PATH_OPTION}",
+        )
+    return option if key is None else key
+
+
 def _path(mode: str, given: str | None, name: str, switch: Switch) -> str:
     if mode == "server":
         if given is not None:
             raise RowError(
                 RowErrorName.PATH_UNEXPECTED,
-                f"in server mode the socket is <vhost-sock-dir>/{name}; remove options:{PATH_KEY}",
+                f"in server mode the socket is <vhost-sock-dir>/{name}; "
+                f"remove external_ids:{PATH_KEY} and options:{PATH_OPTION}",
             )
         path = _server_path(name, switch)
     elif not given:
         raise RowError(
             RowErrorName.PATH_MISSING,
-            f"set options:{PATH_KEY} to the socket on which the VM's vhost-user NIC listens",
+            f"set options:{PATH_OPTION} to the socket on which the VM's vhost-user NIC listens",
         )
     else:
         path = given
     if not path.startswith("/"):
-        raise RowError(RowErrorName.PATH_RELATIVE, f"set options:{PATH_KEY} to an absolute path")
+        raise RowError(RowErrorName.PATH_RELATIVE, f"set options:{PATH_OPTION} to an absolute path")
     if not path.isprintable():
         raise RowError(RowErrorName.PATH_INVALID, "the socket's path has characters not printable")
     longest = max(len(part.encode()) for part in path.split("/"))

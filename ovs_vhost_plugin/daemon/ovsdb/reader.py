@@ -250,7 +250,7 @@ class Reader:
         if user is not one:
             return None, RowError(
                 RowErrorName.PATH_IN_USE,
-                f"{user.name} has the same socket; set options:{rows.PATH_KEY} to another one",
+                f"{user.name} has the same socket; set options:{rows.PATH_OPTION} to another one",
             )
         if spec.ofport is not None and len(self._numbered[spec.bridge, spec.ofport]) > 1:
             # The port was moved to a bridge where another port has its number: ovs-vswitchd gives

@@ -97,6 +97,17 @@ def test_a_worker_that_does_not_quit_is_killed(host) -> None:
     host.wait_gone("deaf0")
 
 
+def test_a_path_that_is_no_option_is_the_ports_and_says_nothing_to_the_switch(host) -> None:
+    path = host.directory / "vhu0.sock"
+    host.switch.add_port(BRIDGE, "vhu0", f"external_ids:vhost-user-path={path}")
+    host.wait_status("vhu0", "connecting")
+    assert host.status("vhu0")["socket"] == str(path)
+    log = (host.directory / "ovs-vswitchd.log").read_text()
+    assert "not configurable" not in log
+    host.delete_port("vhu0")
+    host.wait_gone("vhu0")
+
+
 def test_a_row_that_is_no_longer_ours_keeps_no_key_of_ours(host) -> None:
     host.add_client_port("vhu0", None, "external_ids:vhost-user-mode=client")
     host.wait_status("vhu0", "connecting")

@@ -203,6 +203,15 @@ def test_whose_rows() -> None:
         (interface(options={"vhost-server-path": "/" + 256 * "x"}), "path-too-long"),
         (interface(options={"vhost-server-path": "/" + 128 * "ü"}), "path-too-long"),
         (interface(options={"vhost-server-path": 2048 * "/x"}), "path-too-long"),
+        (interface(options={}, external_ids={"vhost-user-path": "vm.sock"}), "path-relative"),
+        (interface(options={}, external_ids={"vhost-user-path": ""}), "path-missing"),
+        (interface(external_ids={"vhost-user-path": "/other"}), "path-unexpected"),
+        (
+            interface(
+                options={}, external_ids={"vhost-user-path": "/x", "vhost-user-mode": "server"}
+            ),
+            "path-unexpected",
+        ),
         *(
             (interface(external_ids={"vhost-user-queues": text}), "queues-invalid")
             for text in ("", "0", "129", "-1", "1.5", " 2", "0x2", "٣", "many", "1000", "1\n")
@@ -228,6 +237,14 @@ def test_errors_of_other_rows_say_where_to_mend_them() -> None:
     assert str(caught.value) == (
         "bridge-name-invalid: the bridge's name has characters not printable"
     )
+
+
+@pytest.mark.parametrize("options", [{}, {"vhost-server-path": "/run/a"}])
+def test_the_path_may_be_given_without_an_option(options: dict[str, str]) -> None:
+    row = interface(options=options, external_ids={"vhost-user-path": "/run/a"})
+    assert rows.is_ours(row)
+    spec = parse(row)
+    assert (spec.mode, spec.path) == ("client", "/run/a")
 
 
 def test_the_longest_that_fits_is_taken() -> None:
