@@ -124,6 +124,21 @@ def _demo(argv: Sequence[str]) -> int:
     return _main_of("ovs_vhost_plugin.demo", argv)
 
 
+def _watch_parser() -> argparse.ArgumentParser:
+    from ovs_vhost_plugin import watch
+
+    return watch.parser()
+
+
+def _watch(argv: Sequence[str]) -> int:
+    from ovs_vhost_plugin import watch
+
+    try:
+        return watch.main(argv)
+    except watch.WatchError as error:
+        raise CommandError(str(error)) from error
+
+
 def _main_of(module: str, argv: Sequence[str]) -> int:
     status: int = importlib.import_module(module).main(argv)
     return status
@@ -240,6 +255,7 @@ COMMANDS: dict[str, Command] = {
     "upgrade": Command(
         "[PORT]", "replace the ports' processes while guests run", _upgrade_parser, _upgrade
     ),
+    "watch": Command("[PORT]...", "print changes as they happen", _watch_parser, _watch),
     "demo": Command("", "a live migration between two private hosts", _demo_parser, _demo),
 }
 

@@ -47,7 +47,11 @@ def test_options_named_in_etc_exist(path: Path) -> None:
 def test_the_completion_knows_all_options_and_commands() -> None:
     text = COMPLETION.read_text()
     assert known() - set(_LONG.findall(text)) == set()
-    assert not [command for command in cli.COMMANDS if not re.search(rf"\b{command}\b", text)]
+    first = re.search(r'"\$COMP_CWORD" -eq 1 \]; then\s+words="([^"]+)"', text)
+    assert first is not None
+    assert set(first[1].split()) == {*cli.COMMANDS, "--help", "--version"}
+    for command in cli.COMMANDS:
+        assert re.search(rf"^ +(?:[\w-]+\|)*{command}(?:\|[\w-]+)*\)$", text, re.MULTILINE)
 
 
 def test_etc_names_the_directories_that_the_code_uses() -> None:
