@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import scale_costs as costs
+from bench.scale_kill import kills
 from bench.scale_rows import Port, Rows
 from bench.scale_site import AT_ONCE, PATIENCE, Result, Site, Stream
 from ovs_vhost_plugin.common import process
@@ -34,6 +35,7 @@ from ovs_vhost_plugin.lab.process import LabError, wait_until
 MOVED = 100  # guests that move in within a second
 FIRST_MAC_MOVED = 0x8000
 ONE_MORE = 7  # times that one port is added and deleted
+KILLED = 20  # workers at most, one after the other
 MIB = 1 << 20
 
 
@@ -194,6 +196,9 @@ def measure(site: Site, ports: int, running: int, seconds: float, *, taps: bool)
     if running >= ports:
         idle(site, "running", seconds)
         restart(site, "running", ports)
+    if running >= 2:
+        site.say("workers are killed")
+        kills(site, names[: min(running, KILLED)])
 
 
 def chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -27,6 +27,6 @@ def test_each_thing_that_has_a_goal_is_measured(require):
     )
     assert done.returncode == 0, done.stderr
     results = {one["what"].strip(): one for one in json.loads(done.stdout)["results"]}
-    assert sum(one["goal"] is not None for one in results.values()) == 16
+    assert sum(one["goal"] is not None for one in results.values()) == 20
     lost = [one["measured"] for what, one in results.items() if " lost" in what]
     assert lost == [0, 0]

@@ -3,10 +3,12 @@
 
 import os
 import re
+import signal
 import time
 from pathlib import Path
 
 import pytest
+from support.system.numbered_traffic import LossyTraffic
 from support.system.soft_ports import SoftPort, check_inward, check_outward
 
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
@@ -59,6 +61,16 @@ def test_a_guest_that_comes_back_is_found_again_by_its_path(port):
         guest.close()
         port.socket.unlink()
         wait_until(lambda: port.stats()["status"] == "connecting", "the end of the connection")
+    assert port.errors() == {}
+
+
+def test_a_worker_is_killed_and_the_next_one_finds_the_guest(port):
+    with LossyTraffic(port, port.guest(Config())) as traffic:
+        for killed in range(1, 4):
+            traffic.wait_for_more()
+            os.kill(port.pid, signal.SIGKILL)
+            wait_until(lambda killed=killed: len(traffic.outages) == killed, "the guest's return")
+        traffic.wait_for_more()
     assert port.errors() == {}
 
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from support.system.disks import filled, mounted
-from support.system.numbered_traffic import WholeTraffic
+from support.system.numbered_traffic import LossyTraffic, WholeTraffic
 from support.system.soft_ports import SoftPort
 
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
@@ -67,6 +67,19 @@ def processes(host):
     pids += [int(pid) for pid in children.read_text().split()]
     pids += [int(path.read_text().split()[0]) for path in host.directory.glob("ovs-vhost/*.pid")]
     return list(dict.fromkeys(pids))
+
+
+def test_a_worker_is_killed_again_and_again(site, host):
+    """The guest comes back each time, and only frames of its outages are lost."""
+    port, guest = site
+    with LossyTraffic(port, guest) as traffic:
+        for killed in range(1, 4):
+            traffic.wait_for_more()
+            os.kill(port.pid, signal.SIGKILL)
+            wait_until(lambda killed=killed: len(traffic.outages) == killed, "the guest's return")
+        traffic.wait_for_more()
+    assert host.status(port.name)["status"] == "running"
+    assert "error" not in host.status(port.name)
 
 
 def test_the_daemon_is_killed_and_started_again(site, host):
