@@ -11,6 +11,7 @@ _TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(_TESTS), str(_TESTS.parent)]
 
 from soak.loops import LOOPS  # noqa: E402 - found by the path above
+from soak.machine import missing  # noqa: E402 - found by the path above
 from soak.run import soak  # noqa: E402 - found by the path above
 
 
@@ -19,7 +20,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=secrets.randbits(32))
-    parser.add_argument("--ports", type=int, default=8)
+    parser.add_argument("--ports", type=int, default=8, help="with a software guest each (8)")
+    parser.add_argument("--machines", type=int, default=2, help="in QEMU (2)")
     for name in LOOPS:
         parser.add_argument(f"--{name}", type=int, metavar="N", help=f"instead, {name} in a loop")
     options = parser.parse_args()
@@ -33,8 +35,13 @@ def main() -> int:
     for name, count in counts.items():
         found += LOOPS[name](count, say)
     if not counts:
-        say(f"seed {options.seed}, {options.ports} ports, {options.minutes:g} min")
-        found = soak(60 * options.minutes, options.seed, options.ports, say)
+        machines = options.machines
+        if machines and (lacking := missing()):
+            say(f"no machines: {lacking}")
+            machines = 0
+        size = f"{options.ports} ports, {machines} machines"
+        say(f"seed {options.seed}, {size}, {options.minutes:g} min")
+        found = soak(60 * options.minutes, options.seed, options.ports, say, machines)
     for fault in found:
         say(fault)
     if not found:

@@ -47,12 +47,15 @@ def inventory(site: Site) -> Inventory:
     """What `site` has now."""
     host, daemon = site.host, site.host.daemon
     assert daemon is not None
-    processes = {"daemon": daemon.pid} | {f"worker of {p.name}": p.pid for p in site.ports}
+    ports = _roles(site)
+    processes = {"daemon": daemon.pid} | {
+        f"worker of {role}": host.worker_pid(name) for role, name in ports.items()
+    }
     links = json.loads(host.namespace.run("ip", "-json", "link", "show"))
     keys = {
-        f"key {port.name} {key}"
-        for port in site.ports
-        for key in host.status(port.name).keys() - _TRACES
+        f"key {role} {key}"
+        for role, name in ports.items()
+        for key in host.status(name).keys() - _TRACES
     }
     records = {f"record {path.name}" for path in host.directory.glob("ovs-vhost/*")}
     running = {f"process {name}" for name in _named(host.namespace.name)}
@@ -63,6 +66,14 @@ def inventory(site: Site) -> Inventory:
         {name: _memory(pid) for name, pid in processes.items()},
         frozenset(things),
     )
+
+
+def _roles(site: Site) -> dict[str, str]:
+    """The present port of each guest, and those that wait for one: guests move between them."""
+    ports = {f"guest {number}": port.name for number, port in enumerate(site.ports)}
+    for number, machine in enumerate(site.machines):
+        ports |= {f"machine {number}": machine.name, f"machine {number}, spare": machine.spare}
+    return ports | {"the spare": site.spare}
 
 
 def _named(namespace: str) -> set[str]:

@@ -6,11 +6,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from random import Random
 
 from ovs_vhost_plugin.lab.process import LabError, wait_until
-from soak.faults import ALL, Fault
+from soak.faults import OF_MACHINES, OF_PORTS, Fault
 from soak.leaks import Inventory, inventory
 from soak.site import Site, made
 
@@ -22,21 +23,24 @@ def soak(
     seed: int,
     ports: int,
     say: Callable[[str], None],
-    faults: Sequence[Fault] = ALL,
+    machines: int = 0,
 ) -> list[str]:
     """Run for so many seconds, and until each fault has been there; return what must not be."""
     random = Random(seed)
-    with made(ports) as site:
+    faults = [*OF_PORTS, *(OF_MACHINES if machines else ())]
+    with made(ports, machines) as site:
         site.wait_for_traffic()
         before = inventory(site)
         done = _break(site, random, time.monotonic() + seconds, say, faults)
         site.wait_for_traffic()
         grown = _settle(site, before)
-        for port in site.ports:
-            port.traffic.stop()
-        found = [fault for port in site.ports for fault in port.traffic.faults()]
-        frames = sum(port.traffic.came for port in site.ports)
-        outages = sum(len(port.traffic.outages) for port in site.ports)
+        flows = [one.traffic for one in site.served]
+        with ThreadPoolExecutor(len(flows)) as pool:
+            list(pool.map(lambda flow: flow.stop(), flows))
+        found = [fault for flow in flows for fault in flow.faults()]
+        found += [fault for port in site.ports for fault in port.traffic.unexpected()]
+        frames = sum(flow.came for flow in flows)
+        outages = sum(len(flow.outages) for flow in flows)
         say(f"{done.total()} faults, {frames} frames, {outages} outages")
         return found + grown
 

@@ -9,12 +9,15 @@ import struct
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 
 from support.system.soft_ports import ETHERTYPE, GUEST_MAC, OTHER_MAC
 
-from ovs_vhost_plugin.guest.frontend.connection import BackEndError
+from ovs_vhost_plugin.guest.frontend.connection import BackEndError, FrontEndConnection
+from ovs_vhost_plugin.guest.migrate import Migration
 from ovs_vhost_plugin.guest.soft import SoftGuest
 from ovs_vhost_plugin.lab.hosts.namespace import Namespace
 from ovs_vhost_plugin.lab.measure.capture import SO_RCVBUFFORCE
@@ -28,6 +31,15 @@ _RETRY = 0.02  # seconds between attempts to connect
 _MARGIN = 1.0  # seconds before and after an outage in which a frame may be of it
 _QUIET = 2.0  # seconds without a frame, after which none is under way any more
 _ETH_P_ALL = 0x0300
+
+
+Span = tuple[float, float]
+"""From when to when; CLOCK_MONOTONIC."""
+
+
+def within(at: float, spans: Iterable[Span]) -> bool:
+    """Whether a time is in one of the spans, or close to it."""
+    return any(begin - _MARGIN <= at <= end + _MARGIN for begin, end in spans)
 
 
 @dataclass
@@ -53,7 +65,7 @@ class Way:
         """Whether each frame came once, in the order of their numbers."""
         return not self.changed and self.came == list(range(len(self.sent)))
 
-    def faults(self, outages: list[tuple[float, float]]) -> list[str]:
+    def faults(self, outages: list[Span]) -> list[str]:
         """What must not be: frames that were changed, came twice, or were lost without a cause."""
         times = Counter(self.came)
         found = [f"{self.changed} frames {self.name} were changed"] if self.changed else []
@@ -63,8 +75,7 @@ class Way:
         lost = [
             number
             for number, at in enumerate(self.sent)
-            if number not in times
-            and not any(begin - _MARGIN <= at <= end + _MARGIN for begin, end in outages)
+            if number not in times and not within(at, outages)
         ]
         if lost:
             found.append(f"{len(lost)} frames {self.name} were lost: {lost[:10]}")
@@ -88,8 +99,10 @@ class NumberedTraffic:
     """
 
     def __init__(self, namespace: Namespace, tap: str, guest: SoftGuest, rate: float) -> None:
-        self.outages: list[tuple[float, float]] = []
-        """From when to when the guest had no port, or was to have none; CLOCK_MONOTONIC."""
+        self.outages: list[Span] = []
+        """From when to when the guest had no port, or was to have none."""
+        self.expected: list[Span] = []
+        """The blocks of `outage`."""
         self.inward, self.outward = Way("to the guest"), Way("from the guest")
         self.slow_until = 0.0
         """Until then the guest takes no frames."""
@@ -97,6 +110,7 @@ class NumberedTraffic:
         self._tick = 1 / rate
         self._wire: socket.socket | None = None
         self._stop, self._hang_up = threading.Event(), threading.Event()
+        self._move_to: Path | None = None
         self._fault: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"traffic of {tap}")
 
@@ -118,6 +132,21 @@ class NumberedTraffic:
         """Let the guest leave its port and come back."""
         self._hang_up.set()
 
+    def move(self, path: Path) -> None:
+        """Let the guest migrate to the port whose socket this is, and whose tap has its name."""
+        self._move_to = path
+
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        """The guest loses its port in the block; at its end the guest is awaited."""
+        begun, had = time.monotonic(), len(self.outages)
+        yield
+        wait_until(
+            lambda: self._fault is not None or len(self.outages) > had,
+            f"{self._tap}: the guest's return",
+        )
+        self.expected.append((begun, time.monotonic()))
+
     @property
     def came(self) -> int:
         """The number of frames that have come, both ways."""
@@ -136,6 +165,11 @@ class NumberedTraffic:
         ways = (self.inward, self.outward)
         return [f"{self._tap}: {fault}" for way in ways for fault in way.faults(self.outages)]
 
+    def unexpected(self) -> list[str]:
+        """Outages outside of all blocks of `outage`."""
+        lengths = [end - begin for begin, end in self.outages if not within(begin, self.expected)]
+        return [f"{self._tap}: {length:.1f} s without a port" for length in lengths]
+
     def _open(self) -> None:
         if self._wire is not None:
             self._wire.close()
@@ -149,6 +183,9 @@ class NumberedTraffic:
             due_at = time.monotonic()
             while not self._stop.is_set():
                 now = time.monotonic()
+                if self._move_to is not None:
+                    self._move(self._move_to, now)
+                    self._move_to = None
                 try:
                     if self._hang_up.is_set():
                         self._hang_up.clear()
@@ -197,6 +234,19 @@ class NumberedTraffic:
 
     def _all_came(self) -> bool:
         return all(len(way.came) >= len(way.sent) for way in (self.inward, self.outward))
+
+    def _move(self, path: Path, since: float) -> None:
+        destination = self._guest.initialise(FrontEndConnection.connect(path))
+        migration = Migration(self._guest, destination)
+        migration.begin()
+        self._take()
+        migration.copy_dirty()
+        migration.switch()
+        migration.release_source()
+        self._take()
+        self._guest.path, self._tap = path, path.name
+        self._open()
+        self.outages.append((since, time.monotonic()))
 
     def _come_back(self, since: float) -> None:
         """Connect again, however long it takes."""
