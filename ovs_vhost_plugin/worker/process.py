@@ -107,6 +107,23 @@ def take_over(spec: WorkerSpec, fd: int) -> int:
     return _serve(worker)
 
 
+def handle(
+    ready: Sequence[tuple[selectors.SelectorKey, int]],
+    selector: selectors.BaseSelector,
+    ended: Callable[[], bool],
+) -> None:
+    """Call the handlers of what is `ready`, until one of them ends this worker's part.
+
+    What is ready beside a handover is the successor's: a message that is read here is lost to it,
+    and the answer to a request that is sent here would come to it.
+    """
+    for key, _ in ready:
+        if ended():
+            return
+        if key.fd in selector.get_map():  # not dropped by an earlier handler
+            key.data(time.monotonic())
+
+
 def _serve(worker: Worker) -> int:
     try:
         worker.serve()
@@ -200,7 +217,7 @@ class Worker:
             self._outbox,
             self._giving,
         )
-        while not self._quitting and not self._giving.done:
+        while not self._ended():
             now = time.monotonic()
             for part in parts:
                 part.handle_timer(now)
@@ -210,9 +227,10 @@ class Worker:
             self._pulse.beat(0)
             ready = self._selector.select(timeout)
             self.busy()
-            for key, _ in ready:
-                if key.fd in self._selector.get_map():  # not dropped by an earlier handler
-                    key.data(time.monotonic())
+            handle(ready, self._selector, self._ended)
+
+    def _ended(self) -> bool:
+        return self._quitting or self._giving.done
 
     def busy(self) -> None:
         """Set the pulse: this worker is at work from now on, and hangs if that lasts too long."""
