@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
 
@@ -41,11 +41,12 @@ def daemon_restarted(site: Site, _random: Random) -> str:
 
 
 def database_killed(site: Site, _random: Random) -> str:
-    """The database comes back with what it had. Without one, the switch lets all frames wait."""
-    site.host.switch.stop_server(kill=True)
-    for port in site.ports:
-        port.wait_for_traffic()
-    site.host.switch.start_server()
+    """The database comes back with what it had. Without one, the switch forwards nothing."""
+    with _no_switch(site):
+        site.host.switch.stop_server(kill=True)
+        for port in site.ports:
+            port.wait_for_traffic()
+        site.host.switch.start_server()
     return ""
 
 
@@ -58,9 +59,7 @@ def database_silent(site: Site, random: Random) -> str:
 
 def switch_killed(site: Site, _random: Random) -> str:
     """The switch comes back, and finds the taps. Meanwhile it forwards nothing."""
-    with ExitStack() as outages:
-        for machine in site.machines:
-            outages.enter_context(machine.traffic.outage())
+    with _no_switch(site):
         site.host.switch.stop_vswitchd(kill=True)
         for port in site.ports:
             port.wait_for_traffic()
@@ -181,6 +180,15 @@ OF_PORTS: tuple[Fault, ...] = (
 
 OF_MACHINES: tuple[Fault, ...] = (machine_migrated,)
 """Further ones, of a site with machines."""
+
+
+@contextmanager
+def _no_switch(site: Site) -> Iterator[None]:
+    """Machines' datagrams may be lost in the block: they come through the switch."""
+    with ExitStack() as outages:
+        for machine in site.machines:
+            outages.enter_context(machine.traffic.outage())
+        yield
 
 
 def _stopped(pids: list[int], seconds: float) -> str:
