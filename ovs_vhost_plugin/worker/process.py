@@ -221,6 +221,8 @@ class Worker:
             now = time.monotonic()
             for part in parts:
                 part.handle_timer(now)
+            if self._ended():
+                return
             self._tell()
             times = [at for at in (part.get_timer() for part in parts) if at is not None]
             timeout = max(0.0, min(times) - now) if times else None

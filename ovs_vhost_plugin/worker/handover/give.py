@@ -46,6 +46,11 @@ from ovs_vhost_plugin.worker.learned import savedstate
 
 BIRTH_PATIENCE = 5.0
 """Seconds for the successor to be born. Meanwhile the rings run."""
+LULL_PATIENCE = 0.25
+"""Seconds in which a worker that is busy may come to the end of it. Meanwhile the rings run.
+
+A guest behind an IOMMU has a question under way for much of the time, each for less than that.
+"""
 PATIENCE, PATIENCE_PER_PAIR = 1.0, 0.02
 """Seconds that the rings may stand still, and more for each queue pair."""
 _POSTCOPY = (PostcopyPhase.ADVISED, PostcopyPhase.LISTENING)
@@ -66,6 +71,7 @@ class Giving:
         self._socket: HandoverSocket[FromPredecessor, FromSuccessor] | None = None
         self._number = 0
         self._until: float | None = None
+        self._successor_is_ready = False
 
     def begin(self, number: int, fd: int) -> None:
         """Await the successor on the socket `fd`, which this takes, for the request `number`."""
@@ -76,20 +82,27 @@ class Giving:
         self._selector.register(self._socket, selectors.EVENT_READ, self._heard)
 
     def get_timer(self) -> float | None:
-        """The time until which a successor is awaited; None: none is."""
+        """The time until which a successor or a lull is awaited; None: none is."""
         return self._until
 
     def handle_timer(self, now: float) -> None:
-        """Give up a successor that does not come."""
-        if self._until is not None and now >= self._until:
-            self._answer("failed", "its successor does not come")
+        """Hand over in a lull; give up a successor that does not come, or a lull."""
+        if self._socket is None or self._until is None:
+            return
+        if not self._successor_is_ready:
+            if now >= self._until:
+                self._answer("failed", "its successor does not come")
+        elif not (why := busy_with(self._parts)):
+            self._hand_over(self._socket)
+        elif now >= self._until:
+            self._answer("busy", why)
 
     def _answer(self, outcome: str, why: str = "") -> None:
         """Close the socket, and report."""
         if self._socket is not None:
             self._selector.unregister(self._socket)
             self._socket.close()
-        self._socket, self._until = None, None
+        self._socket, self._until, self._successor_is_ready = None, None, False
         self._parts.outbox.tell(HandedOver(self._number, outcome, why[:240]))
 
     def _heard(self, now: float) -> None:
@@ -99,10 +112,7 @@ class Giving:
         except HandoverError as error:
             self._answer("failed", str(error))
             return
-        if why := busy_with(self._parts):
-            self._answer("busy", why)
-        else:
-            self._hand_over(self._socket)
+        self._successor_is_ready, self._until = True, now + LULL_PATIENCE
 
     def _require_ready(
         self, sock: HandoverSocket[FromPredecessor, FromSuccessor], now: float

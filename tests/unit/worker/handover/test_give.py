@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ovs_vhost_plugin.ipc.reports import HandedOver
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.spec import BackendRequest, FrontendRequest
 from ovs_vhost_plugin.worker.handover import give
-from ovs_vhost_plugin.worker.handover.give import BIRTH_PATIENCE, Giving
+from ovs_vhost_plugin.worker.handover.give import BIRTH_PATIENCE, LULL_PATIENCE, Giving
 from ovs_vhost_plugin.worker.handover.messages import (
     FORMAT,
     FROM_PREDECESSOR,
@@ -58,6 +59,7 @@ class Giver:
         """Handle what has come."""
         for key, _ in self.port.selector.select(0):
             key.data(time.monotonic())
+        self.giving.handle_timer(time.monotonic())
 
     @property
     def runs(self) -> bool:
@@ -285,12 +287,41 @@ def test_what_is_under_way_is_not_interrupted(
 ) -> None:
     make(giver.port)
     with giver.begin() as theirs:
-        theirs.send(json.dumps(FROM_SUCCESSOR.encode(SuccessorReady())).encode())
-        for key, _ in giver.port.selector.select(0):
-            if key.fd == giver.giving._socket.fileno():  # type: ignore[union-attr]
-                key.data(time.monotonic())
-                break
+        be_ready(giver, theirs)
+        giver.giving.handle_timer(time.monotonic())
+        assert not giver.answers, "it may end in a moment"
+        at = giver.giving.get_timer()
+        assert at is not None and at <= time.monotonic() + LULL_PATIENCE
+        giver.giving.handle_timer(at)
         assert giver.answers[0].outcome == "busy" and why in giver.answers[0].why
         assert theirs.recv(1) == b"", "the successor sees the end"
     assert giver.runs
     giver.port.parts.holding._queues.clear()
+
+
+def be_ready(giver: Giver, theirs: socket.socket) -> None:
+    """Let the giver hear that its successor is ready, and nothing else."""
+    theirs.send(json.dumps(FROM_SUCCESSOR.encode(SuccessorReady())).encode())
+    for key, _ in giver.port.selector.select(0):
+        if key.fd == giver.giving._socket.fileno():  # type: ignore[union-attr]
+            key.data(time.monotonic())
+            break
+
+
+def test_what_is_under_way_ends_and_the_port_is_given(giver: Giver) -> None:
+    early(giver.port)
+
+    with giver.begin() as theirs:
+        be_ready(giver, theirs)
+        giver.giving.handle_timer(time.monotonic())
+        assert giver.runs, "a lull is awaited"
+        giver.port.parts.gate.early = False
+        wire: Successor = HandoverSocket(
+            theirs.detach(), FROM_SUCCESSOR, FROM_PREDECESSOR, most_fds=MOST_FDS
+        )
+        with contextlib.closing(wire), ThreadPoolExecutor(1) as pool:
+            prepared = pool.submit(prepare, wire)
+            giver.giving.handle_timer(time.monotonic())
+            prepared.result()
+    assert giver.answers == [HandedOver(7, "done")]
+    assert giver.giving.done and giver.giving.get_timer() is None
