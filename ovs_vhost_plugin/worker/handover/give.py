@@ -118,8 +118,10 @@ class Giving:
         self, sock: HandoverSocket[FromPredecessor, FromSuccessor], now: float
     ) -> None:
         match sock.receive(now)[0]:
-            case SuccessorReady(theirs) if theirs == FORMAT:
+            case SuccessorReady(theirs) if theirs == FORMAT and not self._successor_is_ready:
                 return
+            case SuccessorReady() if self._successor_is_ready:
+                raise HandoverError("its successor is ready twice")
             case SuccessorReady(theirs):
                 raise HandoverError(f"its successor takes form {theirs}, not {FORMAT}")
             case SuccessorRefuses(why):

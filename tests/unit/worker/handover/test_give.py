@@ -308,6 +308,25 @@ def be_ready(giver: Giver, theirs: socket.socket) -> None:
             break
 
 
+def test_a_successor_that_is_ready_twice_is_refused(giver: Giver) -> None:
+    early(giver.port)
+    with giver.begin() as theirs:
+        be_ready(giver, theirs)
+        be_ready(giver, theirs)
+        assert giver.answers == [HandedOver(7, "failed", "its successor is ready twice")]
+    assert giver.runs
+
+
+def test_a_successor_that_ends_while_a_lull_is_awaited_is_given_up(giver: Giver) -> None:
+    early(giver.port)
+    theirs = giver.begin()
+    be_ready(giver, theirs)
+    theirs.close()
+    giver.run()
+    assert [answer.outcome for answer in giver.answers] == ["failed"]
+    assert giver.runs and giver.giving.get_timer() is None
+
+
 def test_what_is_under_way_ends_and_the_port_is_given(giver: Giver) -> None:
     early(giver.port)
 
