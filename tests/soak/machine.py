@@ -31,7 +31,11 @@ from ovs_vhost_plugin.lab.process import LabError, wait_until
 _BRIDGE, _UPLINK = "vmbr", "up0"
 _PEER, _PEER_MAC = "10.0.0.1", "02:00:00:00:00:01"
 _UDP_PORT = 7000
-_RATE = 50  # datagrams a second: a guest that was stopped for seconds has room for all of them
+RATE = 50
+"""Datagrams a second to all machines: who stands still for seconds has room for all of them.
+
+The switch has least, in the socket by which it reads the cable: some 270 frames.
+"""
 _MEMORY = 128  # MiB
 _QUIET = 3.0  # seconds without an answer, after which none is under way any more
 _KINDS = ({"guest_announce": "off"}, {"packed": "on"})
@@ -71,11 +75,13 @@ class Peer:
 class EchoedTraffic:
     """A flow to a guest that sends each record back."""
 
-    def __init__(self, namespace: Namespace, name: str, address: str, flow: int) -> None:
+    def __init__(
+        self, namespace: Namespace, name: str, address: str, flow: int, rate: int = RATE
+    ) -> None:
         self.outages: list[Span] = []
         """From when to when the guest had no port, or no switch."""
         self._name = name
-        self._flow = Flow(namespace, (address, _UDP_PORT), rate=_RATE, flow=flow)
+        self._flow = Flow(namespace, (address, _UDP_PORT), rate=rate, flow=flow)
 
     def start(self) -> None:
         """Begin."""
@@ -134,7 +140,7 @@ class EchoedTraffic:
 class Machine:
     """A guest in QEMU; it is on the port `name`, and migrates to `spare`."""
 
-    def __init__(self, host: Host, peer: Peer, number: int, directory: Path) -> None:
+    def __init__(self, host: Host, peer: Peer, number: int, directory: Path, rate: int) -> None:
         """`directory`: for QEMU's sockets; a short path."""
         self.name, self.spare = f"vm{number}a", f"vm{number}b"
         self._host, self._directory = host, directory
@@ -153,7 +159,7 @@ class Machine:
         self.guest = self._qemu(self.name)
         host.wait_status(self.name, "running")
         GuestReceiver(self.guest, _UDP_PORT, echo=True)
-        self.traffic = EchoedTraffic(peer.namespace, f"machine {number}", address, number)
+        self.traffic = EchoedTraffic(peer.namespace, f"machine {number}", address, number, rate)
 
     @property
     def pid(self) -> int:
@@ -162,7 +168,7 @@ class Machine:
 
     def wait_for_traffic(self) -> None:
         """Return when datagrams come back."""
-        self.traffic.wait_for_more(10)
+        self.traffic.wait_for_more(5)
 
     def slow(self, seconds: float) -> None:
         """Let the whole machine stand still for a while."""

@@ -19,7 +19,7 @@ from support.system.numbered_traffic import NumberedTraffic
 from ovs_vhost_plugin.guest.soft import FEATURES, Config, SoftGuest
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
 from ovs_vhost_plugin.vhost.spec import Feature
-from soak.machine import Machine, Peer
+from soak.machine import RATE, Machine, Peer
 
 DISK = "32m"
 """Bytes of the disk on which a host has its database, logs and records."""
@@ -123,7 +123,9 @@ def made(ports: int, machines: int = 0) -> Iterator[Site]:
         stack.callback(site.close)
         if machines:
             peer = Peer(host, stack)
-            site.machines += (Machine(host, peer, number, sockets) for number in range(machines))
+            rate = RATE // machines
+            for number in range(machines):
+                site.machines.append(Machine(host, peer, number, sockets, rate))
         for one in site.served:
             one.traffic.start()
             stack.callback(_stop, one)
