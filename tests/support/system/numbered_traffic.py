@@ -20,7 +20,7 @@ from ovs_vhost_plugin.guest.frontend.connection import BackEndError, FrontEndCon
 from ovs_vhost_plugin.guest.migrate import Migration
 from ovs_vhost_plugin.guest.soft import SoftGuest
 from ovs_vhost_plugin.lab.hosts.namespace import Namespace
-from ovs_vhost_plugin.lab.measure.capture import SO_RCVBUFFORCE
+from ovs_vhost_plugin.lab.measure.capture import ETH_P_ALL, SO_RCVBUFFORCE
 from ovs_vhost_plugin.lab.process import wait_until
 
 _NUMBER = struct.Struct("!QI")
@@ -30,7 +30,6 @@ _LATE = 8  # frames sent at once, at most, by a sender that is late
 _RETRY = 0.02  # seconds between attempts to connect
 _MARGIN = 1.0  # seconds before and after an outage in which a frame may be of it
 _QUIET = 2.0  # seconds without a frame, after which none is under way any more
-_ETH_P_ALL = 0x0300
 
 
 Span = tuple[float, float]
@@ -49,7 +48,7 @@ class Way:
     name: str
     sent: list[float] = field(default_factory=list)
     came: list[int] = field(default_factory=list)
-    changed: int = 0
+    changed: list[bytes] = field(default_factory=list)
     """Frames that came otherwise than they were sent."""
 
     def take(self, frame: bytes) -> None:
@@ -58,7 +57,7 @@ class Way:
         if number < len(self.sent) and frame == frame_of(number, frame[:6], frame[6:12]):
             self.came.append(number)
         else:
-            self.changed += 1
+            self.changed.append(frame)
 
     @property
     def in_order(self) -> bool:
@@ -68,7 +67,8 @@ class Way:
     def faults(self, outages: list[Span]) -> list[str]:
         """What must not be: frames that were changed, came twice, or were lost without a cause."""
         times = Counter(self.came)
-        found = [f"{self.changed} frames {self.name} were changed"] if self.changed else []
+        changed = [f"{len(frame)} bytes {frame[14:34].hex()}" for frame in self.changed[:3]]
+        found = [f"{len(self.changed)} frames {self.name} were changed: {changed}"] * bool(changed)
         twice = [number for number, came in times.items() if came > 1]
         if twice:
             found.append(f"frames {self.name} came twice: {twice[:10]}")
@@ -173,10 +173,11 @@ class NumberedTraffic:
     def _open(self) -> None:
         if self._wire is not None:
             self._wire.close()
-        self._wire = self._namespace.socket(socket.AF_PACKET, socket.SOCK_RAW, _ETH_P_ALL)
+        self._wire = self._namespace.socket(socket.AF_PACKET, socket.SOCK_RAW)
         self._wire.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _ROOM)
         self._wire.setblocking(False)
-        self._wire.bind((self._tap, 0))
+        # Bound to tap and protocols in one call, so that no frame of another tap gets in.
+        self._wire.bind((self._tap, ETH_P_ALL))
 
     def _run(self) -> None:
         try:
