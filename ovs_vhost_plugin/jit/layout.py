@@ -106,7 +106,8 @@ NET_DTYPE = record(
     # cfg_: written by the worker while the loop does not run
     "cfg_tap_fd",  # queue of the tap, non-blocking
     "cfg_wake_fd",  # eventfd that ends the loop's sleep
-    "cfg_fault_fd",  # eventfd that tells the worker of faults and missing translations
+    "cfg_fault_fd",  # eventfd that tells the worker of faults, missing translations and kicks
+    "cfg_tell_kicks",  # 1: the worker is told of each kick; written while the loop runs as well
     "cfg_header_size",  # bytes of the virtio-net header, here and on the tap: 10 or 12
     "cfg_mergeable",  # 1: MRG_RXBUF negotiated
     "cfg_guest_csum",  # 1: GUEST_CSUM negotiated

@@ -36,6 +36,7 @@ from ovs_vhost_plugin.jit.syscalls import (
     milliseconds,
     poll,
     read_event,
+    write_event,
 )
 
 WAKE, RX_KICK, TX_KICK, TAP = 0, 1, 2, 3
@@ -132,10 +133,12 @@ def sleep(pair: Pair) -> None:
     state["rx_tap_lost"] = 1 if tap & ~(POLLIN | POLLOUT) else 0
     if pair.poll[WAKE]["revents"]:
         read_event(state["cfg_wake_fd"], pair.net.scratch)
-    if take_kick(pair.rx, pair.net, pair.poll[RX_KICK]["revents"]):
-        counters["rx_kicks"] += 1
-    if take_kick(pair.tx, pair.net, pair.poll[TX_KICK]["revents"]):
-        counters["tx_kicks"] += 1
+    rx_kicked = take_kick(pair.rx, pair.net, pair.poll[RX_KICK]["revents"])
+    tx_kicked = take_kick(pair.tx, pair.net, pair.poll[TX_KICK]["revents"])
+    counters["rx_kicks"] += 1 if rx_kicked else 0
+    counters["tx_kicks"] += 1 if tx_kicked else 0
+    if state["cfg_tell_kicks"] and (rx_kicked or tx_kicked):
+        write_event(state["cfg_fault_fd"], pair.net.scratch)
 
 
 @kernel(void(VRING_T, NET_T))

@@ -73,7 +73,7 @@ class QueuePair:
         self.rings = (self.rx, self.tx)
         self._loop = loop
         self.fault_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        """Readable when a ring broke: call `take_faults` then."""
+        """Readable when a ring broke, or after `tell_of_kicks`: call `take_faults` then."""
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stop = np.zeros(1, np.int64)
         self._net = fresh.new_net()
@@ -259,6 +259,10 @@ class QueuePair:
     def tell_of_claims(self, tell: bool) -> None:
         """Set whether every claim of the guest is news, or only that of an unseen address."""
         self._learned.state["cfg_every_claim"] = tell
+
+    def tell_of_kicks(self, tell: bool) -> None:
+        """Set whether `fault_fd` is readable after each kick as well."""
+        self._net.state["cfg_tell_kicks"] = tell
 
     def forget(self) -> None:
         """Forget the stations of a guest that has gone. The pair is stopped."""

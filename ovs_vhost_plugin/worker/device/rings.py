@@ -60,6 +60,7 @@ class Rings:
         """Whether any ring has run in this session."""
         self.journal_error: PeerError | None = None
         """Set when a ring has a journal that does not outlive this process."""
+        self._tell_of_kicks = False
         self._pending: set[int] = set()  # pairs that `start_pending` will start
 
     @property
@@ -73,6 +74,12 @@ class Rings:
             return 0
         ring = self._ring(index)
         return 0 if ring.kicks_before is None else self._counted(ring) - ring.kicks_before
+
+    def tell_of_kicks(self, tell: bool) -> None:
+        """Set whether `note_faults` is due after each kick as well."""
+        self._tell_of_kicks = tell
+        for pair in self.pairs:
+            pair.tell_of_kicks(tell)
 
     @contextmanager
     def stopped(self, *pairs: QueuePair) -> Iterator[None]:
@@ -90,6 +97,7 @@ class Rings:
     def add(self, pair: QueuePair) -> None:
         """Let `start_pending` run a further pair, whose tap queue has come, if it is set up."""
         self.pairs.append(pair)
+        pair.tell_of_kicks(self._tell_of_kicks)
         self._hand_over(pair)  # the kernel may have steered frames to it
         self.update_tap()
         if any(self._matters(ring) for ring in pair.rings):

@@ -67,6 +67,10 @@ class FakePair(QueuePair):
         self.config = None
         super().stop(quietly=quietly)
 
+    @property
+    def tells_of_kicks(self) -> bool:
+        return bool(self._net.state["cfg_tell_kicks"][0])
+
     def break_ring(self, ring: Ring, fault: Fault) -> None:
         """Break `ring`, as the loop does."""
         ring.state["fault"] = fault

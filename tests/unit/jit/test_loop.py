@@ -114,6 +114,23 @@ def test_an_idle_pair_costs_no_wakeups(features: int) -> None:
         assert rig.pair.counters["wakeups"] == wakeups
 
 
+@pytest.mark.parametrize("ring", ["rx", "tx"])
+def test_the_worker_is_told_of_each_kick_where_it_asks_for_that(ring: str) -> None:
+    def told() -> bool:
+        return bool(select.select([rig.pair.fault_fd], [], [], 0)[0])
+
+    with Rig() as rig:
+        rig.start()
+        for tell in (False, True, False):
+            rig.pair.tell_of_kicks(tell)
+            kicks = rig.pair.counters[f"{ring}_kicks"]
+            rig.kick(ring)
+            await_that(lambda kicks=kicks: rig.pair.counters[f"{ring}_kicks"] > kicks)
+            rig.idle()
+            assert told() == tell
+            assert not rig.pair.take_faults() and not told()
+
+
 def test_a_driver_that_asked_for_no_calls_gets_none() -> None:
     with Rig(features=ALL & ~EVENT_IDX) as rig:
         rig.tx.set_no_interrupt(1)

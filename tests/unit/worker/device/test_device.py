@@ -126,6 +126,16 @@ def test_kicks_before_a_ring_was_started_are_not_of_its_driver(port: Port) -> No
         port.base(0)
 
 
+def test_a_kick_shows_that_the_memory_is_shared_and_no_timer_is_left(port: Port) -> None:
+    set_up(port, base=5)
+    port.device.handle_timer(70.0)
+    assert port.device.get_timer() == 72.0
+    port.pairs[0].config.rx.avail[2] = 1  # the driver's index
+    port.device.collect_faults(port.pairs[0])
+    port.device.handle_timer(71.0)
+    assert port.device.get_timer() is None
+
+
 def test_a_ring_runs_when_all_is_there_and_the_carrier_follows(port: Port) -> None:
     port.features(Feature.VERSION_1)
     port.memory()
@@ -962,6 +972,13 @@ def small() -> Iterator[Port]:
     for pair in port.pairs:
         pair.close()
     port.selector.close()
+
+
+def test_a_further_pair_tells_of_kicks_where_the_first_does(small: Port) -> None:
+    set_up(small)
+    small.device.handle_timer(70.0)
+    small.device.add_pair(FakePair(1))
+    assert [pair.tells_of_kicks for pair in small.pairs] == [True, True]
 
 
 def test_the_tap_queue_of_a_further_pair_is_asked_for_at_its_first_message(small: Port) -> None:

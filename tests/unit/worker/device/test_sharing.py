@@ -20,6 +20,8 @@ class Port:
     def __init__(self) -> None:
         self.ready = True
         self.kicked = [0, 0]
+        self.told = False
+        """Whether the worker is told of each kick."""
         self.memory: Any = object()
         self.rings = [
             SimpleNamespace(desc=np.zeros(64, np.uint8), avail=np.zeros(14, np.uint8))
@@ -32,9 +34,26 @@ class Port:
             pages_missing=False,
             vring=lambda index, at: self.rings[index],
         )
-        rings: Any = SimpleNamespace(kicks=lambda index: self.kicked[index])
+        rings: Any = SimpleNamespace(
+            kicks=lambda index: self.kicked[index], tell_of_kicks=self.tell
+        )
         self.sharing = Sharing(self.resources, rings)
         self.sharing.begin()
+
+    def tell(self, told: bool) -> None:
+        self.told = told
+
+    def kick(self, at: float) -> None:
+        """The guest kicks its first ring `at` seconds after the start."""
+        self.kicked[0] += 1
+        if self.told:
+            self.sharing.handle_timer(NOW + at)
+
+    @property
+    def next_look(self) -> float | None:
+        """In seconds after the start."""
+        due = self.sharing.get_timer()
+        return None if due is None else due - NOW
 
     def said(self, seconds: float) -> str:
         """What is said of it so long after, looked at whenever that is due."""
@@ -81,22 +100,46 @@ def test_what_qemu_kicks_of_itself_is_not_the_guest(port: Port, kicked: int) -> 
     assert port.said(100) == ""
 
 
-def test_a_guest_that_never_uses_its_nic_wakes_its_worker_ever_more_rarely(port: Port) -> None:
-    looks = [0.0]
+def test_a_guest_that_never_uses_its_nic_is_looked_at_once_and_then_when_it_kicks(
+    port: Port,
+) -> None:
     port.sharing.handle_timer(NOW)
-    while (due := port.sharing.get_timer()) is not None and due < NOW + 86400:
-        looks.append(due - NOW)
-        port.sharing.handle_timer(due)
-    assert looks[:5] == [0, 2, 6, 14, 30] and len(looks) <= 16
-    port.kicked = [2, 0]
-    assert port.said(2 * 86400).startswith("memory-not-shared")
+    assert port.next_look == 2
+    assert port.said(2) == "" and port.next_look is None
+    port.kick(86400)  # QEMU
+    assert port.sharing.error is None and port.next_look is None
+    port.kick(86401)
+    assert port.sharing.error is not None
 
 
-def test_what_is_told_is_looked_at_often_as_it_may_be_over(port: Port) -> None:
+def test_a_guest_that_uses_its_nic_is_not_looked_at_by_a_timer(port: Port) -> None:
+    port.sharing.handle_timer(NOW)
+    port.rings[0].avail[2] = 1
+    port.kick(0.5)
+    assert port.next_look is None and not port.told
+    assert port.said(100) == ""
+
+
+def test_what_is_told_is_looked_at_while_the_guest_kicks_as_it_may_be_over(port: Port) -> None:
     port.kicked = [2, 0]
-    assert port.said(3600)
-    due = port.sharing.get_timer()
-    assert due is not None and due <= NOW + 3600 + 8
+    assert port.said(2) and port.next_look == 10
+    port.kick(3)
+    assert not port.told, "it may kick with each frame"
+    assert port.said(10) and port.next_look == 18
+    assert port.said(18) and port.next_look is None
+    port.rings[1].desc[0] = 1
+    port.kick(3600)
+    assert port.sharing.error is None and port.next_look is None and not port.told
+
+
+def test_a_guest_whose_pages_come_by_postcopy_wakes_nobody_by_its_kicks(port: Port) -> None:
+    port.sharing.handle_timer(NOW)
+    port.resources.pages_missing = True
+    port.sharing.handle_timer(NOW + 1)
+    assert not port.told and port.next_look is None
+    port.resources.pages_missing = False
+    port.sharing.handle_timer(NOW + 5)
+    assert port.told and port.next_look == 7
 
 
 def test_rings_that_are_not_set_up_yet(port: Port) -> None:
