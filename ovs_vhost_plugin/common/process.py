@@ -79,6 +79,15 @@ def threads() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
 
 
+def await_threads(most: int) -> None:
+    """Wait until no more than `most` threads are left.
+
+    A thread that was joined leaves the kernel's list a moment later.
+    """
+    while threads() > most:
+        os.sched_yield()
+
+
 def close_fds_except(kept: Set[int]) -> None:
     """Close all fds but `kept`, even those that objects still own."""
     low = 0

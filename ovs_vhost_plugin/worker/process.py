@@ -14,6 +14,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import assert_never
@@ -48,6 +49,7 @@ from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import Nic, Offer, offer
 from ovs_vhost_plugin.vhost.withheld import Withheld
+from ovs_vhost_plugin.worker.birth.rehearsal import rehearse
 from ovs_vhost_plugin.worker.complaints import Complaints
 from ovs_vhost_plugin.worker.daemonlink import DaemonLink
 from ovs_vhost_plugin.worker.device.device import Device
@@ -76,7 +78,7 @@ _DAEMON_PATIENCE = 5.0
 
 
 def warm() -> None:
-    """Run an empty queue pair once, in the process that workers are forked from.
+    """Run an empty queue pair once, and rehearse, in the process that workers are forked from.
 
     Importing has compiled or loaded every kernel. The first run makes the types of its arguments
     known as well, and shows that the kernels run on this machine.
@@ -87,10 +89,10 @@ def warm() -> None:
     pair.prepare(PairConfig(None, None, nothing, None, 12, 0, finish_offloads=False))
     pair.start()
     pair.close()
-    # A joined thread leaves the kernel's list a moment later, and only a process with one thread
-    # may be forked.
-    while process.threads() > threads:
-        os.sched_yield()
+    process.await_threads(threads)  # only a process with one thread may be forked
+    with suppress(OSError):  # where no tap can be made, workers take more memory
+        rehearse(run)
+    process.await_threads(threads)
 
 
 def run(spec: WorkerSpec, inheritance: Inheritance) -> int:

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rehearsal runs a guest in each round, and leaves its process as it was."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes taps and namespaces")
+
+PROGRAM = """
+import gc, json, os, signal, sys
+from ovs_vhost_plugin.tap import device
+from ovs_vhost_plugin.worker import process
+from ovs_vhost_plugin.worker.birth import rehearsal
+
+def present():
+    fds = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    handlers = [repr(signal.getsignal(one)) for one in sorted(signal.valid_signals())]
+    targets = sorted((fd, os.readlink(fd)) for fd in fds if os.path.islink(fd))
+    return targets, handlers, os.readlink("/proc/self/ns/net")
+
+class Seen(process.Worker):
+    ran = False
+
+    def started(self, base, *, further):
+        self.ran = True
+        super().started(base, further=further)
+
+    def close(self):
+        super().close()
+        ran.append(self.ran)
+
+def fail(*_):
+    raise OSError("as where it is not allowed")
+
+process.Worker, ran = Seen, []
+CHANGE
+before, error = present(), ""
+try:
+    rehearsal.rehearse(process.run)
+except OSError as caught:
+    error = str(caught)
+alive = [one for one in gc.get_objects() if isinstance(one, Seen)]
+try:
+    os.waitpid(-1, os.WNOHANG)
+    children = True
+except ChildProcessError:
+    children = False
+after = present()
+left = [now for was, now in zip(before, after) if now != was]
+print(json.dumps({"left": left, "alive": len(alive) + children, "ran": ran, "error": error}))
+"""
+
+
+def rehearsed(change: str = "") -> dict[str, object]:
+    argv = [sys.executable, "-c", PROGRAM.replace("CHANGE", change)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, object] = json.loads(done.stdout)
+    return result
+
+
+def test_a_guest_runs_in_each_round_and_nothing_is_left() -> None:
+    assert rehearsed() == {"left": [], "alive": 0, "ran": [True] * 10, "error": ""}
+
+
+def test_workers_end_where_nobody_directs_them() -> None:
+    found = rehearsed("rehearsal._direct = fail")
+    assert found == {"left": [], "alive": 0, "ran": [False] * 10, "error": ""}
+
+
+def test_nothing_is_left_where_no_tap_can_be_made() -> None:
+    found = rehearsed("device.make = fail")
+    assert found == {"left": [], "alive": 0, "ran": [], "error": "as where it is not allowed"}
