@@ -5,7 +5,7 @@ import pytest
 
 from ovs_vhost_plugin.vhost.features import offer
 from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
-from ovs_vhost_plugin.vhost.withheld import NOTHING, Withheld, parse
+from ovs_vhost_plugin.vhost.withheld import NOTHING, Withheld, _full_names, parse
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,24 @@ from ovs_vhost_plugin.vhost.withheld import NOTHING, Withheld, parse
 )
 def test_a_feature_by_its_name(name, feature):
     assert parse(name) == (Withheld(features=feature.mask), [])
+
+
+def test_each_feature_has_its_specifications_prefix_and_name():
+    named = _full_names()
+    for name, feature in (
+        ("VIRTIO_NET_F_CSUM", Feature.CSUM),
+        ("VIRTIO_NET_F_CTRL_MAC_ADDR", Feature.CTRL_MAC_ADDR),
+        ("VIRTIO_F_NOTIFY_ON_EMPTY", Feature.NOTIFY_ON_EMPTY),
+        ("VIRTIO_RING_F_INDIRECT_DESC", Feature.RING_INDIRECT_DESC),
+        ("VIRTIO_F_VERSION_1", Feature.VERSION_1),
+        ("VIRTIO_F_RING_RESET", Feature.RING_RESET),
+        ("VIRTIO_NET_F_GUEST_USO4", Feature.GUEST_USO4),
+    ):
+        assert named[name] == Withheld(features=feature.mask)
+    for protocol in ProtocolFeature:
+        name = f"VHOST_USER_PROTOCOL_F_{protocol.name}"
+        assert named[name] == Withheld(protocol_features=protocol.mask)
+    assert len(named) == len(Feature) + len(ProtocolFeature) + 2  # two have two names
 
 
 @pytest.mark.parametrize("feature", ProtocolFeature)

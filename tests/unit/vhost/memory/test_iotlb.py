@@ -3,6 +3,7 @@
 
 import os
 from itertools import pairwise
+from struct import Struct
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
 from ovs_vhost_plugin.vhost.memory import iotlb
 from ovs_vhost_plugin.vhost.memory.iotlb import Iotlb, MissingError, overlap
 from ovs_vhost_plugin.vhost.memory.table import MemoryTable
-from ovs_vhost_plugin.vhost.requests.iotlb import iotlb_msg
+from ovs_vhost_plugin.vhost.requests.iotlb import access_fail, iotlb_msg, miss
 from ovs_vhost_plugin.vhost.spec import IotlbAccess, IotlbType
 
 READ, WRITE = IotlbAccess.READ, IotlbAccess.WRITE
@@ -114,6 +115,26 @@ def test_a_translation_for_another_access_allows_both():
         table.lookup(PAGE, 8, WRITE)
 
 
+def test_a_translation_told_again_allows_no_more_than_before():
+    table = Iotlb()
+    table.update(0, PAGE, 0x6000, READ)  # another before it
+    for _ in range(3):
+        table.update(PAGE, PAGE, 0x7000, READ)
+        assert len(table) == 2
+        with pytest.raises(MissingError) as caught:
+            table.lookup(PAGE, 8, WRITE)
+    assert str(caught.value) == f"0x1000, {WRITE!r}"
+    table.update(PAGE, PAGE, 0x7000, WRITE)
+    assert table.lookup(PAGE, 8, BOTH) == [(0x7000, 8)]
+
+
+def test_a_translation_that_allows_nothing_is_none():
+    table = Iotlb()
+    table.update(PAGE, PAGE, 0x7000, READ)
+    table.update(PAGE, PAGE, 0x9000, 0)
+    assert len(table) == 0
+
+
 def test_what_needs_both_asks_for_one_after_the_other():
     table = Iotlb()
     asked = []
@@ -139,6 +160,20 @@ def test_updates_without_end_cost_no_memory_and_the_latest_are_there(monkeypatch
         table.lookup(0, 1, READ)
     table.clear()
     assert len(table) == 0
+    table.update(0, PAGE, 0x7000, READ)
+    assert table.lookup(0, PAGE, READ) == [(0x7000, PAGE)]
+
+
+def test_the_oldest_goes_wherever_it_is(monkeypatch):
+    monkeypatch.setattr(iotlb, "MAX_TRANSLATIONS", 4)
+    table = Iotlb()
+    for page in (3, 4, 2, 1, 0):  # one more than there is room for
+        table.update(page * PAGE, PAGE, 0x7000, READ)
+    assert (len(table), table.replaced) == (4, 1)
+    with pytest.raises(MissingError):
+        table.lookup(3 * PAGE, 1, READ)
+    for page in (4, 2, 1, 0):
+        assert table.lookup(page * PAGE, 1, READ)
 
 
 def test_the_table_names_places_in_this_process_and_in_the_guest():
@@ -160,7 +195,8 @@ def test_a_translation_whose_memory_has_gone_is_left_out():
     table.update(0x40000, PAGE, 0xC000, READ)  # behind all of it
     table.update(0x60000, 2 * PAGE, 0xA000, READ)  # in two regions: the device splits it
     assert table.table(memory)["guest"].tolist() == [0x20000]
-    assert len(table.table(MemoryTable.empty())) == 0
+    none = table.table(MemoryTable.empty())
+    assert len(none) == 0 and none.dtype == iotlb.TRANSLATED
 
 
 def test_a_range_is_split_where_regions_meet_and_refused_where_there_is_none():
@@ -186,6 +222,12 @@ def test_overlap_is_as_it_is_said(rows, iova, size):
     assert overlap(table, iova, size) == any(i in wanted for i in range(iova, iova + size))
 
 
+def test_neighbours_do_not_overlap():
+    table = np.array([(8, 4, 0, 0, 0)], iotlb.TRANSLATED)
+    found = [overlap(table, iova, 2) for iova in range(5, 15)]
+    assert found == [False, False, True, True, True, True, True, False, False, False]
+
+
 def message(iova=0, size=PAGE, user=0, access=3, kind=IotlbType.UPDATE):
     return next(iotlb_msg(None, spec.IOTLB.pack(iova, size, user, access, kind), []))
 
@@ -198,6 +240,7 @@ def test_messages_become_what_the_device_does():
     assert garbled == InvalidateIotlb(PAGE, TOP - PAGE)
     # all of the address space: 2**64 does not fit into the size
     assert message(0, 0, kind=IotlbType.INVALIDATE) == InvalidateIotlb(0, TOP)
+    assert message(PAGE, 0, kind=IotlbType.INVALIDATE) == InvalidateIotlb(PAGE, TOP - PAGE)
     assert message(TOP - PAGE, PAGE) == UpdateIotlb(TOP - PAGE, PAGE, 0, BOTH)
 
 
@@ -222,3 +265,9 @@ def test_messages_that_cannot_be_right(fields, name):
     with pytest.raises(PeerError) as caught:
         message(**fields)
     assert caught.value.name == name
+
+
+@pytest.mark.parametrize(("ask", "kind"), [(miss, 1), (access_fail, 4)])
+def test_the_back_end_asks_for_one_byte_and_one_access(ask, kind):
+    """vhost-user "An IOTLB message": iova, size, user address, permissions, type."""
+    assert ask(0x1234, WRITE) == Struct("<QQQBB6x").pack(0x1234, 0, 0, 2, kind)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pages from anywhere as one array, and rings behind an IOMMU that lie in such pages."""
 
+import errno
 import gc
+import mmap
 import os
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from ovs_vhost_plugin.vhost.effects import MemoryRegion
-from ovs_vhost_plugin.vhost.errors import PeerError, PeerErrorName
+from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.memory.iotlb import Iotlb, MissingError
 from ovs_vhost_plugin.vhost.memory.scattered import join, translated_view
 from ovs_vhost_plugin.vhost.memory.table import MemoryTable
@@ -54,6 +56,14 @@ def test_pieces_that_do_not_meet_at_pages_cannot_be_joined(memory):
         join([memory.view(USER, PAGE, 1), memory.view(USER + 2 * PAGE + 8, PAGE, 1)])
 
 
+def test_pages_that_are_nobody_elses_cannot_be_mapped_again():
+    room = mmap.mmap(-1, 2 * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    private = np.frombuffer(room, np.uint8)
+    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)) as caught:
+        join([private[:PAGE], private[PAGE:]])
+    assert caught.value.errno == errno.EINVAL
+
+
 def test_a_ring_of_neighbours_is_a_view_and_one_of_strangers_a_row(memory):
     table = Iotlb()
     for page, at in ((0x10, 3), (0x11, 4), (0x12, 9)):
@@ -75,11 +85,27 @@ def test_what_is_missing_is_said_and_what_cannot_be_is_refused(memory):
         translated_view(memory, table, 0x10 * PAGE, 2 * PAGE, 16, READ)
     assert (missing.value.iova, missing.value.access) == (0x11 * PAGE, READ)
     table.update(0x11 * PAGE, PAGE, USER + 2 * PAGE + 16, READ)
-    for iova, length, name in (
-        (0x10 * PAGE, 2 * PAGE, PeerErrorName.VRING_CROSSES_REGION),
-        (0x10 * PAGE + 8, 16, PeerErrorName.VRING_MISALIGNED),
-        ((1 << 64) - 16, 32, PeerErrorName.VRING_ADDRESS_WRAPS),
+    not_pages = "in 2 pieces: pieces that do not begin with a page"
+    for iova, length, text in (
+        (0x10 * PAGE, 2 * PAGE, f"vring-crosses-region: 8192 bytes at 0x10000 {not_pages}"),
+        (0x10 * PAGE + 8, 16, "vring-misaligned: 16 bytes at 0x70000008, not on 16"),
+        ((1 << 64) - 16, 32, "vring-address-wraps: 32 bytes at 0xfffffffffffffff0"),
     ):
         with pytest.raises(PeerError) as caught:
             translated_view(memory, table, iova, length, 16, READ)
-        assert caught.value.name == name
+        assert str(caught.value) == text
+
+
+def test_a_ring_of_strangers_is_aligned_as_one_of_neighbours(memory):
+    table = Iotlb()
+    table.update(0x10 * PAGE, PAGE, USER, READ)
+    table.update(0x11 * PAGE, PAGE, USER + 2 * PAGE, READ)
+    with pytest.raises(PeerError, match=r"^vring-misaligned: 4096 bytes at 0x10008$"):
+        translated_view(memory, table, 0x10 * PAGE + 8, PAGE, 16, READ)
+    assert len(translated_view(memory, table, 0x10 * PAGE + 1, PAGE, 1, READ)) == PAGE
+
+
+def test_a_ring_may_end_where_addresses_end(memory):
+    table, last = Iotlb(), (1 << 64) - PAGE
+    table.update(last, PAGE, USER, READ)
+    assert len(translated_view(memory, table, last, PAGE, 16, READ)) == PAGE

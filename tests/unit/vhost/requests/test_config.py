@@ -73,6 +73,13 @@ def test_what_the_space_says(session):
     mac, status, pairs, mtu, speed, duplex = NET.unpack(get(session))
     assert (mac, status, pairs, mtu) == (MAC, 1, 4, 1500)
     assert (speed, duplex) == (0xFFFFFFFF, 0xFF)
+    assert get(session, 17, 7) == bytes(7)  # of RSS and HASH_REPORT, which are not offered
+
+
+@pytest.mark.parametrize("mtu", [0, 68, 1500])
+def test_a_migration_brings_any_mtu_that_the_port_carries_or_none(session, mtu):
+    put(session, 0, NET.pack(MAC, 0, 4, mtu, 0, 0), MIGRATION)
+    assert session.net_config.mtu == mtu
 
 
 @pytest.mark.parametrize("offset, size", [(0, 1), (6, 2), (10, 2), (17, 7), (0, 256), (255, 1)])
@@ -171,8 +178,9 @@ def test_a_migration_brings_the_guests_mac_and_mtu_and_not_the_link():
         (MAC, 0, 5, 1500),
         (MAC, 0, 4, 1501),
         (MAC, 0, 4, 67),
+        (MAC, 0, 4, 1),
     ],
-    ids=["group", "queue pairs", "MTU", "small MTU"],
+    ids=["group", "queue pairs", "MTU", "small MTU", "tiny MTU"],
 )
 def test_a_migration_of_what_no_guest_here_can_be(session, values):
     data = NET.pack(*values, 0, 0)

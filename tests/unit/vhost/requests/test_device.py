@@ -120,6 +120,14 @@ def test_set_mem_table_hands_regions_and_fds_on(peer, memfd):
     assert peer.effects == [effects.SetMemoryTable(regions, fds)]
 
 
+def test_a_front_end_that_has_sent_memory_or_asked_for_pairs_is_known_to_have(peer, memfd):
+    assert not peer.session.set_up and not peer.session.counted_pairs
+    assert peer.send(R.GET_QUEUE_NUM).payload == spec.U64.pack(2)
+    assert peer.session.counted_pairs
+    peer.send(R.SET_MEM_TABLE, table((0, 10, 20, 30)), (memfd(1),))
+    assert peer.session.set_up
+
+
 def test_set_mem_table_while_rings_run(peer, memfd):
     peer.set_up_vring()
     peer.send(R.SET_MEM_TABLE, table((0, 10, 20, 30)), (memfd(1),))
@@ -259,6 +267,12 @@ def test_send_rarp_with_a_mac_no_nic_has_is_counted_and_survived(peer, mac, name
 def test_mtu_the_port_carries(peer, mtu):
     assert peer.u64(R.NET_SET_MTU, mtu, need_reply=True).payload == OK
     assert peer.effects == [effects.SetMtu(mtu)]
+
+
+def test_the_largest_mtu_of_a_port():
+    session = Session(offer(queue_pairs=1, mtu=65535))
+    (effect,) = session.receive(Message(R.NET_SET_MTU, spec.U64.pack(65535)))
+    assert effect == effects.SetMtu(65535)
 
 
 @pytest.mark.parametrize("mtu", [0, 67, 65536, 2**63])

@@ -4,6 +4,7 @@
 import fcntl
 import mmap
 import os
+from pathlib import Path
 
 import pytest
 
@@ -45,7 +46,7 @@ def refused(peer, request, payload, fds=()):
 def map_error(memfd, description, size=ALL):
     with pytest.raises(PeerError) as caught:
         Inflight(description, memfd(size))
-    return caught.value.name
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("padding", [0, 4], ids=["as specified", "as QEMU pads it"])
@@ -161,23 +162,35 @@ def test_each_queue_has_its_part(memfd, packed, step, length):
 @pytest.mark.parametrize(("size", "offset"), [(ALL, 2**64 - ALL + 8), (2**64 - 8, 16)])
 def test_size_and_offset_wrap(memfd, size, offset):
     described = InflightDescription(size, offset, QUEUES, SIZE)
-    assert map_error(memfd, described) == PeerErrorName.INFLIGHT_OFFSET_WRAPS
+    text = f"inflight-offset-wraps: size {size:#x}, offset {offset:#x}"
+    assert map_error(memfd, described) == text
 
 
 def test_an_offset_between_words(memfd):
     described = InflightDescription(ALL, 4, QUEUES, SIZE)
-    assert map_error(memfd, described, 2 * ALL) == PeerErrorName.INFLIGHT_MISALIGNED
+    text = f"inflight-misaligned: size {ALL:#x}, offset 0x4"
+    assert map_error(memfd, described, 2 * ALL) == text
 
 
 def test_smaller_than_its_queues(memfd):
     described = InflightDescription(ALL - 1, 0, QUEUES, SIZE)
-    assert map_error(memfd, described) == PeerErrorName.INFLIGHT_TOO_SMALL
+    text = f"inflight-too-small: size {ALL - 1:#x}, offset 0x0, {ALL:#x} needed"
+    assert map_error(memfd, described) == text
 
 
-@pytest.mark.parametrize("offset", [0, 64, 2**40])
+def test_too_small_for_packed_rings(memfd):
+    inflight = Inflight(InflightDescription(ALL, 0, QUEUES, SIZE), memfd(ALL))
+    with pytest.raises(PeerError) as caught:
+        inflight.part(0, SIZE, packed=True)
+    assert str(caught.value) == f"inflight-too-small: {ALL:#x}, {PACKED_ALL:#x} needed"
+    inflight.close()
+
+
+@pytest.mark.parametrize("offset", [0, 64, 2**40, 2**64 - ALL])
 def test_a_file_that_is_too_short(memfd, offset):
     described = InflightDescription(ALL, offset, QUEUES, SIZE)
-    assert map_error(memfd, described, ALL - 1) == PeerErrorName.INFLIGHT_FILE_TOO_SHORT
+    text = f"inflight-file-too-short: {offset:#x} + {ALL:#x} bytes of a file of {ALL - 1:#x}"
+    assert map_error(memfd, described, ALL - 1) == text
 
 
 def test_a_file_that_may_not_be_written(tmp_path):
@@ -186,12 +199,14 @@ def test_a_file_that_may_not_be_written(tmp_path):
     fd = os.open(path, os.O_RDONLY)
     with pytest.raises(PeerError) as caught:
         Inflight(InflightDescription(ALL, 0, QUEUES, SIZE), fd)
-    assert caught.value.name == PeerErrorName.INFLIGHT_MAP_FAILED
+    text = f"inflight-map-failed: size {ALL:#x}, offset 0x0: Permission denied"
+    assert str(caught.value) == text
 
 
 def test_what_a_worker_may_make_is_enough_for_the_largest(memfd):
     fd, size = make(256, spec.MAX_VRING_SIZE, packed=True)
     assert size == MAX_BYTES
+    assert Path(f"/proc/self/fd/{fd}").readlink().name.startswith("memfd:ovs-vhost-inflight")
     os.close(fd)
 
 
@@ -199,6 +214,18 @@ def test_memory_that_cannot_be_made(monkeypatch):
     def fail(*_):
         raise OSError(24, "Too many open files")
 
+    closed = []
+    monkeypatch.setattr("ovs_vhost_plugin.vhost.memory.inflight.close_fds", closed.extend)
     monkeypatch.setattr(os, "memfd_create", fail)
     with pytest.raises(PeerError, match=f"^{PeerErrorName.INFLIGHT_NO_MEMORY}: Too many"):
         make(QUEUES, SIZE, packed=False)
+    assert closed == []
+
+
+def test_memory_that_cannot_be_sized_is_given_back(monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "ftruncate", fail)
+    with pytest.raises(PeerError, match=f"^{PeerErrorName.INFLIGHT_NO_MEMORY}: No space"):
+        make(QUEUES, SIZE, packed=False)  # its fd is closed: the fixture looks

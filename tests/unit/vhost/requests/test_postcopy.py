@@ -110,6 +110,18 @@ def test_memory_that_is_refused_leaves_nothing_to_acknowledge(listening, memfd):
     assert not listening.session.bases_pending
 
 
+def test_memory_that_is_refused_leaves_what_came_before_to_be_acknowledged(listening, memfd):
+    listening.send(R.SET_MEM_TABLE, *table(memfd))
+
+    def refuse(_effect):
+        raise PeerError(PeerErrorName.POSTCOPY_MEMORY_KIND)
+
+    listening.execute = refuse
+    with pytest.raises(PeerError):
+        listening.send(R.ADD_MEM_REG, spec.SINGLE_REGION.pack(0, *REGIONS[0]), (memfd(0x4000),))
+    assert listening.session.bases_pending
+
+
 @pytest.mark.parametrize(
     ("payload", "fds", "name"),
     [
@@ -147,6 +159,7 @@ def test_an_end_before_the_acknowledgement_holds_no_ring(listening, memfd):
     listening.send(R.SET_MEM_TABLE, *table(memfd))
     listening.send(R.POSTCOPY_END)
     assert listening.effects == [effects.EndPostcopy(), effects.AcknowledgeBases()]
+    assert not listening.session.bases_pending
 
 
 def test_each_may_be_said_once_for_each_queue_pair(listening):

@@ -20,10 +20,14 @@ def status(peer):
 
 def test_the_status_is_as_the_driver_set_it_and_begins_at_zero(peer):
     assert status(peer) == 0
-    for value in (1, 3, 0xB, 0xF, 0x80, 0):
+    for value in (1, 3, 0xB, 0xF, 0x80, 0xBF, 0):
         assert peer.u64(R.SET_STATUS, value, need_reply=True).payload == spec.U64.pack(0)
         assert peer.effects == []  # rings have messages of their own
         assert status(peer) == value
+
+
+def test_every_bit_of_the_byte_may_be_set(peer):
+    assert peer.u64(R.SET_STATUS, 0xFF, need_reply=True).payload == spec.U64.pack(0)
 
 
 @pytest.mark.parametrize("value", [0x100, 2**64 - 1])
@@ -63,7 +67,12 @@ def test_a_reset_stops_what_runs_and_keeps_what_is_the_front_ends(peer):
     peer.u64(R.SET_STATUS, READY)
     protocol_features = peer.session.protocol_features
     seen = []
-    peer.execute = lambda effect: seen.append(peer.session.features)
+
+    def see(_effect):
+        assert not any(vring.enabled for vring in peer.session.vrings)
+        seen.append(peer.session.features)
+
+    peer.execute = see
     negotiated = peer.session.features
     peer.send(R.RESET_DEVICE)
     assert peer.effects == [effects.StopVring(0), effects.StopVring(3), effects.SetFeatures(0)]

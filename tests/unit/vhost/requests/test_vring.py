@@ -91,8 +91,10 @@ def test_sizes_no_split_ring_has(peer, size, name):
 
 @pytest.mark.parametrize("base", [0, 255, 256, 0xFFFF])
 def test_bases_of_a_split_ring(peer, base):
+    assert not peer.session.vrings[0].base_told
     peer.state(R.SET_VRING_BASE, 0, base)
     assert peer.session.vrings[0].base == base
+    assert peer.session.vrings[0].base_told
 
 
 @pytest.mark.parametrize("size", [1, 3, 32767, 32768])
@@ -136,7 +138,9 @@ def test_unknown_address_flags(peer, flags):
 
 
 def test_log_address_that_wraps(peer):
-    assert name_of(peer.addr, flags=1, log=2**64 - 8) == PeerErrorName.VRING_ADDRESS_WRAPS
+    longest = 6 + 8 * 32768  # virtio 1.2, 2.7: bytes of the largest used ring
+    peer.addr(flags=1, log=2**64 - longest)
+    assert name_of(peer.addr, flags=1, log=2**64 - longest + 1) == PeerErrorName.VRING_ADDRESS_WRAPS
     peer.addr(flags=0, log=2**64 - 8)  # without the flag nobody looks at it
 
 
@@ -245,6 +249,7 @@ def test_get_vring_base_closes_the_kick_fd_after_the_stop(peer):
     peer.state(R.GET_VRING_BASE, 0, 0)
     assert still_open == [True]
     assert not is_open(kick_fd)
+    assert peer.session.vrings[0].kick_fd == -1
 
 
 def test_a_stopped_ring_starts_again_where_it_is_told(peer):
