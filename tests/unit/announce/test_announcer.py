@@ -155,6 +155,7 @@ def test_history_keeps_the_time_line_as_plain_values(announcer):
     announcer.request(ask("vhu0", MAC, 9.5), 10.0)
     Switch(announcer).turn(10.0)
     (result,) = announcer.history
+    assert announcer.counters == {"requests": 1, "packet-outs": 1, "learned": 1}
     assert result.as_dict() == {
         "port": "vhu0",
         "mac": "52:54:00:12:34:56",
@@ -194,6 +195,9 @@ def test_what_is_not_learned_is_tried_again_a_bounded_number_of_times(announcer,
     assert [time for time, _ in switch.sent] == pytest.approx(
         [sum(PAUSES[:index]) for index in range(MAX_ATTEMPTS)]
     )
+    assert announcer.counters["packet-outs"] == MAX_ATTEMPTS
+    asked = 0 if "port" in reason else MAX_ATTEMPTS  # a table that has it elsewhere is enough
+    assert len(switch.flows) == asked
     result = only_result(announcer)
     assert result.outcome is Outcome.NOT_LEARNED
     assert result.summary() == f"52:54:00:12:34:56 not-learned send-rarp: {reason}"
@@ -247,6 +251,7 @@ def test_requests_before_the_frame_went_out_are_answered_by_it(announcer):
     switch.turn(0.0)
     assert len(switch.sent) == 1
     assert only_result(announcer).requests == 5
+    assert (announcer.counters["requests"], announcer.counters["merged"]) == (5, 4)
 
 
 def test_requests_while_one_is_under_way_get_one_more_frame_after_it(announcer):
@@ -264,6 +269,37 @@ def test_requests_while_one_is_under_way_get_one_more_frame_after_it(announcer):
     assert (first_result.requests, second_result.requests) == (1, 5)
     assert second_result.received_at == 0.1
     assert announcer.counters["merged"] == 4
+
+
+def test_one_table_answers_for_all_stations_of_a_bridge(announcer):
+    switch = Switch(announcer)
+    for mac in (MAC, OTHER):
+        announcer.request(ask("vhu0", mac, 0.0), 0.0)
+    switch.turn(0.0)
+    assert switch.questions == 1
+    assert [one.outcome for one in announcer.take_results()] == [Outcome.LEARNED] * 2
+
+
+def test_a_station_in_a_vlan_that_the_port_does_not_carry_costs_no_other_its_answer(announcer):
+    trunk = PortVlan(trunks=frozenset({5}))
+    announcer.set_locations({"vhu0": replace(HOME, vlan=trunk)})
+    switch = Switch(announcer)
+    switch.text = lambda _: row(2, 5, MAC)
+    for vlan in (10, 5):
+        announcer.request(Request("vhu0", Station(MAC, vlan), "moved-in", 0.0), 0.0)
+    switch.turn(0.0)
+    assert only_result(announcer).vlan == 5
+    switch.run_until_idle(0.0)
+    result = only_result(announcer)
+    assert (result.vlan, result.outcome) == (10, Outcome.NOT_LEARNED)
+    assert result.reason == "the port does not carry VLAN 10"
+
+
+def test_the_first_openflow_number_is_one(announcer):
+    announcer.set_locations({"vhu0": replace(HOME, ofport=1)})
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
+    Switch(announcer).turn(0.0)
+    assert only_result(announcer).outcome is Outcome.LEARNED
 
 
 def test_an_ofport_that_is_not_known_yet_is_waited_for(announcer):
@@ -315,8 +351,9 @@ def test_what_the_switch_refuses_goes_by_the_tap(announcer):
     (packet_out,) = announcer.run(0.0, lambda _: None)
     announcer.failed(packet_out.token, Outcome.REFUSED, "BAD_REQUEST/EPERM", 0.0)
     switch.run_until_idle(0.0)
-    assert [frames for _, _, frames in switch.injected] == [(rarp(MAC),)] * MAX_INJECTIONS
+    assert [sent[1:] for sent in switch.injected] == [("vhu0", (rarp(MAC),))] * MAX_INJECTIONS
     assert switch.sent == []
+    assert announcer.counters["injections"] == MAX_INJECTIONS
     assert only_result(announcer).summary() == (
         "52:54:00:12:34:56 injected send-rarp: BAD_REQUEST/EPERM; not in the MAC table"
     )
@@ -357,6 +394,18 @@ def test_injections_that_no_worker_made_are_not_claimed(announcer):
         Outcome.NOT_LEARNED,
         "OpenFlow: Connection refused",
     )
+
+
+def test_an_injection_that_was_made_is_claimed_whatever_came_after_it(announcer):
+    switch = Switch(announcer, learns=False)
+    switch.obstacle = "Connection refused"
+    announcer.request(ask("vhu0", MAC, 0.0), 0.0)
+    switch.run_until(0.0, lambda: switch.injected)
+    switch.obstacle = None
+    switch.run_until(announcer.get_timer(), lambda: switch.sent)
+    switch.obstacle, switch.worker = "Connection refused", False
+    switch.run_until_idle(announcer.get_timer())
+    assert only_result(announcer).outcome is Outcome.INJECTED
 
 
 def test_injections_that_nobody_confirms_are_told_as_such(announcer):
@@ -406,7 +455,8 @@ def test_one_kind_of_frame_that_gets_through_is_enough(announcer):
     """As where flows drop all RARP: the gratuitous ARP teaches the bridge as well."""
     switch = Switch(announcer)
     switch.passage = lambda frame: DROPPED if frame[12:14] == b"\x80\x35" else FLOODED
-    station = Station(MAC, ipv4=(bytes([192, 0, 2, 1]), bytes([192, 0, 2, 2])))
+    addresses = (bytes([192, 0, 2, 1]), bytes([192, 0, 2, 2]))
+    station = Station(MAC, ipv4=addresses, ipv6=(b"\xfe\x80" + bytes(13) + b"\1",))
     announcer.request(replace(ask("vhu0", MAC, 0.0), station=station), 0.0)
     switch.run_until_idle(0.0)
     assert only_result(announcer).outcome is Outcome.LEARNED
@@ -418,7 +468,19 @@ def test_what_goes_past_the_flow_table_is_not_asked_of_it(announcer):
     switch.passage = lambda _: DROPPED
     announcer.request(replace(ask("vhu0", MAC, 0.0), policy=Policy(output=Output.NORMAL)), 0.0)
     switch.run_until_idle(0.0)
-    assert (only_result(announcer).outcome, switch.traced) == (Outcome.LEARNED, [])
+    result = only_result(announcer)
+    assert (result.outcome, result.learned_at, result.confirmed_by) == (Outcome.LEARNED, 0.0, "fdb")
+    assert switch.traced == []
+
+
+def test_past_the_flow_table_a_learned_flow_is_enough(announcer):
+    switch = Switch(announcer, learns=False)
+    switch.trace = "     -> output port is 2\nDatapath actions: 7\n"
+    announcer.request(replace(ask("vhu0", MAC, 0.0), policy=Policy(output=Output.NORMAL)), 0.0)
+    switch.run_until_idle(0.0)
+    result = only_result(announcer)
+    assert (result.outcome, result.learned_at) == (Outcome.LEARNED, 0.0)
+    assert (result.confirmed_by, switch.traced) == ("flow", [])
 
 
 def test_any_member_of_a_bond_is_the_place(announcer):
@@ -590,6 +652,16 @@ def test_a_guest_that_stops_takes_its_announcements_with_it(announcer):
     assert len(summaries) == 2
 
 
+def test_a_withdrawal_answers_all_requests_and_is_none_where_nothing_was_announced(announcer):
+    announcer.withdraw("vhu0", "the guest stopped")
+    for number in range(3):
+        announcer.request(ask("vhu0", MAC, 0.0), 0.0)
+        if not number:
+            announcer.run(0.0, lambda _: None)  # the others come after its frame
+    announcer.withdraw("vhu0", "the guest stopped")
+    assert only_result(announcer).requests == 3
+
+
 def test_what_is_learned_after_a_withdrawal_is_not_told_again(announcer):
     announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     (packet_out,) = announcer.run(0.0, lambda _: None)
@@ -635,7 +707,7 @@ def test_a_policy_that_asks_for_nothing_that_is_known_is_told(announcer):
 
 def test_a_users_format_that_fails_costs_only_its_own_frames():
     def broken(guest):
-        raise RuntimeError(f"no idea of {guest.port}")
+        raise RuntimeError(f"no idea of {guest.port} on {guest.bridge}")
 
     announcer = Announcer({"odd": broken})
     announcer.set_locations({"vhu0": HOME})
@@ -644,8 +716,10 @@ def test_a_users_format_that_fails_costs_only_its_own_frames():
     Switch(announcer).turn(0.0)
     result = only_result(announcer)
     assert (result.outcome, result.frames) == (Outcome.LEARNED, 1)
-    assert result.reason == "odd: RuntimeError: no idea of vhu0"
-    assert announcer.counters["format-errors"] == 1
+    assert result.reason == "odd: RuntimeError: no idea of vhu0 on br0"
+    announcer.request(Request("vhu0", Station(OTHER), "manual", 1.0, policy), 1.0)
+    Switch(announcer).turn(1.0)
+    assert announcer.counters["format-errors"] == 2
 
 
 def test_without_a_table_nothing_is_claimed(announcer):
@@ -675,7 +749,8 @@ def test_a_silent_switch_ends_at_the_deadline_and_its_late_answer_is_ignored(ann
 def test_a_port_that_goes_away_is_forgotten(announcer):
     announcer.request(ask("vhu0", MAC, 0.0), 0.0)
     (packet_out,) = announcer.run(0.0, lambda _: None)
-    announcer.set_locations({})
+    announcer.set_locations({"vhu0": HOME, "vhu1": HOME})
+    announcer.set_locations({})  # vhu1 has announced nothing
     announcer.delivered(packet_out.token)
     Switch(announcer).turn(0.1)
     assert announcer.take_results() == []
@@ -691,6 +766,13 @@ def test_a_bad_mac_is_refused_at_once(announcer, mac, reason):
     assert announcer.run(0.0, lambda _: None) == []
     result = only_result(announcer)
     assert (result.outcome, result.reason) == (Outcome.REFUSED, reason)
+
+
+@pytest.mark.parametrize("received_at", [0.0, 0.5])
+def test_a_time_of_reception_may_be_long_ago(announcer, received_at):
+    announcer.request(ask("vhu0", MAC, received_at), 10.0)
+    Switch(announcer).turn(10.0)
+    assert only_result(announcer).received_at == received_at
 
 
 @pytest.mark.parametrize("received_at", [-1.0, 11.0, float("nan"), float("inf")])
@@ -721,6 +803,12 @@ def test_what_is_refused_to_a_peer_is_told_once_of_each_mac_and_counted_by_its_n
     assert [one.reason for one in announcer.take_results()] == ["mac-foreign: vhu1's"]
 
 
+def test_what_is_refused_on_one_port_is_told_of_another_too(announcer):
+    for port in ("vhu0", "vhu1"):
+        announcer.request(ask(port, MAC, 0.0), 0.0, "mac-not-given: add it")
+    assert [one.port for one in announcer.take_results()] == ["vhu0", "vhu1"]
+
+
 def test_ever_new_macs_are_not_all_told(announcer):
     for n in range(10 * REMEMBERED):
         mac = b"\x52\x54\x00\x00" + n.to_bytes(2, "big")
@@ -745,8 +833,10 @@ def test_a_flood_of_macs_keeps_the_newest_and_the_frame_rate(announcer):
     for mac in macs:
         announcer.request(ask("vhu0", mac, 0.0), 0.0)
     switch.run_until_idle(0.0)
-    learned = [one.mac for one in announcer.take_results() if one.outcome is Outcome.LEARNED]
+    results = announcer.take_results()
+    learned = [one.mac for one in results if one.outcome is Outcome.LEARNED]
     assert learned == macs[-MAX_UNDER_WAY:]
+    assert {one.reason for one in results if one.outcome is Outcome.REFUSED} == {"flood"}
     assert announcer.counters["refused"] == len(macs) - MAX_UNDER_WAY
 
 

@@ -84,6 +84,27 @@ def test_what_is_no_announcement_of_the_guest_is_named(made, words):
     assert str(wrong.value).startswith("odd: ") and words in str(wrong.value)
 
 
+@pytest.mark.parametrize("made", [[frame()] * MAX_FRAMES, [frame(size=14), frame(size=1514)]])
+def test_as_much_as_a_format_may_make(made):
+    assert frames_of("odd", {"odd": lambda guest: made}, GUEST) == made
+
+
+def test_a_long_error_of_a_format_is_cut():
+    with pytest.raises(FormatError) as wrong:
+        frames_of("odd", {"odd": lambda guest: [][int("0" * 300 + "x")]}, GUEST)
+    assert len(str(wrong.value)) == len("odd: ") + 200
+
+
+def test_frames_of_several_formats_come_in_the_policys_order():
+    made = {name: [frame(size=size)] for name, size in (("one", 60), ("two", 61))}
+    formats = {name: lambda guest, name=name: made[name] for name in made}
+    policy = Policy(frames=("one", "rarp", "two"))
+    assert compose(Station(MAC), policy, formats, "vhu0", "br0") == (
+        (*made["one"], rarp(MAC), *made["two"]),
+        "",
+    )
+
+
 def test_a_station_is_made_of_the_frames_its_policy_names():
     ipv4, ipv6 = bytes([192, 0, 2, 1]), bytes(15) + b"\x07"
     station = Station(MAC, 10, (ipv4,), (ipv6,), router=True)
@@ -94,6 +115,7 @@ def test_a_station_is_made_of_the_frames_its_policy_names():
         tagged(neighbor_advertisement(MAC, ipv6, router=True), 10),
     )
     assert compose(station, Policy(frames=("garp",)), {}, "vhu0", "br0")[0] == frames[1:2]
+    assert compose(Station(MAC), Policy(frames=("garp",)), {}, "vhu0", "br0") == ((), "")
 
 
 def test_a_format_is_told_who_it_is_about():

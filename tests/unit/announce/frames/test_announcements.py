@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovs_vhost_plugin.announce.frames.announcements import (
+    checksum,
     gratuitous_arp,
     neighbor_advertisement,
     rarp,
@@ -85,6 +86,7 @@ def test_an_advertisement_reads_back_in_an_independent_decoder(mac, ip, router):
     frame = neighbor_advertisement(mac, ip, router=router)
     ethernet = dpkt.ethernet.Ethernet(frame)
     assert (ethernet.dst, ethernet.src) == (bytes.fromhex("333300000001"), mac)
+    assert frame[14:18] == bytes([0x60, 0, 0, 0])  # RFC 8200, 3: version 6, no class, no flow
     packet = ethernet.data
     all_nodes = bytes.fromhex("ff020000000000000000000000000001")
     assert (packet.src, packet.dst, packet.hlim, packet.nxt, packet.plen) == (
@@ -108,6 +110,14 @@ def checksum_of(addresses: bytes, message: bytes) -> int:
     """Compute the checksum by dpkt's own arithmetic, with the field itself zero."""
     pseudo = addresses + (32).to_bytes(4, "big") + (58).to_bytes(4, "big")
     return dpkt.in_cksum(pseudo + message[:2] + b"\0\0" + message[4:])
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [([], 0xFFFF), ([1], 0xFFFE), ([0xFFFF, 1], 0xFFFE), ([0xFFFF, 0xFFFF, 1], 0xFFFE)],
+)
+def test_a_checksum_carries_as_often_as_it_must(words, value):
+    assert checksum(b"".join(word.to_bytes(2, "big") for word in words)) == value
 
 
 @given(GUEST, st.integers(1, 4094))
