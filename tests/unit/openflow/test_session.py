@@ -117,28 +117,46 @@ def test_errors_are_named_where_a_name_is_known(type_, code, name):
 
 
 @pytest.mark.parametrize(
-    ("data", "name"),
+    ("data", "text"),
     [
-        (struct.pack("!BBHI", 4, 0, 7, 0), "message-length"),
-        (struct.pack("!BBHI", 4, 2, 8, 0), "hello-expected"),
-        (hello_from_switch(7), "no-common-version"),
-        (struct.pack("!BBHIHH", 4, 0, 12, 0, 1, 3), "hello-element"),
-        (struct.pack("!BBHIHH", 4, 0, 12, 0, 1, 8), "hello-element"),
-        (struct.pack("!BBHIH", 4, 1, 10, 0, 1), "error-length"),
-        (struct.pack("!BBHIHH", 4, 1, 12, 0, 0, 0), "hello-failed"),
-        (hello_from_switch(4) + struct.pack("!BBHI", 5, 2, 8, 0), "message-version"),
+        (struct.pack("!BBHI", 4, 0, 7, 0), "message-length: 7"),
+        (struct.pack("!BBHI", 4, 2, 8, 0), "hello-expected: type 2"),
+        (hello_from_switch(7, 9), "no-common-version: wire versions 7, 9"),
+        (struct.pack("!BBHIHH", 4, 0, 12, 0, 1, 3), "hello-element: length 3"),
+        (struct.pack("!BBHIHH", 4, 0, 12, 0, 1, 8), "hello-element: length 8"),
+        (struct.pack("!BBHIH", 4, 1, 10, 0, 1), "error-length: 2"),
+        (struct.pack("!BBHIHH", 4, 1, 12, 0, 0, 0), "hello-failed: HELLO_FAILED/INCOMPATIBLE"),
+        (hello_from_switch(4) + struct.pack("!BBHI", 5, 2, 8, 0), "message-version: 5"),
     ],
 )
-def test_what_breaks_the_protocol_is_named(data, name):
+def test_what_breaks_the_protocol_is_named(data, text):
     with pytest.raises(OpenFlowError) as error:
         OpenFlowSession().feed(data)
-    assert error.value.name == name
+    assert str(error.value) == text
 
 
 def test_a_failed_hello_says_why_in_the_switchs_words():
     data = wire.encode(4, 1, 0, struct.pack("!HH", 0, 0) + b"we speak 1.3 only\0")
     with pytest.raises(OpenFlowError, match=r"HELLO_FAILED/INCOMPATIBLE we speak 1\.3 only$"):
         OpenFlowSession().feed(data)
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [(b"no \xff\0\0", "no \ufffd"), (b"X" * 200 + b"Y", "X" * 200), (b"XX\0", "XX")],
+    ids=["not ASCII", "long", "short"],
+)
+def test_the_switchs_words_are_told_as_far_as_they_can_be(said, text):
+    data = wire.encode(4, 1, 0, struct.pack("!HH", 0, 1) + said)
+    with pytest.raises(OpenFlowError) as error:
+        OpenFlowSession().feed(data)
+    assert str(error.value) == f"hello-failed: HELLO_FAILED/EPERM {text}"
+
+
+def test_the_number_of_a_request_is_never_zero_nor_too_large():
+    session = negotiated(4)
+    session._xid = 0xFFFFFFFE  # four billion requests later
+    assert [session.barrier() for _ in range(3)] == [0xFFFFFFFF, 1, 2]
 
 
 @pytest.mark.parametrize("in_port", [-1, 0, 0xFF00, 0xFFFE, 0xFFFFFFFD])

@@ -12,13 +12,17 @@ from ovs_vhost_plugin.announce.actions import (
     FindMoved,
     GuestAction,
     NothingKnown,
+    Query,
     TellMoved,
     Withdraw,
 )
+from ovs_vhost_plugin.announce.announcement import Announcement, Request
+from ovs_vhost_plugin.announce.frames.queries import queries
 from ovs_vhost_plugin.announce.guests.guest import REMEMBERED
-from ovs_vhost_plugin.announce.guests.guests import Guests
+from ovs_vhost_plugin.announce.guests.guests import RARP_ROUNDS, Guests
 from ovs_vhost_plugin.announce.guests.port import GuestPort
 from ovs_vhost_plugin.announce.policy import Policy
+from ovs_vhost_plugin.announce.result import Outcome
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station, StationKey
 from ovs_vhost_plugin.net.vlan import PortVlan
@@ -99,6 +103,25 @@ def test_the_front_ends_rounds_take_the_place_of_ours(world: World) -> None:
     assert world.guests.get_timer() is None
 
 
+def test_the_front_ends_rounds_take_that_place_only_so_long(world: World) -> None:
+    world.guests.rarp("vhu0", MAC, world.now, world.now)
+    world.now += RARP_ROUNDS
+    world.runs()
+    assert world.guests.get_timer() is not None
+
+
+def test_a_ring_that_began_after_the_first_tells_that_the_guest_was_there(world: World) -> None:
+    world.runs(base=0)
+    world.guests.started("vhu0", 7, 5, world.now, moved_in=False, further=True)
+    assert world.announced() == [(MAC, "moved-in", "")]
+
+
+def test_rings_may_be_told_of_after_the_guest_runs(world: World) -> None:
+    world.status("running")
+    world.guests.started("vhu0", 7, 5, world.now, moved_in=False, further=False)
+    assert world.announced() == [(MAC, "moved-in", "")]
+
+
 def test_a_guest_that_stops_is_withdrawn_and_not_announced_again(world: World) -> None:
     world.runs()
     world.announced()
@@ -116,15 +139,31 @@ def test_claims_of_a_guest_that_was_here_before_are_looked_for_first(world: Worl
     (find,) = world.guests.take_actions()
     assert isinstance(find, FindMoved) and find.look.stations == (Station(OTHER),)
     line = f"    1     0  {OTHER.hex(':')}    0\n"
+    world.now += 0.25
     world.guests.table(find.look, line, world.now)
     told, *announced = world.guests.take_actions()
     assert told == TellMoved("vhu0", (StationKey(OTHER, 0),))
+    times = [action.request.received_at for action in announced if isinstance(action, Announce)]
+    assert times == [world.now, world.now]
     assert [world._announced(action) for action in announced] == [
         (OTHER, "resumed", "mac-elsewhere: on port 1"),
         (MAC, "resumed", ""),
     ]
     world.guests.table(find.look, line, world.now)
     assert world.guests.take_actions() == [], "it was answered"
+
+
+def test_an_answer_for_a_guest_that_has_stopped_meanwhile_announces_nothing(world: World) -> None:
+    world.runs()
+    world.guests.learned("vhu0", (Station(OTHER),), world.now)
+    world.status("connected")
+    world.runs()
+    *_, find = world.guests.take_actions()
+    assert isinstance(find, FindMoved)
+    world.status("connected")
+    world.guests.take_actions()
+    world.guests.table(find.look, "", world.now)
+    assert world.guests.take_actions() == []
 
 
 def test_a_guest_that_ought_to_have_spoken_is_asked_for_and_announced() -> None:
@@ -164,6 +203,20 @@ def test_a_port_that_was_moved_or_forwards_announces_its_guest(world: World) -> 
     assert world.announced() == [(MAC, "port-forwards", "")]
 
 
+def test_rows_that_stay_end_no_rounds_and_a_row_that_goes_ends_its_own(world: World) -> None:
+    world.runs()
+    world.rows(PORT)
+    assert world.guests.get_timer() is not None
+    world.rows()
+    assert world.guests.get_timer() is None
+
+
+def test_a_port_that_moves_without_a_guest_announces_nothing(world: World) -> None:
+    world.guests.learned("vhu0", (Station(OTHER),), world.now)
+    world.rows(replace(PORT, location=replace(PORT.location, ofport=4)))
+    assert world.guests.take_actions() == []
+
+
 def test_an_operator_is_told_of_the_first_station(world: World) -> None:
     assert world.guests.by_hand("vhu0", OTHER, world.now) == Station(OTHER)
     assert world.announced() == [(OTHER, "manual", "")]
@@ -181,6 +234,10 @@ def test_what_was_known_of_a_port_without_a_row_is_forgotten_unless_its_guest_ru
     world.rows()
     world.rows(replace(PORT, given=()))
     assert world.guests.known("vhu0", world.now)
+    world.rows()
+    world.guests.ended("vhu0", world.now)
+    world.rows(replace(PORT, given=()))
+    assert not world.guests.known("vhu0", world.now)
 
 
 def test_what_has_moved_on_is_looked_for_once_as_a_guest_begins_to_migrate(world: World) -> None:
@@ -230,6 +287,7 @@ def test_who_is_asked_for_and_when(silent: int, announces_itself: bool, asked: b
     world = World(replace(PORT, policy=Policy(rounds=1, guest_silent=silent)))
     world.runs(announces_itself=announces_itself)
     world.announced()
+    assert world.guests.get_timer() == (world.now + 1.0 if asked else None)
     world.waits(0.9)
     assert world.guests.take_actions() == []
     world.waits(0.1)
@@ -268,7 +326,9 @@ def test_each_port_of_many_is_looked_at() -> None:
         world.guests.status(f"vhu{n}", "running", world.now, announces_itself=False, migrates=False)
     world.guests.take_actions()
     new = replace(PORT, name="a-new-one")
-    world.rows(new, *(replace(p, location=replace(p.location, ofport=9)) for p in ports[1:]))
+    moved = [replace(p, location=replace(p.location, ofport=9)) for p in ports[1:]]
+    in_order = dict.fromkeys(("a-new-one", *(port.name for port in ports))).keys()
+    world.rows(new, *moved, changed=in_order)
     triggers = [
         (action.request.port, action.request.trigger)
         for action in world.guests.take_actions()
@@ -306,12 +366,36 @@ def test_a_guest_that_stops_is_asked_for_no_more() -> None:
     assert world.guests.take_actions() == []
 
 
+def test_a_guest_whom_no_worker_serves_is_asked_for_no_more() -> None:
+    world = World(replace(PORT, policy=Policy(rounds=1, guest_silent=1000)))
+    world.runs(announces_itself=True)
+    world.announced()
+    world.waits(1.0)
+    (asked,) = world.guests.take_actions()
+    assert isinstance(asked, AskSent)
+    world.guests.no_worker("vhu0")
+    world.guests.counted("vhu0", asked.request, 5, world.now)
+    assert world.guests.take_actions() == []
+
+
+@pytest.mark.parametrize(("status", "trigger"), [("connecting", "reconnect"), ("off", "reconnect")])
+def test_a_front_end_that_goes_while_its_guest_runs_may_come_back(
+    world: World, status: str, trigger: str
+) -> None:
+    world.runs()
+    world.status(status)
+    world.guests.take_actions()
+    world.now += 1.0
+    world.runs()
+    assert world.announced() == [(MAC, trigger, "")]
+
+
 def test_a_guest_that_lost_its_connection_is_expected_for_a_while(world: World) -> None:
     for seconds, trigger in ((1.0, "reconnect"), (REMEMBERED + 1, "moved-in")):
         world.runs()
         world.guests.take_actions()
         world.guests.ended("vhu0", world.now)
-        world.guests.take_actions()
+        assert world.guests.take_actions() == [Withdraw("vhu0", "its guest has stopped")]
         world.now += seconds
         world.runs()
         assert world.announced() == [(MAC, trigger, "")]
@@ -332,6 +416,53 @@ def test_an_isolated_port_has_no_rounds_and_says_so_of_each_station() -> None:
     assert world.guests.get_timer() is None
 
 
+def test_a_port_that_becomes_isolated_ends_its_rounds(world: World) -> None:
+    world.runs()
+    assert world.guests.get_timer() is not None
+    isolated = replace(PORT.location, vlan=PortVlan(trunks=frozenset({4095})))
+    world.rows(replace(PORT, location=isolated))
+    assert world.guests.get_timer() is None
+
+
+def test_a_station_is_announced_in_each_vlan_that_its_port_lists() -> None:
+    trunk = replace(PORT.location, vlan=PortVlan(trunks=frozenset({5, 7})))
+    world = World(replace(PORT, location=trunk))
+    world.runs()
+    vlans = [a.request.station.vlan for a in world.guests.take_actions() if isinstance(a, Announce)]
+    assert sorted(vlans) == [5, 7]
+
+
+def test_a_guest_whose_bridge_snoops_is_asked_for_its_groups_by_its_port() -> None:
+    bridge = bytes.fromhex("02000000000a")
+    world = World(replace(PORT, snoops=True, bridge_mac=bridge))
+    world.runs()
+    asked = [action for action in world.guests.take_actions() if isinstance(action, Query)]
+    assert asked == [Query("vhu0", queries(bridge, 0))]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason", "worth"),
+    [
+        ((Station(MAC),), "mac-not-given: add it", False),
+        ((Station(MAC),), "mac-elsewhere: on port 1: and more", False),
+        ((Station(MAC),), "mac-foreign: vhu1's", True),
+        ((), "mac-not-given: add it", True),
+        ((), "mac-elsewhere: on port 1", True),
+    ],
+)
+def test_what_a_peer_claims_and_rows_do_not_give_is_not_published(
+    given: tuple[Station, ...], reason: str, worth: bool
+) -> None:
+    guests = World(replace(PORT, given=given)).guests
+    announcement = Announcement(Request("vhu0", Station(OTHER), "send-rarp", 1.0), 1.0)
+    announcement.reason = reason
+    assert guests.worth_publishing(announcement.result()), "it was not refused"
+    announcement.outcome = Outcome.REFUSED
+    assert guests.worth_publishing(announcement.result()) is worth
+    elsewhere = replace(announcement.result(), port="gone")
+    assert guests.worth_publishing(elsewhere), "nobody knows what its row gave"
+
+
 def test_an_operator_is_told_why_there_is_nothing(world: World) -> None:
     assert World(replace(PORT, given=())).guests.by_hand("vhu0", None, 100.0) is None
     attached = World(replace(PORT, given=(), attached=True))
@@ -339,6 +470,10 @@ def test_an_operator_is_told_why_there_is_nothing(world: World) -> None:
     assert attached.guests.by_hand("vhu0", None, attached.now) == Station(OTHER)
     ((mac, trigger, refusal),) = attached.announced()
     assert (mac, trigger, refusal.partition(":")[0]) == (OTHER, "manual", "mac-not-given")
+    attached = World(replace(PORT, attached=True))
+    attached.guests.learned("vhu0", (Station(OTHER),), attached.now)
+    attached.guests.by_hand("vhu0", None, attached.now)
+    assert attached.announced() == [(MAC, "manual", "")], "there is something else"
     world.guests.learned("vhu0", (Station(OTHER),), world.now)
     world.guests.by_hand("vhu0", None, 101.0)
     actions = world.guests.take_actions()

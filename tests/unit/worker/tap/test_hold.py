@@ -70,6 +70,32 @@ def test_the_oldest_give_way_and_all_are_accounted_for(
     assert sum(map(len, kept)) <= size
 
 
+def test_what_fits_exactly_is_kept() -> None:
+    for buffer in (HoldBuffer(3, 1 << 20), HoldBuffer(100, 180)):
+        for n in range(3):
+            buffer.put(frame(n), 0)
+        assert (len(buffer), buffer.counts["dropped_full"]) == (3, 0)
+        buffer.put(frame(3), 0)
+        assert (len(buffer), buffer.counts["dropped_full"]) == (3, 1)
+
+
+def test_a_guest_that_speaks_to_a_group_from_elsewhere_is_sighted() -> None:
+    def spoken(by: bytes, to: bytes = ALL) -> bytes:
+        return (to + by + b"\x08\x00").ljust(60, b".")
+
+    buffer = HoldBuffer()
+    assert buffer.sighted == 0
+    buffer.put(frame(0), 0)
+    assert buffer.sighted == 0, "to the guest, not of it"
+    for _ in range(3):
+        buffer.put(spoken(GUEST), 0)
+    buffer.put(spoken(PEER), 0)
+    buffer.put(spoken(GUEST, to=NESTED), 0)
+    assert buffer.sighted == 3
+    buffer.clear(Reason.EXPIRED)
+    assert buffer.sighted == 0
+
+
 def test_a_batch_has_a_frame_that_is_longer_than_a_batch() -> None:
     buffer = HoldBuffer()
     for n in range(3):
