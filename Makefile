@@ -14,7 +14,8 @@
 # make migration-report  QEMU guests migrate in every case of the matrix: docs/migration-report.md
 # make man    docs/ovs-vhost.8 anew, from the parsers that --help prints
 # make mutants  small changes of the pure modules, each of which a test is to notice: the score of
-#             each module. Hours; MUTANTS='ovs_vhost_plugin.vhost.*': only these
+#             each module. Hours; MUTANTS='ovs_vhost_plugin.vhost.*': only these; SAMPLE=500: so many
+#             of all, drawn at random
 # make setup  Debian packages (as root) and the virtual environment, which the others do as needed
 # make test DISTRO=trixie   the same on another release, in a root that debootstrap makes (as root);
 #             so do demo, fuzz, grid and the others. MIRROR=URL: where the machine's mirror has it not
@@ -97,7 +98,12 @@ migration-report: setup
 
 mutants: $(SETUP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
+ifneq ($(SAMPLE),)
+	$(BIN)/mutmut run 'ovs_vhost_plugin.vhost.spec.*'  # any: the first run makes all that are drawn from
+	$(BIN)/mutmut run $$($(BIN)/python -m bench.mutation_sample $(SAMPLE))
+else
 	$(BIN)/mutmut run $(MUTANTS)
+endif
 	$(BIN)/python -m bench.mutation_score
 
 setup: packages $(SETUP)
