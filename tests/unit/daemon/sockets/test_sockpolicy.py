@@ -3,6 +3,7 @@
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -101,6 +102,36 @@ def test_with_whom_a_worker_speaks(found: Found, peer: Peer, owner: int | None, 
     assert caught.value.name == error and caught.value.text
 
 
+@pytest.mark.parametrize(
+    ("check", "text"),
+    [
+        (
+            lambda: check_socket(replace(VM, mode=stat.S_IFREG | 0o644)),
+            f"socket-is-none: {VM.name!r} is no socket; remove it",
+        ),
+        (
+            lambda: check_socket(replace(VM, private=True)),
+            "socket-foreign: the socket is the switch's, its database's, another port's or our "
+            "own; give the VM's",
+        ),
+        (
+            lambda: check_socket(replace(VM, links=2)),
+            "socket-hard-linked: the socket has 2 names, so that somebody else's may be meant; "
+            "remove the others",
+        ),
+        (
+            lambda: check_peer(VM, Peer(50, ROOT), None, PROGRAMS),
+            "socket-not-trusted: root listens on it where others than root could have put it; "
+            "if the VM runs as root, set external_ids:vhost-user-socket-owner=root",
+        ),
+    ],
+)
+def test_a_refusal_says_what_to_do(check: Callable[[], None], text: str) -> None:
+    with pytest.raises(SocketError) as caught:
+        check()
+    assert str(caught.value) == text
+
+
 def status(uid: int, mode: int, gid: int = 0) -> os.stat_result:
     found: Any = SimpleNamespace(st_uid=uid, st_gid=gid, st_mode=mode)
     return found  # type: ignore[no-any-return]
@@ -112,6 +143,7 @@ def status(uid: int, mode: int, gid: int = 0) -> os.stat_result:
         (status(ROOT, 0o755), OTHER, True),
         (status(ROOT, 0o775), OTHER, True),  # root's group is root
         (status(ROOT, 0o775, gid=5), OTHER, False),
+        (status(ROOT, 0o755, gid=5), OTHER, True),
         (status(ROOT, 0o777), ROOT, False),
         (status(ROOT, 0o1777), ROOT, True),
         (status(ROOT, 0o1777), OTHER, False),
