@@ -2,7 +2,7 @@
 """The daemon's commands to a worker. Fds travel beside a command, as many as its class says.
 
 To add a command: declare it here, add it to `Command`, and handle it where the type checker says
-that a case is missing (`worker/process.py`).
+that a case is missing (`worker/worker.py`).
 """
 
 from __future__ import annotations

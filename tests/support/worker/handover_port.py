@@ -72,7 +72,7 @@ class Observer:
 
 
 class HandoverPort:
-    """A worker's parts, wired as `worker/process.py` does it."""
+    """A worker's parts, wired as `worker/worker.py` does it."""
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ovs_vhost_plugin.worker.process import handle
+from ovs_vhost_plugin.worker.worker import handle
 
 
 class Loop:
