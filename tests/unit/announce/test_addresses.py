@@ -42,6 +42,19 @@ def test_automation_gives_stations():
     assert parse("") == ()
 
 
+def test_the_most_that_may_be_given():
+    macs = [f"52:54:00:00:00:{number:02x} vlan=4094" for number in range(MAX_STATIONS)]
+    assert len(parse("; ".join(macs))) == MAX_STATIONS
+    with pytest.raises(AddressError, match="too-many"):
+        parse("; ".join([*macs, "52:54:00:00:01:00"]))
+
+
+@pytest.mark.parametrize("word", ["fe80::1%eth0", "vlan=\N{ARABIC-INDIC DIGIT ONE}"])
+def test_what_only_looks_like_an_address_or_a_vlan(word):
+    with pytest.raises(AddressError):
+        parse(f"52:54:00:12:34:56 {word}")
+
+
 @pytest.mark.parametrize(
     ("text", "name"),
     [

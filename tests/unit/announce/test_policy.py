@@ -93,6 +93,18 @@ def test_any_text_is_a_policy_or_a_named_error(text):
         assert str(wrong).startswith(wrong.name)
 
 
+def test_off_beside_anything_else_says_so():
+    with pytest.raises(PolicyError) as wrong:
+        parse("off rounds=2")
+    assert str(wrong.value).endswith(": 'off' stands alone")
+
+
+def test_frames_that_are_not_known_are_told_those_that_are():
+    with pytest.raises(PolicyError) as wrong:
+        parse("frames=odd")
+    assert str(wrong.value).endswith(": set frames to of rarp,garp,na")
+
+
 def test_hold_and_state_are_on_or_off():
     assert not DEFAULT.state and not parse("hold=off").state and parse("state=on").state
     assert DEFAULT.hold and parse("hold=on").hold and not parse("hold=off rounds=2").hold

@@ -102,6 +102,24 @@ def test_frames_that_may_not_go_on_are_counted_by_reason(hold: PortHold) -> None
     )
 
 
+@pytest.mark.parametrize(
+    ("counts", "places", "refused", "over", "line"),
+    [
+        ({}, 0, {}, "", "no frames"),
+        ({"held": 3, "dropped_full": 1}, 0, {}, "", "1 dropped full, 3 held"),
+        ({"held": 3}, 2, {"to-stranger": 2}, "", "3 held, 2 refused to-stranger{places}"),
+        ({}, 5, {}, "more than 9 frames", "no frames{places}; hold-over-limit: more than 9 frames"),
+    ],
+)
+def test_a_hold_is_one_line_of_the_log_with_a_few_of_its_places(
+    counts: dict[str, int], places: int, refused: dict[str, int], over: str, line: str
+) -> None:
+    told = {f"station {n}": n for n in range(places)}
+    record = Record("vhu0", 10.0, 11.5, counts, told, refused, over)
+    shown = "".join(f"; station {n} on port {n}" for n in range(min(places, 4)))
+    assert record.summary() == "held for 1.50 s: " + line.format(places=shown)
+
+
 def test_of_a_hold_that_was_ended_only_its_number_is_kept() -> None:
     ended = PortHold.over(7, NOW)
     assert (ended.number, ended.active, ended.lasts_until) == (7, False, None)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.vswitchd.fdb import Entry, entries_of, missing, on_port
+from ovs_vhost_plugin.vswitchd.fdb import Entry, entries_of, knows, missing, on_port
 
 MAC = bytes.fromhex("525400123456")
 TABLE = """\
@@ -18,6 +18,14 @@ LOCAL     0  aa:55:aa:55:00:00   60
 
 def test_only_the_lines_of_the_address_are_read():
     assert entries_of(TABLE, MAC) == [Entry(2, 0, MAC, 0), Entry(65279, 100, MAC, 299)]
+
+
+def test_a_last_line_may_lack_its_end():
+    assert entries_of("    2     0  52:54:00:12:34:56   29", MAC) == [Entry(2, 0, MAC, 29)]
+
+
+def test_an_address_is_known_in_the_vlans_that_the_table_has_it_in():
+    assert [knows(entries_of(TABLE, MAC), vlan) for vlan in (0, 100, 5)] == [True, True, False]
 
 
 def test_local_port_and_static_entries_are_understood():

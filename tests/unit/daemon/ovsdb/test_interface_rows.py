@@ -247,6 +247,26 @@ def test_the_path_may_be_given_without_an_option(options: dict[str, str]) -> Non
     assert (spec.mode, spec.path) == ("client", "/run/a")
 
 
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        (
+            interface("all"),
+            "name-invalid: no network interface may have this name; "
+            "use letters, digits and '.', '_', '-' (not 'all' or 'default')",
+        ),
+        (
+            interface(options={"vhost-server-path": "/run/a\nb"}),
+            "path-invalid: the socket's path has characters not printable",
+        ),
+    ],
+)
+def test_an_error_says_what_to_do(row: Any, text: str) -> None:
+    with pytest.raises(RowError) as caught:
+        parse(row)
+    assert str(caught.value) == text
+
+
 def test_the_longest_that_fits_is_taken() -> None:
     assert parse(interface("fifteen-bytes-x")).name == "fifteen-bytes-x"
     for path in ("/" + 255 * "x", 2047 * "/x", 2047 * "/x" + "y"):

@@ -150,12 +150,13 @@ def test_a_legacy_guest_writes_its_mac():
     ("features", "offset", "data"),
     [
         (Feature.VERSION_1.mask, 0, OTHER),
+        (Feature.VERSION_1.mask, 0, OTHER[:1]),
         (0, 6, b"\0\0"),
         (0, 5, b"\0\0"),
         (0, 10, b"\xdc\x05"),
         (0, 24, b"\0"),
     ],
-    ids=["modern", "status", "across", "mtu", "behind"],
+    ids=["modern", "one byte", "status", "across", "mtu", "behind"],
 )
 def test_what_a_guest_may_not_write(features, offset, data):
     session = connect(features=features)

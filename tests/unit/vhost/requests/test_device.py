@@ -54,7 +54,7 @@ def test_protocol_features_that_were_not_offered(bare):
 
 def test_without_protocol_features_all_rings_are_enabled(bare):
     bare.u64(R.SET_FEATURES, Feature.VERSION_1.mask)
-    assert all(vring.enabled for vring in bare.session.vrings)
+    assert all(vring.enabled and vring.enable_told for vring in bare.session.vrings)
     assert bare.effects[1:] == [effects.ReconfigureVring(i) for i in range(4)]
 
 
@@ -161,6 +161,17 @@ def test_memory_table_with_room_to_spare(peer, memfd):
 def test_memory_table_longer_than_any(peer):
     payload = table((0, 1, 0, 0)) + bytes(spec.MAX_REGIONS * spec.MEMORY_REGION.size)
     assert name_of(peer.send, R.SET_MEM_TABLE, payload) == PeerErrorName.PAYLOAD_SIZE
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_as_many_regions_as_a_table_may_have(peer, memfd, spare):
+    """In a payload of the largest size, also where the table does not use all of it."""
+    count = spec.MAX_REGIONS - spare
+    regions = [(10 * n, 1, 10 * n, 0) for n in range(count)]
+    payload = table(*regions) + bytes(spare * spec.MEMORY_REGION.size)
+    peer.send(R.SET_MEM_TABLE, payload, tuple(memfd(8) for _ in range(count)))
+    (effect,) = peer.effects
+    assert len(effect.regions) == len(effect.fds) == count
 
 
 @pytest.mark.parametrize("fds", [0, 1, 3])

@@ -58,6 +58,12 @@ def test_the_answer_describes_memory_for_all_queues(peer, padding):
     assert reply.fds == (7,)
 
 
+def test_the_longest_queues_that_there_are(peer):
+    peer.execute = lambda effect: (7, ALL)
+    peer.send(GET, description(0, 0, queue_size=spec.MAX_VRING_SIZE))
+    assert peer.effects == [MakeInflight(QUEUES, spec.MAX_VRING_SIZE, packed=False)]
+
+
 def test_what_the_front_end_kept_is_passed_on(peer, memfd):
     fd = memfd(ALL)
     assert peer.send(SET, description(offset=64), (fd,), need_reply=True).payload == bytes(8)
