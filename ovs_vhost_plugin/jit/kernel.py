@@ -24,6 +24,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 JIT = not numba.config.DISABLE_JIT
 """False under NUMBA_DISABLE_JIT=1: kernels are then plain Python, seen by coverage tools."""
 
+newly_compiled: set[str] = set()
+"""Kernels that this process has compiled, and the next one loads from the cache."""
 
 _CACHE = cache.of_sources(cache.find())
 if _CACHE is not None:
@@ -48,7 +50,10 @@ def kernel(signature: object, *, inline: bool = False) -> Callable[[Function], F
             # RuntimeError: no locator takes the function. OSError: the disk is full, or another
             # release has just removed the directory as stale.
             with contextlib.suppress(OSError, RuntimeError):
-                return _njit(signature, inline, cached=True)(function)
+                compiled: Any = _njit(signature, inline, cached=True)(function)
+                if JIT and compiled.stats.cache_misses:
+                    newly_compiled.add(function.__qualname__)
+                return compiled  # type: ignore[no-any-return]
         return _njit(signature, inline, cached=False)(function)
 
     return compile_now

@@ -13,7 +13,7 @@ import numpy as np
 from ovs_vhost_plugin.common import process
 from ovs_vhost_plugin.ipc.spec import Inheritance, WorkerSpec
 from ovs_vhost_plugin.ipc.vitals import Pulse
-from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.jit import kernel, layout
 from ovs_vhost_plugin.worker.birth.rehearsal import rehearse
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.device.vringconfig import PairConfig
@@ -21,11 +21,11 @@ from ovs_vhost_plugin.worker.handover import take
 from ovs_vhost_plugin.worker.worker import Worker
 
 
-def warm() -> None:
+def warm() -> bool:
     """Run an empty queue pair once, and rehearse, in the process that workers are forked from.
 
     Importing has compiled or loaded every kernel. The first run makes the types of its arguments
-    known as well, and shows that the kernels run on this machine.
+    known as well, and shows that the kernels run on this machine. True: it has compiled kernels.
     """
     threads = process.threads()
     pair = QueuePair(0, tap_fd=-1)
@@ -37,6 +37,7 @@ def warm() -> None:
     with suppress(OSError):  # where no tap can be made, workers take more memory
         rehearse(run)
     process.await_threads(threads)
+    return bool(kernel.newly_compiled)
 
 
 def run(spec: WorkerSpec, inheritance: Inheritance) -> int:

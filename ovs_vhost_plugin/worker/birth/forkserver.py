@@ -43,17 +43,22 @@ _LAST_WORDS = 300  # characters of an error's text that go to the daemon
 
 def main(argv: list[str]) -> int:
     """Run the fork server until the daemon ends."""
-    fd, module, state = argv
+    fd, module, state, *again = argv
     process.close_fds_except({0, 1, 2, int(fd)})
     process.set_name("vhost-forksrv")
     child.reset_signals()
-    return ForkServer(socket.socket(fileno=int(fd)), module, StateDir(Path(state))).live()
+    sock, state_dir = socket.socket(fileno=int(fd)), StateDir(Path(state))
+    return ForkServer(sock, module, state_dir, again=bool(again)).live()
 
 
 class ForkServer:
     """Forks workers that run `worker_module`, as the daemon asks over `sock`."""
 
-    def __init__(self, sock: socket.socket, worker_module: str, state: StateDir) -> None:
+    def __init__(
+        self, sock: socket.socket, worker_module: str, state: StateDir, *, again: bool
+    ) -> None:
+        """`again`: this process has been its own predecessor (`_start_again`)."""
+        self._again = again
         self._channel = Channel(sock, max_fds=_MAX_FDS)
         self._module = worker_module
         self._state = state
@@ -76,7 +81,8 @@ class ForkServer:
     def _warm(self) -> ModuleType:
         try:
             worker = importlib.import_module(self._module)
-            worker.warm()
+            if worker.warm() and not self._again:
+                self._start_again()
             with contextlib.suppress(ImportError):  # then the sandbox reports its missing filter
                 sandbox.program(sandbox.FIRST)
             if process.threads() != 1:
@@ -89,6 +95,14 @@ class ForkServer:
         gc.collect()
         gc.freeze()
         return worker
+
+    def _start_again(self) -> NoReturn:
+        """Become a new process, which loads the kernels that this one has compiled.
+
+        The compiler leaves some 250 MiB behind, of which each worker would have a share.
+        """
+        os.set_inheritable(self._channel.fileno(), True)
+        os.execv(sys.executable, [*sys.orig_argv, "again"])
 
     def _try_sandbox(self) -> list[str]:
         """The layers that the sandbox lacks here, found by a child that enters it and ends."""

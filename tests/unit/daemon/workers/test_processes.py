@@ -204,6 +204,23 @@ def test_what_is_to_be_disposed_of_is_closed_by_a_child(state: StateDir, module:
     family.end()
 
 
+def test_a_fork_server_that_has_compiled_starts_again_once(
+    state: StateDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the compiler left behind is in no worker's memory; it may compile again each time."""
+    warmed = tmp_path / "warmed"
+    (tmp_path / "compiling_worker.py").write_text(
+        "import os\n"
+        f"def warm(): open({str(warmed)!r}, 'a').write(f'{{os.getpid()}}\\n'); return True\n"
+        "def run(*_): return 3\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    family = Daemon(state, "compiling_worker")
+    assert isinstance(family.hear(), Ready)
+    assert warmed.read_text().split() == [str(family.program.pid)] * 2
+    family.end()
+
+
 def test_a_fork_server_that_cannot_warm_says_why(state: StateDir) -> None:
     family = Daemon(state, "no_such_module")
     broken = family.hear()
