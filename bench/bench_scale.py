@@ -29,7 +29,7 @@ from bench.scale_rows import Port, Rows
 from bench.scale_site import AT_ONCE, PATIENCE, Result, Site, Stream
 from ovs_vhost_plugin.common import process
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
-from ovs_vhost_plugin.lab.hosts.namespace import scratch_directory
+from ovs_vhost_plugin.lab.hosts.namespace import scratch_directory, sweep
 from ovs_vhost_plugin.lab.process import LabError, wait_until
 
 MOVED = 100  # guests that move in within a second
@@ -232,6 +232,7 @@ def main() -> None:
     options = parser.parse_args()
     running = options.ports if options.running is None else options.running
     process.raise_fd_limit()
+    sweep()  # a run that was killed has left its ports behind
     directory = scratch_directory()
     with (
         Host("scale", directory) as host,

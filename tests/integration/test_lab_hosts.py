@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ovs_vhost_plugin.common import pidfile
 from ovs_vhost_plugin.lab.hosts import namespace
 from ovs_vhost_plugin.lab.hosts.fabric import PHYSICAL, Fabric
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE
@@ -63,6 +65,21 @@ def test_a_sweep_takes_what_dead_owners_left_and_nothing_else():
         assert left in namespace.sweep()
         assert left not in namespaces()
         assert mine.name in namespaces()
+
+
+def test_a_sweep_ends_workers_whose_host_was_killed(require):
+    require(os.geteuid() == 0, "only root has the records of workers")
+    owner = subprocess.Popen(["sleep", "1000"])
+    worker = subprocess.Popen(["sleep", "1000"])  # in no namespace of the host
+    scratch = Path(f"/tmp/{namespace.PREFIX}-{owner.pid}-left")
+    records = scratch / "ovs-vhost"
+    records.mkdir(parents=True)
+    pidfile.write(records / "vhu0.pid", worker.pid)
+    assert scratch.name not in namespace.sweep() and worker.poll() is None
+    owner.kill()
+    owner.wait()
+    assert scratch.name in namespace.sweep() and not scratch.exists()
+    assert worker.wait(PATIENCE) == -signal.SIGKILL
 
 
 def test_a_socket_lives_in_its_namespace_and_the_thread_comes_home():

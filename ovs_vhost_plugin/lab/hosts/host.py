@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ovs_vhost_plugin.common import pidfile
 from ovs_vhost_plugin.common.dirs import PROGRAM, StateDir
-from ovs_vhost_plugin.lab.hosts.namespace import Namespace
+from ovs_vhost_plugin.lab.hosts.namespace import Namespace, end_workers
 from ovs_vhost_plugin.lab.hosts.switch import PrivateSwitch
 from ovs_vhost_plugin.lab.measure.timeline import Mark
 from ovs_vhost_plugin.lab.process import PATIENCE, LabError, Process, wait_until
@@ -65,7 +64,7 @@ class Host(Setup):
     def _set_up(self) -> None:
         self._closing.enter_context(self.namespace)
         self._closing.enter_context(self.switch)
-        self._closing.callback(self._end_workers)
+        self._closing.callback(end_workers, self.directory)
         self._closing.callback(self.stop_daemon)
         self.switch.add_bridge(BRIDGE)
         if self._with_daemon:
@@ -114,14 +113,6 @@ class Host(Setup):
             else:
                 self.daemon.stop()
         self.daemon = None
-
-    def _end_workers(self) -> None:
-        """End workers that outlive the daemon; they are in namespaces of their own."""
-        for record in (self.directory / "ovs-vhost").glob("*.pid"):
-            worker = pidfile.open_process(record)
-            if worker is not None:
-                pidfile.kill(worker)
-                os.close(worker)
 
     def worker_pid(self, port: str) -> int:
         """The pid of a port's worker, awaited: there is none between two workers."""

@@ -18,6 +18,8 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ovs_vhost_plugin.common import pidfile
+from ovs_vhost_plugin.common.dirs import PROGRAM
 from ovs_vhost_plugin.common.process import NEW_NET, enter
 from ovs_vhost_plugin.lab import process
 from ovs_vhost_plugin.lab.process import PATIENCE, LabError, Process
@@ -165,9 +167,19 @@ def sweep(pid: int | None = None) -> list[str]:
             if path.parent == _NETNS_DIRECTORY:
                 remove(path.name)
             else:
+                end_workers(path)
                 shutil.rmtree(path, ignore_errors=True)
             swept.append(path.name)
     return swept
+
+
+def end_workers(directory: Path) -> None:
+    """End workers that outlive the daemon of `directory`; they are in namespaces of their own."""
+    for record in (directory / PROGRAM).glob("*.pid"):
+        worker = pidfile.open_process(record)
+        if worker is not None:
+            pidfile.kill(worker)
+            os.close(worker)
 
 
 def _pids(name: str) -> list[int]:
