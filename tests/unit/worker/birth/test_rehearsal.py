@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes taps and namespaces")
+from ovs_vhost_plugin.worker.birth.rehearsal import gather
+
+root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes taps and namespaces")
 
 PROGRAM = """
 import gc, json, os, signal, sys
@@ -63,15 +65,33 @@ def rehearsed(change: str = "") -> dict[str, object]:
     return result
 
 
+@root
 def test_a_guest_runs_in_each_round_and_nothing_is_left() -> None:
-    assert rehearsed() == {"left": [], "alive": 0, "ran": [True] * 10, "error": ""}
+    assert rehearsed() == {"left": [], "alive": 0, "ran": [True] * 12, "error": ""}
 
 
+@root
 def test_workers_end_where_nobody_directs_them() -> None:
     found = rehearsed("rehearsal._direct = fail")
-    assert found == {"left": [], "alive": 0, "ran": [False] * 10, "error": ""}
+    assert found == {"left": [], "alive": 0, "ran": [False] * 12, "error": ""}
 
 
+@root
 def test_nothing_is_left_where_no_tap_can_be_made() -> None:
     found = rehearsed("device.make = fail")
     assert found == {"left": [], "alive": 0, "ran": [], "error": "as where it is not allowed"}
+
+
+def test_code_that_runs_is_gathered_and_does_the_same() -> None:
+    def runs(number: int, more: int = 1) -> int:
+        return number + more
+
+    def rests() -> None:
+        pass
+
+    before = runs.__code__, rests.__code__
+    gather(lambda: runs(1))
+    assert runs.__code__ is not before[0] and runs.__code__ == before[0]
+    assert rests.__code__ is before[1]
+    assert runs(5) == 6
+    assert sys.getprofile() is None
