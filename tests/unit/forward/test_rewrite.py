@@ -115,3 +115,13 @@ def test_the_bridges_table_is_searched_for_so_many_senders_and_no_more():
     senders = Senders("".join(line(THIRD, mac) for mac in macs), {HERE})
     assert [senders.port_of(mac, 0) for mac in macs] == [THIRD] * SENDERS + [None] * SENDERS
     assert senders.port_of(macs[0], 0) == THIRD, "it is known already"
+
+
+def test_a_host_without_an_address_shows_nobody_a_sender_at_its_own_port():
+    rows = Rows(ROWS.given)
+    assert sent(frame(ARP), line(THIRD), rows) == (frame(ARP), THERE)
+    assert sent(frame(ARP), line(THERE), rows) is Unfit.FROM_NOBODY
+
+
+def test_a_header_alone_is_a_frame():
+    assert sent(frame(ARP)[:14], line(THIRD)) == (frame(ARP)[:14], THERE)

@@ -196,6 +196,12 @@ def test_a_sighting_is_a_reason_to_look_now_and_again_and_then_to_have_the_bridg
     assert tracker.get_timer() < 2.5, "nothing new"
 
 
+def test_the_frame_that_makes_the_bridge_count_is_a_whole_one_to_an_address_that_is_here():
+    nobody = bytes.fromhex("020000000001")
+    frame = departed(line(3), line(3)).flush_frame(nobody, PLACE)
+    assert frame == GUEST + nobody + b"\x88\xb5" + bytes(46)
+
+
 def test_a_sighting_that_the_table_explains_settles_nothing():
     tracker = departed(line(3), line(3))
     assert settles(tracker)
@@ -215,6 +221,29 @@ def test_the_bridge_is_made_to_count_only_so_often():
         for _ in range(2):
             tracker.table(HEAD + line(3), PLACE, ROWS, 2.0)
     assert counted == FLUSHES
+
+
+def test_whose_the_addresses_were_is_settled_by_the_first_table():
+    tracker = MacTracker(0.0)
+    tracker.table(HEAD + line(3), PLACE, ROWS, 0.0)
+    tracker.table(HEAD + line(3, STRANGER), PLACE, ROWS, 0.1)
+    tracker.hold((STATION, StationKey(STRANGER, 0)), 1.0)
+    tracker.table(HEAD + line(1) + line(1, STRANGER), PLACE, ROWS, 1.0)
+    assert tracker.new_ports == {STATION: 1}
+
+
+def test_a_table_that_fails_later_is_not_asked_for_again_before_a_hold():
+    tracker = MacTracker(0.0)
+    tracker.table(HEAD + line(3), PLACE, ROWS, 0.0)
+    tracker.no_table(1.0)
+    assert tracker.get_timer() is None
+
+
+def test_the_pace_changes_when_its_time_is_over():
+    tracker = departed(line(3))  # holds from 1.0 on
+    for age, seconds in ((1.999, PACE[0][1]), (2.0, PACE[1][1]), (4.0, PACE[2][1])):
+        tracker.table(HEAD + line(3), PLACE, ROWS, 1.0 + age)
+        assert tracker.get_timer() == pytest.approx(1.0 + age + seconds)
 
 
 def test_the_table_is_read_while_there_is_something_to_forward_and_ever_more_rarely():
@@ -245,3 +274,15 @@ def test_a_worker_makes_the_bridge_be_asked_out_of_turn_only_so_often():
         for _ in range(2):
             tracker.table(HEAD + line(3), PLACE, ROWS, 2.0)
     assert 0 < hurried <= HURRIES
+
+
+def test_so_often_a_sighting_is_believed_at_once():
+    tracker = MacTracker(0.0)
+    tracker.table(HEAD + line(3), PLACE, ROWS, 0.0)
+    tracker.hold((), 1.0)
+    hurried = 0
+    for sighted in range(1, 2 * HURRIES):
+        tracker.table(HEAD + line(1), PLACE, ROWS, 2.0)
+        tracker.hold((), 3.0, sighted)
+        hurried += tracker.get_timer() == 3.0
+    assert hurried == HURRIES

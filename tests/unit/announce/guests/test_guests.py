@@ -90,6 +90,13 @@ def test_a_guest_that_moved_in_is_announced_in_rounds(world: World) -> None:
     assert world.guests.get_timer() is None, "that was the second of two"
 
 
+def test_a_guest_that_moves_in_as_its_host_boots_is_announced_in_rounds(world: World) -> None:
+    """The clock counts from the boot, so its first seconds are after no SEND_RARP."""
+    world.now = 0.0
+    world.runs()
+    assert world.guests.get_timer() is not None
+
+
 def test_a_driver_that_starts_announces_itself(world: World) -> None:
     world.runs(base=0)
     assert world.announced() == []
