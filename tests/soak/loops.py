@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 from support.system.soft_ports import settle
 
-from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.lab.stage import PORT, Stage
 from soak.leaks import inventory
 from soak.site import Port, Site, made
@@ -34,15 +33,9 @@ def adds(count: int, say: Say) -> list[str]:
     """A port is added and deleted, so many times."""
     with made(1) as site:
         _quiet(site)
+        site.add_and_delete(range(1))
         before = inventory(site)
-        host = site.host
-        for _ in _counted(count, "ports", say):
-            host.add_server_port("loop0")
-            host.wait_status("loop0", "listening")
-            host.delete_port("loop0")
-        wait_until(
-            lambda: not list(host.directory.glob("ovs-vhost/loop0.*")), "the last port's end"
-        )
+        site.add_and_delete(_counted(count, "ports", say))
         return before.grown(inventory(site))
 
 

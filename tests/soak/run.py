@@ -30,6 +30,7 @@ def soak(
     faults = [*OF_PORTS, *(OF_MACHINES if machines else ())]
     with made(ports, machines) as site:
         site.wait_for_traffic()
+        site.add_and_delete(range(1))
         before = inventory(site)
         done = _break(site, random, time.monotonic() + seconds, say, faults)
         site.wait_for_traffic()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +18,7 @@ from support.system.numbered_traffic import NumberedTraffic
 
 from ovs_vhost_plugin.guest.soft import FEATURES, Config, SoftGuest
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
+from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost.spec import Feature
 from soak.machine import RATE, Machine, Peer
 
@@ -90,6 +91,18 @@ class Site:
         self.machines: list[Machine] = []
         self.spare = f"soak{ports}"
         _add(host, self.spare)
+
+    def add_and_delete(self, times: Iterable[object]) -> None:
+        """Let a port come and go for each of `times`; return when nothing is left of the last.
+
+        With its first one the daemon opens what it keeps for others.
+        """
+        host = self.host
+        for _ in times:
+            host.add_server_port("loop0")
+            host.wait_status("loop0", "listening")
+            host.delete_port("loop0")
+        wait_until(lambda: not list(host.directory.glob("ovs-vhost/loop0.*")), "the port's end")
 
     @property
     def served(self) -> list[Port | Machine]:
