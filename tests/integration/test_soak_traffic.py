@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The soak's traffic tells what was lost, doubled or changed, and which outage has no cause."""
 
+import re
 import socket
 import threading
 
@@ -16,6 +17,7 @@ from ovs_vhost_plugin.lab.process import wait_until
 pytestmark = pytest.mark.integration
 
 PORT = 7000
+LOST = "guest: 1 datagrams were lost, sent  after the first: [7]"
 
 
 @pytest.fixture
@@ -82,17 +84,18 @@ def test_what_is_lost_in_an_outage_is_allowed(namespace):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (lambda data: [], ["guest: 1 datagrams were lost: [7]"]),
+        (lambda data: [], [LOST]),
         (lambda data: [data, data], ["guest: datagrams came twice: [7]"]),
         (
             lambda data: [data.replace(b"7", b"8")],
-            ["guest: 1 datagrams were changed", "guest: 1 datagrams were lost: [7]"],
+            ["guest: 1 datagrams were changed", LOST],
         ),
     ],
     ids=["lost", "twice", "changed"],
 )
 def test_one_record_is_not_as_it_should_be(namespace, answer, words):
-    assert echoed(namespace, {7: answer}) == words
+    found = echoed(namespace, {7: answer})
+    assert [re.sub(r"[0-9.]+ to [0-9.]+ s", "", fault) for fault in found] == words
 
 
 def test_an_outage_without_a_cause_is_told():

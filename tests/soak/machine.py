@@ -129,7 +129,10 @@ class EchoedTraffic:
         damaged = self._flow.damaged_answers
         found = [f"{damaged} datagrams were changed"] if damaged else []
         found += [f"datagrams came twice: {twice[:10]}"] if twice else []
-        found += [f"{len(lost)} datagrams were lost: {lost[:10]}"] if lost else []
+        if lost:
+            first, last = (sent_at[number] - sent_at[0] for number in (lost[0], lost[-1]))
+            when = f"sent {first:.1f} to {last:.1f} s after the first"
+            found.append(f"{len(lost)} datagrams were lost, {when}: {lost[:10]}")
         return [f"{self._name}: {fault}" for fault in found]
 
     def _missing(self) -> list[int]:
@@ -193,6 +196,17 @@ class Machine:
         self.guest = there
         self.name, self.spare = self.spare, self.name
         self._host.wait_status(self.spare, "connecting")
+
+    def dropped(self) -> str:
+        """How many frames were dropped by those who count them: worker, taps, the switch's sockets.
+
+        A worker that was killed, and a switch that was, have counted for themselves.
+        """
+        pairs = self._host.stats(self.name)["queue_pairs"]
+        worker = {key: n for pair in pairs for key, n in pair.items() if "dropped" in key and n}
+        taps = {name: self._host.overruns(name) for name in (self.name, self.spare)}
+        sockets = self._host.switch.overruns()
+        return f"{self.name}: dropped by worker {worker}, taps {taps}, switch {sockets}"
 
     def close(self) -> None:
         """End QEMU."""

@@ -29,6 +29,7 @@ def soak(
     random = Random(seed)
     faults = [*OF_PORTS, *(OF_MACHINES if machines else ())]
     with made(ports, machines) as site:
+        say("traffic flows")
         site.wait_for_traffic()
         site.add_and_delete(range(1))
         before = inventory(site)
@@ -40,6 +41,9 @@ def soak(
             list(pool.map(lambda flow: flow.stop(), flows))
         found = [fault for flow in flows for fault in flow.faults()]
         found += [fault for port in site.ports for fault in port.traffic.unexpected()]
+        for machine in site.machines:
+            if machine.traffic.faults():
+                say(machine.dropped())
         frames = sum(flow.came for flow in flows)
         outages = sum(len(flow.outages) for flow in flows)
         say(f"{done.total()} faults, {frames} frames, {outages} outages")
