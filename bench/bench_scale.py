@@ -71,10 +71,11 @@ def add_all(site: Site, names: Sequence[str]) -> None:
 
 def one_more(site: Site, others: int) -> None:
     """One port is added, connects and is deleted, several times."""
-    ready, connected, deleted, spent = [], [], [], []
+    command, ready, connected, deleted, spent = [], [], [], [], []
     for _ in range(ONE_MORE):
         begin, before = time.monotonic(), site.cpu
         site.add(["one"], wait=False)
+        command.append(time.monotonic() - begin)
         ready.append(site.wait(["one"], "connecting") - begin)
         time.sleep(0.5)
         connected.append(site.connect("one"))
@@ -83,6 +84,7 @@ def one_more(site: Site, others: int) -> None:
     goals = (150, 50) if others else (None, None)
     for what, times, goal in (
         ("added until it waits", ready, goals[0]),
+        ("of that ovs-vsctl itself", command, None),
         ("VM's socket until connected", connected, goals[1]),
         ("deleted until its tap has gone", deleted, None),
         ("the daemon's processor for all of it", spent, None),
