@@ -16,6 +16,7 @@ from support.system.soft_ports import SoftPort
 
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
+from ovs_vhost_plugin.lab.hosts.namespace import end_workers
 from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import LabError, run, wait_until
 from ovs_vhost_plugin.vhost.spec import Feature
@@ -190,7 +191,7 @@ def records(host):
             yield directory
         finally:
             host.stop_daemon()
-            host._end_workers()
+            end_workers(host.directory)
 
 
 def test_there_is_no_room_for_records(records, host):
