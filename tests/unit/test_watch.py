@@ -109,3 +109,17 @@ def test_lines_for_programs() -> None:
         "was": "a",
         "now": "b",
     }
+
+
+def test_ctrl_c_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[bool] = []
+
+    class Interrupted(Follower):
+        def __init__(self, _database: str) -> None:
+            super().__init__({"a": WAITS})
+
+        def close(self) -> None:
+            closed.append(True)
+
+    monkeypatch.setattr(watch, "Follower", Interrupted)
+    assert watch.main(["--db", "unix:/x"]) == 0 and closed == [True]
