@@ -82,11 +82,6 @@ class Links:
             if error.code != errno.ENODEV:
                 raise OSError(error.code, os.strerror(error.code)) from error
 
-    def close(self) -> None:
-        """Close the sockets."""
-        self._library.close()
-        self._socket.close()
-
 
 def _parse(index: int, link: bytes) -> TapLink | None:
     found = dict(_attributes(link))
