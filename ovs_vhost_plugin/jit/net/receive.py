@@ -66,16 +66,31 @@ def mark_written(queue: Queue, memory: Memory, net: Net, length: int) -> None:
         at += 1
 
 
-@kernel(void(QUEUE_T, NET_T, int64, int64, int64), inline=True)
-def _patch_header(queue: Queue, net: Net, offset: int, index: int, length: int) -> None:
-    """Put `length` bytes of `net.patch` into the header of the oldest held chain."""
+@kernel(void(QUEUE_T, NET_T, int64), inline=True)
+def _finish_header(queue: Queue, net: Net, buffers: int) -> None:
+    """Finish the header in the oldest held chain, of a frame in `buffers` chains.
+
+    The tap leaves num_buffers out; it is 1 without mergeable buffers (5.1.6.4.1). Flags are 0 where
+    GUEST_CSUM was not negotiated: the tap says DATA_VALID whether asked or not.
+    """
+    has_buffers = net.state[0]["cfg_header_size"] > _NUM_BUFFERS
+    no_flags = net.state[0]["cfg_guest_csum"] == 0
+    net.patch[0] = buffers & 0xFF
+    net.patch[1] = buffers >> 8
     at = queue.state[0]["first"]
     iovec = queue.iov[uint64(at)]
     if iovec["len"] >= HEADER_MAX:
-        # With the lengths that callers give, this is no call.
-        copy_out(iovec["base"] + offset, net.patch, index, length)
-    else:
-        scatter(queue, at, offset, net.patch, index, length)
+        # As most drivers have it; a copy of fixed length needs no call.
+        header = iovec["base"]
+        if has_buffers:
+            copy_out(header + _NUM_BUFFERS, net.patch, 0, 2)
+        if no_flags:
+            copy_out(header + _FLAGS, net.patch, 2, 1)
+        return
+    if has_buffers:
+        scatter(queue, at, _NUM_BUFFERS, net.patch, 0, 2)
+    if no_flags:
+        scatter(queue, at, _FLAGS, net.patch, 2, 1)
 
 
 @kernel(void(VRING_T, QUEUE_T, MEMORY_T, NET_T, int64), inline=True)
@@ -83,19 +98,12 @@ def complete(ring: Vring, queue: Queue, memory: Memory, net: Net, length: int) -
     """Give back the chains that now hold a header and frame of `length` bytes in all."""
     held = queue.state[0]
     state = net.state[0]
-    rest = length
-    buffers = 0
+    rest = length - queue.chains[uint64(held["head"])]["length"]
+    buffers = 1
     while rest > 0:
         rest -= queue.chains[(held["head"] + buffers) & (CHAINS - 1)]["length"]
         buffers += 1
-    if state["cfg_header_size"] > _NUM_BUFFERS:
-        # The tap leaves it out; 1 without mergeable buffers (5.1.6.4.1)
-        net.patch[0] = buffers & 0xFF
-        net.patch[1] = buffers >> 8
-        _patch_header(queue, net, _NUM_BUFFERS, 0, 2)
-    if not state["cfg_guest_csum"]:
-        # 5.1.6.4.1: flags are 0 then; the tap says DATA_VALID whether asked or not
-        _patch_header(queue, net, _FLAGS, 2, 1)
+    _finish_header(queue, net, buffers)
     mark_written(queue, memory, net, length)
     rest = length
     for _ in range(buffers):

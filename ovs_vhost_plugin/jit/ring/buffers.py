@@ -56,7 +56,7 @@ def find_region(regions: Records, before: int, behind: int, address: Any) -> int
 
 
 @kernel(void(int64, int64), inline=True)
-def _prefetch_buffer(host: int, writes: int) -> None:
+def prefetch_buffer(host: int, writes: int) -> None:
     """Prefetch the first lines of a buffer while the rest of the burst is parsed.
 
     They are in the cache of the driver's processor. Two, as a header often ends with the first.
@@ -99,7 +99,7 @@ def add_buffer(
         offset = int64(address - region["guest"])
         part = min(length, int64(region["size"] - (address - region["guest"])))
         host = int64(region["host"]) + offset
-        _prefetch_buffer(host, writes)
+        prefetch_buffer(host, writes)
         place = uint64(at)
         queue.iov[place]["base"] = host
         queue.iov[place]["len"] = part

@@ -27,10 +27,12 @@ from ovs_vhost_plugin.jit.layout import (
     MEMORY_T,
     NET_T,
     QUEUE_T,
+    REGIONS_T,
     VRING_T,
     Memory,
     Net,
     Queue,
+    Records,
     Vring,
     boolean,
     int64,
@@ -50,13 +52,30 @@ from ovs_vhost_plugin.jit.recovery.journal import (
     position_of,
     written_of,
 )
+from ovs_vhost_plugin.jit.ring.buffers import find_region
 from ovs_vhost_plugin.jit.ring.descriptor import (
     DESCRIPTOR_BYTES,
+    F_AVAIL,
+    F_INDIRECT,
+    F_NEXT,
+    F_USED,
+    F_WRITE,
     acquire_word,
+    address_at,
+    length_of,
+    packed_flags,
+    packed_id,
     packed_used_word,
     place_of,
     put_word,
     release_word,
+)
+from ovs_vhost_plugin.jit.ring.direct import (
+    begins_run,
+    hold_run,
+    is_inside,
+    put_chain,
+    room_for_run,
 )
 from ovs_vhost_plugin.jit.ring.dirty import mark, mark_used
 from ovs_vhost_plugin.jit.ring.held import IOVECS_FULL, hold, make_room, release
@@ -83,6 +102,7 @@ from ovs_vhost_plugin.jit.ring.position import (
 # Descriptors: two cache lines. Those of a receive ring were offered long ago, and are read and then
 # written: a line that is prefetched for writing comes only once.
 _AHEAD = 8
+_KIND = F_AVAIL | F_USED | F_NEXT | F_WRITE | F_INDIRECT
 
 
 @kernel(int64(VRING_T), inline=True)
@@ -93,11 +113,54 @@ def _room(ring: Vring) -> int:
     return size - distance(size, state["next_avail"], state["next_pop"])
 
 
+@kernel(void(VRING_T, REGIONS_T, QUEUE_T, int64, int64), inline=True)
+def _pop_run(ring: Vring, regions: Records, queue: Queue, chains: int, length: int) -> None:
+    """Hold the next chains of one buffer each, as `pop_avail` does."""
+    make_room(queue)
+    state, held = ring.state[0], queue.state[0]
+    size, writes, behind = state["size"], state["writes"], held["iotlb_behind"]
+    slot = slot_of(size, state["next_pop"])
+    at, place, total = held["end"], held["head"] + held["count"], held["length"]
+    most = min(room_for_run(queue, chains), _room(ring))
+    wanted = F_AVAIL if wrap_of(size, state["next_pop"]) else F_USED
+    wanted |= F_WRITE if writes else 0
+    guest, reach, host = uint64(0), uint64(0), int64(0)
+    done = 0
+    while done < most and total < length:
+        word = acquire_word(ring.desc, slot)
+        bytes_in, buffer_id = length_of(word), packed_id(word)
+        if packed_flags(word) & _KIND != wanted or bytes_in == 0 or buffer_id >= size:
+            break
+        address = address_at(ring.desc, slot)
+        if not is_inside(address, bytes_in, guest, reach):
+            i = find_region(regions, 0, behind, address)
+            if i < 0:
+                break
+            region = regions[uint64(i)]
+            guest, reach, host = region["guest"], region["size"], int64(region["host"])
+            if not is_inside(address, bytes_in, guest, reach):
+                break
+        if writes:
+            prefetch_write(place_of(ring.desc, slot + _AHEAD))
+        buffer = host + int64(address - guest)
+        put_chain(queue, at + done, place + done, buffer, address, bytes_in, buffer_id, writes)
+        total += bytes_in
+        done += 1
+        slot += 1
+        if slot == size:
+            slot = 0
+            wanted ^= F_AVAIL | F_USED
+    hold_run(queue, done, total)
+    state["next_pop"] = advance(size, state["next_pop"], done)
+
+
 @kernel(int64(VRING_T, MEMORY_T, QUEUE_T, int64, int64), inline=True)
 def pop_avail(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -> int:
     """As `ring.pop_avail`."""
     state = ring.state[0]
     held = queue.state[0]
+    if begins_run(ring, queue, chains):
+        _pop_run(ring, memory.regions, queue, chains, length)
     room = _room(ring)
     while room > 0 and held["count"] < chains and held["length"] < length:
         # State is read at its use: in registers it would displace hotter values.

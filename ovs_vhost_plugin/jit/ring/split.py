@@ -26,10 +26,12 @@ from ovs_vhost_plugin.jit.layout import (
     MEMORY_T,
     NET_T,
     QUEUE_T,
+    REGIONS_T,
     VRING_T,
     Memory,
     Net,
     Queue,
+    Records,
     Vring,
     boolean,
     int64,
@@ -39,6 +41,23 @@ from ovs_vhost_plugin.jit.layout import (
 from ovs_vhost_plugin.jit.recovery.inflight_split import clear_batch, head_at, list_batch, take
 from ovs_vhost_plugin.jit.recovery.journal import BEGUN
 from ovs_vhost_plugin.jit.result import failure
+from ovs_vhost_plugin.jit.ring.buffers import find_region
+from ovs_vhost_plugin.jit.ring.descriptor import (
+    F_INDIRECT,
+    F_NEXT,
+    F_WRITE,
+    address_at,
+    length_of,
+    split_flags,
+    word_at,
+)
+from ovs_vhost_plugin.jit.ring.direct import (
+    begins_run,
+    hold_run,
+    is_inside,
+    put_chain,
+    room_for_run,
+)
 from ovs_vhost_plugin.jit.ring.dirty import mark_used
 from ovs_vhost_plugin.jit.ring.held import IOVECS_FULL, hold, make_room, release
 from ovs_vhost_plugin.jit.ring.offsets import (
@@ -63,6 +82,7 @@ from ovs_vhost_plugin.jit.ring.split_chain import walk
 # Elements: two cache lines. The driver's processor has the lines, and the fence after a burst waits
 # for all writes.
 _AHEAD = 16
+_KIND = F_NEXT | F_WRITE | F_INDIRECT
 _HALF_WAY = 0x8000
 
 
@@ -85,11 +105,52 @@ def read_avail_idx(ring: Vring) -> int:
     return 0
 
 
+@kernel(void(VRING_T, REGIONS_T, QUEUE_T, int64, int64), inline=True)
+def _pop_run(ring: Vring, regions: Records, queue: Queue, chains: int, length: int) -> None:
+    """Hold the next chains of one buffer each, up to the avail index as last read."""
+    make_room(queue)
+    state, held = ring.state[0], queue.state[0]
+    size, writes, behind = state["size"], state["writes"], held["iotlb_behind"]
+    index = state["next_pop"]
+    at, place, total = held["end"], held["head"] + held["count"], held["length"]
+    most = min(room_for_run(queue, chains), (state["avail_idx"] - index) & 0xFFFF)
+    wanted = F_WRITE if writes else 0
+    guest, reach, host = uint64(0), uint64(0), int64(0)
+    done = 0
+    while done < most and total < length:
+        head = int64(load_relaxed(ring.avail, avail_ring(size, index + done)))
+        if head >= size:
+            break
+        address, word = address_at(ring.desc, head), word_at(ring.desc, head)
+        bytes_in = length_of(word)
+        if split_flags(word) & _KIND != wanted or bytes_in == 0:
+            break
+        if not is_inside(address, bytes_in, guest, reach):
+            i = find_region(regions, 0, behind, address)
+            if i < 0:
+                break
+            region = regions[uint64(i)]
+            guest, reach, host = region["guest"], region["size"], int64(region["host"])
+            if not is_inside(address, bytes_in, guest, reach):
+                break
+        buffer = host + int64(address - guest)
+        put_chain(queue, at + done, place + done, buffer, address, bytes_in, head, writes)
+        total += bytes_in
+        done += 1
+    hold_run(queue, done, total)
+    state["next_pop"] = (index + done) & 0xFFFF
+
+
 @kernel(int64(VRING_T, MEMORY_T, QUEUE_T, int64, int64), inline=True)
 def pop_avail(ring: Vring, memory: Memory, queue: Queue, chains: int, length: int) -> int:
     """As `ring.pop_avail`."""
     state = ring.state[0]
     held = queue.state[0]
+    if begins_run(ring, queue, chains):
+        result = read_avail_idx(ring)
+        if result < 0:
+            return result
+        _pop_run(ring, memory.regions, queue, chains, length)
     while held["count"] < chains and held["length"] < length:
         if state["next_pop"] == state["avail_idx"]:
             result = read_avail_idx(ring)
