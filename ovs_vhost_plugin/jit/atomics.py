@@ -261,11 +261,13 @@ prefetch = _prefetch(0)
 prefetch_write = _prefetch(1)
 """(address): the same for a line that will be written."""
 load_i32_at = _load_at(types.int32, ctypes.c_int32)
-"""(address) → the int32 there, which is one of this process's own: errno."""
+"""(address) → the int32 there."""
 load_i64_at = _load_at(types.int64, ctypes.c_int64)
 """(address) → the int64 there."""
 load_u16_at = _load_at(types.uint16, ctypes.c_uint16)
 """(address) → the uint16 there."""
+store_i32_at = _store_at(types.int32, ctypes.c_int32)
+"""(address, value); a reader that sees the value sees all earlier writes."""
 store_u16_at = _store_at(types.uint16, ctypes.c_uint16)
 """(address, value), which is truncated; a reader that sees the value sees all earlier writes."""
 store_i64_at = _store_at(types.int64, ctypes.c_int64)

@@ -105,6 +105,7 @@ QUEUE_DTYPE = record(
 NET_DTYPE = record(
     # cfg_: written by the worker while the loop does not run
     "cfg_tap_fd",  # queue of the tap, non-blocking
+    "cfg_batch",  # address of a BATCH_DTYPE, see uring.py; 0: each frame is written by itself
     "cfg_wake_fd",  # eventfd that ends the loop's sleep
     "cfg_fault_fd",  # eventfd that tells the worker of faults, missing translations and kicks
     "cfg_tell_kicks",  # 1: the worker is told of each kick; written while the loop runs as well
@@ -140,6 +141,7 @@ COUNTERS_DTYPE = record(
     "rx_dropped_no_buffers",  # frames for which there were too few buffers in time
     "tx_packets",  # frames that the tap took
     "tx_bytes",  # of these frames, without virtio-net headers
+    "tx_batched",  # of these, frames that several of went in one system call
     "tx_dropped_faulty",  # frames with a fault of their own, see faults.py
     "tx_dropped_disabled",  # chains of a ring that is not enabled
     "tx_dropped_tap_down",  # frames that a tap without carrier refused

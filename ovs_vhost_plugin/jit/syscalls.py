@@ -22,6 +22,7 @@ from ovs_vhost_plugin.jit.layout import I64_T, int64
 _CLOCK_MONOTONIC = 1
 _CLOCK_MONOTONIC_COARSE = 6
 _RWF_NOWAIT = 8
+_IO_URING_ENTER = 426  # asm-generic/unistd.h; libc has no function for it
 
 # Pointers and sizes as int64: our addresses are numbers.
 _CTYPES = {types.int32: ctypes.c_int32, types.int64: ctypes.c_int64}
@@ -43,6 +44,7 @@ _write = _libc("write", _i64, _i32, _i64, _i64)
 _preadv2 = _libc("preadv2", _i64, _i32, _i64, _i32, _i64, _i32)
 _poll = _libc("poll", _i32, _i64, _i64, _i32)
 _clock_gettime = _libc("clock_gettime", _i32, _i32, _i64)
+_syscall = _libc("syscall", _i64, *[_i64] * 7)
 _errno_location = _libc("__errno_location", _i64)
 
 
@@ -84,6 +86,13 @@ def poll(fds: int, count: int, timeout: int) -> int:
     """Poll `count` pollfds at `fds` for `timeout` ms (-1: for ever); return the ready or -errno."""
     ready = _poll(fds, count, timeout)
     return ready if ready >= 0 else -_errno()
+
+
+@kernel(int64(int64, int64, int64, int64))
+def io_uring_enter(fd: int, submit: int, wait: int, flags: int) -> int:
+    """Submit `submit` requests and wait for `wait` completions; return the submitted or -errno."""
+    done = _syscall(_IO_URING_ENTER, fd, submit, wait, flags, 0, 0)
+    return done if done >= 0 else -_errno()
 
 
 @kernel(int64(int64, I64_T))

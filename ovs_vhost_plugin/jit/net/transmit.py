@@ -27,8 +27,10 @@ from ovs_vhost_plugin.jit.layout import (
     Vring,
     int64,
     uint64,
+    void,
 )
 from ovs_vhost_plugin.jit.net import fragment, offload
+from ovs_vhost_plugin.jit.net.batch import collect, drop_header
 from ovs_vhost_plugin.jit.net.learn import learn, take_head
 from ovs_vhost_plugin.jit.result import failure, fault_of, is_fault
 from ovs_vhost_plugin.jit.ring.held import gather
@@ -42,6 +44,7 @@ from ovs_vhost_plugin.jit.ring.ring import (
     pop_avail,
 )
 from ovs_vhost_plugin.jit.syscalls import coarse_milliseconds, writev
+from ovs_vhost_plugin.jit.uring import result_of, submit
 
 BURST = 64
 """Chains before the other direction has its turn."""
@@ -175,20 +178,38 @@ def write_finished(queue: Queue, net: Net, length: int) -> int:
             return 0
 
 
-@kernel(int64(QUEUE_T, NET_T, LEARNED_T, int64), inline=True)
-def send(queue: Queue, net: Net, learned: Learned, now: int) -> int:
-    """Send the oldest chain's frame: 0 when done with it, sent or dropped; else -errno.
+@kernel(void(QUEUE_T, NET_T, LEARNED_T, int64, int64, int64, int64, int64), inline=True)
+def _count(
+    queue: Queue, net: Net, learned: Learned, now: int, result: int, length: int, at: int, end: int
+) -> None:
+    """Count a frame of `length` bytes in iovecs [at, end) by its `result`.
 
     A frame that was sent is learned from afterwards: then its memory is known to be there.
     """
-    state = net.state[0]
     counters = net.counters[0]
+    if result == 0:
+        counters["tx_packets"] += 1
+        counters["tx_bytes"] += length
+        learn(learned, learned.head, take_head(learned, queue, at, end), now)
+    elif is_fault(result):
+        counters["tx_dropped_faulty"] += 1
+        net.faults[fault_of(result)] += 1
+    elif result == -EIO:
+        counters["tx_dropped_tap_down"] += 1
+    else:
+        counters["tx_dropped_tap_refused"] += 1
+
+
+@kernel(int64(QUEUE_T, NET_T, LEARNED_T, int64), inline=True)
+def send(queue: Queue, net: Net, learned: Learned, now: int) -> int:
+    """Send the oldest chain's frame: 0 when done with it, sent or dropped; else -errno."""
+    state = net.state[0]
     chain = queue.chains[uint64(queue.state[0]["head"])]
     length = chain["length"] - state["cfg_header_size"]
     if state["tx_iovec"] == 0:
         at = take_header(queue, net)
         if at < 0:
-            counters["tx_dropped_faulty"] += 1
+            net.counters[0]["tx_dropped_faulty"] += 1
             net.faults[fault_of(at)] += 1
             return 0
         state["tx_iovec"] = at
@@ -201,18 +222,34 @@ def send(queue: Queue, net: Net, learned: Learned, now: int) -> int:
         result = write_frame(net, address_of(queue.iov, first - 1), end - first + 1)
     if result == -EAGAIN or result == -EFAULT:
         return result
-    if result == 0:
-        counters["tx_packets"] += 1
-        counters["tx_bytes"] += length
-        learn(learned, learned.head, take_head(learned, queue, first, end), now)
-    elif is_fault(result):
-        counters["tx_dropped_faulty"] += 1
-        net.faults[fault_of(result)] += 1
-    elif result == -EIO:
-        counters["tx_dropped_tap_down"] += 1
-    else:
-        counters["tx_dropped_tap_refused"] += 1
+    _count(queue, net, learned, now, result, length, first, end)
     return 0
+
+
+@kernel(int64(VRING_T, QUEUE_T, NET_T, LEARNED_T, int64, int64))
+def send_batch(ring: Vring, queue: Queue, net: Net, learned: Learned, now: int, count: int) -> int:
+    """Send the `count` frames in slots and give their chains back: 0, or the oldest one's -errno.
+
+    If the tap says EAGAIN to a frame and then takes a later one, which no tap does, the frame is
+    dropped: it must not come behind the later one.
+    """
+    batch, size = net.state[0]["cfg_batch"], net.state[0]["cfg_header_size"]
+    submit(batch, count)
+    went = count
+    while went > 0 and result_of(batch, went - 1) == -EAGAIN:
+        went -= 1
+    for i in range(went):
+        result = min(result_of(batch, i), 0)
+        if result == -EFAULT:
+            return -EFAULT
+        chain = queue.chains[uint64(queue.state[0]["head"])]
+        end = queue.state[0]["first"] + chain["iovecs"]
+        at = drop_header(queue, size)
+        if result == 0:
+            net.counters[0]["tx_batched"] += 1
+        _count(queue, net, learned, now, result, chain["length"] - size, at, end)
+        add_used(ring, queue, 0)
+    return 0 if went == count else -EAGAIN
 
 
 @kernel(int64(VRING_T, QUEUE_T, MEMORY_T, NET_T, LEARNED_T))
@@ -223,14 +260,21 @@ def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learn
     now = 0
     if state["tx_iovec"] == 0:  # else the frame at work is finished first, its iovecs stay in place
         result = pop_avail(ring, memory, queue, BURST, _ANY_LENGTH)
-    if queue.state[0]["count"] > 0:
+    held = queue.state[0]["count"]
+    if held > 0:
         disable_notification(ring, memory, net)
         now = coarse_milliseconds(net.scratch)
-    done = 0
     while queue.state[0]["count"] > 0:
         if ring.state[0]["enabled"]:
-            journal_begin(ring, queue)
-            sent = send(queue, net, learned, now)
+            count = int64(0)
+            if state["cfg_batch"] != 0 and state["tx_iovec"] == 0:
+                count = collect(queue, net)
+            if count > 0:
+                journal_begin(ring, queue, count)
+                sent = send_batch(ring, queue, net, learned, now, count)
+            else:
+                journal_begin(ring, queue, 1)
+                sent = send(queue, net, learned, now)
             if sent == -EAGAIN:
                 state["tx_tap_full"] = 1
                 if state["tx_headers"] == 0 or state["tx_position"] == 0:
@@ -239,16 +283,17 @@ def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learn
             if sent == -EFAULT:
                 result = failure(Fault.MEMORY_GONE)
                 break
+            if count > 0:
+                continue
         else:
             # vhost-user "Ring states": started but disabled, it is processed and discarded
             net.counters[0]["tx_dropped_disabled"] += 1
         state["tx_iovec"] = 0
         state["tx_headers"] = 0
         add_used(ring, queue, 0)
-        done += 1
     flush_and_call(ring, memory, net)
     if result < 0:
         result = request_translation(queue, net, result)
     if result < 0:
         break_ring(ring, net, fault_of(result))
-    return done
+    return int64(held - queue.state[0]["count"])

@@ -3,8 +3,8 @@
 
 They are in a file that the daemon keeps. After a worker was killed, at any instruction, the next
 worker finishes the chains that were begun (`resume.py`) and goes on behind them. The journal
-records two things. First, that a frame goes to the bridge, *before* it goes: a frame that went must
-not go again, so a frame in between counts as sent. Second, for a packed ring, which has no index,
+records two things. First, that a frame, or a batch of them, goes to the bridge, *before* it goes: a
+frame that went must not go again, so a frame in between counts as sent. Second, for a packed ring, which has no index,
 its position and the used descriptors that are to be flushed, before the first of their bytes is
 written over the driver's own descriptors.
 

@@ -24,6 +24,7 @@ from ovs_vhost_plugin.jit.atomics import (
 )
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
+    CHAINS,
     MEMORY_T,
     NET_T,
     QUEUE_T,
@@ -200,14 +201,18 @@ def _write_entry(ring: Vring, queue: Queue, written: int) -> None:
     ring.journal[uint64(ENTRIES + state["unflushed"])] = entry(at, buffer_id, written)
 
 
-@kernel(void(VRING_T, QUEUE_T), inline=True)
-def journal_begin(ring: Vring, queue: Queue) -> None:
+@kernel(void(VRING_T, QUEUE_T, int64), inline=True)
+def journal_begin(ring: Vring, queue: Queue, count: int) -> None:
     """As `ring.journal_begin`."""
     state = ring.state[0]
-    _write_entry(ring, queue, 0)
-    slots = queue.chains[uint64(queue.state[0]["head"])]["slots"]
-    end = advance(state["size"], state["next_used"], slots)
-    store_release(ring.journal, BEGUN, begun_word(end, state["unflushed"] + 1))
+    end, entries = state["next_used"], state["unflushed"]
+    for i in range(count):
+        chain = queue.chains[(queue.state[0]["head"] + i) & (CHAINS - 1)]
+        at = state["flushed"] if one_used_per_burst(ring) else end
+        ring.journal[uint64(ENTRIES + entries)] = entry(at, chain["head"], 0)
+        end = advance(state["size"], end, chain["slots"])
+        entries += 1
+    store_release(ring.journal, BEGUN, begun_word(end, entries))
 
 
 @kernel(void(VRING_T), inline=True)

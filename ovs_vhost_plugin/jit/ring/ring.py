@@ -48,22 +48,22 @@ def pop_avail(ring: Vring, memory: Memory, queue: Queue, chains: int, length: in
     return split.pop_avail(ring, memory, queue, chains, length)
 
 
-@kernel(void(VRING_T, QUEUE_T), inline=True)
-def journal_begin(ring: Vring, queue: Queue) -> None:
-    """Record that the oldest held chain is about to have its effect, which it may have only once.
+@kernel(void(VRING_T, QUEUE_T, int64), inline=True)
+def journal_begin(ring: Vring, queue: Queue, count: int) -> None:
+    """Record that the `count` oldest held chains are about to have their effect, once each.
 
-    If this worker is killed from here on, the next one gives the chain back without sending it: a
-    network may lose a frame, but is not expected to duplicate it, perhaps much later.
+    If this worker is killed from here on, the next one gives them back without sending them: a
+    network may lose frames, but is not expected to duplicate them, perhaps much later.
     """
     if ring.state[0]["packed"]:
-        packed.journal_begin(ring, queue)
+        packed.journal_begin(ring, queue, count)
     else:
-        split.journal_begin(ring, queue)
+        split.journal_begin(ring, queue, count)
 
 
 @kernel(void(VRING_T), inline=True)
 def journal_abort(ring: Vring) -> None:
-    """Record that the chain of `journal_begin` had no effect."""
+    """Record that those of `journal_begin` that are not given back had no effect."""
     if ring.state[0]["packed"]:
         packed.journal_abort(ring)
     else:

@@ -171,10 +171,10 @@ def pop_avail(ring: Vring, memory: Memory, queue: Queue, chains: int, length: in
     return 0
 
 
-@kernel(void(VRING_T, QUEUE_T), inline=True)
-def journal_begin(ring: Vring, _queue: Queue) -> None:
+@kernel(void(VRING_T, QUEUE_T, int64), inline=True)
+def journal_begin(ring: Vring, _queue: Queue, count: int) -> None:
     """As `ring.journal_begin`: the used ring has as many elements as chains were given back."""
-    store_release(ring.journal, BEGUN, (ring.state[0]["next_used"] + 1) & 0xFFFF)
+    store_release(ring.journal, BEGUN, (ring.state[0]["next_used"] + count) & 0xFFFF)
 
 
 @kernel(void(VRING_T), inline=True)

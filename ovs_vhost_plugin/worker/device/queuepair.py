@@ -17,11 +17,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ovs_vhost_plugin.common.uring import Uring
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.layout import FRAME_MAX, HEADER_MAX
 from ovs_vhost_plugin.jit.loop import run
 from ovs_vhost_plugin.jit.net.learn import look_again, tell_worker
+from ovs_vhost_plugin.jit.uring import new_batch
 from ovs_vhost_plugin.vhost.spec import Feature
 from ovs_vhost_plugin.worker.device.ring import Ring
 from ovs_vhost_plugin.worker.device.vringconfig import Kind, PairConfig, VringConfig, Words
@@ -55,6 +57,7 @@ class QueuePair:
     loop        runs in the thread until `Pair.stop` is set
     journals    the two rings' journals, which outlive this process; None: journals that do not
     watch       the port's addresses, to report others' claims to them
+    uring       by which frames of the guest go to the tap together; None: each goes by itself
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class QueuePair:
         loop: Callable[[layout.Pair], None] = run,
         journals: Sequence[Words] | None = None,
         watch: fresh.Watch | None = None,
+        uring: Uring | None = None,
     ) -> None:
         self.index = index
         rx_journal, tx_journal = journals or (journal.fresh(), journal.fresh())
@@ -82,6 +86,9 @@ class QueuePair:
         self._net.state["cfg_fault_fd"] = self.fault_fd
         # Each pair of each worker begins with another value (RFC 7739, 5).
         self._net.state["tx_fragment_id"] = secrets.randbits(32)
+        self._batch = None if uring is None else (uring, *new_batch(uring, tap_fd))
+        if self._batch is not None:
+            self._net.state["cfg_batch"] = self._batch[1].ctypes.data
         self._learned = fresh.new_learned(learned_fd, watch)
         self._prepared: layout.Pair | None = None
         self._ended: threading.Event | None = None  # set when the thread has left the loop

@@ -28,6 +28,7 @@ TESTS = (
     "ring/test_position",
     "ring/test_ring",
     "ring/test_split",
+    "net/test_batch",
     "net/test_finish",
     "net/test_fragment",
     "net/test_learn",

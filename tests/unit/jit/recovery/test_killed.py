@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from support.jit.batches import batches
 from support.jit.killing import (
     CHAINS,
     HEADER,
@@ -58,10 +60,13 @@ def as_found(case: Case, state: bytes) -> Case:
 LAYOUTS = {"split": (False, False), "packed": (True, False), "packed-in-order": (True, True)}
 
 
+@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("pieces", [1, 2])
 @pytest.mark.parametrize("first", [0, SIZE - 3, 2 * SIZE - 3])
 @pytest.mark.parametrize("kind", LAYOUTS)
-def test_what_was_sent_is_never_sent_again(kind: str, first: int, pieces: int) -> None:
+def test_what_was_sent_is_never_sent_again(
+    kind: str, first: int, pieces: int, together: bool
+) -> None:
     packed, in_order = LAYOUTS[kind]
     case = Case(packed, in_order, False, first, pieces)
     reader, writer = os.pipe2(os.O_DIRECT | os.O_NONBLOCK)
@@ -70,23 +75,25 @@ def test_what_was_sent_is_never_sent_again(kind: str, first: int, pieces: int) -
     def run() -> None:
         run_transmit(ring, case.queue, case.memory, net, learned)
 
-    states = states_of(case, run, reader)
+    with batches(net, writer) if together else nullcontext():
+        states = states_of(case, run, reader)
     for fd in (reader, writer):
         os.close(fd)
-    assert {0, CHAINS} <= set().union(*states.values())
+    sent = set().union(*states.values())
+    assert sent == {0, CHAINS} if together else sent == set(range(CHAINS + 1))
     for state, counts in states.items():
-        check_sent(case, state, counts)
+        check_sent(case, state, counts, under_way=CHAINS if together else 1)
 
 
-def check_sent(case: Case, state: bytes, counts: set[int]) -> None:
+def check_sent(case: Case, state: bytes, counts: set[int], under_way: int) -> None:
     found = as_found(case, state)
     net = new_net(-1)
     at = resume(found.ring(), found.memory, net)
     assert at >= 0
     back = [head for head, _ in found.driver.collect()]
     assert back == case.ids[: len(back)]
-    # At most the frame that was under way is lost; what went is not sent again.
-    assert all(count <= len(back) <= count + 1 for count in counts)
+    # At most the frames that were under way are lost; what went is not sent again.
+    assert all(count <= len(back) <= count + under_way for count in counts)
     reader, writer = os.pipe2(os.O_DIRECT | os.O_NONBLOCK)
     net.state["cfg_tap_fd"] = writer
     transmit(found.ring(at), found.queue, found.memory, net, fresh.new_learned(-1))
