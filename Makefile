@@ -10,6 +10,7 @@
 # make bench-instructions  instructions a packet of the compiled data path
 # make bench-learn         what learning from a guest's frames costs, as a share of sending them
 # make bench-rings         our rings beside DPDK's, under the same front-end: ratios
+# make bench-tap           what a frame costs on its way to a real tap: writev beside io_uring
 # make bench-scale         a thousand ports on one host: time, memory, wakeups, one port more
 # make migration-report  QEMU guests migrate in every case of the matrix: docs/migration-report.md
 # make man    docs/ovs-vhost.8 anew, from the parsers that --help prints
@@ -44,10 +45,10 @@ SPREAD_unit := --numprocesses auto --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test fuzz soak grid lint man migration-report mutants setup packages clean
-.PHONY: bench-announce bench-instructions bench-learn bench-rings bench-scale
+.PHONY: bench-announce bench-instructions bench-learn bench-rings bench-scale bench-tap
 
 ifneq ($(DISTRO),)
-demo test fuzz soak grid lint man migration-report setup packages bench-announce bench-instructions bench-learn bench-rings bench-scale:
+demo test fuzz soak grid lint man migration-report setup packages bench-announce bench-instructions bench-learn bench-rings bench-scale bench-tap:
 	@$(PYTHON) -m ovs_vhost_plugin.lab.platform.distro $(DISTRO) make --no-print-directory DISTRO= PYTHON=python3 $@
 
 else
@@ -85,6 +86,9 @@ bench-announce: setup
 
 bench-rings: setup
 	$(BIN)/python -m bench.bench_rings $(BENCH)
+
+bench-tap: $(SETUP)
+	$(BIN)/python -m bench.bench_tap $(BENCH)
 
 bench-scale: setup
 	$(BIN)/python -m bench.bench_scale $(BENCH)

@@ -8,6 +8,8 @@ own kernels: each frame is taken, checked, written, learned from and given back.
 be, a packet socket listens at the tap, or nobody does. In each round both ways are timed one after
 the other, in bursts of each size; printed are the medians of the rounds' ratios, from lowest to
 highest. All the work is in the calling thread, also the kernel's, so the time is the processor's.
+
+A second table has the system calls of reading alone (`tap_reading.py`).
 """
 
 from __future__ import annotations
@@ -18,13 +20,16 @@ import socket
 import statistics
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numba
 from rich.console import Console
 from rich.table import Table
 
 from bench.memory_ring import SIZE, MemoryRing, new_net
+from bench.tap_reading import Reader
 from ovs_vhost_plugin.common import process, uring
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.net.transmit import transmit
@@ -44,17 +49,20 @@ _SO_RCVBUFFORCE = 33
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Ratio:
     """Nanoseconds a frame, and how many times as fast io_uring is: median, lowest, highest."""
 
-    length: int
-    burst: int
-    listener: bool
-    writev: float
+    singly: float
     io_uring: float
     ratio: float
     least: float
     most: float
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """For a table."""
+        spread = f"{self.least:.2f}-{self.most:.2f}"
+        return f"{self.singly:.0f}", f"{self.io_uring:.0f}", f"{self.ratio:.2f}", spread
 
 
 @numba.njit(nogil=True, _nrt=False)  # as the kernels: no reference counts
@@ -72,20 +80,24 @@ def send(
         transmit(ring, queue, memory, net, learned)
 
 
+def frame_of(length: int) -> bytes:
+    """A frame to another host's MAC."""
+    return (_TO_ANOTHER + _IPV4).ljust(length, b"\0")
+
+
 class Sender:
     """A transmit ring of frames of `length` bytes, whose driver offers them again and again."""
 
     def __init__(self, length: int, tap: int, batch: layout.Records) -> None:
-        frame = (_TO_ANOTHER + _IPV4).ljust(length, b"\0")
-        self._ring = MemoryRing([frame for _ in range(SIZE)])
+        self._ring = MemoryRing([frame_of(length)] * SIZE)
         self._net = new_net(tap)
         self._batch = batch.ctypes.data
         self._learned = fresh.new_learned(-1)
         self._sent = 0
 
-    def time(self, burst: int, *, batched: bool) -> float:
+    def time(self, burst: int, together: bool) -> float:
         """Nanoseconds a frame, in bursts of `burst`."""
-        self._net.state["cfg_batch"] = self._batch if batched else 0
+        self._net.state["cfg_batch"] = self._batch if together else 0
         ring = self._ring
         begin = time.perf_counter_ns()
         send(
@@ -98,21 +110,16 @@ class Sender:
         return took / FRAMES
 
 
-def measure(sender: Sender, length: int, burst: int, rounds: int, listener: Listener | None) -> Row:
+def measure(time_one: Callable[[bool], float], rounds: int) -> Ratio:
     """Both ways by turns, after a first round that does not count."""
     pairs = []
     for number in range(rounds + 1):
         order = (False, True) if number % 2 else (True, False)
-        times = {}
-        for way in order:
-            times[way] = sender.time(burst, batched=way)
-            if listener is not None:
-                listener.drain()
+        times = {together: time_one(together) for together in order}
         pairs.append((times[False], times[True]))
-    ratios = [plain / batched for plain, batched in pairs[1:]]
-    plain, batched = (statistics.median(column) for column in zip(*pairs[1:], strict=True))
-    spread = statistics.median(ratios), min(ratios), max(ratios)
-    return Row(length, burst, listener is not None, plain, batched, *spread)
+    ratios = [singly / together for singly, together in pairs[1:]]
+    singly, together = (statistics.median(column) for column in zip(*pairs[1:], strict=True))
+    return Ratio(singly, together, statistics.median(ratios), min(ratios), max(ratios))
 
 
 def make_tap() -> int:
@@ -145,33 +152,70 @@ class Listener:
         self._sock.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A burst's frames on their way to the tap."""
+
+    length: int
+    burst: int
+    listener: bool
+    ratio: Ratio
+
+
+def write(tap: int, rounds: int, listener: Listener | None) -> list[Written]:
+    """Bursts of all sizes and lengths; `listener` reads what was written."""
+    ring = uring.Uring(SLOTS, uring.WRITEV)
+    batch, _memory = new_batch(ring, tap)
+
+    def time_one(together: bool, sender: Sender, burst: int) -> float:
+        took = sender.time(burst, together=together)
+        if listener is not None:
+            listener.drain()
+        return took
+
+    rows = []
+    for length in LENGTHS:
+        sender = Sender(length, tap, batch)
+        for burst in BURSTS:
+            ratio = measure(partial(time_one, sender=sender, burst=burst), rounds)
+            rows.append(Written(length, burst, listener is not None, ratio))
+    ring.close()
+    return rows
+
+
+def read(tap: int, rounds: int) -> dict[int, Ratio]:
+    """The ratio of reading alone, by the frame's length."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+        wire.bind((TAP, 0))
+        reader = Reader(tap, wire)
+        return {n: measure(partial(reader.time, frame_of(n)), rounds) for n in LENGTHS}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     tap = make_tap()
-    ring = uring.Uring(SLOTS, uring.WRITEV)
-    batch, _memory = new_batch(ring, tap)
-    rows = []
-    for listens in (False, True):
-        listener = Listener() if listens else None
-        for length in LENGTHS:
-            sender = Sender(length, tap, batch)
-            rows += [measure(sender, length, burst, options.rounds, listener) for burst in BURSTS]
-        if listener is not None:
-            listener.close()
+    written = write(tap, options.rounds, None)
+    listener = Listener()
+    written += write(tap, options.rounds, listener)
+    listener.close()
+    was_read = read(tap, options.rounds)
     if options.json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
+        reads = {length: asdict(ratio) for length, ratio in was_read.items()}
+        print(json.dumps({"written": [asdict(row) for row in written], "read": reads}, indent=2))
         return
-    table = Table("bytes", "burst", "listener", "writev, ns", "io_uring, ns", "ratio", "from-to")
-    for row in rows:
-        table.add_row(
-            *(str(row.length), str(row.burst), "yes" if row.listener else ""),
-            *(f"{row.writev:.0f}", f"{row.io_uring:.0f}", f"{row.ratio:.2f}"),
-            f"{row.least:.2f}-{row.most:.2f}",
-        )
-    Console().print(table)
+    heads = "ns each", "ns by io_uring", "ratio", "from-to"
+    table = Table("bytes written", "burst", "listener", *heads)
+    for row in written:
+        listens = "yes" if row.listener else ""
+        table.add_row(str(row.length), str(row.burst), listens, *row.ratio.cells)
+    reading = Table("bytes read", *heads)
+    for length, ratio in was_read.items():
+        reading.add_row(str(length), *ratio.cells)
+    for one in (table, reading):
+        Console().print(one)
 
 
 if __name__ == "__main__":

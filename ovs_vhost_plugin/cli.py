@@ -33,6 +33,8 @@ ENVIRONMENT = {
     "OVS_LOGDIR": "the directory of log files (default: /var/log/openvswitch)",
     "OVS_VHOST_CACHE_DIR": "the directory of compiled kernels, which only root may write "
     "(default: /var/cache/ovs-vhost)",
+    "OVS_VHOST_IO_URING": "on or off: whether guests' frames go to their taps by io_uring, several "
+    "at once (default: where it is measured to pay at the start)",
 }
 """Environment variables that the program reads → meanings, for `--help` and the man page."""
 

@@ -259,6 +259,7 @@ class Commands:
             "standing": loop.database.standing.value,
             "sandbox": loop.ports.workers.sandbox,
             "build": loop.ports.workers.build,
+            "tap_io": loop.ports.workers.tap_io,
             "stuck": [{"name": s.name, "pid": s.link.pid} for s in loop.ports.workers.stuck],
             "ports": [self._port_overview(port) for _, port in sorted(loop.desired.items())],
             "wrong_rows": dict(sorted(wrong.items())),

@@ -56,11 +56,13 @@ class Ready:
 
     lacking  the layers that their sandbox lacks here
     build    the code that they run (`common/build.py`)
+    tap_io   how they write frames to their taps, and why
     """
 
     WIRE_NAME: ClassVar = "ready"
     lacking: Annotated[tuple[Annotated[str, Line()], ...], Most(64)]
     build: Annotated[str, Line(80)] = ""
+    tap_io: Annotated[str, Line(200)] = ""
 
 
 @dataclass(frozen=True, slots=True)

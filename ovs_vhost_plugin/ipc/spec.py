@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from ovs_vhost_plugin.common.uring import Uring
 from ovs_vhost_plugin.ipc.codec import Count, Hex, Text
 from ovs_vhost_plugin.vhost.fds import closing
 
@@ -79,12 +80,14 @@ class Inheritance:
     listener  the listener for front-ends, in server mode
     tap       queue 0 of the port's tap; further ones come when they are needed
     journal   the file of the rings' journals, which only this worker writes
+    uring     an io_uring that writes frames to the tap; None: none is used here
     """
 
     control: int
     listener: int | None
     tap: int
     journal: int
+    uring: Uring | None = None
 
 
 def threads_of(queues: int) -> int:

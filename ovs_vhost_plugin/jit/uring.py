@@ -113,7 +113,7 @@ def put_count(batch: int, index: int, iovecs: int) -> None:
 
 @kernel(int64(int64, int64), inline=True)
 def result_of(batch: int, index: int) -> int:
-    """What became of the frame in slot `index`: its bytes, or -errno."""
+    """The result of the frame in slot `index`: its bytes, or -errno."""
     return int64(load_i64_at(slot_at(batch, index) + _RESULT_AT))
 
 

@@ -7,14 +7,18 @@ The worker is born in its sandbox (`birth/child.py`).
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 
 from ovs_vhost_plugin.common import process
+from ovs_vhost_plugin.common.uring import Uring
 from ovs_vhost_plugin.ipc.spec import Inheritance, WorkerSpec
 from ovs_vhost_plugin.ipc.vitals import Pulse
 from ovs_vhost_plugin.jit import kernel, layout
+from ovs_vhost_plugin.worker.birth import calibration
 from ovs_vhost_plugin.worker.birth.rehearsal import rehearse
+from ovs_vhost_plugin.worker.birth.tapio import TapIo
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.device.vringconfig import PairConfig
 from ovs_vhost_plugin.worker.handover import take
@@ -40,14 +44,23 @@ def warm() -> bool:
     return bool(kernel.newly_compiled)
 
 
+def choose_tap_io(wish: str) -> TapIo:
+    """How workers write frames to their taps here; `wish`: the value of `tapio.VARIABLE`."""
+    return calibration.choose(wish)
+
+
 def run(spec: WorkerSpec, inheritance: Inheritance) -> int:
     """Run the worker of `spec` until it is told to quit; return the exit status."""
     return _serve(Worker(spec, inheritance, Pulse()))
 
 
-def take_over(spec: WorkerSpec, fd: int) -> int:
+def take_over(spec: WorkerSpec, fd: int, uring: Uring | None) -> int:
     """The same with a port of another worker, given over the socket `fd`; 0 if it is not given."""
-    worker = take.over(fd, spec, lambda estate: Worker(spec, estate.inheritance, Pulse(), estate))
+
+    def prepare(estate: take.Estate) -> Worker:
+        return Worker(spec, replace(estate.inheritance, uring=uring), Pulse(), estate)
+
+    worker = take.over(fd, spec, prepare)
     if worker is None:
         return 0
     worker.begin()

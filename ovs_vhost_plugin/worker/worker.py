@@ -19,6 +19,7 @@ from typing import assert_never
 from ovs_vhost_plugin import __version__
 from ovs_vhost_plugin.announce.frames.announcements import rarp
 from ovs_vhost_plugin.common import build
+from ovs_vhost_plugin.common.uring import Uring
 from ovs_vhost_plugin.ipc.commands import (
     KNOWN,
     OLDEST,
@@ -92,7 +93,8 @@ class Worker:
         self._learned_fd = learned_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._heard = watch = Watch()
         self._journals = journal.open_file(inheritance.journal, 2 * spec.queues)
-        pairs = [self._make_pair(index, fd) for index, fd in enumerate(fds)]
+        pairs = [self._make_pair(0, fds[0], inheritance.uring)]
+        pairs += [self._make_pair(index, fd) for index, fd in enumerate(fds[1:], 1)]
         clock, settings = time.monotonic, spec.settings
         self._addresses = Addresses(pairs, learned_fd, watch, self._outbox)
         self._holding = Holding(taps, self._selector, self._outbox, clock, settings)
@@ -230,10 +232,12 @@ class Worker:
         """Ask for the tap queues of further pairs."""
         self._queue_requests.want(pairs)
 
-    def _make_pair(self, index: int, tap_fd: int) -> QueuePair:
+    def _make_pair(self, index: int, tap_fd: int, uring: Uring | None = None) -> QueuePair:
         journals = self._journals[2 * index : 2 * index + 2]
-        tables = self._heard.tables
-        pair = QueuePair(index, tap_fd, self._learned_fd, journals=journals, watch=tables)
+        heard = self._heard.tables
+        pair = QueuePair(
+            index, tap_fd, self._learned_fd, journals=journals, watch=heard, uring=uring
+        )
         self._watch(pair.fault_fd, partial(self._faults, pair))
         return pair
 

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a worker that was taken over still can do: use what it has, and end."""
 
+import ctypes
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
+from ovs_vhost_plugin.common.process import system_call
 from ovs_vhost_plugin.lab.process import wait_until
 
 pytestmark = pytest.mark.system
@@ -39,6 +43,9 @@ FORBIDDEN = {
     "bpf": "libc.syscall(321, 0, 0, 0)",
     "userfaultfd": "libc.syscall(323, 0)",
     "io_uring": "libc.syscall(425, 1, 0)",
+    "io_uring: registering": "libc.syscall(427, me.uring.fd, 0, None, 0)",
+    "io_uring: a thread that polls": "libc.syscall(426, me.uring.fd, 0, 0, 2, None, 0)",
+    "io_uring: a mask of signals": "libc.syscall(426, me.uring.fd, 0, 0, 0, bytes(8), 8)",
     "pidfd_open": "libc.syscall(434, 1, 0)",
     "keyctl": "libc.syscall(250, 0, 0, 0)",
     "perf_event_open": "libc.syscall(298, 0, 0, 0, 0, 0)",
@@ -63,6 +70,41 @@ def test_a_system_call_that_no_worker_needs_ends_it(evil_host, evil, what):
         lambda: evil_host.status("evil0").get("error", "").startswith("worker-sigsys"),
         "the end by its name",
     )
+
+
+@pytest.mark.parametrize(
+    ("operation", "flags", "result"),
+    [(2, 0, -9), (2, 16, -13), (2, 1, -13), (0, 0, -13), (1, 0, -13), (18, 0, -13), (45, 0, -13)],
+    ids=["writev", "by a thread", "fixed file", "nothing", "readv", "openat", "socket"],
+)
+def test_the_io_uring_of_its_birth_writes_and_no_more(evil, operation, flags, result):
+    """linux/io_uring.h: opcodes and flags; EBADF from its writev to no fd, else EACCES."""
+    if evil.run("result = me.uring is None") == {"result": True}:
+        pytest.skip("this machine's kernel gives it none")
+    answer = evil.run(
+        f"""
+        uring = me.uring
+        request = struct.pack("=BBHiQQI36x", {operation}, {flags}, 0, -1, 0, 0, 0)
+        ctypes.memmove(uring.requests, request, 64)
+        tail = ctypes.c_uint32.from_address(uring.sq_tail)
+        ctypes.c_uint32.from_address(uring.order + 4 * (tail.value % uring.entries)).value = 0
+        tail.value += 1
+        taken = libc.syscall(426, uring.fd, 1, 1, 1, None, 0)
+        result = [taken, ctypes.c_int32.from_address(uring.completions + 8).value]
+        """
+    )
+    assert answer == {"result": [1, result]}
+
+
+def test_it_is_given_no_other_io_uring(evil):
+    """The kernel keeps whoever sends one from it; workers have none where it does not."""
+    try:
+        unrestricted = system_call(425, 1, (ctypes.c_char * 120)())
+    except OSError as error:
+        pytest.skip(f"io_uring: {error}")
+    with pytest.raises(OSError):
+        evil.give_by(lambda sock: socket.send_fds(sock, [b"x"], [unrestricted]))
+    os.close(unrestricted)
 
 
 REFUSED = {

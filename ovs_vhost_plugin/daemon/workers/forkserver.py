@@ -25,7 +25,9 @@ class ForkServerLink:
     """The program, and the channel to it; the messages are in `ipc/births.py`."""
 
     def __init__(self, worker_module: str, state: StateDir, *, quiet: bool) -> None:
-        """Start the program. `worker_module` has `warm()` and `run(spec, inheritance) -> int`.
+        """Start the program.
+
+        `worker_module` has `warm()`, `choose_tap_io(wish)` and `run(spec, inheritance) -> int`.
 
         quiet: nobody reads its output.
         """

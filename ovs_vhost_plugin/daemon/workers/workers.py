@@ -46,6 +46,7 @@ class Workers:
     broken   why no worker can be born, as name and text; "": no error is known
     lacking  the layers that the workers' sandbox lacks on this machine
     build    the code of workers that are born now; "" while there is no fork server
+    tap_io   how they write frames to their taps, and why
     """
 
     def __init__(self, worker_module: str, state: StateDir, *, quiet: bool = False) -> None:
@@ -53,7 +54,7 @@ class Workers:
         self.stuck: list[Stuck] = []
         self.broken = ""
         self.lacking: list[str] = []
-        self.build = ""
+        self.build = self.tap_io = ""
         self._module = worker_module
         self._state = state
         self._quiet = quiet
@@ -141,11 +142,11 @@ class Workers:
 
     def _fork_server_says(self, news: News, now: float) -> Event | None:
         match news:
-            case Ready(lacking, build):
-                self._ready, self.broken, self.build = True, "", build
+            case Ready(lacking, build, tap_io):
+                self._ready, self.broken, self.build, self.tap_io = True, "", build, tap_io
                 self._touched.update(self.links)  # they may be of another build
                 self.lacking = list(lacking)
-                vlog.info("fork server is warm")
+                vlog.info(f"fork server is warm; frames of guests go by {tap_io}")
                 if lacking:
                     vlog.warn(f"the workers' sandbox is {self.sandbox}")
             case Broken(error):

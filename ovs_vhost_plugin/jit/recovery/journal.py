@@ -4,9 +4,9 @@
 They are in a file that the daemon keeps. After a worker was killed, at any instruction, the next
 worker finishes the chains that were begun (`resume.py`) and goes on behind them. The journal
 records two things. First, that a frame, or a batch of them, goes to the bridge, *before* it goes: a
-frame that went must not go again, so a frame in between counts as sent. Second, for a packed ring, which has no index,
-its position and the used descriptors that are to be flushed, before the first of their bytes is
-written over the driver's own descriptors.
+frame that went must not go again, so a frame in between counts as sent. Second, for a packed ring,
+which has no index, its position and the used descriptors that are to be flushed, before the first
+of their bytes is written over the driver's own descriptors.
 
 A split ring needs no more: its used index says the rest. A process that is killed has made its
 stores up to some point of the program's order, and none after it. So an order among the stores is

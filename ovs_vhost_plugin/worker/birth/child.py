@@ -14,11 +14,12 @@ from ovs_vhost_plugin.ipc.births import ForkWorker
 from ovs_vhost_plugin.ipc.spec import WORKER_UIDS, Inheritance
 from ovs_vhost_plugin.vhost.memory import inflight
 from ovs_vhost_plugin.worker.birth import sandbox
+from ovs_vhost_plugin.worker.birth.tapio import TapIo
 
 _NOBODY = 65534
 
 
-def be_worker(worker: ModuleType, request: ForkWorker, fds: list[int]) -> int:
+def be_worker(worker: ModuleType, request: ForkWorker, fds: list[int], tap_io: TapIo) -> int:
     """Run the worker that `request` asks for, with `fds`; return its exit status."""
     spec = request.spec
     os.setsid()
@@ -29,17 +30,19 @@ def be_worker(worker: ModuleType, request: ForkWorker, fds: list[int]) -> int:
         os.write(rest.pop(0), b"0")  # cgroups(7): the process that writes
     control, *rest = rest  # of a successor: the socket to its predecessor, and no more
     process.close_fds_except({0, 1, 2, control, *rest})
+    uring = tap_io.make_uring()
     limits = sandbox.limits_of(spec.queues, inflight.MAX_BYTES)
-    sandbox.enter(spec.uid, spec.gid, limits, own_user=spec.uid in WORKER_UIDS)
+    own, given = spec.uid in WORKER_UIDS, uring is not None
+    sandbox.enter(spec.uid, spec.gid, limits, own_user=own, io_uring=given)
     # The last words then name the signal, also for a daemon that is not the parent (SIGBUS: the
     # front-end cut its memory file short).
     faulthandler.enable(2)
     if request.successor:
-        taken: int = worker.take_over(spec, control)
+        taken: int = worker.take_over(spec, control, uring)
         return taken
     listener = rest.pop(0) if request.listener else None
     journal, tap = rest
-    status: int = worker.run(spec, Inheritance(control, listener, tap, journal))
+    status: int = worker.run(spec, Inheritance(control, listener, tap, journal, uring))
     return status
 
 

@@ -35,7 +35,8 @@ from ovs_vhost_plugin.ipc.births import (
     Stillborn,
 )
 from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed
-from ovs_vhost_plugin.worker.birth import child, sandbox
+from ovs_vhost_plugin.worker.birth import child, sandbox, tapio
+from ovs_vhost_plugin.worker.birth.tapio import TapIo
 
 _MAX_FDS = 8  # vitals, a group, two listeners, a journal, a tap's queue
 _LAST_WORDS = 300  # characters of an error's text that go to the daemon
@@ -64,6 +65,7 @@ class ForkServer:
         self._state = state
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._lacking: list[str] = []
+        self._tap_io = TapIo(together=False, words="")
         self._children: dict[int, int] = {}  # pidfd → pid
         self._epoll = select.epoll()
 
@@ -71,7 +73,8 @@ class ForkServer:
         """Serve until the daemon has gone; return the exit status."""
         try:
             worker = self._warm()
-            self._tell(Ready(tuple(self._try_sandbox()), build.of_this_code()))
+            lacking = tuple(self._try_sandbox())
+            self._tell(Ready(lacking, build.of_this_code(), self._tap_io.words))
             self._epoll.register(self._channel, select.EPOLLIN)
             while True:
                 self._turn(worker)
@@ -83,8 +86,9 @@ class ForkServer:
             worker = importlib.import_module(self._module)
             if worker.warm() and not self._again:
                 self._start_again()
+            self._tap_io = worker.choose_tap_io(os.environ.get(tapio.VARIABLE, ""))
             with contextlib.suppress(ImportError):  # then the sandbox reports its missing filter
-                sandbox.program(sandbox.FIRST)
+                sandbox.program(sandbox.FIRST, self._tap_io.together)
             if process.threads() != 1:
                 raise RuntimeError("warming left a thread: forking would not be safe")
         except Exception as error:
@@ -158,7 +162,7 @@ class ForkServer:
     def _bear(self, worker: ModuleType, request: ForkWorker, fds: list[int]) -> None:
         name, successor = request.spec.name, request.successor
         try:
-            pid = self._born(lambda: child.be_worker(worker, request, fds))
+            pid = self._born(lambda: child.be_worker(worker, request, fds, self._tap_io))
         except OSError as error:
             self._tell(Stillborn(name, str(error), successor))
             return

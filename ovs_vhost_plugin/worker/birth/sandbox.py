@@ -89,9 +89,12 @@ IOCTLS = {
 """ioctl(2) requests that a worker may make (linux/if_tun.h, linux/userfaultfd.h)."""
 
 _CLONE_VM, _CLONE_THREAD = 0x100, 0x10000
+_IORING_ENTER_GETEVENTS = 1
 
 
-def _with_arguments(seccomp: ModuleType, pid: int) -> list[tuple[str, tuple[Any, ...]]]:
+def _with_arguments(
+    seccomp: ModuleType, pid: int, io_uring: bool
+) -> list[tuple[str, tuple[Any, ...]]]:
     """Rules for system calls that are allowed with certain arguments only."""
 
     def masked(argument: int, mask: int, value: int) -> Any:
@@ -111,6 +114,10 @@ def _with_arguments(seccomp: ModuleType, pid: int) -> list[tuple[str, tuple[Any,
         ("tgkill", (seccomp.Arg(0, seccomp.EQ, pid),)),  # raise(3), abort(3)
     ]
     low = 0xFFFF_FFFF  # the kernel reads an unsigned int
+    if io_uring:
+        # For the one that it is born with, which does no more than writev (`common/uring.py`).
+        others = low & ~_IORING_ENTER_GETEVENTS
+        rules.append(("io_uring_enter", (masked(3, others, 0), seccomp.Arg(4, seccomp.EQ, 0))))
     rules += [("ioctl", (masked(1, low, request),)) for request in IOCTLS.values()]
     return rules
 
@@ -133,14 +140,16 @@ FIRST = 1
 """The pid of the first process of a PID namespace, which a worker is where there are such."""
 
 
-def filter_system_calls() -> None:
+def filter_system_calls(*, io_uring: bool) -> None:
     """Allow only the system calls above from now on, in this thread and those that it starts."""
-    process.filter_system_calls(program(os.getpid()))
+    process.filter_system_calls(program(os.getpid(), io_uring))
 
 
 @cache
-def program(pid: int) -> bytes:
+def program(pid: int, io_uring: bool) -> bytes:
     """The filter of the process `pid`: an array of struct sock_filter (linux/filter.h).
+
+    io_uring: the process has been given an io_uring.
 
     Making it takes milliseconds and most of a MiB, so the fork server makes that of its children.
     Raises ImportError.
@@ -151,7 +160,7 @@ def program(pid: int) -> bytes:
         _add(rules, seccomp.ALLOW, name)
     for name, number in REFUSED.items():
         _add(rules, seccomp.ERRNO(number), name)
-    for name, arguments in _with_arguments(seccomp, pid):
+    for name, arguments in _with_arguments(seccomp, pid, io_uring):
         _add(rules, seccomp.ALLOW, name, *arguments)
     reader, writer = os.pipe()  # a pipe holds 64 KiB, and the filter takes a few
     with os.fdopen(reader, "rb") as read, os.fdopen(writer, "wb") as written:
@@ -299,10 +308,13 @@ def limit(limits: Limits, *, own_user: bool) -> None:
 # -- all of it --------------------------------------------------------------------------------
 
 
-def enter(uid: int, gid: int, limits: Limits, *, own_user: bool) -> list[str]:
+def enter(
+    uid: int, gid: int, limits: Limits, *, own_user: bool, io_uring: bool = False
+) -> list[str]:
     """Give up everything, and become `uid`:`gid`, 0 for no change; return the missing layers.
 
-    The calling process has one thread and, besides its std files, only fds that it will keep.
+    The calling process has one thread and, besides its std files, only fds that it will keep, of
+    which one may be an `io_uring`.
     A user id that cannot be taken is an error (OSError), not a missing layer.
     """
     lacking = leave_namespaces()
@@ -314,7 +326,7 @@ def enter(uid: int, gid: int, limits: Limits, *, own_user: bool) -> list[str]:
         os.setresuid(uid, uid, uid)  # the capabilities go with the last user id that was 0
     process.forbid_new_privileges()
     lacking += _attempt("Landlock", forbid_files)
-    lacking += _attempt("seccomp filter", filter_system_calls)
+    lacking += _attempt("seccomp filter", partial(filter_system_calls, io_uring=io_uring))
     return lacking
 
 

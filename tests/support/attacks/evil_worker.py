@@ -33,6 +33,7 @@ from ovs_vhost_plugin.ipc.reportpipe import ReportWriter
 from ovs_vhost_plugin.ipc.reports import PortState, Report, WorkerHello
 from ovs_vhost_plugin.ipc.spec import Inheritance, WorkerSpec
 from ovs_vhost_plugin.ipc.vitals import Pulse
+from ovs_vhost_plugin.worker.birth.tapio import TapIo
 
 MODULES = (
     *(array, ctypes, errno, fcntl, json, mmap, os, resource, select, signal, socket, struct),
@@ -45,6 +46,10 @@ def warm() -> None:
     pass
 
 
+def choose_tap_io(_wish: str) -> TapIo:
+    return TapIo(together=True, words="io_uring (to attack by)")
+
+
 def run(spec: WorkerSpec, inheritance: Inheritance) -> int:
     return EvilWorker(spec, inheritance).serve()
 
@@ -54,6 +59,7 @@ class EvilWorker:
 
     def __init__(self, spec: WorkerSpec, inheritance: Inheritance) -> None:
         self.spec, self.tap, self.journal = spec, inheritance.tap, inheritance.journal
+        self.uring = inheritance.uring
         self.control = socket.socket(fileno=inheritance.control)
         listener = inheritance.listener
         self.listener = None if listener is None else socket.socket(fileno=listener)

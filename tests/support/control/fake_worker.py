@@ -49,6 +49,7 @@ from ovs_vhost_plugin.ipc.reports import (
     WorkerHello,
 )
 from ovs_vhost_plugin.ipc.spec import Inheritance, PortSettings, WorkerSpec
+from ovs_vhost_plugin.worker.birth.tapio import TapIo
 
 _TUNSETCARRIER = 0x400454E2
 KNOWN_HERE = tuple(name for name in commands.KNOWN if name != "hand-over")
@@ -57,6 +58,10 @@ _VNET_HEADER = 10  # bytes, as a tap has it by default
 
 def warm() -> None:
     pass
+
+
+def choose_tap_io(_wish: str) -> TapIo:
+    return TapIo(together=False, words="writev")
 
 
 def read_beyond_a_file(*_: object) -> None:

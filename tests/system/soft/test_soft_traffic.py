@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames through a real worker in every shape that a split ring can have; contents compared."""
 
+import json
+import os
+import signal
+
 import pytest
 from support.system.soft_ports import (
     LARGEST,
@@ -165,3 +169,18 @@ def test_a_disabled_ring_discards_what_the_guest_sends_and_receives_nothing(port
 
 def test_all_that_a_usual_driver_acknowledges_at_once(port):
     check_both_ways(port, Config(features=FEATURES, indirect=True), LARGE, burst=2)
+
+
+def test_frames_that_wait_go_together(port):
+    """Where the daemon has found that an io_uring pays."""
+    together = json.loads(port.host.appctl("vhost/show", "--format", "json"))["tap_io"]
+    frames = [frame_of(size, outward=True) for size in USUAL[:200]]
+    guest = port.guest(Config(features=MERGEABLE))
+    with port.capture() as capture:
+        os.kill(port.pid, signal.SIGSTOP)
+        for frame in frames:
+            guest.send(frame)
+        os.kill(port.pid, signal.SIGCONT)
+        guest.drain()
+        assert port.sent(capture, len(frames)) == frames
+    assert (port.counters()["tx_batched"] > 0) is together.startswith("io_uring")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.worker.tap_io import CHOOSES_WRITEV
 
 from ovs_vhost_plugin.common import pidfile
 from ovs_vhost_plugin.common.dirs import StateDir
@@ -146,6 +147,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "born_worker.py").write_text(
         "import json, os\n"
         "def warm(): pass\n"
+        f"{CHOOSES_WRITEV}"
         "def run(spec, inheritance):\n"
         "    tap, journal = inheritance.tap, inheritance.journal\n"
         "    told = {'name': spec.name, 'listener': inheritance.listener,\n"
@@ -212,6 +214,7 @@ def test_a_fork_server_that_has_compiled_starts_again_once(
     (tmp_path / "compiling_worker.py").write_text(
         "import os\n"
         f"def warm(): open({str(warmed)!r}, 'a').write(f'{{os.getpid()}}\\n'); return True\n"
+        f"{CHOOSES_WRITEV}"
         "def run(*_): return 3\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))

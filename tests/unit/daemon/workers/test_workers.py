@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from support.worker.tap_io import CHOOSES_WRITEV
 
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.events import Ended, Event
@@ -30,7 +31,9 @@ def test_nothing_is_left_of_a_worker_that_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "ending_worker.py").write_text("def warm(): pass\ndef run(*_): return 3\n")
+    (tmp_path / "ending_worker.py").write_text(
+        f"def warm(): pass\n{CHOOSES_WRITEV}def run(*_): return 3\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     state = StateDir.create(Path("run"))
     workers = Workers("ending_worker", state, quiet=True)

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import pytest
 from support.checkout import TOP
+from support.worker.tap_io import CHOOSES_WRITEV
 
 from ovs_vhost_plugin.common import process
 from ovs_vhost_plugin.common.dirs import StateDir
@@ -79,7 +80,9 @@ def test_a_fork_server_without_the_privilege_says_what_workers_lack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a container: the workers are there, and it is known what is not around them."""
-    (tmp_path / "lacking_worker.py").write_text("def warm(): pass\ndef run(*_): return 0\n")
+    (tmp_path / "lacking_worker.py").write_text(
+        f"def warm(): pass\n{CHOOSES_WRITEV}def run(*_): return 0\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     python = tmp_path / "python"
     dropped = "setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin"
@@ -136,5 +139,6 @@ def test_the_documents_table_is_this_list() -> None:
     section = text.partition("### System calls")[2].partition("\n## ")[0]
     told = re.findall(r"`([a-zA-Z0-9_]+)`", section)
     arguments = {"mmap", "mprotect", "clone", "sendto", "prlimit64", "tgkill", "ioctl"}
+    arguments |= {"io_uring_enter"}
     there = {*sandbox.ALLOWED, *sandbox.REFUSED, *sandbox.IOCTLS, *arguments}
     assert sorted(told) == sorted(there)
