@@ -54,8 +54,6 @@ def collect(queue: Queue, net: Net) -> int:
     batch, size = net.state[0]["cfg_batch"], net.state[0]["cfg_header_size"]
     held = queue.state[0]
     at, count = held["first"], int64(0)
-    if held["count"] < LEAST:
-        return 0
     while count < min(held["count"], SLOTS):
         chain = queue.chains[uint64(held["head"] + count & (CHAINS - 1))]
         if not _take_header(queue, net, at, chain["iovecs"], chain["length"] - size):

@@ -30,7 +30,7 @@ from ovs_vhost_plugin.jit.layout import (
     void,
 )
 from ovs_vhost_plugin.jit.net import fragment, offload
-from ovs_vhost_plugin.jit.net.batch import collect, drop_header
+from ovs_vhost_plugin.jit.net.batch import LEAST, collect, drop_header
 from ovs_vhost_plugin.jit.net.learn import learn, take_head
 from ovs_vhost_plugin.jit.result import failure, fault_of, is_fault
 from ovs_vhost_plugin.jit.ring.held import gather
@@ -267,7 +267,8 @@ def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learn
     while queue.state[0]["count"] > 0:
         if ring.state[0]["enabled"]:
             count = int64(0)
-            if state["cfg_batch"] != 0 and state["tx_iovec"] == 0:
+            together = state["cfg_batch"] != 0 and queue.state[0]["count"] >= LEAST
+            if together and state["tx_iovec"] == 0:
                 count = collect(queue, net)
             if count > 0:
                 journal_begin(ring, queue, count)

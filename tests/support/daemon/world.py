@@ -202,7 +202,7 @@ class FakeWorkers:
         self.broken = ""
         self.events: list[Any] = []
         self.adopted = self.forgotten = 0
-        self.build = "ours"
+        self.build, self.tap_io = "ours", "writev"
         self.handovers: dict[str, Any] = {}
 
     def is_outdated(self, link: Any) -> bool:
