@@ -5,26 +5,17 @@ Each command imports its modules when it runs, so that `ovs-vhost show` loads no
 """
 
 import argparse
-import errno
 import importlib
 import io
-import json
-import os
-import signal
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
-
-import ovs.daemon
-import ovs.unixctl
-import ovs.unixctl.client
+from typing import Any
 
 from ovs_vhost_plugin import __version__
 from ovs_vhost_plugin.common import dirs
-
-_TIMEOUT = 15  # seconds for the daemon's answer; an announcement takes up to 10
+from ovs_vhost_plugin.control import CommandError, ask
 
 DESCRIPTION = "vhost-user ports for a stock Open vSwitch."
 
@@ -37,10 +28,6 @@ ENVIRONMENT = {
     "at once (default: where it is measured to pay at the start)",
 }
 """Environment variables that the program reads → meanings, for `--help` and the man page."""
-
-
-class CommandError(Exception):
-    """A command failed; the text is for the user."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -152,7 +139,7 @@ def _show_parser() -> argparse.ArgumentParser:
 
 def _show(argv: Sequence[str]) -> int:
     args = _show_parser().parse_args(argv)
-    return _print(_ask(args.target, "vhost/show", []), args.format, "show")
+    return _print(ask(args.target, "vhost/show", []), args.format, "show")
 
 
 def _stats_parser() -> argparse.ArgumentParser:
@@ -166,7 +153,7 @@ def _stats_parser() -> argparse.ArgumentParser:
 
 def _stats(argv: Sequence[str]) -> int:
     args = _stats_parser().parse_args(argv)
-    return _print(_ask(args.target, "vhost/stats", [args.port]), args.format, "stats")
+    return _print(ask(args.target, "vhost/stats", [args.port]), args.format, "stats")
 
 
 def _announce_parser() -> argparse.ArgumentParser:
@@ -184,7 +171,7 @@ def _announce_parser() -> argparse.ArgumentParser:
 
 def _announce(argv: Sequence[str]) -> int:
     args = _announce_parser().parse_args(argv)
-    result = _ask(args.target, "vhost/announce", [args.port, args.mac])
+    result = ask(args.target, "vhost/announce", [args.port, args.mac])
     _print(result, args.format, "announcement")
     return 0 if result["outcome"] in ("learned", "active") else 1
 
@@ -200,7 +187,7 @@ def _announce_log_parser() -> argparse.ArgumentParser:
 
 def _announce_log(argv: Sequence[str]) -> int:
     args = _announce_log_parser().parse_args(argv)
-    return _print(_ask(args.target, "vhost/announce-log", [args.port]), args.format, "announce_log")
+    return _print(ask(args.target, "vhost/announce-log", [args.port]), args.format, "announce_log")
 
 
 def _hold_log_parser() -> argparse.ArgumentParser:
@@ -214,7 +201,25 @@ def _hold_log_parser() -> argparse.ArgumentParser:
 
 def _hold_log(argv: Sequence[str]) -> int:
     args = _hold_log_parser().parse_args(argv)
-    return _print(_ask(args.target, "vhost/hold-log", [args.port]), args.format, "hold_log")
+    return _print(ask(args.target, "vhost/hold-log", [args.port]), args.format, "hold_log")
+
+
+def _migrations_parser() -> argparse.ArgumentParser:
+    parser = _query_parser(
+        "migrations",
+        "Tell the migrations that this host saw since the daemon was started, each as a timeline: "
+        "of a guest that left, when its rings stopped, when the bridge had it elsewhere, and the "
+        "fate of the frames that came meanwhile; of one that came, when its rings ran, when it was "
+        "announced and learned, and when its first frame came. Milliseconds count from the stop of "
+        "the rings, or from their start.",
+        "ovs-vhost migrations vhu0",
+    )
+    return _with_port(parser)
+
+
+def _migrations(argv: Sequence[str]) -> int:
+    args = _migrations_parser().parse_args(argv)
+    return _print(ask(args.target, "vhost/migrations", [args.port]), args.format, "migrations")
 
 
 def _upgrade_parser() -> argparse.ArgumentParser:
@@ -228,7 +233,7 @@ def _upgrade_parser() -> argparse.ArgumentParser:
 
 def _upgrade(argv: Sequence[str]) -> int:
     args = _upgrade_parser().parse_args(argv)
-    result = _ask(args.target, "vhost/upgrade", [args.port])
+    result = ask(args.target, "vhost/upgrade", [args.port])
     _print(result, args.format, "upgrade")
     return 0 if all(said.startswith("upgraded") for said in result["ports"].values()) else 1
 
@@ -254,6 +259,9 @@ COMMANDS: dict[str, Command] = {
         _hold_log_parser,
         _hold_log,
     ),
+    "migrations": Command(
+        "[PORT]", "tell the migrations that this host saw", _migrations_parser, _migrations
+    ),
     "upgrade": Command(
         "[PORT]", "replace the ports' processes while guests run", _upgrade_parser, _upgrade
     ),
@@ -262,9 +270,13 @@ COMMANDS: dict[str, Command] = {
 }
 
 
-def _query_parser(command: str, description: str) -> argparse.ArgumentParser:
+def _query_parser(command: str, description: str, example: str = "") -> argparse.ArgumentParser:
     """A parser with the options of every command that asks the daemon."""
-    parser = argparse.ArgumentParser(prog=f"{dirs.PROGRAM} {command}", description=description)
+    parser = argparse.ArgumentParser(
+        prog=f"{dirs.PROGRAM} {command}",
+        description=description,
+        epilog=f"Example: {example}" if example else None,
+    )
     parser.add_argument(
         "-f",
         "--format",
@@ -285,57 +297,6 @@ def _query_parser(command: str, description: str) -> argparse.ArgumentParser:
 def _with_port(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("port", nargs="?", metavar="PORT", help="only this port (default: all)")
     return parser
-
-
-def _ask(target: str, command: str, arguments: Sequence[str | None]) -> Any:
-    """Ask the daemon; return its answer, decoded from JSON."""
-    dirs.set_up()
-    words = [word for word in arguments if word is not None]
-    signal.signal(signal.SIGALRM, _timed_out)
-    signal.alarm(_TIMEOUT)
-    try:
-        refusal, answer = _transact(_control_socket(target), command, words)
-    finally:
-        signal.alarm(0)
-    if refusal is not None:
-        raise CommandError(refusal)
-    return json.loads(answer)
-
-
-def _transact(path: str, command: str, words: Sequence[str]) -> tuple[str | None, str]:
-    """Send one request; return the daemon's error, or None, and its answer."""
-    error, client = ovs.unixctl.client.UnixctlClient.create(path)
-    if error:
-        _unreachable(path, error)
-    error, refusal, answer = client.transact(command, [*words, "--format", "json"])
-    client.close()
-    if error:
-        _unreachable(path, error)
-    return refusal, answer
-
-
-def _control_socket(target: str) -> str:
-    error, path = ovs.unixctl.socket_name_from_target(target)
-    if error:
-        _unreachable(path, error)
-    found: str = path
-    return found
-
-
-def _unreachable(what: str, error: int) -> NoReturn:
-    """Fail with the reason why the daemon does not answer, and a remedy."""
-    if error in (errno.EACCES, errno.EPERM):
-        raise CommandError(f"{what}: permission denied; run as root")
-    if error in (errno.ENOENT, errno.ESRCH, errno.ECONNREFUSED):
-        raise CommandError(
-            "the daemon is not running; start it with 'systemctl start ovs-vhost' "
-            "or 'ovs-vhost daemon --detach' (OVS_RUNDIR names its run directory)"
-        )
-    raise CommandError(f"{what}: {os.strerror(error)}")
-
-
-def _timed_out(_signal: int, _frame: object) -> NoReturn:
-    raise CommandError(f"the daemon did not answer within {_TIMEOUT} s")
 
 
 def _print(data: Any, form: str, kind: str) -> int:

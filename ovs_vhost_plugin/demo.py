@@ -14,7 +14,9 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
@@ -23,6 +25,7 @@ from rich.table import Table
 
 from ovs_vhost_plugin.lab.hosts import namespace
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE
+from ovs_vhost_plugin.lab.measure import picture
 from ovs_vhost_plugin.lab.measure.timeline import Report
 from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import LabError
@@ -58,6 +61,12 @@ def parser() -> argparse.ArgumentParser:
         choices=["table", "json"],
         default="table",
         help="print the result as a table, or as JSON for a program (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--svg",
+        metavar="FILE",
+        help="write the timeline as a picture into this file (default: a new one in the directory "
+        "for temporary files; none with --format json)",
     )
     parser.add_argument(
         "--keep", action="store_true", help="leave it all running until Ctrl-C, to look around"
@@ -106,6 +115,8 @@ def _play(stage: Stage, options: argparse.Namespace, status: Status, screen: Con
         print(json.dumps(report.as_dict(), indent=2), flush=True)
     else:
         _print(report)
+    if options.svg or options.format != "json":
+        screen.print(f"timeline   {_draw(report, options.svg)}", highlight=False, soft_wrap=True)
     if options.keep:
         _keep(stage, screen)
     status.start()
@@ -132,6 +143,19 @@ def _print(report: Report) -> None:
     )
     if not report.found:
         screen.print("The network did not find the guest again.")
+
+
+def _draw(report: Report, path: str | None) -> str:
+    """Write the timeline as a picture; return where it is. Raises LabError."""
+    try:
+        if path is None:
+            # A name that nobody can have guessed: others may write into the directory.
+            fd, path = tempfile.mkstemp(prefix="ovs-vhost-demo-", suffix=".svg")
+            os.close(fd)
+        Path(path).write_text(picture.svg(report))
+    except OSError as error:
+        raise LabError(f"the timeline was not written: {error}") from error
+    return path
 
 
 def _keep(stage: Stage, screen: Console) -> None:

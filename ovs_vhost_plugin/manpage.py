@@ -93,6 +93,8 @@ def _command(parser: argparse.ArgumentParser) -> Iterator[str]:
             yield from (".PP", _italic(group.title))
         for action in actions:
             yield from (".TP", _usage(action), _text(_help(parser, action)))
+    if parser.epilog:
+        yield from (".PP", _text(parser.epilog))
 
 
 def _usage(action: argparse.Action) -> str:

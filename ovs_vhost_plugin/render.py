@@ -6,6 +6,8 @@ it come from guests: what is not printable is escaped.
 """
 
 import json
+import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -163,6 +165,71 @@ def hold_log(data: Mapping[str, Any]) -> str:
         ports = ", ".join(sorted({f"port {port}" for port in entry["places"].values()}))
         rows.append([f"{ago:.1f}", entry["port"], f"{took:.2f}", *known, why, ports])
     return _table(heads, rows) if rows else "nothing has been held yet\n"
+
+
+_STEPS = {
+    "memory-is-copied": "its memory is copied",
+    "rings-stopped": "its rings stopped",
+    "found-elsewhere": "found elsewhere",
+    "first-frame-forwarded": "the first held frame was sent on",
+    "rings-run-again": "its rings run here again",
+    "memory-is-not-copied": "its memory is copied no more",
+    "announcement-asked-for": "to be announced",
+    "rings-run": "its rings run",
+    "announced": "announced",
+    "learned": "the switch has learned it",
+    "first-frame-received": "its first frame came",
+    "hold-over": "no more frames are held",
+    "front-end-gone": "its front-end has gone",
+}
+"""Steps of a migration (`daemon/guests/moves.py`), for people."""
+
+_ENDS = {
+    ("leaves", "under-way"): "is leaving",
+    ("leaves", "left"): "left",
+    ("leaves", "stayed"): "was to leave, and stayed",
+    ("comes", "under-way"): "is coming",
+    ("comes", "came"): "came",
+    ("comes", "did-not-come"): "was to come, and did not",
+}
+
+
+def migrations(data: Mapping[str, Any]) -> str:
+    """Each migration as a timeline, from the data of `vhost/migrations`."""
+    parts = [_migration(move, data["now"]) for move in data["migrations"]]
+    return "\n".join(parts) or "no guest has migrated since the daemon was started\n"
+
+
+def _migration(move: Mapping[str, Any], now: float) -> str:
+    begun = now - move["timeline"][0]["at"]
+    lines = [f"{_shown(move['port'])}: its guest {_ENDS[move['way'], move['end']]}, "]
+    lines[0] += f"{begun:.1f} s ago\n"
+    rows = [
+        (f"{step['ms']:+.1f}", _STEPS[step["event"]] + _at_step(move, step["event"]))
+        for step in move["timeline"]
+    ]
+    width = max(len(at) for at, _ in rows)
+    lines += [f"  {at:>{width}} ms  {what}\n" for at, what in rows]
+    spans = {"downtime": move["downtime_ms"], "outage": move["outage_ms"]}
+    words = [f"{name} {took:.1f} ms" for name, took in spans.items() if took is not None]
+    words += [f"{n} {name.replace('_', ' ')}" for name, n in sorted(move["held"].items())]
+    words += [] if move["lost"] is None else [f"{move['lost']} lost"]
+    if words:
+        lines.append(textwrap.indent(textwrap.fill(", ".join(words), 78), "  ") + "\n")
+    return "".join(lines)
+
+
+def _at_step(move: Mapping[str, Any], step: str) -> str:
+    """The detail of a step: who asked, where it was found, what became of the announcement."""
+    if step == "announcement-asked-for" and move["trigger"]:
+        return f" ({move['trigger']})"
+    if step == "found-elsewhere":
+        ports = sorted(set(move["places"].values()))
+        return f" on port {', '.join(map(str, ports[:4]))}" if ports else ""
+    if step == "announced":
+        outcomes = Counter(move["announced"].values())
+        return ": " + ", ".join(f"{n} {name}" for name, n in sorted(outcomes.items()))
+    return ""
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -71,6 +71,7 @@ class Commands:
             ("vhost/announce-log", "[PORT] [--format json]", 3, self._announce_log),
             ("vhost/upgrade", "[PORT] [--format json]", 3, self._upgrade),
             ("vhost/hold-log", "[PORT] [--format json]", 3, self._hold_log),
+            ("vhost/migrations", "[PORT] [--format json]", 3, self._migrations),
         ):
             ovs.unixctl.commands.pop(name, None)  # the bindings' own "version"
             ovs.unixctl.command_register(name, usage, 0, most, self._guarded, handler)
@@ -201,23 +202,32 @@ class Commands:
             _answer(pending.connection, pending.as_json, result.as_dict(), render.announcement)
 
     def _announce_log(self, connection: Any, argv: list[str], _now: float) -> None:
-        as_json, names = _format(connection, argv)
-        if len(names) > 1:
-            raise UsageError("usage: vhost/announce-log [PORT] [--format json]")
-        history = self._loop.announcing.history()
-        # Also for a port that has gone since: the log has everything that was sent.
-        found = [entry for entry in history if not names or entry["port"] == names[0]]
-        data = {"now": time.monotonic(), "announcements": found}
-        _answer(connection, as_json, data, render.announce_log)
+        log = "announce-log", "announcements", self._loop.announcing.history()
+        self._log(connection, argv, *log, render.announce_log)
 
     def _hold_log(self, connection: Any, argv: list[str], _now: float) -> None:
+        log = "hold-log", "holds", self._loop.forwarding.log()
+        self._log(connection, argv, *log, render.hold_log)
+
+    def _migrations(self, connection: Any, argv: list[str], _now: float) -> None:
+        log = "migrations", "migrations", self._loop.moves.log()
+        self._log(connection, argv, *log, render.migrations)
+
+    def _log(
+        self,
+        connection: Any,
+        argv: list[str],
+        command: str,
+        key: str,
+        history: list[dict[str, Any]],
+        text: Callable[[dict[str, Any]], str],
+    ) -> None:
+        """Answer with the entries of a port's, also of one that has gone since, or with all."""
         as_json, names = _format(connection, argv)
         if len(names) > 1:
-            raise UsageError("usage: vhost/hold-log [PORT] [--format json]")
-        log = self._loop.forwarding.log()
-        found = [entry for entry in log if not names or entry["port"] == names[0]]
-        data = {"now": time.monotonic(), "holds": found}
-        _answer(connection, as_json, data, render.hold_log)
+            raise UsageError(f"usage: vhost/{command} [PORT] [--format json]")
+        found = [entry for entry in history if not names or entry["port"] == names[0]]
+        _answer(connection, as_json, {"now": time.monotonic(), key: found}, text)
 
     def _upgrade(self, connection: Any, argv: list[str], now: float) -> None:
         as_json, names = _format(connection, argv)

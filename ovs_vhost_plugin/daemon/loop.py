@@ -17,6 +17,7 @@ from ovs_vhost_plugin.daemon.connector import Connector
 from ovs_vhost_plugin.daemon.events import Event
 from ovs_vhost_plugin.daemon.guests.announcing import Announcing
 from ovs_vhost_plugin.daemon.guests.forwarding import Forwarding
+from ovs_vhost_plugin.daemon.guests.moves import Moves
 from ovs_vhost_plugin.daemon.handover.upgrading import Upgrading
 from ovs_vhost_plugin.daemon.lasting import Lasting
 from ovs_vhost_plugin.daemon.ovsdb import adoption
@@ -49,6 +50,7 @@ class Loop:
         connector: Connector,
         announcing: Announcing,
         forwarding: Forwarding,
+        moves: Moves,
         reopener: TapReopener,
         switchd: Switchd,
         upgrading: Upgrading,
@@ -58,6 +60,7 @@ class Loop:
         self.connector = connector
         self.announcing = announcing
         self.forwarding = forwarding
+        self.moves = moves
         self.reopener = reopener
         self.switchd = switchd
         self.upgrading = upgrading
@@ -237,6 +240,7 @@ class Loop:
             self.switchd.follow(self.snapshot.switch.rundir, now)
             self.announcing.locate(self.snapshot)
             self.forwarding.locate(self.snapshot)
+        self.moves.take(events, now)
         self.announcing.take(events, now)
         self.announcing.run()
         self.forwarding.take(events, now)

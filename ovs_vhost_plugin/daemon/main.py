@@ -24,6 +24,7 @@ from ovs_vhost_plugin.daemon.commands import Commands
 from ovs_vhost_plugin.daemon.connector import Connector
 from ovs_vhost_plugin.daemon.guests.announcing import Announcing
 from ovs_vhost_plugin.daemon.guests.forwarding import Forwarding
+from ovs_vhost_plugin.daemon.guests.moves import Moves
 from ovs_vhost_plugin.daemon.handover.upgrading import Upgrading
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options
@@ -123,12 +124,13 @@ def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: Path) -
         may_try,
     )
     switchd = Switchd()
-    announcing = Announcing(workers.tell, switchd, made)
-    forwarding = Forwarding(workers.tell, switchd)
+    moves = Moves()
+    announcing = Announcing(workers.tell, switchd, moves, made)
+    forwarding = Forwarding(workers.tell, switchd, moves)
     reopener = TapReopener(taps, ports.taps.unopened, switchd)
     make_ids = partial(worker_ids, chosen, uids)
     upgrading = Upgrading(ports, make_ids, by_itself=chosen.upgrade_workers)
-    parts = (connector, announcing, forwarding, reopener, switchd, upgrading)
+    parts = (connector, announcing, forwarding, moves, reopener, switchd, upgrading)
     return Loop(database, ports, *parts)
 
 

@@ -80,6 +80,11 @@ class PortHold:
         return ended
 
     @property
+    def places(self) -> dict[str, int]:
+        """The ports on which stations were found, by the station as text."""
+        return {key.encode(): number for key, number in self.tracker.new_ports.items()}
+
+    @property
     def lasts_until(self) -> float | None:
         """When the hold is over, whatever the worker says; None without one."""
         return self.tracker.began + SECONDS if self.active else None
@@ -139,8 +144,8 @@ class PortHold:
 
     def record(self, port: str, counts: dict[str, int], now: float, over: str = "") -> Record:
         """The record of the hold as it ends."""
-        places = {key.encode(): number for key, number in self.tracker.new_ports.items()}
-        return Record(port, self.tracker.began, now, counts, places, dict(self.refused), over)
+        began = self.tracker.began
+        return Record(port, began, now, counts, self.places, dict(self.refused), over)
 
     def _wanted(self, *, idle: bool) -> frozenset[StationKey]:
         """The stations to ask for, as soon as it is time.

@@ -15,7 +15,7 @@ from ovs_vhost_plugin.ipc.codec import Count, Hex, Line, MessageError, Messages,
 from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.ipc.stations import Key
 
-PROTOCOL = 3
+PROTOCOL = 4
 """The version of this protocol: raise it when a command or report changes, and write the change
 into docs/upgrade.md. A field that is added has a default."""
 

@@ -157,7 +157,8 @@ class Started:
 
     `sent` counts the frames that the worker had taken from guests before. `moved_in`: the
     front-end has brought the guest's state from another host. `further`: an earlier report said
-    that the rings began at zero, and one more has begun, at `base`.
+    that the rings began at zero, and one more has begun, at `base`. `at`: when, CLOCK_MONOTONIC
+    seconds; 0: a worker of before version 4 does not tell.
     """
 
     WIRE_NAME: ClassVar = "started"
@@ -165,6 +166,15 @@ class Started:
     sent: Counted = 0
     moved_in: bool = False
     further: bool = False
+    at: Annotated[float, Seconds()] = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FirstReceived:
+    """The guest has received its first frame since `Started`, at CLOCK_MONOTONIC second `at`."""
+
+    WIRE_NAME: ClassVar = "first-received"
+    at: Annotated[float, Seconds()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +222,8 @@ class HoldState:
 
     stations  with the VLAN tags of the frames
     sighted   frames that came to the port from one of the stations, which is elsewhere now
+    since     when the hold began, as the guest's last receive ring stopped, CLOCK_MONOTONIC
+              seconds; 0: a worker of before version 4 does not tell
     """
 
     WIRE_NAME: ClassVar = "holding"
@@ -220,6 +232,7 @@ class HoldState:
     stations: Annotated[tuple[Key, ...], Most(_STATIONS_MAX)]
     counts: Annotated[dict[str, Annotated[int, Count(1 << 53)]], Most(32)]
     sighted: Annotated[int, Count(1 << 53)] = 0
+    since: Annotated[float, Seconds()] = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +264,7 @@ Report = (
     | PortState
     | Rarp
     | Started
+    | FirstReceived
     | AskConnection
     | AskQueues
     | AskUserfaultfd
@@ -265,6 +279,7 @@ RATES: dict[type[Report], tuple[float, int]] = {
     # reports a second, reports at once
     PortState: (4.0, 40),
     Started: (20.0, 80),
+    FirstReceived: (20.0, 80),
     Rarp: (20.0, 40),
     GuestStations: (10.0, 40),
     HoldState: (10.0, 40),

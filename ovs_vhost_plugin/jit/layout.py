@@ -109,6 +109,7 @@ NET_DTYPE = record(
     "cfg_wake_fd",  # eventfd that ends the loop's sleep
     "cfg_fault_fd",  # eventfd that tells the worker of faults, missing translations and kicks
     "cfg_tell_kicks",  # 1: the worker is told of each kick; written while the loop runs as well
+    "tell_received",  # 1: the worker is told once frames were received; it sets, the loop clears it
     "cfg_header_size",  # bytes of the virtio-net header, here and on the tap: 10 or 12
     "cfg_mergeable",  # 1: MRG_RXBUF negotiated
     "cfg_guest_csum",  # 1: GUEST_CSUM negotiated

@@ -166,6 +166,10 @@ def run(pair: Pair) -> None:
         if alive(pair.tx) and not state["tx_tap_full"]:
             done += transmit(pair.tx, pair.tx_queue, pair.tx_memory, pair.net, pair.learned)
         if receives(pair) and not state["rx_tap_lost"]:
-            done += receive(pair.rx, pair.rx_queue, pair.rx_memory, pair.net, pair.learned)
+            received = receive(pair.rx, pair.rx_queue, pair.rx_memory, pair.net, pair.learned)
+            done += received
+            if received and state["tell_received"]:
+                state["tell_received"] = 0
+                write_event(state["cfg_fault_fd"], pair.net.scratch)
         if done == 0:
             sleep(pair)

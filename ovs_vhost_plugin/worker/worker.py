@@ -38,7 +38,7 @@ from ovs_vhost_plugin.ipc.commands import (
     RefuseUserfaultfd,
     Release,
 )
-from ovs_vhost_plugin.ipc.reports import Rarp, Started, Stats, WorkerHello
+from ovs_vhost_plugin.ipc.reports import FirstReceived, Rarp, Started, Stats, WorkerHello
 from ovs_vhost_plugin.ipc.spec import Inheritance, PortSettings, WorkerSpec
 from ovs_vhost_plugin.ipc.vitals import Pulse
 from ovs_vhost_plugin.vhost.errors import PeerError
@@ -47,6 +47,7 @@ from ovs_vhost_plugin.vhost.withheld import Withheld
 from ovs_vhost_plugin.worker.complaints import Complaints
 from ovs_vhost_plugin.worker.daemonlink import DaemonLink
 from ovs_vhost_plugin.worker.device.device import Device
+from ovs_vhost_plugin.worker.device.firstframe import FirstFrame
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.device.userfaultdevice import UserfaultDevice
 from ovs_vhost_plugin.worker.frontend import FrontEndLink
@@ -101,6 +102,7 @@ class Worker:
         self._state = DeviceState(self._addresses, self._selector, clock)
         self._userfaultfds = UserfaultDevice(self._outbox, clock, settings)
         gate = TapGate(pairs, taps, self._holding)
+        self._first_frame = FirstFrame(pairs, lambda at: self._outbox.tell(FirstReceived(at)))
         self._device = Device(
             gate,
             self._state,
@@ -152,6 +154,7 @@ class Worker:
             self._front_end,
             self._addresses,
             self._device,
+            self._first_frame,
             self._queue_requests,
             self._outbox,
             self._giving,
@@ -218,7 +221,9 @@ class Worker:
         if not further:
             self._complaints.mended()
         sent = sum(pair.counters["tx_packets"] for pair in self._device.pairs)
-        self._outbox.tell(Started(base, sent, self._state.take_arrival(), further))
+        now = time.monotonic()
+        self._outbox.tell(Started(base, sent, self._state.take_arrival(), further, now))
+        self._first_frame.begin()
 
     def error(self, error: PeerError) -> None:
         """Count a peer's error."""

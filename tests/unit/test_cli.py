@@ -123,7 +123,7 @@ def test_whether_an_announcement_worked_is_in_the_exit_status(
 ) -> None:
     data = {"port": "vhu0", "mac": "52:54:00:00:00:01", "bridge": "br0", "ofport": 3}
     data |= {"outcome": outcome, "milliseconds": None, "reason": ""}
-    monkeypatch.setattr(cli, "_ask", lambda *_: data)
+    monkeypatch.setattr(cli, "ask", lambda *_: data)
     assert cli.main(["announce", "vhu0"]) == status
 
 

@@ -4,6 +4,7 @@
 import json
 import os
 import signal
+import tempfile
 from typing import ClassVar
 
 import pytest
@@ -34,7 +35,7 @@ REPORT = Report(
 
 
 @pytest.fixture
-def stage(monkeypatch):
+def stage(monkeypatch, tmp_path):
     """A stage whose migration does what the test says; notes how it was set up and taken down."""
 
     class Stage:
@@ -51,6 +52,7 @@ def stage(monkeypatch):
             self.played.append("down")
 
     monkeypatch.setattr(demo, "Stage", Stage)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(packages, "missing", lambda programs: None)
     monkeypatch.setattr(namespace, "sweep", lambda pid=None: Stage.played.append(("sweep", pid)))
     return Stage
@@ -71,6 +73,25 @@ def test_json_is_for_a_program(stage, capsys):
     assert demo.main(["--announce", "guest", "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == REPORT.as_dict()
     assert ("qemu", True) in stage.played
+
+
+def test_the_timeline_is_drawn_where_it_says(stage, tmp_path, capsys):
+    assert demo.main(["--guest", "soft"]) == 0
+    (made,) = tmp_path.iterdir()
+    assert made.name.startswith("ovs-vhost-demo-") and "SEND_RARP received" in made.read_text()
+    said = capsys.readouterr()
+    assert f"timeline   {made}" in said.err and str(made) not in said.out
+
+    chosen = tmp_path / "chosen.svg"
+    assert demo.main(["--format", "json", "--svg", str(chosen)]) == 0
+    assert chosen.read_text() == made.read_text()
+    assert demo.main(["--format", "json"]) == 0
+    assert set(tmp_path.iterdir()) == {made, chosen}
+
+
+def test_a_timeline_that_cannot_be_written_is_an_error_in_a_line(stage, tmp_path, capsys):
+    assert demo.main(["--svg", str(tmp_path / "none" / "x.svg")]) == 1
+    assert "the timeline was not written: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", [{"found": False}, {"damaged": 1}])

@@ -50,6 +50,15 @@ NO_CHANGE = Change()
 
 
 @dataclass(frozen=True, slots=True)
+class Arrival:
+    """The guest of `port` has come from elsewhere, or is about to: `trigger` told it, at `at`."""
+
+    port: str
+    trigger: Trigger
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Aside:
     """Of a guest whose rings began at zero: what it would be if one had been used before."""
 

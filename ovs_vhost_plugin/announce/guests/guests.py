@@ -29,7 +29,7 @@ from ovs_vhost_plugin.announce.announcement import Request
 from ovs_vhost_plugin.announce.frames.queries import queries
 from ovs_vhost_plugin.announce.guests.claims import NOT_GIVEN, sort_out
 from ovs_vhost_plugin.announce.guests.elsewhere import MAC_ELSEWHERE, Look, moved
-from ovs_vhost_plugin.announce.guests.guest import Change, GuestState
+from ovs_vhost_plugin.announce.guests.guest import Arrival, Change, GuestState
 from ovs_vhost_plugin.announce.guests.port import GuestPort
 from ovs_vhost_plugin.announce.guests.rounds import Rounds
 from ovs_vhost_plugin.announce.guests.silence import Silence
@@ -84,11 +84,17 @@ class Guests:
         self._silence = Silence()
         self._looks: dict[str, Look] = {}  # at most one a port: a new one takes its place
         self._actions: list[GuestAction] = []
+        self._arrivals: list[Arrival] = []
 
     def take_actions(self) -> list[GuestAction]:
         """The actions that have become due since the last call, in order."""
         actions, self._actions = self._actions, []
         return actions
+
+    def take_arrivals(self) -> list[Arrival]:
+        """The guests that have come since the last call, announced or not."""
+        arrivals, self._arrivals = self._arrivals, []
+        return arrivals
 
     # -- rows ------------------------------------------------------------------------------------
 
@@ -149,6 +155,8 @@ class Guests:
         state.guest.rarp(mac)
         state.rarp_at = at
         self._rounds.cancel(name)  # the front-end makes them
+        if not state.guest.running:
+            self._arrivals.append(Arrival(name, Trigger.SEND_RARP, at))
         port = self._announced(name)
         if port is not None:
             self._request(port, Trigger.SEND_RARP, at, now)
@@ -201,6 +209,8 @@ class Guests:
             self._actions.append(Withdraw(name, "its guest has stopped"))
         if not change.trigger:
             return
+        if change.trigger == Trigger.MOVED_IN:
+            self._arrivals.append(Arrival(name, Trigger.MOVED_IN, now))
         self._begin(name, change.trigger, now)
         port, state = self._ports.get(name), self._state(name)
         if watch and port is not None and port.policy.guest_silent and state.announces_itself:

@@ -29,6 +29,7 @@ from ovs_vhost_plugin.announce.guests.port import GuestPort
 from ovs_vhost_plugin.announce.result import Result
 from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.daemon.events import Ended, Event, Heard
+from ovs_vhost_plugin.daemon.guests.moves import Moves
 from ovs_vhost_plugin.daemon.guests.places import Owners
 from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.ipc.commands import Command, ForgetStations, GetStats, Inject
@@ -54,10 +55,12 @@ class Announcing:
         self,
         tell: Tell,
         switchd: Switchd,
+        moves: Moves,
         formats: Mapping[str, Format] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`tell` sends a command to a port's worker; False: there is none."""
+        self._moves = moves
         self.announced: dict[str, str] = {}
         self._tell = tell
         self._switchd = switchd
@@ -180,6 +183,7 @@ class Announcing:
     def _publish(self, result: Result) -> None:
         summary = result.summary()
         vlog.info(f"{result.port}: announced {summary}")
+        self._moves.announced(result)
         if self._guests.worth_publishing(result):
             self.announced[result.port] = summary
             self._news.add(result.port)
@@ -193,6 +197,8 @@ class Announcing:
 
     def _carry_out(self) -> bool:
         """Carry out the actions of the guests; whether there were any."""
+        for one in self._guests.take_arrivals():
+            self._moves.arrived(one.port, one.trigger, one.at)
         actions = self._guests.take_actions()
         for action in actions:
             self._do(action, self._clock())

@@ -17,6 +17,7 @@ import ovs.vlog
 
 from ovs_vhost_plugin.common.history import History
 from ovs_vhost_plugin.daemon.events import Ended, Event, Heard
+from ovs_vhost_plugin.daemon.guests.moves import Moves
 from ovs_vhost_plugin.daemon.guests.places import Owners, location_of
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
@@ -63,7 +64,8 @@ class _Port:
 class Forwarding:
     """The forwarding of all ports. `send` gives a command to a port's worker, if it is there."""
 
-    def __init__(self, send: Send, switchd: Switchd) -> None:
+    def __init__(self, send: Send, switchd: Switchd, moves: Moves) -> None:
+        self._moves = moves
         self.counters: Counter[str] = Counter()
         self.history: History[Record] = History()
         self._send = send
@@ -113,7 +115,7 @@ class Forwarding:
                 self._over(name, port, f"more than {SECONDS:g} s", now)
             elif port.bridge is not None:
                 self._flush(name, port.hold, port.bridge)
-                self._deliver(port.hold, port.bridge, now)
+                self._deliver(name, port.hold, port.bridge, now)
                 self._release(name, port, now)
 
     def wait(self, poller: Any) -> None:
@@ -204,6 +206,7 @@ class Forwarding:
 
     def _record(self, record: Record) -> None:
         self.history.append(record)
+        self._moves.held(record)
         say = vlog.warn if record.over else vlog.info
         say(f"{record.port}: {record.summary()}")
 
@@ -239,6 +242,7 @@ class Forwarding:
     def _table(self, name: str, port: _Port, text: str, now: float) -> None:
         if not port.hold.table(text, self._place(name), self._rows_at(name), now):
             return
+        self._moves.found(name, port.hold.places, now)
         port.sights += 1
         if port.sights <= SIGHTS:
             found = port.hold.tracker.new_ports.items()
@@ -258,9 +262,10 @@ class Forwarding:
         if frame is not None:
             bridge.packet_out(place.ofport, frame, Output.NORMAL)
 
-    def _deliver(self, hold: PortHold, bridge: BridgeConnection, now: float) -> None:
+    def _deliver(self, name: str, hold: PortHold, bridge: BridgeConnection, now: float) -> None:
         done = bridge.run(now)
         if hold.queue and bridge.idle:
+            self._moves.forwarded(name, now)
             bridge.packets_to(hold.queue, now)
             hold.queue = []
             done += bridge.run(now)

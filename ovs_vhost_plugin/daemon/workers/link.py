@@ -32,6 +32,7 @@ from ovs_vhost_plugin.ipc.reports import (
     AskConnection,
     AskQueues,
     AskUserfaultfd,
+    FirstReceived,
     GuestStations,
     HandedOver,
     HeldFrames,
@@ -292,8 +293,8 @@ class WorkerLink:
                 pass  # `daemon/connector.py`
             case AskQueues() | AskUserfaultfd():
                 pass  # `daemon/ports.py`
-            case Rarp() | Started():
-                pass  # `daemon/guests/announcing.py`
+            case Rarp() | Started() | FirstReceived():
+                pass  # `daemon/guests/announcing.py`, `moves.py`
             case HoldState() | HeldFrames():
                 pass  # `daemon/guests/forwarding.py`
             case HandedOver():
@@ -361,4 +362,9 @@ class WorkerLink:
 
 def _timely(report: Report, now: float) -> Report:
     """`report` with times in the future set to `now`."""
-    return replace(report, at=min(report.at, now)) if isinstance(report, Rarp) else report
+    match report:
+        case Rarp(at=at) | Started(at=at) | FirstReceived(at=at) if at > now:
+            return replace(report, at=now)
+        case HoldState(since=since) if since > now:
+            return replace(report, since=now)
+    return report

@@ -77,7 +77,7 @@ class QueuePair:
         self.rings = (self.rx, self.tx)
         self._loop = loop
         self.fault_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        """Readable when a ring broke, or after `tell_of_kicks`: call `take_faults` then."""
+        """Readable when a ring broke, or as the `tell_of_...` say: call `take_faults` then."""
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stop = np.zeros(1, np.int64)
         self._net = fresh.new_net()
@@ -270,6 +270,18 @@ class QueuePair:
     def tell_of_kicks(self, tell: bool) -> None:
         """Set whether `fault_fd` is readable after each kick as well."""
         self._net.state["cfg_tell_kicks"] = tell
+
+    @property
+    def tells_of_frames(self) -> bool:
+        """Whether `fault_fd` will be readable once the guest's ring has been given frames.
+
+        Set by `tell_of_frames`; over as soon as it has happened.
+        """
+        return bool(self._net.state["tell_received"][0])
+
+    def tell_of_frames(self, tell: bool) -> None:
+        """Set `tells_of_frames`."""
+        self._net.state["tell_received"] = tell
 
     def forget(self) -> None:
         """Forget the stations of a guest that has gone. The pair is stopped."""

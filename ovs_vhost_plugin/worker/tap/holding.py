@@ -68,6 +68,7 @@ class Holding:
         self._room = memoryview(mmap.mmap(-1, LONGEST_FRAME, flags=_PRIVATE))
         self._queues: set[int] = set()
         self._number = 0  # of the latest hold
+        self._since = 0.0  # when it began
         self._until = self._end_at = 0.0  # the latest end, and the end as things are
         self._same_guest = False  # whether the front-end that stopped the rings is still here
         self._release: _Release | None = None
@@ -95,7 +96,8 @@ class Holding:
             return
         if not self._queues:
             self._number += 1
-            self._until = self._end_at = self._clock() + SECONDS
+            self._since = self._clock()
+            self._until = self._end_at = self._since + SECONDS
             self._before = dict(self.buffer.counts)
             self._batch = _FIRST_BATCH
         self._same_guest = True
@@ -186,6 +188,7 @@ class Holding:
             tuple(self.buffer.stations),
             {key: count for key, count in counts.items() if count},
             self.buffer.sighted,
+            self._since,
         )
 
     def release(self, number: int, stations: Iterable[StationKey]) -> None:

@@ -99,6 +99,30 @@ def test_announce_by_hand_is_learned_and_published(host) -> None:
     assert host.status("vhu0")["announced"] == announced
 
 
+def test_a_guest_that_comes_is_told_of(host) -> None:
+    assert "no guest has migrated" in ovs_vhost(host, "migrations", *target(host)).stdout
+    path = host.add_server_port("vhu1")
+    host.wait_ofport("vhu1")
+    host.wait_status("vhu1", "listening")
+    connect = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({str(path)!r}); input()"
+    with subprocess.Popen([sys.executable, "-c", connect], stdin=subprocess.PIPE) as front_end:
+        host.wait_status_of("vhu1", lambda status: "announced" in status)
+        answer = ovs_vhost(host, "migrations", "vhu1", "-f", "json", *target(host)).stdout
+        front_end.communicate(b"\n")
+
+    (move,) = json.loads(answer)["migrations"]
+    assert (move["way"], move["trigger"], move["port"]) == ("comes", "send-rarp", "vhu1")
+    steps = [step["event"] for step in move["timeline"]]
+    assert [one for one in steps if one != "rings-run"] == [
+        "announcement-asked-for",
+        "announced",
+        "learned",
+    ]
+    assert move["announced"] == {"525400000001.0": "learned"}
+    assert "vhu1: its guest " in host.appctl("vhost/migrations", "vhu1")
+    assert "no guest has migrated" in host.appctl("vhost/migrations", "vhu2")
+
+
 def test_send_rarp_is_announced(host) -> None:
     path = host.add_server_port("vhu1")
     ofport = host.wait_ofport("vhu1")

@@ -13,6 +13,7 @@ from typing import Any
 
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.connector import Connector
+from ovs_vhost_plugin.daemon.guests.moves import Moves
 from ovs_vhost_plugin.daemon.handover.upgrading import Upgrading
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.options import Options
@@ -348,6 +349,7 @@ class World:
             self.connector,
             self.announcing,  # type: ignore[arg-type]
             self.forwarding,  # type: ignore[arg-type]
+            Moves(),
             FakeReopener(),  # type: ignore[arg-type]
             Switchd(),
             self.upgrading,

@@ -75,7 +75,8 @@ EVENTS: list[dict[str, Any]] = [
         "errors": 4,
     },
     {"event": "rarp", "mac": "52:54:00:00:00:01", "at": 99.5},
-    {"event": "started", "base": 17, "sent": 3, "moved_in": False, "further": False},
+    {"event": "started", "base": 17, "sent": 3, "moved_in": False, "further": False} | {"at": 98.5},
+    {"event": "first-received", "at": 99.25},
     {"event": "connect"},
     {"event": "userfaultfd"},
     {"event": "queues", "queues": 2},
@@ -99,6 +100,7 @@ EVENTS: list[dict[str, Any]] = [
         "stations": ["525400000001.0"],
         "counts": {"held": 3},
         "sighted": 1,
+        "since": 97.5,
     },
     {"event": "held", "id": 9, "frames": ["AAEC", ""], "left": True},
 ]

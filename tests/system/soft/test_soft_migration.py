@@ -199,6 +199,7 @@ def test_a_guest_moves_whole_and_the_network_finds_it(fabric, paths, further):
         assert [frame for frame in seen if frame in set(receiver.sent)] == receiver.sent
         check_indices(guest, bases, receiver)
         check_announcements(fabric, rarps)
+        check_told(fabric)
     finally:
         guest.close()
 
@@ -248,6 +249,29 @@ def check_announcements(fabric, rarps):
         lambda: fabric.b.status("vhu0").get("announced"), "the daemon's word that it is confirmed"
     )
     assert MAC.hex(":") in announced
+
+
+def check_told(fabric):
+    """Each host has told its side of the move; here they have one clock."""
+    left, came = (told(host) for host in (fabric.a, fabric.b))
+    assert (left["way"], left["end"], came["way"], came["end"]) == (
+        "leaves",
+        "left",
+        "comes",
+        "came",
+    )
+    steps = {step["event"]: step["at"] for move in (left, came) for step in move["timeline"]}
+    in_order = ["memory-is-copied", "rings-stopped", "rings-run", "first-frame-received"]
+    assert sorted(in_order, key=steps.__getitem__) == in_order
+    assert steps["announced"] <= steps["learned"]
+    assert steps["rings-stopped"] < steps["found-elsewhere"] <= steps["hold-over"]
+    assert left["outage_ms"] > 0 and came["outage_ms"] >= 0 and left["lost"] == 0
+
+
+def told(host):
+    """The last move that a host tells of."""
+    answer = host.appctl("vhost/migrations", "vhu0", "--format", "json")
+    return json.loads(answer)["migrations"][-1]
 
 
 @contextlib.contextmanager

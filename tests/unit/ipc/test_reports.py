@@ -50,7 +50,9 @@ EVENTS: dict[str, dict[str, Any]] = {
     },
     "state": {"event": "state", **STATE},
     "rarp": {"event": "rarp", "mac": "52:54:00:00:00:01", "at": 99.5},
-    "started": {"event": "started", "base": 17, "sent": 5, "moved_in": True, "further": False},
+    "started": {"event": "started", "base": 17, "sent": 5, "moved_in": True, "further": False}
+    | {"at": 98.5},
+    "first-received": {"event": "first-received", "at": 99.25},
     "connect": {"event": "connect"},
     "queues": {"event": "queues", "queues": 4},
     "userfaultfd": {"event": "userfaultfd"},
@@ -67,6 +69,7 @@ EVENTS: dict[str, dict[str, Any]] = {
         "stations": ["525400000001.0", "525400000001.4095"],
         "counts": {"held": 3, "dropped_full": 1},
         "sighted": 0,
+        "since": 97.0,
     },
     "handed-over": {"event": "handed-over", "id": 11, "outcome": "busy", "why": "half a message"},
     "held": {"event": "held", "id": 9, "frames": ["AAEC", ""], "left": True},
@@ -91,10 +94,16 @@ def test_each_event_is_a_report() -> None:
     assert isinstance(state := parsed["state"], reports.PortState)
     assert state.vring_sizes == (256, 256) and state.error_text == "header-version: version 3"
     assert parsed["rarp"] == reports.Rarp(bytes.fromhex("525400000001"), 99.5)
-    assert parsed["started"] == reports.Started(17, 5, moved_in=True)
+    assert parsed["started"] == reports.Started(17, 5, moved_in=True, at=98.5)
+    assert parsed["first-received"] == reports.FirstReceived(99.25)
     mac = bytes.fromhex("525400000001")
     assert parsed["holding"] == reports.HoldState(
-        2, True, (StationKey(mac, 0), StationKey(mac, 4095)), {"held": 3, "dropped_full": 1}
+        2,
+        True,
+        (StationKey(mac, 0), StationKey(mac, 4095)),
+        {"held": 3, "dropped_full": 1},
+        0,
+        97.0,
     )
     assert parsed["held"] == reports.HeldFrames(9, (b"\0\1\2", b""), True)
     assert parsed["handed-over"] == reports.HandedOver(11, "busy", "half a message")
@@ -154,6 +163,9 @@ def test_what_is_read_is_written_again(name: str) -> None:
         {**EVENTS["rarp"], "at": float("nan")},
         {**EVENTS["rarp"], "at": "now"},
         {**EVENTS["rarp"], "at": -1e308},
+        {**EVENTS["started"], "at": "now"},
+        {**EVENTS["first-received"], "at": float("nan")},
+        {**EVENTS["holding"], "since": -1},
         {**EVENTS["started"], "base": "0"},
         {**EVENTS["started"], "base": -1},
         {**EVENTS["started"], "base": 10**400},
@@ -259,6 +271,13 @@ def test_a_field_that_an_earlier_release_lacks_has_its_default(name: str, field:
 def test_the_hello_of_protocol_2() -> None:
     hello = {"event": "hello", "version": "0.1", "protocol": 2, "spec": SPEC_JSON}
     assert reports.decode(hello) == reports.WorkerHello("0.1", SPEC, 0, 2, 0, "", KNOWN_AT_FIRST)
+
+
+def test_the_reports_of_protocol_3_that_have_no_times() -> None:
+    started = {"event": "started", "base": 17, "sent": 5, "moved_in": True, "further": False}
+    assert reports.decode(started) == reports.Started(17, 5, moved_in=True, further=False, at=0.0)
+    holding = {k: v for k, v in EVENTS["holding"].items() if k != "since"}
+    assert isinstance(held := reports.decode(holding), reports.HoldState) and held.since == 0.0
 
 
 def test_a_report_of_a_later_release_is_told_from_a_wrong_one() -> None:

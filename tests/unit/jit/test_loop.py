@@ -131,6 +131,23 @@ def test_the_worker_is_told_of_each_kick_where_it_asks_for_that(ring: str) -> No
             assert not rig.pair.take_faults() and not told()
 
 
+def test_the_worker_is_told_once_of_frames_where_it_asks_for_that() -> None:
+    def told() -> bool:
+        return bool(select.select([rig.pair.fault_fd], [], [], 0)[0])
+
+    with Rig() as rig:
+        rig.offer_buffers(4, 2000)
+        rig.start()
+        for number, tell in enumerate((False, True, False), 1):
+            if tell:
+                rig.pair.tell_of_frames(True)
+            rig.wire.send(EMPTY + frame(100))
+            await_that(lambda number=number: rig.pair.counters["rx_packets"] == number)
+            rig.idle()
+            assert told() == tell and not rig.pair.tells_of_frames
+            assert not rig.pair.take_faults() and not told()
+
+
 def test_a_driver_that_asked_for_no_calls_gets_none() -> None:
     with Rig(features=ALL & ~EVENT_IDX) as rig:
         rig.tx.set_no_interrupt(1)

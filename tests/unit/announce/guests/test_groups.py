@@ -15,6 +15,7 @@ from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.service import AnnounceService
 from ovs_vhost_plugin.daemon.events import Heard
 from ovs_vhost_plugin.daemon.guests.announcing import Announcing
+from ovs_vhost_plugin.daemon.guests.moves import Moves
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch
@@ -36,7 +37,7 @@ class Port:
     def __init__(self, rundir: Path, asked: list[tuple[bytes, ...]]) -> None:
         self.now = 100.0
         self.asked = asked
-        self.announcing = Announcing(lambda *_: True, Switchd(), clock=lambda: self.now)
+        self.announcing = Announcing(lambda *_: True, Switchd(), Moves(), clock=lambda: self.now)
         self._switch = Switch(str(rundir), "", False, frozenset())
 
     def is_at(self, port: PortSpec, own: str = BRIDGE_MAC.hex(":")) -> None:

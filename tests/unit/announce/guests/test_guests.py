@@ -18,11 +18,12 @@ from ovs_vhost_plugin.announce.actions import (
 )
 from ovs_vhost_plugin.announce.announcement import Announcement, Request
 from ovs_vhost_plugin.announce.frames.queries import queries
-from ovs_vhost_plugin.announce.guests.guest import REMEMBERED
+from ovs_vhost_plugin.announce.guests.guest import REMEMBERED, Arrival
 from ovs_vhost_plugin.announce.guests.guests import RARP_ROUNDS, Guests
 from ovs_vhost_plugin.announce.guests.port import GuestPort
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.result import Outcome
+from ovs_vhost_plugin.announce.triggers import Trigger
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import Station, StationKey
 from ovs_vhost_plugin.net.vlan import PortVlan
@@ -485,3 +486,16 @@ def test_an_operator_is_told_why_there_is_nothing(world: World) -> None:
     world.guests.by_hand("vhu0", None, 101.0)
     actions = world.guests.take_actions()
     assert [a.request.received_at for a in actions if isinstance(a, Announce)] == [101.0] * 2
+
+
+def test_guests_that_come_from_elsewhere_are_told_of_whoever_announces_them() -> None:
+    world = World(replace(PORT, policy=Policy(enabled=False)))
+    world.guests.rarp("vhu0", OTHER, 99.5, world.now)
+    world.runs()
+    arrivals = [Arrival("vhu0", Trigger.SEND_RARP, 99.5), Arrival("vhu0", Trigger.MOVED_IN, 100.0)]
+    assert world.guests.take_arrivals() == arrivals
+    world.guests.rarp("vhu0", OTHER, world.now, world.now)  # by hand: it runs here already
+    world.status("connected")
+    world.runs()  # after a pause
+    assert world.guests.take_arrivals() == []
+    assert world.guests.take_actions() == [Withdraw("vhu0", "its guest has stopped")]

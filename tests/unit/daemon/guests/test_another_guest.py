@@ -9,6 +9,7 @@ from support.daemon.ports import PORT
 
 from ovs_vhost_plugin.daemon.events import Heard
 from ovs_vhost_plugin.daemon.guests.announcing import Announcing
+from ovs_vhost_plugin.daemon.guests.moves import Moves
 from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch
 from ovs_vhost_plugin.ipc.reports import GuestStations, Rarp
@@ -23,7 +24,7 @@ LEARNED = Station(bytes.fromhex("525400000002"))
 
 def test_a_port_with_another_socket_is_another_guests(tmp_path: Path) -> None:
     switch = Switch(str(tmp_path), "", False, frozenset())
-    announcing = Announcing(lambda *_: True, Switchd(), clock=lambda: NOW)
+    announcing = Announcing(lambda *_: True, Switchd(), Moves(), clock=lambda: NOW)
     with contextlib.closing(announcing):
         announcing.locate(Snapshot(switch, {"vhu0": PORT}))
         announcing.take(

@@ -12,6 +12,7 @@ from support.daemon.ports import PORT
 from ovs_vhost_plugin.daemon.events import Ended, Heard
 from ovs_vhost_plugin.daemon.guests import forwarding
 from ovs_vhost_plugin.daemon.guests.forwarding import Forwarding
+from ovs_vhost_plugin.daemon.guests.moves import Moves
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.daemon.ovsdb.switch_row import Switch
@@ -108,7 +109,8 @@ class World:
         self.now = 100.0
         self.told: list[Release] = []
         self.tables = FakeTables()
-        self.forwarding = Forwarding(self._send, self.tables)  # type: ignore[arg-type]
+        self.moves = Moves()
+        self.forwarding = Forwarding(self._send, self.tables, self.moves)  # type: ignore[arg-type]
         self.locate()
 
     def locate(self, others: dict[str, PortSpec] | None = None, **changes: Any) -> None:

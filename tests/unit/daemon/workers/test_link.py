@@ -28,6 +28,7 @@ from ovs_vhost_plugin.ipc.reports import (
     AskConnection,
     AskQueues,
     AskUserfaultfd,
+    FirstReceived,
     GuestStations,
     HoldState,
     PortState,
@@ -135,6 +136,10 @@ def test_states_are_kept(child: Worker) -> None:
 def test_nothing_was_seen_in_the_future(child: Worker) -> None:
     assert child.says(Rarp(MAC, NOW - 1)) == [Rarp(MAC, NOW - 1)]
     assert child.says(Rarp(MAC, NOW + 1e9)) == [Rarp(MAC, NOW)]
+    assert child.says(Started(0, at=NOW + 1)) == [Started(0, at=NOW)]
+    assert child.says(FirstReceived(NOW + 1)) == [FirstReceived(NOW)]
+    later = HoldState(1, True, (), {}, since=NOW + 1)
+    assert child.says(later) == [HoldState(1, True, (), {}, since=NOW)]
 
 
 def test_what_the_guest_uses_is_kept_until_it_is_told_anew(child: Worker) -> None:
@@ -248,6 +253,7 @@ def test_a_flood_of_any_kind_is_cut_off(child: Worker, kind: type[Report]) -> No
     reports = (
         STATE,
         Started(0),
+        FirstReceived(1.0),
         Rarp(MAC, 1.0),
         GuestStations(()),
         HoldState(1, True, (), {}),
