@@ -29,6 +29,8 @@ def show(data: Mapping[str, Any]) -> str:
     parts[0] += f"{data['standing']}\n"
     if data["sandbox"].startswith("without"):
         parts.append(f"the workers' sandbox is {data['sandbox']}: see docs/security.md\n")
+    if data["metrics"]:
+        parts.append(f"metrics: {data['metrics']}\n")
     rows = [_port_row(port) for port in data["ports"]]
     if rows:
         heads = ("port", "bridge", "ofport", "status", "mode", "queues", "mtu", "offloads")

@@ -19,6 +19,7 @@ from ovs_vhost_plugin.common.dirs import PROGRAM
 from ovs_vhost_plugin.common.text import escaped
 from ovs_vhost_plugin.daemon.events import Event, Heard
 from ovs_vhost_plugin.daemon.loop import Loop
+from ovs_vhost_plugin.daemon.metrics.scraping import Scraping
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.ovsdb.database import Standing
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
@@ -53,8 +54,9 @@ class _Pending:
 class Commands:
     """The commands, and the answers under way."""
 
-    def __init__(self, loop: Loop, options: Options) -> None:
+    def __init__(self, loop: Loop, options: Options, scraping: Scraping) -> None:
         self._loop = loop
+        self._scraping = scraping
         self._options = options
         self._stats: dict[int, _Pending] = {}
         self._announces: list[_Pending] = []
@@ -270,6 +272,7 @@ class Commands:
             "sandbox": loop.ports.workers.sandbox,
             "build": loop.ports.workers.build,
             "tap_io": loop.ports.workers.tap_io,
+            "metrics": self._scraping.shown,
             "stuck": [{"name": s.name, "pid": s.link.pid} for s in loop.ports.workers.stuck],
             "ports": [self._port_overview(port) for _, port in sorted(loop.desired.items())],
             "wrong_rows": dict(sorted(wrong.items())),

@@ -27,6 +27,7 @@ from ovs_vhost_plugin.daemon.guests.forwarding import Forwarding
 from ovs_vhost_plugin.daemon.guests.moves import Moves
 from ovs_vhost_plugin.daemon.handover.upgrading import Upgrading
 from ovs_vhost_plugin.daemon.loop import Loop
+from ovs_vhost_plugin.daemon.metrics.scraping import Scraping
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.daemon.ovsdb import json_parser
 from ovs_vhost_plugin.daemon.ovsdb.database import Database
@@ -73,11 +74,12 @@ def main(argv: Sequence[str] | None = None, worker_module: str = WORKER_MODULE) 
     if error:
         return 1
     loop = _compose(chosen, state, workers, rundir)
-    commands = Commands(loop, chosen)
+    scraping = Scraping(loop, rundir)
+    commands = Commands(loop, chosen, scraping)
     ovs.daemon.daemonize_complete()
     vlog.info(f"serving {chosen.database}")
     try:
-        _run(loop, commands, unixctl)
+        _run(loop, commands, scraping, unixctl)
     except OSError as error:
         if not (advice := process.fds_exhausted(error)):
             raise
@@ -85,6 +87,7 @@ def main(argv: Sequence[str] | None = None, worker_module: str = WORKER_MODULE) 
         return 1
     finally:
         unixctl.close()
+        scraping.close()
         loop.close()
     return 0
 
@@ -134,16 +137,25 @@ def _compose(chosen: Options, state: StateDir, workers: Workers, rundir: Path) -
     return Loop(database, ports, *parts)
 
 
-def _run(loop: Loop, commands: Commands, unixctl: ovs.unixctl.server.UnixctlServer) -> None:
+def _run(
+    loop: Loop,
+    commands: Commands,
+    scraping: Scraping,
+    unixctl: ovs.unixctl.server.UnixctlServer,
+) -> None:
     while True:
         now = time.monotonic()
-        commands.take(loop.turn(now))
+        events = loop.turn(now)
+        commands.take(events)
+        scraping.take(events)
+        scraping.run(now)
         unixctl.run()
         commands.run(now)
         if loop.exiting:
             return
         poller = LoopPoller()
         loop.wait(poller, now)
+        scraping.wait(poller, now)
         unixctl.wait(poller)
         if (due := commands.get_timer()) is not None:
             poller.timer_wait_until(due * 1e3)

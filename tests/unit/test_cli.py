@@ -23,6 +23,7 @@ SHOW = {
     "database": "unix:x",
     "standing": "active",
     "sandbox": "complete",
+    "metrics": "metrics-not-served: x",
     "stuck": [],
     "ports": [
         {
@@ -55,8 +56,9 @@ def lines(text: str) -> list[list[str]]:
 def test_show_is_plain_text_and_takes_nothing_for_markup() -> None:
     text = render.show(SHOW)
     rows = lines(text)
-    assert rows[3][:8] == ["vhu0", "br0", "-", "running", "client", "1/4", "-", "finished"]
-    assert "/run/[red]x" in rows[3]
+    assert rows[2] == ["metrics:", "metrics-not-served:", "x"]
+    assert rows[5][:8] == ["vhu0", "br0", "-", "running", "client", "1/4", "-", "finished"]
+    assert "/run/[red]x" in rows[5]
     assert ["vhu0", "header-version:", "[bold]version", "3"] in rows
     assert ["vhu0", "host-stack-open:", "why"] in rows
     assert ["vhu1", "mode-unknown:", "x"] in rows

@@ -6,6 +6,7 @@ out, and what workers report becomes their input.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, assert_never
@@ -28,6 +29,7 @@ from ovs_vhost_plugin.announce.guests.guests import Guests
 from ovs_vhost_plugin.announce.guests.port import GuestPort
 from ovs_vhost_plugin.announce.result import Result
 from ovs_vhost_plugin.announce.service import AnnounceService
+from ovs_vhost_plugin.common.histogram import Histogram
 from ovs_vhost_plugin.daemon.events import Ended, Event, Heard
 from ovs_vhost_plugin.daemon.guests.moves import Moves
 from ovs_vhost_plugin.daemon.guests.places import Owners
@@ -49,6 +51,7 @@ class Announcing:
     """The announcements of all ports.
 
     announced  the last result of each port, as it stands in its row
+    durations  the seconds from request to confirmation, by trigger
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Announcing:
         """`tell` sends a command to a port's worker; False: there is none."""
         self._moves = moves
         self.announced: dict[str, str] = {}
+        self.durations: defaultdict[str, Histogram] = defaultdict(Histogram)
         self._tell = tell
         self._switchd = switchd
         self._clock = clock
@@ -184,6 +188,8 @@ class Announcing:
         summary = result.summary()
         vlog.info(f"{result.port}: announced {summary}")
         self._moves.announced(result)
+        if result.milliseconds is not None:
+            self.durations[result.trigger].observe(result.milliseconds / 1e3)
         if self._guests.worth_publishing(result):
             self.announced[result.port] = summary
             self._news.add(result.port)

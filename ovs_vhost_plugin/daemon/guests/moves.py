@@ -15,6 +15,7 @@ from typing import Any
 
 from ovs_vhost_plugin.announce.result import Result
 from ovs_vhost_plugin.announce.triggers import Trigger
+from ovs_vhost_plugin.common.histogram import Histogram
 from ovs_vhost_plugin.common.history import History
 from ovs_vhost_plugin.daemon.events import Ended, Event, Heard
 from ovs_vhost_plugin.forward.hold import Record
@@ -175,10 +176,11 @@ class _Guest:
 
 
 class Moves:
-    """The moves of all ports; times are told."""
+    """The moves of all ports; times are told. `outages`: of each way, as far as they are known."""
 
     def __init__(self) -> None:
         self.history: History[GuestMove] = History()
+        self.outages = {way: Histogram() for way in Way}
         self._guests: dict[str, _Guest] = {}
 
     def log(self) -> list[dict[str, Any]]:
@@ -216,7 +218,7 @@ class Moves:
             self._stopped(name, now)
         move = guest.leaving
         if migrated and not guest.migrates and move is not None and Step.STOPPED not in move.at:
-            move.note(Step.KEPT, now)
+            self._note(move, Step.KEPT, now)
 
     def _stopped(self, name: str, at: float) -> None:
         """Its rings have stopped, at the earliest time that is told: a hold knows, a status not."""
@@ -228,23 +230,23 @@ class Moves:
         guest = self._guest(name)
         guest.started, guest.received = at, None
         if guest.coming is not None:
-            guest.coming.note(Step.STARTED, at)
+            self._note(guest.coming, Step.STARTED, at)
         if (move := guest.leaving) is not None and Step.STOPPED in move.at:
-            move.note(Step.RETURNED, at)
+            self._note(move, Step.RETURNED, at)
 
     def _received(self, name: str, at: float) -> None:
         guest = self._guest(name)
         guest.received = at
         for move in (guest.coming, guest.leaving):
             if move is not None and (Step.STARTED in move.at or Step.RETURNED in move.at):
-                move.note(Step.RECEIVED, at)
+                self._note(move, Step.RECEIVED, at)
 
     def _gone(self, name: str, now: float) -> None:
         """The front-end or the worker has gone: what comes next is another guest's."""
         guest = self._guest(name)
         for move in (guest.leaving, guest.coming):
             if move is not None:
-                move.note(Step.GONE, now)
+                self._note(move, Step.GONE, now)
         # Its hold may go on, and is the only thing that is still told of it.
         self._guests[name] = _Guest(guest.status)
 
@@ -258,7 +260,7 @@ class Moves:
             guest.coming.trigger = trigger
         for step, known in ((Step.STARTED, guest.started), (Step.RECEIVED, guest.received)):
             if known is not None:
-                guest.coming.note(step, known)
+                self._note(guest.coming, step, known)
 
     def announced(self, result: Result) -> None:
         """Take the result of an announcement."""
@@ -269,24 +271,24 @@ class Moves:
         _keep(move.announced, StationKey(result.mac, result.vlan).encode(), result.outcome.value)
         for step, at in ((Step.ANNOUNCED, result.sent_at), (Step.LEARNED, result.learned_at)):
             if at is not None:
-                move.note(step, at)
+                self._note(move, step, at)
 
     def found(self, name: str, places: Mapping[str, int], now: float) -> None:
         """The bridge has stations of a guest that has left on other ports."""
         if (move := self._last_that_left(name)) is not None:
-            move.note(Step.FOUND, now)
+            self._note(move, Step.FOUND, now)
             for station, port in places.items():
                 _keep(move.places, station, port)
 
     def forwarded(self, name: str, now: float) -> None:
         """Held frames were sent on."""
         if (move := self._last_that_left(name)) is not None:
-            move.note(Step.FORWARDED, now)
+            self._note(move, Step.FORWARDED, now)
 
     def held(self, record: Record) -> None:
         """Take the record of a hold that has ended."""
         if (move := self._last_that_left(record.port)) is not None:
-            move.note(Step.HOLD_OVER, record.ended_at)
+            self._note(move, Step.HOLD_OVER, record.ended_at)
             refused = {f"refused_{name}": count for name, count in record.refused.items()}
             move.counts = {**record.counts, **refused}
 
@@ -294,6 +296,13 @@ class Moves:
         """The move that a hold is of; None: it began before this daemon, or is over."""
         moves = [m for m in self.history if m.port == name and m.way is Way.LEAVES]
         return moves[-1] if moves and Step.HOLD_OVER not in moves[-1].at else None
+
+    def _note(self, move: GuestMove, step: Step, at: float) -> None:
+        """Note a step, and count the outage if it has ended with it."""
+        before = move.outage
+        move.note(step, at)
+        if before is None and move.outage is not None:
+            self.outages[move.way].observe(move.outage)
 
     def _begin(self, name: str, way: Way, step: Step, at: float) -> GuestMove:
         move = GuestMove(name, way, {step: at})

@@ -25,6 +25,7 @@ class Switch:
     iface_types interface types of ovs-vswitchd, empty until it has written them, and those that we
                 have added (`adoption`)
     announce    the announcement policy of guests whose rows have none
+    metrics     other_config:vhost-user-metrics (`daemon/metrics/place.py`)
     """
 
     rundir: str
@@ -34,6 +35,7 @@ class Switch:
     version: str = ""
     into_tunnels: frozenset[str] = frozenset()
     announce: Policy = policy.DEFAULT
+    metrics: str = ""
 
 
 def parse_switch(row: Any, rundir: str, into_tunnels: frozenset[str] | None = None) -> Switch:
@@ -53,4 +55,5 @@ def parse_switch(row: Any, rundir: str, into_tunnels: frozenset[str] | None = No
         version=version,
         into_tunnels=into_tunnels,
         announce=Policy(state=is_true(row.other_config.get(STATE_KEY))),
+        metrics=row.other_config.get("vhost-user-metrics", ""),
     )

@@ -4,6 +4,7 @@
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import ovs.vlog
@@ -23,6 +24,7 @@ from ovs_vhost_plugin.vswitchd.unixctl import NoAnswer, parse_answer
 EVIL = "a\nvhu9  br0  3  running\x1b[2J\x9b\u202e\u2028[bold]\\"
 TEXT = st.one_of(st.just(EVIL), st.text(max_size=12), st.sampled_from(["vhu0", "/a", "of=", ""]))
 KEYS = ("announce", "addresses", "queues", "mode", "config", "status", "error", "announced")
+NO_METRICS: Any = SimpleNamespace(shown="")
 
 
 @given(st.text(), st.text())
@@ -75,7 +77,7 @@ def _said_of(snapshot: Snapshot | None, name: str, directory: Path) -> list[str]
             world.loop.turn(NOW + turn)
         data = _overview(world)
         with pytest.raises(UsageError) as refused:
-            Commands(world.loop, OPTIONS)._port(f"none{name}")
+            Commands(world.loop, OPTIONS, NO_METRICS)._port(f"none{name}")
     shown = render.show(data)
     assert json.loads(render.as_json(data)) == data
     # Each port, and each wrong row, has a line of its own.
@@ -102,7 +104,7 @@ def _overview(world: World) -> dict[str, Any]:
     for link in loop.ports.workers.links.values():
         link.stations = ()
         link.phase, link.version = Phase.STARTING, ""
-    return Commands(loop, OPTIONS)._overview()
+    return Commands(loop, OPTIONS, NO_METRICS)._overview()
 
 
 def test_a_port_whose_bridge_has_such_a_name_is_none() -> None:
