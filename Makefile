@@ -14,6 +14,7 @@
 # make bench-scale         a thousand ports on one host: time, memory, wakeups, one port more
 # make migration-report  QEMU guests migrate in every case of the matrix: docs/migration-report.md
 # make man    docs/ovs-vhost.8 anew, from the parsers that --help prints
+# make names  the doctor's entries anew, from the tables of docs/troubleshooting.md
 # make mutants  small changes of the pure modules, each of which a test is to notice: the score of
 #             each module. Hours; MUTANTS='ovs_vhost_plugin.vhost.*': only these; SAMPLE=500: so many
 #             of all, drawn at random
@@ -44,11 +45,11 @@ SPREAD_unit := --numprocesses auto --dist worksteal
 # Compiled tests are kept: pytest rewrites 3,400 assertions for seconds, in each of its processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test fuzz soak grid lint man migration-report mutants setup packages clean
+.PHONY: demo test fuzz soak grid lint man names migration-report mutants setup packages clean
 .PHONY: bench-announce bench-instructions bench-learn bench-rings bench-scale bench-tap
 
 ifneq ($(DISTRO),)
-demo test fuzz soak grid lint man migration-report setup packages bench-announce bench-instructions bench-learn bench-rings bench-scale bench-tap:
+demo test fuzz soak grid lint man names migration-report setup packages bench-announce bench-instructions bench-learn bench-rings bench-scale bench-tap:
 	@$(PYTHON) -m ovs_vhost_plugin.lab.platform.distro $(DISTRO) make --no-print-directory DISTRO= PYTHON=python3 $@
 
 else
@@ -68,6 +69,10 @@ lint: $(SETUP)
 
 man: $(SETUP)
 	$(BIN)/python -m ovs_vhost_plugin.manpage >docs/ovs-vhost.8
+
+names: $(SETUP)
+	$(BIN)/python -m ovs_vhost_plugin.doctor.names docs/troubleshooting.md >.names.json
+	mv .names.json ovs_vhost_plugin/doctor/names.json
 
 fuzz: $(SETUP)
 	$(BIN)/python tests/fuzz $(TEST)

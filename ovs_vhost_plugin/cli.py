@@ -128,6 +128,16 @@ def _watch(argv: Sequence[str]) -> int:
         raise CommandError(str(error)) from error
 
 
+def _doctor_parser() -> argparse.ArgumentParser:
+    from ovs_vhost_plugin.doctor import command
+
+    return command.parser()
+
+
+def _doctor(argv: Sequence[str]) -> int:
+    return _main_of("ovs_vhost_plugin.doctor.command", argv)
+
+
 def _main_of(module: str, argv: Sequence[str]) -> int:
     status: int = importlib.import_module(module).main(argv)
     return status
@@ -266,6 +276,7 @@ COMMANDS: dict[str, Command] = {
         "[PORT]", "replace the ports' processes while guests run", _upgrade_parser, _upgrade
     ),
     "watch": Command("[PORT]...", "print changes as they happen", _watch_parser, _watch),
+    "doctor": Command("", "say what is wrong and what mends it", _doctor_parser, _doctor),
     "demo": Command("", "a live migration between two private hosts", _demo_parser, _demo),
 }
 

@@ -21,6 +21,10 @@ class CommandError(Exception):
     """A command failed; the text is for the user."""
 
 
+class NotRunning(CommandError):  # noqa: N818 - a state of the machine's
+    """The daemon is not there."""
+
+
 def ask(target: str, command: str, arguments: Sequence[str | None]) -> Any:
     """Ask the daemon; return its answer, decoded from JSON. Raises CommandError."""
     dirs.set_up()
@@ -61,7 +65,7 @@ def _unreachable(what: str, error: int) -> NoReturn:
     if error in (errno.EACCES, errno.EPERM):
         raise CommandError(f"{what}: permission denied; run as root")
     if error in (errno.ENOENT, errno.ESRCH, errno.ECONNREFUSED):
-        raise CommandError(
+        raise NotRunning(
             "the daemon is not running; start it with 'systemctl start ovs-vhost' "
             "or 'ovs-vhost daemon --detach' (OVS_RUNDIR names its run directory)"
         )

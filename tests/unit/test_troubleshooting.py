@@ -12,6 +12,7 @@ import ovs_vhost_plugin
 from ovs_vhost_plugin.announce.guests.claims import NotGiven
 from ovs_vhost_plugin.announce.result import Outcome
 from ovs_vhost_plugin.daemon.ovsdb.carriage import Trouble
+from ovs_vhost_plugin.doctor import names as doctor
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.worker.tap.hold import Reason
 
@@ -76,6 +77,10 @@ def entries() -> list[str]:
 def test_every_name_has_an_entry():
     assert len(names()) > 200
     assert sorted((names() | _OTHER) - set(entries())) == []
+
+
+def test_the_doctor_has_every_name():
+    assert sorted((names() | _OTHER) - doctor.entries().keys()) == []
 
 
 def test_no_entry_is_of_a_name_that_is_no_more():

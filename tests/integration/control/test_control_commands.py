@@ -200,3 +200,39 @@ def test_wrong_options_are_named(make_host, option: str, words: str) -> None:
 
     assert done.returncode == 2
     assert words in done.stderr
+
+
+def test_the_doctor_finds_what_is_wrong_and_is_content_once_it_is_mended(host) -> None:
+    words = ("doctor", "--db", host.switch.db, "--format", "json", *target(host))
+    host.add_client_port("vhu0", None, "external_ids:vhost-user-queues=0")
+    host.add_client_port("vhu1")
+    host.wait_status("vhu0", "error")
+    host.wait_status("vhu1", "connecting")
+    rows = host.switch.vsctl("list", "Interface")
+
+    done = ovs_vhost(host, *words)
+
+    assert done.returncode == 1, done.stderr
+    found = {one["about"]: one for one in json.loads(done.stdout)["findings"]}
+    assert found.keys() >= {"vhu0", "vhu1"}
+    assert found["vhu0"]["what"].startswith("queues-invalid: ")
+    assert "No such file" in found["vhu1"]["what"]
+    assert host.switch.vsctl("list", "Interface") == rows
+    mend = found["vhu0"]["mend"].split()
+    assert mend[0] == "ovs-vsctl"
+    host.switch.vsctl(*mend[1:])
+    host.wait_status("vhu0", "connecting")
+    again = json.loads(ovs_vhost(host, *words).stdout)["findings"]
+    assert "queues-invalid" not in json.dumps(again)
+
+
+def test_the_doctor_finds_a_daemon_and_a_switch_that_do_not_run(host) -> None:
+    host.stop_daemon()
+    host.switch.stop_vswitchd()
+    words = ("doctor", "--db", host.switch.db)
+    done = ovs_vhost(host, *words)
+    assert done.returncode == 1
+    assert "daemon: it does not run\n  mend: systemctl start ovs-vhost\n" in done.stdout
+    assert "switch: ovs-vswitchd does not run\n" in done.stdout
+    host.switch.start_vswitchd()
+    host.start_daemon()
