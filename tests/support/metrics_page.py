@@ -10,8 +10,8 @@ from typing import Any
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from support.checkout import TOP
 
-from ovs_vhost_plugin.common.histogram import Histogram
 from ovs_vhost_plugin.jit.layout import COUNTERS_DTYPE
+from ovs_vhost_plugin.metrics.histogram import Histogram
 
 DASHBOARD = TOP / "etc" / "grafana" / "ovs-vhost.json"
 COUNTERS = (*(COUNTERS_DTYPE.names or ()), "learned_replaced")

@@ -29,13 +29,13 @@ from ovs_vhost_plugin.announce.guests.guests import Guests
 from ovs_vhost_plugin.announce.guests.port import GuestPort
 from ovs_vhost_plugin.announce.result import Result
 from ovs_vhost_plugin.announce.service import AnnounceService
-from ovs_vhost_plugin.common.histogram import Histogram
 from ovs_vhost_plugin.daemon.events import Ended, Event, Heard
 from ovs_vhost_plugin.daemon.guests.moves import Moves
 from ovs_vhost_plugin.daemon.guests.places import Owners
 from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.ipc.commands import Command, ForgetStations, GetStats, Inject
 from ovs_vhost_plugin.ipc.reports import GuestStations, PortState, Rarp, Started, Stats
+from ovs_vhost_plugin.metrics.histogram import Histogram
 from ovs_vhost_plugin.net.location import Location
 from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.vhost.spec import Feature

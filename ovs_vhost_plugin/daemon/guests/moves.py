@@ -15,11 +15,11 @@ from typing import Any
 
 from ovs_vhost_plugin.announce.result import Result
 from ovs_vhost_plugin.announce.triggers import Trigger
-from ovs_vhost_plugin.common.histogram import Histogram
 from ovs_vhost_plugin.common.history import History
 from ovs_vhost_plugin.daemon.events import Ended, Event, Heard
 from ovs_vhost_plugin.forward.hold import Record
 from ovs_vhost_plugin.ipc.reports import FirstReceived, HoldState, PortState, Started
+from ovs_vhost_plugin.metrics.histogram import Histogram
 from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.vhost.spec import Feature
 

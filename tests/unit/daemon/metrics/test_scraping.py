@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from ovs_vhost_plugin.common.histogram import Histogram
 from ovs_vhost_plugin.daemon.events import Heard
 from ovs_vhost_plugin.daemon.metrics import place
 from ovs_vhost_plugin.daemon.metrics.scraping import (
@@ -20,6 +19,7 @@ from ovs_vhost_plugin.daemon.metrics.scraping import (
 )
 from ovs_vhost_plugin.daemon.ovsdb.database import Standing
 from ovs_vhost_plugin.ipc.reports import Stats
+from ovs_vhost_plugin.metrics.histogram import Histogram
 
 NOW = 100.0
 TOLD = {"rarps": 1, "counters": {"rx_packets": 3, "tx_packets": 5}}

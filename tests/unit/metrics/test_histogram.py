@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times are counted in the bucket that they fit in."""
 
-from ovs_vhost_plugin.common.histogram import SECONDS, Histogram
+from ovs_vhost_plugin.metrics.histogram import SECONDS, Histogram
 
 
 def test_a_time_counts_in_the_first_bucket_that_has_room_for_it() -> None:
