@@ -11,6 +11,7 @@ import ovs.daemon
 import ovs.vlog
 
 from ovs_vhost_plugin import __version__
+from ovs_vhost_plugin.common import jsonlog
 from ovs_vhost_plugin.common.dirs import PROGRAM
 from ovs_vhost_plugin.daemon.sockets.listener import Owner
 
@@ -43,6 +44,8 @@ def parse(argv: Sequence[str], rundir: Path) -> Options:
     # ovs-appctl finds a daemon by its pidfile.
     args.pidfile = args.pidfile or ovs.daemon.make_pidfile_name(None)
     ovs.vlog.handle_args(args)
+    if args.log_format == "json":
+        jsonlog.install()
     ovs.daemon.handle_args(args)
     return Options(
         database=args.database or args.db or f"unix:{rundir}/db.sock",
@@ -85,6 +88,13 @@ def parser(rundir: Path) -> argparse.ArgumentParser:
     _add_port_options(parser)
     ovs.daemon.add_args(parser)
     ovs.vlog.add_args(parser)
+    parser.add_argument(
+        "--log-format",
+        choices=["text", "json"],
+        default="text",
+        help="a line as every Open vSwitch daemon logs it, or a JSON object a line for a "
+        "collector, in the log file and on the console (default: %(default)s)",
+    )
     return parser
 
 

@@ -202,6 +202,22 @@ def test_wrong_options_are_named(make_host, option: str, words: str) -> None:
     assert words in done.stderr
 
 
+def test_the_log_can_be_lines_of_json(make_host) -> None:
+    host = make_host(daemon_options=("--log-format=json",))
+    host.add_client_port("vhu0", None, "external_ids:vhost-user-queues=0")
+    host.wait_status("vhu0", "error")
+    host.appctl("vlog/reopen")
+    host.add_client_port("vhu1", None, "external_ids:vhost-user-queues=x")
+    host.wait_status("vhu1", "error")
+
+    lines = [json.loads(line) for line in host.log.read_text().splitlines()]
+
+    for name in ("vhu0", "vhu1"):
+        (line,) = [one for one in lines if one["message"].startswith(f"{name}: queues-invalid: ")]
+        assert (line["level"], line["module"]) == ("warn", "vhost_loop")
+    assert {line["pid"] for line in lines} == {host.daemon.pid}
+
+
 def test_the_doctor_finds_what_is_wrong_and_is_content_once_it_is_mended(host) -> None:
     words = ("doctor", "--db", host.switch.db, "--format", "json", *target(host))
     host.add_client_port("vhu0", None, "external_ids:vhost-user-queues=0")
