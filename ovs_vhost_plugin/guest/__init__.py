@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A software guest: the front-end of vhost-user and a virtio-net driver, in plain Python."""
+"""Software guests: the front-end of vhost-user and virtio-net drivers, in Python and compiled."""

@@ -14,14 +14,15 @@ Between the steps the caller lets traffic flow.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from ovs_vhost_plugin.guest.driver.memory import PAGE_SIZE, GuestMemory
 from ovs_vhost_plugin.guest.frontend.connection import BackEndError
 from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyBitmap
-from ovs_vhost_plugin.guest.frontend.frontend import FrontEnd
-from ovs_vhost_plugin.guest.soft import SoftGuest
+from ovs_vhost_plugin.guest.frontend.frontend import FrontEnd, VringSetup
+from ovs_vhost_plugin.guest.soft import Config
 from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 
 ANNOUNCE_ROUNDS = (0.0, 0.05, 0.15, 0.25, 0.35)
@@ -36,10 +37,37 @@ class ChainsLostError(BackEndError):
     """The source stopped with chains that it took and did not use."""
 
 
+class MigratingGuest(Protocol):
+    """A guest as a migration sees it; each method is as in `SoftGuest`."""
+
+    config: Config
+    frontend: FrontEnd | None
+
+    @property
+    def memory(self) -> GuestMemory:
+        """The guest's memory."""
+
+    @property
+    def vrings(self) -> list[VringSetup]:
+        """All vrings in the order of their indices."""
+
+    def stop_rings(self) -> list[int]:
+        """Stop the driver and all vrings; return the bases."""
+
+    def move_to(self, memory: GuestMemory) -> None:
+        """Move to other memory with the same content."""
+
+    def run_on(self, frontend: FrontEnd, bases: Sequence[int]) -> None:
+        """Run on another back-end."""
+
+    def announce(self) -> None:
+        """Announce the guest, as its driver does."""
+
+
 class Migration:
     """The live migration of a running guest to another back-end."""
 
-    def __init__(self, guest: SoftGuest, destination: FrontEnd) -> None:
+    def __init__(self, guest: MigratingGuest, destination: FrontEnd) -> None:
         """`destination` is connected and initialised, and has no memory yet."""
         if guest.frontend is None:
             raise RuntimeError("the guest does not run")
@@ -52,15 +80,13 @@ class Migration:
 
     def begin(self) -> None:
         """Start logging, then copy all of the memory."""
-        self.guest.memory.written.clear()
+        self.guest.memory.take_written()
         self.source.start_logging(self.log, self.guest.vrings)
         self._copy(self._pages)
 
     def copy_dirty(self) -> int:
         """Copy the pages written since the last copy; return how many. The rings run on."""
-        pages = self.log.harvest() | self.guest.memory.written
-        self.guest.memory.written.clear()
-        return self._copy(pages)
+        return self._copy(self.log.harvest() | self.guest.memory.take_written())
 
     def switch(self) -> None:
         """Stop at the source and resume at the destination. This call's length is the downtime.
@@ -73,7 +99,7 @@ class Migration:
         if bases != [vring.queue.base for vring in guest.vrings]:
             raise ChainsLostError(f"bases {bases}")
         state = self.source.save_state() if self._both(ProtocolFeature.DEVICE_STATE) else None
-        self._copy(self.log.logged() | guest.memory.written)
+        self._copy(self.log.logged() | guest.memory.take_written())
         if pages := differing_pages(guest.memory, self.memory):
             raise MemoryDiffersError(f"pages {pages}")
         if state is not None:

@@ -121,7 +121,7 @@ class PostcopyMigration(Migration):
         """
         guest = self.guest
         bases = guest.stop_rings()
-        late = (self.log.logged() | guest.memory.written | set(further)) & self._pages
+        late = (self.log.logged() | guest.memory.take_written() | set(further)) & self._pages
         if pages := set(differing_pages(guest.memory, self.memory)) - late:
             raise MemoryDiffersError(f"pages {sorted(pages)}")
         contents = {page: guest.memory.read(page * PAGE_SIZE, PAGE_SIZE) for page in late}

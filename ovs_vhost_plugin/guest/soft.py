@@ -27,6 +27,7 @@ from ovs_vhost_plugin.guest.driver.packed import PackedQueue, Virtqueue
 from ovs_vhost_plugin.guest.driver.responder import Responder
 from ovs_vhost_plugin.guest.driver.split import INDIRECT_ENTRIES, RingFullError, SplitQueue
 from ovs_vhost_plugin.guest.frontend.connection import FrontEndConnection, listen
+from ovs_vhost_plugin.guest.frontend.device import start_device
 from ovs_vhost_plugin.guest.frontend.eventfd import wait_for
 from ovs_vhost_plugin.guest.frontend.frontend import (
     PROTOCOL_FEATURES,
@@ -166,15 +167,8 @@ class SoftGuest:
         if frontend.queue_pairs_offered < len(self.pairs):
             raise NotOfferedError(f"{frontend.queue_pairs_offered} queue pairs")
         self.frontend = frontend
-        frontend.set_features(self._features())
-        frontend.give_memory(self.memory)
-        if self.config.mtu is not None:
-            frontend.set_mtu(self.config.mtu)
-        # Enabled first, as QEMU does: a disabled ring that runs discards the frames it transmits.
-        for vring in self.vrings:
-            frontend.enable_vring(vring.index, True)
-        for vring, base in zip(self.vrings, bases, strict=True):
-            frontend.start_vring(vring, base)
+        config = self.config
+        start_device(frontend, self._features(), self.memory, self.vrings, bases, config.mtu)
         for pair in self.pairs:
             pair.rx.fill()
             pair.tx.queue.publish()

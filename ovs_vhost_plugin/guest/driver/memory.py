@@ -55,7 +55,7 @@ class GuestMemory:
         self._views = [_map(fd, region) for fd, region in zip(self.fds, self.regions, strict=True)]
         self._next = self.regions[0].guest_address
         self.written: set[int] = set()
-        """Numbers of the pages (guest address / 4096) written by the guest, until cleared."""
+        """Numbers of the pages (guest address / 4096) written by the guest, until taken."""
         self.before_access: Callable[[int, int], object] = lambda _address, _length: None
         """Called with each range before the guest touches it: its pages may have to be brought."""
 
@@ -136,6 +136,11 @@ class GuestMemory:
         """Record that the guest wrote this range."""
         first, last = guest_address // PAGE_SIZE, (guest_address + length - 1) // PAGE_SIZE
         self.written.update(range(first, last + 1))
+
+    def take_written(self) -> set[int]:
+        """The numbers of the pages that the guest wrote since the last call of this."""
+        taken, self.written = self.written, set()
+        return taken
 
     def pages(self) -> list[int]:
         """The numbers of all pages, ascending."""
