@@ -13,17 +13,16 @@ import argparse
 import contextlib
 import json
 import math
-import platform
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from bench import scale_costs as costs
+from bench.processor import processor
 from bench.scale_kill import kills
 from bench.scale_rows import Port, Rows
 from bench.scale_site import AT_ONCE, PATIENCE, Result, Site, Stream
@@ -216,12 +215,6 @@ def show(results: Sequence[Result]) -> None:
         goal = "" if one.goal is None else f"{one.goal:g}"
         table.add_row(one.what, one.figure, one.unit, goal, one.verdict)
     Console(width=100).print(table)
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.machine()}, {len(models)} processors"
 
 
 def main() -> None:

@@ -96,7 +96,10 @@ class CompiledGuest:
         self._halt()
         if self.frontend is not None:
             self.frontend.close()
-        frontend = self.connect()
+        self.begin(self.connect())
+
+    def begin(self, frontend: FrontEnd) -> None:
+        """Run on a new session, with those of the offloads that are offered."""
         wanted = self.features
         self.features = wanted & ~OFFLOADS | wanted & OFFLOADS & frontend.offered
         self.run_on(frontend, [vring.queue.base for vring in self.vrings])

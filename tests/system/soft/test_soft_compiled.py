@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Linux's own stack as the guest, by the compiled driver: large segments, silence, and a move."""
+
+import os
+import socket
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from ovs_vhost_plugin.lab.guests.movable_compiled import CompiledMovable
+from ovs_vhost_plugin.lab.hosts.host import Host
+from ovs_vhost_plugin.lab.measure.paced import PacedFlow
+from ovs_vhost_plugin.lab.platform import packages
+from ovs_vhost_plugin.lab.process import wait_until
+
+pytestmark = pytest.mark.system
+
+SENDER, GUEST = ("52:54:00:00:00:01", "10.0.0.1"), ("52:54:00:00:00:02", "10.0.0.2")
+BYTES = 8 << 20
+RATE, MOST = 5_000, 500_000
+TCP, UDP = 7001, 7002
+
+
+class Site:
+    def __init__(self, closing):
+        top = closing.enter_context(TemporaryDirectory(prefix="ovs-vhost-"))
+        self.host = closing.enter_context(Host("fast", Path(top, "h"), userspace_tso=True))
+        self.sockets = {name: self.host.add_client_port(name) for name in ("s0", "m0", "m1")}
+        for name in self.sockets:
+            self.host.wait_ready(name)
+            self.host.wait_ofport(name)
+        self.sender, self.guest = (
+            closing.enter_context(CompiledMovable(*who)) for who in (SENDER, GUEST)
+        )
+        for guest, port, (mac, address) in (
+            (self.sender, "s0", GUEST),
+            (self.guest, "m0", SENDER),
+        ):
+            guest.boot(self.sockets[port])
+            self.host.wait_running(port)
+            self.host.wait_carrier(port)
+            # Fixed, as the kernel would otherwise ask again now and then.
+            entry = ("ip", "neigh", "replace", address, "lladdr", mac, "dev", "eth0")
+            guest.namespace.run(*entry, "nud", "permanent")
+        self.sender.namespace.ping(GUEST[1], count=1)
+
+
+@pytest.fixture(scope="module")
+def site(require):
+    words = packages.missing(packages.SWITCH, root=False)
+    require(words is None, words)
+    with ExitStack() as closing:
+        yield Site(closing)
+
+
+def transfer(source, destination, address):
+    """Send BYTES by TCP; what came."""
+    data = os.urandom(BYTES)
+    with destination.namespace.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, TCP))
+        listener.listen()
+        with source.namespace.socket(socket.AF_INET, socket.SOCK_STREAM) as out:
+            out.connect((address, TCP))
+            accepted, _ = listener.accept()
+            sending = threading.Thread(target=lambda: (out.sendall(data), out.close()))
+            sending.start()
+            with accepted, accepted.makefile("rb") as stream:
+                came = stream.read()
+            sending.join()
+    return came == data
+
+
+def counted(guest):
+    return guest.running.counters
+
+
+def test_tcp_goes_in_segments_larger_than_a_frame_both_ways(site):
+    assert transfer(site.sender, site.guest, GUEST[1])
+    assert counted(site.sender)["tx_gso"] > 0 and counted(site.guest)["rx_gso"] > 0
+    assert transfer(site.guest, site.sender, SENDER[1])
+    assert counted(site.guest)["tx_gso"] > 0 and counted(site.sender)["rx_gso"] > 0
+    assert counted(site.guest)["rx_refused"] == counted(site.sender)["rx_refused"] == 0
+
+
+def test_a_guest_with_nothing_to_do_is_not_woken(site):
+    def wakeups():
+        pairs = [site.host.stats(port)["queue_pairs"][0]["wakeups"] for port in ("s0", "m0")]
+        return [counted(guest)["wakeups"] for guest in (site.sender, site.guest)] + pairs
+
+    wait_until(lambda: wakeups() == wakeups(), "silence")
+    before = wakeups()
+    for _ in range(5):
+        site.host.switch.appctl("ovs-vswitchd", "version")
+    assert wakeups() == before
+    site.sender.namespace.ping(GUEST[1], count=1)
+    assert all(now > then for now, then in zip(wakeups(), before, strict=True))
+
+
+def test_a_guest_moves_under_traffic_and_gets_each_frame_once(site):
+    to = site.guest.namespace, (GUEST[1], UDP)
+    with PacedFlow(site.sender.namespace, *to, RATE, MOST) as flow:
+        for port in ("m1", "m0"):
+            flow.pass_by(1000)
+            site.guest.prepare(site.sockets[port])
+            site.guest.migrate()
+            flow.pass_by(1000)
+        flow.end()
+        assert (flow.lost, flow.twice) == (0, 0)
+    assert transfer(site.sender, site.guest, GUEST[1])
