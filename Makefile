@@ -6,6 +6,7 @@
 # make fuzz   random messages, rings, reports and answers for FUZZ_SECONDS (300)
 # make soak   numbered frames through many ports for MINUTES (10), and one fault after the other
 # make grid   DPDK's virtio-user in each way that it can be run: 488, of which make test has some 25
+# make bench               all benchmarks, beside the peers; BENCH="--quick" for a short look
 # make bench-announce      from QMP announce-self to the bridge's MAC table, beside OVS-DPDK
 # make bench-instructions  instructions a packet of the compiled data path
 # make bench-learn         what learning from a guest's frames costs, as a share of sending them
@@ -46,10 +47,10 @@ SPREAD_unit := --numprocesses auto --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test fuzz soak grid lint man names migration-report mutants setup packages clean
-.PHONY: bench-announce bench-instructions bench-learn bench-rings bench-scale bench-tap
+.PHONY: bench bench-announce bench-instructions bench-learn bench-rings bench-scale bench-tap
 
 ifneq ($(DISTRO),)
-demo test fuzz soak grid lint man names migration-report setup packages bench-announce bench-instructions bench-learn bench-rings bench-scale bench-tap:
+demo test fuzz soak grid lint man names migration-report setup packages bench bench-announce bench-instructions bench-learn bench-rings bench-scale bench-tap:
 	@$(PYTHON) -m ovs_vhost_plugin.lab.platform.distro $(DISTRO) make --no-print-directory DISTRO= PYTHON=python3 $@
 
 else
@@ -82,6 +83,10 @@ soak: setup
 
 grid: setup
 	GRID=whole $(BIN)/python -m pytest -v tests/system/virtio/test_virtio_user_grid.py $(TEST)
+
+bench: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[report]'
+	$(BIN)/python -m bench --json bench.json --plot bench.svg $(BENCH)
 
 bench-learn: $(SETUP)
 	$(BIN)/python -m bench.bench_learn

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmarks print as JSON becomes rows, each with its goal. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Judge = Callable[[Any], Iterator["Row"]]
+
+_RINGS_EACH, _RINGS_MEDIAN = 1.0, 1.15
+_TCP_GOALS = {(True, "veth"): 0.7, (True, "ovs-dpdk"): 3.0, (False, "ovs-dpdk"): 1.2}
+"""With TSO or without, and the peer → the least ratio."""
+_LEARNED_GOALS = {"median_ms": 1.3, "p99_ms": 3.0}
+_BURST = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A figure of ours.
+
+    figure   in `unit`; "x" is a ratio of ours to the peer's, the median of neighbouring rounds
+    spread   lowest and highest ratio
+    least    the goal is reached from here on
+    most     the goal is reached up to here
+    """
+
+    what: str
+    figure: float
+    unit: str = "x"
+    peer: str = ""
+    spread: tuple[float, float] | None = None
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def goal(self) -> str:
+        """The goal as text."""
+        if self.least is not None:
+            return f">= {self.least:g}"
+        return "" if self.most is None else f"<= {self.most:g}"
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is reached; None: there is none."""
+        if self.least is not None:
+            return self.figure >= self.least
+        return None if self.most is None else self.figure <= self.most
+
+
+def rings(results: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
+    """The cells of `bench_rings`, and their median."""
+    for one in results:
+        yield Row(
+            f"rings: {one['layout']}, {one['length']} bytes, guest {one['direction']}s",
+            one["ratio"],
+            peer="net_vhost",
+            spread=(one["lowest"], one["highest"]),
+            least=_RINGS_EACH,
+        )
+    if results:
+        median = statistics.median(one["ratio"] for one in results)
+        yield Row("rings: median", median, peer="net_vhost", least=_RINGS_MEDIAN)
+
+
+def tap(found: Mapping[str, Any]) -> Iterator[Row]:
+    """The full bursts of `bench_tap`."""
+    for one in found["written"]:
+        if one["burst"] == _BURST and not one["listener"]:
+            ratio = one["ratio"]
+            yield Row(
+                f"guest to tap by io_uring, {one['length']} bytes",
+                ratio["ratio"],
+                peer="writev",
+                spread=(ratio["least"], ratio["most"]),
+            )
+
+
+def tcp(found: Mapping[str, Any]) -> Iterator[Row]:
+    """The streams of `bench_tcp`, beside each peer."""
+    for one in found["results"]:
+        for peer, (median, low, high) in one["ratios"].items():
+            yield Row(
+                f"TCP {'with' if one['tso'] else 'without'} TSO, {one['direction']}",
+                median,
+                peer=peer,
+                spread=(low, high),
+                least=_TCP_GOALS.get((one["tso"], peer)),
+            )
+
+
+def moves(found: Mapping[str, Any]) -> Iterator[Row]:
+    """The migrations of `bench_moves`: what the worst at each rate lost."""
+    lost: dict[tuple[str, int], int] = {}
+    for one in found["results"]:
+        key = one["backend"], one["rate"]
+        lost[key] = max(lost.get(key, 0), one["lost"])
+    for (backend, rate), frames in lost.items():
+        goal = 0 if backend == "ovs-vhost" else None
+        what = f"{backend}: migration at {rate:,} frames/s, lost"
+        yield Row(what, frames, "frames", most=goal)
+
+
+def announcements(found: Mapping[str, Any]) -> Iterator[Row]:
+    """The times of `bench_announce`."""
+    for backend, times in found.items():
+        for name, goal in _LEARNED_GOALS.items():
+            what = f"{backend}: announce-self to learned, {name.removesuffix('_ms')}"
+            most = goal if backend == "ovs-vhost" else None
+            yield Row(what, times["learned"][name], "ms", most=most)
+
+
+def scale(found: Mapping[str, Any]) -> Iterator[Row]:
+    """The figures of `bench_scale` that have a goal."""
+    for one in found["results"]:
+        if one["goal"] is not None:
+            yield Row(one["what"].strip(), one["measured"], one["unit"], most=one["goal"])
