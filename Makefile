@@ -12,6 +12,8 @@
 # make bench-learn         what learning from a guest's frames costs, as a share of sending them
 # make bench-rings         our rings beside DPDK's, under the same front-end: ratios
 # make bench-tap           what a frame costs on its way to a real tap: writev beside io_uring
+# make bench-tcp           TCP by the compiled guest on our port, a veth port and OVS-DPDK
+# make bench-moves         frames lost in live migrations at 1,000 to 100,000 frames a second
 # make bench-scale         a thousand ports on one host: time, memory, wakeups, one port more
 # make migration-report  QEMU guests migrate in every case of the matrix: docs/migration-report.md
 # make man    docs/ovs-vhost.8 anew, from the parsers that --help prints
@@ -47,10 +49,10 @@ SPREAD_unit := --numprocesses auto --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test fuzz soak grid lint man names migration-report mutants setup packages clean
-.PHONY: bench bench-announce bench-instructions bench-learn bench-rings bench-scale bench-tap
+.PHONY: bench bench-announce bench-instructions bench-learn bench-moves bench-rings bench-scale bench-tap bench-tcp
 
 ifneq ($(DISTRO),)
-demo test fuzz soak grid lint man names migration-report setup packages bench bench-announce bench-instructions bench-learn bench-rings bench-scale bench-tap:
+demo test fuzz soak grid lint man names migration-report setup packages bench bench-announce bench-instructions bench-learn bench-moves bench-rings bench-scale bench-tap bench-tcp:
 	@$(PYTHON) -m ovs_vhost_plugin.lab.platform.distro $(DISTRO) make --no-print-directory DISTRO= PYTHON=python3 $@
 
 else
@@ -99,6 +101,12 @@ bench-rings: setup
 
 bench-tap: $(SETUP)
 	$(BIN)/python -m bench.bench_tap $(BENCH)
+
+bench-tcp: setup
+	$(BIN)/python -m bench.bench_tcp $(BENCH)
+
+bench-moves: setup
+	$(BIN)/python -m bench.bench_moves $(BENCH)
 
 bench-scale: setup
 	$(BIN)/python -m bench.bench_scale $(BENCH)

@@ -2,6 +2,7 @@
 """Linux's own stack as the guest, by the compiled driver: large segments, silence, and a move."""
 
 import os
+import signal
 import socket
 import threading
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from ovs_vhost_plugin.lab.guests.compiled import CompiledNamespace
 from ovs_vhost_plugin.lab.guests.movable_compiled import CompiledMovable
 from ovs_vhost_plugin.lab.hosts.host import Host
 from ovs_vhost_plugin.lab.measure.paced import PacedFlow
@@ -27,6 +29,7 @@ TCP, UDP = 7001, 7002
 class Site:
     def __init__(self, closing):
         top = closing.enter_context(TemporaryDirectory(prefix="ovs-vhost-"))
+        self.directory = Path(top)
         self.host = closing.enter_context(Host("fast", Path(top, "h"), userspace_tso=True))
         self.sockets = {name: self.host.add_client_port(name) for name in ("s0", "m0", "m1")}
         for name in self.sockets:
@@ -111,3 +114,17 @@ def test_a_guest_moves_under_traffic_and_gets_each_frame_once(site):
         flow.end()
         assert (flow.lost, flow.twice) == (0, 0)
     assert transfer(site.sender, site.guest, GUEST[1])
+
+
+def test_one_command_joins_a_namespace_to_a_port_and_survives_the_worker(site):
+    host, path = site.host, site.host.add_client_port("c0")
+    host.wait_ready("c0")
+    options = ("--mac", "52:54:00:00:00:03")
+    with CompiledNamespace("cmd", path, site.directory, "10.0.0.3/24", options) as guest:
+        guest.wait_running()
+        site.sender.namespace.ping("10.0.0.3", count=1)
+        os.kill(host.worker_pid("c0"), signal.SIGKILL)
+        site.sender.namespace.ping("10.0.0.3", "-i", "0.2", count=5)
+        counters = guest.end()
+    assert counters["rx_packets"] >= 6 and counters["tx_packets"] >= 6
+    host.delete_port("c0")
