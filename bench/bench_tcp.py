@@ -95,7 +95,9 @@ class Site:
             self._serve(self._cable(host, "plain", "p0", "10.0.0.3/24"))
             self.peers[VETH] = Peer(client, "10.0.0.3")
         if DPDK in wanted:
-            other = closing.enter_context(DpdkHost("d", self._top / "d", userspace_tso=tso))
+            other = closing.enter_context(
+                DpdkHost("d", self._top / "d", userspace_tso=tso, daemon=False)
+            )
             client = self._cable(other, "dclient", "c0", "10.0.0.1/24")
             # Without the mirror that the lab has for captures
             path = Host.add_client_port(other, PORT, None, "type=dpdkvhostuserclient")
