@@ -29,7 +29,7 @@ def show(data: Mapping[str, Any]) -> str:
     parts[0] += f"{data['standing']}\n"
     if data["sandbox"].startswith("without"):
         parts.append(f"the workers' sandbox is {data['sandbox']}: see docs/security.md\n")
-    if data["metrics"]:
+    if data.get("metrics"):  # a daemon of the release before does not tell
         parts.append(f"metrics: {data['metrics']}\n")
     rows = [_port_row(port) for port in data["ports"]]
     if rows:
