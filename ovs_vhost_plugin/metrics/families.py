@@ -30,6 +30,12 @@ _SUMS = (
     ("port_receive_bytes", "bytes", "rx_bytes", "Bytes of frames that the guest has received"),
     ("port_transmit_packets", "", "tx_packets", "Frames that the guest has sent"),
     ("port_transmit_bytes", "bytes", "tx_bytes", "Bytes of frames that the guest has sent"),
+    (
+        "port_transmit_batched_packets",
+        "",
+        "tx_batched",
+        "Frames of the guest's that went several in one system call",
+    ),
     ("port_wakeups", "", "wakeups", "Times that a queue pair's loop woke"),
     ("port_stations_replaced", "", "learned_replaced", "Addresses that made room for others"),
 )
