@@ -121,13 +121,13 @@ def transmit(guest: TapGuest) -> int:
 
 @kernel(int64(TAP_GUEST_T, int64))
 def _gather(guest: TapGuest, buffers: int) -> int:
-    """Fill in iovecs for the next frame's buffers; return its bytes, -1 for a broken device."""
+    """Fill in iovecs for the next frame's buffers; return its bytes, 0 for a broken device."""
     ring = guest.rx
     total = int64(0)
     for ahead in range(buffers):
         head, length = used_id(ring, ahead), used_length(ring, ahead)
         if head >= len(ring.free) or length > ring.state[0]["length"]:
-            return -1
+            return 0
         guest.iov[ahead]["base"] = buffer_address(ring, head)
         guest.iov[ahead]["len"] = length
         total += length

@@ -22,6 +22,7 @@ from ovs_vhost_plugin.jit.layout import (
     REGIONS_T,
     Queue,
     Records,
+    boolean,
     int64,
     uint64,
     void,
@@ -53,6 +54,13 @@ def find_region(regions: Records, before: int, behind: int, address: Any) -> int
         if address - region["guest"] < region["size"]:
             return low - 1
     return -EFAULT
+
+
+@kernel(boolean(uint64, int64, uint64, uint64), inline=True)
+def is_inside(address: Any, length: int, guest: Any, size: Any) -> bool:
+    """Whether guest [address, +length), which is not empty, is in the region [guest, +size)."""
+    offset = address - guest
+    return bool(offset < size and uint64(length) <= size - offset)
 
 
 @kernel(void(int64, int64), inline=True)

@@ -7,11 +7,19 @@ Their iovecs are consecutive in `Queue.iov`, so that one readv or writev takes m
              | free | oldest chain | next | newest | free: the next chain, a spill buffer |
     chains          head           .. count of them, a ring of CHAINS
 
+A run is what drivers offer nearly always: chains of one buffer each. `split.py` and `packed.py`
+parse it with all state in registers, and it is held as a whole. Elsewhere state is read again after
+each write, as the compiler cannot know that a write is not into that state. A run ends at the first
+chain that is anything else: of several buffers, in an indirect table, not wholly in one region, or
+faulty. `pop_avail` parses that one in the general way, and finds the fault.
+
 Indices of iovecs and chains are made unsigned on the packet path: otherwise numba would check each
 access for Python's negative indices.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +32,15 @@ from ovs_vhost_plugin.jit.layout import (
     IOVEC_ROOM,
     QUEUE_T,
     U8_T,
+    VRING_T,
     Queue,
+    Vring,
     boolean,
     int64,
     uint64,
     void,
 )
+from ovs_vhost_plugin.jit.ring.buffers import prefetch_buffer
 
 IOVECS_FULL = 1
 """The result of `pop_avail` if the next chain's iovecs are too many for one system call."""
@@ -109,3 +120,53 @@ def gather(queue: Queue, at: int, target: NDArray[np.uint8], index: int, length:
         index += part
         length -= part
         at += 1
+
+
+@kernel(boolean(VRING_T, QUEUE_T, int64), inline=True)
+def begins_run(ring: Vring, queue: Queue, chains: int) -> bool:
+    """Whether to try a run, where `chains` are to be held in all.
+
+    To begin one costs as much as it saves of some chains, and an in-flight region is written chain
+    by chain.
+    """
+    return bool(queue.state[0]["count"] == 0 and chains > 1 and ring.state[0]["tracked"] == 0)
+
+
+@kernel(int64(QUEUE_T, int64), inline=True)
+def room_for_run(queue: Queue, chains: int) -> int:
+    """The most chains of a run, where `chains` are to be held in all; below 0 for none.
+
+    `held.make_room` was called before.
+    """
+    held = queue.state[0]
+    return int64(min(chains - held["count"], HELD_IOVECS_MAX - (held["end"] - held["first"])))
+
+
+@kernel(void(QUEUE_T, int64, int64, int64, uint64, int64, int64, int64), inline=True)
+def put_chain(
+    queue: Queue, at: int, place: int, host: int, address: Any, length: int, head: int, writes: int
+) -> None:
+    """Put a chain into iovec `at` and, modulo CHAINS, chain `place`.
+
+    host, address  of its buffer: in this process, and in the guest
+    head           as in CHAIN_DTYPE
+    """
+    prefetch_buffer(host, writes)
+    iovec = queue.iov[uint64(at)]
+    iovec["base"] = host
+    iovec["len"] = length
+    queue.guest[uint64(at)] = address
+    chain = queue.chains[uint64(place & (CHAINS - 1))]
+    chain["head"] = head
+    chain["iovecs"] = 1
+    chain["length"] = length
+    chain["slots"] = 1
+
+
+@kernel(void(QUEUE_T, int64, int64), inline=True)
+def hold_run(queue: Queue, count: int, length: int) -> None:
+    """Hold the `count` chains that were put; `length`: the bytes of all held chains then."""
+    held = queue.state[0]
+    held["end"] += count
+    held["count"] += count
+    held["length"] = length

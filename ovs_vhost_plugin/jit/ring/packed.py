@@ -53,7 +53,7 @@ from ovs_vhost_plugin.jit.recovery.journal import (
     position_of,
     written_of,
 )
-from ovs_vhost_plugin.jit.ring.buffers import find_region
+from ovs_vhost_plugin.jit.ring.buffers import find_region, is_inside
 from ovs_vhost_plugin.jit.ring.descriptor import (
     DESCRIPTOR_BYTES,
     F_AVAIL,
@@ -71,15 +71,17 @@ from ovs_vhost_plugin.jit.ring.descriptor import (
     put_word,
     release_word,
 )
-from ovs_vhost_plugin.jit.ring.direct import (
+from ovs_vhost_plugin.jit.ring.dirty import mark, mark_used
+from ovs_vhost_plugin.jit.ring.held import (
+    IOVECS_FULL,
     begins_run,
+    hold,
     hold_run,
-    is_inside,
+    make_room,
     put_chain,
+    release,
     room_for_run,
 )
-from ovs_vhost_plugin.jit.ring.dirty import mark, mark_used
-from ovs_vhost_plugin.jit.ring.held import IOVECS_FULL, hold, make_room, release
 from ovs_vhost_plugin.jit.ring.offsets import (
     EVENT_BYTES,
     EVENT_FLAGS,

@@ -41,7 +41,7 @@ from ovs_vhost_plugin.jit.layout import (
 from ovs_vhost_plugin.jit.recovery.inflight_split import clear_batch, head_at, list_batch, take
 from ovs_vhost_plugin.jit.recovery.journal import BEGUN
 from ovs_vhost_plugin.jit.result import failure
-from ovs_vhost_plugin.jit.ring.buffers import find_region
+from ovs_vhost_plugin.jit.ring.buffers import find_region, is_inside
 from ovs_vhost_plugin.jit.ring.descriptor import (
     F_INDIRECT,
     F_NEXT,
@@ -51,15 +51,17 @@ from ovs_vhost_plugin.jit.ring.descriptor import (
     split_flags,
     word_at,
 )
-from ovs_vhost_plugin.jit.ring.direct import (
+from ovs_vhost_plugin.jit.ring.dirty import mark_used
+from ovs_vhost_plugin.jit.ring.held import (
+    IOVECS_FULL,
     begins_run,
+    hold,
     hold_run,
-    is_inside,
+    make_room,
     put_chain,
+    release,
     room_for_run,
 )
-from ovs_vhost_plugin.jit.ring.dirty import mark_used
-from ovs_vhost_plugin.jit.ring.held import IOVECS_FULL, hold, make_room, release
 from ovs_vhost_plugin.jit.ring.offsets import (
     AVAIL_F_NO_INTERRUPT,
     AVAIL_FLAGS,
