@@ -18,7 +18,6 @@ from support.jit.ring_reference import Driver, GuestMemory
 
 from ovs_vhost_plugin.jit import fresh, layout, uring
 from ovs_vhost_plugin.jit.faults import Fault
-from ovs_vhost_plugin.jit.kernel import JIT
 from ovs_vhost_plugin.jit.net.transmit import transmit
 from ovs_vhost_plugin.jit.recovery.journal import BEGUN, begun_end
 
@@ -166,7 +165,6 @@ def test_frames_that_a_full_tap_does_not_take_stay_in_order(kind: str) -> None:
 
 # -- what no tap does, and a kernel may -----------------------------------------------------------
 
-plain = pytest.mark.skipif(JIT, reason="compiled kernels call the real io_uring_enter")
 GOOD = 112
 
 
@@ -179,7 +177,7 @@ def fake(port: Port, monkeypatch: pytest.MonkeyPatch) -> FakeUring:
     return fake
 
 
-@plain
+@pytest.mark.plain_python
 @pytest.mark.parametrize("late", [(), (1,), (0, 3, 5)])
 def test_each_result_is_its_frames(port: Port, fake: FakeUring, late: tuple[int, ...]) -> None:
     fake.results, fake.late = [GOOD, -EIO, GOOD, -ENOBUFS, GOOD, -EIO], late
@@ -190,7 +188,7 @@ def test_each_result_is_its_frames(port: Port, fake: FakeUring, late: tuple[int,
     assert port.counted("tx_dropped_tap_refused") == 1
 
 
-@plain
+@pytest.mark.plain_python
 def test_a_frame_never_comes_behind_a_later_one(port: Port, fake: FakeUring) -> None:
     fake.results = [GOOD, NOT_NOW, GOOD, GOOD, NOT_NOW, NOT_NOW]
     assert port.transmit() == 4
@@ -202,7 +200,7 @@ def test_a_frame_never_comes_behind_a_later_one(port: Port, fake: FakeUring) -> 
     assert port.sent() == [EMPTY + frame(100, number) for number in (4, 5)]
 
 
-@plain
+@pytest.mark.plain_python
 @pytest.mark.parametrize(("taken", "refusal"), [(0, -EBUSY), (0, 0), (4, 0)])
 def test_what_the_kernel_does_not_take_stays(
     port: Port, fake: FakeUring, taken: int, refusal: int
@@ -216,7 +214,7 @@ def test_what_the_kernel_does_not_take_stays(
     assert port.counted("tx_dropped_tap_refused") == 0
 
 
-@plain
+@pytest.mark.plain_python
 def test_memory_that_is_gone_breaks_the_ring_at_its_frame(port: Port, fake: FakeUring) -> None:
     fake.results = [GOOD, GOOD, -EFAULT, -EFAULT, GOOD, GOOD]
     assert port.transmit() == 2
