@@ -68,7 +68,7 @@ class Overview:
             "errors": dict(self._complaints.counts),
             **self._device.iotlb_counts,
             "addresses": [StationCodec().encode(one) for one in self._addresses.current],
-            **statistics.of_pairs([pair.counters for pair in pairs[: last + 1]]),
+            **statistics.of_pairs([pair.counters | pair.fill for pair in pairs[: last + 1]]),
         }
 
     def _postcopy(self) -> str:

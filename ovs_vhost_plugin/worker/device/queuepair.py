@@ -117,6 +117,14 @@ class QueuePair:
             | {name: count for name, count in faults.items() if count}
         )
 
+    @property
+    def fill(self) -> dict[str, int]:
+        """The size of each ring, and how full it is, by name; at any time, as counters."""
+        found: dict[str, int] = {}
+        for ring in self.rings:
+            found[f"{ring.kind}_ring_size"], found[f"{ring.kind}_ring_filled"] = ring.fill
+        return found
+
     def prepare(self, config: PairConfig) -> None:
         """Make the rings ready to run as `config` says; `start` runs them. Stops a running loop."""
         if self.running:

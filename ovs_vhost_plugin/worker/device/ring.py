@@ -113,6 +113,22 @@ class Ring:
             f"avail={state['next_pop']} used={state['next_used']} held={held}"
         )
 
+    @property
+    def fill(self) -> tuple[int, int]:
+        """Its size, and the descriptors (split: chains) that the loop has seen and not given back.
+
+        Neither memory of the guest's nor the loop is touched: the guest may have made more
+        available since the loop last looked. (0, 0) while the ring does not run.
+        """
+        state = self.state[0]
+        if self.phase is not RingPhase.RUNNING or not (size := int(state["size"])):
+            return 0, 0
+        # In this order: the loop may move both meanwhile, and the second is never behind the first.
+        begin = int(state["next_avail"])
+        end = int(state["next_pop" if state["packed"] else "avail_idx"])
+        around = 2 * size if state["packed"] else 1 << 16
+        return size, min((end - begin) % around, size)
+
     # -- phases ----------------------------------------------------------------------------------
 
     @property

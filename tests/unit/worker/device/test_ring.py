@@ -134,3 +134,32 @@ def test_a_ring_runs_where_its_journal_has_no_room() -> None:
         rig.transmit(EMPTY + frame(60, 1))
         rig.kick("tx")
         assert rig.wire.recv(100) == EMPTY + frame(60, 1)
+
+
+@pytest.mark.parametrize(
+    ("packed", "begin", "end", "filled"),
+    [
+        (0, 65_530, 4, 10),
+        (0, 7, 7, 0),
+        (0, 7, 100, 16),  # the loop gave some back between the two reads
+        (1, 30, 2, 4),
+        (1, 3, 19, 16),
+    ],
+)
+def test_how_full_a_running_ring_is(packed: int, begin: int, end: int, filled: int) -> None:
+    made = ring(RingPhase.RUNNING)
+    made.state["size"], made.state["packed"], made.state["next_avail"] = 16, packed, begin
+    made.state["next_pop" if packed else "avail_idx"] = end
+    assert made.fill == (16, filled)
+    made.phase = RingPhase.PAUSED
+    assert made.fill == (0, 0)
+
+
+def test_a_receive_ring_is_less_full_by_what_the_guest_received() -> None:
+    with Rig() as rig:
+        rig.offer_buffers(8, 2048)
+        rig.start()
+        rig.wire.send(EMPTY + frame(60))
+        await_that(lambda: rig.received())
+        assert rig.pair.fill["rx_ring_size"] == 16
+        assert rig.pair.fill["rx_ring_filled"] == 7

@@ -23,10 +23,16 @@ def counters(count: int) -> dict[str, int]:
     return dict.fromkeys([*names, *faults], count)
 
 
+def fill() -> dict[str, int]:
+    """As `QueuePair.fill` has it, of the largest rings."""
+    return {f"{ring}_ring_{what}": 32768 for ring in ("rx", "tx") for what in ("size", "filled")}
+
+
 def test_the_counters_here_are_a_queue_pairs() -> None:
     pair = QueuePair(0, tap_fd=-1)
     assert pair.counters.keys() <= counters(0).keys()
     assert counters(0).keys() - pair.counters.keys() == {f"fault_{f.name.lower()}" for f in Fault}
+    assert pair.fill == dict.fromkeys(fill(), 0)
     pair.close()
 
 
@@ -46,7 +52,7 @@ def test_128_pairs_with_the_largest_numbers_and_every_error_fit_into_a_packet() 
         "iotlb_misses": MOST,
         "iotlb_replaced": MOST,
         "addresses": [{**station, "ipv4": ips, "ipv6": long_ips}] * 64,
-        **statistics.of_pairs([counters(MOST)] * PAIRS),
+        **statistics.of_pairs([counters(MOST) | fill()] * PAIRS),
     }
     packet = json.dumps(reports.encode(reports.Stats(2**53, stats)), separators=(",", ":"))
     assert len(packet) <= MAX_PACKET
