@@ -20,8 +20,8 @@ from ovs_vhost_plugin.announce import formats
 from ovs_vhost_plugin.common import dirs, process
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon import options
-from ovs_vhost_plugin.daemon.commands import Commands
 from ovs_vhost_plugin.daemon.connector import Connector
+from ovs_vhost_plugin.daemon.control.commands import Commands
 from ovs_vhost_plugin.daemon.guests.announcing import Announcing
 from ovs_vhost_plugin.daemon.guests.forwarding import Forwarding
 from ovs_vhost_plugin.daemon.guests.moves import Moves

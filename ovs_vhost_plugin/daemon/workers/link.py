@@ -300,7 +300,7 @@ class WorkerLink:
             case HandedOver():
                 pass  # `workers.py`
             case Stats():
-                pass  # `daemon/commands.py`, `daemon/guests/silence.py`
+                pass  # `daemon/control/commands.py`, `daemon/guests/silence.py`
             case _:
                 assert_never(report)
 

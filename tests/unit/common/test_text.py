@@ -16,7 +16,7 @@ from support.daemon.world import NOW, OPTIONS, World
 
 from ovs_vhost_plugin import render
 from ovs_vhost_plugin.common.text import escaped
-from ovs_vhost_plugin.daemon.commands import Commands, UsageError
+from ovs_vhost_plugin.daemon.control.commands import Commands, UsageError
 from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.daemon.reconcile import Phase
 from ovs_vhost_plugin.vswitchd.unixctl import NoAnswer, parse_answer

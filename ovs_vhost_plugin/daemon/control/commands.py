@@ -4,6 +4,7 @@
 Every command that shows something takes `--format json` (or `-f json`).
 """
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from ovs_vhost_plugin.announce.announcement import DEADLINE
 from ovs_vhost_plugin.announce.result import Result
 from ovs_vhost_plugin.common.dirs import PROGRAM
 from ovs_vhost_plugin.common.text import escaped
+from ovs_vhost_plugin.daemon.control import overview
 from ovs_vhost_plugin.daemon.events import Event, Heard
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.metrics.scraping import Scraping
@@ -26,7 +28,6 @@ from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.ovsdb.row_values import parse_mac
 from ovs_vhost_plugin.ipc.commands import GetStats
 from ovs_vhost_plugin.ipc.reports import Stats
-from ovs_vhost_plugin.ipc.stations import StationCodec
 
 _STATS_TIMEOUT = 1.0
 _ANNOUNCE_TIMEOUT = DEADLINE + 1.0
@@ -69,6 +70,7 @@ class Commands:
             ("exit", "[--cleanup]", 1, self._exit),
             ("vhost/show", "[--format json]", 2, self._show),
             ("vhost/stats", "[PORT] [--format json]", 3, self._show_stats),
+            ("vhost/top", "[PORT]... [--format json]", overview.AT_ONCE + 2, self._top),
             ("vhost/announce", "PORT [MAC] [--format json]", 4, self._announce),
             ("vhost/announce-log", "[PORT] [--format json]", 3, self._announce_log),
             ("vhost/upgrade", "[PORT] [--format json]", 3, self._upgrade),
@@ -155,15 +157,16 @@ class Commands:
             raise UsageError("usage: vhost/stats [PORT] [--format json]")
         for name in names:
             self._port(name)
-        self._last_id += 1
         pending = _Pending(connection, as_json, now + _STATS_TIMEOUT, finish=self._finish_stats)
-        request = GetStats(self._last_id)
-        pending.waiting = {
-            name
-            for name in names or list(links)
-            if name in links and links[name].send(request, now)
-        }
+        self._ask_workers(pending, names or list(links), now)
         pending.answers = dict.fromkeys(names or self._loop.desired)
+
+    def _ask_workers(self, pending: _Pending, names: list[str], now: float) -> None:
+        """Ask the workers of these ports for their statistics."""
+        links = self._loop.ports.workers.links
+        self._last_id += 1
+        request = GetStats(self._last_id)
+        pending.waiting = {n for n in names if n in links and links[n].send(request, now)}
         self._stats[self._last_id] = pending
 
     def _finish_stats(self, pending: _Pending) -> None:
@@ -171,6 +174,16 @@ class Commands:
         missing = sorted(pending.answers.keys() - ports.keys())
         data = {"ports": ports, "missing": missing}
         _answer(pending.connection, pending.as_json, data, render.stats)
+
+    def _top(self, connection: Any, argv: list[str], now: float) -> None:
+        _, names = _format(connection, argv)
+        names = [name for name in names if name in self._loop.desired]
+        pending = _Pending(connection, True, now + _STATS_TIMEOUT, finish=self._finish_top)
+        self._ask_workers(pending, names or sorted(self._loop.desired)[: overview.AT_ONCE], now)
+
+    def _finish_top(self, pending: _Pending) -> None:
+        now = time.monotonic()
+        _reply(pending.connection, json.dumps(overview.of_all(self._loop, pending.answers, now)))
 
     def _announce(self, connection: Any, argv: list[str], now: float) -> None:
         as_json, rest = _format(connection, argv)
@@ -274,48 +287,12 @@ class Commands:
             "tap_io": loop.ports.workers.tap_io,
             "metrics": self._scraping.shown,
             "stuck": [{"name": s.name, "pid": s.link.pid} for s in loop.ports.workers.stuck],
-            "ports": [self._port_overview(port) for _, port in sorted(loop.desired.items())],
+            "ports": [overview.of_port(loop, port) for _, port in sorted(loop.desired.items())],
             "wrong_rows": dict(sorted(wrong.items())),
             "leftovers": loop.ports.leftovers(loop.desired),
             "faults": dict(sorted(loop.ports.faults.counters.items())),
             "announce": loop.announcing.counters(),
             "forward": dict(sorted(loop.forwarding.counters.items())),
-        }
-
-    def _port_overview(self, port: PortSpec) -> dict[str, Any]:
-        link = self._loop.ports.link(port.name)
-        state = None if link is None else link.state
-        keys = self._loop.keys(port) or {}
-        return {
-            "name": port.name,
-            "bridge": port.bridge,
-            "ofport": port.ofport,
-            "mode": port.mode,
-            "socket": port.path,
-            "status": keys.get("vhost-user-status", "unknown"),
-            "error": keys.get("vhost-user-error", ""),
-            "queues": port.queues,
-            "mtu": port.settings.mtu,
-            "finish_offloads": port.settings.finish_offloads,
-            "host_stack": self._loop.ports.seclusion.shown(port.name),
-            "features": "" if state is None else state.features,
-            "protocol_features": "" if state is None else state.protocol_features,
-            "vring_sizes": [] if state is None else list(state.vring_sizes),
-            "errors": 0 if state is None else state.errors,
-            "addresses": []
-            if link is None
-            else [StationCodec().encode(one) for one in link.stations],
-            "worker": None
-            if link is None
-            else {
-                "phase": link.phase.value,
-                "version": link.release.version,
-                "build": link.release.build,
-                "protocol": link.release.protocol,
-                "outdated": self._loop.upgrading.shown(link),
-                "ignored_reports": link.release.ignored,
-            },
-            "announced": self._loop.announcing.announced.get(port.name, ""),
         }
 
 
