@@ -17,6 +17,7 @@
 # make bench-scale         a thousand ports on one host: time, memory, wakeups, one port more
 # make migration-report  QEMU guests migrate in every case of the matrix: docs/migration-report.md
 # make man    docs/ovs-vhost.8 anew, from the parsers that --help prints
+# make top-picture  docs/top.svg anew: the live view with ports that are made up
 # make names  the doctor's entries anew, from the tables of docs/troubleshooting.md
 # make mutants  small changes of the pure modules, each of which a test is to notice: the score of
 #             each module. Hours; MUTANTS='ovs_vhost_plugin.vhost.*': only these; SAMPLE=500: so many
@@ -48,11 +49,11 @@ SPREAD_unit := --numprocesses auto --dist worksteal
 # Compiled tests are kept: pytest rewrites 3,400 assertions for seconds, in each of its processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test fuzz soak grid lint man names migration-report mutants setup packages clean
+.PHONY: demo test fuzz soak grid lint man top-picture names migration-report mutants setup packages clean
 .PHONY: bench bench-announce bench-instructions bench-learn bench-moves bench-rings bench-scale bench-tap bench-tcp
 
 ifneq ($(DISTRO),)
-demo test fuzz soak grid lint man names migration-report setup packages bench bench-announce bench-instructions bench-learn bench-moves bench-rings bench-scale bench-tap bench-tcp:
+demo test fuzz soak grid lint man top-picture names migration-report setup packages bench bench-announce bench-instructions bench-learn bench-moves bench-rings bench-scale bench-tap bench-tcp:
 	@$(PYTHON) -m ovs_vhost_plugin.lab.platform.distro $(DISTRO) make --no-print-directory DISTRO= PYTHON=python3 $@
 
 else
@@ -72,6 +73,9 @@ lint: $(SETUP)
 
 man: $(SETUP)
 	$(BIN)/python -m ovs_vhost_plugin.manpage >docs/ovs-vhost.8
+
+top-picture: $(SETUP)
+	$(BIN)/python -m ovs_vhost_plugin.top.picture >docs/top.svg
 
 names: $(SETUP)
 	$(BIN)/python -m ovs_vhost_plugin.doctor.names docs/troubleshooting.md >.names.json

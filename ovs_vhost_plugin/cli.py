@@ -15,7 +15,7 @@ from typing import Any
 
 from ovs_vhost_plugin import __version__
 from ovs_vhost_plugin.common import dirs
-from ovs_vhost_plugin.control import CommandError, ask
+from ovs_vhost_plugin.ipc.channel import CommandError, ask
 
 DESCRIPTION = "vhost-user ports for a stock Open vSwitch."
 
@@ -136,6 +136,16 @@ def _doctor_parser() -> argparse.ArgumentParser:
 
 def _doctor(argv: Sequence[str]) -> int:
     return _main_of("ovs_vhost_plugin.doctor.command", argv)
+
+
+def _top_parser() -> argparse.ArgumentParser:
+    from ovs_vhost_plugin.top import command
+
+    return command.parser()
+
+
+def _top(argv: Sequence[str]) -> int:
+    return _main_of("ovs_vhost_plugin.top.command", argv)
 
 
 def _main_of(module: str, argv: Sequence[str]) -> int:
@@ -276,6 +286,7 @@ COMMANDS: dict[str, Command] = {
         "[PORT]", "replace the ports' processes while guests run", _upgrade_parser, _upgrade
     ),
     "watch": Command("[PORT]...", "print changes as they happen", _watch_parser, _watch),
+    "top": Command("[PORT]...", "show the ports live, the busiest first", _top_parser, _top),
     "doctor": Command("", "say what is wrong and what mends it", _doctor_parser, _doctor),
     "demo": Command("", "a live migration between two private hosts", _demo_parser, _demo),
 }

@@ -169,7 +169,7 @@ def hold_log(data: Mapping[str, Any]) -> str:
     return _table(heads, rows) if rows else "nothing has been held yet\n"
 
 
-_STEPS = {
+STEPS = {
     "memory-is-copied": "its memory is copied",
     "rings-stopped": "its rings stopped",
     "found-elsewhere": "found elsewhere",
@@ -186,7 +186,7 @@ _STEPS = {
 }
 """Steps of a migration (`daemon/guests/moves.py`), for people."""
 
-_ENDS = {
+ENDS = {
     ("leaves", "under-way"): "is leaving",
     ("leaves", "left"): "left",
     ("leaves", "stayed"): "was to leave, and stayed",
@@ -204,10 +204,10 @@ def migrations(data: Mapping[str, Any]) -> str:
 
 def _migration(move: Mapping[str, Any], now: float) -> str:
     begun = now - move["timeline"][0]["at"]
-    lines = [f"{_shown(move['port'])}: its guest {_ENDS[move['way'], move['end']]}, "]
+    lines = [f"{_shown(move['port'])}: its guest {ENDS[move['way'], move['end']]}, "]
     lines[0] += f"{begun:.1f} s ago\n"
     rows = [
-        (f"{step['ms']:+.1f}", _STEPS[step["event"]] + _at_step(move, step["event"]))
+        (f"{step['ms']:+.1f}", STEPS[step["event"]] + _at_step(move, step["event"]))
         for step in move["timeline"]
     ]
     width = max(len(at) for at, _ in rows)

@@ -75,9 +75,9 @@ def test_no_migration_is_said_in_a_line() -> None:
 
 
 def test_each_step_and_end_of_a_migration_has_its_words() -> None:
-    assert render._STEPS.keys() == {step.value for step in moves.Step}
+    assert render.STEPS.keys() == {step.value for step in moves.Step}
     of_leaving, of_coming = (
-        {end for way, end in render._ENDS if way == wanted.value} for wanted in moves.Way
+        {end for way, end in render.ENDS if way == wanted.value} for wanted in moves.Way
     )
     assert of_leaving | of_coming == {end.value for end in moves.MoveEnd}
     assert of_leaving & of_coming == {"under-way"}
