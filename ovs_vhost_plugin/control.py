@@ -13,6 +13,7 @@ import ovs.unixctl
 import ovs.unixctl.client
 
 from ovs_vhost_plugin.common import dirs
+from ovs_vhost_plugin.vswitchd import json_parser
 
 _TIMEOUT = 15  # seconds for the daemon's answer; an announcement takes up to 10
 
@@ -28,6 +29,7 @@ class NotRunning(CommandError):  # noqa: N818 - a state of the machine's
 def ask(target: str, command: str, arguments: Sequence[str | None]) -> Any:
     """Ask the daemon; return its answer, decoded from JSON. Raises CommandError."""
     dirs.set_up()
+    json_parser.install()
     words = [word for word in arguments if word is not None]
     signal.signal(signal.SIGALRM, _timed_out)
     signal.alarm(_TIMEOUT)

@@ -29,7 +29,6 @@ from ovs_vhost_plugin.daemon.handover.upgrading import Upgrading
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.metrics.scraping import Scraping
 from ovs_vhost_plugin.daemon.options import Options
-from ovs_vhost_plugin.daemon.ovsdb import json_parser
 from ovs_vhost_plugin.daemon.ovsdb.database import Database
 from ovs_vhost_plugin.daemon.poller import LoopPoller
 from ovs_vhost_plugin.daemon.ports import Ports
@@ -43,6 +42,7 @@ from ovs_vhost_plugin.daemon.workers.uids import Uids, worker_ids
 from ovs_vhost_plugin.daemon.workers.workers import Workers
 from ovs_vhost_plugin.jit import cache
 from ovs_vhost_plugin.tap import HostStack, Taps
+from ovs_vhost_plugin.vswitchd import json_parser
 from ovs_vhost_plugin.vswitchd.unixctl import Switchd
 
 vlog = ovs.vlog.Vlog("vhost_main")

@@ -2,8 +2,9 @@
 """JSON for Open vSwitch's bindings, by the standard library's parser.
 
 The bindings' own parser is in C where a distribution built it, and in Python elsewhere: then it
-takes a second for the rows of a thousand ports, in which the daemon stands still. Both are fed the
-stream as it comes and find the end of each message themselves; so does this one.
+takes a second for the rows of a thousand ports, in which the daemon stands still, and ten for the
+answer to `ovs-vhost stats`. Both are fed the stream as it comes and find the end of each message
+themselves; so does this one.
 """
 
 import json

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_vhost_plugin.daemon.ovsdb import json_parser
-from ovs_vhost_plugin.daemon.ovsdb.json_parser import JsonParser
+from ovs_vhost_plugin.vswitchd import json_parser
+from ovs_vhost_plugin.vswitchd.json_parser import JsonParser
 
 TEXT = st.text(alphabet='ab"\\{}[]\u00fc\U0001f600\n ')
 VALUE = st.recursive(
