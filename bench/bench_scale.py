@@ -109,6 +109,18 @@ def idle(site: Site, state: str, seconds: float) -> None:
     site.note(f"all {state}: memory of the daemon", costs.pss(site.daemon) / MIB, "MiB", 100)
 
 
+def looks(site: Site, ports: int) -> None:
+    """The cost of looking: all counters once, and a question of the live view."""
+    for command, what in (
+        ("vhost/stats", "all counters"),
+        ("vhost/top", "a look of ovs-vhost top"),
+    ):
+        begin, before = time.monotonic(), site.cpu
+        site.host.appctl(command, "--format", "json")
+        site.note(f"{what} of {ports} ports", (time.monotonic() - begin) * 1e3, "ms")
+        site.note("  of the daemon's processor", (site.cpu - before) * 1e3, "ms")
+
+
 def restart(site: Site, state: str, count: int) -> None:
     """The daemon is killed, and the next one adopts all ports, while a guest sends to another."""
     running = list(site.guests.values())[:2]
@@ -188,6 +200,7 @@ def measure(site: Site, ports: int, running: int, seconds: float, *, taps: bool)
     site.say(f"{ports} ports")
     add_all(site, names)
     idle(site, "waiting", seconds)
+    looks(site, ports)
     one_more(site, ports)
     restart(site, "waiting", ports)
     site.say("guests")
