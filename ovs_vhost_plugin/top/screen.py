@@ -44,6 +44,7 @@ def screen(
 
     trouble  why the last question was not answered; "": it was
     """
+    trouble = trouble or ("" if ports.standing == "active" else ports.standing)
     rows = ports.rows()
     if (one := view.chosen(rows)) is not None:
         events = [event for event in ports.events if event.port == one.name]

@@ -78,6 +78,14 @@ def test_what_to_do_without_a_daemon_is_not_cut() -> None:
     assert TROUBLE in " ".join(shown) and len(shown) == 24
 
 
+def test_a_daemon_that_does_not_serve_says_so() -> None:
+    ports = LivePorts()
+    ports.take(answer(0.0, {}, "vhu0"))
+    assert "another" not in "\n".join(lines(ports, View()))
+    ports.take({**answer(1.0, {}, "vhu0"), "standing": "another daemon serves this database"})
+    assert lines(ports, View())[-2] == "another daemon serves this database"
+
+
 def test_a_port_without_counters_has_dashes() -> None:
     ports = LivePorts()
     ports.take(answer(0.0, {}, "vhu0"))
