@@ -15,7 +15,7 @@ from typing import Any
 
 from ovs_vhost_plugin import __version__
 from ovs_vhost_plugin.common import dirs
-from ovs_vhost_plugin.ipc.channel import CommandError, ask
+from ovs_vhost_plugin.control import CommandError, ask
 
 DESCRIPTION = "vhost-user ports for a stock Open vSwitch."
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from ovs_vhost_plugin.common import dirs
-from ovs_vhost_plugin.ipc.channel import CommandError, ask
+from ovs_vhost_plugin.control import CommandError, ask
 from ovs_vhost_plugin.top.keyboard import Keyboard
 from ovs_vhost_plugin.top.model import AT_ONCE, Answer, LivePorts, PortRow
 from ovs_vhost_plugin.top.screen import screen, table

@@ -4,7 +4,7 @@
 import ovs.json
 import pytest
 
-from ovs_vhost_plugin.ipc import channel as control
+from ovs_vhost_plugin import control
 from ovs_vhost_plugin.vswitchd.json_parser import JsonParser
 
 

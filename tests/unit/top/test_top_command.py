@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from unit.top.test_top_model import answer
 
-from ovs_vhost_plugin.ipc.channel import CommandError
+from ovs_vhost_plugin.control import CommandError
 from ovs_vhost_plugin.top import command
 from ovs_vhost_plugin.top.model import AT_ONCE
 
