@@ -110,7 +110,7 @@ class Keyboard:
 
 
 def _read(fd: int) -> bytes:
-    """What was typed, with the rest of a key whose bytes come one after the other."""
+    """The typed bytes, with the rest of a key whose bytes come one after the other."""
     data = os.read(fd, 1024)
     if not data:
         raise EOFError
