@@ -15,21 +15,20 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from ovs_vhost_plugin.lab.hosts import namespace
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.lab.measure import picture
 from ovs_vhost_plugin.lab.measure.timeline import Report
 from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import LabError
 from ovs_vhost_plugin.lab.stage import Stage
+from ovs_vhost_plugin.lab.takedown import taken_down
 
 _MISSING, _FAILED, _INTERRUPTED = 1, 1, 130
 
@@ -86,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"ovs-vhost demo: {words}", file=sys.stderr)
         return _MISSING
     try:
-        with _taken_down():
+        with taken_down():
             report = _show(options, Console(stderr=True))
     except LabError as error:
         print(f"ovs-vhost demo: {error}", file=sys.stderr)
@@ -169,30 +168,3 @@ def _keep(stage: Stage, screen: Console) -> None:
     screen.print("Ctrl-C ends it.")
     with contextlib.suppress(KeyboardInterrupt):
         signal.pause()
-
-
-@contextlib.contextmanager
-def _taken_down() -> Iterator[None]:
-    """Take the demo down in order, whatever ends it, so that nothing is left.
-
-    SIGTERM and SIGHUP become KeyboardInterrupt, as SIGINT is.  Further signals are ignored while
-    things are taken down.  A signal may come between the making of a namespace and its entry in the
-    list of things to undo: so in the end everything with our pid in its name is removed.
-    """
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        for each in signals:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in signals}
-    namespace.sweep()
-    try:
-        yield
-    finally:
-        for number in signals:
-            signal.signal(number, signal.SIG_IGN)
-        namespace.sweep(os.getpid())
-        for number, handler in before.items():
-            signal.signal(number, handler)
