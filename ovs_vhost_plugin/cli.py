@@ -113,6 +113,16 @@ def _demo(argv: Sequence[str]) -> int:
     return _main_of("ovs_vhost_plugin.demo", argv)
 
 
+def _try_parser() -> argparse.ArgumentParser:
+    from ovs_vhost_plugin import trial
+
+    return trial.parser()
+
+
+def _try(argv: Sequence[str]) -> int:
+    return _main_of("ovs_vhost_plugin.trial", argv)
+
+
 def _watch_parser() -> argparse.ArgumentParser:
     from ovs_vhost_plugin import watch
 
@@ -288,6 +298,7 @@ COMMANDS: dict[str, Command] = {
     "watch": Command("[PORT]...", "print changes as they happen", _watch_parser, _watch),
     "top": Command("[PORT]...", "show the ports live, the busiest first", _top_parser, _top),
     "doctor": Command("", "say what is wrong and what mends it", _doctor_parser, _doctor),
+    "try": Command("", "a port and a VM in private, with its console here", _try_parser, _try),
     "demo": Command("", "a live migration between two private hosts", _demo_parser, _demo),
 }
 

@@ -27,6 +27,14 @@ fi
 # One line is one command: "NONCE COMMAND" answers "@NONCE@", its output, "@NONCE:STATUS@".
 console=/dev/$(argument console)
 [ -c "$console" ] || console=/dev/ttyS0
+
+# A person at the console has a shell (`ovs-vhost try`); its end is the machine's.
+if [ "$(argument shell)" = 1 ]; then
+    cd /tmp
+    PS1='vm# ' setsid sh -c 'exec sh <"$0" >"$0" 2>&1' "$console"
+    reboot -f
+fi
+
 stty -echo -onlcr <"$console"
 exec <"$console" >"$console" 2>&1
 echo @ready@

@@ -37,7 +37,7 @@ processor set them again (fixed by "physmem: Fix migration dirty bitmap coherenc
 access"). In memory that is no multiple of 64 pages it goes page by page, and works.
 """
 
-_EMULATION = "tcg,thread=single"
+EMULATION = "tcg,thread=single"
 """All processors of a guest in one thread.
 
 With a thread each, QEMU may fail an assertion in `iotlb_to_section` while the guest maps its
@@ -119,6 +119,8 @@ class GuestConfig:
     """Both QEMUs of a migration must know it: `pc-i440fx-7.2`, ..."""
     memory: str = "memory-backend-memfd,share=on"
     """The kind of guest memory; a back-end cannot serve memory that is not shared."""
+    shell: bool = False
+    """Whether the console has a shell for a person; the guest ends with it."""
 
     def kernel_arguments(self) -> str:
         """The kernel's command line; `lab.` ones are for init.sh."""
@@ -127,6 +129,7 @@ class GuestConfig:
             "no_timer_check",  # an emulated timer may be late; the kernel's check would panic
             *(f"lab.address={self.address}", f"lab.silent={int(self.silent)}"),
             *([f"lab.mtu={self.mtu}"] if self.mtu else []),
+            *(["lab.shell=1"] if self.shell else []),
             *(("intel_iommu=on", *self.iommu) if self.iommu else ()),
             *(f"lab.neighbour={address},{mac}" for address, mac in self.neighbours.items()),
         ]
@@ -309,7 +312,7 @@ class QemuGuest(Setup):
     def _argv(self) -> list[str]:
         return [
             *(*self._program, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-            *("-accel", _EMULATION, *self._machine_arguments()),
+            *("-accel", EMULATION, *self._machine_arguments()),
             *("-kernel", str(self._image.kernel), "-initrd", str(self._image.initramfs)),
             *("-append", self.config.kernel_arguments()),
             *("-qmp", f"unix:{self.directory}/qmp,server=on,wait=off"),
