@@ -17,7 +17,7 @@ RING = EXAMPLES / "ring.json"
 def test_the_readme_names_each_example() -> None:
     readme = (EXAMPLES / "README.md").read_text()
     for path in EXAMPLES.iterdir():
-        if path.suffix in (".py", ".json"):
+        if path.suffix in (".py", ".json", ".sh", ".yml"):
             assert f"]({path.name})" in readme
 
 

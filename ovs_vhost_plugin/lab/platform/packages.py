@@ -93,7 +93,12 @@ UML = (
     Program("nc.openbsd", "netcat-openbsd"),
 )
 """A guest that needs no KVM."""
-EVERYTHING = (*SWITCH, *GUEST, *OVN, *TEST, *BINDINGS, *LIBVIRT, *SYSTEMD, *RELEASES, *UML)
+AUTOMATION = (Program("ansible-playbook", "ansible-core"),)
+"""The program that runs examples/ports.yml."""
+EVERYTHING = (
+    *(*SWITCH, *GUEST, *OVN, *TEST, *BINDINGS, *LIBVIRT, *SYSTEMD, *RELEASES, *UML),
+    *AUTOMATION,
+)
 
 _UNITS = {
     "openvswitch-switch": ("openvswitch-switch", "ovs-vswitchd", "ovsdb-server"),
