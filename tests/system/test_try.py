@@ -100,6 +100,14 @@ def test_a_terminal_that_is_closed_ends_it(terminal: Terminal) -> None:
     assert left(terminal.program.pid) == []
 
 
+def test_ctrl_c_ends_it_before_the_vm_runs(terminal: Terminal) -> None:
+    terminal.wait("ovs-vswitchd --detach")
+    terminal.type("\x03")
+    terminal.wait("interrupted; all of it is taken down")
+    assert terminal.program.wait(PATIENCE) == 130
+    assert left(terminal.program.pid) == []
+
+
 def test_sigterm_ends_the_vm_too(terminal: Terminal) -> None:
     terminal.wait("-serial mon:stdio")
     terminal.program.send_signal(signal.SIGTERM)
