@@ -42,6 +42,8 @@ class Terminal:
             stdout=self.theirs,
             stderr=self.theirs,
             env={**environment(host), "TERM": "xterm-256color"},
+            # A script's background ignores it, and so would what is started there.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def press(self, keys):
