@@ -16,6 +16,7 @@
 # make bench-moves         frames lost in live migrations at 1,000 to 100,000 frames a second
 # make bench-scale         a thousand ports on one host: time, memory, wakeups, one port more
 # make migration-report  QEMU guests migrate in every case of the matrix: docs/migration-report.md
+# make deb    a Debian package, in build/deb: on Debian 13, or with DISTRO=trixie
 # make man    docs/ovs-vhost.8 anew, from the parsers that --help prints
 # make top-picture  docs/top.svg anew: the live view with ports that are made up
 # make names  the doctor's entries anew, from the tables of docs/troubleshooting.md
@@ -50,7 +51,7 @@ SPREAD_unit := --numprocesses auto --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test fuzz soak grid lint man top-picture names migration-report mutants setup packages clean
-.PHONY: bench bench-announce bench-instructions bench-learn bench-moves bench-rings bench-scale bench-tap bench-tcp
+.PHONY: bench deb bench-announce bench-instructions bench-learn bench-moves bench-rings bench-scale bench-tap bench-tcp
 
 ifneq ($(DISTRO),)
 demo test fuzz soak grid lint man top-picture names migration-report setup packages bench bench-announce bench-instructions bench-learn bench-moves bench-rings bench-scale bench-tap bench-tcp:
@@ -89,6 +90,15 @@ soak: setup
 
 grid: setup
 	GRID=whole $(BIN)/python -m pytest -v tests/system/virtio/test_virtio_user_grid.py $(TEST)
+
+# A clean tree of what git has: nothing of this checkout's other files gets into the package.
+deb:
+	rm -rf build/deb
+	mkdir -p build/deb/source
+	git ls-files -z | xargs -0 cp --parents --no-dereference --target-directory=build/deb/source
+	mv build/deb/source/etc/debian build/deb/source/debian
+	cd build/deb/source && dpkg-buildpackage --build=binary --no-sign
+	lintian --fail-on error --tag-display-limit 0 build/deb/*.changes
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[report]'

@@ -39,7 +39,8 @@ _UMASK = 0o027
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _call(name: str, *arguments: object) -> int:
+def call(name: str, *arguments: object) -> int:
+    """Call a function of libc that returns -1 for an error; raises OSError."""
     result: int = getattr(_libc, name)(*arguments)  # which libc's object keeps
     if result < 0:
         raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
@@ -48,7 +49,7 @@ def _call(name: str, *arguments: object) -> int:
 
 def system_call(number: int, *arguments: object) -> int:
     """Make a system call that libc has no function for; raises OSError."""
-    return _call("syscall", ctypes.c_long(number), *arguments)
+    return call("syscall", ctypes.c_long(number), *arguments)
 
 
 def set_name(name: str) -> None:
@@ -127,24 +128,24 @@ def require_fds(last: int) -> None:
 
 def unshare(namespaces: int) -> None:
     """Move to new namespaces of these kinds (NEW_* flags); for NEW_PID the next child moves."""
-    _call("unshare", namespaces)
+    call("unshare", namespaces)
 
 
 def enter(fd: int, namespace: int) -> None:
     """Enter the namespace of `fd` (a file of /proc/PID/ns)."""
-    _call("setns", fd, namespace)
+    call("setns", fd, namespace)
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
     """mount(2)."""
     encoded = [None if text is None else text.encode() for text in (source, target, kind, data)]
     source_, target_, kind_, data_ = encoded
-    _call("mount", source_, target_, kind_, ctypes.c_ulong(flags), data_)
+    call("mount", source_, target_, kind_, ctypes.c_ulong(flags), data_)
 
 
 def unmount(target: str, flags: int) -> None:
     """umount2(2)."""
-    _call("umount2", target.encode(), flags)
+    call("umount2", target.encode(), flags)
 
 
 class _Timerspec(ctypes.Structure):
@@ -155,17 +156,17 @@ class _Timerspec(ctypes.Structure):
 
 def make_timer() -> int:
     """A non-blocking timerfd(2) of CLOCK_MONOTONIC, not set. The os module has it from 3.13 on."""
-    return _call("timerfd_create", time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+    return call("timerfd_create", time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def set_timer(fd: int, seconds: int) -> None:
     """Set a timerfd to expire once after `seconds`; 0 disarms it."""
-    _call("timerfd_settime", fd, 0, ctypes.byref(_Timerspec(0, 0, seconds, 0)), None)
+    call("timerfd_settime", fd, 0, ctypes.byref(_Timerspec(0, 0, seconds, 0)), None)
 
 
 def forbid_new_privileges() -> None:
     """Keep programs run by this process and its children from gaining privileges."""
-    _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 class _FilterProgram(ctypes.Structure):
@@ -181,14 +182,14 @@ _INSTRUCTION = 8
 def filter_system_calls(program: bytes) -> None:
     """Set a seccomp(2) filter of this thread, for ever: an array of struct sock_filter."""
     filter_ = _FilterProgram(len(program) // _INSTRUCTION, program)
-    _call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(filter_), 0, 0)
+    call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(filter_), 0, 0)
 
 
 def empty_bounding_set() -> None:
     """Give up every capability for ever, but for those that the process has now."""
     for capability in range(64):
         try:
-            _call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
+            call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
         except OSError as error:
             if error.errno == errno.EINVAL:
                 return  # this kernel has no more

@@ -17,16 +17,16 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-from inotify_simple import INotify, flags
-
 from ovs_vhost_plugin.common.ratelimit import TokenBucket
+from ovs_vhost_plugin.daemon.sockets import inotify
+from ovs_vhost_plugin.daemon.sockets.inotify import Inotify
 from ovs_vhost_plugin.daemon.sockets.mountpoints import MountPoints
 from ovs_vhost_plugin.daemon.sockets.sockpath import OnStep
 
 _READS_PER_SECOND, _READS_AT_ONCE = 20.0, 100
 """News is read so often at most: who may write a directory can change names without end."""
 
-_NEWS = flags.CREATE | flags.MOVED_TO | flags.MOVED_FROM | flags.DELETE | flags.ATTRIB
+_NEWS = inotify.CREATE | inotify.MOVED_TO | inotify.MOVED_FROM | inotify.DELETE | inotify.ATTRIB
 
 _LIMITS = {
     errno.EMFILE: "raise fs.inotify.max_user_instances",
@@ -52,7 +52,7 @@ class WayWatch:
         self._names_in: dict[int, set[str]] = {}  # by watch
         self._ports_at: dict[str, set[str]] = {}  # by path
         self._mounts = MountPoints()
-        self._inotify: INotify | None = None
+        self._inotify: Inotify | None = None
         self._news = select.poll()
 
     # -- following -------------------------------------------------------------------------------
@@ -78,12 +78,12 @@ class WayWatch:
     def _follow(self, port: str, steps: dict[Step, str], directory: int, name: str) -> None:
         here = f"/proc/self/fd/{directory}"
         try:
-            watch = self._instance().add_watch(here, _NEWS | flags.ONLYDIR)
+            watch = self._instance().add_watch(here, _NEWS | inotify.ONLYDIR)
         except NotADirectoryError:
             return  # the walk ends here, and the name by which it came is watched
         except OSError as error:
             advice = _LIMITS.get(error.errno or 0, "see inotify(7)")
-            self.refusals[port] = f"inotify: {error.strerror}; {advice}"
+            self.refusals[port] = f"inotify: {os.strerror(error.errno or 0)}; {advice}"
             return
         # Something may be mounted on this path; nothing is opened by it.
         path = f"{os.readlink(here).rstrip('/')}/{name}"  # noqa: PTH115 - a text, no Path
@@ -92,10 +92,10 @@ class WayWatch:
         self._names_in.setdefault(watch, set()).add(name)
         self._ports_at.setdefault(path, set()).add(port)
 
-    def _instance(self) -> INotify:
+    def _instance(self) -> Inotify:
         """The inotify instance, made when it is needed. Raises OSError."""
         if self._inotify is None:
-            self._inotify = INotify(nonblocking=True)
+            self._inotify = Inotify()
             self._news.register(self._inotify, select.POLLIN)
         return self._inotify
 
@@ -117,15 +117,15 @@ class WayWatch:
         if not self._reads.take(now):
             self._read_at = self._reads.ready_at(now)
             return ports
-        for event in self._inotify.read(timeout=0):
-            if event.mask & flags.Q_OVERFLOW:
+        for event in self._inotify.read():
+            if event.mask & inotify.Q_OVERFLOW:
                 return set(self._ways)
-            if event.mask & flags.IGNORED:  # the directory is gone, or its file system
-                names = self._names_in.get(event.wd, set())
+            if event.mask & inotify.IGNORED:  # the directory is gone, or its file system
+                names = self._names_in.get(event.watch, set())
             else:
                 names = {event.name}
             for name in names:
-                ports |= self._ports_of.get((event.wd, name), set())
+                ports |= self._ports_of.get((event.watch, name), set())
         return ports
 
     def get_timer(self) -> float | None:

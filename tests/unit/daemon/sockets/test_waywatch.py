@@ -15,10 +15,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from inotify_simple import INotify
 from support.checkout import TOP
 
 from ovs_vhost_plugin.daemon.sockets import sockpath, waywatch
+from ovs_vhost_plugin.daemon.sockets.inotify import Inotify
 from ovs_vhost_plugin.daemon.sockets.mounts import Mounts
 from ovs_vhost_plugin.daemon.sockets.waywatch import WayWatch
 
@@ -272,7 +272,7 @@ def test_a_watch_that_the_kernel_refuses_is_named_and_made_later(
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(INotify, "add_watch", refuse)
+        patch.setattr(Inotify, "add_watch", refuse)
         assert not site.follow(site.top / "a.sock")
     assert advice in site.ways.refusals[PORT]
     assert not site.follow(site.top / "a.sock")
@@ -284,11 +284,11 @@ def test_a_watch_that_the_kernel_refuses_is_named_and_made_later(
 def test_an_instance_that_the_kernel_refuses_is_named_and_made_later(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(**_: Any) -> None:
+    def refuse() -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     with monkeypatch.context() as patch:
-        patch.setattr(waywatch, "INotify", refuse)
+        patch.setattr(waywatch, "Inotify", refuse)
         assert not site.follow(site.top / "a.sock")
         assert not site.news()
     assert site.ways.refusals[PORT] == (
