@@ -218,7 +218,10 @@ def _load_at(kind: Any, python_kind: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             pointer = _raw_pointer(context, builder, signature, args, 0)
             number = context.get_value_type(kind)
-            return builder.load_atomic(pointer, "monotonic", kind.bitwidth // 8, typ=number)
+            typed = builder.bitcast(
+                pointer, number.as_pointer()
+            )  # before LLVM 16 pointers have types
+            return builder.load_atomic(typed, "monotonic", kind.bitwidth // 8, typ=number)
 
         return kind(address), generate
 

@@ -25,6 +25,7 @@ MOST_EXPOSURE = 29  # of 100: below 3 of 10, as it is shown
 _LONG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 _OTHERS = {
     "exit --cleanup": {"--cleanup"},
+    "dh_installsystemd": {"--with", "--buildsystem", "--restart-after-upgrade"},
     "ovs-vsctl": {"--timeout", "--bare", "--no-headings", "--columns"},
 }
 """Options of other programs in etc/, and of the daemon's commands."""

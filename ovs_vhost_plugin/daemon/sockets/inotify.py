@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from ovs_vhost_plugin.common import process
 
 ATTRIB, MOVED_FROM, MOVED_TO, CREATE, DELETE = 0x4, 0x40, 0x80, 0x100, 0x200
-"""What may happen to a name in a directory."""
+"""Changes of a name in a directory."""
 Q_OVERFLOW, IGNORED = 0x4000, 0x8000
-"""Events were lost; the watch is over."""
+"""Events were lost; the watch is over. Both come unasked."""
 ONLYDIR = 0x0100_0000
 
 _EVENT = struct.Struct("=iIII")  # watch, mask, cookie, bytes of the name that follows

@@ -43,7 +43,7 @@ def _mark_physical(memory: Memory, net: Net, address: Any, length: int) -> None:
     last = int64((address + uint64(length - 1)) >> _PAGE_SHIFT)
     while page <= last:
         if page >= 8 * len(log):
-            net.faults[Fault.LOG_TOO_SMALL] += 1
+            net.faults[int64(Fault.LOG_TOO_SMALL)] += 1
             return
         bit = 1 << (page & 7)
         if load_relaxed(log, page >> 3) & bit == 0:
@@ -66,7 +66,7 @@ def mark(memory: Memory, net: Net, address: Any, length: int) -> None:
     while length > 0:
         i = find_region(memory.regions, before, 0, address)
         if i < 0:
-            net.faults[Fault.LOG_TOO_SMALL] += 1
+            net.faults[int64(Fault.LOG_TOO_SMALL)] += 1
             return
         region = memory.regions[i]
         offset = address - region["guest"]
