@@ -79,7 +79,8 @@ def gather(run: Callable[[], object]) -> None:
         run()
     finally:
         sys.setprofile(None)
-    functions = [one for one in gc.get_objects() if isinstance(one, FunctionType)]
+    # By type: a weakref.proxy to what is gone has no class, and raises ReferenceError.
+    functions = [one for one in gc.get_objects() if type(one) is FunctionType]
     for function in functions:
         if function.__code__ in hot:
             _scattered.append(function.__code__)

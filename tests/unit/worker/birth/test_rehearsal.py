@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 
 import pytest
 
@@ -95,3 +96,15 @@ def test_code_that_runs_is_gathered_and_does_the_same() -> None:
     assert rests.__code__ is before[1]
     assert runs(5) == 6
     assert sys.getprofile() is None
+
+
+def test_references_to_what_is_gone_are_no_functions() -> None:
+    class Gone:
+        pass
+
+    one = Gone()
+    dead = weakref.proxy(one)  # a library may have some, and its __class__ raises ReferenceError
+    del one
+    gather(lambda: None)
+    with pytest.raises(ReferenceError):
+        isinstance(dead, int)
