@@ -15,7 +15,7 @@ from typing import Any
 
 from ovs_vhost_plugin import __version__
 from ovs_vhost_plugin.common import dirs
-from ovs_vhost_plugin.control import CommandError, ask
+from ovs_vhost_plugin.control import CommandError, add_target, ask
 
 DESCRIPTION = "vhost-user ports for a stock Open vSwitch."
 
@@ -317,13 +317,7 @@ def _query_parser(command: str, description: str, example: str = "") -> argparse
         default="text",
         help="a table to read, or JSON for a program (default: %(default)s)",
     )
-    parser.add_argument(
-        "-t",
-        "--target",
-        metavar="DAEMON",
-        default=dirs.PROGRAM,
-        help="name or control socket of the daemon (default: %(default)s)",
-    )
+    add_target(parser)
     return parser
 
 

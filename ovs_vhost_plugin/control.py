@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Asks the daemon by its control socket, as ovs-appctl does."""
 
+import argparse
 import errno
 import json
 import os
@@ -24,6 +25,17 @@ class CommandError(Exception):
 
 class NotRunning(CommandError):  # noqa: N818 - a state of the machine's
     """The daemon is not there."""
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """Give a command the option of which daemon it asks."""
+    parser.add_argument(
+        "-t",
+        "--target",
+        metavar="DAEMON",
+        default=dirs.PROGRAM,
+        help="name or control socket of the daemon (default: %(default)s)",
+    )
 
 
 def ask(target: str, command: str, arguments: Sequence[str | None]) -> Any:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ovs_vhost_plugin.common import dirs
+from ovs_vhost_plugin.control import add_target
 from ovs_vhost_plugin.doctor import checks, facts
 from ovs_vhost_plugin.doctor.checks import Finding
 
@@ -40,13 +41,7 @@ def parser() -> argparse.ArgumentParser:
         default="text",
         help="lines to read, or JSON for a program (default: %(default)s)",
     )
-    made.add_argument(
-        "-t",
-        "--target",
-        metavar="DAEMON",
-        default=dirs.PROGRAM,
-        help="name or control socket of the daemon (default: %(default)s)",
-    )
+    add_target(made)
     made.add_argument(
         "--db",
         metavar="DATABASE",

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from ovs_vhost_plugin.common import dirs
-from ovs_vhost_plugin.control import CommandError, ask
+from ovs_vhost_plugin.control import CommandError, add_target, ask
 from ovs_vhost_plugin.top.keyboard import Keyboard
 from ovs_vhost_plugin.top.model import AT_ONCE, Answer, LivePorts, PortRow
 from ovs_vhost_plugin.top.screen import screen, table
@@ -63,13 +63,7 @@ def parser() -> argparse.ArgumentParser:
         default="text",
         help="a table to read, or a JSON object an interval for a program (default: %(default)s)",
     )
-    made.add_argument(
-        "-t",
-        "--target",
-        metavar="DAEMON",
-        default=dirs.PROGRAM,
-        help="name or control socket of the daemon (default: %(default)s)",
-    )
+    add_target(made)
     made.add_argument(
         "--interval",
         type=_seconds,
