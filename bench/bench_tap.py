@@ -31,9 +31,10 @@ from rich.table import Table
 from bench.memory_ring import SIZE, MemoryRing, new_net
 from bench.tap_reading import Reader
 from ovs_vhost_plugin.common import process, uring
+from ovs_vhost_plugin.common.uring import SLOTS
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.net.transmit import transmit
-from ovs_vhost_plugin.jit.uring import SLOTS, new_batch
+from ovs_vhost_plugin.jit.uring import new_batch
 from ovs_vhost_plugin.tap import device
 from ovs_vhost_plugin.worker.tap.queues import TapQueues
 

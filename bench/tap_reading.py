@@ -15,9 +15,10 @@ import numba
 import numpy as np
 
 from ovs_vhost_plugin.common import uring
+from ovs_vhost_plugin.common.uring import SLOTS
 from ovs_vhost_plugin.jit.layout import FRAME_MAX
 from ovs_vhost_plugin.jit.syscalls import readv
-from ovs_vhost_plugin.jit.uring import SLOTS, new_batch, put_count, put_iovec, slot_at, submit
+from ovs_vhost_plugin.jit.uring import new_batch, put_count, put_iovec, slot_at, submit
 
 QUEUED = 14 * SLOTS
 """Frames that wait in the tap, which has room for 1,000."""

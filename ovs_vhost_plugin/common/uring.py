@@ -16,6 +16,8 @@ from ovs_vhost_plugin.common import process
 
 WRITEV = 2
 """An operation."""
+SLOTS = 32
+"""Frames of one system call: with more, a frame costs hardly less (bench/README.md)."""
 REQUEST_BYTES, COMPLETION_BYTES = 64, 16
 """Bytes of struct io_uring_sqe and struct io_uring_cqe."""
 

@@ -15,14 +15,12 @@ from errno import EAGAIN
 
 import numpy as np
 
-from ovs_vhost_plugin.common.uring import COMPLETION_BYTES, REQUEST_BYTES, WRITEV, Uring
+from ovs_vhost_plugin.common.uring import COMPLETION_BYTES, REQUEST_BYTES, SLOTS, WRITEV, Uring
 from ovs_vhost_plugin.jit.atomics import load_i32_at, load_i64_at, store_i32_at, store_i64_at
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import Records, int64, offsets, record, void
 from ovs_vhost_plugin.jit.syscalls import io_uring_enter, writev
 
-SLOTS = 32
-"""Frames of one system call: with more, a frame costs hardly less (bench/README.md)."""
 IOVECS = 4
 """Iovecs of a slot: the virtio-net header, and those of the frame."""
 

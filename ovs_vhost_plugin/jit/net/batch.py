@@ -7,6 +7,7 @@ lies in pieces ends the batch, as one of many buffers does: it goes by itself wh
 
 from __future__ import annotations
 
+from ovs_vhost_plugin.common.uring import SLOTS
 from ovs_vhost_plugin.jit.atomics import copy_in, copy_out
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
@@ -21,7 +22,7 @@ from ovs_vhost_plugin.jit.layout import (
     uint64,
 )
 from ovs_vhost_plugin.jit.net import offload
-from ovs_vhost_plugin.jit.uring import HEADER_AT, IOVECS, SLOTS, put_count, put_iovec, slot_at
+from ovs_vhost_plugin.jit.uring import HEADER_AT, IOVECS, put_count, put_iovec, slot_at
 
 LEAST = 4
 """Frames from which on a batch is faster than a system call for each (bench/README.md)."""

@@ -19,10 +19,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ovs_vhost_plugin.common import process
-from ovs_vhost_plugin.common.uring import WRITEV, Uring
+from ovs_vhost_plugin.common.uring import SLOTS, WRITEV, Uring
 from ovs_vhost_plugin.jit.layout import HEADER_MAX, Records
 from ovs_vhost_plugin.jit.uring import (
-    SLOTS,
     new_batch,
     put_count,
     put_iovec,

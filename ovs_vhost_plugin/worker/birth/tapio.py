@@ -5,13 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ovs_vhost_plugin.common.uring import WRITEV, Uring
+from ovs_vhost_plugin.common.uring import SLOTS, WRITEV, Uring
 
 VARIABLE = "OVS_VHOST_IO_URING"
 """The environment variable with the wish: "on", "off", or anything else to measure."""
-
-SLOTS = 32
-"""Frames of one system call, as in `jit/uring.py`, which a fork server need not load."""
 
 
 @dataclass(frozen=True, slots=True)

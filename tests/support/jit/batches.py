@@ -11,8 +11,9 @@ from errno import EAGAIN
 import pytest
 
 from ovs_vhost_plugin.common import uring
+from ovs_vhost_plugin.common.uring import SLOTS
 from ovs_vhost_plugin.jit import layout
-from ovs_vhost_plugin.jit.uring import BATCH_DTYPE, SLOTS, new_batch
+from ovs_vhost_plugin.jit.uring import BATCH_DTYPE, new_batch
 
 
 @contextmanager
