@@ -245,8 +245,9 @@ def test_several_queue_pairs_share_the_traffic(site):
                 running.run(f"taskset -p {1 + number % 2} $$")
                 site.tcp(running, 2 * MIB)
             for pair in (0, 1):
+                # Bytes and not frames: how many frames a flow takes is TCP's own choice.
                 counters = site.counters(pair)
-                assert counters["tx_packets"] > 20 and counters["rx_packets"] > 20, pair
+                assert min(counters["tx_bytes"], counters["rx_bytes"]) > MIB // 4, counters
     finally:
         site.host.delete_port(PORT)
 
