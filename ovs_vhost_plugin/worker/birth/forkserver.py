@@ -35,7 +35,7 @@ from ovs_vhost_plugin.ipc.births import (
     Stillborn,
 )
 from ovs_vhost_plugin.ipc.channel import Channel, ChannelClosed
-from ovs_vhost_plugin.worker.birth import child, sandbox, tapio
+from ovs_vhost_plugin.worker.birth import child, holes, sandbox, tapio
 from ovs_vhost_plugin.worker.birth.tapio import TapIo
 
 _MAX_FDS = 8  # vitals, a group, two listeners, a journal, a tap's queue
@@ -98,6 +98,7 @@ class ForkServer:
         # No garbage collection: it would write to the pages that the workers share.
         gc.collect()
         gc.freeze()
+        holes.fill()
         return worker
 
     def _start_again(self) -> NoReturn:

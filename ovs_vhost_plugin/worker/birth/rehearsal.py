@@ -29,6 +29,7 @@ from ovs_vhost_plugin.ipc.channel import Channel
 from ovs_vhost_plugin.ipc.spec import JOURNAL_BYTES, Inheritance, WorkerSpec
 from ovs_vhost_plugin.ipc.vitals import Vitals
 from ovs_vhost_plugin.tap import device
+from ovs_vhost_plugin.worker.birth import holes
 
 Run = Callable[[WorkerSpec, Inheritance], object]
 """`worker.process.run`."""
@@ -79,6 +80,7 @@ def gather(run: Callable[[], object]) -> None:
         run()
     finally:
         sys.setprofile(None)
+    holes.fill()
     # By type: a weakref.proxy to what is gone has no class, and raises ReferenceError.
     functions = [one for one in gc.get_objects() if type(one) is FunctionType]
     for function in functions:
