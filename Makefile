@@ -11,6 +11,7 @@
 # make bench-instructions  instructions a packet of the compiled data path
 # make bench-learn         what learning from a guest's frames costs, as a share of sending them
 # make bench-rings         our rings beside DPDK's, under the same front-end: ratios
+# make bench-port          a whole port, guest to tap and back, beside DPDK's net_vhost and net_tap
 # make bench-tap           what a frame costs on its way to a real tap: writev beside io_uring
 # make bench-tcp           TCP by the compiled guest on our port, a veth port and OVS-DPDK
 # make bench-moves         frames lost in live migrations at 1,000 to 100,000 frames a second
@@ -51,10 +52,10 @@ SPREAD_unit := --numprocesses auto --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test fuzz soak grid lint man top-picture names migration-report mutants setup packages clean
-.PHONY: bench deb bench-announce bench-instructions bench-learn bench-moves bench-rings bench-scale bench-tap bench-tcp
+.PHONY: bench deb bench-announce bench-instructions bench-learn bench-moves bench-port bench-rings bench-scale bench-tap bench-tcp
 
 ifneq ($(DISTRO),)
-demo test fuzz soak grid lint man top-picture names migration-report setup packages bench bench-announce bench-instructions bench-learn bench-moves bench-rings bench-scale bench-tap bench-tcp:
+demo test fuzz soak grid lint man top-picture names migration-report setup packages bench bench-announce bench-instructions bench-learn bench-moves bench-port bench-rings bench-scale bench-tap bench-tcp:
 	@$(PYTHON) -m ovs_vhost_plugin.lab.platform.distro $(DISTRO) make --no-print-directory DISTRO= PYTHON=python3 $@
 
 else
@@ -112,6 +113,9 @@ bench-announce: setup
 
 bench-rings: setup
 	$(BIN)/python -m bench.bench_rings $(BENCH)
+
+bench-port: setup
+	$(BIN)/python -m bench.bench_port $(BENCH)
 
 bench-tap: $(SETUP)
 	$(BIN)/python -m bench.bench_tap $(BENCH)

@@ -43,6 +43,7 @@ class Part:
 PARTS = {
     "rings": Part("bench_rings", judging.rings, quick=("--rounds", "3", "--seconds", "0.3")),
     "tap": Part("bench_tap", judging.tap, quick=("--rounds", "9")),
+    "port": Part("bench_port", judging.port, quick=("--rounds", "2", "--seconds", "0.2")),
     "tcp": Part("bench_tcp", judging.tcp, quick=("--rounds", "2", "--seconds", "1")),
     "moves": Part("bench_moves", judging.moves, quick=("--runs", "1")),
     "announce": Part(

@@ -13,6 +13,8 @@ Judge = Callable[[Any], Iterator["Row"]]
 _RINGS_EACH, _RINGS_MEDIAN = 1.0, 1.15
 _TCP_GOALS = {(True, "veth"): 0.7, (True, "ovs-dpdk"): 3.0, (False, "ovs-dpdk"): 1.2}
 """With TSO or without, and the peer → the least ratio."""
+_PORT_GOALS = {True: (1.3, 1.2), False: (1.1, None)}
+"""Whether an io_uring pays here → the least ratio, and the least one per CPU second."""
 _LEARNED_GOALS = {"median_ms": 1.3, "p99_ms": 3.0}
 _BURST = 32
 
@@ -76,6 +78,21 @@ def tap(found: Mapping[str, Any]) -> Iterator[Row]:
                 peer="writev",
                 spread=(ratio["least"], ratio["most"]),
             )
+
+
+def port(found: Mapping[str, Any]) -> Iterator[Row]:
+    """The cells of `bench_port`: frames a second, and per CPU second of the back-end."""
+    for one in found["results"]:
+        pairs = "one pair" if one["queues"] == 1 else f"{one['queues']} pairs"
+        what = f"{one['direction']}, {one['length']} bytes, {pairs}"
+        least, least_per_cpu = _PORT_GOALS[one["io_uring"]]
+        spread, per_cpu = (
+            (one[f"{name}lowest"], one[f"{name}highest"]) for name in ("", "per_cpu_")
+        )
+        peer = "net_vhost to net_tap"
+        yield Row(what, one["ratio"], peer=peer, spread=spread, least=least)
+        what += ", per CPU second"
+        yield Row(what, one["per_cpu"], peer=peer, spread=per_cpu, least=least_per_cpu)
 
 
 def tcp(found: Mapping[str, Any]) -> Iterator[Row]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ovs_vhost_plugin.lab.guests.testpmd import Testpmd
+from ovs_vhost_plugin.lab.hosts.namespace import Namespace
 from ovs_vhost_plugin.lab.process import Process, wait_until
 
 FRONT_CORE, BACK_CORE = 0, 1
@@ -58,27 +59,36 @@ class BackEnd(Protocol):
 
 
 class Pmd:
-    """A testpmd with the virtual device `vdev`, forwarding on `core`."""
+    """A testpmd with these virtual devices, forwarding on `core`; counts are those of the first.
+
+    `queues` are those of each device; it runs in `namespace`, if one is given.
+    """
 
     def __init__(
         self,
         vdev: str,
         core: int,
-        *,
+        *more: str,
         directory: Path,
         prefix: str,
         hugepages: bool,
         descriptors: int = 0,
+        queues: int = 1,
+        namespace: Namespace | None = None,
     ) -> None:
         other = BACK_CORE if core == FRONT_CORE else FRONT_CORE
         memory = ("--in-memory", "--single-file-segments") if hugepages else ("--no-huge",)
         sizes = (f"--rxd={descriptors}", f"--txd={descriptors}") if descriptors else ()
+        vdevs = [word for one in (vdev, *more) for word in ("--vdev", one)]
         argv = [
             *("stdbuf", "-oL", "dpdk-testpmd", "--lcores", f"0@{other},1@{core}"),
             *(*memory, "-m", str(MEGABYTES), "--no-pci", "--no-telemetry"),
-            *(f"--file-prefix={prefix}", "--vdev", vdev, "--", "-i", "--nb-cores=1"),
+            *(f"--file-prefix={prefix}", *vdevs, "--", "-i", "--nb-cores=1"),
             *("--no-mlockall", "--total-num-mbufs=8192", "--no-flush-rx", *sizes),
+            *(f"--rxq={queues}", f"--txq={queues}"),
         ]
+        if namespace is not None:
+            argv = namespace.argv(*argv)
         self._testpmd = Testpmd(argv, directory, prefix)
         prefer(self._testpmd.pid)
         self._before = 0
@@ -86,6 +96,11 @@ class Pmd:
     def await_start(self) -> None:
         """Await the prompt: the device exists then."""
         self._testpmd.await_start()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._testpmd.pid
 
     def start(self, forward: str, length: int, bursts_first: int = 0) -> None:
         """Forward in mode `forward`; testpmd's own frames have `length` bytes."""
@@ -209,10 +224,11 @@ def prefer(pid: int) -> None:
 
 
 def _number(name: str, text: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+)", text)
-    if found is None:
+    """The last count of this name: behind those of each queue comes their sum."""
+    found = re.findall(rf"{name}:\s+(\d+)", text)
+    if not found:
         raise ValueError(f"no {name} in {text!r}")
-    return int(found[1])
+    return int(found[-1])
 
 
 def await_count(what: str, peer: BackEnd | Pmd, count: int) -> None:

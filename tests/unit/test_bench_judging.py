@@ -36,6 +36,18 @@ def test_only_the_full_bursts_of_the_tap_are_shown() -> None:
     assert (row.figure, row.spread, row.met) == (1.33, (1.2, 1.4), None)
 
 
+@pytest.mark.parametrize(("io_uring", "met"), [(True, [False, True]), (False, [True, None])])
+def test_a_whole_port_has_other_goals_where_an_io_uring_pays(
+    io_uring: bool, met: list[bool | None]
+) -> None:
+    where = {"direction": "guest to tap", "length": 64, "queues": 2, "io_uring": io_uring}
+    figures = {"ratio": 1.2, "lowest": 1.1, "highest": 1.3}
+    per_cpu = {"per_cpu": 1.25, "per_cpu_lowest": 1.0, "per_cpu_highest": 1.5}
+    rows = list(judging.port({"results": [where | figures | per_cpu]}))
+    assert [row.met for row in rows] == met
+    assert [row.spread for row in rows] == [(1.1, 1.3), (1.0, 1.5)]
+
+
 def test_tcp_is_judged_beside_each_peer() -> None:
     one = {"direction": "to the guest", "ratios": {"veth": [0.8, 0.7, 0.9], "ovs-dpdk": [2, 1, 3]}}
     with_tso, without = one | {"tso": True}, one | {"tso": False}
