@@ -14,6 +14,7 @@
 # make bench-port          a whole port, guest to tap and back, beside DPDK's net_vhost and net_tap
 # make bench-tap           what a frame costs on its way to a real tap: writev beside io_uring
 # make bench-tcp           TCP by the compiled guest on our port, a veth port and OVS-DPDK
+# make bench-latency       request and response through the switch, beside the peers: p50 and p99
 # make bench-moves         frames lost in live migrations at 1,000 to 100,000 frames a second
 # make bench-scale         a thousand ports on one host: time, memory, wakeups, one port more
 # make migration-report  QEMU guests migrate in every case of the matrix: docs/migration-report.md
@@ -52,10 +53,10 @@ SPREAD_unit := --numprocesses auto --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test fuzz soak grid lint man top-picture names migration-report mutants setup packages clean
-.PHONY: bench deb bench-announce bench-instructions bench-learn bench-moves bench-port bench-rings bench-scale bench-tap bench-tcp
+.PHONY: bench deb bench-announce bench-instructions bench-latency bench-learn bench-moves bench-port bench-rings bench-scale bench-tap bench-tcp
 
 ifneq ($(DISTRO),)
-demo test fuzz soak grid lint man top-picture names migration-report setup packages bench bench-announce bench-instructions bench-learn bench-moves bench-port bench-rings bench-scale bench-tap bench-tcp:
+demo test fuzz soak grid lint man top-picture names migration-report setup packages bench bench-announce bench-instructions bench-latency bench-learn bench-moves bench-port bench-rings bench-scale bench-tap bench-tcp:
 	@$(PYTHON) -m ovs_vhost_plugin.lab.platform.distro $(DISTRO) make --no-print-directory DISTRO= PYTHON=python3 $@
 
 else
@@ -122,6 +123,9 @@ bench-tap: $(SETUP)
 
 bench-tcp: setup
 	$(BIN)/python -m bench.bench_tcp $(BENCH)
+
+bench-latency: setup
+	$(BIN)/python -m bench.bench_latency $(BENCH)
 
 bench-moves: setup
 	$(BIN)/python -m bench.bench_moves $(BENCH)

@@ -45,6 +45,7 @@ PARTS = {
     "tap": Part("bench_tap", judging.tap, quick=("--rounds", "9")),
     "port": Part("bench_port", judging.port, quick=("--rounds", "2", "--seconds", "0.2")),
     "tcp": Part("bench_tcp", judging.tcp, quick=("--rounds", "2", "--seconds", "1")),
+    "latency": Part("bench_latency", judging.latency, quick=("--rounds", "2", "--seconds", "0.5")),
     "moves": Part("bench_moves", judging.moves, quick=("--runs", "1")),
     "announce": Part(
         "bench_announce", judging.announcements, quick=("--times", "50", "--dpdk-times", "0")

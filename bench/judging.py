@@ -16,6 +16,8 @@ _TCP_GOALS = {(True, "veth"): 0.7, (True, "ovs-dpdk"): 3.0, (False, "ovs-dpdk"):
 _PORT_GOALS = {True: (1.3, 1.2), False: (1.1, None)}
 """Whether an io_uring pays here → the least ratio, and the least one per CPU second."""
 _LEARNED_GOALS = {"median_ms": 1.3, "p99_ms": 3.0}
+_LATENCY_GOALS = {"QEMU's tap": 1.0}
+"""A peer → the largest ratio of our time to its."""
 _BURST = 32
 
 
@@ -105,6 +107,24 @@ def tcp(found: Mapping[str, Any]) -> Iterator[Row]:
                 peer=peer,
                 spread=(low, high),
                 least=_TCP_GOALS.get((one["tso"], peer)),
+            )
+
+
+def latency(found: Mapping[str, Any]) -> Iterator[Row]:
+    """The percentiles of `bench_latency`, beside each peer: less is better."""
+    for one in found["results"]:
+        for name in ("p50", "p99"):
+            if one["beside"] is None:
+                yield Row(f"{one['peer']}: request/response, {name}", one[f"{name}_us"], "µs")
+                continue
+            median, low, high = one[f"{name}_ratio"]
+            yield Row(
+                f"{one['beside']}: request/response, {name}",
+                median,
+                "of its time",
+                peer=one["peer"],
+                spread=(low, high),
+                most=_LATENCY_GOALS.get(one["peer"]),
             )
 
 

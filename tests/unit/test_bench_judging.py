@@ -60,6 +60,20 @@ def test_tcp_is_judged_beside_each_peer() -> None:
     ]
 
 
+def test_less_latency_is_better_and_only_that_of_qemus_tap_is_a_goal() -> None:
+    figures = {"p50_us": 100.0, "p99_us": 200.0}
+    ratios = {"p50_ratio": [0.9, 0.8, 1.0], "p99_ratio": [1.2, 1.0, 1.4]}
+    ours = {"peer": "QEMU on ovs-vhost", "beside": None} | figures
+    results = [
+        ours,
+        {"peer": "QEMU's tap", "beside": "QEMU on ovs-vhost"} | figures | ratios,
+        {"peer": "veth", "beside": "ovs-vhost"} | figures | ratios,
+    ]
+    rows = list(judging.latency({"results": results}))
+    assert [row.met for row in rows] == [None, None, True, False, None, None]
+    assert [row.unit for row in rows[:3]] == ["µs", "µs", "of its time"]
+
+
 def test_the_worst_migration_at_a_rate_counts_and_a_peers_has_no_goal() -> None:
     results = [
         {"backend": backend, "rate": 1000, "lost": lost}
