@@ -13,7 +13,7 @@
 # make bench-rings         our rings beside DPDK's, under the same front-end: ratios
 # make bench-port          a whole port, guest to tap and back, beside DPDK's net_vhost and net_tap
 # make bench-tap           what a frame costs on its way to a real tap: writev beside io_uring
-# make bench-tcp           TCP by the compiled guest on our port, a veth port and OVS-DPDK
+# make bench-tcp           TCP by guests on our port, beside a veth port, OVS-DPDK and QEMU's tap
 # make bench-latency       request and response through the switch, beside the peers: p50 and p99
 # make bench-moves         frames lost in live migrations at 1,000 to 100,000 frames a second
 # make bench-scale         a thousand ports on one host: time, memory, wakeups, one port more

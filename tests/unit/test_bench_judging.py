@@ -49,15 +49,19 @@ def test_a_whole_port_has_other_goals_where_an_io_uring_pays(
 
 
 def test_tcp_is_judged_beside_each_peer() -> None:
-    one = {"direction": "to the guest", "ratios": {"veth": [0.8, 0.7, 0.9], "ovs-dpdk": [2, 1, 3]}}
+    ratios = {"veth": [0.8, 0.7, 0.9], "ovs-dpdk": [2, 1, 3], "QEMU's tap": [1.1, 1, 2]}
+    one = {"direction": "to the guest", "ratios": ratios}
     with_tso, without = one | {"tso": True}, one | {"tso": False}
     rows = list(judging.tcp({"results": [with_tso, without]}))
     assert [(row.peer, row.met) for row in rows] == [
         ("veth", True),
         ("ovs-dpdk", False),
+        ("QEMU's tap", False),
         ("veth", None),
         ("ovs-dpdk", True),
+        ("QEMU's tap", False),
     ]
+    assert rows[2].what == "TCP with TSO, to the emulated guest"
 
 
 def test_less_latency_is_better_and_only_that_of_qemus_tap_is_a_goal() -> None:
