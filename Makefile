@@ -104,34 +104,34 @@ deb:
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[report]'
-	$(BIN)/python -m bench --json bench.json --plot bench.svg $(BENCH)
+	$(BIN)/ovs-vhost bench --json bench.json --plot bench.svg $(BENCH)
 
 bench-learn: $(SETUP)
 	$(BIN)/python -m bench.bench_learn
 
 bench-announce: setup
-	$(BIN)/python -m bench.bench_announce $(BENCH)
+	$(BIN)/python -m ovs_vhost_bench.bench_announce $(BENCH)
 
 bench-rings: setup
-	$(BIN)/python -m bench.bench_rings $(BENCH)
+	$(BIN)/python -m ovs_vhost_bench.bench_rings $(BENCH)
 
 bench-port: setup
-	$(BIN)/python -m bench.bench_port $(BENCH)
+	$(BIN)/python -m ovs_vhost_bench.bench_port $(BENCH)
 
 bench-tap: $(SETUP)
-	$(BIN)/python -m bench.bench_tap $(BENCH)
+	$(BIN)/python -m ovs_vhost_bench.bench_tap $(BENCH)
 
 bench-tcp: setup
-	$(BIN)/python -m bench.bench_tcp $(BENCH)
+	$(BIN)/python -m ovs_vhost_bench.bench_tcp $(BENCH)
 
 bench-latency: setup
-	$(BIN)/python -m bench.bench_latency $(BENCH)
+	$(BIN)/python -m ovs_vhost_bench.bench_latency $(BENCH)
 
 bench-moves: setup
-	$(BIN)/python -m bench.bench_moves $(BENCH)
+	$(BIN)/python -m ovs_vhost_bench.bench_moves $(BENCH)
 
 bench-scale: setup
-	$(BIN)/python -m bench.bench_scale $(BENCH)
+	$(BIN)/python -m ovs_vhost_bench.bench_scale $(BENCH)
 
 bench-instructions: $(SETUP)
 	$(BIN)/python -m bench.bench_instructions $(BENCH)

@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import singlestep
-from bench.memory_ring import HEADER, SIZE, Kind, MemoryRing, new_net
-from bench.ring_kernels import BURST, PACKET_MAX, new_packets, put, take
+from ovs_vhost_bench.memory_ring import HEADER, SIZE, Kind, MemoryRing, new_net
+from ovs_vhost_bench.ring_kernels import BURST, PACKET_MAX, new_packets, put, take
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import LEARNED_T, MEMORY_T, NET_T, QUEUE_T, VRING_T

@@ -158,6 +158,15 @@ def _top(argv: Sequence[str]) -> int:
     return _main_of("ovs_vhost_plugin.top.command", argv)
 
 
+def _bench_parser() -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = importlib.import_module("ovs_vhost_bench.command").parser()
+    return made
+
+
+def _bench(argv: Sequence[str]) -> int:
+    return _main_of("ovs_vhost_bench.command", argv)
+
+
 def _main_of(module: str, argv: Sequence[str]) -> int:
     status: int = importlib.import_module(module).main(argv)
     return status
@@ -300,6 +309,7 @@ COMMANDS: dict[str, Command] = {
     "doctor": Command("", "say what is wrong and what mends it", _doctor_parser, _doctor),
     "try": Command("", "a port and a VM in private, with its console here", _try_parser, _try),
     "demo": Command("", "a live migration between two private hosts", _demo_parser, _demo),
+    "bench": Command("", "measure ours beside the peers, on private hosts", _bench_parser, _bench),
 }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from support.jit.batches import batches
 
-from bench.memory_ring import HEADER, SIZE, Kind, MemoryRing, new_net
+from ovs_vhost_bench.memory_ring import HEADER, SIZE, Kind, MemoryRing, new_net
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.net.transmit import BURST, transmit
 from ovs_vhost_plugin.lab.hosts.namespace import Namespace

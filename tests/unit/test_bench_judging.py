@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench import __main__ as bench
-from bench import judging
-from bench.judging import Row
+from ovs_vhost_bench import command as bench
+from ovs_vhost_bench import judging
+from ovs_vhost_bench.command import Part
+from ovs_vhost_bench.judging import Row
+from ovs_vhost_plugin.lab.platform.packages import Program
 
 
 def cell(ratio: float) -> dict[str, Any]:
@@ -105,12 +107,23 @@ def test_a_benchmark_that_cannot_run_is_left_out_with_its_last_words(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # No such module: Python says so and ends with status 1.
-    broken = bench.Part("bench_that_is_not_there", judging.rings)
+    broken = Part("bench_that_is_not_there", judging.rings)
     monkeypatch.setattr(bench, "PARTS", {"broken": broken})
     skipped: dict[str, str] = {}
     screen = Console(file=io.StringIO())
     assert list(bench.all_rows(["broken"], skipped, screen, quick=True)) == []
     assert "bench_that_is_not_there" in skipped["broken"]
+
+
+def test_a_benchmark_whose_programs_are_not_installed_is_left_out_at_once() -> None:
+    absent = Part("bench_tap", judging.tap, (Program("no-such-program", "its-package"),))
+    with pytest.raises(bench.LeftOutError, match="its-package"):
+        bench.measure(absent, {}, Console(file=io.StringIO()), quick=True)
+
+
+def test_what_is_left_out_is_told_behind_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    bench.show([Row("good", 1.5)], {"veth": "not here [at all]"})
+    assert capsys.readouterr().out.splitlines()[-1] == "veth is left out: not here [at all]"
 
 
 def test_the_table_shows_verdict_and_goal_of_each_row() -> None:

@@ -13,7 +13,7 @@ from support.checkout import TOP
 
 def test_the_port_of_the_benchmark_starts_and_ends(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "bench.null_port", str(tmp_path / "socket")],
+        [sys.executable, "-m", "ovs_vhost_bench.null_port", str(tmp_path / "socket")],
         cwd=TOP,
         input="idle\n",
         capture_output=True,

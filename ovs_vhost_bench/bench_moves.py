@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames lost in live migrations of the compiled guest, at 1,000 to 100,000 frames a second.
 
-    make bench-moves     or: python -m bench.bench_moves --help
+    make bench-moves     or: python -m ovs_vhost_bench.bench_moves --help
 
 Two hosts and a switch between them, as in the demo. Datagrams are numbered by their sender, behind
 the third switch, and counted by a socket in the guest. The userspace datapath reads its cables by
@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.processor import processor
+from ovs_vhost_bench.processor import processor
 from ovs_vhost_plugin.lab.guests.movable_compiled import CompiledMovable
 from ovs_vhost_plugin.lab.hosts.fabric import CLIENT_ADDRESS, CLIENT_MAC, Fabric
 from ovs_vhost_plugin.lab.hosts.host import Host

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a frame costs on its way to a real tap: by writev, and by io_uring.
 
-    make bench-tap          or: python -m bench.bench_tap [--rounds N] [--json]
+    make bench-tap          or: python -m ovs_vhost_bench.bench_tap [--rounds N] [--json]
 
 A transmit ring in memory is sent to a tap in a network namespace of the bench's own, by the port's
 own kernels: each frame is taken, checked, written, learned from and given back. As a switch would
@@ -28,8 +28,8 @@ import numba
 from rich.console import Console
 from rich.table import Table
 
-from bench.memory_ring import SIZE, MemoryRing, new_net
-from bench.tap_reading import Reader
+from ovs_vhost_bench.memory_ring import SIZE, MemoryRing, new_net
+from ovs_vhost_bench.tap_reading import Reader
 from ovs_vhost_plugin.common import process, uring
 from ovs_vhost_plugin.common.uring import SLOTS
 from ovs_vhost_plugin.jit import fresh, layout

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole port, guest to tap and tap to guest, beside dpdk-testpmd's net_vhost and net_tap.
 
-    make bench-port      or: python -m bench.bench_port --help
+    make bench-port      or: python -m ovs_vhost_bench.bench_port --help
 
 The front-end is DPDK's virtio-user, as in bench_rings. To the tap it sends as fast as it can, and
 the tap's frames are counted for a window. From the tap, the back-end is stopped, frames are put
@@ -27,10 +27,10 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.table import Table
 
-from bench.hugepages import reserved
-from bench.processor import processor
-from bench.ring_peers import FRONT_CORE, MEGABYTES, prefer
-from bench.tap_sides import (
+from ovs_vhost_bench.hugepages import reserved
+from ovs_vhost_bench.processor import processor
+from ovs_vhost_bench.ring_peers import FRONT_CORE, MEGABYTES, prefer
+from ovs_vhost_bench.tap_sides import (
     DEPTH,
     Filler,
     NetTap,

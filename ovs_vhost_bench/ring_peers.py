@@ -153,7 +153,7 @@ class NullPortPeer:
     def __init__(self, socket: Path, directory: Path, prefix: str, hugepages: bool) -> None:
         self._socket = socket
         reader, self._input = os.pipe2(os.O_CLOEXEC)
-        argv = ["taskset", "-c", str(BACK_CORE), sys.executable, "-m", "bench.null_port"]
+        argv = ["taskset", "-c", str(BACK_CORE), sys.executable, "-m", "ovs_vhost_bench.null_port"]
         try:
             output = directory / f"{prefix}.out"
             self._process = Process([*argv, str(socket)], output, stdin=reader)
@@ -165,7 +165,7 @@ class NullPortPeer:
 
     def await_start(self) -> None:
         """Await the back-end's socket; its first start compiles kernels missing in the cache."""
-        self._process.ready(self._socket.exists, "bench.null_port starts", 180.0)
+        self._process.ready(self._socket.exists, "ovs_vhost_bench.null_port starts", 180.0)
 
     def begin(self, direction: str, length: int) -> None:
         """Begin a run."""
@@ -206,7 +206,7 @@ class NullPortPeer:
             lines = self._process.output.read_text().splitlines(keepends=True)
             return lines if len(lines) >= self._answers and lines[-1].endswith("\n") else None
 
-        lines = self._process.ready(answers, f"bench.null_port: {line}")
+        lines = self._process.ready(answers, f"ovs_vhost_bench.null_port: {line}")
         counters: dict[str, int] = json.loads(lines[self._answers - 1])
         return counters
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from bench.scale_site import ETHERTYPE, PATIENCE, Site
+from ovs_vhost_bench.scale_site import ETHERTYPE, PATIENCE, Site
 from ovs_vhost_plugin.guest.driver.split import RingFullError
 from ovs_vhost_plugin.guest.frontend.connection import BackEndClosedError
 from ovs_vhost_plugin.guest.soft import SoftGuest

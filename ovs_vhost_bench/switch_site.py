@@ -55,22 +55,14 @@ class Peer:
             self.host.switch.vsctl("set", "Open_vSwitch", ".", f"{_SLEEP}=250")
 
 
-def available(wanted: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The peers of `wanted` that can run here, and a line for each that cannot."""
-    needed = {
-        DPDK: (packages.DPDK_SWITCH,),
-        QEMU_TAP: packages.GUEST,
-    }
-    there, words = [], []
-    for name in wanted:
-        missing = packages.missing(needed.get(name, ()), root=False)
-        if missing:
-            words.append(f"{name} is left out: {missing}")
-        else:
-            there.append(name)
+def available(wanted: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The peers of `wanted` that can run here, and why each other one cannot."""
+    needed = {DPDK: (packages.DPDK_SWITCH,), QEMU_TAP: packages.GUEST}
+    missing = {name: packages.missing(needed.get(name, ()), root=False) for name in wanted}
+    there = [name for name in wanted if missing[name] is None]
     if QEMU_TAP in there:
         there.append(QEMU_OURS)
-    return there, words
+    return there, {name: words for name, words in missing.items() if words}
 
 
 class SwitchSite:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Request and response through Open vSwitch: the 50th and the 99th percentile, beside the peers.
 
-    make bench-latency     or: python -m bench.bench_latency --help
+    make bench-latency     or: python -m ovs_vhost_bench.bench_latency --help
 
 One byte goes each way over a TCP connection, from a client on a veth port of the switch to a guest
 and back. Each turn is a process of its own; a ratio is that of one round's turns.
@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.processor import processor
-from bench.switch_site import BESIDE, SwitchSite, available
+from ovs_vhost_bench.processor import processor
+from ovs_vhost_bench.switch_site import BESIDE, SwitchSite, available
 from ovs_vhost_plugin.lab.measure import latency
 from ovs_vhost_plugin.lab.measure.latency import RoundTrips
 
@@ -86,12 +86,13 @@ def main() -> None:
     parser.add_argument("--without", nargs="*", default=[], choices=list(BESIDE), metavar="PEER")
     options = parser.parse_args()
     screen = Console(stderr=True)
-    wanted, words = available([peer for peer in BESIDE if peer not in options.without])
-    for line in words:
-        screen.print(line)
+    wanted, left_out = available([peer for peer in BESIDE if peer not in options.without])
+    for name, reason in left_out.items():
+        screen.print(f"{name} is left out: {reason}", markup=False)
     rows = summary(measure(options.rounds, options.seconds, wanted, screen))
     if options.json:
-        print(json.dumps({"processor": processor(), "results": rows}, indent=2))
+        whole = {"processor": processor(), "results": rows, "left_out": left_out}
+        print(json.dumps(whole, indent=2))
     else:
         show(rows)
 

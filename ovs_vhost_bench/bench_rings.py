@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our compiled rings beside DPDK's, under the same front-end, in turns.
 
-    make bench-rings      or: python -m bench.bench_rings [--json] [--only TEXT] ...
+    make bench-rings      or: python -m ovs_vhost_bench.bench_rings [--json] [--only TEXT] ...
 
 For each layout of the rings two pairs of programs are set up: DPDK's virtio-user with DPDK's
 net_vhost, and with our rings (null_port). They run one after the other, in windows of a second,
@@ -28,8 +28,8 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from bench.hugepages import reserved
-from bench.ring_peers import (
+from ovs_vhost_bench.hugepages import reserved
+from ovs_vhost_bench.ring_peers import (
     FORWARD,
     FRONT_CORE,
     MEGABYTES,

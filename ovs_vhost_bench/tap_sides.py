@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from bench.ring_peers import BACK_CORE, FRONT_CORE, Pmd, prefer
+from ovs_vhost_bench.ring_peers import BACK_CORE, FRONT_CORE, Pmd, prefer
 from ovs_vhost_plugin.lab import process
 from ovs_vhost_plugin.lab.hosts.host import Host
 from ovs_vhost_plugin.lab.hosts.namespace import Namespace

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time until a bridge learns a guest's place: from QMP announce-self to its MAC table.
 
-    make bench-announce     or: python -m bench.bench_announce --help
+    make bench-announce     or: python -m ovs_vhost_bench.bench_announce --help
 
 The same guest on our back-end and on OVS-DPDK. It is silent and does not know GUEST_ANNOUNCE, so
 QEMU sends SEND_RARP. Each time another port first takes its MAC away, by a frame to an address that

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A thousand ports on one host: what they cost, and how long one port more takes.
 
-    make bench-scale        or: python -m bench.bench_scale --help
+    make bench-scale        or: python -m ovs_vhost_bench.bench_scale --help
 
 A private host with the installed Open vSwitch, in a network namespace of its own. Guests are
 software guests of this process. Where there is a goal, it stands beside what was measured.
@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import scale_costs as costs
-from bench.processor import processor
-from bench.scale_kill import kills
-from bench.scale_rows import Port, Rows
-from bench.scale_site import AT_ONCE, PATIENCE, Result, Site, Stream
+from ovs_vhost_bench.processor import processor
+from ovs_vhost_bench.scale_kill import kills
+from ovs_vhost_bench.scale_rows import Port, Rows
+from ovs_vhost_bench.scale_site import AT_ONCE, PATIENCE, Result, Site, Stream
 from ovs_vhost_plugin.common import process
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.hosts.namespace import scratch_directory, sweep

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """TCP through Open vSwitch: guests on our port, beside a veth port, OVS-DPDK and QEMU's own tap.
 
-    make bench-tcp     or: python -m bench.bench_tcp --help
+    make bench-tcp     or: python -m ovs_vhost_bench.bench_tcp --help
 
 All ends are Linux's own stack, in namespaces, and iperf3. The client is on a veth port of the
 switch; the other end is the compiled guest on a vhost-user port, or a second veth port, beyond
@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.processor import processor
-from bench.switch_site import BESIDE, Peer, SwitchSite, available
+from ovs_vhost_bench.processor import processor
+from ovs_vhost_bench.switch_site import BESIDE, Peer, SwitchSite, available
 
 DIRECTIONS = {"to the guest": (), "from the guest": ("--reverse",)}
 IPERF_PORT = 5201
@@ -109,9 +109,9 @@ def main() -> None:
     parser.add_argument("--without", nargs="*", default=[], choices=list(BESIDE), metavar="PEER")
     options = parser.parse_args()
     screen = Console(stderr=True)
-    wanted, words = available([peer for peer in BESIDE if peer not in options.without])
-    for line in words:
-        screen.print(line)
+    wanted, left_out = available([peer for peer in BESIDE if peer not in options.without])
+    for name, reason in left_out.items():
+        screen.print(f"{name} is left out: {reason}", markup=False)
     results = [
         result
         for tso in (True, False)
@@ -119,7 +119,8 @@ def main() -> None:
     ]
     if options.json:
         figures = [result.as_dict() for result in results]
-        print(json.dumps({"processor": processor(), "results": figures}, indent=2))
+        whole = {"processor": processor(), "results": figures, "left_out": left_out}
+        print(json.dumps(whole, indent=2))
     else:
         show(results)
 

@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from bench.judging import Row
+from ovs_vhost_bench.judging import Row
 
 _COLOURS = {None: "tab:gray", True: "tab:green", False: "tab:orange"}
 _ROW = 0.24  # inches

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import scale_costs as costs
-from bench.scale_rows import Port, Rows
+from ovs_vhost_bench.scale_rows import Port, Rows
 from ovs_vhost_plugin.guest.frontend.connection import FrontEndConnection, listen
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A port without a tap, for bench_rings: our session, device and rings, polling like DPDK's.
 
-    python -m bench.null_port SOCKET
+    python -m ovs_vhost_bench.null_port SOCKET
 
 It listens on SOCKET for one front-end. A line on its standard input, "idle", "send 64",
 "receive 64" or "loopback 64", sets its work from then on (with own frames of so many bytes). It
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.ring_kernels import (
+from ovs_vhost_bench.ring_kernels import (
     BURST,
     DONE,
     FIRST,
