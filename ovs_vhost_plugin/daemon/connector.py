@@ -23,9 +23,8 @@ from enum import Enum, auto
 from socket import socket
 from typing import Any, Protocol
 
-import ovs.vlog
-
 from ovs_vhost_plugin.common.backoff import Backoff
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.daemon.events import Ended, Event, Heard
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.sockets import sockpath
@@ -36,7 +35,7 @@ from ovs_vhost_plugin.daemon.workers.link import WorkerLink
 from ovs_vhost_plugin.ipc.commands import Connected
 from ovs_vhost_plugin.ipc.reports import AskConnection
 
-vlog = ovs.vlog.Vlog("vhost_connector")
+vlog = Vlog("vhost_connector")
 
 GOOD_AFTER, LONGEST_PAUSE = 5.0, 10.0
 """A connection that lived less long (seconds) costs a pause, which doubles up to the longest."""

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import ovs.vlog
-
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.common.timers import Timers
 from ovs_vhost_plugin.daemon.ovsdb.carriage import Trouble
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.status import ERROR
 
-vlog = ovs.vlog.Vlog("vhost_lasting")
+vlog = Vlog("vhost_lasting")
 
 PATIENCE = 2.0
 """Seconds that ovs-vswitchd has to take up a row: a change of the datapath takes less than one."""

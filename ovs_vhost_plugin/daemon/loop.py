@@ -8,8 +8,7 @@ database is away or another daemon holds its lock, ports stay exactly as they ar
 import math
 from collections.abc import Mapping
 
-import ovs.vlog
-
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.common.text import escaped
 from ovs_vhost_plugin.daemon import status
 from ovs_vhost_plugin.daemon.agenda import Agenda
@@ -31,7 +30,7 @@ from ovs_vhost_plugin.daemon.reconcile import reconcile
 from ovs_vhost_plugin.daemon.taps.reopening import TapReopener
 from ovs_vhost_plugin.vswitchd.unixctl import Switchd
 
-vlog = ovs.vlog.Vlog("vhost_loop")
+vlog = Vlog("vhost_loop")
 
 ACTIONS_AT_ONCE = 4
 """Most actions of a turn. One may take milliseconds, in which no guest can be announced."""

@@ -14,11 +14,11 @@ import ovs.daemon
 import ovs.unixctl
 import ovs.unixctl.server
 import ovs.util
-import ovs.vlog
 
 from ovs_vhost_plugin.announce import formats
 from ovs_vhost_plugin.common import dirs, process
 from ovs_vhost_plugin.common.dirs import StateDir
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.daemon import options
 from ovs_vhost_plugin.daemon.connector import Connector
 from ovs_vhost_plugin.daemon.control.commands import Commands
@@ -45,7 +45,7 @@ from ovs_vhost_plugin.tap import HostStack, Taps
 from ovs_vhost_plugin.vswitchd import json_parser
 from ovs_vhost_plugin.vswitchd.unixctl import Switchd
 
-vlog = ovs.vlog.Vlog("vhost_main")
+vlog = Vlog("vhost_main")
 
 WORKER_MODULE = "ovs_vhost_plugin.worker.process"
 """The workers' module, by name: only the fork server imports it, with compiler and kernels."""
@@ -151,12 +151,14 @@ def _run(
         scraping.run(now)
         unixctl.run()
         commands.run(now)
+        Vlog.run(now)
         if loop.exiting:
             return
         poller = LoopPoller()
         loop.wait(poller, now)
         scraping.wait(poller, now)
         unixctl.wait(poller)
+        Vlog.wait(poller)
         if (due := commands.get_timer()) is not None:
             poller.timer_wait_until(due * 1e3)
         poller.block()

@@ -12,8 +12,8 @@ import ovs.vlog
 
 from ovs_vhost_plugin import __version__
 from ovs_vhost_plugin.common.dirs import PROGRAM
+from ovs_vhost_plugin.common.logs import jsonlog
 from ovs_vhost_plugin.daemon.sockets.listener import Owner
-from ovs_vhost_plugin.metrics import jsonlog
 
 DEFAULT_SOCK_MODE = 0o660
 """Owner and group may connect, the world may not: a peer of a port's socket owns that NIC.

@@ -3,12 +3,11 @@
 
 from collections import Counter
 
-import ovs.vlog
-
 from ovs_vhost_plugin.common.backoff import Backoff
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.daemon.reconcile import FIRST_TRY
 
-vlog = ovs.vlog.Vlog("vhost_ports")
+vlog = Vlog("vhost_ports")
 
 
 class PortFaults:

@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, assert_never
 
-import ovs.vlog
-
 from ovs_vhost_plugin.common import process
 from ovs_vhost_plugin.common.dirs import StateDir
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.daemon import status
 from ovs_vhost_plugin.daemon.events import Ended, Event, Heard
 from ovs_vhost_plugin.daemon.handover.release import changed_settings
@@ -48,7 +47,7 @@ from ovs_vhost_plugin.ipc.reports import AskQueues, AskUserfaultfd, PortState, W
 from ovs_vhost_plugin.ipc.spec import WorkerSpec
 from ovs_vhost_plugin.tap import TapError, TapErrorName, Taps
 
-vlog = ovs.vlog.Vlog("vhost_ports")
+vlog = Vlog("vhost_ports")
 
 
 class Ports:

@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
-import ovs.vlog
-
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.openflow.session import (
     Barrier,
     ErrorReply,
@@ -29,7 +28,7 @@ from ovs_vhost_plugin.vswitchd.link import Link, LinkLost, Poller
 
 ANSWER_TIMEOUT = 1.0  # for the HELLO and for each barrier; seconds
 
-vlog = ovs.vlog.Vlog("vhost_openflow")
+vlog = Vlog("vhost_openflow")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, assert_never
 
-import ovs.vlog
-
 from ovs_vhost_plugin.announce.actions import (
     Announce,
     AskSent,
@@ -29,6 +27,7 @@ from ovs_vhost_plugin.announce.guests.guests import Guests
 from ovs_vhost_plugin.announce.guests.port import GuestPort
 from ovs_vhost_plugin.announce.result import Result
 from ovs_vhost_plugin.announce.service import AnnounceService
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.daemon.events import Ended, Event, Heard
 from ovs_vhost_plugin.daemon.guests.moves import Moves
 from ovs_vhost_plugin.daemon.guests.places import Owners
@@ -41,7 +40,7 @@ from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.vhost.spec import Feature
 from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question, Switchd
 
-vlog = ovs.vlog.Vlog("vhost_announce")
+vlog = Vlog("vhost_announce")
 
 Tell = Callable[[str, Command, float], bool]
 Waiter = Callable[[Result], None]

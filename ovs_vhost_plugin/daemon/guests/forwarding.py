@@ -13,9 +13,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, assert_never
 
-import ovs.vlog
-
 from ovs_vhost_plugin.common.history import History
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.daemon.events import Ended, Event, Heard
 from ovs_vhost_plugin.daemon.guests.moves import Moves
 from ovs_vhost_plugin.daemon.guests.places import Owners, location_of
@@ -33,7 +32,7 @@ from ovs_vhost_plugin.openflow.wire import Output
 from ovs_vhost_plugin.vhost.spec import Feature
 from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question, Switchd
 
-vlog = ovs.vlog.Vlog("vhost_forward")
+vlog = Vlog("vhost_forward")
 
 SIGHTS = 8
 """Times in a hold that the log says where the guest is."""

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count
 
-import ovs.vlog
-
 from ovs_vhost_plugin.common import pidfile
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.daemon.events import HandoverEnded
@@ -30,8 +28,6 @@ from ovs_vhost_plugin.ipc.commands import HandOver
 from ovs_vhost_plugin.ipc.reports import HandedOver
 from ovs_vhost_plugin.ipc.spec import WorkerSpec, threads_of
 from ovs_vhost_plugin.ipc.vitals import Vitals
-
-vlog = ovs.vlog.Vlog("vhost_handovers")
 
 TIMEOUT = 12.0
 """Seconds for a handover's end; a worker needs a tenth of one, and gives up after six."""

@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-import ovs.vlog
-
 from ovs_vhost_plugin.common.backoff import Backoff
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.daemon.events import Ended, Event, HandoverEnded, Heard
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.ports import Ports
@@ -23,7 +22,7 @@ from ovs_vhost_plugin.ipc.commands import HandOver
 from ovs_vhost_plugin.ipc.reports import WorkerHello
 from ovs_vhost_plugin.ipc.spec import WorkerSpec
 
-vlog = ovs.vlog.Vlog("vhost_upgrading")
+vlog = Vlog("vhost_upgrading")
 
 AT_ONCE = 2
 """Handovers under way at a time: each needs a processor while its guest's rings stand still."""

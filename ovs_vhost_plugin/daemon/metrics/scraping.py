@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import ovs.vlog
-
 from ovs_vhost_plugin.common import process
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.daemon.events import Event, Heard
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.metrics import place, values
@@ -24,7 +23,7 @@ from ovs_vhost_plugin.daemon.ovsdb.database import Standing
 from ovs_vhost_plugin.ipc.commands import GetStats
 from ovs_vhost_plugin.ipc.reports import Stats
 
-vlog = ovs.vlog.Vlog("vhost_metrics")
+vlog = Vlog("vhost_metrics")
 
 AT_ONCE = 2
 """Workers that are asked at a time: an answer with 128 queue pairs takes 5 ms to check."""

@@ -13,14 +13,14 @@ from types import MappingProxyType
 from typing import Any
 
 import ovs.db.idl
-import ovs.vlog
 
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.common.text import escaped
 from ovs_vhost_plugin.daemon.ovsdb import adoption
 from ovs_vhost_plugin.daemon.ovsdb.reader import Reader
 from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 
-vlog = ovs.vlog.Vlog("vhost_db")
+vlog = Vlog("vhost_db")
 
 LOCK = "ovs_vhost_plugin"
 """OVSDB lock (RFC 7047, 4.1.8) that the one acting daemon holds."""

@@ -8,11 +8,10 @@ A process that is attached already stays until the tap is made again, which is t
 from collections import Counter
 from typing import Protocol
 
-import ovs.vlog
-
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.tap import TapError, TapErrorName
 
-vlog = ovs.vlog.Vlog("vhost_holders")
+vlog = Vlog("vhost_holders")
 
 
 class Attached(Protocol):

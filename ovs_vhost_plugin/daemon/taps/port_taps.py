@@ -8,13 +8,12 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
-import ovs.vlog
-
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.daemon.taps.changes import TapChanges
 from ovs_vhost_plugin.daemon.taps.holders import Holders
 from ovs_vhost_plugin.tap import TapError, Taps
 
-vlog = ovs.vlog.Vlog("vhost_taps")
+vlog = Vlog("vhost_taps")
 
 
 class PortTaps:

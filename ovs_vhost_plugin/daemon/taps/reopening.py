@@ -21,14 +21,13 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol
 
-import ovs.vlog
-
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.common.timers import Timers
 from ovs_vhost_plugin.daemon.ovsdb.snapshot import Snapshot
 from ovs_vhost_plugin.tap import TapError
 from ovs_vhost_plugin.vswitchd.unixctl import Answer, NoAnswer, Question, Switchd
 
-vlog = ovs.vlog.Vlog("vhost_reopening")
+vlog = Vlog("vhost_reopening")
 
 RETRY_AFTER = 1.0
 """Seconds until a port is looked at again."""

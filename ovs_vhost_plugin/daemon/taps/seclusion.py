@@ -8,11 +8,10 @@ each port.
 import select
 from typing import Any, Protocol
 
-import ovs.vlog
-
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.tap import HostStackError
 
-vlog = ovs.vlog.Vlog("vhost_seclusion")
+vlog = Vlog("vhost_seclusion")
 
 OPEN = "host-stack-open"
 """The name for a port whose guest this host's stack hears."""

@@ -8,13 +8,12 @@ One that was taken over can get no other tap's, and can have none opened without
 import os
 from typing import Protocol
 
-import ovs.vlog
-
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.daemon.workers.link import WorkerLink
 from ovs_vhost_plugin.ipc.commands import GiveQueue
 from ovs_vhost_plugin.tap import TapError
 
-vlog = ovs.vlog.Vlog("vhost_queues")
+vlog = Vlog("vhost_queues")
 
 
 class Openable(Protocol):

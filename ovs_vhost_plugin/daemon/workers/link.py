@@ -14,10 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, assert_never
 
-import ovs.vlog
-
 from ovs_vhost_plugin import __version__
 from ovs_vhost_plugin.common import pidfile
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.common.ratelimit import TokenBucket
 from ovs_vhost_plugin.daemon.handover.release import WorkerRelease
 from ovs_vhost_plugin.daemon.reconcile import Phase
@@ -48,7 +47,7 @@ from ovs_vhost_plugin.ipc.spec import PortSettings, WorkerSpec
 from ovs_vhost_plugin.ipc.vitals import Vitals
 from ovs_vhost_plugin.net.station import Station
 
-vlog = ovs.vlog.Vlog("vhost_worker")
+vlog = Vlog("vhost_worker")
 
 _READ_AT_ONCE = 128 * 1024
 """Bytes of reports that are read before it is another worker's turn."""

@@ -7,15 +7,14 @@ A userfaultfd in a front-end's hands reaches all memory of its worker (docs/conf
 
 import os
 
-import ovs.vlog
-
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.daemon.ovsdb.interface_rows import PortSpec
 from ovs_vhost_plugin.daemon.ovsdb.settings_rows import POSTCOPY_KEY
 from ovs_vhost_plugin.daemon.workers.link import WorkerLink
 from ovs_vhost_plugin.ipc.commands import GiveUserfaultfd, RefuseUserfaultfd
 from ovs_vhost_plugin.vhost.memory import userfault
 
-vlog = ovs.vlog.Vlog("vhost_postcopy")
+vlog = Vlog("vhost_postcopy")
 
 _APART = 1.0
 """Seconds between two fds for a port; an honest worker needs one a migration."""

@@ -16,15 +16,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import ovs.vlog
-
 from ovs_vhost_plugin.common import trusted
 from ovs_vhost_plugin.common.dirs import StateDir
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.common.trusted import DistrustError
 from ovs_vhost_plugin.daemon.options import Options
 from ovs_vhost_plugin.ipc.spec import WORKER_UIDS
 
-vlog = ovs.vlog.Vlog("vhost_uids")
+vlog = Vlog("vhost_uids")
 
 FIRST, LAST = WORKER_UIDS[0], WORKER_UIDS[-1]
 

@@ -11,10 +11,9 @@ import socket
 from collections.abc import Iterator
 from typing import Any, assert_never
 
-import ovs.vlog
-
 from ovs_vhost_plugin.common import pidfile, process
 from ovs_vhost_plugin.common.dirs import StateDir
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.daemon.events import Ended, Event, Heard, Stuck
 from ovs_vhost_plugin.daemon.handover.handovers import Handovers
 from ovs_vhost_plugin.daemon.reconcile import FIRST_TRY
@@ -33,7 +32,7 @@ from ovs_vhost_plugin.ipc.reports import HandedOver
 from ovs_vhost_plugin.ipc.spec import WorkerSpec, threads_of
 from ovs_vhost_plugin.ipc.vitals import Vitals
 
-vlog = ovs.vlog.Vlog("vhost_workers")
+vlog = Vlog("vhost_workers")
 
 _SPAWNS_AT_ONCE = 4
 """The most workers requested at a time: their taps' fds are in flight meanwhile."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ovs_vhost_plugin.metrics import jsonlog
+from ovs_vhost_plugin.common.logs import jsonlog
 
 
 @pytest.fixture
