@@ -35,6 +35,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.setup
 OPENSTACK := $(VENV)/openstack/.setup
+APT := apt-get -qq --yes --no-install-recommends -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120
 PACKAGES := ovs_vhost_plugin/lab/platform/packages.py
 DEMO ?=
 TEST ?=
@@ -56,7 +57,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: bench deb bench-announce bench-instructions bench-latency bench-learn bench-moves bench-port bench-rings bench-scale bench-tap bench-tcp
 
 ifneq ($(DISTRO),)
-demo test fuzz soak grid lint man top-picture names migration-report setup packages bench bench-announce bench-instructions bench-latency bench-learn bench-moves bench-port bench-rings bench-scale bench-tap bench-tcp:
+demo test fuzz soak grid lint man top-picture names migration-report setup packages deb bench bench-announce bench-instructions bench-latency bench-learn bench-moves bench-port bench-rings bench-scale bench-tap bench-tcp:
 	@$(PYTHON) -m ovs_vhost_plugin.lab.platform.distro $(DISTRO) make --no-print-directory DISTRO= PYTHON=python3 $@
 
 else
@@ -99,6 +100,11 @@ deb:
 	mkdir -p build/deb/source
 	git ls-files -z | xargs -0 cp --parents --no-dereference --target-directory=build/deb/source
 	mv build/deb/source/etc/debian build/deb/source/debian
+	@if [ "$$(id -u)" = 0 ] && { ! command -v lintian || ! (cd build/deb/source && dpkg-checkbuilddeps); } \
+		>/dev/null 2>&1; then \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get -qq update && $(APT) build-dep ./build/deb/source && $(APT) install lintian; \
+	fi
 	cd build/deb/source && dpkg-buildpackage --build=binary --no-sign
 	lintian --fail-on error --tag-display-limit 0 build/deb/*.changes
 

@@ -4,8 +4,8 @@
     python3 -m ovs_vhost_plugin.lab.platform.distro trixie make test
     python3 -m ovs_vhost_plugin.lab.platform.distro trixie qemu-system-x86_64 --version
 
-debootstrap makes a root of that release in `.cache/roots`, once, and the lab's packages are
-installed in it.  A command runs in it with the machine's own kernel, devices, network and /tmp, and
+debootstrap makes a base of that release in `.cache/roots`, once; the root is a copy of it with the
+lab's packages.  A command runs in it with the machine's own kernel, devices, network and /tmp, and
 with this checkout at its usual path; the checkout's `.cache` and `.venv` are that release's own.
 All mounts are in the command's own mount namespace: no mount is left, however the command ends.
 
@@ -64,13 +64,18 @@ class Root:
     directory: Path
 
     @property
+    def base(self) -> Path:
+        """The release as debootstrap makes it, with nothing of ours. Nothing runs in it."""
+        return self.directory / "base"
+
+    @property
     def root(self) -> Path:
-        """The release's root. A root gets this name when debootstrap has finished."""
+        """The release's root with the lab's packages; it has this name once it is copied."""
         return self.directory / "root"
 
     @property
     def partial(self) -> Path:
-        """A root that is being made, or whose making was interrupted."""
+        """A base or root that is being made, or whose making was interrupted."""
         return self.directory / "root.partial"
 
     @property
@@ -96,14 +101,14 @@ def command(release: str, *argv: str) -> list[str]:
 
 def prepare(release: str) -> tuple[Root, list[Mount]]:
     """Make the release's root with all packages if need be; return it and its mounts."""
-    if os.geteuid() != 0:
-        raise DistroError("needs root, to make and enter a root of another release; try sudo")
-    known(release)
-    there = place(release)
-    there.directory.mkdir(parents=True, exist_ok=True)
+    there = _reach(release)
     with _alone(there.directory / "lock"):
         if not there.root.is_dir():
-            _debootstrap(release, there)
+            if not there.base.is_dir():
+                _debootstrap(release, there)
+            there.packages.unlink(missing_ok=True)
+            _copy(there.base, there.partial)
+            there.partial.rename(there.root)
         mounts = _mounts(there, borrowed.copy_settings(there.root))
         if not there.complete:
             _say(f"{release}: installing packages; the first time that takes some minutes")
@@ -118,6 +123,28 @@ def prepare(release: str) -> tuple[Root, list[Mount]]:
                 raise DistroError(f"{release}: its packages could not be installed, see above")
             there.packages.write_text(_package_list())
     return there, mounts
+
+
+def fresh(release: str, root: Path) -> list[Mount]:
+    """Make `root` a fresh machine of the release, which reaches this one's networks.
+
+    Returns the mounts that a command in it needs (`entry`); nothing of this checkout is among them.
+    """
+    there = _reach(release)
+    with _alone(there.directory / "lock"):
+        if not there.base.is_dir():
+            _debootstrap(release, there)
+    _copy(there.base, root)
+    return [*_machine(), *_readable(borrowed.copy_settings(root))]
+
+
+def _reach(release: str) -> Root:
+    if os.geteuid() != 0:
+        raise DistroError("needs root, to make and enter a root of another release; try sudo")
+    known(release)
+    there = place(release)
+    there.directory.mkdir(parents=True, exist_ok=True)
+    return there
 
 
 def known(release: str) -> None:
@@ -164,11 +191,19 @@ def _mounts(there: Root, named: Sequence[Path]) -> list[Mount]:
         (there.directory / name).mkdir(exist_ok=True)
         (CHECKOUT / f".{name}").mkdir(exist_ok=True)
     return [
-        *(Mount(path, path) for path in map(Path, ("/proc", "/sys", "/dev", "/tmp"))),
-        *(Mount(path, path, writable=False) for path in named),
+        *_machine(),
+        *_readable(named),
         *(Mount(path, path) for path in (CHECKOUT, *_git_directory())),
         *(Mount(there.directory / name, CHECKOUT / f".{name}") for name in ("cache", "venv")),
     ]
+
+
+def _machine() -> list[Mount]:
+    return [Mount(path, path) for path in map(Path, ("/proc", "/sys", "/dev", "/tmp"))]
+
+
+def _readable(named: Sequence[Path]) -> list[Mount]:
+    return [Mount(path, path, writable=False) for path in named]
 
 
 def _git_directory() -> list[Path]:
@@ -182,12 +217,12 @@ def _git_directory() -> list[Path]:
 
 
 def _debootstrap(release: str, there: Root) -> None:
-    """Make the root; remains of an interrupted run are removed, but not its downloads."""
+    """Make the base; remains of an interrupted run are removed, but not its downloads."""
     sources = _sources(release)
     shutil.rmtree(there.partial, ignore_errors=True)
     downloads = there.directory / "downloads"
     downloads.mkdir(exist_ok=True)
-    _say(f"{release}: making a root in {there.root}, once; that takes a minute or two")
+    _say(f"{release}: making a base in {there.base}, once; that takes a minute or two")
     argv = [
         *_NAMESPACE,
         *("debootstrap", "--variant=minbase", f"--include={','.join(_BASE)}"),
@@ -202,9 +237,14 @@ def _debootstrap(release: str, there: Root) -> None:
         )
     listed = "".join(f"{source}\n" for source in sources)
     (there.partial / "etc/apt/sources.list").write_text(listed)
-    there.packages.unlink(missing_ok=True)
-    there.partial.rename(there.root)
+    there.partial.rename(there.base)
     shutil.rmtree(downloads, ignore_errors=True)
+
+
+def _copy(base: Path, to: Path) -> None:
+    """Copy a whole system: owners, links and holes as they are."""
+    shutil.rmtree(to, ignore_errors=True)
+    subprocess.run(["cp", "--archive", "--reflink=auto", str(base), str(to)], check=True)
 
 
 def _sources(release: str) -> list[mirrors.PackageSource]:

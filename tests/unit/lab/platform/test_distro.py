@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from ovs_vhost_plugin.lab.platform.distro import DistroError, Mount
 def machine(monkeypatch, tmp_path):
     """A machine with a checkout in tmp_path, whose debootstrap knows two releases.
 
-    What is run is noted; debootstrap makes a root, unless the list of failures has its name.
+    What is run is noted; debootstrap makes a base, unless the list of failures has its name.
     """
     scripts = tmp_path / "scripts"
     scripts.mkdir()
@@ -31,6 +32,9 @@ def machine(monkeypatch, tmp_path):
         return "debootstrap" in fails
 
     def run(argv, **_):
+        if argv[0] == "cp":
+            shutil.copytree(*argv[-2:])
+            return subprocess.CompletedProcess(argv, 0)
         ran.append(argv)
         return subprocess.CompletedProcess(argv, int("packages" in fails))
 
@@ -74,6 +78,18 @@ def test_a_root_that_debootstrap_did_not_finish_is_not_taken_for_whole(machine, 
     distro.prepare("trixie")
     assert there.complete and not (there.root / "left-over").exists()
     assert [argv[-1] for argv in ran] == ["http://m.example", "http://m.example", "install"]
+
+
+def test_a_fresh_machine_is_a_copy_of_the_base_and_sees_nothing_of_the_checkout(machine, tmp_path):
+    there, _ = distro.prepare("trixie")
+    (there.root / "installed").touch()
+    mounts = distro.fresh("trixie", tmp_path / "new")
+    assert (tmp_path / "new/etc/apt/sources.list").exists()
+    assert not (tmp_path / "new/installed").exists()
+    assert [str(mount.at) for mount in mounts] == ["/proc", "/sys", "/dev", "/tmp"]
+    (there.base / "left-over").touch()
+    distro.fresh("bookworm", tmp_path / "other")
+    assert distro.place("bookworm").base.is_dir() and not (tmp_path / "other/left-over").exists()
 
 
 def test_a_root_that_lacks_packages_gets_them(machine, monkeypatch):
