@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from support.system import systemd_host
+from support.system import cgroups
 from support.system.systemd_host import RUNDIR, UNIT, SystemdHost
 
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
@@ -28,7 +28,7 @@ GROUP = 36  # any that is not root's
 def make_host(require):
     words = packages.missing((*packages.SWITCH, *packages.SYSTEMD), root=False)
     require(words is None, words)
-    require(systemd_host.control_groups(), "no second version of control groups here")
+    require(cgroups.mounted(), "no second version of control groups here")
     with ExitStack() as stack:
         top = Path(stack.enter_context(TemporaryDirectory(prefix="ovs-vhost-")))
         yield lambda **more: stack.enter_context(SystemdHost("unit", top / "h", **more))

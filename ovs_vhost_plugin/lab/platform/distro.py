@@ -244,6 +244,7 @@ def _debootstrap(release: str, there: Root) -> None:
 def _copy(base: Path, to: Path) -> None:
     """Copy a whole system: owners, links and holes as they are."""
     shutil.rmtree(to, ignore_errors=True)
+    to.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["cp", "--archive", "--reflink=auto", str(base), str(to)], check=True)
 
 

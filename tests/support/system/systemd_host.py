@@ -12,11 +12,12 @@ import sys
 from pathlib import Path
 
 from support.checkout import TOP
+from support.system import cgroups
 
 from ovs_vhost_plugin.jit import cache
 from ovs_vhost_plugin.lab import process
 from ovs_vhost_plugin.lab.hosts.host import Host
-from ovs_vhost_plugin.lab.process import PATIENCE, LabError, Process, wait_until
+from ovs_vhost_plugin.lab.process import PATIENCE, LabError, Process
 
 UNIT = TOP / "etc" / "systemd" / "system" / "ovs-vhost.service"
 RUNDIR = Path("/run/openvswitch")
@@ -39,7 +40,6 @@ mount --bind "$2/default" /etc/default
 export container=lxc
 exec /lib/systemd/systemd --system --unit=lab.target --log-target=console --show-status=no
 """
-_IN_GROUP = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
 _NAMESPACES = ("--mount", "--pid", "--fork", "--uts", "--ipc", "--cgroup", "--kill-child")
 _TARGET = """
 [Unit]
@@ -57,12 +57,6 @@ StandardError=append:/run/openvswitch/ovs-vhost.err
 """
 
 
-def control_groups() -> Path | None:
-    """Where the second version of control groups is mounted; None if it is not."""
-    mounts = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
-    return next((Path(at) for _, at, kind, *_ in mounts if kind == "cgroup2"), None)
-
-
 class SystemdHost(Host):
     """Its daemon is a service; `options` are those of /etc/default/ovs-vhost.
 
@@ -76,14 +70,11 @@ class SystemdHost(Host):
         self._default = options
         self._drop_in = drop_in
         self._scratch = directory.parent / f"{directory.name}-systemd"
-        group = control_groups()
-        assert group is not None
-        self._group = group / self.namespace.name
+        self._group = cgroups.Group(self.namespace.name)
 
     def _set_up(self) -> None:
         self._write_scratch()
-        self._group.mkdir()
-        self._closing.callback(self._remove_group)
+        self._closing.enter_context(self._group)
         super()._set_up()
         # As seen from inside
         self.switch.vsctl("set", "Open_vSwitch", ".", f"external_ids:rundir={RUNDIR}")
@@ -95,7 +86,7 @@ class SystemdHost(Host):
         places = (self.directory, self._scratch, place)
         boot = ["unshare", *_NAMESPACES, "bash", "-c", _BOOT, "boot", *map(str, places)]
         # In the group before `ip netns exec`, which hides where the groups are.
-        enter = ["bash", "-c", _IN_GROUP, str(self._group), *self.namespace.argv(*boot)]
+        enter = self._group.argv(*self.namespace.argv(*boot))
         self.daemon = Process(enter, self.directory / "systemd.out")
 
     def wait_daemon(self) -> None:
@@ -146,15 +137,3 @@ class SystemdHost(Host):
             f'OVS_VHOST_OPTIONS="--log-file {self._default}"',
         ]
         (default / "ovs-vhost").write_text("\n".join(lines) + "\n")
-
-    def _remove_group(self) -> None:
-        def gone() -> bool:
-            groups = sorted(self._group.rglob("*"), key=lambda path: len(path.parts), reverse=True)
-            for group in [*(path for path in groups if path.is_dir()), self._group]:
-                try:
-                    group.rmdir()
-                except OSError:
-                    return False
-            return True
-
-        wait_until(gone, f"end of {self._group}")
