@@ -21,7 +21,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from bench import scale_costs as costs
+from ovs_vhost_bench import scale_costs as costs
 from ovs_vhost_bench.processor import processor
 from ovs_vhost_bench.scale_kill import kills
 from ovs_vhost_bench.scale_rows import Port, Rows

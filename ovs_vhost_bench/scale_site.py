@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import scale_costs as costs
+from ovs_vhost_bench import scale_costs as costs
 from ovs_vhost_bench.scale_rows import Port, Rows
 from ovs_vhost_plugin.guest.frontend.connection import FrontEndConnection, listen
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
