@@ -64,6 +64,21 @@ _SPLIT = (
     ("port_calls", "ring", {"rx_calls": "rx", "tx_calls": "tx"}, "Calls of the guest made"),
 )
 
+# name, {counter: ring}, help: states, not counts
+_RINGS = (
+    (
+        "port_ring_size_entries",
+        {"rx_ring_size": "rx", "tx_ring_size": "tx"},
+        "Entries of the rings that run, of all queue pairs together",
+    ),
+    (
+        "port_ring_filled_entries",
+        {"rx_ring_filled": "rx", "tx_ring_filled": "tx"},
+        "Of these, entries that the guest has filled: rx, buffers that wait for frames; tx, frames "
+        "that wait for the tap",
+    ),
+)
+
 # name, the value of `stats`, help
 _SINGLE = (
     ("port_connections", "connections", "Front-ends that have connected"),
@@ -102,6 +117,13 @@ def families(daemon: Values, ports: Mapping[str, Values]) -> Iterator[Metric]:
             for counter, value in counters.items()
         )
         yield _counter(name, text, ["port", label], split)
+    for name, states, text in _RINGS:
+        filled = (
+            ([port, ring], count.get(state, 0))
+            for port, count in sums.items()
+            for state, ring in states.items()
+        )
+        yield _gauge(name, text, ["port", "ring"], filled)
     stats = {name: port["stats"] for name, port in answered.items()}
     for name, key, text in _SINGLE:
         yield _counter(name, text, ["port"], (([p], s.get(key, 0)) for p, s in stats.items()))

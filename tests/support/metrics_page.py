@@ -14,6 +14,7 @@ from ovs_vhost_plugin.jit.layout import COUNTERS_DTYPE
 from ovs_vhost_plugin.metrics.histogram import Histogram
 
 DASHBOARD = TOP / "etc" / "grafana" / "ovs-vhost.json"
+RINGS = {"rx_ring_size": 512, "rx_ring_filled": 500, "tx_ring_size": 512, "tx_ring_filled": 3}
 COUNTERS = (*(COUNTERS_DTYPE.names or ()), "learned_replaced")
 
 
@@ -51,7 +52,7 @@ def port(name: str = "vhu0", **changes: Any) -> dict[str, Any]:
         "iotlb_replaced": 8,
         "addresses": [{}, {}],
         "faults": {"zero-length": 6},
-        "counters": dict.fromkeys(COUNTERS, 11),
+        "counters": dict.fromkeys(COUNTERS, 11) | RINGS,
     }
     told = {"port": name, "bridge": "br0", "mode": "client", "status": "running", "stats": stats}
     return {**told, **changes}

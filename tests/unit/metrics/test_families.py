@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from prometheus_client.core import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
-from support.metrics_page import COUNTERS, daemon, names_of_dashboard, port, samples
+from support.metrics_page import COUNTERS, RINGS, daemon, names_of_dashboard, port, samples
 
 from ovs_vhost_plugin.metrics import families
 
@@ -32,6 +32,21 @@ def test_counters_of_the_data_path() -> None:
     assert found["ovs_vhost_port_transmit_bytes_total", ("vhu0",)] == 11
     assert found["ovs_vhost_port_receive_dropped_packets_total", ("vhu0", "no-buffers")] == 11
     assert found["ovs_vhost_port_kicks_total", ("vhu0", "tx")] == 11
+
+
+def test_how_full_the_rings_are() -> None:
+    found = samples(page(port()))
+    told = {
+        (kind, ring): found[f"ovs_vhost_port_ring_{kind}_entries", ("vhu0", ring)]
+        for kind in ("size", "filled")
+        for ring in ("rx", "tx")
+    }
+    assert told == {
+        ("size", "rx"): 512,
+        ("filled", "rx"): 500,
+        ("size", "tx"): 512,
+        ("filled", "tx"): 3,
+    }
 
 
 def test_what_stats_tell_otherwise() -> None:
@@ -73,6 +88,7 @@ def test_each_counter_of_the_data_path_is_told() -> None:
     told = {counter for _, _, counter, _ in families._SUMS}
     told |= {counter for _, _, counters, _ in families._SPLIT for counter in counters}
     assert told == set(COUNTERS)
+    assert {state for _, states, _ in families._RINGS for state in states} == set(RINGS)
 
 
 def test_a_port_whose_worker_does_not_answer_is_told_of_all_the_same() -> None:
