@@ -53,6 +53,10 @@ class Vlog:
         """Log a change of state."""
         self._rated("info", line)
 
+    def dbg(self, line: str) -> None:
+        """Log what repeats a line, for who looks for it (`-vdbg`, `vlog/set`)."""
+        self._rated("dbg", line)
+
     def _rated(self, level: str, line: str) -> None:
         if not getattr(self._log, f"{level}_is_enabled")():
             return

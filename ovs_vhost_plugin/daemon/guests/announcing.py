@@ -185,8 +185,8 @@ class Announcing:
 
     def _publish(self, result: Result) -> None:
         summary = result.summary()
-        vlog.info(f"{result.port}: announced {summary}")
-        self._moves.announced(result)
+        log = vlog.info if self._moves.announced(result) else vlog.dbg
+        log(f"{result.port}: announced {summary}")
         if result.milliseconds is not None:
             self.durations[result.trigger].observe(result.milliseconds / 1e3)
         if self._guests.worth_publishing(result):

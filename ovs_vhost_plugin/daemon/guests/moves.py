@@ -16,12 +16,15 @@ from typing import Any
 from ovs_vhost_plugin.announce.result import Result
 from ovs_vhost_plugin.announce.triggers import Trigger
 from ovs_vhost_plugin.common.history import History
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.daemon.events import Ended, Event, Heard
 from ovs_vhost_plugin.forward.hold import Record
 from ovs_vhost_plugin.ipc.reports import FirstReceived, HoldState, PortState, Started
 from ovs_vhost_plugin.metrics.histogram import Histogram
 from ovs_vhost_plugin.net.station import StationKey
 from ovs_vhost_plugin.vhost.spec import Feature
+
+vlog = Vlog("vhost_moves")
 
 MOST_STATIONS = 64
 """Stations whose announcement or place is kept of a move."""
@@ -214,6 +217,7 @@ class Moves:
             return
         if guest.migrates and not migrated:
             guest.leaving = self._begin(name, Way.LEAVES, Step.LOGGED, now)
+            _log(guest.leaving, Step.LOGGED)
         if ran and state.status != "running" and guest.migrates:
             self._stopped(name, now)
         move = guest.leaving
@@ -258,20 +262,27 @@ class Moves:
         if guest.coming is None:
             guest.coming = self._begin(name, Way.COMES, Step.ASKED, at)
             guest.coming.trigger = trigger
+            _log(guest.coming, f"{Step.ASKED}: {trigger}")
         for step, known in ((Step.STARTED, guest.started), (Step.RECEIVED, guest.received)):
             if known is not None:
                 self._note(guest.coming, step, known)
 
-    def announced(self, result: Result) -> None:
-        """Take the result of an announcement."""
+    def announced(self, result: Result) -> bool:
+        """Take the result of an announcement; whether it tells more than the one before.
+
+        An arrival has several: front-ends and the guests' rounds repeat what may have been lost.
+        """
         guest = self._guests.get(result.port)
         if guest is None or guest.coming is None or result.trigger not in _ARRIVAL_TRIGGERS:
-            return
+            return True
         move = guest.coming
-        _keep(move.announced, StationKey(result.mac, result.vlan).encode(), result.outcome.value)
+        station, outcome = StationKey(result.mac, result.vlan).encode(), result.outcome.value
+        is_news = move.announced.get(station) != outcome
+        _keep(move.announced, station, outcome)
         for step, at in ((Step.ANNOUNCED, result.sent_at), (Step.LEARNED, result.learned_at)):
             if at is not None:
                 self._note(move, step, at)
+        return is_news
 
     def found(self, name: str, places: Mapping[str, int], now: float) -> None:
         """The bridge has stations of a guest that has left on other ports."""
@@ -288,9 +299,11 @@ class Moves:
     def held(self, record: Record) -> None:
         """Take the record of a hold that has ended."""
         if (move := self._last_that_left(record.port)) is not None:
-            self._note(move, Step.HOLD_OVER, record.ended_at)
             refused = {f"refused_{name}": count for name, count in record.refused.items()}
             move.counts = {**record.counts, **refused}
+            self._note(move, Step.HOLD_OVER, record.ended_at)
+            held = move.counts.get("held", 0)
+            _log(move, f"{Step.HOLD_OVER}: {held} frames held, {move.lost} lost")
 
     def _last_that_left(self, name: str) -> GuestMove | None:
         """The move that a hold is of; None: it began before this daemon, or is over."""
@@ -298,11 +311,14 @@ class Moves:
         return moves[-1] if moves and Step.HOLD_OVER not in moves[-1].at else None
 
     def _note(self, move: GuestMove, step: Step, at: float) -> None:
-        """Note a step, and count the outage if it has ended with it."""
-        before = move.outage
+        """Note a step, and count the outage and log the end if they came with it."""
+        outage, end = move.outage, move.end
         move.note(step, at)
-        if before is None and move.outage is not None:
+        if outage is None and move.outage is not None:
             self.outages[move.way].observe(move.outage)
+        if move.end is not end:
+            known = "" if move.outage is None else f", outage {1e3 * move.outage:.1f} ms"
+            _log(move, f"{move.end}: {step}{known}")
 
     def _begin(self, name: str, way: Way, step: Step, at: float) -> GuestMove:
         move = GuestMove(name, way, {step: at})
@@ -311,6 +327,10 @@ class Moves:
 
     def _guest(self, name: str) -> _Guest:
         return self._guests.setdefault(name, _Guest())
+
+
+def _log(move: GuestMove, text: str) -> None:
+    vlog.info(f"{move.port}: migration: {text}")
 
 
 def _keep(table: dict[str, Any], key: str, value: Any) -> None:

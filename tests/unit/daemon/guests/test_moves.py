@@ -8,12 +8,21 @@ import pytest
 from ovs_vhost_plugin.announce.result import Outcome, Result
 from ovs_vhost_plugin.common.history import MOST
 from ovs_vhost_plugin.daemon.events import Ended, Heard
+from ovs_vhost_plugin.daemon.guests import moves
 from ovs_vhost_plugin.daemon.guests.moves import MOST_STATIONS, Moves
 from ovs_vhost_plugin.forward.hold import Record
 from ovs_vhost_plugin.ipc.reports import FirstReceived, HoldState, PortState, Started
 
 LOG_ALL = f"0x{1 << 26:x}"
 MAC = bytes.fromhex("525400000001")
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines of the log."""
+    lines: list[str] = []
+    monkeypatch.setattr(moves.vlog, "info", lines.append)
+    return lines
 
 
 class Host:
@@ -30,7 +39,7 @@ class Host:
     def state(self, status: str, *, migrates: bool = False) -> None:
         self.hear(PortState(status, features=LOG_ALL if migrates else "0x0"))
 
-    def announced(self, trigger: str = "send-rarp", mac: bytes = MAC, **times: float) -> None:
+    def announced(self, trigger: str = "send-rarp", mac: bytes = MAC, **times: float) -> bool:
         outcome = Outcome.LEARNED if times else Outcome.NOT_LEARNED
         result = Result(
             port="vhu0",
@@ -48,7 +57,7 @@ class Host:
             sent_at=times.get("sent_at"),
             learned_at=times.get("learned_at"),
         )
-        self.moves.announced(result)
+        return self.moves.announced(result)
 
     def leave(self) -> None:
         """A guest that runs begins to migrate; its rings stop half a second after that."""
@@ -215,3 +224,49 @@ def test_what_is_kept_is_bounded(host: Host) -> None:
     host.leave()
     host.moves.found("vhu0", {str(n): n for n in range(2 * MOST_STATIONS)}, host.now)
     assert len(host.moves.log()[-1]["places"]) == MOST_STATIONS
+
+
+def test_the_log_has_a_line_for_each_end_of_a_move(lines: list[str]) -> None:
+    host = Host()
+    host.leave()
+    host.moves.found("vhu0", {"525400000001.0": 3}, 103.75)
+    host.moves.forwarded("vhu0", 103.8)
+    host.state("listening")
+    host.held(held=7, forwarded=6, dropped_expired=1)
+
+    assert lines == [
+        "vhu0: migration: memory-is-copied",
+        "vhu0: migration: left: found-elsewhere, outage 1250.0 ms",
+        "vhu0: migration: hold-over: 7 frames held, 2 lost",
+    ]
+
+
+def test_the_log_says_that_a_guest_has_stayed(lines: list[str]) -> None:
+    host = Host()
+    host.leave()
+    host.hear(Started(7, at=102.75))
+    assert lines[1:] == ["vhu0: migration: stayed: rings-run-again, outage 250.0 ms"]
+
+
+def test_the_log_says_that_a_guest_comes_and_has_come(lines: list[str]) -> None:
+    host = Host()
+    host.moves.arrived("vhu0", "send-rarp", 100.0)
+    host.moves.arrived("vhu0", "moved-in", 100.0)
+    host.hear(Started(7, at=100.5), FirstReceived(101.0))
+    assert lines == [
+        "vhu0: migration: announcement-asked-for: send-rarp",
+        "vhu0: migration: came: rings-run",
+    ]
+
+
+def test_an_announcement_is_news_when_its_result_is_another_or_the_guests_arrival_is() -> None:
+    host = Host()
+    host.moves.arrived("vhu0", "send-rarp", 100.0)
+    learned = {"sent_at": 100.1, "learned_at": 100.2}
+    told = [host.announced(), host.announced(**learned), host.announced("moved-in", **learned)]
+    assert told == [True, True, False]
+    assert host.announced(mac=bytes.fromhex("525400000002"), **learned)
+    assert host.announced("command", **learned) and host.announced("command", **learned)
+    host.state("listening")
+    host.moves.arrived("vhu0", "send-rarp", 110.0)
+    assert host.announced(**learned)
