@@ -19,6 +19,7 @@
 # make bench-scale         a thousand ports on one host: time, memory, wakeups, one port more
 # make migration-report  QEMU guests migrate in every case of the matrix: docs/migration-report.md
 # make deb    a Debian package, in build/deb: on Debian 13, or with DISTRO=trixie
+# make dist   a source distribution and a wheel, in build/dist
 # make man    docs/ovs-vhost.8 anew, from the parsers that --help prints
 # make top-picture  docs/top.svg anew: the live view with ports that are made up
 # make names  the doctor's entries anew, from the tables of docs/troubleshooting.md
@@ -54,10 +55,10 @@ SPREAD_unit := --numprocesses auto --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test fuzz soak grid lint man top-picture names migration-report mutants setup packages clean
-.PHONY: bench deb bench-announce bench-instructions bench-latency bench-learn bench-moves bench-port bench-rings bench-scale bench-tap bench-tcp
+.PHONY: bench deb dist bench-announce bench-instructions bench-latency bench-learn bench-moves bench-port bench-rings bench-scale bench-tap bench-tcp
 
 ifneq ($(DISTRO),)
-demo test fuzz soak grid lint man top-picture names migration-report setup packages deb bench bench-announce bench-instructions bench-latency bench-learn bench-moves bench-port bench-rings bench-scale bench-tap bench-tcp:
+demo test fuzz soak grid lint man top-picture names migration-report setup packages deb dist bench bench-announce bench-instructions bench-latency bench-learn bench-moves bench-port bench-rings bench-scale bench-tap bench-tcp:
 	@$(PYTHON) -m ovs_vhost_plugin.lab.platform.distro $(DISTRO) make --no-print-directory DISTRO= PYTHON=python3 $@
 
 else
@@ -107,6 +108,10 @@ deb:
 	fi
 	cd build/deb/source && dpkg-buildpackage --build=binary --no-sign
 	lintian --fail-on error --tag-display-limit 0 build/deb/*.changes
+
+dist: $(SETUP)
+	rm -rf build/dist
+	$(BIN)/python -m build --outdir build/dist
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[report]'

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from support import checkout
@@ -25,6 +24,7 @@ from ovs_vhost_plugin import __version__
 from ovs_vhost_plugin.lab.guests import image
 from ovs_vhost_plugin.lab.guests.image import Image
 from ovs_vhost_plugin.lab.guests.qemu import PROGRAM, GuestConfig, QemuGuest, VhostUser
+from ovs_vhost_plugin.lab.hosts import namespace
 from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import wait_until
 
@@ -34,6 +34,7 @@ BEFORE = "0.0.9"
 """The release before, as this test makes it: the same code under another number."""
 BRIDGE, PORT, FOREIGN = "br0", "vhu0", "foreign0"
 OUTSIDE, MAC, ADDRESS = "10.0.0.1", "52:54:00:00:00:05", "10.0.0.5"
+LOG = "/var/log/openvswitch/ovs-vhost.log"
 NOT_OURS = (
     *("/run/", "/var/lib/systemd/"),  # systemd notes what ran
     *("/var/lib/openvswitch", "/var/log/openvswitch"),  # Open vSwitch leaves its database and logs
@@ -90,12 +91,13 @@ def built_and_booted(require):
     require(words is None, words)
     require(cgroups.mounted(), "no second version of control groups here")
     with ExitStack() as stack:
-        top = Path(stack.enter_context(TemporaryDirectory(prefix="ovs-vhost-")))
+        top = namespace.scratch_directory()
+        stack.callback(shutil.rmtree, top, ignore_errors=True)
         builder = stack.enter_context(FreshRoot(top / "builder"))
         machine = stack.enter_context(DebianMachine("package", top / "m"))
         with ThreadPoolExecutor() as pool:
             building = pool.submit(build, builder)
-            machine.fetch_packages("systemd-sysv", "qemu-system-x86")
+            machine.fetch_packages("systemd-sysv", "qemu-system-x86", "logrotate")
             machine.boot()
             built = building.result()
         yield built, machine
@@ -195,6 +197,19 @@ def test_a_restart_of_the_service_loses_nothing(site):
         wait_until(lambda: worker(site).get("phase") == "running", "the worker's adoption")
     assert site.machine.run("systemctl", "show", "ovs-vhost", "-P", "MainPID") != main
     assert worker(site)["build"] == before
+
+
+def test_its_log_file_is_rotated_by_the_switch_s_own_rule(site):
+    machine = site.machine
+    default, rule = "/etc/default/ovs-vhost", "/etc/logrotate.d/openvswitch-switch"
+    machine.run("sed", "-i", "s/^OVS_VHOST_OPTIONS=.*/OVS_VHOST_OPTIONS=--log-file/", default)
+    machine.run("systemctl", "restart", "ovs-vhost")
+    wait_until(lambda: worker(site).get("phase") == "running", "the worker's adoption")
+    machine.run("logrotate", "--force", "--state", "/run/rotated", rule)
+    pid = machine.run("systemctl", "show", "ovs-vhost", "-P", "MainPID").strip()
+    opened = machine.run("find", f"/proc/{pid}/fd", "-lname", f"{LOG}*", "-printf", "%l\n")
+    assert opened.split() == [LOG]
+    assert machine.run("zcat", f"{LOG}.1.gz")
 
 
 def test_an_upgrade_loses_nothing_and_ends_with_the_new_release_s_worker(site):
