@@ -16,6 +16,7 @@
 # make bench-tcp           TCP by guests on our port, beside a veth port, OVS-DPDK and QEMU's tap
 # make bench-latency       request and response through the switch, beside the peers: p50 and p99
 # make bench-moves         frames lost in live migrations at 1,000 to 100,000 frames a second
+# make bench-vms           from VM to VM on one bridge, per CPU second, beside OVS-DPDK and QEMU's taps
 # make bench-scale         a thousand ports on one host: time, memory, wakeups, one port more
 # make migration-report  QEMU guests migrate in every case of the matrix: docs/migration-report.md
 # make deb    a Debian package, in build/deb: on Debian 13, or with DISTRO=trixie
@@ -55,10 +56,10 @@ SPREAD_unit := --numprocesses auto --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test fuzz soak grid lint man top-picture names migration-report mutants setup packages clean
-.PHONY: bench deb dist bench-announce bench-instructions bench-latency bench-learn bench-moves bench-port bench-rings bench-scale bench-tap bench-tcp
+.PHONY: bench deb dist bench-announce bench-instructions bench-latency bench-learn bench-moves bench-port bench-rings bench-scale bench-tap bench-tcp bench-vms
 
 ifneq ($(DISTRO),)
-demo test fuzz soak grid lint man top-picture names migration-report setup packages deb dist bench bench-announce bench-instructions bench-latency bench-learn bench-moves bench-port bench-rings bench-scale bench-tap bench-tcp:
+demo test fuzz soak grid lint man top-picture names migration-report setup packages deb dist bench bench-announce bench-instructions bench-latency bench-learn bench-moves bench-port bench-rings bench-scale bench-tap bench-tcp bench-vms:
 	@$(PYTHON) -m ovs_vhost_plugin.lab.platform.distro $(DISTRO) make --no-print-directory DISTRO= PYTHON=python3 $@
 
 else
@@ -140,6 +141,9 @@ bench-latency: setup
 
 bench-moves: setup
 	$(BIN)/python -m ovs_vhost_bench.bench_moves $(BENCH)
+
+bench-vms: setup
+	$(BIN)/python -m ovs_vhost_bench.bench_vms $(BENCH)
 
 bench-scale: setup
 	$(BIN)/python -m ovs_vhost_bench.bench_scale $(BENCH)

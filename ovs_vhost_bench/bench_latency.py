@@ -21,7 +21,7 @@ from rich.progress import track
 from rich.table import Table
 
 from ovs_vhost_bench.processor import processor
-from ovs_vhost_bench.switch_site import BESIDE, SwitchSite, available
+from ovs_vhost_bench.switch_site import BESIDE, SwitchSite, available, turn
 from ovs_vhost_plugin.lab.measure import latency
 from ovs_vhost_plugin.lab.measure.latency import RoundTrips
 
@@ -40,9 +40,9 @@ def measure(rounds: int, seconds: float, wanted: Sequence[str], screen: Console)
             site.serve(peer.guest, latency.SERVER, latency.ECHO_PORT)
         for _ in track(range(rounds), "request and response", console=screen):
             for name, peer in site.peers.items():
-                with peer.turn():
-                    turn = latency.measure(peer.client, peer.address, seconds)
-                found.setdefault(name, []).append(turn)
+                with turn(peer.host):
+                    taken = latency.measure(peer.client, peer.address, seconds)
+                found.setdefault(name, []).append(taken)
     return found
 
 

@@ -68,6 +68,12 @@ PARTS = {
         (*_TRAFFIC, BUSYBOX),
         quick=("--rounds", "2", "--seconds", "0.5"),
     ),
+    "vms": Part(
+        "bench_vms",
+        judging.vms,
+        (*_TRAFFIC, TESTPMD),
+        quick=("--rounds", "2", "--seconds", "1"),
+    ),
     "moves": Part("bench_moves", judging.moves, (*packages.SWITCH, PING), quick=("--runs", "1")),
     "announce": Part(
         "bench_announce",

@@ -137,6 +137,15 @@ def latency(found: Mapping[str, Any]) -> Iterator[Row]:
             )
 
 
+def vms(found: Mapping[str, Any]) -> Iterator[Row]:
+    """The streams of `bench_vms`: by the second, and by the CPU second of the host."""
+    for one in found["results"]:
+        for key, by in (("rate", "a second"), ("per_cpu", "per CPU second")):
+            median, low, high = one[f"{key}_ratio"]
+            what = f"VM to VM, {one['ours']}: {one['kind']} {by}"
+            yield Row(what, median, peer=one["peer"], spread=(low, high))
+
+
 def moves(found: Mapping[str, Any]) -> Iterator[Row]:
     """The migrations of `bench_moves`: what the worst at each rate lost."""
     lost: dict[tuple[str, int], int] = {}

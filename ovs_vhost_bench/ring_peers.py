@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,8 @@ class BackEnd(Protocol):
 class Pmd:
     """A testpmd with these virtual devices, forwarding on `core`; counts are those of the first.
 
-    `queues` are those of each device; it runs in `namespace`, if one is given.
+    `queues` are those of each device, `options` more of testpmd's; it runs in `namespace`, if one
+    is given.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Pmd:
         hugepages: bool,
         descriptors: int = 0,
         queues: int = 1,
+        options: Sequence[str] = (),
         namespace: Namespace | None = None,
     ) -> None:
         other = BACK_CORE if core == FRONT_CORE else FRONT_CORE
@@ -85,7 +88,7 @@ class Pmd:
             *(*memory, "-m", str(MEGABYTES), "--no-pci", "--no-telemetry"),
             *(f"--file-prefix={prefix}", *vdevs, "--", "-i", "--nb-cores=1"),
             *("--no-mlockall", "--total-num-mbufs=8192", "--no-flush-rx", *sizes),
-            *(f"--rxq={queues}", f"--txq={queues}"),
+            *(f"--rxq={queues}", f"--txq={queues}", *options),
         ]
         if namespace is not None:
             argv = namespace.argv(*argv)
@@ -109,6 +112,10 @@ class Pmd:
         self._before = self._port("RX-packets")
         first = f" tx_first {bursts_first}" if bursts_first else ""
         self._testpmd.command(f"start{first}")
+
+    def all_received(self, port: int) -> int:
+        """Packets that a port has received so far."""
+        return _number("RX-packets", self._testpmd.command(f"show port stats {port}"))
 
     def received(self) -> int:
         """Packets since `start`."""

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ovs_vhost_bench.hugepages import reserved
 from ovs_vhost_plugin.lab.guests import image
 from ovs_vhost_plugin.lab.guests.compiled import CompiledNamespace
 from ovs_vhost_plugin.lab.guests.qemu import GuestConfig, QemuGuest, Tap, VhostUser
-from ovs_vhost_plugin.lab.hosts.dpdk import DpdkHost
+from ovs_vhost_plugin.lab.hosts.dpdk import DpdkHost, DpdkSwitch
 from ovs_vhost_plugin.lab.hosts.fabric import finish_checksums
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.hosts.namespace import Namespace, veth
@@ -28,6 +29,7 @@ QEMU_OURS, QEMU_TAP = "QEMU on ovs-vhost", "QEMU's tap"
 BESIDE = {VETH: OURS, DPDK: OURS, QEMU_TAP: QEMU_OURS}
 """A peer → what of ours is compared with it."""
 RING = "1024"
+ROOM = 1024  # MiB of OVS-DPDK's memory
 _SLEEP = "other_config:pmd-maxsleep"
 
 Guest = Namespace | QemuGuest
@@ -42,17 +44,39 @@ class Peer:
     address: str
     host: Host
 
-    @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
-        """The peer's turn: OVS-DPDK's thread polls without a pause, else it sleeps at times."""
-        if not isinstance(self.host, DpdkHost):
-            yield
-            return
-        self.host.switch.vsctl("set", "Open_vSwitch", ".", f"{_SLEEP}=0")
-        try:
-            yield
-        finally:
-            self.host.switch.vsctl("set", "Open_vSwitch", ".", f"{_SLEEP}=250")
+
+class RoomyDpdkSwitch(DpdkSwitch):
+    """OVS-DPDK with hugepages, and memory for as many packets as it asks for by default."""
+
+    memory = f"--in-memory -m {ROOM}"
+
+
+class RoomyDpdkHost(DpdkHost):
+    """A host of the lab whose switch has hugepages, as its documentation wants it."""
+
+    switch_type = RoomyDpdkSwitch
+
+
+@contextlib.contextmanager
+def dpdk_host(directory: Path, *, tso: bool) -> Iterator[Host]:
+    """A host with OVS-DPDK, with hugepages where the machine has room for them."""
+    with reserved(ROOM << 20) as hugepages:
+        kind = RoomyDpdkHost if hugepages else DpdkHost
+        with kind("d", directory, userspace_tso=tso, daemon=False) as host:
+            yield host
+
+
+@contextlib.contextmanager
+def turn(host: Host) -> Iterator[None]:
+    """A host's turn: OVS-DPDK's thread polls without a pause, else it sleeps at times."""
+    if not isinstance(host, DpdkHost):
+        yield
+        return
+    host.switch.vsctl("set", "Open_vSwitch", ".", f"{_SLEEP}=0")
+    try:
+        yield
+    finally:
+        host.switch.vsctl("set", "Open_vSwitch", ".", f"{_SLEEP}=250")
 
 
 def available(wanted: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -83,43 +107,22 @@ class SwitchSite:
             plain = self._cable(host, "plain", "p0", "10.0.0.3/24")
             self.peers[VETH] = Peer(client, plain, "10.0.0.3", host)
         if DPDK in wanted:
-            other = closing.enter_context(
-                DpdkHost("d", self.directory / "d", userspace_tso=tso, daemon=False)
-            )
+            other = closing.enter_context(dpdk_host(self.directory / "d", tso=tso))
             far = self._cable(other, "dclient", "c0", "10.0.0.1/24")
             self.peers[DPDK] = self._compiled(other, far)
-        if QEMU_OURS in wanted:
-            path = host.add_client_port("vhu1")
-            host.wait_ready("vhu1")
-            self.peers[QEMU_OURS] = self._qemu(host, client, VhostUser(path), 4)
-            host.wait_running("vhu1")
-        if QEMU_TAP in wanted:
-            host.namespace.tap("tap1")
-            host.switch.add_port(BRIDGE, "tap1")
-            self.peers[QEMU_TAP] = self._qemu(host, client, Tap("tap1", offloads=tso), 5)
+        for number, name in enumerate((QEMU_OURS, QEMU_TAP), 4):
+            if name in wanted:
+                self.peers[name] = self._qemu(host, client, number, tap=name == QEMU_TAP)
         for peer in self.peers.values():
             peer.client.ping(peer.address)
 
     def _compiled(self, host: Host, client: Namespace) -> Peer:
-        kind = ("type=dpdkvhostuserclient",) if isinstance(host, DpdkHost) else ()
-        # Without the mirror that the lab has for captures
-        path = Host.add_client_port(host, "vhu0", None, *kind)
-        host.wait_ready("vhu0")
-        guest = CompiledNamespace(
-            f"vm{host.label}", path, self.directory, "10.0.0.2/24", ("--size", RING)
-        )
-        self._closing.enter_context(guest)
-        guest.wait_running()
-        host.wait_running("vhu0")
-        return Peer(client, guest.namespace, "10.0.0.2", host)
+        guest = compiled_guest(self._closing, self.directory, host, 2)
+        return Peer(client, guest, address(2), host)
 
-    def _qemu(self, host: Host, client: Namespace, backend: VhostUser | Tap, number: int) -> Peer:
-        address = f"10.0.0.{number}"
-        config = GuestConfig(mac=f"52:54:00:00:00:{number:02x}", address=f"{address}/24")
-        directory = self.directory / f"q{number}"
-        guest = QemuGuest(host.namespace, directory, image.build(), backend, config)
-        self._closing.enter_context(guest)
-        return Peer(client, guest, address, host)
+    def _qemu(self, host: Host, client: Namespace, number: int, *, tap: bool) -> Peer:
+        guest = qemu_guest(self._closing, self.directory, host, number, tap=tap, tso=self._tso)
+        return Peer(client, guest, address(number), host)
 
     def _cable(self, host: Host, label: str, port: str, address: str) -> Namespace:
         namespace = self._closing.enter_context(Namespace(label))
@@ -133,14 +136,76 @@ class SwitchSite:
 
     def serve(self, guest: Guest, command: str, port: int) -> None:
         """Start a server in a guest, and return when it listens at a TCP port."""
-        if isinstance(guest, QemuGuest):
-            guest.run(f"{command} >/dev/null 2>&1 </dev/null &")
-            # proc(5): the state 0A is LISTEN.
-            shown = f"grep -q ':{port:04X} .* 0A ' /proc/net/tcp /proc/net/tcp6; echo $?"
-            wait_until(lambda: guest.run(shown).strip() == "0", f"{command} listens")
-            return
-        output = self.directory / f"{guest.name}-{port}.out"
-        server = guest.start(command.split(), output)
-        self._closing.callback(server.stop)
-        listed = ("ss", "--listening", "--tcp", "--numeric", "--no-header")
-        wait_until(lambda: f":{port} " in guest.run(*listed), f"{command} listens")
+        serve(self._closing, self.directory, guest, command, port)
+
+
+def address(number: int) -> str:
+    """The address of a guest."""
+    return f"10.0.0.{number}"
+
+
+def compiled_guest(
+    closing: contextlib.ExitStack, directory: Path, host: Host, number: int
+) -> Namespace:
+    """A compiled guest on a vhost-user port `vhuN` of the host's switch."""
+    port = f"vhu{number}"
+    kind = ("type=dpdkvhostuserclient",) if isinstance(host, DpdkHost) else ()
+    # Without the mirror that the lab has for captures
+    path = Host.add_client_port(host, port, None, *kind)
+    host.wait_ready(port)
+    options = ("--size", RING, "--mac", _mac(number))
+    guest = CompiledNamespace(
+        f"vm{number}{host.label}", path, directory, f"{address(number)}/24", options
+    )
+    closing.enter_context(guest)
+    guest.wait_running()
+    host.wait_running(port)
+    return guest.namespace
+
+
+def qemu_guest(
+    closing: contextlib.ExitStack,
+    directory: Path,
+    host: Host,
+    number: int,
+    *,
+    tap: bool,
+    tso: bool,
+) -> QemuGuest:
+    """A guest in QEMU on our port `vhuN`, or on a tap of QEMU's own, `tapN`."""
+    backend: VhostUser | Tap
+    if tap:
+        port = f"tap{number}"
+        host.namespace.tap(port)
+        host.switch.add_port(BRIDGE, port)
+        backend = Tap(port, offloads=tso)
+    else:
+        port = f"vhu{number}"
+        backend = VhostUser(host.add_client_port(port))
+        host.wait_ready(port)
+    config = GuestConfig(mac=_mac(number), address=f"{address(number)}/24")
+    guest = QemuGuest(host.namespace, directory / f"q{number}", image.build(), backend, config)
+    closing.enter_context(guest)
+    if not tap:
+        host.wait_running(port)
+    return guest
+
+
+def serve(
+    closing: contextlib.ExitStack, directory: Path, guest: Guest, command: str, port: int
+) -> None:
+    """Start a server in a guest, and return when it listens at a TCP port."""
+    if isinstance(guest, QemuGuest):
+        guest.run(f"{command} >/dev/null 2>&1 </dev/null &")
+        # proc(5): the state 0A is LISTEN.
+        shown = f"grep -q ':{port:04X} .* 0A ' /proc/net/tcp /proc/net/tcp6; echo $?"
+        wait_until(lambda: guest.run(shown).strip() == "0", f"{command} listens")
+        return
+    server = guest.start(command.split(), directory / f"{guest.name}-{port}.out")
+    closing.callback(server.stop)
+    listed = ("ss", "--listening", "--tcp", "--numeric", "--no-header")
+    wait_until(lambda: f":{port} " in guest.run(*listed), f"{command} listens")
+
+
+def _mac(number: int) -> str:
+    return f"52:54:00:00:00:{number:02x}"

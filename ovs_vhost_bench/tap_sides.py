@@ -74,9 +74,7 @@ class OwnPort:
     def connect(self) -> None:
         self._host.wait_running(PORT)
         self._host.wait_carrier(PORT)
-        process.run(["taskset", "-a", "-p", "-c", str(BACK_CORE), str(self.pid)])
-        for thread in threads(self.pid):
-            prefer(thread)
+        give_core(self.pid)
 
     def begin(self) -> None:
         """Nothing: a port always forwards."""
@@ -195,15 +193,26 @@ def front_end(directory: Path, name: str, socket_path: Path, queues: int, hugepa
     )
 
 
+def give_core(pid: int) -> None:
+    """Let all threads of a process run on the back-end's core alone, before all others."""
+    process.run(["taskset", "-a", "-p", "-c", str(BACK_CORE), str(pid)])
+    for thread in threads(pid):
+        prefer(thread)
+
+
 def threads(pid: int) -> list[int]:
     """The ids of a process's threads."""
     return [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]
 
 
 def processor_time(pid: int) -> float:
-    """Seconds that a process's threads have run (proc(5), schedstat)."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    """Seconds that a process's threads have run."""
+    return sum(thread_time(pid, thread) for thread in threads(pid))
+
+
+def thread_time(pid: int, thread: int) -> float:
+    """Seconds that a thread has run (proc(5), schedstat)."""
+    return int(Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()[0]) / 1e9
 
 
 @contextlib.contextmanager

@@ -80,6 +80,16 @@ def test_less_latency_is_better_and_only_that_of_qemus_tap_is_a_goal() -> None:
     assert [row.unit for row in rows[:3]] == ["µs", "µs", "of its time"]
 
 
+def test_vms_of_one_bridge_have_no_goal_and_a_row_for_each_second() -> None:
+    ratios = {"rate_ratio": [0.5, 0.4, 0.6], "per_cpu_ratio": [0.7, 0.6, 0.8]}
+    one = {"kind": "TCP", "ours": "ovs-vhost", "peer": "ovs-dpdk"} | ratios
+    rows = list(judging.vms({"results": [one]}))
+    assert [(row.figure, row.spread, row.met) for row in rows] == [
+        (0.5, (0.4, 0.6), None),
+        (0.7, (0.6, 0.8), None),
+    ]
+
+
 def test_the_worst_migration_at_a_rate_counts_and_a_peers_has_no_goal() -> None:
     results = [
         {"backend": backend, "rate": 1000, "lost": lost}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from pathlib import Path
+from typing import ClassVar
 
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.hosts.namespace import Namespace, veth
@@ -20,14 +21,16 @@ from ovs_vhost_plugin.lab.measure import clock
 from ovs_vhost_plugin.lab.measure.timeline import Mark
 from ovs_vhost_plugin.lab.platform.packages import DPDK_SWITCH
 
-# Without hugepages DPDK has its memory in one piece; --legacy-mem keeps OVS from asking otherwise.
-_EAL = "--no-huge --legacy-mem -m 192 --no-pci --no-telemetry"
-_SETTINGS = ("dpdk-init=true", f'dpdk-extra="{_EAL}"', "pmd-cpu-mask=0x1", "pmd-maxsleep=250")
+_SETTINGS = ("dpdk-init=true", "pmd-cpu-mask=0x1", "pmd-maxsleep=250")
 _SEND_RARP = re.compile(r"^(\S+)Z\|.*read message VHOST_USER_SEND_RARP", re.MULTILINE)
 
 
 class DpdkSwitch(PrivateSwitch):
     """A private switch that runs OVS-DPDK."""
+
+    # Without hugepages DPDK has its memory in one piece; --legacy-mem keeps OVS from asking for
+    # something else.
+    memory: ClassVar[str] = "--no-huge --legacy-mem -m 192"
 
     def __init__(
         self, namespace: Namespace, directory: Path, *, userspace_tso: bool = False
@@ -37,7 +40,7 @@ class DpdkSwitch(PrivateSwitch):
             directory,
             userspace_tso=userspace_tso,
             program=str(directory / "ovs-vswitchd"),
-            other_config=_SETTINGS,
+            other_config=(*_SETTINGS, f'dpdk-extra="{self.memory} --no-pci --no-telemetry"'),
         )
         # The directory of DPDK's files, instead of one for the whole machine.
         self.env["RUNTIME_DIRECTORY"] = str(directory)
