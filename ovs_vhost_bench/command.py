@@ -79,7 +79,7 @@ PARTS = {
         "bench_announce",
         judging.announcements,
         (*packages.SWITCH, *packages.GUEST),
-        quick=("--times", "50", "--dpdk-times", "0"),
+        quick=("--times", "50", "--dpdk-times", "20"),
     ),
     "scale": Part("bench_scale", judging.scale, packages.SWITCH, quick=("--ports", "32")),
 }

@@ -160,7 +160,7 @@ def moves(found: Mapping[str, Any]) -> Iterator[Row]:
 
 def announcements(found: Mapping[str, Any]) -> Iterator[Row]:
     """The times of `bench_announce`."""
-    for backend, times in found.items():
+    for backend, times in found["results"].items():
         for name, goal in _LEARNED_GOALS.items():
             what = f"{backend}: announce-self to learned, {name.removesuffix('_ms')}"
             most = goal if backend == "ovs-vhost" else None

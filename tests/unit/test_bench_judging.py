@@ -102,7 +102,7 @@ def test_the_worst_migration_at_a_rate_counts_and_a_peers_has_no_goal() -> None:
 
 def test_announcements_have_a_goal_for_the_median_and_one_for_the_slowest() -> None:
     learned = {"learned": {"times": 9, "median_ms": 1.2, "p99_ms": 3.5, "worst_ms": 4.0}}
-    rows = list(judging.announcements({"ovs-vhost": learned, "ovs-dpdk": learned}))
+    rows = list(judging.announcements({"results": {"ovs-vhost": learned, "ovs-dpdk": learned}}))
     assert [row.met for row in rows] == [True, False, None, None]
 
 
