@@ -140,11 +140,15 @@ def table(rows: Sequence[Row]) -> Table:
     for heading in ("", "measured", "", "from–to", "beside", "goal", ""):
         made.add_column(heading, justify="right" if heading in ("measured", "goal") else "left")
     for row in rows:
-        spread = "" if row.spread is None else f"{row.spread[0]:.2f}–{row.spread[1]:.2f}"
+        spread = "" if row.spread is None else "–".join(map(_ratio, row.spread))
         verdict = {None: "", True: "met", False: "missed"}[row.met]
         figure = f"{row.figure:.3g}" if row.figure < 100 else f"{row.figure:,.0f}"
         made.add_row(row.what, figure, row.unit, spread, row.peer, row.goal, verdict)
     return made
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
 
 
 def parser() -> argparse.ArgumentParser:
