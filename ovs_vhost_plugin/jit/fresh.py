@@ -99,7 +99,7 @@ def new_net() -> Net:
 
 def new_watch() -> Watch:
     """A watch of no addresses."""
-    return np.zeros(STATIONS * ADDRESSES, WATCHED_DTYPE), np.zeros(1, np.int64)
+    return _zeros(STATIONS * ADDRESSES, WATCHED_DTYPE), np.zeros(1, np.int64)
 
 
 def new_learned(fd: int, watch: Watch | None = None) -> Learned:

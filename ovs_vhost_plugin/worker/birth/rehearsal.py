@@ -13,15 +13,16 @@ namespace that nobody else sees.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 
 from ovs_vhost_plugin.common import process
 from ovs_vhost_plugin.ipc import commands
@@ -36,8 +37,8 @@ Run = Callable[[WorkerSpec, Inheritance], object]
 
 _ROUNDS = 12
 """Python 3.11 adapts a function's code after 8 calls."""
-_scattered: list[CodeType] = []
-"""Code that was gathered. Its places are kept: workers would write there again."""
+_scattered: list[CodeType | FunctionType] = []
+"""What was gathered. Its places are kept: workers would write there again."""
 _PATIENCE = 10.0  # seconds for an answer of the worker
 _SPEC = WorkerSpec("rehearsal", "client", "/rehearsal", 1)
 
@@ -73,7 +74,7 @@ def rehearse(run: Run) -> None:
 
 
 def gather(run: Callable[[], object]) -> None:
-    """Put copies of the code that `run` runs in the place of it, made one after the other."""
+    """Put copies of what `run` runs in the place of it, functions and code, one after the other."""
     hot: set[CodeType] = set()
     sys.setprofile(lambda frame, _event, _argument: hot.add(frame.f_code))
     try:
@@ -83,10 +84,43 @@ def gather(run: Callable[[], object]) -> None:
     holes.fill()
     # By type: a weakref.proxy to what is gone has no class, and raises ReferenceError.
     functions = [one for one in gc.get_objects() if type(one) is FunctionType]
+    functions = [function for function in functions if function.__code__ in hot]
     for function in functions:
-        if function.__code__ in hot:
-            _scattered.append(function.__code__)
-            function.__code__ = function.__code__.replace()
+        _scattered.append(function.__code__)
+        function.__code__ = function.__code__.replace()
+    copies = {function: _copy(function) for function in functions}
+    _scattered.extend(copies)
+    for one in gc.get_objects():
+        if issubclass(type(one), type):
+            _replace(vars(one), copies, functools.partial(type.__setattr__, one))
+    for module in list(sys.modules.values()):
+        if isinstance(module, ModuleType):
+            _replace(vars(module), copies, functools.partial(setattr, module))
+
+
+def _copy(function: FunctionType) -> FunctionType:
+    copy = FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    functools.update_wrapper(copy, function)
+    del vars(copy)["__wrapped__"]
+    return copy
+
+
+def _replace(
+    names: Mapping[str, object],
+    copies: Mapping[FunctionType, FunctionType],
+    put: Callable[[str, object], object],
+) -> None:
+    """Give each name of one of `copies` its copy."""
+    for name, value in list(names.items()):
+        if type(value) is FunctionType and value in copies:
+            put(name, copies[value])
 
 
 @contextlib.contextmanager

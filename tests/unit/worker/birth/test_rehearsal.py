@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import weakref
+from types import ModuleType
 
 import pytest
 
@@ -96,6 +97,44 @@ def test_code_that_runs_is_gathered_and_does_the_same() -> None:
     assert rests.__code__ is before[1]
     assert runs(5) == 6
     assert sys.getprofile() is None
+
+
+def test_methods_that_run_are_copied_with_all_that_they_have() -> None:
+    class Adder:
+        def add(self, number: int, *, more: int = 1) -> int:
+            """Of three numbers."""
+            return number + more + constant
+
+        def rest(self) -> None:
+            pass
+
+    constant = 1
+    before, rest = Adder.add, Adder.rest
+    vars(before)["mark"] = 7
+    gather(lambda: Adder().add(1))
+    after = Adder.add
+    assert after is not before and Adder.rest is rest
+    for name in ("name", "qualname", "module", "doc", "kwdefaults", "dict", "annotations"):
+        assert getattr(after, f"__{name}__") == getattr(before, f"__{name}__"), name
+    assert Adder().add(3) == 5 and Adder().add(3, more=2) == 6
+
+
+def test_functions_of_a_module_are_copied_wherever_they_are_named() -> None:
+    def double(number: int) -> int:
+        return 2 * number
+
+    modules = [ModuleType("one"), ModuleType("two")]
+    sys.modules.update({module.__name__: module for module in modules})
+    try:
+        for module in modules:
+            vars(module)["double"] = double
+        gather(lambda: double(1))
+        found = [vars(module)["double"] for module in modules]
+        assert found[0] is found[1] is not double
+        assert found[0](4) == 8
+    finally:
+        for module in modules:
+            del sys.modules[module.__name__]
 
 
 def test_references_to_what_is_gone_are_no_functions() -> None:
