@@ -148,6 +148,16 @@ def _doctor(argv: Sequence[str]) -> int:
     return _main_of("ovs_vhost_plugin.doctor.command", argv)
 
 
+def _capture_parser() -> argparse.ArgumentParser:
+    from ovs_vhost_plugin.capture import command
+
+    return command.parser()
+
+
+def _capture(argv: Sequence[str]) -> int:
+    return _main_of("ovs_vhost_plugin.capture.command", argv)
+
+
 def _top_parser() -> argparse.ArgumentParser:
     from ovs_vhost_plugin.top import command
 
@@ -306,6 +316,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "watch": Command("[PORT]...", "print changes as they happen", _watch_parser, _watch),
     "top": Command("[PORT]...", "show the ports live, the busiest first", _top_parser, _top),
+    "capture": Command(
+        "PORT", "write what crosses a port's rings, as pcapng", _capture_parser, _capture
+    ),
     "doctor": Command("", "say what is wrong and what mends it", _doctor_parser, _doctor),
     "try": Command("", "a port and a VM in private, with its console here", _try_parser, _try),
     "demo": Command("", "a live migration between two private hosts", _demo_parser, _demo),

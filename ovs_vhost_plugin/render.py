@@ -72,6 +72,12 @@ def _port_row(port: Mapping[str, Any]) -> list[object]:
     return [*fields, queues, port["mtu"], offloads, port["socket"], port["announced"]]
 
 
+def captures(data: Mapping[str, Any]) -> str:
+    """Who captures which port, from the data of `vhost/captures`."""
+    rows = [(one["port"], one["pid"], f"{one['seconds']:.0f}") for one in data["captures"]]
+    return _table(("port", "captured by pid", "for s"), rows) if rows else "nobody captures\n"
+
+
 def stats(data: Mapping[str, Any]) -> str:
     """The ports' counters, from the data of `vhost/stats`."""
     parts = [_port_stats(name, found) for name, found in sorted(data["ports"].items())]

@@ -20,6 +20,7 @@ from ovs_vhost_plugin.common import dirs, process
 from ovs_vhost_plugin.common.dirs import StateDir
 from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.daemon import options
+from ovs_vhost_plugin.daemon.captures.captures import Captures
 from ovs_vhost_plugin.daemon.connector import Connector
 from ovs_vhost_plugin.daemon.control.commands import Commands
 from ovs_vhost_plugin.daemon.guests.announcing import Announcing
@@ -75,11 +76,12 @@ def main(argv: Sequence[str] | None = None, worker_module: str = WORKER_MODULE) 
         return 1
     loop = _compose(chosen, state, workers, rundir)
     scraping = Scraping(loop, rundir)
-    commands = Commands(loop, chosen, scraping)
+    captures = Captures(loop, rundir)
+    commands = Commands(loop, chosen, scraping, captures)
     ovs.daemon.daemonize_complete()
     vlog.info(f"serving {chosen.database}")
     try:
-        _run(loop, commands, scraping, unixctl)
+        _run(loop, commands, scraping, captures, unixctl)
     except OSError as error:
         if not (advice := process.fds_exhausted(error)):
             raise
@@ -87,6 +89,7 @@ def main(argv: Sequence[str] | None = None, worker_module: str = WORKER_MODULE) 
         return 1
     finally:
         unixctl.close()
+        captures.close(time.monotonic())
         scraping.close()
         loop.close()
     return 0
@@ -141,6 +144,7 @@ def _run(
     loop: Loop,
     commands: Commands,
     scraping: Scraping,
+    captures: Captures,
     unixctl: ovs.unixctl.server.UnixctlServer,
 ) -> None:
     while True:
@@ -149,6 +153,8 @@ def _run(
         commands.take(events)
         scraping.take(events)
         scraping.run(now)
+        captures.take(events, now)
+        captures.run(now)
         unixctl.run()
         commands.run(now)
         Vlog.run(now)
@@ -157,6 +163,7 @@ def _run(
         poller = LoopPoller()
         loop.wait(poller, now)
         scraping.wait(poller, now)
+        captures.wait(poller)
         unixctl.wait(poller)
         Vlog.wait(poller)
         if (due := commands.get_timer()) is not None:

@@ -272,9 +272,11 @@ class Messages(Generic[M]):
     """The messages of one direction: JSON objects whose entry `key` names the message."""
 
     def __init__(self, key: str, kinds: Any) -> None:
-        """`kinds`: the union of the messages' dataclasses, each with a name in `WIRE_NAME`."""
+        """`kinds`: the message's dataclass or the union of all, each with a name in `WIRE_NAME`."""
         self._key = key
-        self._kinds: dict[str, type[M]] = {kind.WIRE_NAME: kind for kind in get_args(kinds)}
+        self._kinds: dict[str, type[M]] = {
+            kind.WIRE_NAME: kind for kind in get_args(kinds) or (kinds,)
+        }
         for kind in self._kinds.values():
             codec_of(kind)  # so that a field without bounds fails on import
 

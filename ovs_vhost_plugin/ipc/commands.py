@@ -14,8 +14,9 @@ from typing import Annotated, Any, ClassVar, get_args
 from ovs_vhost_plugin.ipc.codec import Count, Hex, Line, MessageError, Messages, Most
 from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.ipc.stations import Key
+from ovs_vhost_plugin.jit.capture_ring import FRAME_MAX, RX, TX
 
-PROTOCOL = 4
+PROTOCOL = 5
 """The version of this protocol: raise it when a command or report changes, and write the change
 into docs/upgrade.md. A field that is added has a default."""
 
@@ -139,6 +140,29 @@ class HandOver:
 
 
 @dataclass(frozen=True, slots=True)
+class CaptureFrames:
+    """Record the frames of the rings from now on, in place of an earlier capture.
+
+    Its fd: a sealed file of `capture_ring.PART` bytes for each queue pair of the port.
+    directions  capture_ring.RX, TX or both
+    snap        the most bytes of a frame
+    """
+
+    WIRE_NAME: ClassVar = "capture"
+    FDS: ClassVar = 1
+    directions: Annotated[int, Count(RX | TX, least=1)]
+    snap: Annotated[int, Count(FRAME_MAX, least=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class EndCapture:
+    """Record no more frames."""
+
+    WIRE_NAME: ClassVar = "end-capture"
+    FDS: ClassVar = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Quit:
     """End the worker."""
 
@@ -158,6 +182,8 @@ Command = (
     | GiveUserfaultfd
     | RefuseUserfaultfd
     | HandOver
+    | CaptureFrames
+    | EndCapture
     | Quit
 )
 

@@ -184,6 +184,21 @@ def _copy_out(_typing: Any, address: Any, view: Any, index: Any, length: Any) ->
     return types.void(address, view, index, length), generate
 
 
+def _python_copy_across(target: int, source: int, length: int) -> None:
+    ctypes.memmove(int(target), int(source), int(length))
+
+
+@intrinsic
+def _copy_across(_typing: Any, target: Any, source: Any, length: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        target_at = _raw_pointer(context, builder, signature, args, 0)
+        source_at = _raw_pointer(context, builder, signature, args, 1)
+        size = context.cast(builder, args[2], signature.args[2], types.int64)
+        return _emit_copy(context, builder, target_at, source_at, size)
+
+    return types.void(target, source, length), generate
+
+
 def _python_prefetch(address: int) -> None:
     pass
 
@@ -259,6 +274,8 @@ copy_in = _copy_in if JIT else _python_copy_in
 """(view, index, address, length): bytes at an address into a private array."""
 copy_out = _copy_out if JIT else _python_copy_out
 """(address, view, index, length): bytes of a private array to an address."""
+copy_across = _copy_across if JIT else _python_copy_across
+"""(target, source, length): bytes from an address to another; neither is read again here."""
 prefetch = _prefetch(0)
 """(address): ask the processor for its cache line; no address is an error."""
 prefetch_write = _prefetch(1)

@@ -119,6 +119,7 @@ NET_DTYPE = record(
     "cfg_finish_offloads",  # 1: checksums and segments are finished before the tap
     "cfg_finish_udp",  # 1: large UDP frames are finished, even if others are not
     "cfg_iommu",  # 1: ACCESS_PLATFORM negotiated: guest addresses are IOVAs, see ring/iotlb.py
+    "cfg_capture",  # address of a CAPTURE_DTYPE; 0: nothing is captured
     "cfg_log_rows",  # last rows of the region table, which have the dirty log's addresses
     # tx_: of the frame being sent
     "tx_iovec",  # place in `Queue.iov` of its first byte behind the header; 0: not begun
@@ -134,6 +135,16 @@ NET_DTYPE = record(
     "rx_backlog_end",
 )
 """The state that both directions of a queue pair share: `Net.state`."""
+
+CAPTURE_DTYPE = record(
+    "part",  # address of the pair's part of a capture's memory, see net/capture.py
+    "directions",  # RX, TX or both
+    "snap",  # the most bytes of a frame
+    "head",  # bytes of records written
+    "seconds",  # a timespec
+    "nanoseconds",
+)
+"""A capture, whose address `Net.state` has. The loop writes it from the head on."""
 
 COUNTERS_DTYPE = record(
     "rx_packets",  # frames that the guest has received

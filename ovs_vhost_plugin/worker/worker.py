@@ -24,10 +24,12 @@ from ovs_vhost_plugin.ipc.commands import (
     KNOWN,
     OLDEST,
     PROTOCOL,
+    CaptureFrames,
     Command,
     Configure,
     Connected,
     DaemonHello,
+    EndCapture,
     ForgetStations,
     GetStats,
     GiveQueue,
@@ -44,6 +46,7 @@ from ovs_vhost_plugin.ipc.vitals import Pulse
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import Nic, Offer, offer
 from ovs_vhost_plugin.vhost.withheld import Withheld
+from ovs_vhost_plugin.worker.capture import PortCapture
 from ovs_vhost_plugin.worker.complaints import Complaints
 from ovs_vhost_plugin.worker.daemonlink import DaemonLink
 from ovs_vhost_plugin.worker.device.device import Device
@@ -111,6 +114,7 @@ class Worker:
             settings,
             self._userfaultfds,
         )
+        self._capture = PortCapture(self._device.pairs, spec.queues, self._complaints)
         listener = inheritance.listener
         listening = None if listener is None else socket.socket(fileno=listener)
         self._front_end = FrontEndLink(
@@ -132,7 +136,7 @@ class Worker:
             self._complaints,
         )
         control = socket.socket(fileno=inheritance.control)
-        self._daemon = DaemonLink(control, self._selector, self._obey, self._outbox.close)
+        self._daemon = DaemonLink(control, self._selector, self._obey, self._left)
         parts = Parts(
             *(control, listening, inheritance.journal, taps, gate),
             *(self._front_end, self._device, self._addresses, self._state, self._holding),
@@ -255,6 +259,7 @@ class Worker:
         self._queue_requests.came()
         self._device.add_pair(self._make_pair(index, fd))
         self._addresses.woken(time.monotonic())  # tells each pair what it is to report
+        self._capture.follow(self._device.pairs[index])
 
     def _faults(self, pair: QueuePair, _now: float) -> None:
         self._device.collect_faults(pair)
@@ -289,6 +294,10 @@ class Worker:
             case HandOver(number):
                 (fd,) = fds
                 self._giving.begin(number, fd)
+            case CaptureFrames():
+                self._capture.begin(command, *fds)
+            case EndCapture():
+                self._capture.end()
             case Quit():
                 self._quit()
             case _:
@@ -299,6 +308,11 @@ class Worker:
         self._pulse.adopt(black_box, alarm)
         self._outbox.open(reports, self._hello())
         self._tell()
+
+    def _left(self) -> None:
+        """The daemon has gone."""
+        self._outbox.close()
+        self._capture.end()
 
     def _hello(self) -> WorkerHello:
         code, queues = build.of_this_code(), self._queue_requests.have

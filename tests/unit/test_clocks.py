@@ -7,7 +7,7 @@ import pytest
 from support.checkout import TOP
 
 PRODUCT = TOP / "ovs_vhost_plugin"
-OTHERS = {"lab", "watch.py", "top"}  # what runs for people alone
+OTHERS = {"lab", "watch.py", "top", "capture"}  # what runs for people alone
 MODULES = [
     path for path in PRODUCT.rglob("*.py") if OTHERS.isdisjoint(path.relative_to(PRODUCT).parts)
 ]

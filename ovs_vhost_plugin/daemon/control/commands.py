@@ -18,6 +18,7 @@ from ovs_vhost_plugin.announce.announcement import DEADLINE
 from ovs_vhost_plugin.announce.result import Result
 from ovs_vhost_plugin.common.dirs import PROGRAM
 from ovs_vhost_plugin.common.text import escaped
+from ovs_vhost_plugin.daemon.captures.captures import Captures
 from ovs_vhost_plugin.daemon.control import overview
 from ovs_vhost_plugin.daemon.events import Event, Heard
 from ovs_vhost_plugin.daemon.loop import Loop
@@ -55,8 +56,11 @@ class _Pending:
 class Commands:
     """The commands, and the answers under way."""
 
-    def __init__(self, loop: Loop, options: Options, scraping: Scraping) -> None:
+    def __init__(
+        self, loop: Loop, options: Options, scraping: Scraping, captures: Captures
+    ) -> None:
         self._loop = loop
+        self._captures = captures
         self._scraping = scraping
         self._options = options
         self._stats: dict[int, _Pending] = {}
@@ -76,6 +80,7 @@ class Commands:
             ("vhost/upgrade", "[PORT] [--format json]", 3, self._upgrade),
             ("vhost/hold-log", "[PORT] [--format json]", 3, self._hold_log),
             ("vhost/migrations", "[PORT] [--format json]", 3, self._migrations),
+            ("vhost/captures", "[--format json]", 2, self._show_captures),
         ):
             ovs.unixctl.commands.pop(name, None)  # the bindings' own "version"
             ovs.unixctl.command_register(name, usage, 0, most, self._guarded, handler)
@@ -149,6 +154,12 @@ class Commands:
             raise UsageError("usage: vhost/show [--format json]")
         data = self._overview()
         _answer(connection, as_json, data, render.show)
+
+    def _show_captures(self, connection: Any, argv: list[str], now: float) -> None:
+        as_json, rest = _format(connection, argv)
+        if rest:
+            raise UsageError("usage: vhost/captures [--format json]")
+        _answer(connection, as_json, self._captures.shown(now), render.captures)
 
     def _show_stats(self, connection: Any, argv: list[str], now: float) -> None:
         as_json, names = _format(connection, argv)

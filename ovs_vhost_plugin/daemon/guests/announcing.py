@@ -51,6 +51,7 @@ class Announcing:
 
     announced  the last result of each port, as it stands in its row
     durations  the seconds from request to confirmation, by trigger
+    on_result  called with each result
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Announcing:
         self._moves = moves
         self.announced: dict[str, str] = {}
         self.durations: defaultdict[str, Histogram] = defaultdict(Histogram)
+        self.on_result: Callable[[Result], object] = lambda _: None
         self._tell = tell
         self._switchd = switchd
         self._clock = clock
@@ -187,6 +189,7 @@ class Announcing:
         summary = result.summary()
         log = vlog.info if self._moves.announced(result) else vlog.dbg
         log(f"{result.port}: announced {summary}")
+        self.on_result(result)
         if result.milliseconds is not None:
             self.durations[result.trigger].observe(result.milliseconds / 1e3)
         if self._guests.worth_publishing(result):

@@ -12,6 +12,7 @@ from __future__ import annotations
 from errno import EAGAIN, EFAULT, EINTR
 
 from ovs_vhost_plugin.jit.atomics import address_of, copy_out, fence
+from ovs_vhost_plugin.jit.branch import unlikely
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
@@ -33,6 +34,14 @@ from ovs_vhost_plugin.jit.layout import (
     int64,
     uint64,
     void,
+)
+from ovs_vhost_plugin.jit.net.capture import (
+    NO_BUFFERS,
+    RECEIVED,
+    TOO_LONG,
+    capture_held,
+    capture_pending,
+    capture_spilt,
 )
 from ovs_vhost_plugin.jit.net.overhear import hear, overhear, to_group
 from ovs_vhost_plugin.jit.recovery.journal import MOST_ENTRIES
@@ -105,6 +114,8 @@ def complete(ring: Vring, queue: Queue, memory: Memory, net: Net, length: int) -
         buffers += 1
     _finish_header(queue, net, buffers)
     mark_written(queue, memory, net, length)
+    if unlikely(net.state[0]["cfg_capture"] != 0):
+        capture_held(queue, net, RECEIVED, length)
     rest = length
     for _ in range(buffers):
         written = min(rest, queue.chains[uint64(held["head"])]["length"])
@@ -137,6 +148,8 @@ def spill(queue: Queue, memory: Memory, net: Net, length: int) -> None:
     mark_written(queue, memory, net, held["length"])
     if not net.state[0]["cfg_mergeable"]:
         net.counters[0]["rx_dropped_too_long"] += 1
+        if unlikely(net.state[0]["cfg_capture"] != 0):
+            capture_spilt(queue, net, length)
         return
     gather(queue, held["first"], net.pending, 0, held["length"])
     net.state[0]["rx_pending"] = length
@@ -161,9 +174,13 @@ def deliver_pending(
         complete(ring, queue, memory, net, length)
     elif full or held["count"] >= (ring.state[0]["size"] if state["cfg_mergeable"] else 1):
         net.counters[0]["rx_dropped_too_long"] += 1
+        if unlikely(net.state[0]["cfg_capture"] != 0):
+            capture_pending(net, TOO_LONG, length)
     elif milliseconds(net.scratch) >= state["rx_pending_until"]:
         # A driver that refills late may never offer enough: the frames behind shall not wait too.
         net.counters[0]["rx_dropped_no_buffers"] += 1
+        if unlikely(net.state[0]["cfg_capture"] != 0):
+            capture_pending(net, NO_BUFFERS, length)
     else:
         return False
     state["rx_pending"] = 0

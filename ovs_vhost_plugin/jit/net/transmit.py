@@ -11,6 +11,7 @@ from __future__ import annotations
 from errno import EAGAIN, EFAULT, EINTR, EIO
 
 from ovs_vhost_plugin.jit.atomics import address_of, copy_in
+from ovs_vhost_plugin.jit.branch import unlikely
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
@@ -31,6 +32,12 @@ from ovs_vhost_plugin.jit.layout import (
 )
 from ovs_vhost_plugin.jit.net import fragment, offload
 from ovs_vhost_plugin.jit.net.batch import LEAST, collect, drop_header
+from ovs_vhost_plugin.jit.net.capture import (
+    DISABLED,
+    capture_faulty,
+    capture_held,
+    capture_sent,
+)
 from ovs_vhost_plugin.jit.net.learn import learn, take_head
 from ovs_vhost_plugin.jit.result import failure, fault_of, is_fault
 from ovs_vhost_plugin.jit.ring.held import gather
@@ -44,7 +51,7 @@ from ovs_vhost_plugin.jit.ring.ring import (
     pop_avail,
 )
 from ovs_vhost_plugin.jit.syscalls import coarse_milliseconds, writev
-from ovs_vhost_plugin.jit.uring import result_of, submit
+from ovs_vhost_plugin.jit.uring import HEADER_AT, result_of, slot_at, submit
 
 BURST = 64
 """Chains before the other direction has its turn."""
@@ -202,7 +209,10 @@ def _count(
 
 @kernel(int64(QUEUE_T, NET_T, LEARNED_T, int64), inline=True)
 def send(queue: Queue, net: Net, learned: Learned, now: int) -> int:
-    """Send the oldest chain's frame: 0 when done with it, sent or dropped; else -errno."""
+    """Send the oldest chain's frame: the result.
+
+    After -EAGAIN and -EFAULT it is still at work; otherwise it was sent (0) or dropped.
+    """
     state = net.state[0]
     chain = queue.chains[uint64(queue.state[0]["head"])]
     length = chain["length"] - state["cfg_header_size"]
@@ -211,7 +221,7 @@ def send(queue: Queue, net: Net, learned: Learned, now: int) -> int:
         if at < 0:
             net.counters[0]["tx_dropped_faulty"] += 1
             net.faults[fault_of(at)] += 1
-            return 0
+            return at
         state["tx_iovec"] = at
     first = state["tx_iovec"]
     if offload.leaves_work(net.header) and offload.must_finish(net.header, length, net.state):
@@ -220,10 +230,25 @@ def send(queue: Queue, net: Net, learned: Learned, now: int) -> int:
     else:
         end = queue.state[0]["first"] + chain["iovecs"]
         result = write_frame(net, address_of(queue.iov, first - 1), end - first + 1)
+    if result != -EAGAIN and result != -EFAULT:
+        _count(queue, net, learned, now, result, length, first, end)
+    return result
+
+
+@kernel(int64(QUEUE_T, NET_T, LEARNED_T, int64))
+def send_and_capture(queue: Queue, net: Net, learned: Learned, now: int) -> int:
+    """`send` while the port is captured, apart from it so that it costs nothing otherwise."""
+    result = send(queue, net, learned, now)
     if result == -EAGAIN or result == -EFAULT:
         return result
-    _count(queue, net, learned, now, result, length, first, end)
-    return 0
+    state = net.state[0]
+    chain = queue.chains[uint64(queue.state[0]["head"])]
+    length = chain["length"] - state["cfg_header_size"]
+    if state["tx_iovec"] == 0:
+        capture_faulty(queue, net, result, length)
+    else:
+        capture_sent(queue, net, result, state["tx_iovec"], length)
+    return result
 
 
 @kernel(int64(VRING_T, QUEUE_T, NET_T, LEARNED_T, int64, int64))
@@ -247,7 +272,11 @@ def send_batch(ring: Vring, queue: Queue, net: Net, learned: Learned, now: int, 
         at = drop_header(queue, size)
         if result == 0:
             net.counters[0]["tx_batched"] += 1
-        _count(queue, net, learned, now, result, chain["length"] - size, at, end)
+        length = chain["length"] - size
+        _count(queue, net, learned, now, result, length, at, end)
+        if unlikely(net.state[0]["cfg_capture"] != 0):
+            copy_in(net.header, 0, slot_at(batch, i) + HEADER_AT, HEADER_MAX)
+            capture_sent(queue, net, result, at, length)
         add_used(ring, queue, 0)
     return 0 if went == count else -EAGAIN
 
@@ -275,7 +304,10 @@ def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learn
                 sent = send_batch(ring, queue, net, learned, now, count)
             else:
                 journal_begin(ring, queue, 1)
-                sent = send(queue, net, learned, now)
+                if unlikely(state["cfg_capture"] != 0):
+                    sent = send_and_capture(queue, net, learned, now)
+                else:
+                    sent = send(queue, net, learned, now)
             if sent == -EAGAIN:
                 state["tx_tap_full"] = 1
                 if state["tx_headers"] == 0 or state["tx_position"] == 0:
@@ -289,6 +321,9 @@ def transmit(ring: Vring, queue: Queue, memory: Memory, net: Net, learned: Learn
         else:
             # vhost-user "Ring states": started but disabled, it is processed and discarded
             net.counters[0]["tx_dropped_disabled"] += 1
+            if unlikely(net.state[0]["cfg_capture"] != 0):
+                oldest = queue.chains[uint64(queue.state[0]["head"])]
+                capture_held(queue, net, DISABLED, oldest["length"])
         state["tx_iovec"] = 0
         state["tx_headers"] = 0
         add_used(ring, queue, 0)

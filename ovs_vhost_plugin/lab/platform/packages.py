@@ -51,8 +51,11 @@ DPDK_SWITCH = Program(
     "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk", "openvswitch-switch-dpdk"
 )
 NFT = Program("nft", "nftables")
+WIRESHARK = Program("tshark", "tshark")
+"""Reads what `ovs-vhost capture` writes."""
 TEST = (
     NFT,
+    WIRESHARK,
     Program("iperf3", "iperf3"),
     Program("ethtool", "ethtool"),
     Program("ping", "iputils-ping"),

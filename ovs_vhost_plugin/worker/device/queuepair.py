@@ -26,7 +26,13 @@ from ovs_vhost_plugin.jit.net.learn import look_again, tell_worker
 from ovs_vhost_plugin.jit.uring import new_batch
 from ovs_vhost_plugin.vhost.spec import Feature
 from ovs_vhost_plugin.worker.device.ring import Ring
-from ovs_vhost_plugin.worker.device.vringconfig import Kind, PairConfig, VringConfig, Words
+from ovs_vhost_plugin.worker.device.vringconfig import (
+    Kind,
+    PairCapture,
+    PairConfig,
+    VringConfig,
+    Words,
+)
 from ovs_vhost_plugin.worker.learned.stations import LearnedStation, read
 from ovs_vhost_plugin.worker.recovery import journal
 from ovs_vhost_plugin.worker.tap import backlog
@@ -91,6 +97,8 @@ class QueuePair:
             self._net.state["cfg_batch"] = self._batch[1].ctypes.data
         self._learned = fresh.new_learned(learned_fd, watch)
         self._prepared: layout.Pair | None = None
+        self._served: layout.Pair | None = None  # while the loop runs
+        self._capture: tuple[PairCapture | None, layout.Records | None] = None, None  # kept alive
         self._ended: threading.Event | None = None  # set when the thread has left the loop
         self.regions = np.zeros(0, layout.REGION_DTYPE)
         """The regions, or translations, by which the rings were last prepared."""
@@ -148,20 +156,45 @@ class QueuePair:
         """Run the loop in a thread of its own, on the rings as they were prepared."""
         pair, self._prepared = self._prepared, None
         assert pair is not None
-        self._stop[0] = 0
         self.used = True
-        ended = threading.Event()
-        # Not threading.Thread: its start() waits until the new thread runs, milliseconds on a busy
-        # host, during which a guest that has moved stands still.
-        _thread.start_new_thread(self._run, (pair, ended))
-        self._ended = ended  # a thread that could not be started is not waited for
+        self._begin_loop(pair, self._run)
 
     def stop(self, *, quietly: bool = False) -> None:
         """End the loop: after this nothing writes to guest memory, log or tap.
 
         The drivers are called when their rings resume, unless they stop `quietly`.
         """
+        self._end_loop()
+        for ring in self.rings:
+            ring.pause()
+            ring.call_first = ring.call_first or not quietly
+
+    def capture(self, capture: PairCapture | None) -> None:
+        """Record frames as `capture` says from now on; None: no more. The loop rests meanwhile."""
+        served = self._end_loop()
+        record = None if capture is None else capture.record()
+        self._net.state["cfg_capture"] = 0 if record is None else record.ctypes.data
+        self._capture = capture, record
+        if served is not None:
+            for ring in (served.rx, served.tx):
+                ring.state["call_first"] = 0  # no call was lost: the driver notices nothing
+            self._begin_loop(served, self._resume)
+
+    def _begin_loop(
+        self, pair: layout.Pair, run: Callable[[layout.Pair, threading.Event], None]
+    ) -> None:
+        self._stop[0] = 0
+        ended = threading.Event()
+        # Not threading.Thread: its start() waits until the new thread runs, milliseconds on a busy
+        # host, during which a guest that has moved stands still.
+        _thread.start_new_thread(run, (pair, ended))
+        # A thread that could not be started is not waited for.
+        self._served, self._ended = pair, ended
+
+    def _end_loop(self) -> layout.Pair | None:
+        """End the loop; return what it served, None if it did not run."""
         ended, self._ended = self._ended, None
+        served, self._served = self._served, None
         if ended is not None:
             self._stop[0] = 1
             os.eventfd_write(self._wake_fd, 1)
@@ -171,9 +204,7 @@ class QueuePair:
                     ring.unblock()
                 self.on_stuck(waits * _JOIN_PATIENCE)
                 waits += 1
-        for ring in self.rings:
-            ring.pause()
-            ring.call_first = ring.call_first or not quietly
+        return served
 
     def _run(self, pair: layout.Pair, ended: threading.Event) -> None:
         """The thread: tell the front-end of rings that do not begin, and run the loop."""
@@ -183,6 +214,12 @@ class QueuePair:
                 if ring.state["fault"][0] and err_fd >= 0:
                     with suppress(BlockingIOError):  # full: its reader wakes anyway
                         os.eventfd_write(err_fd, 1)
+        finally:
+            self._resume(pair, ended)
+
+    def _resume(self, pair: layout.Pair, ended: threading.Event) -> None:
+        """The thread of a loop that rested."""
+        try:
             self._loop(pair)
         finally:
             ended.set()

@@ -54,6 +54,26 @@ class VringConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PairCapture:
+    """A pair's part of a capture's memory (`jit/capture_ring.py`), and what it gets.
+
+    directions  capture_ring.RX, TX or both
+    snap        the most bytes of a frame
+    """
+
+    part: Bytes
+    directions: int
+    snap: int
+
+    def record(self) -> layout.Records:
+        """A (1,) CAPTURE_DTYPE of it."""
+        made = np.zeros(1, layout.CAPTURE_DTYPE)
+        made["part"] = self.part.ctypes.data
+        made["directions"], made["snap"] = self.directions, self.snap
+        return made
+
+
+@dataclass(frozen=True, slots=True)
 class PairConfig:
     """Everything that a queue pair depends on while it runs."""
 

@@ -24,6 +24,7 @@ from ovs_vhost_plugin.vswitchd.unixctl import NoAnswer, parse_answer
 EVIL = "a\nvhu9  br0  3  running\x1b[2J\x9b\u202e\u2028[bold]\\"
 TEXT = st.one_of(st.just(EVIL), st.text(max_size=12), st.sampled_from(["vhu0", "/a", "of=", ""]))
 KEYS = ("announce", "addresses", "queues", "mode", "config", "status", "error", "announced")
+NO_CAPTURES: Any = SimpleNamespace()
 NO_METRICS: Any = SimpleNamespace(shown="")
 
 
@@ -77,7 +78,7 @@ def _said_of(snapshot: Snapshot | None, name: str, directory: Path) -> list[str]
             world.loop.turn(NOW + turn)
         data = _overview(world)
         with pytest.raises(UsageError) as refused:
-            Commands(world.loop, OPTIONS, NO_METRICS)._port(f"none{name}")
+            Commands(world.loop, OPTIONS, NO_METRICS, NO_CAPTURES)._port(f"none{name}")
     shown = render.show(data)
     assert json.loads(render.as_json(data)) == data
     # Each port, and each wrong row, has a line of its own.
@@ -104,7 +105,7 @@ def _overview(world: World) -> dict[str, Any]:
     for link in loop.ports.workers.links.values():
         link.stations = ()
         link.phase, link.version = Phase.STARTING, ""
-    return Commands(loop, OPTIONS, NO_METRICS)._overview()
+    return Commands(loop, OPTIONS, NO_METRICS, NO_CAPTURES)._overview()
 
 
 def test_a_port_whose_bridge_has_such_a_name_is_none() -> None:

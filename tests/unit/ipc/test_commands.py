@@ -45,6 +45,8 @@ COMMANDS: tuple[Command, ...] = (
     commands.GiveUserfaultfd(),
     commands.RefuseUserfaultfd("asked for too often"),
     commands.HandOver(11),
+    commands.CaptureFrames(3, 96),
+    commands.EndCapture(),
     commands.Quit(),
 )
 

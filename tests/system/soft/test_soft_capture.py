@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ovs-vhost capture` beside a real switch, daemon, worker and guest, read by tshark."""
+
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from support.checkout import TOP
+from support.system.soft_ports import GUEST_MAC, frame_of, receive
+
+from ovs_vhost_plugin.guest.soft import Config
+from ovs_vhost_plugin.lab.platform import packages
+from ovs_vhost_plugin.lab.process import wait_until
+
+pytestmark = pytest.mark.system
+
+NOBODY = 65534
+
+
+class CaptureProcess:
+    """The command, writing into `directory`."""
+
+    def __init__(self, port, directory, *words):
+        self.port, self.path = port, directory / "frames.pcapng"
+        self.process = subprocess.Popen(
+            [*command(port.host), port.name, "--write", str(self.path), *words],
+            env=environment(port.host),
+            stderr=subprocess.PIPE,
+            text=True,
+            # A script's background ignores it, and so would what is started there.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    def wait_records(self):
+        """Return when the port's present worker records."""
+        wait_until(lambda: is_recording(self.port), "the worker records")
+
+    def end(self, number=None):
+        """Its exit status and words."""
+        if number is not None:
+            self.process.send_signal(number)
+        _, words = self.process.communicate(timeout=60)
+        return self.process.returncode, words
+
+    def close(self):
+        self.process.kill()
+        self.process.communicate()
+
+
+def command(host):
+    target = f"{host.directory}/ovs-vhost.{host.daemon.pid}.ctl"
+    return [sys.executable, "-m", "ovs_vhost_plugin", "capture", "--target", target]
+
+
+def environment(host):
+    return {**os.environ, **host.switch.env, "PYTHONPATH": str(TOP)}
+
+
+def is_recording(port):
+    """Whether the worker has a capture's memory mapped."""
+    return "ovs-vhost-capture" in Path(f"/proc/{port.pid}/maps").read_text()
+
+
+def captures(port):
+    told = json.loads(port.host.appctl("vhost/captures", "--format", "json"))
+    return [one["port"] for one in told["captures"]]
+
+
+def capture_socket(host):
+    return json.loads(host.appctl("vhost/captures", "--format", "json"))["socket"]
+
+
+def exchange(port, guest, size):
+    """A frame of each direction."""
+    inward, outward = frame_of(size), frame_of(size, outward=True)
+    port.inject(inward)
+    assert receive(guest, 1) == [inward]
+    guest.send(outward)
+    guest.drain()
+    return inward, outward
+
+
+def tshark(path, *words):
+    said = subprocess.run(
+        ["tshark", "-r", str(path), *words], capture_output=True, text=True, timeout=60
+    )
+    assert said.returncode == 0 and "cut short" not in said.stderr, said.stderr
+    return said.stdout
+
+
+def fields(path, wanted, *names):
+    """A line for each frame that `wanted` matches."""
+    options = [word for name in names for word in ("-e", name)]
+    lines = tshark(path, "-Y", wanted, "-T", "fields", *options).splitlines()
+    return [line.split("\t") for line in lines]
+
+
+def marks(path):
+    return tshark(path, "-Y", "systemd_journal")
+
+
+@pytest.fixture
+def capture(port, tmp_path, require):
+    """`capture(*words)`: the command on `port`, whose worker records; ended with the test."""
+    require(packages.WIRESHARK.present, "tshark is not installed")
+    with ExitStack() as stack:
+
+        def begin(*words):
+            made = CaptureProcess(port, tmp_path, *words)
+            stack.callback(made.close)
+            made.wait_records()
+            return made
+
+        yield begin
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_wireshark_shows_what_crossed_the_rings(port, capture, number):
+    guest = port.guest(Config())
+    running = capture()
+    inward, outward = exchange(port, guest, 333)
+    port.host.appctl("vhost/announce", port.name, GUEST_MAC.hex(":"))
+    status, words = running.end(number)
+    assert status == 0 and re.fullmatch(r"\d+ frames captured, 0 left out .*\n", words)
+    wait_until(lambda: not is_recording(port) and not captures(port), "the end of the capture")
+    assert stat.S_IMODE(running.path.stat().st_mode) == 0o600
+    shown = fields(
+        running.path, "frame.len == 333", "frame.packet_flags_direction", "frame.comment"
+    )
+    assert [direction for direction, _ in shown] == ["0x00000001", "0x00000002"]
+    assert all(comment.startswith("virtio-net: flags=0 gso_type=NONE") for _, comment in shown)
+    raw = running.path.read_bytes()
+    assert inward in raw and outward in raw
+    assert f"{port.name}: announcement: {GUEST_MAC.hex(':')} announced to the switch" in marks(
+        running.path
+    )
+
+
+def test_filters_and_an_end_by_count(port, capture):
+    guest = port.guest(Config())
+    running = capture("--direction", "tx", "--snap", "60", "--count", "3")
+    for size in (100, 200, 300):
+        exchange(port, guest, size)
+    assert running.end()[0] == 0
+    lengths = fields(running.path, "eth", "frame.len", "frame.cap_len")
+    assert lengths == [["100", "60"], ["200", "60"], ["300", "60"]]
+
+
+def test_a_pipe_to_tshark_shows_frames_as_they_come(port, require):
+    require(packages.WIRESHARK.present, "tshark is not installed")
+    guest = port.guest(Config())
+    words = [*command(port.host), port.name, "--count", "2"]
+    with subprocess.Popen(words, env=environment(port.host), stdout=subprocess.PIPE) as writer:
+        reads = ["tshark", "-r", "-", "-Y", "eth", "-T", "fields", "-e", "frame.len"]
+        with subprocess.Popen(reads, stdin=writer.stdout, stdout=subprocess.PIPE) as reader:
+            wait_until(lambda: is_recording(port), "the worker records")
+            exchange(port, guest, 444)
+            assert reader.communicate(timeout=60)[0].split() == [b"444", b"444"]
+        assert writer.wait(timeout=60) == 0
+
+
+def test_it_goes_on_with_the_next_worker(port, capture):
+    guest = port.guest(Config())
+    running = capture()
+    exchange(port, guest, 201)
+    assert "upgraded" in port.host.appctl("vhost/upgrade", port.name)
+    running.wait_records()
+    exchange(port, guest, 202)
+    before = port.pid
+    os.kill(before, signal.SIGKILL)
+    port.host.wait_status(port.name, "listening")
+    running.wait_records()
+    assert port.pid != before
+    exchange(port, port.guest(Config()), 203)
+    assert running.end(signal.SIGINT)[0] == 0
+    for size in (201, 202, 203):
+        assert len(fields(running.path, f"frame.len == {size}", "frame.number")) == 2
+    told = marks(running.path)
+    assert "process: handed over in" in told and "worker-sigkill" in told
+
+
+def test_a_reader_that_is_killed_leaves_nothing(port, capture):
+    running = capture()
+    assert captures(port) == [port.name]
+    running.end(signal.SIGKILL)
+    wait_until(lambda: not is_recording(port) and not captures(port), "the end of the capture")
+
+
+def test_a_reader_that_does_not_read_costs_the_guest_nothing(port, capture):
+    guest = port.guest(Config())
+    running = capture("--direction", "tx")
+    running.process.send_signal(signal.SIGSTOP)
+    for _ in range(60):
+        guest.send(frame_of(30_000, outward=True))
+    guest.drain()
+    assert port.counters()["tx_packets"] >= 60
+    running.process.send_signal(signal.SIGCONT)
+    status, words = running.end(signal.SIGINT)
+    captured, lost = map(int, re.findall(r"\d+", words))
+    assert status == 0 and lost > 0 and captured > 0 and captured + lost >= 60
+    assert "frames before it were not captured" in tshark(running.path, "-V") or captured <= 34
+
+
+def test_one_capture_of_a_port_at_a_time(port, capture, tmp_path):
+    capture()
+    (tmp_path / "second").mkdir()
+    status, words = CaptureProcess(port, tmp_path / "second").end()
+    assert status == 1 and "capture-busy" in words
+
+
+def test_of_a_port_that_is_none(soft_host, tmp_path):
+    kept = tmp_path / "kept.pcapng"
+    kept.write_text("of an earlier capture")
+    words = [*command(soft_host), "none0", "--write", str(kept)]
+    done = subprocess.run(words, env=environment(soft_host), capture_output=True, text=True)
+    assert done.returncode == 1 and "capture-no-port: none0" in done.stderr
+    assert kept.read_text() == "of an earlier capture"
+
+
+def test_another_user_gets_no_connection(soft_host):
+    path = capture_socket(soft_host)
+    assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
+    child = os.fork()
+    if child == 0:  # as a user who can reach the directory, and no more
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        try:
+            socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect(path)
+        except PermissionError:
+            os._exit(7)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
