@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import ovs.fatal_signal
-import ovs.vlog
 
 from ovs_vhost_plugin.announce.result import Result
 from ovs_vhost_plugin.common import process
 from ovs_vhost_plugin.common.dirs import PROGRAM
+from ovs_vhost_plugin.common.logs.vlog import Vlog
 from ovs_vhost_plugin.common.text import escaped
 from ovs_vhost_plugin.daemon.captures.marks import PortMarks
 from ovs_vhost_plugin.daemon.captures.reader import CaptureReader
@@ -30,7 +30,7 @@ from ovs_vhost_plugin.daemon.reconcile import Phase
 from ovs_vhost_plugin.daemon.workers.link import WorkerLink
 from ovs_vhost_plugin.ipc.captures import AskCapture, CaptureErrorName, CaptureMark
 
-vlog = ovs.vlog.Vlog("vhost_capture")
+vlog = Vlog("vhost_capture")
 
 MOST = 16
 """Captures at a time."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from support.jit.batches import batches
 from support.jit.pair_rig import ALL, EMPTY, MRG_RXBUF, TX_BUFFERS, Rig, await_that, frame
 
 from ovs_vhost_plugin.capture.ring import CapturedFrame, CaptureRings
@@ -105,6 +106,24 @@ def test_captures_begin_and_end_beside_a_running_loop() -> None:
             send(sent + 1)
             memory.await_frames(1)
             memory.rings.close()
+
+
+def test_frames_that_go_together_have_each_its_header(memory: Memory) -> None:
+    with Rig(size=64) as rig, batches(rig.pair._net, rig.tap.fileno()):
+        rig.pair.capture(memory.part())
+        headers = [bytes([1, 0, 0, 0, 0, 0, 20 + number, 0, 6, 0, 0, 0]) for number in range(8)]
+        for number, header in enumerate(headers):
+            at = TX_BUFFERS + 0x1000 * number
+            rig.memory.write(at, header + frame(100, number))
+            buffers = [(at, 12), (at + 12, 100)] if number % 2 else [(at, 112)]
+            rig.tx.offer(rig.tx.chain(2 * number, buffers, write=False))
+        rig.start()
+        rig.kick("tx")
+        captured = memory.await_frames(8)
+        assert [one.header for one in captured] == headers
+        assert [one.data for one in captured] == [frame(100, number) for number in range(8)]
+        assert rig.pair.counters["tx_batched"] >= 4
+        rig.pair.stop()
 
 
 def test_only_one_direction(memory: Memory) -> None:
