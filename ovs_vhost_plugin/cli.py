@@ -256,7 +256,7 @@ def _hold_log(argv: Sequence[str]) -> int:
 def _migrations_parser() -> argparse.ArgumentParser:
     parser = _query_parser(
         "migrations",
-        "Tell the migrations that this host saw since the daemon was started, each as a timeline: "
+        "Tell the last migrations that this host saw since it was started, each as a timeline: "
         "of a guest that left, when its rings stopped, when the bridge had it elsewhere, and the "
         "fate of the frames that came meanwhile; of one that came, when its rings ran, when it was "
         "announced and learned, and when its first frame came. Milliseconds count from the stop of "

@@ -205,7 +205,7 @@ ENDS = {
 def migrations(data: Mapping[str, Any]) -> str:
     """Each migration as a timeline, from the data of `vhost/migrations`."""
     parts = [_migration(move, data["now"]) for move in data["migrations"]]
-    return "\n".join(parts) or "no guest has migrated since the daemon was started\n"
+    return "\n".join(parts) or "no guest has migrated since the machine was started\n"
 
 
 def _migration(move: Mapping[str, Any], now: float) -> str:

@@ -94,6 +94,11 @@ class StateDir:
         return self.journals / hashlib.blake2b(socket.encode(), digest_size=16).hexdigest()
 
     @property
+    def migrations(self) -> Path:
+        """The moves of guests that this host saw, which outlive the daemon that saw them."""
+        return self.path / "migrations"
+
+    @property
     def journals(self) -> Path:
         """The directory of the journals."""
         return self.path / "journals"

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import ovs.daemon
+import ovs.fatal_signal
 import ovs.unixctl
 import ovs.unixctl.server
 import ovs.util
@@ -25,12 +26,13 @@ from ovs_vhost_plugin.daemon.connector import Connector
 from ovs_vhost_plugin.daemon.control.commands import Commands
 from ovs_vhost_plugin.daemon.guests.announcing import Announcing
 from ovs_vhost_plugin.daemon.guests.forwarding import Forwarding
+from ovs_vhost_plugin.daemon.guests.kept_moves import KeptMoves
 from ovs_vhost_plugin.daemon.guests.moves import Moves
 from ovs_vhost_plugin.daemon.handover.upgrading import Upgrading
 from ovs_vhost_plugin.daemon.loop import Loop
 from ovs_vhost_plugin.daemon.metrics.scraping import Scraping
 from ovs_vhost_plugin.daemon.options import Options
-from ovs_vhost_plugin.daemon.ovsdb.database import Database
+from ovs_vhost_plugin.daemon.ovsdb.database import Database, Standing
 from ovs_vhost_plugin.daemon.poller import LoopPoller
 from ovs_vhost_plugin.daemon.ports import Ports
 from ovs_vhost_plugin.daemon.sockets.listener import FrontEndListeners
@@ -78,10 +80,12 @@ def main(argv: Sequence[str] | None = None, worker_module: str = WORKER_MODULE) 
     scraping = Scraping(loop, rundir)
     captures = Captures(loop, rundir)
     commands = Commands(loop, chosen, scraping, captures)
+    kept = KeptMoves(loop.moves, state.migrations, ThreadPoolExecutor(1, "moves"))
+    ovs.fatal_signal.add_hook(kept.close, None, True)  # by SIGTERM no `finally` is run
     ovs.daemon.daemonize_complete()
     vlog.info(f"serving {chosen.database}")
     try:
-        _run(loop, commands, scraping, captures, unixctl)
+        _run(loop, commands, scraping, captures, kept, unixctl)
     except OSError as error:
         if not (advice := process.fds_exhausted(error)):
             raise
@@ -145,6 +149,7 @@ def _run(
     commands: Commands,
     scraping: Scraping,
     captures: Captures,
+    kept: KeptMoves,
     unixctl: ovs.unixctl.server.UnixctlServer,
 ) -> None:
     while True:
@@ -157,6 +162,7 @@ def _run(
         captures.run(now)
         unixctl.run()
         commands.run(now)
+        kept.run(now, serving=loop.database.standing is Standing.ACTIVE)
         Vlog.run(now)
         if loop.exiting:
             return
@@ -165,6 +171,7 @@ def _run(
         scraping.wait(poller, now)
         captures.wait(poller)
         unixctl.wait(poller)
+        kept.wait(poller)
         Vlog.wait(poller)
         if (due := commands.get_timer()) is not None:
             poller.timer_wait_until(due * 1e3)

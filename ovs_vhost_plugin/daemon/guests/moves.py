@@ -179,9 +179,14 @@ class _Guest:
 
 
 class Moves:
-    """The moves of all ports; times are told. `outages`: of each way, as far as they are known."""
+    """The moves of all ports; times are told.
+
+    outages  of each way, as far as they are known
+    changed  whether there is more to tell than when somebody set it to False
+    """
 
     def __init__(self) -> None:
+        self.changed = False
         self.history: History[GuestMove] = History()
         self.outages = {way: Histogram() for way in Way}
         self._guests: dict[str, _Guest] = {}
@@ -189,6 +194,18 @@ class Moves:
     def log(self) -> list[dict[str, Any]]:
         """The last moves, oldest first, also those under way, as plain values."""
         return [move.as_dict() for move in self.history]
+
+    def recall(self, moves: Iterable[GuestMove]) -> None:
+        """Take over the moves that an earlier daemon saw, and go on with those under way."""
+        for move in moves:
+            self.history.append(move)
+            if move.end is not MoveEnd.UNDER_WAY:
+                continue
+            guest = self._guest(move.port)
+            if move.way is Way.COMES:
+                guest.coming = move
+            else:
+                guest.leaving, guest.migrates = move, True
 
     # -- reports of workers ----------------------------------------------------------------------
 
@@ -229,6 +246,7 @@ class Moves:
         move = self._guest(name).leaving
         if move is not None and Step.RETURNED not in move.at:
             move.at[Step.STOPPED] = min(at, move.at.get(Step.STOPPED, at))
+            self.changed = True
 
     def _started(self, name: str, at: float) -> None:
         guest = self._guest(name)
@@ -278,6 +296,7 @@ class Moves:
         move = guest.coming
         station, outcome = StationKey(result.mac, result.vlan).encode(), result.outcome.value
         is_news = move.announced.get(station) != outcome
+        self.changed |= is_news
         _keep(move.announced, station, outcome)
         for step, at in ((Step.ANNOUNCED, result.sent_at), (Step.LEARNED, result.learned_at)):
             if at is not None:
@@ -314,6 +333,7 @@ class Moves:
         """Note a step, and count the outage and log the end if they came with it."""
         outage, end = move.outage, move.end
         move.note(step, at)
+        self.changed = True
         if outage is None and move.outage is not None:
             self.outages[move.way].observe(move.outage)
         if move.end is not end:
@@ -323,6 +343,7 @@ class Moves:
     def _begin(self, name: str, way: Way, step: Step, at: float) -> GuestMove:
         move = GuestMove(name, way, {step: at})
         self.history.append(move)
+        self.changed = True
         return move
 
     def _guest(self, name: str) -> _Guest:

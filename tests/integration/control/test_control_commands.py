@@ -122,6 +122,16 @@ def test_a_guest_that_comes_is_told_of(host) -> None:
     assert "vhu1: its guest " in host.appctl("vhost/migrations", "vhu1")
     assert "no guest has migrated" in host.appctl("vhost/migrations", "vhu2")
 
+    host.stop_daemon()
+    host.start_daemon()
+
+    def first() -> dict[str, object] | None:
+        told = json.loads(host.appctl("vhost/migrations", "--format", "json"))["migrations"]
+        return told[0] if told else None
+
+    after = wait_until(first, "the moves that the daemon before has seen")
+    assert after["timeline"][: len(steps)] == move["timeline"]
+
 
 def test_send_rarp_is_announced(host) -> None:
     path = host.add_server_port("vhu1")

@@ -49,8 +49,12 @@ class ControlHost(Host):
         return self.namespace.run("ip", "-d", "link", "show", name, check=False)
 
     def leftovers(self) -> list[str]:
-        """What there is of any port but its journal, by which it finds its guest's rings again."""
-        return sorted(path.name for path in self.state.iterdir() if path.name != "journals")
+        """What there is of any port but its journal, by which it finds its guest's rings again.
+
+        And but its migrations, which are told when it is gone.
+        """
+        kept = {"journals", "migrations"}
+        return sorted(path.name for path in self.state.iterdir() if path.name not in kept)
 
     def wait_gone(self, name: str) -> None:
         wait_until(lambda: not self.link(name) and not self.leftovers(), f"end of {name}")
