@@ -6,11 +6,13 @@ files and devices are all as on a machine where the unit is installed.
 """
 
 import os
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from support.checkout import TOP
 from support.system import cgroups
 from support.system.systemd_host import RUNDIR, UNIT, SystemdHost
 
@@ -122,6 +124,18 @@ def test_an_owner_by_option_needs_the_drop_in_that_the_unit_names(make_host):
     host.add_server_port("server0")
     host.wait_status("server0", "listening")
     assert (host.directory / "server0").stat().st_uid == 65534
+
+
+def test_metrics_on_loopback_need_the_drop_in_of_their_page(make_host):
+    page = (TOP / "docs" / "metrics.md").read_text()
+    (drop_in,) = re.findall(r"```\n\[Service\]\n(.*?)```", page, re.DOTALL)
+    host = make_host(drop_in=drop_in)
+    host.switch.vsctl("set", "Open_vSwitch", ".", "other_config:vhost-user-metrics=tcp:9478")
+
+    def scraped() -> str:
+        return host.namespace.run("curl", "-s", "http://127.0.0.1:9478/metrics", check=False)
+
+    wait_until(lambda: "ovs_vhost_serving 1.0" in scraped(), "an answer on loopback")
 
 
 def _capabilities() -> list[str]:
