@@ -38,7 +38,7 @@ Run = Callable[[WorkerSpec, Inheritance], object]
 _ROUNDS = 12
 """Python 3.11 adapts a function's code after 8 calls."""
 _scattered: list[CodeType | FunctionType] = []
-"""What was gathered. Its places are kept: workers would write there again."""
+"""Gathered code and functions. Their places are kept: workers would write there again."""
 _PATIENCE = 10.0  # seconds for an answer of the worker
 _SPEC = WorkerSpec("rehearsal", "client", "/rehearsal", 1)
 
