@@ -185,6 +185,8 @@ def test_after_the_installation_the_unit_runs_and_the_doctor_is_content(site):
     assert machine.run("ovs-vhost", "--version").split()[-1] == BEFORE
     status, words = machine.result("ovs-vhost", "doctor")
     assert status == 0, words
+    journal = machine.run("journalctl", "--no-pager", "-o", "cat", "-u", "ovs-vhost")
+    assert journal.count("serving unix:") == 1, journal
     with nothing_lost(site):
         pass
 
