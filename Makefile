@@ -122,31 +122,31 @@ bench-learn: $(SETUP)
 	$(BIN)/python -m bench.bench_learn
 
 bench-announce: setup
-	$(BIN)/python -m ovs_vhost_bench.bench_announce $(BENCH)
+	$(BIN)/python -m ovs_vhost_plugin.bench.switch.bench_announce $(BENCH)
 
 bench-rings: setup
-	$(BIN)/python -m ovs_vhost_bench.bench_rings $(BENCH)
+	$(BIN)/python -m ovs_vhost_plugin.bench.rings.bench_rings $(BENCH)
 
 bench-port: setup
-	$(BIN)/python -m ovs_vhost_bench.bench_port $(BENCH)
+	$(BIN)/python -m ovs_vhost_plugin.bench.tap.bench_port $(BENCH)
 
 bench-tap: $(SETUP)
-	$(BIN)/python -m ovs_vhost_bench.bench_tap $(BENCH)
+	$(BIN)/python -m ovs_vhost_plugin.bench.tap.bench_tap $(BENCH)
 
 bench-tcp: setup
-	$(BIN)/python -m ovs_vhost_bench.bench_tcp $(BENCH)
+	$(BIN)/python -m ovs_vhost_plugin.bench.switch.bench_tcp $(BENCH)
 
 bench-latency: setup
-	$(BIN)/python -m ovs_vhost_bench.bench_latency $(BENCH)
+	$(BIN)/python -m ovs_vhost_plugin.bench.switch.bench_latency $(BENCH)
 
 bench-moves: setup
-	$(BIN)/python -m ovs_vhost_bench.bench_moves $(BENCH)
+	$(BIN)/python -m ovs_vhost_plugin.bench.switch.bench_moves $(BENCH)
 
 bench-vms: setup
-	$(BIN)/python -m ovs_vhost_bench.bench_vms $(BENCH)
+	$(BIN)/python -m ovs_vhost_plugin.bench.switch.bench_vms $(BENCH)
 
 bench-scale: setup
-	$(BIN)/python -m ovs_vhost_bench.bench_scale $(BENCH)
+	$(BIN)/python -m ovs_vhost_plugin.bench.scale.bench_scale $(BENCH)
 
 bench-instructions: $(SETUP)
 	$(BIN)/python -m bench.bench_instructions $(BENCH)

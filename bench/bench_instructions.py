@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import singlestep
-from ovs_vhost_bench.memory_ring import HEADER, SIZE, Kind, MemoryRing, new_net
-from ovs_vhost_bench.ring_kernels import BURST, PACKET_MAX, new_packets, put, take
+from ovs_vhost_plugin.bench.rings.kernels import BURST, PACKET_MAX, new_packets, put, take
+from ovs_vhost_plugin.bench.rings.memory_ring import HEADER, SIZE, MemoryRing, RingKind, new_net
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import LEARNED_T, MEMORY_T, NET_T, QUEUE_T, VRING_T
@@ -81,7 +81,7 @@ def _receives(ring, queue, memory, net, learned, bursts):
     _raise(_MARKER)
 
 
-def _offered(kind: Kind, frames: Sequence[bytes] | None = None) -> MemoryRing:
+def _offered(kind: RingKind, frames: Sequence[bytes] | None = None) -> MemoryRing:
     """A ring whose driver has made all chains available."""
     ring = MemoryRing(frames, kind)
     if not kind.packed:
@@ -93,28 +93,28 @@ def _private(length: int) -> tuple[np.ndarray, np.ndarray]:
     return new_packets(), np.full(BURST, HEADER + length)
 
 
-def ring_take(kind: Kind, bursts: int) -> layout.Net:
+def ring_take(kind: RingKind, bursts: int) -> layout.Net:
     """Frames of a transmit ring copied into private packets."""
     ring, net = _offered(kind, [FRAME]), new_net(-1)
     _takes(ring.ring, ring.queue, ring.memory, net, *_private(0), bursts)
     return net
 
 
-def ring_put(kind: Kind, bursts: int) -> layout.Net:
+def ring_put(kind: RingKind, bursts: int) -> layout.Net:
     """Private packets copied into buffers of a receive ring."""
     ring, net = _offered(kind), new_net(-1)
     _puts(ring.ring, ring.queue, ring.memory, net, *_private(len(FRAME)), bursts)
     return net
 
 
-def ring_merge(kind: Kind, bursts: int) -> layout.Net:
+def ring_merge(kind: RingKind, bursts: int) -> layout.Net:
     """Private packets, each copied into two buffers of a receive ring."""
     ring, net = _offered(kind), new_net(-1)
     _puts(ring.ring, ring.queue, ring.memory, net, *_private(PACKET_MAX - HEADER), bursts)
     return net
 
 
-def port_transmit(kind: Kind, bursts: int) -> layout.Net:
+def port_transmit(kind: RingKind, bursts: int) -> layout.Net:
     """All of a port's work to send, with learning; the system call counts as one."""
     fd = os.open(os.devnull, os.O_WRONLY)
     ring, net = _offered(kind, [FRAME]), new_net(fd)
@@ -122,7 +122,7 @@ def port_transmit(kind: Kind, bursts: int) -> layout.Net:
     return net
 
 
-def port_receive(kind: Kind, bursts: int) -> layout.Net:
+def port_receive(kind: RingKind, bursts: int) -> layout.Net:
     """All of a port's work to receive; the system call counts as one."""
     reader, writer = os.pipe2(os.O_DIRECT | os.O_NONBLOCK)  # each write is a packet: pipe(2)
     fcntl.fcntl(writer, _F_SETPIPE_SZ, _PIPE_BYTES)
@@ -136,13 +136,13 @@ def port_receive(kind: Kind, bursts: int) -> layout.Net:
 
 
 KINDS = {
-    "split": Kind(),
-    "split, indirect": Kind(indirect=True),
-    "packed": Kind(packed=True),
-    "packed, in order": Kind(packed=True, in_order=True),
-    "packed, indirect": Kind(packed=True, indirect=True),
+    "split": RingKind(),
+    "split, indirect": RingKind(indirect=True),
+    "packed": RingKind(packed=True),
+    "packed, in order": RingKind(packed=True, in_order=True),
+    "packed, indirect": RingKind(packed=True, indirect=True),
 }
-WORK: dict[str, tuple[Callable[[Kind, int], layout.Net], str, int]] = {
+WORK: dict[str, tuple[Callable[[RingKind, int], layout.Net], str, int]] = {
     "take": (ring_take, "tx_packets", BURST),
     "put": (ring_put, "rx_packets", BURST),
     "merge": (ring_merge, "rx_packets", BURST // 2),
@@ -151,7 +151,7 @@ WORK: dict[str, tuple[Callable[[Kind, int], layout.Net], str, int]] = {
 }
 
 
-def measure(work: str, kind: Kind) -> float:
+def measure(work: str, kind: RingKind) -> float:
     """Instructions a packet of `work`, which must handle each of its packets."""
     function, counter, burst = WORK[work]
 
@@ -168,7 +168,7 @@ def measure(work: str, kind: Kind) -> float:
 def main(options: list[str]) -> None:
     signal.signal(singlestep.MARKER, signal.SIG_IGN)
     for function, _, _ in WORK.values():
-        function(Kind(), 0)  # compiles it
+        function(RingKind(), 0)  # compiles it
     counts = {
         name: {work: round(measure(work, kind), 1) for work in WORK} for name, kind in KINDS.items()
     }

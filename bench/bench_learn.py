@@ -26,7 +26,7 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
-from ovs_vhost_bench.memory_ring import HEADER, SIZE, MemoryRing, new_net
+from ovs_vhost_plugin.bench.rings.memory_ring import HEADER, SIZE, MemoryRing, new_net
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.net.learn import learn, take_head
 from ovs_vhost_plugin.jit.net.overhear import overhear, to_group

@@ -169,12 +169,13 @@ def _top(argv: Sequence[str]) -> int:
 
 
 def _bench_parser() -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = importlib.import_module("ovs_vhost_bench.command").parser()
-    return made
+    from ovs_vhost_plugin.bench import command
+
+    return command.parser()
 
 
 def _bench(argv: Sequence[str]) -> int:
-    return _main_of("ovs_vhost_bench.command", argv)
+    return _main_of("ovs_vhost_plugin.bench.command", argv)
 
 
 def _main_of(module: str, argv: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from support.jit.batches import batches
 
-from ovs_vhost_bench.memory_ring import HEADER, SIZE, Kind, MemoryRing, new_net
+from ovs_vhost_plugin.bench.rings.memory_ring import HEADER, SIZE, MemoryRing, RingKind, new_net
 from ovs_vhost_plugin.jit import fresh, layout
 from ovs_vhost_plugin.jit.net.transmit import BURST, transmit
 from ovs_vhost_plugin.lab.hosts.namespace import Namespace
@@ -67,8 +67,10 @@ def frame(number: int) -> bytes:
     return (header + number.to_bytes(2, "big")).ljust(60 + 97 * number % 1455, b"\xaa")
 
 
-@pytest.mark.parametrize("kind", [Kind(), Kind(indirect=True), Kind(packed=True)], ids=str)
-def test_all_frames_go_through_a_real_tap_in_order(port: Port, kind: Kind) -> None:
+@pytest.mark.parametrize(
+    "kind", [RingKind(), RingKind(indirect=True), RingKind(packed=True)], ids=str
+)
+def test_all_frames_go_through_a_real_tap_in_order(port: Port, kind: RingKind) -> None:
     frames = [frame(number) for number in range(SIZE)]
     ring, learned = MemoryRing(frames, kind), fresh.new_learned(-1)
     if not kind.packed:

@@ -20,7 +20,7 @@ def test_no_packet_goes_astray_in_the_benchmark(require):
     require((os.cpu_count() or 1) > 1, "needs a core for each end")
     options = ("--json", "--small-pages", "--rounds=1", "--seconds=0.1", "--only=split 256 1518")
     done = subprocess.run(
-        [sys.executable, "-m", "ovs_vhost_bench.bench_rings", *options],
+        [sys.executable, "-m", "ovs_vhost_plugin.bench.rings.bench_rings", *options],
         cwd=TOP,
         capture_output=True,
         text=True,

@@ -18,7 +18,7 @@ def test_each_thing_that_has_a_goal_is_measured(require):
     require(words is None, words)
     options = ("--json", "--taps", "--ports=4", "--seconds=0.1")
     done = subprocess.run(
-        [sys.executable, "-m", "ovs_vhost_bench.bench_scale", *options],
+        [sys.executable, "-m", "ovs_vhost_plugin.bench.scale.bench_scale", *options],
         cwd=TOP,
         capture_output=True,
         text=True,

@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""`ovs-vhost bench`: ours beside the peers that are installed. Its page is bench/README.md."""
