@@ -55,11 +55,16 @@ SPREAD_unit := --numprocesses auto --dist worksteal
 # Compiled tests are kept: pytest rewrites 3,400 assertions for seconds, in each of its processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test fuzz soak grid lint man top-picture names migration-report mutants setup packages clean
-.PHONY: bench deb dist bench-announce bench-instructions bench-latency bench-learn bench-moves bench-port bench-rings bench-scale bench-tap bench-tcp bench-vms
+BENCHES := bench bench-announce bench-instructions bench-latency bench-learn bench-moves bench-port \
+	bench-rings bench-scale bench-tap bench-tcp bench-vms
+# With DISTRO, on another release.
+ANYWHERE := demo test fuzz soak grid lint man top-picture names migration-report setup packages deb dist \
+	$(BENCHES)
+
+.PHONY: $(ANYWHERE) mutants clean
 
 ifneq ($(DISTRO),)
-demo test fuzz soak grid lint man top-picture names migration-report setup packages deb dist bench bench-announce bench-instructions bench-latency bench-learn bench-moves bench-port bench-rings bench-scale bench-tap bench-tcp bench-vms:
+$(ANYWHERE):
 	@$(PYTHON) -m ovs_vhost_plugin.lab.platform.distro $(DISTRO) make --no-print-directory DISTRO= PYTHON=python3 $@
 
 else
