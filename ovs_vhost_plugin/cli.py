@@ -15,7 +15,7 @@ from typing import Any
 
 from ovs_vhost_plugin import __version__
 from ovs_vhost_plugin.common import dirs
-from ovs_vhost_plugin.control import CommandError, add_target, ask
+from ovs_vhost_plugin.control import CommandError, add_format, add_target, ask
 
 DESCRIPTION = "vhost-user ports for a stock Open vSwitch."
 
@@ -334,13 +334,7 @@ def _query_parser(command: str, description: str, example: str = "") -> argparse
         description=description,
         epilog=f"Example: {example}" if example else None,
     )
-    parser.add_argument(
-        "-f",
-        "--format",
-        choices=["text", "json"],
-        default="text",
-        help="a table to read, or JSON for a program (default: %(default)s)",
-    )
+    add_format(parser)
     add_target(parser)
     return parser
 

@@ -38,6 +38,17 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_format(parser: argparse.ArgumentParser, shown: str = "a table to read, or JSON") -> None:
+    """Give a command the option of how it answers; `shown`: in text, or else."""
+    parser.add_argument(
+        "-f",
+        "--format",
+        choices=["text", "json"],
+        default="text",
+        help=f"{shown} for a program (default: %(default)s)",
+    )
+
+
 def ask(target: str, command: str, arguments: Sequence[str | None]) -> Any:
     """Ask the daemon; return its answer, decoded from JSON. Raises CommandError."""
     dirs.set_up()

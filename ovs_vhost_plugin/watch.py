@@ -19,6 +19,7 @@ import ovs.poller
 
 from ovs_vhost_plugin.common import dirs
 from ovs_vhost_plugin.common.text import escaped
+from ovs_vhost_plugin.control import add_format
 from ovs_vhost_plugin.daemon import status
 
 PATIENCE = 5.0
@@ -158,13 +159,7 @@ def parser() -> argparse.ArgumentParser:
         "beginning with the ports that there are, until Ctrl-C.",
     )
     made.add_argument("ports", nargs="*", metavar="PORT", help="only these (default: all)")
-    made.add_argument(
-        "-f",
-        "--format",
-        choices=["text", "json"],
-        default="text",
-        help="a line to read, or a JSON object a line for a program (default: %(default)s)",
-    )
+    add_format(made, "a line to read, or a JSON object a line")
     made.add_argument(
         "--db",
         metavar="DATABASE",

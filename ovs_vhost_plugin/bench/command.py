@@ -25,6 +25,7 @@ from rich.table import Table
 from ovs_vhost_plugin.bench import judging
 from ovs_vhost_plugin.bench.judging import BenchRow, Judge
 from ovs_vhost_plugin.bench.processor import processor
+from ovs_vhost_plugin.control import add_format
 from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.platform.packages import Program
 
@@ -177,13 +178,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"only these: {', '.join(PARTS)} (default: all)",
     )
-    parser.add_argument(
-        "-f",
-        "--format",
-        choices=["text", "json"],
-        default="text",
-        help="a table to read, or JSON for a program (default: %(default)s)",
-    )
+    add_format(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON into this file")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw the ratios into this file (SVG, matplotlib)"

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ovs_vhost_plugin.common import dirs
-from ovs_vhost_plugin.control import add_target
+from ovs_vhost_plugin.control import add_format, add_target
 from ovs_vhost_plugin.doctor import checks, facts
 from ovs_vhost_plugin.doctor.checks import Finding
 
@@ -34,13 +34,7 @@ def parser() -> argparse.ArgumentParser:
         "not be looked at and nothing else was found.",
         epilog="Example: ovs-vhost doctor --format json",
     )
-    made.add_argument(
-        "-f",
-        "--format",
-        choices=["text", "json"],
-        default="text",
-        help="lines to read, or JSON for a program (default: %(default)s)",
-    )
+    add_format(made, "lines to read, or JSON")
     add_target(made)
     made.add_argument(
         "--db",

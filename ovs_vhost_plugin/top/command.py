@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from ovs_vhost_plugin.common import dirs
-from ovs_vhost_plugin.control import CommandError, add_target, ask
+from ovs_vhost_plugin.control import CommandError, add_format, add_target, ask
 from ovs_vhost_plugin.top.keyboard import Keyboard
 from ovs_vhost_plugin.top.model import AT_ONCE, Answer, LivePorts, PortRow
 from ovs_vhost_plugin.top.screen import screen, table
@@ -56,13 +56,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Example: ovs-vhost top --once --format json",
     )
     made.add_argument("ports", nargs="*", metavar="PORT", help="only these (default: all)")
-    made.add_argument(
-        "-f",
-        "--format",
-        choices=["text", "json"],
-        default="text",
-        help="a table to read, or a JSON object an interval for a program (default: %(default)s)",
-    )
+    add_format(made, "a table to read, or a JSON object an interval")
     add_target(made)
     made.add_argument(
         "--interval",

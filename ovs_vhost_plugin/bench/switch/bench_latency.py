@@ -9,9 +9,7 @@ and back. Each turn is a process of its own; a ratio is that of one round's turn
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +19,8 @@ from rich.progress import track
 from rich.table import Table
 
 from ovs_vhost_plugin.bench.processor import processor
-from ovs_vhost_plugin.bench.switch.site import BESIDE, SwitchSite, available, turn
+from ovs_vhost_plugin.bench.switch.options import parse_options
+from ovs_vhost_plugin.bench.switch.site import BESIDE, SwitchSite, turn
 from ovs_vhost_plugin.lab.measure import latency
 from ovs_vhost_plugin.lab.measure.latency import RoundTrips
 
@@ -82,22 +81,9 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def main() -> None:
     """Print the figures, as a table or as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7, help="(default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=2, help="of each turn")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--without", nargs="*", default=[], choices=list(BESIDE), metavar="PEER")
-    options = parser.parse_args()
-    screen = Console(stderr=True)
-    wanted, left_out = available([peer for peer in BESIDE if peer not in options.without])
-    for name, reason in left_out.items():
-        screen.print(f"{name} is left out: {reason}", markup=False)
-    rows = summary(measure(options.rounds, options.seconds, wanted, screen))
-    if options.json:
-        whole = {"processor": processor(), "results": rows, "left_out": left_out}
-        print(json.dumps(whole, indent=2))
-    else:
-        show(rows)
+    options = parse_options(__doc__, list(BESIDE), rounds=7, seconds=2, turn="turn")
+    rows = summary(measure(options.rounds, options.seconds, options.wanted, options.screen))
+    options.print(rows, lambda: show(rows))
 
 
 if __name__ == "__main__":

@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from ovs_vhost_plugin.bench.processor import processor
+from ovs_vhost_plugin.bench.switch.options import print_json
 from ovs_vhost_plugin.lab.guests.movable_compiled import CompiledMovable
 from ovs_vhost_plugin.lab.hosts.fabric import CLIENT_ADDRESS, CLIENT_MAC, Fabric
 from ovs_vhost_plugin.lab.hosts.host import Host
@@ -193,9 +192,7 @@ def main() -> None:
     for backend in options.backends:
         results += measure(backend, options.rates, options.runs, screen)
     if options.json:
-        figures: list[dict[str, Any]] = [asdict(result) for result in results]
-        whole = {"processor": processor(), "results": figures, "left_out": left_out}
-        print(json.dumps(whole, indent=2))
+        print_json([asdict(result) for result in results], left_out)
     else:
         show(results)
 

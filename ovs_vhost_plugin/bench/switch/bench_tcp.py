@@ -12,7 +12,6 @@ of QEMU's own. They have their turns in each round, and a ratio is that of one r
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import statistics
@@ -25,7 +24,8 @@ from rich.progress import track
 from rich.table import Table
 
 from ovs_vhost_plugin.bench.processor import processor
-from ovs_vhost_plugin.bench.switch.site import BESIDE, SwitchPeer, SwitchSite, available
+from ovs_vhost_plugin.bench.switch.options import parse_options
+from ovs_vhost_plugin.bench.switch.site import BESIDE, SwitchPeer, SwitchSite
 
 DIRECTIONS = {"to the guest": (), "from the guest": ("--reverse",)}
 IPERF_PORT = 5201
@@ -104,29 +104,14 @@ def show(results: Sequence[TcpRates]) -> None:
 
 def main() -> None:
     """Print the figures, as a table or as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
-    parser.add_argument(
-        "--seconds", type=float, default=3, help="of each stream, after one that is not counted"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--without", nargs="*", default=[], choices=list(BESIDE), metavar="PEER")
-    options = parser.parse_args()
-    screen = Console(stderr=True)
-    wanted, left_out = available([peer for peer in BESIDE if peer not in options.without])
-    for name, reason in left_out.items():
-        screen.print(f"{name} is left out: {reason}", markup=False)
+    turn = "stream, after one that is not counted"
+    options = parse_options(__doc__, list(BESIDE), rounds=5, seconds=3, turn=turn)
     results = [
         result
         for tso in (True, False)
-        for result in measure(tso, options.rounds, options.seconds, wanted)
+        for result in measure(tso, options.rounds, options.seconds, options.wanted)
     ]
-    if options.json:
-        figures = [result.as_dict() for result in results]
-        whole = {"processor": processor(), "results": figures, "left_out": left_out}
-        print(json.dumps(whole, indent=2))
-    else:
-        show(results)
+    options.print([result.as_dict() for result in results], lambda: show(results))
 
 
 if __name__ == "__main__":

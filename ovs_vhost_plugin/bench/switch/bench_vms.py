@@ -12,7 +12,6 @@ the threads of QEMU that serve taps. What the guests themselves need is not in i
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import statistics
@@ -28,6 +27,7 @@ from rich.table import Table
 
 from ovs_vhost_plugin.bench.processor import processor
 from ovs_vhost_plugin.bench.switch import vm_packets
+from ovs_vhost_plugin.bench.switch.options import parse_options
 from ovs_vhost_plugin.bench.switch.site import (
     BESIDE,
     DPDK,
@@ -36,7 +36,6 @@ from ovs_vhost_plugin.bench.switch.site import (
     QEMU_TAP,
     Guest,
     address,
-    available,
     compiled_guest,
     dpdk_host,
     qemu_guest,
@@ -192,23 +191,10 @@ def _figure(figure: float) -> str:
 
 def main() -> None:
     """Print the figures, as a table or as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=3, help="of each stream")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    peers = [DPDK, QEMU_TAP]
-    parser.add_argument("--without", nargs="*", default=[], choices=peers, metavar="PEER")
-    options = parser.parse_args()
-    screen = Console(stderr=True)
-    wanted, left_out = available([peer for peer in peers if peer not in options.without])
-    for name, reason in left_out.items():
-        screen.print(f"{name} is left out: {reason}", markup=False)
-    rows = list(summary(measure(options.rounds, options.seconds, wanted, screen)))
-    if options.json:
-        whole = {"processor": processor(), "results": rows, "left_out": left_out}
-        print(json.dumps(whole, indent=2))
-    else:
-        show(rows)
+    options = parse_options(__doc__, [DPDK, QEMU_TAP], rounds=5, seconds=3, turn="stream")
+    found = measure(options.rounds, options.seconds, options.wanted, options.screen)
+    rows = list(summary(found))
+    options.print(rows, lambda: show(rows))
 
 
 if __name__ == "__main__":
