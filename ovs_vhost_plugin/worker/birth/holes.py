@@ -15,7 +15,8 @@ _POOL = 16 << 10
 _STEP, _LARGEST = 16, 512
 """Bytes between these sizes, and the largest; malloc serves what is larger."""
 _BYTES_HEADER = b"".__sizeof__()
-_MOST = 1 << 15  # holes of one size: some have another allocator, which has no pools
+_MOST = 1 << 20
+"""Bytes of holes of one size. With another allocator than these two the end would not be found."""
 _AT_ONCE = 16  # chunks of malloc between two looks at its state
 _CHUNK_HEADER = 8
 _CHUNKS = (*(1 << n for n in range(16, 9, -1)), *range(1008, 16, -16))
@@ -47,7 +48,7 @@ def _fill_pools(size: int) -> None:
     """Allocate objects of `size` bytes until they fill a pool from its beginning to its end."""
     whole = _POOL // size - 2  # a pool has a header
     last = in_a_row = 0
-    for _ in range(_MOST):
+    for _ in range(_MOST // size):
         one = bytes(size - _BYTES_HEADER)
         _kept.append(one)
         in_a_row = in_a_row + 1 if id(one) - last == size else 0
@@ -67,7 +68,7 @@ def _fill_heap() -> None:
     malloc = libc.malloc
     malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     for size in _CHUNKS:
-        for _ in range(_MOST // _AT_ONCE):
+        for _ in range(_MOST // size // _AT_ONCE + 1):
             before = look()
             for _ in range(_AT_ONCE):
                 malloc(size - _CHUNK_HEADER)

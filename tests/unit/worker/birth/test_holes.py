@@ -12,7 +12,7 @@ COUNT = 100
 SPARSE = """
 from ovs_vhost_plugin.worker.birth import holes
 size = {size}
-objects = [bytes(size - bytes().__sizeof__()) for _ in range(128 * 500)]
+objects = [bytes(size - bytes().__sizeof__()) for _ in range(128 * 120)]
 gap = max(1, 2 * {page} // size)
 del objects[::gap]  # a hole on every second page, at most
 {fill}
