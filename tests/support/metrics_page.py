@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Values of a daemon as the exporter gets them, scrapes over a socket, the dashboard's names."""
 
+import contextlib
 import json
 import re
 import socket
@@ -90,9 +91,10 @@ def names_of_dashboard() -> set[str]:
 
 
 def ask(where: Path | tuple[str, int], request: bytes = b"GET /metrics HTTP/1.1\r\n\r\n") -> bytes:
-    """All that is answered to a request."""
+    """All that is answered to a request; b"" to who is refused."""
     with connect(where) as client:
-        client.sendall(request)
+        with contextlib.suppress(ConnectionError):  # refused before all of it was said
+            client.sendall(request)
         return rest(client)
 
 
