@@ -6,10 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
-
 from ovs_vhost_plugin.bench.judging import BenchRow
 
 _COLOURS = {None: "tab:gray", True: "tab:green", False: "tab:orange"}
@@ -17,7 +13,12 @@ _ROW = 0.24  # inches
 
 
 def draw(rows: Sequence[BenchRow], processor: str, path: Path) -> None:
-    """Write an SVG of the rows that are ratios; the first is at the top."""
+    """Write an SVG of the rows that are ratios; the first is at the top. Needs matplotlib."""
+    # Here, as it is installed with an extra that only plots need.
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
     shown = [row for row in rows if row.unit == "x"]
     # So that the same input makes the same file.
     mpl.rcParams["svg.hashsalt"] = "ratios"

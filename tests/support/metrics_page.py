@@ -91,8 +91,12 @@ def names_of_dashboard() -> set[str]:
 
 
 def ask(where: Path | tuple[str, int], request: bytes = b"GET /metrics HTTP/1.1\r\n\r\n") -> bytes:
-    """All that is answered to a request; b"" to who is refused."""
-    with connect(where) as client:
+    """All that is answered to a request; b"" to who is refused, or comes before it listens."""
+    try:
+        client = connect(where)
+    except ConnectionRefusedError:
+        return b""
+    with client:
         with contextlib.suppress(ConnectionError):  # refused before all of it was said
             client.sendall(request)
         return rest(client)
