@@ -80,14 +80,14 @@ class Inheritance:
     listener  the listener for front-ends, in server mode
     tap       queue 0 of the port's tap; further ones come when they are needed
     journal   the file of the rings' journals, which only this worker writes
-    uring     an io_uring that writes frames to the tap; None: none is used here
+    urings    io_urings that write frames to the tap, for the first pairs
     """
 
     control: int
     listener: int | None
     tap: int
     journal: int
-    uring: Uring | None = None
+    urings: tuple[Uring, ...] = ()
 
 
 def threads_of(queues: int) -> int:

@@ -54,11 +54,11 @@ def run(spec: WorkerSpec, inheritance: Inheritance) -> int:
     return _serve(Worker(spec, inheritance, Pulse()))
 
 
-def take_over(spec: WorkerSpec, fd: int, uring: Uring | None) -> int:
+def take_over(spec: WorkerSpec, fd: int, urings: tuple[Uring, ...]) -> int:
     """The same with a port of another worker, given over the socket `fd`; 0 if it is not given."""
 
     def prepare(estate: take.Estate) -> Worker:
-        return Worker(spec, replace(estate.inheritance, uring=uring), Pulse(), estate)
+        return Worker(spec, replace(estate.inheritance, urings=urings), Pulse(), estate)
 
     worker = take.over(fd, spec, prepare)
     if worker is None:

@@ -19,7 +19,6 @@ from typing import assert_never
 from ovs_vhost_plugin import __version__
 from ovs_vhost_plugin.announce.frames.announcements import rarp
 from ovs_vhost_plugin.common import build
-from ovs_vhost_plugin.common.uring import Uring
 from ovs_vhost_plugin.ipc.commands import (
     KNOWN,
     OLDEST,
@@ -97,8 +96,8 @@ class Worker:
         self._learned_fd = learned_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._heard = watch = Watch()
         self._journals = journal.open_file(inheritance.journal, 2 * spec.queues)
-        pairs = [self._make_pair(0, fds[0], inheritance.uring)]
-        pairs += [self._make_pair(index, fd) for index, fd in enumerate(fds[1:], 1)]
+        self._urings = inheritance.urings
+        pairs = [self._make_pair(index, fd) for index, fd in enumerate(fds)]
         clock, settings = time.monotonic, spec.settings
         self._addresses = Addresses(pairs, learned_fd, watch, self._outbox)
         self._holding = Holding(taps, self._selector, self._outbox, clock, settings)
@@ -241,7 +240,8 @@ class Worker:
         """Ask for the tap queues of further pairs."""
         self._queue_requests.want(pairs)
 
-    def _make_pair(self, index: int, tap_fd: int, uring: Uring | None = None) -> QueuePair:
+    def _make_pair(self, index: int, tap_fd: int) -> QueuePair:
+        uring = self._urings[index] if index < len(self._urings) else None
         journals = self._journals[2 * index : 2 * index + 2]
         heard = self._heard.tables
         pair = QueuePair(

@@ -105,9 +105,15 @@ def test_the_choice_is_measured_or_the_administrators(
     measured = calibration.choose("")
     require("times as fast" in measured.words, f"io_uring: {measured.words}")
     assert measured.words.startswith("io_uring" if measured.together else "writev")
-    assert calibration.choose("on").together
+    on = calibration.choose("on")
+    assert on.together
+    for queues, count in (1, 1), (2, 2), (8, 8), (9, 1), (128, 1):
+        made = on.make_urings(queues)
+        for uring in made:
+            uring.close()
+        assert len(made) == count
     off = calibration.choose("off")
-    assert (off.together, off.make_uring()) == (False, None)
+    assert (off.together, off.make_urings(2)) == (False, ())
 
 
 @pytest.mark.parametrize(("ratio", "together"), [(1.14, False), (1.16, True)])

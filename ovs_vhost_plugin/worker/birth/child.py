@@ -30,19 +30,19 @@ def be_worker(worker: ModuleType, request: ForkWorker, fds: list[int], tap_io: T
         os.write(rest.pop(0), b"0")  # cgroups(7): the process that writes
     control, *rest = rest  # of a successor: the socket to its predecessor, and no more
     process.close_fds_except({0, 1, 2, control, *rest})
-    uring = tap_io.make_uring()
+    urings = tap_io.make_urings(spec.queues)
     limits = sandbox.limits_of(spec.queues, inflight.MAX_BYTES)
-    own, given = spec.uid in WORKER_UIDS, uring is not None
+    own, given = spec.uid in WORKER_UIDS, bool(urings)
     sandbox.enter(spec.uid, spec.gid, limits, own_user=own, io_uring=given)
     # The last words then name the signal, also for a daemon that is not the parent (SIGBUS: the
     # front-end cut its memory file short).
     faulthandler.enable(2)
     if request.successor:
-        taken: int = worker.take_over(spec, control, uring)
+        taken: int = worker.take_over(spec, control, urings)
         return taken
     listener = rest.pop(0) if request.listener else None
     journal, tap = rest
-    status: int = worker.run(spec, Inheritance(control, listener, tap, journal, uring))
+    status: int = worker.run(spec, Inheritance(control, listener, tap, journal, urings))
     return status
 
 

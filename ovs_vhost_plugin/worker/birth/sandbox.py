@@ -314,7 +314,7 @@ def enter(
     """Give up everything, and become `uid`:`gid`, 0 for no change; return the missing layers.
 
     The calling process has one thread and, besides its std files, only fds that it will keep, of
-    which one may be an `io_uring`.
+    which some may be of an `io_uring`.
     A user id that cannot be taken is an error (OSError), not a missing layer.
     """
     lacking = leave_namespaces()

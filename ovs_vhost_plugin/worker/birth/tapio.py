@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 from ovs_vhost_plugin.common.uring import SLOTS, WRITEV, Uring
 
+_FEW = 8  # queue pairs
 VARIABLE = "OVS_VHOST_IO_URING"
 """The environment variable with the wish: "on", "off", or anything else to measure."""
 
@@ -18,11 +20,16 @@ class TapIo:
     together: bool
     words: str
 
-    def make_uring(self) -> Uring | None:
-        """An io_uring for a process that is about to be a worker, if it is to have one."""
+    def make_urings(self, queues: int) -> tuple[Uring, ...]:
+        """The io_urings of a worker with `queues` queue pairs, the first pair's first.
+
+        Each takes the kernel memory. So only a port that says how few pairs it has gets one for
+        each, as most guests use the first pair alone.
+        """
         if not self.together:
-            return None
-        try:
-            return Uring(SLOTS, WRITEV)
-        except OSError:
-            return None  # no memory: each frame goes by itself
+            return ()
+        urings: list[Uring] = []
+        with contextlib.suppress(OSError):  # no memory: each frame goes by itself
+            for _ in range(queues if queues <= _FEW else 1):
+                urings.append(Uring(SLOTS, WRITEV))
+        return tuple(urings)

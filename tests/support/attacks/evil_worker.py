@@ -59,7 +59,7 @@ class EvilWorker:
 
     def __init__(self, spec: WorkerSpec, inheritance: Inheritance) -> None:
         self.spec, self.tap, self.journal = spec, inheritance.tap, inheritance.journal
-        self.uring = inheritance.uring
+        self.uring = next(iter(inheritance.urings), None)
         self.control = socket.socket(fileno=inheritance.control)
         listener = inheritance.listener
         self.listener = None if listener is None else socket.socket(fileno=listener)

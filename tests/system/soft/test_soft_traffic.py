@@ -18,6 +18,7 @@ from support.system.soft_ports import (
 )
 
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
+from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost.spec import Feature
 
 pytestmark = pytest.mark.system
@@ -171,16 +172,19 @@ def test_all_that_a_usual_driver_acknowledges_at_once(port):
     check_both_ways(port, Config(features=FEATURES, indirect=True), LARGE, burst=2)
 
 
-def test_frames_that_wait_go_together(port):
-    """Where the daemon has found that an io_uring pays."""
+@pytest.mark.parametrize("pair", [0, 1])
+def test_frames_that_wait_go_together(plug, pair):
+    """Where the daemon has found that an io_uring pays, each pair of the few has one."""
+    port = plug(queues=2)
     together = json.loads(port.host.appctl("vhost/show", "--format", "json"))["tap_io"]
     frames = [frame_of(size, outward=True) for size in USUAL[:200]]
-    guest = port.guest(Config(features=MERGEABLE))
+    guest = port.guest(Config(features=MERGEABLE, queue_pairs=2))
+    wait_until(lambda: len(port.stats()["queue_pairs"]) == 2, "both pairs")
     with port.capture() as capture:
         os.kill(port.pid, signal.SIGSTOP)
         for frame in frames:
-            guest.send(frame)
+            guest.send(frame, pair)
         os.kill(port.pid, signal.SIGCONT)
         guest.drain()
         assert port.sent(capture, len(frames)) == frames
-    assert (port.counters()["tx_batched"] > 0) is together.startswith("io_uring")
+    assert (port.counters(pair)["tx_batched"] > 0) is together.startswith("io_uring")
