@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +91,14 @@ def names_of_dashboard() -> set[str]:
     return found
 
 
-def ask(where: Path | tuple[str, int], request: bytes = b"GET /metrics HTTP/1.1\r\n\r\n") -> bytes:
+def ask(
+    where: Path | tuple[str, int],
+    request: bytes = b"GET /metrics HTTP/1.1\r\n\r\n",
+    make: Callable[[int, int], socket.socket] = socket.socket,
+) -> bytes:
     """All that is answered to a request; b"" to who is refused, or comes before it listens."""
     try:
-        client = connect(where)
+        client = connect(where, make)
     except ConnectionRefusedError:
         return b""
     with client:
@@ -102,10 +107,12 @@ def ask(where: Path | tuple[str, int], request: bytes = b"GET /metrics HTTP/1.1\
         return rest(client)
 
 
-def connect(where: Path | tuple[str, int]) -> socket.socket:
-    """A connection on which nothing was said."""
+def connect(
+    where: Path | tuple[str, int], make: Callable[[int, int], socket.socket] = socket.socket
+) -> socket.socket:
+    """A connection on which nothing was said; `make` makes its socket."""
     family = socket.AF_UNIX if isinstance(where, Path) else socket.AF_INET
-    client = socket.socket(family)
+    client = make(family, socket.SOCK_STREAM)
     client.settimeout(60.0)
     client.connect(str(where) if isinstance(where, Path) else where)
     return client

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from support.checkout import TOP
+from support.metrics_page import ask
 from support.system import cgroups
 from support.system.systemd_host import RUNDIR, UNIT, SystemdHost
 
@@ -132,10 +133,10 @@ def test_metrics_on_loopback_need_the_drop_in_of_their_page(make_host):
     host = make_host(drop_in=drop_in)
     host.switch.vsctl("set", "Open_vSwitch", ".", "other_config:vhost-user-metrics=tcp:9478")
 
-    def scraped() -> str:
-        return host.namespace.run("curl", "-s", "http://127.0.0.1:9478/metrics", check=False)
+    def scraped() -> bytes:
+        return ask(("127.0.0.1", 9478), make=host.namespace.socket)
 
-    wait_until(lambda: "ovs_vhost_serving 1.0" in scraped(), "an answer on loopback")
+    wait_until(lambda: b"ovs_vhost_serving 1.0" in scraped(), "an answer on loopback")
 
 
 def _capabilities() -> list[str]:
