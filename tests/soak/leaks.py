@@ -15,6 +15,7 @@ from soak.site import Site
 _MORE_FDS = 4  # a process may have a few more: a log that was opened again, a pidfd under way
 _MORE_MEMORY = 16 << 20  # bytes
 _TRACES = {"announced"}  # keys that tell of what was: a port has them once it was so
+_HISTORY = {"migrations"}  # a file of the run directory, there once a guest has moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,8 @@ def inventory(site: Site) -> Inventory:
         for role, name in ports.items()
         for key in host.status(name).keys() - _TRACES
     }
-    records = {f"record {path.name}" for path in host.directory.glob("ovs-vhost/*")}
+    names = {path.name for path in host.directory.glob("ovs-vhost/*")} - _HISTORY
+    records = {f"record {name}" for name in names}
     running = {f"process {name}" for name in _named(host.namespace.name)}
     things = {f"link {link['ifname']}" for link in links} | keys | records | running
     return Inventory(
