@@ -49,6 +49,14 @@ def add_format(parser: argparse.ArgumentParser, shown: str = "a table to read, o
     )
 
 
+def positive(text: str) -> int:
+    """The type of an option that is a number of times or things."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"not 1 or more: {text!r}")
+    return value
+
+
 def ask(target: str, command: str, arguments: Sequence[str | None]) -> Any:
     """Ask the daemon; return its answer, decoded from JSON. Raises CommandError."""
     dirs.set_up()

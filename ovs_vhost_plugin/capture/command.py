@@ -20,7 +20,7 @@ from ovs_vhost_plugin.capture.output import STANDARD, CaptureOutput
 from ovs_vhost_plugin.capture.ring import CapturedFrame, RingBrokenError
 from ovs_vhost_plugin.capture.source import CaptureNews, CaptureSource
 from ovs_vhost_plugin.common import dirs
-from ovs_vhost_plugin.control import CommandError, add_target, ask
+from ovs_vhost_plugin.control import CommandError, add_target, ask, positive
 from ovs_vhost_plugin.ipc.captures import AskCapture, CaptureErrorName, CaptureMark
 from ovs_vhost_plugin.jit.capture_ring import FRAME_MAX, RX, TX
 
@@ -29,13 +29,6 @@ _LOOKS = 0.01
 _PATIENCE = 5.0
 """Seconds for the daemon to take the capture."""
 _DIRECTIONS = {"rx": RX, "tx": TX, "both": RX | TX}
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"not 1 or more: {text!r}")
-    return value
 
 
 def _snap(text: str) -> int:
@@ -79,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         default="both",
         help="only frames that the guest receives, or transmits (default: %(default)s)",
     )
-    made.add_argument("--count", type=_count, metavar="N", help="end after N frames")
+    made.add_argument("--count", type=positive, metavar="N", help="end after N frames")
     made.add_argument(
         "--snap",
         type=_snap,

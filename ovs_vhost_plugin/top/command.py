@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from ovs_vhost_plugin.common import dirs
-from ovs_vhost_plugin.control import CommandError, add_format, add_target, ask
+from ovs_vhost_plugin.control import CommandError, add_format, add_target, ask, positive
 from ovs_vhost_plugin.top.keyboard import Keyboard
 from ovs_vhost_plugin.top.model import AT_ONCE, Answer, LivePorts, PortRow
 from ovs_vhost_plugin.top.screen import screen, table
@@ -34,13 +34,6 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not LEAST_INTERVAL <= value <= 3600:
         raise argparse.ArgumentTypeError(f"not from {LEAST_INTERVAL} to 3600: {text!r}")
-    return value
-
-
-def _times(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"not 1 or more: {text!r}")
     return value
 
 
@@ -71,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         default=Order.BITS.value,
         help="the column to sort by at first (default: %(default)s)",
     )
-    made.add_argument("--count", type=_times, metavar="N", help="print N times, and end")
+    made.add_argument("--count", type=positive, metavar="N", help="print N times, and end")
     made.add_argument("--once", action="store_true", help="the same as --count 1")
     return made
 

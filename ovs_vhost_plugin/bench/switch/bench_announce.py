@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import itertools
 import json
-import math
 import socket
 import statistics
 import time
@@ -35,6 +34,7 @@ from ovs_vhost_plugin.lab.guests.qemu import GuestConfig, QemuGuest, VhostUser
 from ovs_vhost_plugin.lab.hosts.fabric import CLIENT_ADDRESS, CLIENT_MAC, Fabric
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.lab.measure.flow import Flow, GuestReceiver
+from ovs_vhost_plugin.lab.measure.latency import percentile
 from ovs_vhost_plugin.lab.measure.macwatch import MacTable
 from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import LabError, wait_until
@@ -74,7 +74,7 @@ class Times:
 def summary(times: Sequence[float]) -> dict[str, float]:
     """Median, 99th percentile and worst of times in milliseconds, and their number."""
     ordered = sorted(times)
-    p99 = ordered[math.ceil(0.99 * len(ordered)) - 1]
+    p99 = percentile(ordered, 0.99)
     return {
         "times": len(ordered),
         "median_ms": round(statistics.median(ordered), 3),

@@ -38,7 +38,7 @@ class RoundTrips:
     p99_us: float
 
 
-def percentile(ordered: Sequence[int], share: float) -> int:
+def percentile(ordered: Sequence[float], share: float) -> float:
     """The smallest of `ordered` that `share` of them do not exceed (nearest rank)."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
