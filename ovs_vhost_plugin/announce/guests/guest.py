@@ -76,6 +76,7 @@ class GuestState:
         self._level = _AWAY
         self._ran = False  # on this connection
         self._began = False  # its rings, on this connection
+        self._began_at: float | None = None  # and when, if that was told
         self._replaced = False  # it is about to go, and its port is another's already
         self._aside: _Aside | None = None  # while its rings run that began at zero
         self._pending = ""
@@ -96,6 +97,10 @@ class GuestState:
     def away(self) -> bool:
         """Whether there is no front-end."""
         return self._level == _AWAY
+
+    def began_since(self, at: float) -> bool:
+        """Whether its rings began for the first time on this connection at `at` or later."""
+        return self._began_at is not None and self._began_at >= at
 
     def known(self, now: float) -> tuple[Station, ...]:
         """The stations that SEND_RARP and the guest's own frames tell of. These are claims."""
@@ -152,7 +157,8 @@ class GuestState:
             return self._due()
         self.sent_at_start = sent
         trigger = self._origin(now)
-        self._began = True
+        if not self._began:
+            self._began, self._began_at = True, now
         if moved_in:
             self._pending, self._aside = Trigger.MOVED_IN, _Aside("")
         elif base:
@@ -212,6 +218,7 @@ class GuestState:
             elif self._ran:
                 self._forget()  # it stopped its rings first: it has moved out, or was shut down
             self._ran = self._began = False
+            self._began_at = None
         elif self._ran:
             self._began = True  # though a daemon before this one may have seen it
         return Change(stopped=before > _AWAY)

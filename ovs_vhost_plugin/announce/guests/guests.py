@@ -41,6 +41,13 @@ from ovs_vhost_plugin.net.station import Station
 RARP_ROUNDS = 1.0
 """Seconds after SEND_RARP in which the front-end makes the rounds itself."""
 
+ARRIVES_WITHIN = 2.0
+"""Seconds after the first start of a guest's rings in which SEND_RARP tells that it has arrived.
+
+QEMU asks before the guest runs, but what it asks may be heard after its first ring has begun. Later
+an operator has asked for it (announce-self).
+"""
+
 MAX_QUERIED = 8
 """VLANs of a guest that is asked for its multicast groups."""
 
@@ -155,7 +162,7 @@ class Guests:
         state.guest.rarp(mac)
         state.rarp_at = at
         self._rounds.cancel(name)  # the front-end makes them
-        if not state.guest.running:
+        if not state.guest.running or state.guest.began_since(at - ARRIVES_WITHIN):
             self._arrivals.append(Arrival(name, Trigger.SEND_RARP, at))
         port = self._announced(name)
         if port is not None:

@@ -19,7 +19,7 @@ from ovs_vhost_plugin.announce.actions import (
 from ovs_vhost_plugin.announce.announcement import Announcement, Request
 from ovs_vhost_plugin.announce.frames.queries import queries
 from ovs_vhost_plugin.announce.guests.guest import REMEMBERED, Arrival
-from ovs_vhost_plugin.announce.guests.guests import RARP_ROUNDS, Guests
+from ovs_vhost_plugin.announce.guests.guests import ARRIVES_WITHIN, RARP_ROUNDS, Guests
 from ovs_vhost_plugin.announce.guests.port import GuestPort
 from ovs_vhost_plugin.announce.policy import Policy
 from ovs_vhost_plugin.announce.result import Outcome
@@ -494,8 +494,25 @@ def test_guests_that_come_from_elsewhere_are_told_of_whoever_announces_them() ->
     world.runs()
     arrivals = [Arrival("vhu0", Trigger.SEND_RARP, 99.5), Arrival("vhu0", Trigger.MOVED_IN, 100.0)]
     assert world.guests.take_arrivals() == arrivals
-    world.guests.rarp("vhu0", OTHER, world.now, world.now)  # by hand: it runs here already
+    by_hand = world.now + ARRIVES_WITHIN + 0.1  # it runs here already
+    world.guests.rarp("vhu0", OTHER, by_hand, by_hand)
     world.status("connected")
     world.runs()  # after a pause
     assert world.guests.take_arrivals() == []
     assert world.guests.take_actions() == [Withdraw("vhu0", "its guest has stopped")]
+
+
+def test_a_guest_whose_rings_began_before_its_send_rarp_was_heard_has_come(world: World) -> None:
+    world.runs(0)
+    at = world.now + ARRIVES_WITHIN
+    world.guests.rarp("vhu0", OTHER, at, at)
+    assert world.guests.take_arrivals() == [Arrival("vhu0", Trigger.SEND_RARP, at)]
+    world.status("connected")
+    world.runs(0)  # again, on this connection
+    world.guests.rarp("vhu0", OTHER, at + 0.1, at + 0.1)
+    assert world.guests.take_arrivals() == []
+    world.status("listening")
+    world.now = at + 0.1
+    world.runs(0)  # another guest
+    world.guests.rarp("vhu0", OTHER, world.now, world.now)
+    assert world.guests.take_arrivals() == [Arrival("vhu0", Trigger.SEND_RARP, world.now)]
