@@ -1,19 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ovs-vhost capture` beside a real switch, daemon, worker and guest, read by tshark."""
 
-import json
 import os
 import re
 import signal
 import socket
 import stat
 import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support.checkout import TOP
+from support.system.captures import (
+    CaptureProcess,
+    capture_socket,
+    captured_ports,
+    command,
+    environment,
+    fields,
+    is_recording,
+    marks,
+    tshark,
+)
 from support.system.soft_ports import GUEST_MAC, frame_of, receive
 
 from ovs_vhost_plugin.guest.soft import Config
@@ -25,57 +33,9 @@ pytestmark = pytest.mark.system
 NOBODY = 65534
 
 
-class CaptureProcess:
-    """The command, writing into `directory`."""
-
-    def __init__(self, port, directory, *words):
-        self.port, self.path = port, directory / "frames.pcapng"
-        self.process = subprocess.Popen(
-            [*command(port.host), port.name, "--write", str(self.path), *words],
-            env=environment(port.host),
-            stderr=subprocess.PIPE,
-            text=True,
-            # A script's background ignores it, and so would what is started there.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-
-    def wait_records(self):
-        """Return when the port's present worker records."""
-        wait_until(lambda: is_recording(self.port), "the worker records")
-
-    def end(self, number=None):
-        """Its exit status and words."""
-        if number is not None:
-            self.process.send_signal(number)
-        _, words = self.process.communicate(timeout=60)
-        return self.process.returncode, words
-
-    def close(self):
-        self.process.kill()
-        self.process.communicate()
-
-
-def command(host):
-    target = f"{host.directory}/ovs-vhost.{host.daemon.pid}.ctl"
-    return [sys.executable, "-m", "ovs_vhost_plugin", "capture", "--target", target]
-
-
-def environment(host):
-    return {**os.environ, **host.switch.env, "PYTHONPATH": str(TOP)}
-
-
-def is_recording(port):
-    """Whether the worker has a capture's memory mapped."""
-    return "ovs-vhost-capture" in Path(f"/proc/{port.pid}/maps").read_text()
-
-
-def captures(port):
-    told = json.loads(port.host.appctl("vhost/captures", "--format", "json"))
-    return [one["port"] for one in told["captures"]]
-
-
-def capture_socket(host):
-    return json.loads(host.appctl("vhost/captures", "--format", "json"))["socket"]
+def is_captured(port):
+    """Whether its worker records, or the daemon says that it is captured."""
+    return is_recording(port.pid) or bool(captured_ports(port.host))
 
 
 def exchange(port, guest, size):
@@ -88,25 +48,6 @@ def exchange(port, guest, size):
     return inward, outward
 
 
-def tshark(path, *words):
-    said = subprocess.run(
-        ["tshark", "-r", str(path), *words], capture_output=True, text=True, timeout=60
-    )
-    assert said.returncode == 0 and "cut short" not in said.stderr, said.stderr
-    return said.stdout
-
-
-def fields(path, wanted, *names):
-    """A line for each frame that `wanted` matches."""
-    options = [word for name in names for word in ("-e", name)]
-    lines = tshark(path, "-Y", wanted, "-T", "fields", *options).splitlines()
-    return [line.split("\t") for line in lines]
-
-
-def marks(path):
-    return tshark(path, "-Y", "systemd_journal")
-
-
 @pytest.fixture
 def capture(port, tmp_path, require):
     """`capture(*words)`: the command on `port`, whose worker records; ended with the test."""
@@ -114,7 +55,7 @@ def capture(port, tmp_path, require):
     with ExitStack() as stack:
 
         def begin(*words):
-            made = CaptureProcess(port, tmp_path, *words)
+            made = CaptureProcess(port.host, port.name, tmp_path / "frames.pcapng", *words)
             stack.callback(made.close)
             made.wait_records()
             return made
@@ -130,7 +71,7 @@ def test_wireshark_shows_what_crossed_the_rings(port, capture, number):
     port.host.appctl("vhost/announce", port.name, GUEST_MAC.hex(":"))
     status, words = running.end(number)
     assert status == 0 and re.fullmatch(r"\d+ frames captured, 0 left out .*\n", words)
-    wait_until(lambda: not is_recording(port) and not captures(port), "the end of the capture")
+    wait_until(lambda: not is_captured(port), "the end of the capture")
     assert stat.S_IMODE(running.path.stat().st_mode) == 0o600
     shown = fields(
         running.path, "frame.len == 333", "frame.packet_flags_direction", "frame.comment"
@@ -161,7 +102,7 @@ def test_a_pipe_to_tshark_shows_frames_as_they_come(port, require):
     with subprocess.Popen(words, env=environment(port.host), stdout=subprocess.PIPE) as writer:
         reads = ["tshark", "-r", "-", "-Y", "eth", "-T", "fields", "-e", "frame.len"]
         with subprocess.Popen(reads, stdin=writer.stdout, stdout=subprocess.PIPE) as reader:
-            wait_until(lambda: is_recording(port), "the worker records")
+            wait_until(lambda: is_recording(port.pid), "the worker records")
             exchange(port, guest, 444)
             assert reader.communicate(timeout=60)[0].split() == [b"444", b"444"]
         assert writer.wait(timeout=60) == 0
@@ -189,9 +130,9 @@ def test_it_goes_on_with_the_next_worker(port, capture):
 
 def test_a_reader_that_is_killed_leaves_nothing(port, capture):
     running = capture()
-    assert captures(port) == [port.name]
+    assert captured_ports(port.host) == [port.name]
     running.end(signal.SIGKILL)
-    wait_until(lambda: not is_recording(port) and not captures(port), "the end of the capture")
+    wait_until(lambda: not is_captured(port), "the end of the capture")
 
 
 def test_a_reader_that_does_not_read_costs_the_guest_nothing(port, capture):
@@ -211,8 +152,8 @@ def test_a_reader_that_does_not_read_costs_the_guest_nothing(port, capture):
 
 def test_one_capture_of_a_port_at_a_time(port, capture, tmp_path):
     capture()
-    (tmp_path / "second").mkdir()
-    status, words = CaptureProcess(port, tmp_path / "second").end()
+    second = CaptureProcess(port.host, port.name, tmp_path / "second.pcapng")
+    status, words = second.end()
     assert status == 1 and "capture-busy" in words
 
 
