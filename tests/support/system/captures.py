@@ -29,7 +29,7 @@ class CaptureProcess:
 
     def wait_records(self):
         """Return when the port's present worker records."""
-        wait_until(lambda: is_recording(self.host.worker_pid(self.name)), "the worker records")
+        wait_records(self.host, self.name)
 
     def end(self, number=None):
         """Its exit status and words."""
@@ -55,6 +55,15 @@ def environment(host):
 def is_recording(pid):
     """Whether a worker has a capture's memory mapped."""
     return "ovs-vhost-capture" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def wait_records(host, name):
+    """Return when the present worker of the port `name` records.
+
+    It does so a moment after it has the memory, and before it answers what it is asked then.
+    """
+    wait_until(lambda: is_recording(host.worker_pid(name)), "the capture's memory")
+    host.stats(name)
 
 
 def captured_ports(host):

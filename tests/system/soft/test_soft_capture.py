@@ -21,6 +21,7 @@ from support.system.captures import (
     is_recording,
     marks,
     tshark,
+    wait_records,
 )
 from support.system.soft_ports import GUEST_MAC, frame_of, receive
 
@@ -99,12 +100,20 @@ def test_a_pipe_to_tshark_shows_frames_as_they_come(port, require):
     require(packages.WIRESHARK.present, "tshark is not installed")
     guest = port.guest(Config())
     words = [*command(port.host), port.name, "--count", "2"]
-    with subprocess.Popen(words, env=environment(port.host), stdout=subprocess.PIPE) as writer:
-        reads = ["tshark", "-r", "-", "-Y", "eth", "-T", "fields", "-e", "frame.len"]
-        with subprocess.Popen(reads, stdin=writer.stdout, stdout=subprocess.PIPE) as reader:
-            wait_until(lambda: is_recording(port.pid), "the worker records")
-            exchange(port, guest, 444)
-            assert reader.communicate(timeout=60)[0].split() == [b"444", b"444"]
+    reads = ["tshark", "-r", "-", "-Y", "eth", "-T", "fields", "-e", "frame.len"]
+    with ExitStack() as stack:
+
+        def start(words, **streams):
+            started = subprocess.Popen(words, stdout=subprocess.PIPE, **streams)
+            stack.callback(started.communicate)
+            stack.callback(started.kill)  # whatever it waits for
+            return started
+
+        writer = start(words, env=environment(port.host))
+        reader = start(reads, stdin=writer.stdout)
+        wait_records(port.host, port.name)
+        exchange(port, guest, 444)
+        assert reader.communicate(timeout=60)[0].split() == [b"444", b"444"]
         assert writer.wait(timeout=60) == 0
 
 
