@@ -12,7 +12,7 @@ import ovs.vlog
 
 from ovs_vhost_plugin import __version__
 from ovs_vhost_plugin.common.dirs import PROGRAM
-from ovs_vhost_plugin.common.logs import jsonlog
+from ovs_vhost_plugin.common.logs import jsonlog, textlog
 from ovs_vhost_plugin.daemon.sockets.listener import Owner
 
 DEFAULT_SOCK_MODE = 0o660
@@ -43,6 +43,7 @@ def parse(argv: Sequence[str], rundir: Path) -> Options:
         reader.error("the database is given twice: as an argument and with --db")
     # ovs-appctl finds a daemon by its pidfile.
     args.pidfile = args.pidfile or ovs.daemon.make_pidfile_name(None)
+    textlog.install()
     ovs.vlog.handle_args(args)
     if args.log_format == "json":
         jsonlog.install()

@@ -15,6 +15,7 @@ from ovs_vhost_plugin.lab.process import wait_until
 pytestmark = pytest.mark.system
 
 PORT = "life0"
+TIME = "2026-12-01T03:27:47.046000Z"
 MAC = bytes.fromhex("525400000001")
 BORN = ("tap created", "starting a worker: server /", "listening", "connected")
 ENDED = ("ending its worker: the port was removed", "worker ended", "removed")
@@ -45,7 +46,10 @@ def fabric(require):
 
 def lines(host):
     """The port's lines, without what stands before its name."""
-    found = (re.search(rf"\b{PORT}: (.*)", line) for line in host.log.read_text().splitlines())
+    written = host.log.read_text().splitlines()
+    times = [line.partition(" ")[0] for line in written]
+    assert {len(time) for time in times} == {len(TIME)}, times
+    found = (re.search(rf"\b{PORT}: (.*)", line) for line in written)
     return [match[1] for match in found if match]
 
 
