@@ -96,6 +96,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         output = CaptureOutput(args.write, lambda: bool(over))
         capture = PcapngCapture(args, source, output)
+        print(f"capturing {args.port}; Ctrl-C ends it", file=sys.stderr)
         try:
             capture.run(over)
         finally:

@@ -71,7 +71,9 @@ def test_wireshark_shows_what_crossed_the_rings(port, capture, number):
     inward, outward = exchange(port, guest, 333)
     port.host.appctl("vhost/announce", port.name, GUEST_MAC.hex(":"))
     status, words = running.end(number)
-    assert status == 0 and re.fullmatch(r"\d+ frames captured, 0 left out .*\n", words)
+    begun, ended = words.splitlines()
+    assert begun == f"capturing {port.name}; Ctrl-C ends it"
+    assert status == 0 and re.fullmatch(r"\d+ frames captured, 0 left out .*", ended)
     wait_until(lambda: not is_captured(port), "the end of the capture")
     assert stat.S_IMODE(running.path.stat().st_mode) == 0o600
     shown = fields(
@@ -154,7 +156,7 @@ def test_a_reader_that_does_not_read_costs_the_guest_nothing(port, capture):
     assert port.counters()["tx_packets"] >= 60
     running.process.send_signal(signal.SIGCONT)
     status, words = running.end(signal.SIGINT)
-    captured, lost = map(int, re.findall(r"\d+", words))
+    captured, lost = map(int, re.findall(r"\d+", words.splitlines()[-1]))
     assert status == 0 and lost > 0 and captured > 0 and captured + lost >= 60
     assert "frames before it were not captured" in tshark(running.path, "-V") or captured <= 34
 
