@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,4 +48,8 @@ class CaptureOutput:
 
 
 def _create(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _MODE)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _MODE)
+    # A file that was there keeps its mode by open(2). A pipe or a device is its maker's.
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        os.fchmod(fd, _MODE)
+    return fd

@@ -5,6 +5,7 @@ import mmap
 import os
 import signal
 import socket
+import stat
 import struct
 from argparse import Namespace
 
@@ -189,6 +190,24 @@ def test_a_pipe_that_nobody_reads_does_not_keep_it(source):
     with pytest.raises(BrokenPipeError):
         output.write(b"x")
     os.close(writer)
+
+
+def test_a_file_that_was_there_becomes_readable_for_root_alone(tmp_path):
+    path = tmp_path / "f"
+    path.write_bytes(b"old")
+    path.chmod(0o644)
+    CaptureOutput(os.fspath(path), lambda: False).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and path.read_bytes() == b""
+
+
+def test_a_pipe_keeps_its_mode(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    path.chmod(0o644)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    CaptureOutput(os.fspath(path), lambda: False).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    os.close(reader)
 
 
 def test_a_terminal_gets_no_pcapng(monkeypatch):
