@@ -105,14 +105,7 @@ class Worker:
         self._userfaultfds = UserfaultDevice(self._outbox, clock, settings)
         gate = TapGate(pairs, taps, self._holding)
         self._first_frame = FirstFrame(pairs, lambda at: self._outbox.tell(FirstReceived(at)))
-        self._device = Device(
-            gate,
-            self._state,
-            self._selector,
-            self,
-            settings,
-            self._userfaultfds,
-        )
+        self._device = Device(gate, self._state, self._selector, self, settings, self._userfaultfds)
         self._capture = PortCapture(self._device.pairs, spec.queues, self._complaints)
         listener = inheritance.listener
         listening = None if listener is None else socket.socket(fileno=listener)
@@ -197,10 +190,10 @@ class Worker:
         self._tell()
 
     def _tell(self) -> None:
-        """Report the present state to the daemon."""
-        self._outbox.keep(self._overview.state())
+        """Report the present state to the daemon: first the hold, which is of the guest before."""
         if (hold := self._holding.report()) is not None:
             self._outbox.keep(hold)
+        self._outbox.keep(self._overview.state())
 
     def _watch(self, fd: int, callback: Callable[[float], None]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, callback)
@@ -235,6 +228,10 @@ class Worker:
     def lasting(self, error: PeerError | None) -> None:
         """Count a lasting error once, and publish it until it is over."""
         self._complaints.judge(error)
+
+    def migrates(self) -> None:
+        """Tell it at once: the guest may have left before the loop reports again."""
+        self._tell()
 
     def pairs_wanted(self, pairs: int) -> None:
         """Ask for the tap queues of further pairs."""

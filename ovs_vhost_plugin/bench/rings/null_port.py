@@ -95,6 +95,9 @@ class NullObserver:
     def lasting(self, error: PeerError | None) -> None:
         """Nothing: `error` has been told of it."""
 
+    def migrates(self) -> None:
+        """Nothing: nobody is told that the guest leaves."""
+
     def pairs_wanted(self, pairs: int) -> None:
         """Nothing: one pair is all that is offered."""
 

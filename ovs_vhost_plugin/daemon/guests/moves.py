@@ -246,6 +246,8 @@ class Moves:
         move = self._guest(name).leaving
         if move is not None and Step.RETURNED not in move.at:
             move.at[Step.STOPPED] = min(at, move.at.get(Step.STOPPED, at))
+            # Dated by when it was heard, which may be together with the stop.
+            move.at[Step.LOGGED] = min(at, move.at.get(Step.LOGGED, at))
             self.changed = True
 
     def _started(self, name: str, at: float) -> None:

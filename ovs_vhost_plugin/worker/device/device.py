@@ -20,7 +20,7 @@ from ovs_vhost_plugin.vhost.memory.log import DirtyLog
 from ovs_vhost_plugin.vhost.memory.table import MemoryTable
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import Session
-from ovs_vhost_plugin.vhost.spec import BackendRequest, IotlbAccess, ProtocolFeature
+from ovs_vhost_plugin.vhost.spec import BackendRequest, Feature, IotlbAccess, ProtocolFeature
 from ovs_vhost_plugin.worker.backend import BackEndChannel
 from ovs_vhost_plugin.worker.device.inband import InBand
 from ovs_vhost_plugin.worker.device.misses import Misses
@@ -48,6 +48,9 @@ class Observer(Protocol):
 
     def lasting(self, error: PeerError | None) -> None:
         """The lasting fault of the moment; None: there is none."""
+
+    def migrates(self) -> None:
+        """The front-end has the device log what it writes (LOG_ALL): its guest migrates."""
 
     def pairs_wanted(self, pairs: int) -> None:
         """The front-end sets up more queue pairs than there are: so many (`Device.add_pair`)."""
@@ -172,8 +175,7 @@ class Device:
     def get_timer(self) -> float | None:
         """The time at which `handle_timer` has something to do; None: it has nothing."""
         parts = (self._gate.holding, self._gate, self.sharing)
-        times = [at for at in (part.get_timer() for part in parts) if at is not None]
-        return min(times, default=None)
+        return min((at for part in parts if (at := part.get_timer()) is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
         """End a hold or an early opening that lasts too long, and check that the memory is shared.
@@ -230,15 +232,16 @@ class Device:
     def execute(self, effect: effects.Effect) -> object:
         """Execute `effect`; return the answer for the session. Raises PeerError."""
         match effect:
-            case effects.SetFeatures():
+            case effects.SetFeatures(features):
                 with self._rings.stopped():
                     self._set_format()
+                if features & Feature.LOG_ALL.mask:
+                    self._observer.migrates()
             case effects.SetMemoryTable(regions, fds):
                 table = MemoryTable(regions, fds, in_place=self._resources.pages_missing)
                 return self._set_memory(table).bases(regions)
             case effects.AddMemoryRegion(region, fd):
-                in_place = self._resources.pages_missing
-                table = self._memory.with_region(region, fd, in_place=in_place)
+                table = self._memory.with_region(region, fd, in_place=self._resources.pages_missing)
                 return self._set_memory(table).bases([region])
             case effects.RemoveMemoryRegion(region):
                 self._set_memory(self._memory.without_region(region))

@@ -202,6 +202,9 @@ class Observed:
     def lasting(self, error: PeerError | None) -> None:
         self.wrong = error
 
+    def migrates(self) -> None:
+        pass
+
     def pairs_wanted(self, pairs: int) -> None:
         self.pairs = pairs
 

@@ -67,6 +67,9 @@ class Observer:
     def lasting(self, error: Any) -> None:
         pass
 
+    def migrates(self) -> None:
+        pass
+
     def busy(self) -> None:
         pass
 

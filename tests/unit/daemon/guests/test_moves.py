@@ -142,6 +142,23 @@ def test_without_a_hold_the_status_tells_that_the_rings_stopped(host: Host) -> N
     assert host.told["end"] == "left"
 
 
+def test_a_guest_that_leaves_at_once_was_logged_before_its_rings_stopped(host: Host) -> None:
+    """All is heard in one turn, in which the worker's loop did not come round."""
+    host.state("running")
+    stopped = host.now + 0.5
+    host.hear(
+        PortState("running", features=LOG_ALL),
+        HoldState(1, True, (), {}, since=stopped),
+        PortState("listening", features="0x0"),
+    )
+    assert host.timeline == [
+        (0, "memory-is-copied"),
+        (0, "rings-stopped"),
+        (500, "front-end-gone"),
+    ]
+    assert host.told["end"] == "left"
+
+
 def test_a_hold_of_a_worker_that_tells_no_time_began_when_it_was_told(host: Host) -> None:
     host.state("running", migrates=True)
     host.hear(HoldState(1, True, (), {}))

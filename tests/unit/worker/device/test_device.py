@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 import pytest
 from support.worker.device_parts import FakeHolding, FakePair, FakeState, FakeTaps, Observed
@@ -574,6 +575,16 @@ def test_a_guest_that_migrates_leaves_a_hold_and_its_waiting_frame_is_the_first(
     del port.holding.held[0]
     port.device.update_tap()
     assert not port.taps.carrier
+
+
+def test_a_migration_is_told_while_the_rings_run(port: Port, monkeypatch: Any) -> None:
+    """The front-end's next messages may be here already, and with them the guest's end."""
+    set_up(port)
+    told = []
+    monkeypatch.setattr(port.observed, "migrates", lambda: told.append(port.device.running))
+    port.more = True
+    migrate(port)
+    assert told == [True]
 
 
 def test_a_guest_that_only_stops_leaves_none(port: Port) -> None:
