@@ -284,6 +284,20 @@ def test_a_frame_that_meets_a_warm_flow_teaches_when_the_revalidator_comes(bridg
     wait_until(lambda: bridge.place_of() == ("guest", 0), "the revalidator")
 
 
+def test_a_traced_frame_teaches_at_once_says_so_and_goes_nowhere(bridge):
+    data = frame(source=bridge.mac)
+    question = ("ofproto/trace", bridge.name, f"in_port={bridge.number('guest')}", data.hex())
+    says = f"learned that {bridge.mac.hex(':')} is on port"
+    bridge.packet_out(bridge.number("peer"), "NORMAL", data)
+    assert says in bridge.switch.appctl("ovs-vswitchd", *question)
+    assert bridge.place_of() == ("guest", 0)
+    assert says not in bridge.switch.appctl("ovs-vswitchd", *question), "nothing has changed"
+    seen, other = [], frame(2, source=bridge.mac)
+    bridge.taps["guest"].send(other)
+    wait_until(lambda: seen.extend(bridge.taps["peer"].frames()) or other in seen, "a frame")
+    assert data not in seen
+
+
 def test_the_last_frames_of_a_guest_that_has_left_move_its_mac_back(bridge):
     """They are counted after its new place was learned, at the latest because it was."""
     data = warm(bridge)

@@ -51,8 +51,30 @@ class AskTrace:
     frame: bytes = b""
 
 
-AnnouncerAction = PacketOut | InjectFrames | AskTable | AskTrace
-"""Of the announcer. Each is answered, whatever becomes of it."""
+@dataclass(frozen=True, slots=True)
+class AskRevalidator:
+    """Wait until the switch has next revalidated its cached flows; answer with `revalidated`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TellBridge:
+    """Have `bridge` learn from `frame`, come by `flow`, and send it nowhere; answer with `told`."""
+
+    number: int
+    bridge: str
+    flow: str
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WakeSwitch:
+    """Have the switch's main loop come round. The one action without an answer."""
+
+
+AnnouncerAction = (
+    PacketOut | InjectFrames | AskTable | AskTrace | AskRevalidator | TellBridge | WakeSwitch
+)
+"""Of the announcer. Each with a question is answered, whatever becomes of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +87,14 @@ class Announce:
 
 @dataclass(frozen=True, slots=True)
 class Withdraw:
-    """Take back the announcements of `port` that are under way."""
+    """Take back the announcements of `port` that are under way: its guest has stopped.
+
+    macs  of that guest, as far as the port may announce them
+    """
 
     port: str
     reason: str
+    macs: frozenset[bytes]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ SLB_LOCK = 5.0
 """Seconds in which a bridge believes no bond in balance-slb of a MAC whose gratuitous ARP came by
 another port (MAC_GRAT_ARP_LOCK_TIME in Open vSwitch's lib/mac-learning.h)."""
 SLB_PAUSES = (*PAUSES, SLB_LOCK, *PAUSES)
+SETTLES_WITHIN = 0.2  # a bridge that learns first that its guest is back (`returns.py`); seconds
 INJECT_AFTER = 0.02  # seconds that a bridge may take to answer OpenFlow before the tap must do
 INJECT_PAUSES = (0.02, 0.2, 0.6, 1.0)  # a warm flow hides a frame until the revalidator: 0.5 s
 MAX_INJECTIONS = 1 + len(INJECT_PAUSES)
@@ -82,6 +83,15 @@ class Announcement:
             return False
         self.successor = replace(request, trigger=had.trigger, received_at=had.received_at)
         return True
+
+    def settles(self, now: float) -> None:
+        """Wait, for a time, until its own bridge sends to the port."""
+        self.due_at = now + SETTLES_WITHIN
+
+    def settled(self, now: float) -> None:
+        """Note that its own bridge does so by now, as far as it can be told."""
+        if not self.attempts:
+            self.due_at = now
 
     def hinder(self, obstacle: str) -> None:
         """Note why the bridge takes no packet-out."""

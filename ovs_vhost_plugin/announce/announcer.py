@@ -29,6 +29,7 @@ from ovs_vhost_plugin.announce.attempt import Attempt
 from ovs_vhost_plugin.announce.formats import Format
 from ovs_vhost_plugin.announce.frames.compose import compose
 from ovs_vhost_plugin.announce.result import Outcome, Result
+from ovs_vhost_plugin.announce.returns import Returns
 from ovs_vhost_plugin.announce.triggers import Trigger
 from ovs_vhost_plugin.announce.under_way import UnderWay
 from ovs_vhost_plugin.common.history import History
@@ -43,6 +44,7 @@ class Announcer:
     def __init__(self, formats: Mapping[str, Format] | None = None) -> None:
         self.counters: Counter[str] = Counter()
         self.history: History[Result] = History()
+        self.returns = Returns()
         self._formats = formats or {}
         self._locations: dict[str, Location] = {}
         self._ports: dict[str, UnderWay] = {}
@@ -104,8 +106,11 @@ class Announcer:
             elif step is not None:
                 actions.append(step)
         wakes += [announcement.deadline for announcement in self._running()]
+        actions += self.returns.actions(now) + self._questions()
+        if (wake_at := self.returns.get_timer()) is not None:
+            wakes.append(wake_at)
         self._wake_at = min(wakes, default=None)
-        return actions + self._questions()
+        return actions
 
     def get_timer(self) -> float | None:
         """When `run` is due if no request, location or answer comes; None for never."""
@@ -204,7 +209,7 @@ class Announcer:
     def _attempt(
         self, announcement: Announcement, now: float, obstacle: Callable[[Location], str | None]
     ) -> AnnouncerAction | float | None:
-        """Return the next frames to send, or when they may go; None if it has just ended."""
+        """Return the next frames to send, or when they may go; None if it has ended, or waits."""
         location = self._locations.get(announcement.request.port)
         if location is None or location.ofport < 1:
             announcement.reason = "ofport unknown"
@@ -252,6 +257,10 @@ class Announcer:
             self._end(announcement, now)
             return None
         location = location.member(announcement.attempts)
+        if not by_tap and self.returns.comes_back(announcement, location, now):
+            self.returns.tell(announcement, location, frames[0])
+            announcement.settles(now)
+            return None
         announcement.sent(location, frames, now, injected=by_tap)
         token = self._note(Attempt(announcement, location))
         if by_tap:

@@ -11,16 +11,19 @@ turn the daemon calls `set_locations` (when rows changed) and `request`, then `r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import assert_never
 
 from ovs_vhost_plugin.announce.actions import (
     AnnouncerAction,
+    AskRevalidator,
     AskTable,
     AskTrace,
     InjectFrames,
     PacketOut,
+    TellBridge,
+    WakeSwitch,
 )
 from ovs_vhost_plugin.announce.announcement import Request
 from ovs_vhost_plugin.announce.announcer import Announcer
@@ -59,6 +62,8 @@ class AnnounceService:
         self._inject = inject
         self._clock = clock
         self._switchd = switchd
+        # By a connection of its own: answers come in order, and this one may take half a second.
+        self._revalidator = Switchd()
         self._locations: dict[str, Location] = {}
         self._bridges: set[str] = set()  # the management sockets of bridges with ports of ours
         self._connections: dict[str, BridgeConnection] = {}  # to each of them
@@ -87,8 +92,10 @@ class AnnounceService:
                 for frame in frames:
                     connection.packet_to(location.ofport, frame)
 
-    def withdraw(self, port: str, reason: str) -> None:
-        """End all announcements on `port`: its guest has stopped."""
+    def withdraw(self, port: str, reason: str, macs: Iterable[bytes]) -> None:
+        """End all announcements on `port`: its guest, which has `macs`, has stopped."""
+        if (location := self._locations.get(port)) is not None:
+            self._announcer.returns.left(location.bridge, macs, self._clock())
         self._announcer.withdraw(port, reason)
 
     def run(self) -> None:
@@ -98,6 +105,7 @@ class AnnounceService:
             for path, connection in self._connections.items():
                 for answer in connection.run(self._clock()):
                     self._take_burst(path, answer)
+            self._revalidator.run(self._clock())  # a wait goes out before what it is for
             self._switchd.run(self._clock())
             actions = self._announcer.run(self._clock(), self._obstacle)
             if not actions:
@@ -109,6 +117,7 @@ class AnnounceService:
         """Register with an `ovs.poller.Poller` (or alike) the events that `run` waits for."""
         for connection in self._connections.values():
             connection.wait(poller)
+        self._revalidator.wait(poller)
         timer = self._announcer.get_timer()
         if timer is not None:
             poller.timer_wait_until(timer * 1e3)
@@ -129,8 +138,10 @@ class AnnounceService:
         """Close the connections."""
         for connection in self._connections.values():
             connection.close()
+        self._revalidator.close()
 
     def _keep_connections(self) -> None:
+        self._revalidator.follow(self._switchd.rundir, self._clock())
         for path in self._connections.keys() - self._bridges:
             for answer in self._connections.pop(path).close():
                 self._take_burst(path, answer)
@@ -149,6 +160,14 @@ class AnnounceService:
                 params = (bridge, flow, frame.hex()) if frame else (bridge, flow)
                 question = Question("ofproto/trace", params)
                 self._switchd.ask(question, partial(self._take_trace, token), self._clock())
+            case AskRevalidator():
+                question = Question("revalidator/wait", ())
+                self._revalidator.ask(question, self._take_wait, self._clock())
+            case TellBridge(number, bridge, flow, frame):
+                question = Question("ofproto/trace", (bridge, flow, frame.hex()))
+                self._switchd.ask(question, partial(self._take_told, number), self._clock())
+            case WakeSwitch():
+                self._switchd.ask(Question("version", ()), lambda _reply, _now: None, self._clock())
             case InjectFrames(token, port, frames):
                 if self._inject(port, frames):
                     self._announcer.delivered(token)
@@ -189,6 +208,13 @@ class AnnounceService:
                 self._announcer.no_table(bridge, reason, self._clock())
             case _:
                 assert_never(reply)
+
+    def _take_wait(self, _reply: Answer | NoAnswer, _now: float) -> None:
+        self._announcer.returns.revalidated(self._clock())
+
+    def _take_told(self, number: int, reply: Answer | NoAnswer, _now: float) -> None:
+        text = reply.text if isinstance(reply, Answer) else ""
+        self._announcer.returns.told(number, text, self._clock())
 
     def _take_trace(self, token: int, reply: Answer | NoAnswer, _now: float) -> None:
         match reply:

@@ -46,6 +46,11 @@ _OUT = re.compile(r"(?:^|,)(?:[0-9]+|hash|clone|tnl_push|lb_output)(?:,|$)")
 _FLOW = re.compile(r"^ *[0-9]+\. ", re.MULTILINE)
 
 
+def learned(text: str, mac: bytes) -> bool:
+    """Whether the bridge has learned from the traced frame that `mac` is elsewhere than before."""
+    return f"learned that {mac.hex(':')} is on port " in text
+
+
 def flow_to(mac: bytes, vlan: int) -> str:
     """The flow of a frame to `mac` that comes from the host itself."""
     tag = f",dl_vlan={vlan}" if vlan else ""

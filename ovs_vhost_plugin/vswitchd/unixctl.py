@@ -56,8 +56,8 @@ Then = Callable[[Answer | NoAnswer, float], None]
 class Switchd:
     """The ovs-vswitchd of a run directory, asked by all who ask; answers come in order.
 
-    There is one of these in a process: `follow` says which run directory is meant, and whoever has
-    a question says where its answer goes.
+    There is one of these in a process, and one for answers that take long: `follow` says which run
+    directory is meant, and whoever has a question says where its answer goes.
     """
 
     def __init__(self, rundir: str = "") -> None:
@@ -68,6 +68,11 @@ class Switchd:
         self._asked = 0  # the first questions, which have gone out on this connection
         self._id = 0  # of the last of them
         self._received = b""
+
+    @property
+    def rundir(self) -> str:
+        """The run directory of the ovs-vswitchd that is asked."""
+        return self._rundir
 
     def follow(self, rundir: str, now: float) -> None:
         """Ask the ovs-vswitchd of `rundir` from now on; what another was asked is not answered."""

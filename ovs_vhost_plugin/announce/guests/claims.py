@@ -65,6 +65,11 @@ def sort_out(port: GuestPort, claims: Iterable[Station], by_hand: bytes | None =
     return Sorted(merge(allowed), tuple(refused))
 
 
+def macs_of(port: GuestPort | None, claims: Iterable[Station]) -> frozenset[bytes]:
+    """The MACs that `port` may announce; none without a row."""
+    return frozenset(() if port is None else (one.mac for one in sort_out(port, claims).allowed))
+
+
 def _lacking(claim: Station, given: tuple[Station, ...], port: GuestPort) -> NotGiven | None:
     """The first part of a claim that rows do not give; None if they give all of it."""
     if all(claim.mac != one.mac for one in given):

@@ -27,7 +27,7 @@ from ovs_vhost_plugin.announce.actions import (
 from ovs_vhost_plugin.announce.addresses import MAX_STATIONS, spread
 from ovs_vhost_plugin.announce.announcement import Request
 from ovs_vhost_plugin.announce.frames.queries import queries
-from ovs_vhost_plugin.announce.guests.claims import NOT_GIVEN, sort_out
+from ovs_vhost_plugin.announce.guests.claims import NOT_GIVEN, macs_of, sort_out
 from ovs_vhost_plugin.announce.guests.elsewhere import MAC_ELSEWHERE, Look, moved
 from ovs_vhost_plugin.announce.guests.guest import Arrival, Change, GuestState
 from ovs_vhost_plugin.announce.guests.port import GuestPort
@@ -213,7 +213,8 @@ class Guests:
     def _changed(self, name: str, change: Change, now: float, *, watch: bool = True) -> None:
         if change.stopped:
             self._cancel(name)
-            self._actions.append(Withdraw(name, "its guest has stopped"))
+            macs = macs_of(self._ports.get(name), self._state(name).guest.known(now))
+            self._actions.append(Withdraw(name, "its guest has stopped", macs))
         if not change.trigger:
             return
         if change.trigger == Trigger.MOVED_IN:

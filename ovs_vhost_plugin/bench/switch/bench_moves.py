@@ -27,7 +27,6 @@ from ovs_vhost_plugin.lab.hosts.fabric import CLIENT_ADDRESS, CLIENT_MAC, Fabric
 from ovs_vhost_plugin.lab.hosts.host import Host
 from ovs_vhost_plugin.lab.measure.paced import PacedFlow
 from ovs_vhost_plugin.lab.platform import packages
-from ovs_vhost_plugin.lab.process import wait_until
 
 OURS, DPDK = "ovs-vhost", "ovs-dpdk"
 PORT, UDP_PORT = "vhu0", 7000
@@ -92,7 +91,6 @@ class MoveCourse:
         """Migrate once, at `rate` frames a second."""
         fabric, here, there = self._fabric, self._here, self._there
         self._guest.prepare(self._sockets[there])
-        wait_until(lambda: not self._has_flow(there), "the destination forgets the last move")
         dropped, full, held = self._overruns(), self._tap_full(), self._held(here)
         most = round(rate * 60)
         with PacedFlow(
@@ -117,14 +115,6 @@ class MoveCourse:
         self._here, self._there = there, here
         here.wait_ready(PORT)
         return result
-
-    def _has_flow(self, host: Host) -> bool:
-        """Whether the bridge has a cached flow to the guest: to a place where it is no more.
-
-        It would drop what comes between the announcement and the revalidator's next turn.
-        """
-        flows = host.switch.appctl("ovs-vswitchd", "dpctl/dump-flows")
-        return f"dst={MAC}" in flows
 
     def _overruns(self) -> int:
         fabric = self._fabric

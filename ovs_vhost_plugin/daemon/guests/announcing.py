@@ -216,8 +216,8 @@ class Announcing:
         match action:
             case Announce(request, refusal):
                 self._service.request(request, refusal)
-            case Withdraw(port, reason):
-                self._service.withdraw(port, reason)
+            case Withdraw(port, reason, macs):
+                self._service.withdraw(port, reason, macs)
             case Query(port, frames):
                 self._service.query(port, frames)
             case FindMoved(look):

@@ -10,6 +10,7 @@ from ovs_vhost_plugin.vswitchd.trace import (
     blocked,
     flow_from,
     flow_to,
+    learned,
     missing,
     stopped,
 )
@@ -54,6 +55,13 @@ Datapath actions: """
 )
 def test_only_a_frame_that_goes_to_the_port_alone_is_taken_for_learned(text, reason):
     assert missing(text, {12}) == reason
+
+
+def test_what_a_traced_frame_has_taught_is_told_of_its_mac_alone():
+    text = HEAD + " -> learned that 52:54:00:12:34:56 is on port vhu0 in VLAN 0\n"
+    assert learned(text, bytes.fromhex("525400123456"))
+    assert not learned(text, bytes.fromhex("525400123457"))
+    assert not learned(HEAD, bytes.fromhex("525400123456"))
 
 
 def test_the_question_is_about_the_guests_own_tag():

@@ -76,6 +76,10 @@ class World:
         return action.request.station.mac, action.request.trigger, action.refusal
 
 
+def stopped(*macs: bytes) -> Withdraw:
+    return Withdraw("vhu0", "its guest has stopped", frozenset(macs))
+
+
 @pytest.fixture
 def world() -> World:
     return World()
@@ -124,6 +128,15 @@ def test_a_ring_that_began_after_the_first_tells_that_the_guest_was_there(world:
     assert world.announced() == [(MAC, "moved-in", "")]
 
 
+def test_only_macs_that_may_be_announced_are_told_of_one_that_stops() -> None:
+    world = World(replace(PORT, attached=True))
+    world.guests.rarp("vhu0", OTHER, world.now, world.now)
+    world.runs()
+    world.guests.take_actions()
+    world.status("connected")
+    assert world.guests.take_actions() == [stopped(MAC)]
+
+
 def test_rings_may_be_told_of_after_the_guest_runs(world: World) -> None:
     world.status("running")
     world.guests.started("vhu0", 7, 5, world.now, moved_in=False, further=False)
@@ -134,7 +147,7 @@ def test_a_guest_that_stops_is_withdrawn_and_not_announced_again(world: World) -
     world.runs()
     world.announced()
     world.status("connected")
-    assert world.guests.take_actions() == [Withdraw("vhu0", "its guest has stopped")]
+    assert world.guests.take_actions() == [stopped(MAC)]
     assert world.guests.get_timer() is None
 
 
@@ -403,7 +416,7 @@ def test_a_guest_that_lost_its_connection_is_expected_for_a_while(world: World) 
         world.runs()
         world.guests.take_actions()
         world.guests.ended("vhu0", world.now)
-        assert world.guests.take_actions() == [Withdraw("vhu0", "its guest has stopped")]
+        assert world.guests.take_actions() == [stopped(MAC)]
         world.now += seconds
         world.runs()
         assert world.announced() == [(MAC, trigger, "")]
@@ -499,7 +512,7 @@ def test_guests_that_come_from_elsewhere_are_told_of_whoever_announces_them() ->
     world.status("connected")
     world.runs()  # after a pause
     assert world.guests.take_arrivals() == []
-    assert world.guests.take_actions() == [Withdraw("vhu0", "its guest has stopped")]
+    assert world.guests.take_actions() == [stopped(MAC, OTHER)]
 
 
 def test_a_guest_whose_rings_began_before_its_send_rarp_was_heard_has_come(world: World) -> None:
