@@ -58,7 +58,7 @@ class AskRevalidator:
 
 @dataclass(frozen=True, slots=True)
 class TellBridge:
-    """Have `bridge` learn from `frame`, come by `flow`, and send it nowhere; answer with `told`."""
+    """Teach `bridge` by `frame`, come by `flow`, which goes nowhere; answer with `told`."""
 
     number: int
     bridge: str
@@ -68,7 +68,7 @@ class TellBridge:
 
 @dataclass(frozen=True, slots=True)
 class WakeSwitch:
-    """Have the switch's main loop come round. The one action without an answer."""
+    """Wake the switch's main loop. The one action without an answer."""
 
 
 AnnouncerAction = (

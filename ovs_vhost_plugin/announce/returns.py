@@ -97,7 +97,7 @@ class Returns:
         return True
 
     def tell(self, announcement: Announcement, location: Location, frame: bytes) -> None:
-        """Have the bridge learn from `frame`, and the announcement wait."""
+        """Teach the bridge by `frame`; the announcement waits."""
         self._next.append(_Telling(announcement, location, frame))
 
     def get_timer(self) -> float | None:
