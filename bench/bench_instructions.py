@@ -5,8 +5,8 @@
 
 Each case runs a burst of packets after a first one. The count of an empty run is subtracted, so
 that the result excludes start-up and the counting itself. The kernels are compiled for the
-processor in NUMBA_CPU_NAME and NUMBA_CPU_FEATURES: tests hold the counts for x86-64-v2 against
-instructions.json.
+processor in NUMBA_CPU_NAME and NUMBA_CPU_FEATURES, and libc's memcpy is counted with them: tests
+hold the counts for x86-64-v2, with the memcpy of the same, against instructions.json.
 """
 
 from __future__ import annotations

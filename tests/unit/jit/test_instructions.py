@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the data path costs, where no other load can blur it: instructions a packet.
 
-Compiled for one and the same processor everywhere, the counts are equal but for what libc's
-memcpy and the kernel's clock take on this machine. After a change that is meant:
+Compiled for one and the same processor everywhere, with the memcpy that each such processor has,
+the counts are equal but for what the kernel's clock takes on this machine. After a change that is
+meant:
 
-    NUMBA_CPU_NAME=x86-64-v2 NUMBA_CPU_FEATURES= \\
-        python -m bench.bench_instructions --json > bench/instructions.json
+    eval $(PYTHONPATH=tests python -c 'from support.jit.compiled import *; print("export", \\
+        *(f"{k}={v}" for k, v in (X86_64_V2 | PLAIN_MEMCPY).items()))')
+    python -m bench.bench_instructions --json > bench/instructions.json
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 
 import pytest
 from support.checkout import TOP
-from support.jit.compiled import X86_64_V2
+from support.jit.compiled import PLAIN_MEMCPY, X86_64_V2
 
 MARGIN = 0.1
 
@@ -31,7 +33,7 @@ def test_a_packet_costs_what_it_did(require: Callable[[object, str], None]) -> N
     done = subprocess.run(
         [sys.executable, "-m", "bench.bench_instructions", "--json"],
         cwd=TOP,
-        env=os.environ | X86_64_V2,
+        env=os.environ | X86_64_V2 | PLAIN_MEMCPY,
         capture_output=True,
         text=True,
         check=False,
