@@ -71,7 +71,7 @@ class CloudHypervisor(SoftGuest):
 
     def run_on(self, frontend: FrontEnd, bases: Sequence[int]) -> None:
         """Send features, memory, sizes and in-flight region, then each vring; enable all last."""
-        frontend.set_features(self._features())
+        frontend.set_features(self.config.acknowledged)
         frontend.set_memory(self.memory)
         for vring in self.vrings:
             self._tell_state(frontend, FrontendRequest.SET_VRING_NUM, vring.index, vring.queue.size)

@@ -32,7 +32,6 @@ from ovs_vhost_plugin.guest.frontend.eventfd import wait_for
 from ovs_vhost_plugin.guest.frontend.frontend import (
     PROTOCOL_FEATURES,
     FrontEnd,
-    NotOfferedError,
     VringSetup,
 )
 from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
@@ -84,6 +83,12 @@ class Config:
     def has(self, feature: Feature) -> bool:
         """Whether the guest acknowledges a feature."""
         return bool(self.features & feature.mask)
+
+    @property
+    def acknowledged(self) -> int:
+        """Features that the driver acknowledges, with those that several queue pairs need."""
+        many = Feature.MQ.mask | Feature.CTRL_VQ.mask
+        return self.features | (many if self.queue_pairs > 1 else 0)
 
     @property
     def header_size(self) -> int:
@@ -164,11 +169,9 @@ class SoftGuest:
 
     def run_on(self, frontend: FrontEnd, bases: Sequence[int]) -> None:
         """Hand the device over to `frontend`: features, memory, each vring at its base."""
-        if frontend.queue_pairs_offered < len(self.pairs):
-            raise NotOfferedError(f"{frontend.queue_pairs_offered} queue pairs")
         self.frontend = frontend
         config = self.config
-        start_device(frontend, self._features(), self.memory, self.vrings, bases, config.mtu)
+        start_device(frontend, config.acknowledged, self.memory, self.vrings, bases, config.mtu)
         for pair in self.pairs:
             pair.rx.fill()
             pair.tx.queue.publish()
@@ -305,10 +308,6 @@ class SoftGuest:
         if self.frontend is None:
             raise RuntimeError("start() comes first")
         return self.frontend
-
-    def _features(self) -> int:
-        many = Feature.MQ.mask | Feature.CTRL_VQ.mask
-        return self.config.features | (many if self.config.queue_pairs > 1 else 0)
 
     def _make_pair(self, index: int) -> DriverPair:
         config = self.config

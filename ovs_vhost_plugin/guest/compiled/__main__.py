@@ -28,10 +28,13 @@ from ovs_vhost_plugin.guest.compiled.tap import StackTap
 from ovs_vhost_plugin.guest.driver.split import DeviceBrokenError
 from ovs_vhost_plugin.guest.frontend.connection import BackEndError
 from ovs_vhost_plugin.guest.soft import FEATURES, Config
+from ovs_vhost_plugin.vhost.spec import Feature
 
 _NAMESPACES = Path("/run/netns")
 _RETRY = 0.2  # seconds
 _FAILED = 1
+_MOST_PAIRS = 128
+"""As many as a port offers."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,6 +63,16 @@ def parser() -> argparse.ArgumentParser:
         "--size", type=int, default=256, help="descriptors of each ring (default: %(default)s)"
     )
     parser.add_argument(
+        "--packed", action="store_true", help="packed rings, where they are split otherwise"
+    )
+    parser.add_argument(
+        "--queue-pairs",
+        type=_pairs,
+        default=1,
+        metavar="N",
+        help="queue pairs, each a thread and a queue of the tap (default: %(default)s)",
+    )
+    parser.add_argument(
         "--no-offloads", action="store_true", help="finish all checksums, and send no large frames"
     )
     return parser
@@ -75,12 +88,17 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(ended)
-    tap = StackTap(options.tap, options.mac, options.mtu)
+    tap = StackTap(options.tap, options.mac, options.mtu, options.queue_pairs)
     if options.address:
         _set_address(options.tap, options.address)
     _say(f"{options.tap} is up, {options.mac.hex(':')}, {options.address or 'without address'}")
-    features = FEATURES | (0 if options.no_offloads else OFFLOADS)
-    config = Config(size=options.size, features=features, mac=options.mac, mtu=options.mtu)
+    config = Config(
+        queue_pairs=options.queue_pairs,
+        size=options.size,
+        features=_features(options),
+        mac=options.mac,
+        mtu=options.mtu,
+    )
     guest = CompiledGuest(options.socket, config, tap, server=not options.connect)
     try:
         _serve(guest, stop)
@@ -118,6 +136,11 @@ def _serve(guest: CompiledGuest, stop: int) -> None:
         _say("the back-end has gone")
 
 
+def _features(options: argparse.Namespace) -> int:
+    features = FEATURES | (0 if options.no_offloads else OFFLOADS)
+    return features | (Feature.RING_PACKED.mask if options.packed else 0)
+
+
 def _set_address(device: str, address: IPNetwork) -> None:
     with IPRoute() as kernel:
         (index,) = kernel.link_lookup(ifname=device)
@@ -129,6 +152,13 @@ def _mac(text: str) -> bytes:
         return bytes(EUI(text).packed)
     except AddrFormatError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _pairs(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= _MOST_PAIRS:
+        raise argparse.ArgumentTypeError(f"not 1 to {_MOST_PAIRS}: {text!r}")
+    return number
 
 
 def _say(text: str) -> None:

@@ -18,6 +18,7 @@ from ovs_vhost_plugin.vhost.spec import Feature
 _TUN = "/dev/net/tun"
 _TUNSETIFF, _TUNSETOFFLOAD, _TUNSETVNETHDRSZ = 0x400454CA, 0x400454D0, 0x400454D8
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+_IFF_MULTI_QUEUE, _IFF_TUN_EXCL = 0x0100, 0x8000
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
 _SIOCSIFHWADDR, _SIOCSIFMTU, _SIOCSIFTXQLEN = 0x8924, 0x8922, 0x8943
 _IFF_UP = 0x1
@@ -38,8 +39,8 @@ _QUEUE = 10_000
 class NetworkStack(Protocol):
     """A network stack's end, of which the driver has the other one."""
 
-    fd: int
-    """Gives and takes one frame with its header at a time; non-blocking."""
+    fds: list[int]
+    """One a queue; each gives and takes one frame with its header at a time, non-blocking."""
 
     def set_offloads(self, features: int) -> None:
         """Let the stack send unfinished checksums and large segments, as negotiated."""
@@ -51,15 +52,13 @@ class NetworkStack(Protocol):
 class StackTap:
     """A tap in the calling thread's network namespace; it goes when this is closed."""
 
-    def __init__(self, name: str, mac: bytes, mtu: int = 1500) -> None:
+    def __init__(self, name: str, mac: bytes, mtu: int = 1500, queues: int = 1) -> None:
         """Make it and bring it up. Raises OSError, EBUSY where there is such a tap in use."""
         self.name = name
-        self.fd = os.open(_TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.fds: list[int] = []
         self._wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
         try:
-            how = struct.pack("=H", _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
-            self._ask(self.fd, _TUNSETIFF, how)
-            fcntl.ioctl(self.fd, _TUNSETVNETHDRSZ, struct.pack("=i", _HEADER_BYTES))
+            self._open_queues(queues)
             wire = self._wire.fileno()
             self._ask(wire, _SIOCSIFHWADDR, struct.pack("=H6s", _ARPHRD_ETHER, mac))
             self._ask(wire, _SIOCSIFMTU, struct.pack("=i", mtu))
@@ -74,7 +73,7 @@ class StackTap:
     def set_offloads(self, features: int) -> None:
         """As NetworkStack."""
         offloads = sum(value for feature, value in _OFFLOADS if features & feature.mask)
-        fcntl.ioctl(self.fd, _TUNSETOFFLOAD, offloads)
+        fcntl.ioctl(self.fds[0], _TUNSETOFFLOAD, offloads)
 
     def send(self, frame: bytes) -> None:
         """As NetworkStack."""
@@ -83,7 +82,19 @@ class StackTap:
     def close(self) -> None:
         """Close the tap, which goes."""
         self._wire.close()
-        os.close(self.fd)
+        while self.fds:
+            os.close(self.fds.pop())
+
+    def _open_queues(self, queues: int) -> None:
+        """Open the tap once for each queue; the first of several must find none of the name."""
+        several = _IFF_MULTI_QUEUE if queues > 1 else 0
+        for queue in range(queues):
+            fd = os.open(_TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            self.fds.append(fd)
+            alone = _IFF_TUN_EXCL if several and queue == 0 else 0
+            how = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR | several | alone
+            self._ask(fd, _TUNSETIFF, struct.pack("=H", how))
+            fcntl.ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("=i", _HEADER_BYTES))
 
     def _ask(self, fd: int, request: int, value: bytes = b"") -> bytes:
         return fcntl.ioctl(fd, request, _REQUEST.pack(self.name.encode(), value))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ovs_vhost_plugin.guest.driver.memory import GuestMemory
-from ovs_vhost_plugin.guest.frontend.frontend import FrontEnd, VringSetup
+from ovs_vhost_plugin.guest.frontend.frontend import FrontEnd, NotOfferedError, VringSetup
 
 
 def start_device(
@@ -19,8 +19,10 @@ def start_device(
 ) -> None:
     """Start all vrings on an initialised session; kicks are the caller's.
 
-    Raises NotOfferedError if the back-end lacks one of `features`.
+    Raises NotOfferedError if the back-end lacks one of `features`, or has fewer queue pairs.
     """
+    if 2 * frontend.queue_pairs_offered < len(vrings):
+        raise NotOfferedError(f"{frontend.queue_pairs_offered} queue pairs")
     frontend.set_features(features)
     frontend.give_memory(memory)
     if mtu is not None:

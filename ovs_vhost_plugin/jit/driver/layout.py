@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compiled driver's data: two rings, each with a pool of buffers, and the guest's tap.
 
-Every buffer is one piece of memory and has a descriptor of its own, buffer i the descriptor i. So a
-chain is one descriptor, and its head names its buffer.
+Every buffer is one piece of memory, and a chain is one descriptor. Its *head* is the buffer's
+number: in a split ring the descriptor's index, in a packed one the buffer id.
 """
 
 from __future__ import annotations
@@ -27,19 +27,22 @@ from ovs_vhost_plugin.jit.layout import (
 
 DRIVER_RING_DTYPE = record(
     # Written by the guest while the loop does not run
-    "size",  # entries of the ring, a power of two
+    "size",  # entries of the ring; split: a power of two
+    "packed",  # 1: RING_PACKED negotiated: indices are then positions, see ring/position.py
     "event_idx",  # 1: RING_EVENT_IDX negotiated
+    "writes",  # 1: the device writes the buffers (receive ring)
     "kick_fd",  # eventfd that wakes the device
     "call_fd",  # eventfd that the device writes, non-blocking
     "buffers",  # address of buffer 0 in this process
-    "stride",  # bytes from a buffer to the next one
-    "length",  # bytes of a buffer
+    "guest",  # its guest address
+    "length",  # bytes of a buffer, and to the next one
     "first_page",  # the page of buffer 0 in `written`
     # The ring's place
     "next",  # avail index of the next chain
     "published",  # avail index that the device sees
     "seen",  # used index up to which chains were collected
     "free",  # number of buffers in `DriverRing.free`
+    "first_word",  # packed: second word of the chain at `published`, which it does not have yet
 )
 """A vring as its driver has it, `DriverRing.state`."""
 
@@ -64,23 +67,27 @@ DRIVER_COUNTERS_DTYPE = record(
 )
 """Counts since the guest was made: `TapGuest.counters`."""
 
+NONE, BROKEN = -1, -2
+"""In the place of a head: there is no used chain; the device broke the rules."""
+
 HEADER_BYTES = 12
 """struct virtio_net_hdr with num_buffers (virtio 1.2, 5.1.6.1)."""
 
 
 class DriverRing(NamedTuple):
-    """A vring: views of its parts, and its free buffers, of which the last is taken first."""
+    """A vring: views of its parts as the device's `Vring` has them, and its buffers."""
 
     desc: NDArray[np.uint64]  # two words a descriptor
-    avail: NDArray[np.uint16]
-    used: NDArray[np.uint16]
-    elements: NDArray[np.uint32]  # the used ring's elements: id, len
-    free: NDArray[np.int64]
+    avail: NDArray[np.uint16]  # packed: the driver event area
+    used: NDArray[np.uint16]  # packed: the device event area
+    elements: NDArray[np.uint32]  # split: the used ring's elements; packed: nothing
+    free: NDArray[np.int64]  # heads of the free buffers, of which the last is taken first
+    offered: NDArray[np.uint8]  # by head, 1: the device has the buffer
     state: Records  # (1,) DRIVER_RING_DTYPE
 
 
 class TapGuest(NamedTuple):
-    """The loop's data of a guest with one queue pair."""
+    """The loop's data of a queue pair, and of the tap's queue that it has."""
 
     rx: DriverRing
     tx: DriverRing
@@ -94,7 +101,7 @@ class TapGuest(NamedTuple):
 
 
 DRIVER_RING_T = types.BaseTuple.from_types(
-    (U64_T, U16_T, U16_T, U32_T, I64_T, from_dtype(DRIVER_RING_DTYPE)[::1]), DriverRing
+    (U64_T, U16_T, U16_T, U32_T, I64_T, U8_T, from_dtype(DRIVER_RING_DTYPE)[::1]), DriverRing
 )
 TAP_GUEST_T = types.BaseTuple.from_types(
     (

@@ -13,21 +13,22 @@ from select import POLLIN
 
 from ovs_vhost_plugin.jit.atomics import address_of, load_acquire, load_u16_at
 from ovs_vhost_plugin.jit.driver.layout import (
+    BROKEN,
     DRIVER_RING_T,
     HEADER_BYTES,
+    NONE,
     TAP_GUEST_T,
     DriverRing,
     TapGuest,
 )
-from ovs_vhost_plugin.jit.driver.split import (
-    add_avail,
+from ovs_vhost_plugin.jit.driver.ring import (
+    buffer_address,
+    collect,
     disable_calls,
     enable_calls,
+    offer,
+    offer_all,
     publish,
-    set_length,
-    used_chains,
-    used_id,
-    used_length,
 )
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import boolean, int64, void
@@ -43,33 +44,19 @@ WAKE, RX_CALL, TX_CALL, TAP = 0, 1, 2, 3
 _GSO_TYPE, _NUM_BUFFERS = 1, 10  # offsets in the header (5.1.6.1)
 
 
-@kernel(int64(DRIVER_RING_T, int64), inline=True)
-def buffer_address(ring: DriverRing, head: int) -> int:
-    """Where a buffer is in this process."""
-    return int64(ring.state[0]["buffers"] + head * ring.state[0]["stride"])
-
-
 @kernel(boolean(int64), inline=True)
 def is_large(address: int) -> bool:
     """Whether the header at `address` says that its frame is still to be segmented."""
     return int64(load_u16_at(address)) >> 8 * _GSO_TYPE != 0
 
 
-@kernel(boolean(DRIVER_RING_T))
-def reclaim(ring: DriverRing) -> bool:
-    """Free the buffers of chains that the device has used; False if it used a stranger."""
-    state = ring.state[0]
-    count = used_chains(ring)
-    if count + state["free"] > len(ring.free):
-        return False
-    for ahead in range(count):
-        head = used_id(ring, ahead)
-        if head >= len(ring.free):
-            return False
-        ring.free[state["free"]] = head
-        state["free"] += 1
-    state["seen"] = (state["seen"] + count) & 0xFFFF
-    return True
+@kernel(boolean(DRIVER_RING_T), inline=True)
+def _reclaim(ring: DriverRing) -> bool:
+    """Free the buffers of all used chains; False if the device broke the rules."""
+    head, _ = collect(ring)
+    while head >= 0:
+        head, _ = collect(ring)
+    return head == NONE
 
 
 @kernel(void(TAP_GUEST_T), inline=True)
@@ -83,7 +70,7 @@ def _show_sent(guest: TapGuest) -> None:
 def _mark_written(guest: TapGuest, head: int, length: int) -> None:
     """Mark the pages of a buffer after a write, for a migration to send again."""
     state = guest.tx.state[0]
-    first = state["first_page"] + head * state["stride"] // PAGE
+    first = state["first_page"] + head * state["length"] // PAGE
     for page in range(first, first + (length + PAGE - 1) // PAGE):
         guest.written[page] = 1
 
@@ -93,7 +80,7 @@ def transmit(guest: TapGuest) -> int:
     """One burst from the tap: how many frames were sent."""
     ring, counters, iovec = guest.tx, guest.counters[0], guest.iov[0]
     state = ring.state[0]
-    if not reclaim(ring):
+    if not _reclaim(ring):
         guest.state[0]["fault"] = 1
         return 0
     done = 0
@@ -105,10 +92,8 @@ def transmit(guest: TapGuest) -> int:
         length = readv(guest.state[0]["cfg_tap_fd"], address_of(guest.iov, 0), 1)
         if length <= HEADER_BYTES:
             break
-        state["free"] -= 1
         _mark_written(guest, head, length)
-        set_length(ring, head, length)
-        add_avail(ring, head)
+        offer(ring, length)
         counters["tx_packets"] += 1
         counters["tx_bytes"] += length
         counters["tx_gso"] += 1 if is_large(address) else 0
@@ -119,37 +104,41 @@ def transmit(guest: TapGuest) -> int:
     return done
 
 
-@kernel(int64(TAP_GUEST_T, int64))
-def _gather(guest: TapGuest, buffers: int) -> int:
-    """Fill in iovecs for the next frame's buffers; return its bytes, 0 for a broken device."""
+@kernel(int64(TAP_GUEST_T))
+def _gather(guest: TapGuest) -> int:
+    """Collect the next frame's buffers into the iovecs: their number, 0, or BROKEN.
+
+    The first header has the number, and the device uses them together (5.1.6.4.1). So if one is
+    missing, the device is broken.
+    """
     ring = guest.rx
-    total = int64(0)
-    for ahead in range(buffers):
-        head, length = used_id(ring, ahead), used_length(ring, ahead)
-        if head >= len(ring.free) or length > ring.state[0]["length"]:
-            return 0
-        guest.iov[ahead]["base"] = buffer_address(ring, head)
-        guest.iov[ahead]["len"] = length
-        total += length
-    return total
+    head, length = collect(ring)
+    if head < 0:
+        return 0 if head == NONE else head
+    count = int64(load_u16_at(buffer_address(ring, head) + _NUM_BUFFERS))
+    if count == 0 or count > len(guest.iov):
+        return int64(BROKEN)
+    for at in range(count):
+        if at > 0:
+            head, length = collect(ring)
+        if head < 0:
+            return int64(BROKEN)
+        guest.iov[at]["base"] = buffer_address(ring, head)
+        guest.iov[at]["len"] = length
+    return count
 
 
-@kernel(int64(TAP_GUEST_T, int64))
-def _deliver(guest: TapGuest, ready: int) -> int:
-    """Write the next frame to the tap and offer its buffers again: their number, 0 if broken."""
-    ring, counters = guest.rx, guest.counters[0]
-    state = ring.state[0]
-    if used_id(ring, 0) >= len(ring.free):
-        return 0
-    header = buffer_address(ring, used_id(ring, 0))
-    buffers = int64(load_u16_at(header + _NUM_BUFFERS))
-    if buffers == 0 or buffers > ready:  # 5.1.6.4.1: a frame's buffers are used together
-        return 0
-    length = _gather(guest, buffers)
+@kernel(boolean(TAP_GUEST_T, int64))
+def _deliver(guest: TapGuest, buffers: int) -> bool:
+    """Write the gathered frame to the tap; False if it has no more than a header."""
+    counters = guest.counters[0]
+    length = int64(0)
+    for at in range(buffers):
+        length += guest.iov[at]["len"]
     if length <= HEADER_BYTES:
-        return 0
+        return False
     fd, iovecs = guest.state[0]["cfg_tap_fd"], address_of(guest.iov, 0)
-    large = is_large(header)
+    large = is_large(guest.iov[0]["base"])
     sent = writev(fd, iovecs, buffers)
     while sent == -EINTR:
         sent = writev(fd, iovecs, buffers)
@@ -159,24 +148,22 @@ def _deliver(guest: TapGuest, ready: int) -> int:
         counters["rx_gso"] += 1 if large else 0
     else:
         counters["rx_refused"] += 1
-    for ahead in range(buffers):
-        add_avail(ring, used_id(ring, ahead))
-    state["seen"] = (state["seen"] + buffers) & 0xFFFF
-    return buffers
+    return True
 
 
 @kernel(int64(TAP_GUEST_T))
 def receive(guest: TapGuest) -> int:
     """One burst to the tap: how many frames were received."""
     ring = guest.rx
-    ready = used_chains(ring)
     done = 0
-    while ready > 0 and done < BURST:
-        buffers = _deliver(guest, ready)
+    while done < BURST:
+        buffers = _gather(guest)
         if buffers == 0:
+            break
+        if buffers < 0 or not _deliver(guest, buffers):
             guest.state[0]["fault"] = 1
             break
-        ready -= buffers
+        offer_all(ring)
         done += 1
     if publish(ring):
         write_event(ring.state[0]["kick_fd"], guest.scratch)
@@ -218,6 +205,9 @@ def sleep(guest: TapGuest) -> None:
 @kernel(void(TAP_GUEST_T))
 def run(guest: TapGuest) -> None:
     """Be the guest until `guest.stop` is set and its wake eventfd is written, or a fault."""
-    while load_acquire(guest.stop, 0) == 0 and guest.state[0]["fault"] == 0:
-        if transmit(guest) + receive(guest) == 0:
+    while load_acquire(guest.stop, 0) == 0:
+        done = transmit(guest) + receive(guest)
+        if guest.state[0]["fault"]:
+            break
+        if done == 0:
             sleep(guest)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver's side of a split virtqueue (virtio 1.2, 2.7), whose chains are single descriptors.
+"""The driver's side of a split virtqueue (virtio 1.2, 2.7): the functions of `ring.py`, in order.
 
 The avail index is written with release and the used index read with acquire, so that the entries
 that they cover are complete. Each question whether the other side sleeps is asked behind a fence
@@ -15,9 +15,10 @@ from ovs_vhost_plugin.jit.atomics import (
     store_relaxed,
     store_release,
 )
-from ovs_vhost_plugin.jit.driver.layout import DRIVER_RING_T, DriverRing
+from ovs_vhost_plugin.jit.driver.layout import DRIVER_RING_T, NONE, DriverRing
 from ovs_vhost_plugin.jit.kernel import kernel
-from ovs_vhost_plugin.jit.layout import boolean, int64, void
+from ovs_vhost_plugin.jit.layout import TWO_T, boolean, int64, void
+from ovs_vhost_plugin.jit.ring.descriptor import put_address, put_word, split_word
 from ovs_vhost_plugin.jit.ring.offsets import (
     AVAIL_F_NO_INTERRUPT,
     AVAIL_FLAGS,
@@ -35,46 +36,36 @@ from ovs_vhost_plugin.jit.ring.split import need_event
 
 
 @kernel(int64(DRIVER_RING_T), inline=True)
-def used_chains(ring: DriverRing) -> int:
+def _used_chains(ring: DriverRing) -> int:
     """The number of chains that the device has used and nobody has collected."""
     return int64((int64(load_acquire(ring.used, USED_IDX)) - ring.state[0]["seen"]) & 0xFFFF)
 
 
-@kernel(int64(DRIVER_RING_T, int64), inline=True)
-def _slot(ring: DriverRing, ahead: int) -> int:
+@kernel(TWO_T(DRIVER_RING_T), inline=True)
+def take_used(ring: DriverRing) -> tuple[int, int]:
+    """As `ring.take_used`."""
     state = ring.state[0]
-    return int64((state["seen"] + ahead) & (state["size"] - 1))
+    if _used_chains(ring) == 0:
+        return int64(NONE), int64(0)
+    slot = int64(state["seen"] & (state["size"] - 1))
+    state["seen"] = (state["seen"] + 1) & 0xFFFF
+    head = int64(load_relaxed(ring.elements, element_id(slot)))
+    return head, int64(load_relaxed(ring.elements, element_len(slot)))
 
 
-@kernel(int64(DRIVER_RING_T, int64), inline=True)
-def used_id(ring: DriverRing, ahead: int) -> int:
-    """The head of the used chain `ahead` places behind the next one to collect."""
-    return int64(load_relaxed(ring.elements, element_id(_slot(ring, ahead))))
-
-
-@kernel(int64(DRIVER_RING_T, int64), inline=True)
-def used_length(ring: DriverRing, ahead: int) -> int:
-    """The bytes that the device wrote into that chain, as it says."""
-    return int64(load_relaxed(ring.elements, element_len(_slot(ring, ahead))))
-
-
-@kernel(void(DRIVER_RING_T, int64, int64), inline=True)
-def set_length(ring: DriverRing, head: int, length: int) -> None:
-    """Set the length of a readable descriptor; its flags and `next` become 0."""
-    store_relaxed(ring.desc, 2 * head + 1, length)
-
-
-@kernel(void(DRIVER_RING_T, int64), inline=True)
-def add_avail(ring: DriverRing, head: int) -> None:
-    """Put a chain into the next avail slot, which the device does not see yet."""
+@kernel(void(DRIVER_RING_T, int64, int64, int64), inline=True)
+def add_avail(ring: DriverRing, head: int, address: int, length: int) -> None:
+    """As `ring.add_avail`."""
     state = ring.state[0]
+    put_address(ring.desc, head, address)
+    put_word(ring.desc, head, split_word(length, state["writes"]))
     store_relaxed(ring.avail, avail_ring(state["size"], state["next"]), head)
     state["next"] = (state["next"] + 1) & 0xFFFF
 
 
-@kernel(boolean(DRIVER_RING_T))
+@kernel(boolean(DRIVER_RING_T), inline=True)
 def publish(ring: DriverRing) -> bool:
-    """Show the device the chains that were added; return whether it wants a kick (2.7.13)."""
+    """As `ring.publish` (2.7.13)."""
     state = ring.state[0]
     old, new = state["published"], state["next"]
     if old == new:
@@ -88,23 +79,20 @@ def publish(ring: DriverRing) -> bool:
     return int64(load_relaxed(ring.used, USED_FLAGS)) & USED_F_NO_NOTIFY == 0
 
 
-@kernel(boolean(DRIVER_RING_T, int64))
+@kernel(boolean(DRIVER_RING_T, int64), inline=True)
 def enable_calls(ring: DriverRing, delay: int) -> bool:
-    """Ask for a call when `delay` chains and one more are used; return whether they are already.
-
-    Without the event index the device calls at the first one.
-    """
+    """As `ring.enable_calls`."""
     state = ring.state[0]
     if state["event_idx"]:
         store_relaxed(ring.avail, used_event(state["size"]), state["seen"] + delay)
     else:
         store_relaxed(ring.avail, AVAIL_FLAGS, 0)
     fence()
-    return used_chains(ring) > delay
+    return _used_chains(ring) > delay
 
 
-@kernel(void(DRIVER_RING_T))
+@kernel(void(DRIVER_RING_T), inline=True)
 def disable_calls(ring: DriverRing) -> None:
-    """Ask for no calls; with the event index the last event stays behind the device's index."""
+    """As `ring.disable_calls`. With the event index the last event stays behind the device's."""
     if not ring.state[0]["event_idx"]:
         store_relaxed(ring.avail, AVAIL_FLAGS, AVAIL_F_NO_INTERRUPT)

@@ -37,6 +37,7 @@ F_AVAIL, F_USED = 1 << 7, 1 << 15
 
 _LEN, _LE16 = np.uint64(0xFFFFFFFF), np.uint64(0xFFFF)
 _MIDDLE, _TOP = np.uint64(32), np.uint64(48)
+_SPLIT_FLAGS = 32
 _PACKED_ID, _PACKED_FLAGS = 32, 48
 _SIGN = 1 << 16  # flags are the word's highest 16 bits, and F_USED its sign
 
@@ -45,6 +46,12 @@ _SIGN = 1 << 16  # flags are the word's highest 16 bits, and F_USED its sign
 def address_at(table: NDArray[np.uint64], index: int) -> Any:
     """The guest address in descriptor `index`."""
     return load_relaxed(table, 2 * index)
+
+
+@kernel(void(U64_T, int64, int64), inline=True)
+def put_address(table: NDArray[np.uint64], index: int, address: int) -> None:
+    """Write the guest address of descriptor `index`."""
+    store_relaxed(table, 2 * index, address)
 
 
 @kernel(uint64(U64_T, int64), inline=True)
@@ -107,6 +114,28 @@ def packed_flags(word: Any) -> int:
     return int64(word >> _TOP)
 
 
+@kernel(int64(int64, int64), inline=True)
+def split_word(length: int, writes: int) -> int:
+    """The second word of a descriptor alone in its chain; with `writes` the device writes it."""
+    return length | (F_WRITE if writes else 0) << _SPLIT_FLAGS
+
+
+@kernel(int64(int64, int64, int64, int64), inline=True)
+def _packed_word(buffer_id: int, length: int, whose: int, writes: int) -> int:
+    """The second word of a packed descriptor; `whose` is its F_AVAIL and F_USED, with a sign."""
+    flags = whose | (F_WRITE if writes else 0)
+    return length | buffer_id << _PACKED_ID | flags << _PACKED_FLAGS
+
+
+@kernel(int64(int64, int64, boolean, int64), inline=True)
+def packed_avail_word(buffer_id: int, length: int, wrap: bool, writes: int) -> int:
+    """The second word of an available descriptor, alone in its chain.
+
+    F_AVAIL is the wrap counter, F_USED its opposite (2.8.1).
+    """
+    return _packed_word(buffer_id, length, F_AVAIL if wrap else F_USED - _SIGN, writes)
+
+
 @kernel(int64(int64, int64, boolean, int64), inline=True)
 def packed_used_word(buffer_id: int, written: int, wrap: bool, writes: int) -> int:
     """The second word of a used descriptor, `written` bytes in its buffers.
@@ -114,7 +143,4 @@ def packed_used_word(buffer_id: int, written: int, wrap: bool, writes: int) -> i
     F_AVAIL and F_USED are both the wrap counter (2.8.1). With `writes`, F_WRITE is set, so that
     `written` counts (2.8.13).
     """
-    flags = (F_AVAIL | F_USED) - _SIGN if wrap else 0
-    if writes:
-        flags |= F_WRITE
-    return written | buffer_id << _PACKED_ID | flags << _PACKED_FLAGS
+    return _packed_word(buffer_id, written, (F_AVAIL | F_USED) - _SIGN if wrap else 0, writes)

@@ -97,6 +97,7 @@ from ovs_vhost_plugin.jit.ring.position import (
     distance,
     is_available,
     off_wrap,
+    passes,
     position_of_event,
     slot_of,
     wrap_of,
@@ -300,9 +301,7 @@ def needs_notification(ring: Vring) -> bool:
         return flags != EVENT_FLAGS_DISABLE
     size = state["size"]
     at = position_of_event(size, int64(load_relaxed(ring.avail, EVENT_OFF_WRAP)))
-    around = 2 * size
-    passed = (state["flushed"] - at - 1) % around < (state["flushed"] - called) % around
-    return bool(valid == 0 or passed)
+    return bool(valid == 0 or passes(size, at, state["flushed"], called))
 
 
 @kernel(void(VRING_T, MEMORY_T, NET_T, int64))

@@ -63,6 +63,13 @@ def is_available(size: int, position: int, word: Any) -> int:
     return failure(Fault.WRAP_COUNTER_WRONG) if flags == (F_AVAIL | F_USED if wrap else 0) else 0
 
 
+@kernel(boolean(int64, int64, uint64), inline=True)
+def is_used(size: int, position: int, word: Any) -> bool:
+    """Whether a descriptor with this second word was used: both flags are the wrap counter."""
+    wanted = F_AVAIL | F_USED if wrap_of(size, position) else 0
+    return bool(packed_flags(word) & (F_AVAIL | F_USED) == wanted)
+
+
 @kernel(int64(int64, int64), inline=True)
 def off_wrap(size: int, position: int) -> int:
     """The position in an event area's form (2.8.14)."""
@@ -73,3 +80,10 @@ def off_wrap(size: int, position: int) -> int:
 def position_of_event(size: int, event: int) -> int:
     """The position in an event area. Its slot may be outside of the ring."""
     return (event & ~EVENT_WRAP) + (0 if event & EVENT_WRAP else size)
+
+
+@kernel(boolean(int64, int64, int64, int64), inline=True)
+def passes(size: int, event: int, new: int, old: int) -> bool:
+    """Whether a position that goes from `old` to `new` passes that of an event (2.8.10)."""
+    around = 2 * size
+    return bool((new - event - 1) % around < (new - old) % around)

@@ -20,6 +20,7 @@ from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyBitmap
 from ovs_vhost_plugin.guest.frontend.frontend import VringSetup
 from ovs_vhost_plugin.guest.soft import Config
 from ovs_vhost_plugin.jit import layout
+from ovs_vhost_plugin.vhost import packed_base
 from ovs_vhost_plugin.vhost.spec import Feature, ProtocolFeature
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.device.vringconfig import PairConfig, VringConfig
@@ -27,16 +28,21 @@ from ovs_vhost_plugin.worker.device.vringconfig import PairConfig, VringConfig
 PATIENCE = 60.0
 MODERN = Feature.VERSION_1.mask | Feature.MRG_RXBUF.mask
 EVENT_IDX = Feature.RING_EVENT_IDX.mask
+PACKED = Feature.RING_PACKED.mask
 
 
 class SocketStack:
-    """The network stack's end of a socket, in the place of a tap."""
+    """The network stack's ends of sockets, one for each queue, in the place of a tap."""
 
-    def __init__(self) -> None:
-        self.wire, self._driver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.wire.settimeout(PATIENCE)
-        self._driver.setblocking(False)
-        self.fd = self._driver.fileno()
+    def __init__(self, queues: int = 1) -> None:
+        self.wires: list[socket.socket] = []
+        self._driver: list[socket.socket] = []
+        for _ in range(queues):
+            wire, driver = tap_sockets()
+            self.wires.append(wire)
+            self._driver.append(driver)
+        self.wire = self.wires[0]
+        self.fds = [driver.fileno() for driver in self._driver]
         self.features = 0
 
     def set_offloads(self, features: int) -> None:
@@ -46,20 +52,34 @@ class SocketStack:
         self.wire.send(bytes(12) + frame)
 
     def close(self) -> None:
+        for end in (*self.wires, *self._driver):
+            end.close()
+
+
+class PortPair:
+    """A queue pair of a port; `wire` is the bridge's end of its tap."""
+
+    def __init__(self, index: int) -> None:
+        self.wire, self._tap = tap_sockets()
+        self.pair = QueuePair(index, self._tap.fileno())
+        self.given: dict[int, tuple[VringSetup, int]] = {}
+        """Vrings that run, and the positions at which they began, by their indices here."""
+
+    def close(self) -> None:
+        self.pair.close()
         self.wire.close()
-        self._driver.close()
+        self._tap.close()
 
 
 class DirectPort:
-    """What a front-end is to the guest, on a queue pair; `wire` is the bridge's end."""
+    """What a front-end is to the guest, on queue pairs; `wire` and `pair` are the first one's."""
 
-    def __init__(self) -> None:
-        self.wire, self._tap = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.wire.settimeout(PATIENCE)
-        self._tap.setblocking(False)
-        self.pair = QueuePair(0, self._tap.fileno())
+    def __init__(self, queue_pairs: int = 1) -> None:
+        self.pairs = [PortPair(index) for index in range(queue_pairs)]
+        self.wires = [mine.wire for mine in self.pairs]
+        self.wire, self.pair = self.wires[0], self.pairs[0].pair
         self.offered = (1 << 64) - 1
-        self._vrings: dict[int, tuple[VringSetup, int]] = {}
+        self.queue_pairs_offered = queue_pairs
         self._log: np.ndarray | None = None
 
     def has(self, _feature: ProtocolFeature) -> bool:
@@ -78,45 +98,48 @@ class DirectPort:
         pass
 
     def start_vring(self, vring: VringSetup, base: int) -> None:
-        self._vrings[vring.index] = vring, base
-        if len(self._vrings) == 2:
-            self._run()
+        mine = self.pairs[vring.index // 2]
+        position = packed_base.decode(base, vring.queue.size) if self._packed else base
+        mine.given[vring.index % 2] = vring, position
+        if len(mine.given) == 2:
+            mine.pair.prepare(self._config(mine.given))
+            mine.pair.start()
 
     def kick(self, vring: VringSetup) -> None:
         vring.kick.signal()
 
     def stop_vring(self, index: int) -> int:
-        self.pair.stop()
-        self._vrings.pop(index)
-        position = self.pair.rings[index].position
+        mine = self.pairs[index // 2]
+        mine.pair.stop()
+        vring, _ = mine.given.pop(index % 2)
+        position = mine.pair.rings[index % 2].position
         assert position is not None
-        return position
+        return packed_base.encode(position, vring.queue.size) if self._packed else position
 
     def start_logging(self, log: DirtyBitmap, _vrings: Iterable[VringSetup]) -> None:
         self._log = np.frombuffer(mmap.mmap(log.fd, log.size), np.uint8)
-        bases = [self.stop_vring(index) for index in (0, 1)]
-        for vring, base in zip(self._known, bases, strict=True):
+        known = [mine.given[at][0] for mine in self.pairs for at in (0, 1)]
+        bases = [self.stop_vring(vring.index) for vring in known]
+        for vring, base in zip(known, bases, strict=True):
             self.start_vring(vring, base)
             vring.kick.signal()
 
     def close(self) -> None:
-        self.pair.close()
-        self.wire.close()
-        self._tap.close()
+        for mine in self.pairs:
+            mine.close()
 
-    def _run(self) -> None:
-        self._known = [self._vrings[index][0] for index in (0, 1)]
-        self.pair.prepare(self._config(self._vrings))
-        self.pair.start()
+    @property
+    def _packed(self) -> bool:
+        return bool(self._features & Feature.RING_PACKED.mask)
 
     def _config(self, vrings: dict[int, tuple[VringSetup, int]]) -> PairConfig:
         regions = np.zeros(1, layout.REGION_DTYPE)
         host = np.frombuffer(self._memory, np.uint8).ctypes.data + self._region.file_offset
         regions[0] = (self._region.guest_address, self._region.size, host)
-        rx, tx = (vrings.get(index) and self._vring(*vrings[index]) for index in (0, 1))
+        rx, tx = (self._vring(*vrings[index]) for index in (0, 1))
         return PairConfig(
-            rx=rx or None,
-            tx=tx or None,
+            rx=rx,
+            tx=tx,
             regions=regions,
             log=self._log,
             header_size=12,
@@ -124,7 +147,7 @@ class DirectPort:
             finish_offloads=False,
         )
 
-    def _vring(self, vring: VringSetup, base: int) -> VringConfig:
+    def _vring(self, vring: VringSetup, position: int) -> VringConfig:
         queue = vring.queue
 
         def part(address: int, length: int) -> np.ndarray:
@@ -134,14 +157,23 @@ class DirectPort:
         return VringConfig(
             size=queue.size,
             desc=part(queue.desc_address, 16 * queue.size),
-            avail=part(queue.avail_address, 6 + 2 * queue.size),
-            used=part(queue.used_address, 6 + 8 * queue.size),
-            next_avail=base,
+            avail=part(queue.avail_address, 4 if self._packed else 6 + 2 * queue.size),
+            used=part(queue.used_address, 4 if self._packed else 6 + 8 * queue.size),
+            next_avail=position,
             kick_fd=vring.kick.fileno(),
             call_fd=vring.call.fileno(),
             log_used=self._log is not None,
             log_guest=queue.used_address,
+            log_desc=queue.desc_address,
         )
+
+
+def tap_sockets() -> tuple[socket.socket, socket.socket]:
+    """The network's end and a loop's end of what stands for a tap."""
+    wire, tap = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    wire.settimeout(PATIENCE)
+    tap.setblocking(False)
+    return wire, tap
 
 
 class DirectLab:
@@ -149,17 +181,22 @@ class DirectLab:
 
     def __init__(self) -> None:
         self._made: list[SocketStack | DirectPort | CompiledGuest] = []
-        self._stacks: dict[int, SocketStack] = {}
 
-    def port(self) -> DirectPort:
-        port = DirectPort()
+    def port(self, queue_pairs: int = 1) -> DirectPort:
+        port = DirectPort(queue_pairs)
         self._made.append(port)
         return port
 
-    def guest(self, size: int = 64, features: int = MODERN | EVENT_IDX, first: int = 0):
+    def guest(
+        self,
+        size: int = 64,
+        features: int = MODERN | EVENT_IDX,
+        first: int = 0,
+        queue_pairs: int = 1,
+    ) -> tuple[CompiledGuest, SocketStack]:
         """A guest that does not run yet, and its stack."""
-        stack = SocketStack()
-        config = Config(size=size, features=features, first_index=first)
+        stack = SocketStack(queue_pairs)
+        config = Config(queue_pairs, size, features, first_index=first)
         guest = CompiledGuest(Path("/nowhere"), config, stack)
         self._made += [stack, guest]
         return guest, stack

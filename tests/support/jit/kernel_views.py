@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+from types import ModuleType
+
 import numpy as np
 from support.jit.packed_reference import PackedDriver
 from support.jit.ring_reference import Driver, GuestMemory
@@ -43,3 +47,13 @@ def kernel_ring(driver: Driver | PackedDriver, **state: int) -> layout.Vring:
 def kernel_memory(memory: GuestMemory, log_bytes: int = 0) -> layout.Memory:
     """Regions and an empty log of `log_bytes`."""
     return layout.Memory(fresh.region_table(memory.table()), np.zeros(log_bytes, np.uint8))
+
+
+def public_functions(module: ModuleType) -> dict[str, list[str]]:
+    """Names of a module's public functions in order, and of each the types in its signature."""
+    tree = ast.parse(Path(str(module.__file__)).read_text())
+    return {
+        node.name: [ast.unparse(argument.annotation or node) for argument in node.args.args]
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    }

@@ -8,16 +8,31 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from support.guest.direct_port import EVENT_IDX, MODERN, PATIENCE, DirectLab, DirectPort, numbered
+from support.guest.direct_port import (
+    EVENT_IDX,
+    MODERN,
+    PACKED,
+    PATIENCE,
+    DirectLab,
+    DirectPort,
+    numbered,
+)
 
 from ovs_vhost_plugin.guest.compiled.guest import OFFLOADS, CompiledGuest
 from ovs_vhost_plugin.guest.driver.driver import F_NEEDS_CSUM, GSO_TCPV4, NetHeader
 from ovs_vhost_plugin.guest.driver.split import DeviceBrokenError
+from ovs_vhost_plugin.guest.frontend.frontend import NotOfferedError
 from ovs_vhost_plugin.guest.migrate import Migration
 from ovs_vhost_plugin.jit.kernel import JIT
+from ovs_vhost_plugin.vhost.spec import Feature
 
 LENGTHS = (60, 1500, 4084, 4088, 9000, 65_000)
 MANY = 700 if JIT else 100
+ALL_FEATURES = pytest.mark.parametrize(
+    "features",
+    [MODERN | EVENT_IDX, MODERN, MODERN | PACKED | EVENT_IDX, MODERN | PACKED],
+    ids=["event-idx", "flags", "packed-event-idx", "packed-flags"],
+)
 
 
 def await_that(condition: Callable[[], bool]) -> None:
@@ -40,27 +55,35 @@ def exchange(there, here, frames: int) -> None:
             assert here.recv(70_000)[12:] == frame[12:]
 
 
-def cross_the_switch(move: Migration, stack, here: DirectPort, there: DirectPort) -> None:
+def exchange_all(there, here, frames: int) -> None:
+    for one, other in zip(there, here, strict=True):
+        exchange(one, other, frames)
+
+
+def cross_the_switch(move: Migration, stacks, here: DirectPort, there: DirectPort) -> None:
     """Frames on their way at the moment of the switch come out once, at one of the ports."""
-    taken = here.pair.counters["rx_packets"] + 10
-    sent = [numbered(500) for _ in range(10)]
-    for frame in sent:
-        stack.send(frame)
-        here.wire.send(numbered(500))
+    counters = [mine.pair.counters for mine in here.pairs]
+    taken = [counts["rx_packets"] + 10 for counts in counters]
+    sent = [[numbered(500) for _ in range(10)] for _ in stacks]
+    for stack, wire, frames in zip(stacks, here.wires, sent, strict=True):
+        for frame in frames:
+            stack.send(frame)
+            wire.send(numbered(500))
     # What the port has not taken stays in its tap, where a hold would take it.
-    await_that(lambda: here.pair.counters["rx_packets"] == taken)
+    await_that(lambda: [mine.pair.counters["rx_packets"] for mine in here.pairs] == taken)
     move.switch()
     move.log.close()
-    for _ in range(10):
-        stack.recv(1000)
-    came = []
-    here.wire.setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            came.append(here.wire.recv(1000))
-    while len(came) < len(sent):
-        came.append(there.wire.recv(1000))
-    assert came == sent
+    for stack, old, new, frames in zip(stacks, here.wires, there.wires, sent, strict=True):
+        for _ in range(10):
+            stack.recv(1000)
+        came = []
+        old.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                came.append(old.recv(1000))
+        while len(came) < len(frames):
+            came.append(new.recv(1000))
+        assert came == frames
 
 
 @pytest.fixture
@@ -70,7 +93,7 @@ def lab() -> Iterator[DirectLab]:
     made.close()
 
 
-@pytest.mark.parametrize("features", [MODERN | EVENT_IDX, MODERN], ids=["event-idx", "flags"])
+@ALL_FEATURES
 @pytest.mark.parametrize("first", [0, 65530])
 def test_frames_pass_both_ways(lab: DirectLab, features: int, first: int) -> None:
     guest, stack = lab.guest(features=features, first=first)
@@ -95,7 +118,7 @@ def test_a_header_says_which_frames_are_large(lab: DirectLab) -> None:
     await_that(lambda: guest.counters["rx_gso"] == guest.counters["tx_gso"] == 1)
 
 
-@pytest.mark.parametrize("features", [MODERN | EVENT_IDX, MODERN], ids=["event-idx", "flags"])
+@ALL_FEATURES
 def test_more_frames_than_the_ring_holds_wait_for_the_device(lab: DirectLab, features: int) -> None:
     guest, stack = lab.guest(size=16, features=features)
     port = lab.port()
@@ -116,8 +139,9 @@ def test_more_frames_than_the_ring_holds_wait_for_the_device(lab: DirectLab, fea
     assert came == frames
 
 
-def test_a_guest_without_work_sleeps_and_a_frame_wakes_it_once(lab: DirectLab) -> None:
-    guest, stack = lab.guest()
+@pytest.mark.parametrize("layout", [0, PACKED], ids=["split", "packed"])
+def test_a_guest_without_work_sleeps_and_a_frame_wakes_it_once(lab: DirectLab, layout: int) -> None:
+    guest, stack = lab.guest(features=MODERN | EVENT_IDX | layout)
     port = lab.port()
     run_on(guest, port)
     exchange(stack.wire, port.wire, 1)
@@ -144,20 +168,56 @@ def test_a_device_that_uses_what_was_not_offered_ends_the_guest(lab: DirectLab) 
         guest.check()
 
 
-def test_a_migration_under_traffic_takes_all_memory_along(lab: DirectLab) -> None:
-    guest, stack = lab.guest()
-    here = lab.port()
+@pytest.mark.parametrize(
+    ("layout", "queue_pairs"), [(0, 1), (PACKED, 1), (0, 2)], ids=["split", "packed", "two-pairs"]
+)
+def test_a_migration_under_traffic_takes_all_memory_along(
+    lab: DirectLab, layout: int, queue_pairs: int
+) -> None:
+    guest, stack = lab.guest(features=MODERN | EVENT_IDX | layout, queue_pairs=queue_pairs)
+    here = lab.port(queue_pairs)
     run_on(guest, here)
-    exchange(stack.wire, here.wire, 2)
+    exchange_all(stack.wires, here.wires, 2)
     for _ in range(2):
-        there = lab.port()
+        there = lab.port(queue_pairs)
         move = Migration(guest, there)  # type: ignore[arg-type]
         move.begin()
-        exchange(stack.wire, here.wire, 2)
-        exchange(here.wire, stack.wire, 2)
+        exchange_all(stack.wires, here.wires, 2)
+        exchange_all(here.wires, stack.wires, 2)
         move.copy_dirty()
-        exchange(stack.wire, here.wire, 1)
-        cross_the_switch(move, stack.wire, here, there)
-        exchange(there.wire, stack.wire, 2)
-        exchange(stack.wire, there.wire, 2)
+        exchange_all(stack.wires, here.wires, 1)
+        cross_the_switch(move, stack.wires, here, there)
+        exchange_all(there.wires, stack.wires, 2)
+        exchange_all(stack.wires, there.wires, 2)
         here = there
+
+
+@pytest.mark.parametrize("layout", [0, PACKED], ids=["split", "packed"])
+def test_a_back_end_that_follows_one_that_was_lost_goes_on(lab: DirectLab, layout: int) -> None:
+    guest, stack = lab.guest(features=MODERN | EVENT_IDX | layout)
+    for _ in range(3):
+        port = lab.port()
+        run_on(guest, port)
+        exchange(stack.wire, port.wire, 3)
+        exchange(port.wire, stack.wire, 3)
+        port.pair.stop()
+        for pair in guest.pairs:
+            pair.halt()
+
+
+def test_each_queue_pair_has_its_own_frames(lab: DirectLab) -> None:
+    guest, stack = lab.guest(queue_pairs=2)
+    port = lab.port(2)
+    run_on(guest, port)
+    exchange(stack.wires[1], port.wires[1], 2)
+    exchange(port.wires[1], stack.wires[1], 2)
+    frames = 2 * len(LENGTHS)
+    await_that(lambda: guest.counters["rx_packets"] == guest.counters["tx_packets"] == frames)
+    assert guest.pairs[0].counters["rx_packets"] == guest.pairs[0].counters["tx_packets"] == 0
+    assert guest.features & Feature.MQ.mask and guest.features & Feature.CTRL_VQ.mask
+
+
+def test_a_back_end_with_fewer_queue_pairs_is_not_run_on(lab: DirectLab) -> None:
+    guest, _ = lab.guest(queue_pairs=2)
+    with pytest.raises(NotOfferedError):
+        run_on(guest, lab.port(1))

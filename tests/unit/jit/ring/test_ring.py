@@ -8,8 +8,6 @@ kernels write is right to the byte, and what they refuse is refused under the sa
 
 from __future__ import annotations
 
-import ast
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.jit.device_reference import PackedDevice, Settings, SplitDevice
 from support.jit.examples import examples
-from support.jit.kernel_views import kernel_memory, kernel_ring
+from support.jit.kernel_views import kernel_memory, kernel_ring, public_functions
 from support.jit.packed_reference import PackedDriver, packed_descriptor
 from support.jit.ring_reference import INDIRECT, NEXT, WRITE, Driver, GuestMemory, descriptor
 
@@ -251,17 +249,7 @@ def test_do_what_the_plain_device_does(
         twins.compare()
 
 
-def functions(module: ModuleType) -> dict[str, list[str]]:
-    """Names of a module's public functions in order, and of each the types in its signature."""
-    tree = ast.parse(Path(str(module.__file__)).read_text())
-    return {
-        node.name: [ast.unparse(argument.annotation or node) for argument in node.args.args]
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
-    }
-
-
 @pytest.mark.parametrize("module", [split, packed], ids=["split", "packed"])
 def test_each_layout_has_the_functions_of_a_ring_in_its_order(module: ModuleType) -> None:
-    shape, own = functions(ring), functions(module)
+    shape, own = public_functions(ring), public_functions(module)
     assert [(name, own[name]) for name in own if name in shape] == list(shape.items())
