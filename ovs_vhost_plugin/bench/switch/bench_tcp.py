@@ -7,7 +7,8 @@ All ends are Linux's own stack, in namespaces, and iperf3. The client is on a ve
 switch; the other end is the compiled guest on a vhost-user port, or a second veth port, beyond
 which no port of this switch can be. The same guest is on OVS-DPDK's vhost-user port, on a second
 switch with the same client. QEMU's guest, whose processor is emulated, is on our port and on a tap
-of QEMU's own. They have their turns in each round, and a ratio is that of one round.
+of QEMU's own. Beside the compiled guest, which has split rings and one queue pair, are those with
+packed rings and with two pairs. All have their turns in each round; a ratio is that of one round.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from rich.table import Table
 
 from ovs_vhost_plugin.bench.processor import processor
 from ovs_vhost_plugin.bench.switch.options import parse_options
-from ovs_vhost_plugin.bench.switch.site import BESIDE, SwitchPeer, SwitchSite
+from ovs_vhost_plugin.bench.switch.site import BESIDE, KINDS, OURS, SwitchPeer, SwitchSite
 
+PEERS = BESIDE | dict.fromkeys(KINDS, OURS)
+"""A peer, or a guest of another kind → what of ours is compared with it."""
 DIRECTIONS = {"to the guest": (), "from the guest": ("--reverse",)}
 IPERF_PORT = 5201
 
@@ -41,7 +44,7 @@ class TcpRates:
 
     def ratios(self, peer: str) -> list[float]:
         """Ours in terms of a peer's, by round."""
-        ours = self.gbits[BESIDE[peer]]
+        ours = self.gbits[PEERS[peer]]
         return [a / b for a, b in zip(ours, self.gbits[peer], strict=True)]
 
     def as_dict(self) -> dict[str, Any]:
@@ -53,7 +56,7 @@ class TcpRates:
             "ratios": {
                 peer: [round(r, 3) for r in spread(self.ratios(peer))]
                 for peer in self.gbits
-                if peer in BESIDE
+                if peer in PEERS
             },
         }
 
@@ -94,18 +97,18 @@ def show(results: Sequence[TcpRates]) -> None:
         table.add_column(heading, justify="right" if heading == "Gb/s" else "left")
     for result in results:
         where = "TSO" if result.tso else "no TSO", result.direction
-        for peer in filter(BESIDE.__contains__, result.gbits):
+        for peer in filter(PEERS.__contains__, result.gbits):
             median, low, high = spread(result.ratios(peer))
-            ours, its = (f"{statistics.median(result.gbits[n]):.2f}" for n in (BESIDE[peer], peer))
+            ours, its = (f"{statistics.median(result.gbits[n]):.2f}" for n in (PEERS[peer], peer))
             ratio = f"{median:.2f} ({low:.2f}–{high:.2f})"
-            table.add_row(*where, BESIDE[peer], ours, peer, its, ratio)
+            table.add_row(*where, PEERS[peer], ours, peer, its, ratio)
     Console(width=110).print(table)
 
 
 def main() -> None:
     """Print the figures, as a table or as JSON."""
     turn = "stream, after one that is not counted"
-    options = parse_options(__doc__, list(BESIDE), rounds=5, seconds=3, turn=turn)
+    options = parse_options(__doc__, list(PEERS), rounds=5, seconds=3, turn=turn)
     results = [
         result
         for tso in (True, False)

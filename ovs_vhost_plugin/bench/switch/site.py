@@ -28,6 +28,8 @@ OURS, VETH, DPDK = "ovs-vhost", "veth", "ovs-dpdk"
 QEMU_OURS, QEMU_TAP = "QEMU on ovs-vhost", "QEMU's tap"
 BESIDE = {VETH: OURS, DPDK: OURS, QEMU_TAP: QEMU_OURS}
 """A peer → what of ours is compared with it."""
+KINDS = {"packed rings": ("--packed",), "two queue pairs": ("--queue-pairs", "2")}
+"""Other compiled guests on our port → the command's options."""
 RING = "1024"
 ROOM = 1024  # MiB of OVS-DPDK's memory
 _SLEEP = "other_config:pmd-maxsleep"
@@ -101,24 +103,29 @@ class SwitchSite:
         self.peers: dict[str, SwitchPeer] = {}
         host = closing.enter_context(Host("v", self.directory / "v", userspace_tso=tso))
         client = self._cable(host, "client", "c0", "10.0.0.1/24")
-        if any(BESIDE.get(name) == OURS for name in wanted) or OURS in wanted:
-            self.peers[OURS] = self._compiled(host, client)
+        if any(BESIDE.get(name) == OURS or name in (OURS, *KINDS) for name in wanted):
+            self.peers[OURS] = self._compiled(host, client, 2)
         if VETH in wanted:
             plain = self._cable(host, "plain", "p0", "10.0.0.3/24")
             self.peers[VETH] = SwitchPeer(client, plain, "10.0.0.3", host)
         if DPDK in wanted:
             other = closing.enter_context(dpdk_host(self.directory / "d", tso=tso))
             far = self._cable(other, "dclient", "c0", "10.0.0.1/24")
-            self.peers[DPDK] = self._compiled(other, far)
+            self.peers[DPDK] = self._compiled(other, far, 2)
         for number, name in enumerate((QEMU_OURS, QEMU_TAP), 4):
             if name in wanted:
                 self.peers[name] = self._qemu(host, client, number, tap=name == QEMU_TAP)
+        for number, name in enumerate(KINDS, 6):
+            if name in wanted:
+                self.peers[name] = self._compiled(host, client, number, KINDS[name])
         for peer in self.peers.values():
             peer.client.ping(peer.address)
 
-    def _compiled(self, host: Host, client: Namespace) -> SwitchPeer:
-        guest = compiled_guest(self._closing, self.directory, host, 2)
-        return SwitchPeer(client, guest, address(2), host)
+    def _compiled(
+        self, host: Host, client: Namespace, number: int, options: Sequence[str] = ()
+    ) -> SwitchPeer:
+        guest = compiled_guest(self._closing, self.directory, host, number, options)
+        return SwitchPeer(client, guest, address(number), host)
 
     def _qemu(self, host: Host, client: Namespace, number: int, *, tap: bool) -> SwitchPeer:
         guest = qemu_guest(self._closing, self.directory, host, number, tap=tap, tso=self._tso)
@@ -145,15 +152,19 @@ def address(number: int) -> str:
 
 
 def compiled_guest(
-    closing: contextlib.ExitStack, directory: Path, host: Host, number: int
+    closing: contextlib.ExitStack,
+    directory: Path,
+    host: Host,
+    number: int,
+    options: Sequence[str] = (),
 ) -> Namespace:
-    """A compiled guest on a vhost-user port `vhuN` of the host's switch."""
+    """A compiled guest on a vhost-user port `vhuN` of the host's switch; `options`: more of it."""
     port = f"vhu{number}"
     kind = ("type=dpdkvhostuserclient",) if isinstance(host, DpdkHost) else ()
     # Without the mirror that the lab has for captures
     path = Host.add_client_port(host, port, None, *kind)
     host.wait_ready(port)
-    options = ("--size", RING, "--mac", _mac(number))
+    options = ("--size", RING, "--mac", _mac(number), *options)
     guest = CompiledNamespace(
         f"vm{number}{host.label}", path, directory, f"{address(number)}/24", options
     )

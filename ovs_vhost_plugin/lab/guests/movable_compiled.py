@@ -21,8 +21,10 @@ from ovs_vhost_plugin.lab.guests.movable import Move
 from ovs_vhost_plugin.lab.hosts.namespace import Namespace
 from ovs_vhost_plugin.lab.process import LabError
 from ovs_vhost_plugin.lab.setup import Setup
+from ovs_vhost_plugin.vhost.spec import Feature
 
 DEVICE = "eth0"
+_SIZE = 1024
 _COPIES = 3
 """Of the pages written meanwhile: at high rates there are always as many again."""
 
@@ -30,16 +32,19 @@ _COPIES = 3
 class CompiledMovable(Setup):
     """The guest in `namespace`; it is told from outside that it has moved, by SEND_RARP."""
 
-    def __init__(self, mac: str, address: str, *, size: int = 1024) -> None:
+    def __init__(
+        self, mac: str, address: str, *, packed: bool = False, queue_pairs: int = 1
+    ) -> None:
         super().__init__()
         self.mac = mac
         self.address = address
         self.namespace = Namespace("vm")
         self._config = Config(
+            queue_pairs=queue_pairs,
             mac=bytes.fromhex(mac.replace(":", "")),
             address=IPv4Address(address),
-            size=size,
-            features=FEATURES | OFFLOADS,
+            size=_SIZE,
+            features=FEATURES | OFFLOADS | (Feature.RING_PACKED.mask if packed else 0),
         )
         self._guest: CompiledGuest | None = None
         self._destination: FrontEnd | None = None
@@ -47,7 +52,8 @@ class CompiledMovable(Setup):
     def _set_up(self) -> None:
         self._closing.enter_context(self.namespace)
         with self.namespace.entered():
-            self._tap = StackTap(DEVICE, self._config.mac)
+            queues = self._config.queue_pairs
+            self._tap = StackTap(DEVICE, self._config.mac, queues=queues)
         self._closing.callback(self._tap.close)
         self.namespace.address(DEVICE, f"{self.address}/24")
 
