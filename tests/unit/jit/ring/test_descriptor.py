@@ -22,6 +22,8 @@ def test_each_field_of_both_layouts(address: int, length: int, middle: int, top:
         table[1] = (address, length, middle, top)
         words = table.view(np.uint64)
         assert descriptor.address_at(words, 1) == address
+        descriptor.put_address(words, 0, address)
+        assert table[0].tolist() == (address, 0, 0, 0)
         word = np.uint64(descriptor.word_at(words, 1))
         assert word == descriptor.acquire_word(words, 1)
         assert descriptor.length_of(word) == length
@@ -42,3 +44,18 @@ def test_a_used_descriptor(buffer_id: int, written: int, wrap: bool, writes: int
         put(table.view(np.uint64), 1, word)
         assert table[1].tolist() == (0, written, buffer_id, flags)
         assert not table[:1].view(np.uint64).any()
+
+
+@given(buffer_id=U16, length=U32, wrap=st.booleans(), writes=st.integers(0, 1))
+def test_a_descriptor_alone_in_its_chain(
+    buffer_id: int, length: int, wrap: bool, writes: int
+) -> None:
+    """2.8.1: F_AVAIL is the wrap counter and F_USED its opposite. 2.7.5: `next` is not used."""
+    flags = (1 << 7 if wrap else 1 << 15) | 2 * writes
+    table = np.zeros(1, PACKED)
+    word = descriptor.packed_avail_word(buffer_id, length, wrap, writes)
+    descriptor.put_word(table.view(np.uint64), 0, word)
+    assert table[0].tolist() == (0, length, buffer_id, flags)
+    table = np.zeros(1, SPLIT)
+    descriptor.put_word(table.view(np.uint64), 0, descriptor.split_word(length, writes))
+    assert table[0].tolist() == (0, length, 2 * writes, 0)

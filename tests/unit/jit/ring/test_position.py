@@ -43,3 +43,14 @@ def test_who_has_a_descriptor(wrap: bool) -> None:
     for avail, used in itertools.product((False, True), repeat=2):
         word = np.uint64((avail << 7 | used << 15) << 48)
         assert position.is_available(4, at, word) == expected.get((avail, used), 0)
+        assert position.is_used(4, at, word) == ((avail, used) == (wrap, wrap))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_event_is_passed_with_the_descriptor_that_it_names(size: int) -> None:
+    """2.8.10: also where the ring begins anew, and once for each time around both laps."""
+    for old, count in itertools.product(range(2 * size), range(2 * size)):
+        passed = [(old + i) % (2 * size) for i in range(count)]
+        for event in range(2 * size):
+            new = (old + count) % (2 * size)
+            assert position.passes(size, event, new, old) == (event in passed)
