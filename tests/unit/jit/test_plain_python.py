@@ -19,6 +19,7 @@ HERE = Path(__file__).parent
 TESTS = (
     "test_faults",
     "test_result",
+    "driver/test_driver_ring",
     "ring/test_split_chain",
     "ring/test_descriptor",
     "ring/test_dirty",
