@@ -67,7 +67,9 @@ class Returns:
     def __init__(self) -> None:
         self._left: dict[tuple[str, bytes], _Left] = {}  # the first that left is the first
         self._next: list[_Telling] = []  # to be told
-        self._told: dict[int, _Telling] = {}  # by number, while the revalidator is waited for
+        self._asked: dict[int, _Telling] = {}  # by number, until the bridge's answer is here
+        self._learned: list[_Telling] = []  # and the revalidator is to come by
+        self._waits = False  # for the revalidator, which has been asked
         self._number = 0
         self._wake_at = self._until = 0.0  # the switch is to be woken, and no more
 
@@ -102,7 +104,7 @@ class Returns:
 
     def get_timer(self) -> float | None:
         """When `actions` has something if nothing else comes; None for never."""
-        return self._wake_at if self._told and self._wake_at < self._until else None
+        return self._wake_at if self._waits and self._wake_at < self._until else None
 
     def actions(self, now: float) -> list[AnnouncerAction]:
         """The actions that are due: one wait for the revalidator at a time, for all that can."""
@@ -110,13 +112,14 @@ class Returns:
         if wake_at is not None and now >= wake_at:
             self._wake_at = now + WAKES
             return [WakeSwitch()]
-        if self._told or not self._next:
+        if self._waits or not (self._next or self._asked):
             return []
+        self._waits = True
         self._wake_at, self._until = now + WAKES, now + SETTLES_WITHIN
         actions: list[AnnouncerAction] = [AskRevalidator()]
         for one in self._next:
             self._number += 1
-            self._told[self._number] = one
+            self._asked[self._number] = one
             flow = trace.flow_in(one.location.ofport)
             actions.append(TellBridge(self._number, one.location.bridge, flow, one.frame))
         self._next = []
@@ -124,12 +127,20 @@ class Returns:
 
     def told(self, number: int, text: str, now: float) -> None:
         """Take the answer to a TellBridge, "" for none: what has not changed needs no wait."""
-        one = self._told.get(number)
-        if one is not None and not trace.learned(text, one.announcement.request.station.mac):
+        if (one := self._asked.pop(number, None)) is None:
+            return
+        if trace.learned(text, one.announcement.request.station.mac):
+            self._learned.append(one)
+        else:
             one.announcement.settled(now)
 
     def revalidated(self, now: float) -> None:
-        """Note that the revalidator has come by, or that nobody can tell."""
-        for one in self._told.values():
+        """Note that the revalidator has come by, or that nobody can tell.
+
+        For a bridge that has not answered yet that was a turn from before it learned: another is
+        waited for.
+        """
+        self._waits = False
+        for one in self._learned:
             one.announcement.settled(now)
-        self._told = {}
+        self._learned = []

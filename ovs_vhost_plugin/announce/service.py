@@ -210,6 +210,7 @@ class AnnounceService:
                 assert_never(reply)
 
     def _take_wait(self, _reply: Answer | NoAnswer, _now: float) -> None:
+        self._switchd.run(self._clock())  # which bridges had learned before
         self._announcer.returns.revalidated(self._clock())
 
     def _take_told(self, number: int, reply: Answer | NoAnswer, _now: float) -> None:
