@@ -15,12 +15,17 @@ from numpy.typing import NDArray
 from ovs_vhost_plugin.jit.atomics import (
     address_of,
     copy_in,
+    copy_out,
     load_acquire,
+    load_i64_at,
     load_relaxed,
+    load_u16_at,
     store_release,
 )
 from ovs_vhost_plugin.jit.kernel import kernel
 from ovs_vhost_plugin.jit.layout import (
+    CHAINS,
+    HEADER_MAX,
     I64_T,
     MEMORY_T,
     NET_T,
@@ -34,6 +39,7 @@ from ovs_vhost_plugin.jit.layout import (
     Queue,
     Vring,
     int64,
+    uint64,
     void,
 )
 from ovs_vhost_plugin.jit.loop import alive
@@ -111,6 +117,51 @@ def take(
     return taken
 
 
+@kernel(void(QUEUE_T, int64, int64, U8_T, int64, int64), inline=True)
+def _write_packet(
+    queue: Queue, at: int, header: int, packets: NDArray[np.uint8], index: int, length: int
+) -> None:
+    """Copy a packet into iovecs from `at` on, its `header` bytes of header only if they differ.
+
+    As librte_vhost does: a line that nobody writes stays in the caches of both processors.
+    `complete` writes num_buffers, so it is not compared.
+    """
+    iovec = queue.iov[uint64(at)]
+    if iovec["len"] < length or header != HEADER_MAX:
+        scatter(queue, at, 0, packets, index, length)
+        return
+    there, here = iovec["base"], address_of(packets, index)
+    if load_i64_at(there) != load_i64_at(here) or load_u16_at(there + 8) != load_u16_at(here + 8):
+        copy_out(there, packets, index, HEADER_MAX - 2)
+    copy_out(there + HEADER_MAX, packets, index + HEADER_MAX, length - HEADER_MAX)
+
+
+@kernel(int64(QUEUE_T, NET_T, U8_T, I64_T, int64), inline=True)
+def _write_packets(
+    queue: Queue, net: Net, packets: NDArray[np.uint8], lengths: NDArray[np.int64], count: int
+) -> int:
+    """Copy as many of `count` packets as fit into held chains; return how many."""
+    held = queue.state[0]
+    header, mergeable = net.state[0]["cfg_header_size"], net.state[0]["cfg_mergeable"]
+    place, end, at, room = held["head"], held["head"] + held["count"], held["first"], held["length"]
+    done = int64(0)
+    while done < count and place < end:
+        if not mergeable:
+            room = queue.chains[uint64(place & (CHAINS - 1))]["length"]
+        rest = lengths[done]
+        if room < rest:
+            break
+        _write_packet(queue, at, header, packets, FIRST + SPACING * done, rest)
+        while rest > 0:
+            chain = queue.chains[uint64(place & (CHAINS - 1))]
+            at += chain["iovecs"]
+            room -= chain["length"]
+            rest -= chain["length"]
+            place += 1
+        done += 1
+    return done
+
+
 @kernel(int64(VRING_T, QUEUE_T, MEMORY_T, NET_T, U8_T, I64_T, int64))
 def put(
     ring: Vring,
@@ -121,21 +172,19 @@ def put(
     lengths: NDArray[np.int64],
     count: int,
 ) -> int:
-    """Copy `count` packets, each with its header, into receive buffers; return how many fit."""
+    """Copy `count` packets, each with its header, into receive buffers; return how many fit.
+
+    The burst is copied before any of it is given back. The driver's processor has the buffers'
+    lines, and each write waits for its line. The processor asks for the lines of all writes that
+    it holds back, some 64: with what is written to give a packet back in between, those are of few
+    packets.
+    """
     result = pop_avail(ring, memory, queue, count, _ANY_LENGTH)
-    held = queue.state[0]
-    if held["count"] > 0:
+    if queue.state[0]["count"] > 0:
         disable_notification(ring, memory, net)
-    done = 0
-    while done < count and held["count"] > 0:
-        room = held["length"]
-        if not net.state[0]["cfg_mergeable"]:
-            room = queue.chains[held["head"]]["length"]
-        if room < lengths[done]:
-            break
-        scatter(queue, held["first"], 0, packets, FIRST + SPACING * done, lengths[done])
-        complete(ring, queue, memory, net, lengths[done])
-        done += 1
+    done = _write_packets(queue, net, packets, lengths, count)
+    for i in range(done):
+        complete(ring, queue, memory, net, lengths[i])
     flush_and_call(ring, memory, net)
     if result < 0:
         break_ring(ring, net, fault_of(result))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from errno import EAGAIN, EFAULT, EINTR
 
-from ovs_vhost_plugin.jit.atomics import address_of, copy_out, fence
+from ovs_vhost_plugin.jit.atomics import address_of, copy_out, fence, load_u16_at
 from ovs_vhost_plugin.jit.branch import unlikely
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.kernel import kernel
@@ -89,11 +89,12 @@ def _finish_header(queue: Queue, net: Net, buffers: int) -> None:
     at = queue.state[0]["first"]
     iovec = queue.iov[uint64(at)]
     if iovec["len"] >= HEADER_MAX:
-        # As most drivers have it; a copy of fixed length needs no call.
+        # As most drivers have it; a copy of fixed length needs no call. What is there already is
+        # not written, which would take the line from the driver's processor.
         header = iovec["base"]
-        if has_buffers:
+        if has_buffers and load_u16_at(header + _NUM_BUFFERS) != buffers:
             copy_out(header + _NUM_BUFFERS, net.patch, 0, 2)
-        if no_flags:
+        if no_flags and load_u16_at(header + _FLAGS) & 0xFF != 0:
             copy_out(header + _FLAGS, net.patch, 2, 1)
         return
     if has_buffers:
