@@ -33,10 +33,10 @@ def test_a_packet_arrives_whole_in_buffers_that_hold_anything(kind: RingKind, be
     for i, length in enumerate(LENGTHS):
         packet = packets[FIRST + SPACING * i :][:length]
         packet[HEADER:] = np.arange(length - HEADER) % 251
-        packet[:8] = before  # the first header differs from what is there in its last field alone
-        packet[8:10] = 7
-        if i > 0:
-            packet[0] = DATA_VALID  # which a guest without GUEST_CSUM is not told
+        packet[:10] = before
+        # The first header differs from what is there in csum_offset alone, the others elsewhere.
+        packet[8 if i == 0 else 6] = 7
+        packet[0] = DATA_VALID if i > 0 else before  # a guest without GUEST_CSUM is not told
         wanted.append(packet.copy())
         wanted[i][0] = 0
         wanted[i][10:HEADER] = (2 if length > BUFFER else 1, 0)
