@@ -62,6 +62,13 @@ class Site:
             guest.namespace.run(*entry, "nud", "permanent")
         self.sender.namespace.ping(GUEST[1], count=1)
 
+    def dropped(self):
+        """Frames dropped at the switch's full sockets and taps, where a process is held up.
+
+        A packet socket has room for some 90.
+        """
+        return self.host.switch.overruns() + sum(map(self.host.overruns, self.sockets))
+
 
 @pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
 def site(request, require):
@@ -142,7 +149,7 @@ def test_a_guest_with_nothing_to_do_is_not_woken(site):
 
 def test_a_guest_moves_under_traffic_and_gets_each_frame_once(site):
     to = site.guest.namespace, (GUEST[1], UDP)
-    unread = site.host.switch.overruns()
+    before = site.dropped()
     with PacedFlow(site.sender.namespace, *to, RATE, MOST) as flow:
         for port in ("m1", "m0"):
             flow.pass_by(1000)
@@ -150,9 +157,8 @@ def test_a_guest_moves_under_traffic_and_gets_each_frame_once(site):
             site.guest.migrate()
             flow.pass_by(1000)
         flow.end()
-        # Where a switch is held up, its packet sockets have room for some 90 frames.
-        unread = site.host.switch.overruns() - unread
-        assert (flow.lost, flow.twice) == (unread, 0)
+        assert flow.twice == 0
+        assert flow.lost <= site.dropped() - before
     assert transfer(site.sender, site.guest, GUEST[1])
 
 
