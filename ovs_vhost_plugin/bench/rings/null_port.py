@@ -40,7 +40,7 @@ from ovs_vhost_plugin.jit import layout
 from ovs_vhost_plugin.vhost.errors import PeerError
 from ovs_vhost_plugin.vhost.features import offer
 from ovs_vhost_plugin.worker.complaints import Complaints
-from ovs_vhost_plugin.worker.device.device import Device
+from ovs_vhost_plugin.worker.device.device import Device, Observer
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.frontend import FrontEndLink
 from ovs_vhost_plugin.worker.learned.addresses import Addresses
@@ -76,7 +76,7 @@ class LoudComplaints(Complaints):
         print(error, file=sys.stderr, flush=True)
 
 
-class NullObserver:
+class NullObserver(Observer):
     """A device's listener that hears errors alone."""
 
     def __init__(self, complaints: Complaints) -> None:

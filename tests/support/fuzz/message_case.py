@@ -29,7 +29,7 @@ from ovs_vhost_plugin.vhost.fds.kind import is_eventfd
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.session import TABLE, Session
 from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest, ProtocolFeature
-from ovs_vhost_plugin.worker.device.device import Device
+from ovs_vhost_plugin.worker.device.device import Device, Observer
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.device.vringconfig import PairConfig
 from ovs_vhost_plugin.worker.learned.addresses import Addresses
@@ -104,7 +104,7 @@ def drain(sock: socket.socket) -> list[bytes]:
 SETTINGS = PortSettings(hold=True)
 
 
-class Port:
+class Port(Observer):
     """A port as its worker has it, between a front-end and a bridge."""
 
     def __init__(self) -> None:
@@ -149,10 +149,6 @@ class Port:
     def error(self, error: PeerError) -> None:
         assert error.name in _NAMES
         self.errors.append(error.name)
-
-    def lasting(self, error: PeerError | None) -> None: ...
-
-    def busy(self) -> None: ...
 
     # -- steps -----------------------------------------------------------------------------------
 

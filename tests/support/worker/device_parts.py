@@ -10,6 +10,7 @@ from ovs_vhost_plugin.ipc.spec import PortSettings
 from ovs_vhost_plugin.jit.faults import Fault
 from ovs_vhost_plugin.jit.ring import iotlb
 from ovs_vhost_plugin.vhost.errors import PeerError
+from ovs_vhost_plugin.worker.device.device import Observer
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.device.ring import Ring
 from ovs_vhost_plugin.worker.device.vringconfig import PairConfig, Start
@@ -180,7 +181,9 @@ class FakeState:
         self.asked.append("forget")
 
 
-class Observed:
+class Observed(Observer):
+    """What a device tells; what is not kept here is heard by nobody."""
+
     def __init__(self) -> None:
         self.rarps: list[bytes] = []
         self.bases: list[int] = []
@@ -201,9 +204,6 @@ class Observed:
 
     def lasting(self, error: PeerError | None) -> None:
         self.wrong = error
-
-    def migrates(self) -> None:
-        pass
 
     def pairs_wanted(self, pairs: int) -> None:
         self.pairs = pairs

@@ -18,7 +18,7 @@ from ovs_vhost_plugin.vhost.features import Nic, Offer, offer
 from ovs_vhost_plugin.vhost.message import Message
 from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest, ProtocolFeature
 from ovs_vhost_plugin.worker.complaints import Complaints
-from ovs_vhost_plugin.worker.device.device import Device
+from ovs_vhost_plugin.worker.device.device import Device, Observer
 from ovs_vhost_plugin.worker.device.userfaultdevice import UserfaultDevice
 from ovs_vhost_plugin.worker.frontend import FrontEndLink
 from ovs_vhost_plugin.worker.handover.parts import Parts
@@ -51,7 +51,9 @@ class HandoverTaps(FakeTaps):
         return TapState(tuple(self.attached), self.carrier, self.header_size, True)
 
 
-class Observer:
+class News(Observer):
+    """What a device tells, in order; what is not kept here is heard by nobody."""
+
     def __init__(self) -> None:
         self.news: list[Any] = []
 
@@ -63,15 +65,6 @@ class Observer:
 
     def error(self, error: Any) -> None:
         self.news.append(error)
-
-    def lasting(self, error: Any) -> None:
-        pass
-
-    def migrates(self) -> None:
-        pass
-
-    def busy(self) -> None:
-        pass
 
 
 class HandoverPort:
@@ -86,7 +79,7 @@ class HandoverPort:
         clock: Callable[[], float] = lambda: NOW,
     ) -> None:
         self.selector = selectors.DefaultSelector()
-        self.observer = Observer()
+        self.observer = News()
         self.pairs = [FakePair(index) for index in range(PAIRS)]
         outbox, complaints = Outbox(self.selector, clock), Complaints()
         self.tap_fds = tuple(os.eventfd(0) for _ in range(PAIRS))
