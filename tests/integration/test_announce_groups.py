@@ -23,7 +23,9 @@ HOST = bytes.fromhex("020000000001")
 GROUPS = {"239.1.2.3", "ff0e::4242"}
 ETH_P_ALL = 3  # linux/if_ether.h
 REPORTS = Counter(dict.fromkeys(GROUPS, 2))
-"""As many does Linux send when it joins (RFC 3376, 8.11; RFC 3810, 9.11)."""
+"""As many does Linux send when it joins (RFC 3376, 8.11; RFC 3810, 9.11).
+
+On a busy machine there are more: again as the device's own address is there."""
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +89,12 @@ def test_linux_answers_and_the_bridge_knows_its_groups(switch, snooping) -> None
         try:
             wait_until(lambda: count(wire, reports) >= REPORTS, "all reports of its own accord")
             wait_until(lambda: known(br).get(str(port), set()) >= GROUPS, "it has joined")
-            switch.appctl("ovs-vswitchd", "mdb/flush", br.name)
-            assert known(br) == {}
+
+            def forgotten() -> bool:
+                switch.appctl("ovs-vswitchd", "mdb/flush", br.name)
+                return known(br) == {}
+
+            wait_until(forgotten, "its groups forgotten, also after a report that comes late")
             path = str(switch.directory / f"{br.name}.mgmt")
             service.set_locations({"vhu0": Location(br.name, port, path)})
 
