@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """DPDK's virtio-user as it can be run, each way: what goes in is compared with what comes back.
 
-`make test` runs a covering set, which has each pair of properties, `make grid` all of the grid. DPDK
-vectorizes packed rings with AVX-512: a processor without it runs what there is of the rest.
+`make test` runs a covering set, which has each pair of properties, `make grid` all of the grid.
+DPDK vectorizes packed rings with AVX-512: a processor without it runs what there is of the rest.
 """
 
 import os
