@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from support.system.fabric_ports import server_ports
 
 from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyBitmap
 from ovs_vhost_plugin.guest.migrate import Migration
@@ -38,15 +39,8 @@ def fabric(require):
 def paths(fabric, request):
     """The sockets of a port on each host."""
     hold = f"external_ids:vhost-user-hold={str(request.param == 'with a hold').lower()}"
-    hosts = (fabric.a, fabric.b)
-    made = [host.add_server_port(PORT, hold) for host in hosts]
-    for host in hosts:
-        host.wait_ofport(PORT)
-        host.wait_status(PORT, "listening")
-    yield made
-    for host in hosts:
-        host.delete_port(PORT)
-        wait_until(lambda host=host: PORT not in host.appctl("vhost/show"), "the port's end")
+    with server_ports(fabric, PORT, hold) as made:
+        yield made
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
+from support.system.fabric_ports import server_ports
 from support.system.soft_ports import settle
 
 from ovs_vhost_plugin.guest.frontend.connection import RequestRefusedError
@@ -48,14 +49,8 @@ def fabric(require) -> Iterator[Fabric]:
 @pytest.fixture
 def paths(fabric):
     """The sockets of a port on each host, of whose guest nobody has told anything."""
-    hosts = (fabric.a, fabric.b)
-    made = [host.add_server_port(PORT, ON) for host in hosts]
-    for host in hosts:
-        host.wait_ofport(PORT)
-        host.wait_status(PORT, "listening")
-    yield made
-    for host in hosts:
-        host.delete_port(PORT)
+    with server_ports(fabric, PORT, ON) as made:
+        yield made
 
 
 def claim() -> bytes:
