@@ -306,9 +306,8 @@ class Device:
         self.update_tap()
 
     def close_early(self) -> None:
-        """Let no frames in for rings that are late: frames from before their start are dropped."""
-        self._gate.early = False
-        self.update_tap()
+        """Wait for no ring that is late (`Rings`)."""
+        self._rings.close_early()
 
     def update_tap(self) -> None:
         """Set the tap's steering and carrier by the rings that receive or are held."""

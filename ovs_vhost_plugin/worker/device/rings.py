@@ -95,10 +95,16 @@ class Rings:
                         self._on_error(error)
 
     def add(self, pair: QueuePair) -> None:
-        """Let `start_pending` run a further pair, whose tap queue has come, if it is set up."""
+        """Let `start_pending` run a further pair, whose tap queue has come, if it is set up.
+
+        The kernel may have steered frames to the queue. They wait for a ring that is about to run.
+        """
         self.pairs.append(pair)
         pair.tell_of_kicks(self._tell_of_kicks)
-        self._hand_over(pair)  # the kernel may have steered frames to it
+        if self._gate.early or self._is_enabled(pair):
+            self._gate.awaited.add(pair.index)
+        else:
+            self._hand_over(pair)
         self.update_tap()
         if any(self._matters(ring) for ring in pair.rings):
             self._pending.add(pair.index)
@@ -188,8 +194,8 @@ class Rings:
             base = self._resources.base(index, self._hand_in(pair, ring, ring.position))
         ring.stop()
         self._misses.drop(index)
-        if leaves and self._gate.holding.enabled:
-            self._leave(pair)
+        if leaves and self._gate.holding.enabled:  # ring by ring: a queue's frames stay its
+            self._gate.holding.begin(pair.index, pair.take_waiting())
         for error in self._start_pair(pair, without=ring).values():
             self._on_error(error)
         return base
@@ -207,6 +213,14 @@ class Rings:
         """
         if not self.has_run and self._gate.open_early():
             self.update_tap()
+
+    def close_early(self) -> None:
+        """Wait for no ring that is late: its frames are another pair's, or nobody's."""
+        self._gate.early = False
+        for pair in self.pairs:
+            if pair.index in self._gate.awaited:
+                self._hand_over(pair)
+        self.update_tap()
 
     def forget(self) -> None:
         """Stop all rings for good: the front-end has gone."""
@@ -243,25 +257,12 @@ class Rings:
         config = self._resources.pair(None, None)
         return pair.hand_over(ring, vring, config, keep=self._resources.suspends)
 
-    def _leave(self, pair: QueuePair) -> None:
-        """Keep the frames of this pair's queue, in order: the guest migrates, ring by ring.
-
-        While another pair receives, that pair gets them. With the last pair the hold begins.
-        """
-        holding = self._gate.holding
-        if self.running:
-            self._hand_over(pair)
-            return
-        holding.begin(pair.index, pair.take_waiting())
-        if pair.index > 0:
-            with self.stopped(self.pairs[0]):  # its transmit ring may still run
-                holding.begin(0, self.pairs[0].take_waiting())
-
     def _hand_over(self, pair: QueuePair) -> None:
         """Move the frames of this pair's queue to another pair that receives, in order.
 
         A detached queue loses its frames. Queue 0 stays attached, and is left as it is.
         """
+        self._gate.awaited.discard(pair.index)
         other = next((p for p in self.pairs if self._receives(p)), None)
         if other is not None and pair.index > 0:
             with self.stopped(other):
@@ -356,8 +357,11 @@ class Rings:
         return ring.position is not None or ready
 
     def _receives(self, pair: QueuePair) -> bool:
+        return pair.rx.usable and self._is_enabled(pair)
+
+    def _is_enabled(self, pair: QueuePair) -> bool:
         session = self._resources.session
-        return session is not None and pair.rx.usable and session.vrings[pair.rx.index].enabled
+        return session is not None and session.vrings[pair.rx.index].enabled
 
 
 def _bare(error: PeerError) -> PeerError:

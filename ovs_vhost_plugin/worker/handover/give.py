@@ -161,7 +161,7 @@ def busy_with(parts: Parts) -> str:
         return "reports to the daemon wait"
     if parts.holding.active:
         return "frames of a guest that has left are held"
-    if parts.gate.early:
+    if parts.gate.early or parts.gate.awaited:
         return "a guest is about to run"
     if parts.state.busy:
         return "the device's state is being moved"

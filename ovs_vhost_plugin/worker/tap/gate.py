@@ -25,6 +25,8 @@ class TapGate:
         """`pairs` grows as queues of the tap come (`device/rings.py`)."""
         self.early = False
         """Whether frames are let into the tap for a guest that does not run yet."""
+        self.awaited: set[int] = set()
+        """Pairs whose queue has just come: frames wait there for a ring that is about to run."""
         self.holding = holding
         self.pairs = pairs
         self._taps = taps
@@ -40,11 +42,15 @@ class TapGate:
         self._taps.set_format(header_size, features)
 
     def update(self, receives: Sequence[bool]) -> None:
-        """Set the tap's steering and carrier by the pairs that receive, are held or are early."""
+        """Set the tap's steering and carrier by the pairs that receive, are held or are to run."""
         self.early = self.early and not any(receives)
+        for pair, runs in zip(self.pairs, receives, strict=True):
+            if runs:
+                self.awaited.discard(pair.index)
         held = [self.holding.covers(pair.index) for pair in self.pairs]
+        awaited = [pair.index in self.awaited for pair in self.pairs]
         # A detached queue loses its frames.
-        self._taps.set_attached([a or b for a, b in zip(receives, held, strict=True)])
+        self._taps.set_attached([any(uses) for uses in zip(receives, held, awaited, strict=True)])
         self._taps.set_carrier(any(receives) or any(held) or self.early)
 
     def on_ring_start(self, pair: QueuePair) -> None:
@@ -67,18 +73,18 @@ class TapGate:
         return True
 
     def overdue(self, now: float) -> bool:
-        """Whether the guest that the gate was opened for is late.
+        """Whether a ring for which frames wait is late: the guest's first one, or a further pair's.
 
         Its time counts from the first call: the worker may have slept long before.
         """
-        if not self.early:
+        if not self.early and not self.awaited:
             self._early_until = None
         elif self._early_until is None:
             self._early_until = now + EARLY_SECONDS
         return self._early_until is not None and now >= self._early_until
 
     def get_timer(self) -> float | None:
-        """The time at which the guest is `overdue`; None while the gate is not open early."""
+        """The time at which the guest is `overdue`; None while none is waited for."""
         return self._early_until
 
     def _discard(self) -> None:

@@ -100,6 +100,8 @@ class FakeTaps:
         self.attached: list[bool] = []
         self.header_size = 0
         self.discarded = 0
+        self.detached = 0
+        """The number of times that a queue was detached; queue 0 never is."""
 
     def set_format(self, header_size: int, _features: int) -> None:
         self.header_size = header_size
@@ -111,6 +113,8 @@ class FakeTaps:
         self.discarded += 1
 
     def set_attached(self, wanted: list[bool]) -> None:
+        pairs = list(zip(self.attached, wanted, strict=False))  # the first time there are none
+        self.detached += sum(was and not now for was, now in pairs[1:])
         self.attached = list(wanted)
 
 

@@ -686,8 +686,8 @@ def test_a_guest_leaves_ring_by_ring_and_each_queues_frames_stay_its(port: Port)
     port.pairs[0].waiting, port.pairs[1].waiting = [b"first"], [b"second"]
     port.features(Feature.VERSION_1, Feature.MQ, Feature.LOG_ALL)
     port.base(0)
-    assert port.holding.held == {} and port.pairs[0].waiting == [b"first"]
-    assert port.device.running and port.taps.attached == [False, True]  # a tap keeps queue 0
+    assert port.holding.held == {0: [b"first"]} and port.pairs[1].waiting == [b"second"]
+    assert port.device.running and port.taps.attached == [True, True]
     port.base(1)
     port.base(2)
     assert port.holding.held == {0: [b"first"], 1: [b"second"]}
@@ -697,7 +697,7 @@ def test_a_guest_leaves_ring_by_ring_and_each_queues_frames_stay_its(port: Port)
     assert port.holding.held == {0: [b"first"], 1: [b"second"]} and port.taps.carrier
 
 
-def test_a_queue_that_is_given_up_goes_to_one_that_the_guest_still_reads(port: Port) -> None:
+def test_a_ring_that_is_reset_while_the_guest_migrates_gets_its_frames_again(port: Port) -> None:
     port.features(Feature.VERSION_1, Feature.MQ)
     port.memory()
     for index in range(4):
@@ -705,7 +705,19 @@ def test_a_queue_that_is_given_up_goes_to_one_that_the_guest_still_reads(port: P
     port.features(Feature.VERSION_1, Feature.MQ, Feature.LOG_ALL)
     port.pairs[1].waiting = [b"waiting"]
     port.base(2)
-    port.base(3)
+    assert port.holding.held == {1: [b"waiting"]} and port.taps.attached == [True, True]
+    port.vring(2)
+    assert port.pairs[1].given == [b"waiting"] and port.pairs[0].given == []
+    assert port.holding.held == {} and port.taps.attached == [True, True]
+
+
+def test_a_queue_that_is_given_up_goes_to_one_that_the_guest_still_reads(port: Port) -> None:
+    port.features(Feature.VERSION_1, Feature.MQ)
+    port.memory()
+    for index in range(4):
+        port.vring(index)
+    port.pairs[1].waiting = [b"waiting"]
+    port.ask(FrontendRequest.SET_VRING_ENABLE, spec.VRING_STATE.pack(2, 0))
     assert port.pairs[0].given == [b"waiting", b"queue 1"] and port.pairs[0].config.rx is not None
     assert port.holding.held == {} and port.taps.attached == [True, False]
 
@@ -1030,7 +1042,10 @@ def test_a_further_pair_that_stopped_before_its_queue_came_does_not_run(small: P
     assert small.base(2) == small.base(3) == 3
     further = FakePair(1)
     small.device.add_pair(further)  # type: ignore[arg-type]
-    assert not further.running and small.taps.attached == [True, False]
+    assert not further.running
+    small.device.handle_timer(100.0)
+    small.device.handle_timer(100.0 + EARLY_SECONDS)
+    assert small.taps.attached == [True, False]
 
 
 def test_what_came_to_a_queue_before_it_is_used_goes_to_the_pair_that_receives(
@@ -1043,6 +1058,48 @@ def test_what_came_to_a_queue_before_it_is_used_goes_to_the_pair_that_receives(
     small.device.add_pair(FakePair(1))  # type: ignore[arg-type]
     assert small.pairs[0].given == [b"queue 1"] and small.pairs[0].running
     assert small.taps.attached == [True, False]
+
+
+@pytest.fixture
+def expecting(small: Port) -> Port:
+    """A guest with one pair that runs, and another that is enabled, whose queue comes now."""
+    small.features()
+    small.memory()
+    small.vring(0, base=3)
+    small.vring(1, base=3)
+    small.ask(FrontendRequest.SET_VRING_ENABLE, spec.VRING_STATE.pack(2, 1))
+    small.taps.attached = [True, True]  # the kernel attaches it
+    small.device.add_pair(FakePair(1))  # type: ignore[arg-type]
+    return small
+
+
+def test_what_came_to_a_queue_waits_for_a_ring_that_is_about_to_run(expecting: Port) -> None:
+    """Detached, and attached again with the ring, the queue would lose what came in between."""
+    assert expecting.taps.attached == [True, True]
+    expecting.vring(2, base=3)
+    assert expecting.pairs[1].running and expecting.pairs[0].given == []
+    assert expecting.taps.attached == [True, True] and expecting.taps.detached == 0
+    assert not expecting.device._gate.overdue(1e9)
+
+
+def test_what_waits_for_a_ring_that_is_late_goes_to_the_pair_that_receives(
+    expecting: Port,
+) -> None:
+    expecting.device.handle_timer(100.0)
+    expecting.device.handle_timer(100.0 + EARLY_SECONDS)
+    assert expecting.pairs[0].given == [b"queue 1"]
+    assert expecting.taps.attached == [True, False]
+
+
+def test_a_queue_that_comes_before_the_guest_keeps_what_is_let_in_early(small: Port) -> None:
+    small.features()
+    small.memory()
+    small.device.execute(effects.SendRarp(b"\x52\x54\0\1\2\3"))
+    small.taps.attached = [True, True]  # the kernel attaches it
+    small.device.add_pair(FakePair(1))  # type: ignore[arg-type]
+    small.vring(0)
+    small.vring(2)
+    assert small.taps.attached == [True, True] and small.taps.detached == 0
 
 
 def test_a_further_pair_that_is_set_up_wrongly_is_refused_before_its_queue_comes(
