@@ -65,7 +65,7 @@ class OwnPort:
         self._host = closing.enter_context(Host("port", directory / "host"))
         self.namespace = self._host.namespace
         self._host.add_client_port(PORT, socket_path, f"external_ids:vhost-user-queues={queues}")
-        self._host.wait_ready(PORT)
+        self._host.wait_started(PORT)
         self._host.wait_ofport(PORT)
         # testpmd has nobody who listens at its tap.
         self._host.switch.stop_vswitchd()

@@ -200,6 +200,15 @@ class Host(Setup):
         """Return when the port waits for its guest, with compiled kernels."""
         self.wait_status(name, "connecting")
 
+    def wait_started(self, name: str) -> None:
+        """Return when the port has a worker with compiled kernels; its guest may be there too."""
+        started = (*_AWAITS_GUEST, "running")
+        wait_until(
+            lambda: self.status(name).get("status") in started,
+            f"{name} to be started",
+            _WORKER_START_SECONDS,
+        )
+
     def wait_running(self, name: str) -> None:
         """Return when the port's rings run."""
         self.wait_status(name, "running")
