@@ -102,7 +102,7 @@ class Rings:
         self.pairs.append(pair)
         pair.tell_of_kicks(self._tell_of_kicks)
         if self._gate.early or self._is_enabled(pair):
-            self._gate.awaited.add(pair.index)
+            self._gate.await_ring(pair)
         else:
             self._hand_over(pair)
         self.update_tap()

@@ -70,12 +70,19 @@ class TapGate:
             return False
         self._discard()
         self.early = True
+        self._early_until = None
         return True
+
+    def await_ring(self, pair: QueuePair) -> None:
+        """Let the frames in a queue that has come wait for its ring."""
+        self.awaited.add(pair.index)
+        self._early_until = None
 
     def overdue(self, now: float) -> bool:
         """Whether a ring for which frames wait is late: the guest's first one, or a further pair's.
 
-        Its time counts from the first call: the worker may have slept long before.
+        Its time counts from the first call for the latest of them: the worker may have slept long
+        before.
         """
         if not self.early and not self.awaited:
             self._early_until = None

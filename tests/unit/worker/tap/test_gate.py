@@ -34,6 +34,26 @@ def test_the_next_guest_has_as_long(gate: TapGate):
     assert gate.get_timer() == 2 * EARLY_SECONDS
 
 
+def test_a_guest_has_its_time_however_long_a_queue_has_waited(gate: TapGate):
+    gate.await_ring(gate.pairs[0])
+    assert not gate.overdue(0.0)
+    assert gate.open_early()
+    since = 0.9 * EARLY_SECONDS
+    assert not gate.overdue(since)
+    assert not gate.overdue(EARLY_SECONDS)
+    assert gate.overdue(since + EARLY_SECONDS)
+
+
+def test_a_queue_has_its_time_however_long_a_guest_has_been_late(gate: TapGate):
+    gate.open_early()
+    assert not gate.overdue(0.0)
+    gate.await_ring(gate.pairs[0])
+    assert not gate.overdue(EARLY_SECONDS)
+    assert gate.awaited == {0}
+    gate.update([True])
+    assert gate.awaited == set() and not gate.overdue(3 * EARLY_SECONDS)
+
+
 def test_a_gate_that_is_open_is_not_opened_again(gate: TapGate):
     gate.update([True])
     assert not gate.open_early() and not gate.early
