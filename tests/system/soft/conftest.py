@@ -9,6 +9,7 @@ import pytest
 from support.checkout import RELEASE_BEFORE, archive
 from support.system.soft_ports import SoftPort
 
+from ovs_vhost_plugin.lab.hosts.fabric import Fabric
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
 from ovs_vhost_plugin.lab.platform import packages
 
@@ -26,6 +27,15 @@ def soft_host(require):
         # What is seen on a tap shall be its own guest's, not what the bridge floods.
         host.switch.ofctl("del-flows", str(host.directory / f"{BRIDGE}.mgmt"))
         yield host
+
+
+@pytest.fixture(scope="module")
+def fabric(require):
+    """Two hosts, and the switch between them."""
+    words = packages.missing(packages.SWITCH, root=False)
+    require(words is None, words)
+    with Fabric() as made:
+        yield made
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ from support.system.fabric_ports import server_ports
 from ovs_vhost_plugin.guest.frontend.dirtylog import DirtyBitmap
 from ovs_vhost_plugin.guest.migrate import Migration
 from ovs_vhost_plugin.guest.soft import Config, SoftGuest
-from ovs_vhost_plugin.lab.hosts.fabric import Fabric
-from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.spec import Feature, FrontendRequest
@@ -25,14 +23,6 @@ pytestmark = pytest.mark.system
 PORT = "hasty0"
 MAC = bytes.fromhex("525400000001")
 LEFT = ["memory-is-copied", "rings-stopped", "front-end-gone"]
-
-
-@pytest.fixture(scope="module")
-def fabric(require):
-    words = packages.missing(packages.SWITCH, root=False)
-    require(words is None, words)
-    with Fabric() as made:
-        yield made
 
 
 @pytest.fixture(params=["with a hold", "without a hold"])

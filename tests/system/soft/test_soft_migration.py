@@ -15,11 +15,10 @@ from support.system.soft_ports import OTHER_MAC, frame_of, settle
 
 from ovs_vhost_plugin.guest.migrate import ANNOUNCE_ROUNDS, MemoryDiffersError, Migration
 from ovs_vhost_plugin.guest.soft import FEATURES, Config, SoftGuest
-from ovs_vhost_plugin.lab.hosts.fabric import CLIENT_MAC, PHYSICAL, Fabric
+from ovs_vhost_plugin.lab.hosts.fabric import CLIENT_MAC, PHYSICAL
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE
 from ovs_vhost_plugin.lab.measure.capture import Capture, Frame
 from ovs_vhost_plugin.lab.measure.flow import Flow, number_of
-from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import PATIENCE, wait_until
 from ovs_vhost_plugin.vhost.spec import Feature
 
@@ -36,12 +35,9 @@ ETHERTYPE_RARP = 0x8035
 
 
 @pytest.fixture(scope="module")
-def fabric(require):
-    words = packages.missing(packages.SWITCH, root=False)
-    require(words is None, words)
-    with Fabric() as made:
-        made.set_neighbour(ADDRESS, MAC.hex(":"))
-        yield made
+def fabric(fabric):
+    fabric.set_neighbour(ADDRESS, MAC.hex(":"))
+    return fabric
 
 
 @pytest.fixture

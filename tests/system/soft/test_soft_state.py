@@ -5,7 +5,6 @@ import ipaddress
 import json
 import os
 import struct
-from collections.abc import Iterator
 
 import pytest
 from support.system.fabric_ports import server_ports
@@ -14,9 +13,8 @@ from support.system.soft_ports import settle
 from ovs_vhost_plugin.guest.frontend.connection import RequestRefusedError
 from ovs_vhost_plugin.guest.migrate import Migration
 from ovs_vhost_plugin.guest.soft import FEATURES, Config, SoftGuest
-from ovs_vhost_plugin.lab.hosts.fabric import UPLINK, Fabric
+from ovs_vhost_plugin.lab.hosts.fabric import UPLINK
 from ovs_vhost_plugin.lab.measure.capture import Capture
-from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import wait_until
 from ovs_vhost_plugin.vhost import spec
 from ovs_vhost_plugin.vhost.spec import (
@@ -36,14 +34,6 @@ NIC = bytes.fromhex("525400000001")
 NESTED, VLAN, ADDRESS = bytes.fromhex("0242c0000205"), 10, "192.0.2.5"
 TAG = struct.pack("!HH", 0x8100, VLAN)
 CONFIG = Config(mac=NIC, features=FEATURES | Feature.GUEST_ANNOUNCE.mask)
-
-
-@pytest.fixture(scope="module")
-def fabric(require) -> Iterator[Fabric]:
-    words = packages.missing(packages.SWITCH, root=False)
-    require(words is None, words)
-    with Fabric() as made:
-        yield made
 
 
 @pytest.fixture
