@@ -8,7 +8,8 @@ but for reading a fault or a missing translation.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from types import MappingProxyType
 
@@ -298,3 +299,25 @@ class Ring:
         self.state["fault"] = fault
         net.faults[fault] += 1
         os.eventfd_write(int(net.state["cfg_fault_fd"][0]), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The news of a start of rings, as `OnStart` takes them."""
+
+    base: int
+    further: bool
+
+
+def begin(rings: Sequence[Ring], every: Sequence[Ring]) -> Begun | None:
+    """Record where `rings` begin that have not run since all stood still; None tells nothing new.
+
+    A front-end sets up one ring after the other, and a guest may have used only some of them. So a
+    first ring at zero does not show that the guest has used none. `every`: those of all pairs.
+    """
+    before = [ring.began for ring in every if ring.began is not None]
+    for ring in rings:
+        if ring.began is None:
+            ring.began = ring.position
+    base = max([*before, *(ring.began or 0 for ring in rings)])
+    return Begun(base, bool(before)) if not before or base > max(before) == 0 else None

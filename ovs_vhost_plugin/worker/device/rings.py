@@ -9,7 +9,7 @@ pair stops at the first of the messages that are waiting, and resumes after the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from ovs_vhost_plugin.vhost.spec import Feature, IotlbAccess
 from ovs_vhost_plugin.worker.device.misses import Misses
 from ovs_vhost_plugin.worker.device.queuepair import QueuePair
 from ovs_vhost_plugin.worker.device.resources import RingResources
-from ovs_vhost_plugin.worker.device.ring import Ring, RingPhase
+from ovs_vhost_plugin.worker.device.ring import Ring, RingPhase, begin
 from ovs_vhost_plugin.worker.device.vringconfig import PairConfig, VringConfig
 from ovs_vhost_plugin.worker.tap.gate import TapGate
 
@@ -194,8 +194,8 @@ class Rings:
             base = self._resources.base(index, self._hand_in(pair, ring, ring.position))
         ring.stop()
         self._misses.drop(index)
-        if leaves and self._gate.holding.enabled:  # ring by ring: a queue's frames stay its
-            self._gate.holding.begin(pair.index, pair.take_waiting())
+        if leaves and self._gate.holding.enabled:
+            self._leave(pair)
         for error in self._start_pair(pair, without=ring).values():
             self._on_error(error)
         return base
@@ -257,6 +257,20 @@ class Rings:
         config = self._resources.pair(None, None)
         return pair.hand_over(ring, vring, config, keep=self._resources.suspends)
 
+    def _leave(self, pair: QueuePair) -> None:
+        """Keep the frames of this pair's queue, in order: the guest migrates, ring by ring.
+
+        While another pair receives, they wait in the tap. With the last pair the hold begins.
+        """
+        self._gate.await_ring(pair)
+        if self.running:
+            return
+        for left in [one for one in self.pairs if one.index in self._gate.awaited]:
+            self._stop_pair(left)  # its transmit ring may still run
+            self._gate.hold(left)
+            if left is not pair:
+                self._start_pair(left)
+
     def _hand_over(self, pair: QueuePair) -> None:
         """Move the frames of this pair's queue to another pair that receives, in order.
 
@@ -285,8 +299,10 @@ class Rings:
         """Start the vrings of `pair` that can run; return the errors of the others, by index."""
         errors: dict[int, PeerError] = {}
         self._pending.discard(pair.index)
-        if all(ring.position is None for other in self.pairs for ring in other.rings):
-            self._none_has_begun()
+        every = [ring for other in self.pairs for ring in other.rings]
+        if all(ring.position is None for ring in every):
+            for ring in every:
+                ring.began = None
         rx, tx = (None if ring is without else self._usable(ring, errors) for ring in pair.rings)
         if rx is not None and rx.enabled:
             self._gate.on_ring_start(pair)
@@ -296,7 +312,9 @@ class Rings:
         self.update_tap()  # before the loop reads: it takes a detached queue for a broken one
         if rx is not None or tx is not None:
             # Before the loop runs: frames that the guest has sent by then are from before.
-            self._begin([ring for ring in pair.rings if ring.phase is RingPhase.RUNNING])
+            begun = begin([ring for ring in pair.rings if ring.phase is RingPhase.RUNNING], every)
+            if begun is not None:
+                self._on_start(begun.base, further=begun.further)
             pair.start()
         return errors
 
@@ -326,26 +344,6 @@ class Rings:
         if unkept and self.journal_error is None:
             detail = f"vring {unkept[0].index}: no room in the run directory"
             self.journal_error = PeerError(PeerErrorName.JOURNAL_NOT_KEPT, detail)
-
-    def _none_has_begun(self) -> None:
-        for pair in self.pairs:
-            for ring in pair.rings:
-                ring.began = None
-
-    def _begin(self, rings: Sequence[Ring]) -> None:
-        """Record where rings begin that have not run since all stood still, and tell `on_start`.
-
-        A front-end sets up one ring after the other, and a guest may have used only some of them.
-        So a first ring at zero does not show that the guest has used none.
-        """
-        began = [ring.began for pair in self.pairs for ring in pair.rings]
-        before = [base for base in began if base is not None]
-        for ring in rings:
-            if ring.began is None:
-                ring.began = ring.position
-        base = max([*before, *(ring.began or 0 for ring in rings)])
-        if not before or base > max(before) == 0:
-            self._on_start(base, further=bool(before))
 
     def _counted(self, ring: Ring) -> int:
         return self.pairs[ring.index // 2].counters[f"{ring.kind}_kicks"]

@@ -26,7 +26,7 @@ class TapGate:
         self.early = False
         """Whether frames are let into the tap for a guest that does not run yet."""
         self.awaited: set[int] = set()
-        """Pairs whose queue has just come: frames wait there for a ring that is about to run."""
+        """Pairs for whose ring frames wait in the queue: it is about to run, or to be held."""
         self.holding = holding
         self.pairs = pairs
         self._taps = taps
@@ -74,9 +74,14 @@ class TapGate:
         return True
 
     def await_ring(self, pair: QueuePair) -> None:
-        """Let the frames in a queue that has come wait for its ring."""
+        """Let the frames of a queue wait for its ring: it has come, or its guest may be leaving."""
         self.awaited.add(pair.index)
         self._early_until = None
+
+    def hold(self, pair: QueuePair) -> None:
+        """Hold the frames that wait for a pair which is stopped, and those that come."""
+        self.awaited.discard(pair.index)
+        self.holding.begin(pair.index, pair.take_waiting())
 
     def overdue(self, now: float) -> bool:
         """Whether a ring for which frames wait is late: the guest's first one, or a further pair's.

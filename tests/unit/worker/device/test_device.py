@@ -686,7 +686,7 @@ def test_a_guest_leaves_ring_by_ring_and_each_queues_frames_stay_its(port: Port)
     port.pairs[0].waiting, port.pairs[1].waiting = [b"first"], [b"second"]
     port.features(Feature.VERSION_1, Feature.MQ, Feature.LOG_ALL)
     port.base(0)
-    assert port.holding.held == {0: [b"first"]} and port.pairs[1].waiting == [b"second"]
+    assert port.holding.held == {} and port.pairs[0].waiting == [b"first"]
     assert port.device.running and port.taps.attached == [True, True]
     port.base(1)
     port.base(2)
@@ -697,7 +697,7 @@ def test_a_guest_leaves_ring_by_ring_and_each_queues_frames_stay_its(port: Port)
     assert port.holding.held == {0: [b"first"], 1: [b"second"]} and port.taps.carrier
 
 
-def test_a_ring_that_is_reset_while_the_guest_migrates_gets_its_frames_again(port: Port) -> None:
+def migrate_with_the_second_pair_stopped(port: Port) -> None:
     port.features(Feature.VERSION_1, Feature.MQ)
     port.memory()
     for index in range(4):
@@ -705,10 +705,32 @@ def test_a_ring_that_is_reset_while_the_guest_migrates_gets_its_frames_again(por
     port.features(Feature.VERSION_1, Feature.MQ, Feature.LOG_ALL)
     port.pairs[1].waiting = [b"waiting"]
     port.base(2)
-    assert port.holding.held == {1: [b"waiting"]} and port.taps.attached == [True, True]
-    port.vring(2)
-    assert port.pairs[1].given == [b"waiting"] and port.pairs[0].given == []
+
+
+def test_a_ring_that_is_reset_while_the_guest_migrates_has_its_frames(port: Port) -> None:
+    migrate_with_the_second_pair_stopped(port)
     assert port.holding.held == {} and port.taps.attached == [True, True]
+    port.vring(2)
+    assert port.pairs[1].waiting == [b"waiting"] and port.pairs[0].given == []
+    assert port.taps.attached == [True, True] and port.taps.detached == 0
+
+
+def test_a_pair_that_stays_stopped_leaves_its_frames_to_another(port: Port) -> None:
+    migrate_with_the_second_pair_stopped(port)
+    port.device.handle_timer(100.0)
+    assert port.pairs[0].given == []
+    port.device.handle_timer(100.0 + EARLY_SECONDS)
+    assert port.pairs[0].given == [b"waiting", b"queue 1"] and port.pairs[0].config.rx is not None
+    assert port.holding.held == {} and port.taps.attached == [True, False]
+
+
+def test_the_last_pair_to_leave_begins_the_hold_of_all(port: Port) -> None:
+    migrate_with_the_second_pair_stopped(port)
+    port.pairs[0].waiting = [b"first"]
+    port.base(0)
+    assert port.holding.held == {0: [b"first"], 1: [b"waiting"]}
+    assert port.taps.detached == 0 and port.taps.attached == [True, True] and port.taps.carrier
+    assert port.pairs[0].config.tx is not None and port.pairs[1].config.tx is not None
 
 
 def test_a_queue_that_is_given_up_goes_to_one_that_the_guest_still_reads(port: Port) -> None:
