@@ -25,7 +25,7 @@ import socket
 import statistics
 import time
 from bisect import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from ovs_vhost_plugin.announce.frames.announcements import ETH_P_RARP
 from ovs_vhost_plugin.lab.guests import image
 from ovs_vhost_plugin.lab.guests.qemu import GuestConfig, QemuGuest, VhostUser
 from ovs_vhost_plugin.lab.hosts.fabric import CLIENT_ADDRESS, CLIENT_MAC, Fabric
@@ -56,7 +57,6 @@ BATCH = 200  # announcements, of which the daemon remembers 256
 ETHERTYPE = b"\x88\xb5"  # IEEE 802: local experimental
 
 ARRIVED = "RARP at the client"
-RARP = 0x8035  # RFC 903
 
 STEPS = {
     "SEND_RARP read": "received_at",
@@ -167,26 +167,26 @@ class AnnounceCourse:
         """Add the times of the last batch."""
         batch = list(zip(self._asked_at, self._learned_at, strict=True))
         measured.learned += [(learned - asked) * 1e3 for asked, learned in batch]
-        came = (frame.at for frame in self._capture.frames() if frame.ethertype == RARP)
+        came = (frame.at for frame in self._capture.frames() if frame.ethertype == ETH_P_RARP)
         # The first of each: the capture has those of earlier batches too.
         first = {bisect(self._asked_at, at): at for at in sorted(came, reverse=True)}
-        measured.steps.setdefault(ARRIVED, []).extend(
-            (first[number] - asked) * 1e3
-            for number, asked in enumerate(self._asked_at, 1)
-            if number in first
-        )
+        self._add(measured, ARRIVED, first)
         if self._host.daemon is not None:
             last = self._asked_at[-1]
             wait_until(lambda: self._told()[-1]["received_at"] >= last, "the daemon's last word")
             # The daemon does not list an announcement on its own that it saw undone by a theft.
             told = {bisect(self._asked_at, one["received_at"]): one for one in self._told()}
             for name, key in STEPS.items():
-                measured.steps.setdefault(name, []).extend(
-                    (told[number][key] - asked) * 1e3
-                    for number, asked in enumerate(self._asked_at, 1)
-                    if number in told and told[number][key] is not None
-                )
+                self._add(measured, name, {number: one[key] for number, one in told.items()})
         self._asked_at, self._learned_at = [], []
+
+    def _add(self, measured: Times, step: str, times: Mapping[int, float | None]) -> None:
+        """Add the times of a step, by the announcement's number in the batch."""
+        measured.steps.setdefault(step, []).extend(
+            (at - asked) * 1e3
+            for number, asked in enumerate(self._asked_at, 1)
+            if (at := times.get(number)) is not None
+        )
 
     def _told(self) -> list[dict[str, Any]]:
         return self._host.announcements()

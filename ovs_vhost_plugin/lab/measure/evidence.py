@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ovs_vhost_plugin.announce.frames.announcements import ETH_P_ARP, ETH_P_RARP
 from ovs_vhost_plugin.lab.guests.movable import Move
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE, CONFIRMED
 from ovs_vhost_plugin.lab.measure.capture import Capture, Frame
@@ -18,8 +19,6 @@ from ovs_vhost_plugin.lab.measure.timeline import (
     overtaken,
 )
 
-_ETHERTYPE_ARP = 0x0806
-_ETHERTYPE_RARP = 0x8035
 _LAST_SECONDS = 0.5
 """Of the flow: a guest that is slow may lose all that comes within some hundredths of one."""
 
@@ -124,7 +123,7 @@ class Evidence:
     def _announcement_marks(self) -> Iterator[Mark]:
         yield from self.announcing
         yield from _mark(self._guests_own(), "guest announces itself (ARP)", self.destination)
-        for ethertype, name in ((_ETHERTYPE_RARP, "RARP"), (_ETHERTYPE_ARP, "ARP")):
+        for ethertype, name in ((ETH_P_RARP, "RARP"), (ETH_P_ARP, "ARP")):
             sent = (frame for frame in self.uplinks[1] if frame.outgoing)
             left = self._first_announcement(sent, ethertype)
             yield from _mark(left, f"{name} leaves the host", f"uplink of {self.destination}")
@@ -140,7 +139,7 @@ class Evidence:
         return 1e3 * (min(learned) - min(asked)) if learned and asked else None
 
     def _guests_own(self) -> float | None:
-        return self._first_announcement(self.taps[1], _ETHERTYPE_ARP)
+        return self._first_announcement(self.taps[1], ETH_P_ARP)
 
     def _first_announcement(self, frames: Iterable[Frame], ethertype: int) -> float | None:
         found = (

@@ -265,11 +265,10 @@ class Rings:
         self._gate.await_ring(pair)
         if self.running:
             return
+        self._gate.hold(pair)
         for left in [one for one in self.pairs if one.index in self._gate.awaited]:
-            self._stop_pair(left)  # its transmit ring may still run
-            self._gate.hold(left)
-            if left is not pair:
-                self._start_pair(left)
+            with self.stopped(left):  # its transmit ring may still run
+                self._gate.hold(left)
 
     def _hand_over(self, pair: QueuePair) -> None:
         """Move the frames of this pair's queue to another pair that receives, in order.

@@ -30,7 +30,7 @@ class TapGate:
         self.holding = holding
         self.pairs = pairs
         self._taps = taps
-        self._early_until: float | None = None
+        self._late_at: float | None = None
 
     @property
     def takes_uso(self) -> bool:
@@ -70,13 +70,13 @@ class TapGate:
             return False
         self._discard()
         self.early = True
-        self._early_until = None
+        self._late_at = None
         return True
 
     def await_ring(self, pair: QueuePair) -> None:
         """Let the frames of a queue wait for its ring: it has come, or its guest may be leaving."""
         self.awaited.add(pair.index)
-        self._early_until = None
+        self._late_at = None
 
     def hold(self, pair: QueuePair) -> None:
         """Hold the frames that wait for a pair which is stopped, and those that come."""
@@ -90,14 +90,14 @@ class TapGate:
         before.
         """
         if not self.early and not self.awaited:
-            self._early_until = None
-        elif self._early_until is None:
-            self._early_until = now + EARLY_SECONDS
-        return self._early_until is not None and now >= self._early_until
+            self._late_at = None
+        elif self._late_at is None:
+            self._late_at = now + EARLY_SECONDS
+        return self._late_at is not None and now >= self._late_at
 
     def get_timer(self) -> float | None:
         """The time at which the guest is `overdue`; None while none is waited for."""
-        return self._early_until
+        return self._late_at
 
     def _discard(self) -> None:
         self._taps.discard()
