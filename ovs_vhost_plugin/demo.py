@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,10 +23,11 @@ from rich.status import Status
 from rich.table import Table
 
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE
+from ovs_vhost_plugin.lab.interruption import HEARD_WITHIN
 from ovs_vhost_plugin.lab.measure import picture
 from ovs_vhost_plugin.lab.measure.timeline import Report
 from ovs_vhost_plugin.lab.platform import packages
-from ovs_vhost_plugin.lab.process import LabError
+from ovs_vhost_plugin.lab.process import LabError, wait_until
 from ovs_vhost_plugin.lab.stage import Stage
 from ovs_vhost_plugin.lab.takedown import taken_down
 
@@ -167,4 +168,4 @@ def _keep(stage: Stage, screen: Console) -> None:
         screen.print(f"{rundir} ovs-appctl fdb/show {BRIDGE}", highlight=False)
     screen.print("Ctrl-C ends it.")
     with contextlib.suppress(KeyboardInterrupt):
-        signal.pause()
+        wait_until(lambda: None, "the end", math.inf, HEARD_WITHIN)

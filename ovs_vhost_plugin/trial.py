@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import shlex
 import shutil
@@ -24,8 +25,9 @@ from ovs_vhost_plugin.common.dirs import PROGRAM
 from ovs_vhost_plugin.lab import process
 from ovs_vhost_plugin.lab.guests import image
 from ovs_vhost_plugin.lab.hosts import namespace
+from ovs_vhost_plugin.lab.interruption import HEARD_WITHIN
 from ovs_vhost_plugin.lab.platform import packages
-from ovs_vhost_plugin.lab.process import LabError
+from ovs_vhost_plugin.lab.process import LabError, wait_until
 from ovs_vhost_plugin.lab.takedown import taken_down
 from ovs_vhost_plugin.lab.trial import GUEST, HOST_ADDRESS, LEAVE, CommandGroup, Trial
 
@@ -137,9 +139,14 @@ def _at_terminal(machine: CommandGroup, trial: Trial) -> None:
     (command,) = machine.commands
     with _terminal_as_before():
         environment = {**os.environ, **trial.environment}
-        status = subprocess.run(["sh", "-ec", f"exec {command}"], env=environment, check=False)
-    if status.returncode:
-        raise LabError(f"QEMU ended with status {status.returncode}")
+        running = subprocess.Popen(["sh", "-ec", f"exec {command}"], env=environment)
+        try:
+            wait_until(lambda: running.poll() is not None, "QEMU's end", math.inf, HEARD_WITHIN)
+        finally:
+            running.kill()
+            status = running.wait()
+    if status:
+        raise LabError(f"QEMU ended with status {status}")
 
 
 @contextlib.contextmanager

@@ -7,13 +7,18 @@ lab, which then takes everything down in order.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
+
+from ovs_vhost_plugin.lab.interruption import HEARD_WITHIN, hear
 
 T = TypeVar("T")
 
@@ -35,10 +40,11 @@ def wait_until(
 ) -> T:
     """The first true value of `condition`, asked every `poll` seconds.
 
-    Raises LabError naming `what` if there is none within `seconds`.
+    Raises LabError naming `what` if there is none within `seconds`, and what `hear` raises.
     """
     deadline = time.monotonic() + seconds
     while True:
+        hear()
         value = condition()
         if value:
             return value
@@ -51,33 +57,70 @@ def run(
     argv: Sequence[str],
     *,
     env: Mapping[str, str] | None = None,
+    directory: Path | None = None,
     stdin: str | None = None,
     check: bool = True,
     seconds: float = PATIENCE,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, with its output as text.
+    """Run a command to its end, with its output as text; it is over, too, when this raises.
 
-    Raises LabError with the command's output when it fails (`check`) or takes too long.
+    Raises LabError with the command's output when it fails (`check`) or takes too long, and what
+    `hear` raises.
     """
+    hear()
     try:
-        done = subprocess.run(
+        running = subprocess.Popen(
             argv,
+            cwd=directory,
             env=None if env is None else {**os.environ, **env},
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=seconds,
-            check=False,
         )
     except FileNotFoundError as error:
         raise LabError(f"{argv[0]}: not installed") from error
-    except subprocess.TimeoutExpired as error:
-        raise LabError(f"{' '.join(argv)}: no end within {seconds:g} s") from error
-    if check and done.returncode:
-        words = (done.stderr or done.stdout).strip()
-        raise LabError(f"{' '.join(argv)}: exit status {done.returncode}: {words}")
-    return done
+    try:
+        output, errors = _communicate(running, stdin, time.monotonic() + seconds)
+    except BaseException as error:
+        with running:  # which closes its pipes, and waits
+            running.kill()
+        if isinstance(error, TimeoutError):
+            raise LabError(f"{' '.join(argv)}: no end within {seconds:g} s") from error
+        raise
+    if check and running.returncode:
+        words = (errors or output).strip()
+        raise LabError(f"{' '.join(argv)}: exit status {running.returncode}: {words}")
+    return subprocess.CompletedProcess(argv, running.returncode, output, errors)
+
+
+def _communicate(
+    running: subprocess.Popen[str], stdin: str | None, deadline: float
+) -> tuple[str, str]:
+    """What a command prints until it ends.  Raises TimeoutError, and what `hear` raises."""
+    while (left := deadline - time.monotonic()) > 0:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return running.communicate(stdin, min(left, HEARD_WITHIN))
+        stdin = None  # it is being sent
+        hear()
+    raise TimeoutError
+
+
+def readable(connection: socket.socket, seconds: float) -> bool:
+    """Whether something is to be read within `seconds`, or the peer is gone.
+
+    Raises what `hear` raises.
+    """
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    deadline = time.monotonic() + seconds
+    while True:
+        hear()
+        left = max(0.0, deadline - time.monotonic())
+        if poll.poll(1000 * min(left, HEARD_WITHIN)):
+            return True
+        if not left:
+            return False
 
 
 class Process:
@@ -168,7 +211,5 @@ class Process:
 
     def wait(self, seconds: float) -> int:
         """Await its own end.  Raises LabError if it still runs after `seconds`."""
-        try:
-            return self._popen.wait(seconds)
-        except subprocess.TimeoutExpired as error:
-            raise LabError(f"{self.argv[0]}: still running after {seconds:g} s") from error
+        wait_until(lambda: not self.running, f"{self.argv[0]}: its end", seconds)
+        return self._popen.wait()

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from collections.abc import Iterator
-from types import FrameType
 
+from ovs_vhost_plugin.lab import interruption
 from ovs_vhost_plugin.lab.hosts import namespace
 
 
@@ -16,24 +15,14 @@ from ovs_vhost_plugin.lab.hosts import namespace
 def taken_down() -> Iterator[None]:
     """Take all down in order, whatever ends the context, so that nothing is left.
 
-    SIGTERM and SIGHUP become KeyboardInterrupt, as SIGINT is.  Further signals are ignored while
-    things are taken down.  A signal may come between the making of a namespace and its entry in the
-    list of things to undo: so in the end everything with our pid in its name is removed.
+    The first SIGINT, SIGTERM or SIGHUP becomes a KeyboardInterrupt where the program waits next;
+    they are ignored while things are taken down.  In the end everything with our pid in its name is
+    removed, if something could not remove what it had made.
     """
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        for each in signals:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in signals}
-    namespace.sweep()
-    try:
-        yield
-    finally:
-        for number in signals:
-            signal.signal(number, signal.SIG_IGN)
-        namespace.sweep(os.getpid())
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with interruption.noted() as noted:
+        namespace.sweep()
+        try:
+            yield
+        finally:
+            noted.end()
+            namespace.sweep(os.getpid())

@@ -14,7 +14,7 @@ import socket
 import time
 from pathlib import Path
 
-from ovs_vhost_plugin.lab.process import PATIENCE, LabError
+from ovs_vhost_plugin.lab.process import PATIENCE, LabError, readable
 
 _nonces = itertools.count(1)
 
@@ -71,11 +71,10 @@ class Console:
     def _wait(self, pattern: str, what: str, deadline: float) -> re.Match[str]:
         """The first match in the guest's output; everything up to it is consumed."""
         while not (match := re.search(pattern, self._text, re.DOTALL)):
-            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+            if not readable(self._socket, deadline - time.monotonic()):
+                raise LabError(f"{what}: not in time; it said: {self._text[-400:]!r}")
             try:
                 data = self._socket.recv(65536)
-            except TimeoutError as error:
-                raise LabError(f"{what}: not in time; it said: {self._text[-400:]!r}") from error
             except OSError:
                 data = b""
             if not data:

@@ -40,6 +40,9 @@ FULL = "usr/bin"
 _FULL_PROGRAMS = ("ip",)
 
 
+_DOWNLOAD_SECONDS = 600
+
+
 @dataclass(frozen=True)
 class Image:
     """A kernel and an initramfs, for `qemu -kernel … -initrd …`."""
@@ -88,7 +91,7 @@ def _unpack_kernel(target: Path) -> None:
         # apt's unprivileged download user cannot enter a scratch directory of root.
         apt = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download"]
         argv = [*apt, *_kernel_packages()]
-        done = subprocess.run(argv, cwd=scratch, capture_output=True, text=True, check=False)
+        done = process.run(argv, directory=Path(scratch), check=False, seconds=_DOWNLOAD_SECONDS)
         if done.returncode:
             raise LabError(f"the guest's kernel could not be downloaded: {done.stderr.strip()}")
         for package in Path(scratch).glob("*.deb"):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ovs_vhost_plugin.lab.measure import clock
-from ovs_vhost_plugin.lab.process import PATIENCE, LabError
+from ovs_vhost_plugin.lab.process import PATIENCE, LabError, readable
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,10 @@ class Qmp:
             raise LabError(f"QEMU's monitor: {error}") from error
 
     def _receive(self, seconds: float) -> bool:
-        self._socket.settimeout(seconds)
+        if not readable(self._socket, seconds):
+            return False
         try:
             data = self._socket.recv(65536)
-        except (TimeoutError, BlockingIOError):
-            return False
         except OSError as error:
             raise LabError(f"QEMU's monitor: {error}") from error
         if not data:
