@@ -29,9 +29,9 @@ from ovs_vhost_plugin.lab.measure.timeline import Report
 from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import LabError, wait_until
 from ovs_vhost_plugin.lab.stage import Stage
-from ovs_vhost_plugin.lab.takedown import taken_down
+from ovs_vhost_plugin.lab.takedown import INTERRUPTED, taken_down
 
-_MISSING, _FAILED, _INTERRUPTED = 1, 1, 130
+_MISSING, _FAILED = 1, 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
         return _FAILED
     except KeyboardInterrupt:
         print("ovs-vhost demo: interrupted; all of it is taken down", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     return 0 if report.found and not report.damaged else _FAILED
 
 

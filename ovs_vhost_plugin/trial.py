@@ -28,10 +28,10 @@ from ovs_vhost_plugin.lab.hosts import namespace
 from ovs_vhost_plugin.lab.interruption import HEARD_WITHIN
 from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import LabError, wait_until
-from ovs_vhost_plugin.lab.takedown import taken_down
+from ovs_vhost_plugin.lab.takedown import INTERRUPTED, taken_down
 from ovs_vhost_plugin.lab.trial import GUEST, HOST_ADDRESS, LEAVE, CommandGroup, Trial
 
-_FAILED, _INTERRUPTED = 1, 130
+_FAILED = 1
 _LONGEST_STEP = 300.0  # seconds; the first start of the daemon compiles the kernels
 _BY_HAND = "ovs-vhost-try"
 """The namespace and the directory of the commands that a person runs."""
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
         return _complain(str(error))
     except KeyboardInterrupt:
         _complain("interrupted; all of it is taken down")
-        return _INTERRUPTED
+        return INTERRUPTED
     return 0
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
 from rich.console import Console
 from rich.table import Table
@@ -26,10 +29,12 @@ from ovs_vhost_plugin.bench import judging
 from ovs_vhost_plugin.bench.judging import BenchRow, Judge
 from ovs_vhost_plugin.bench.processor import processor
 from ovs_vhost_plugin.control import add_format
+from ovs_vhost_plugin.lab.interruption import noted
 from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.platform.packages import Program
+from ovs_vhost_plugin.lab.process import readable
+from ovs_vhost_plugin.lab.takedown import INTERRUPTED
 
-_INTERRUPTED = 130
 _WIDTH = 110  # of a table that does not go to a terminal
 _HERE = str(Path(__file__).parents[2])
 _REASON = 300  # characters of a benchmark's last words
@@ -106,18 +111,22 @@ def measure(part: Part, skipped: dict[str, str], screen: Console, *, quick: bool
     if quick:
         argv += part.quick
     path = os.pathsep.join(filter(None, [_HERE, os.environ.get("PYTHONPATH")]))
-    last = "no word of it"
     with tempfile.TemporaryFile("w+") as found:
-        with subprocess.Popen(
+        running = subprocess.Popen(
             argv,
             stdout=found,
             stderr=subprocess.PIPE,
-            text=True,
             env={**os.environ, "PYTHONPATH": path},
-        ) as running:
-            for line in running.stderr or ():
-                last = line.strip() or last
-                screen.print(line.rstrip(), markup=False, highlight=False)
+            start_new_session=True,  # Ctrl-C reaches this program alone, which passes it on
+        )
+        assert running.stderr is not None
+        with running:
+            try:
+                last = _shown(running.stderr, screen)
+            except KeyboardInterrupt:
+                running.send_signal(signal.SIGINT)
+                running.wait()  # until it has taken down what it made
+                raise
         if running.returncode != 0:
             raise LeftOutError(last[-_REASON:])
         found.seek(0)
@@ -125,6 +134,19 @@ def measure(part: Part, skipped: dict[str, str], screen: Console, *, quick: bool
     if isinstance(answer, dict):
         skipped |= answer.get("left_out", {})
     return list(part.judge(answer))
+
+
+def _shown(stderr: IO[bytes], screen: Console) -> str:
+    """Show what a benchmark says until it ends; its last words.  Raises what `hear` raises."""
+    last, begun, data = "no word of it", b"", b"begin"
+    while data and readable(stderr, math.inf):
+        data = os.read(stderr.fileno(), 1 << 16)
+        *lines, begun = (begun + (data or b"\n")).split(b"\n")
+        for line in lines:
+            if words := line.decode(errors="replace").rstrip():
+                screen.print(words, markup=False, highlight=False)
+                last = words.strip()
+    return last
 
 
 def all_rows(
@@ -195,10 +217,11 @@ def main(argv: Sequence[str]) -> int:
     skipped: dict[str, str] = {}
     screen = Console(stderr=True)
     try:
-        rows = list(all_rows(options.only, skipped, screen, quick=options.quick))
+        with noted():
+            rows = list(all_rows(options.only, skipped, screen, quick=options.quick))
     except KeyboardInterrupt:
         screen.print("ovs-vhost bench: interrupted")
-        return _INTERRUPTED
+        return INTERRUPTED
     found = [asdict(row) | {"met": row.met} for row in rows]
     whole = {"processor": processor(), "rows": found, "left_out": skipped}
     text = json.dumps(whole, indent=2) + "\n"

@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from ovs_vhost_plugin.lab.interruption import HEARD_WITHIN, hear
 
@@ -51,6 +51,14 @@ def wait_until(
         if time.monotonic() >= deadline:
             raise LabError(f"{what}: not within {seconds:g} s")
         time.sleep(poll)
+
+
+def pause(seconds: float) -> None:
+    """Let time pass.  Raises what `hear` raises."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        hear()
+        time.sleep(min(left, HEARD_WITHIN))
 
 
 def run(
@@ -106,7 +114,7 @@ def _communicate(
     raise TimeoutError
 
 
-def readable(connection: socket.socket, seconds: float) -> bool:
+def readable(connection: socket.socket | IO[bytes], seconds: float) -> bool:
     """Whether something is to be read within `seconds`, or the peer is gone.
 
     Raises what `hear` raises.

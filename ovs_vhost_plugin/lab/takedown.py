@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ovs_vhost_plugin.lab import interruption
 from ovs_vhost_plugin.lab.hosts import namespace
+
+INTERRUPTED = 130
+"""The exit status of a program that a signal has ended, as shells have it for SIGINT."""
 
 
 @contextlib.contextmanager
@@ -26,3 +29,12 @@ def taken_down() -> Iterator[None]:
         finally:
             noted.end()
             namespace.sweep(os.getpid())
+
+
+def play(main: Callable[[], int | None]) -> int:
+    """Run a program that makes private hosts, and take them down; its exit status."""
+    try:
+        with taken_down():
+            return main() or 0
+    except KeyboardInterrupt:
+        return INTERRUPTED

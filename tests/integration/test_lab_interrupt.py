@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo leaves nothing behind, whenever it is interrupted."""
+"""The demo and the benchmarks leave nothing behind, whenever they are interrupted."""
 
 import os
 import signal
@@ -68,3 +68,37 @@ def test_an_interrupted_demo_leaves_nothing(require, number, progress):
     assert "interrupted" in words
     assert left_by(demo.pid) == []
     assert [pid for pid in started if alive(pid)] == []
+
+
+def benchmark_of(pid: int) -> int | None:
+    """The benchmark that `ovs-vhost bench` with this pid runs."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(children[0]) if children else None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("part", ["scale", "tcp"])
+def test_interrupted_benchmarks_leave_nothing(require, part, number):
+    words = packages.missing((*packages.SWITCH, *packages.TEST))
+    require(words is None, words)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "ovs_vhost_plugin", "bench", "--quick", "--only", part],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        pid = wait_until(lambda: benchmark_of(command.pid), "the benchmark")
+        started = wait_until(
+            lambda: len(found := children_of(pid)) >= 3 and found, "its switch and our daemon"
+        )
+        os.kill(command.pid, number)
+        _, words = command.communicate(timeout=PATIENCE)
+    finally:
+        command.kill()
+        command.wait()
+    assert command.returncode == 130, words
+    assert "interrupted" in words
+    assert left_by(pid) == []
+    assert [each for each in (pid, *started) if alive(each)] == []

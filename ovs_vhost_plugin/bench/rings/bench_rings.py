@@ -42,6 +42,7 @@ from ovs_vhost_plugin.bench.rings.peers import (
     prefer,
 )
 from ovs_vhost_plugin.lab.platform import packages
+from ovs_vhost_plugin.lab.takedown import play
 
 # name: entries of each ring, further options of the front-end's device
 LAYOUTS = {
@@ -254,4 +255,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(play(main))

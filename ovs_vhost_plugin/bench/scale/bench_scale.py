@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -27,9 +28,10 @@ from ovs_vhost_plugin.bench.scale.rows import InterfaceRows, Port
 from ovs_vhost_plugin.bench.scale.site import AT_ONCE, PATIENCE, ScaleFigure, Site, Stream
 from ovs_vhost_plugin.common import process
 from ovs_vhost_plugin.lab.hosts.host import BRIDGE, Host
-from ovs_vhost_plugin.lab.hosts.namespace import scratch_directory, sweep
+from ovs_vhost_plugin.lab.hosts.namespace import scratch_directory
 from ovs_vhost_plugin.lab.measure.latency import percentile
-from ovs_vhost_plugin.lab.process import LabError, wait_until
+from ovs_vhost_plugin.lab.process import LabError, pause, wait_until
+from ovs_vhost_plugin.lab.takedown import play
 
 MOVED = 100  # guests that move in within a second
 FIRST_MAC_MOVED = 0x8000
@@ -98,7 +100,7 @@ def idle(site: Site, state: str, seconds: float) -> None:
     time.sleep(1.0)
     pids = site.workers()
     woken, spent, begin = costs.wakeups(pids), site.cpu, time.monotonic()
-    time.sleep(seconds)
+    pause(seconds)
     length = time.monotonic() - begin
     share = (site.cpu - spent) / length * 100
     site.note(
@@ -248,7 +250,6 @@ def main() -> None:
     options = parser.parse_args()
     running = options.ports if options.running is None else options.running
     process.raise_fd_limit()
-    sweep()  # a run that was killed has left its ports behind
     directory = scratch_directory()
     with (
         Host("scale", directory) as host,
@@ -265,4 +266,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(play(main))

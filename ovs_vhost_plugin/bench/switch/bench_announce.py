@@ -23,6 +23,7 @@ import itertools
 import json
 import socket
 import statistics
+import sys
 import time
 from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +45,7 @@ from ovs_vhost_plugin.lab.measure.latency import percentile
 from ovs_vhost_plugin.lab.measure.macwatch import MacTable
 from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import LabError, wait_until
+from ovs_vhost_plugin.lab.takedown import play
 
 OURS, DPDK = "ovs-vhost", "ovs-dpdk"
 PORT, UDP_PORT = "vhu0", 7000
@@ -246,4 +248,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(play(main))

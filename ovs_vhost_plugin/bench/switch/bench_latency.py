@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from ovs_vhost_plugin.bench.switch.options import parse_options
 from ovs_vhost_plugin.bench.switch.site import BESIDE, SwitchSite, turn
 from ovs_vhost_plugin.lab.measure import latency
 from ovs_vhost_plugin.lab.measure.latency import RoundTrips
+from ovs_vhost_plugin.lab.takedown import play
 
 PERCENTILES = "p50_us", "p99_us"
 
@@ -87,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(play(main))

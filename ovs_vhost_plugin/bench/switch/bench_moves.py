@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from ovs_vhost_plugin.lab.hosts.fabric import CLIENT_ADDRESS, CLIENT_MAC, Fabric
 from ovs_vhost_plugin.lab.hosts.host import Host
 from ovs_vhost_plugin.lab.measure.paced import PacedFlow
 from ovs_vhost_plugin.lab.platform import packages
+from ovs_vhost_plugin.lab.takedown import play
 
 OURS, DPDK = "ovs-vhost", "ovs-dpdk"
 PORT, UDP_PORT = "vhu0", 7000
@@ -188,4 +190,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(play(main))

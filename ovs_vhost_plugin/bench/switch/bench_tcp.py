@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import statistics
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,7 @@ from rich.table import Table
 from ovs_vhost_plugin.bench.processor import processor
 from ovs_vhost_plugin.bench.switch.options import parse_options
 from ovs_vhost_plugin.bench.switch.site import BESIDE, KINDS, OURS, SwitchPeer, SwitchSite
+from ovs_vhost_plugin.lab.takedown import play
 
 PEERS = BESIDE | dict.fromkeys(KINDS, OURS)
 """A peer, or a guest of another kind → what of ours is compared with it."""
@@ -118,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(play(main))

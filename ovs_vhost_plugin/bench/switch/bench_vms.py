@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ from ovs_vhost_plugin.bench.switch.vm_packets import PACKETS, Carried
 from ovs_vhost_plugin.bench.tap.sides import processor_time, thread_time
 from ovs_vhost_plugin.lab.guests.qemu import QemuGuest
 from ovs_vhost_plugin.lab.hosts.host import Host
+from ovs_vhost_plugin.lab.takedown import play
 
 IPERF_PORT = 5201
 STREAMS = {
@@ -198,4 +200,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(play(main))

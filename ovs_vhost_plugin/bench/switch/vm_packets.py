@@ -27,7 +27,7 @@ from ovs_vhost_plugin.bench.switch.site import DPDK, OURS, ROOM, dpdk_host, turn
 from ovs_vhost_plugin.bench.tap.sides import RING, give_core, processor_time
 from ovs_vhost_plugin.lab.hosts.dpdk import DpdkHost
 from ovs_vhost_plugin.lab.hosts.host import Host
-from ovs_vhost_plugin.lab.process import LabError
+from ovs_vhost_plugin.lab.process import LabError, pause
 
 PACKETS = "small packets"
 LENGTH = 64
@@ -91,7 +91,7 @@ class PollingPair:
         self._vms.start("io", LENGTH, BURSTS)
         time.sleep(_SETTLE)
         begin, received, spent = time.monotonic(), self._received(), self._spent()
-        time.sleep(seconds)
+        pause(seconds)
         packets, took = self._received() - received, time.monotonic() - begin
         cpu = self._spent() - spent
         self._vms.end()

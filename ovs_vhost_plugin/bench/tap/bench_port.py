@@ -43,6 +43,7 @@ from ovs_vhost_plugin.bench.tap.sides import (
 )
 from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import LabError, wait_until
+from ovs_vhost_plugin.lab.takedown import play
 
 OURS, PEER = "ovs-vhost", "net_tap"
 DIRECTIONS = "guest to tap", "tap to guest"
@@ -261,4 +262,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(play(main))

@@ -42,6 +42,7 @@ WAITS = {
     "a command": lambda _: process.run(["sleep", str(PATIENCE)], seconds=2 * PATIENCE),
     "a process": wait_for_a_process,
     "a peer": wait_for_a_peer,
+    "time": lambda _: process.pause(PATIENCE),
 }
 
 
