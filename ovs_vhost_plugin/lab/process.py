@@ -105,7 +105,7 @@ def run(
 def _communicate(
     running: subprocess.Popen[str], stdin: str | None, deadline: float
 ) -> tuple[str, str]:
-    """What a command prints until it ends.  Raises TimeoutError, and what `hear` raises."""
+    """Collect what a command prints until it ends.  Raises TimeoutError, and what `hear` raises."""
     while (left := deadline - time.monotonic()) > 0:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return running.communicate(stdin, min(left, HEARD_WITHIN))

@@ -11,6 +11,7 @@ import pytest
 
 from ovs_vhost_plugin import demo
 from ovs_vhost_plugin.lab.hosts import namespace
+from ovs_vhost_plugin.lab.interruption import hear
 from ovs_vhost_plugin.lab.measure.timeline import Mark, Report
 from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import LabError
@@ -121,7 +122,7 @@ def test_an_error_is_said_and_all_is_taken_down(stage, capsys):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_in_order_and_the_handlers_are_put_back(stage, capsys, number):
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    stage.migrate = staticmethod(lambda: os.kill(os.getpid(), number))
+    stage.migrate = staticmethod(lambda: (os.kill(os.getpid(), number), hear()))
     assert demo.main([]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert stage.played[-2:] == ["down", ("sweep", os.getpid())]
