@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import select
 import stat
@@ -48,8 +50,18 @@ class CaptureOutput:
 
 
 def _create(path: Path) -> int:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _MODE)
-    # A file that was there keeps its mode by open(2). A pipe or a device is its maker's.
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        os.fchmod(fd, _MODE)
-    return fd
+    """Open a pipe or a device, which is its maker's; make anything else anew.
+
+    A file that was there may be another user's, have other names, or be open somewhere.
+    """
+    flags = os.O_WRONLY | os.O_CLOEXEC
+    with contextlib.suppress(FileNotFoundError):
+        fd = os.open(path, flags)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+        if path.is_symlink():  # /dev/stdout, or a user's in /tmp
+            raise OSError(errno.ELOOP, "this is a symbolic link to a file; name the file itself")
+        path.unlink()
+    # Who has been faster with a file or a link of this name gets nothing: EEXIST.
+    return os.open(path, flags | os.O_CREAT | os.O_EXCL, _MODE)

@@ -192,12 +192,30 @@ def test_a_pipe_that_nobody_reads_does_not_keep_it(source):
     os.close(writer)
 
 
-def test_a_file_that_was_there_becomes_readable_for_root_alone(tmp_path):
-    path = tmp_path / "f"
+def test_a_file_that_was_there_is_replaced(tmp_path):
+    """Whoever owned it, has another name for it or has it open: it does not get the capture."""
+    path, other = tmp_path / "f", tmp_path / "other name"
     path.write_bytes(b"old")
-    path.chmod(0o644)
+    path.chmod(0o666)
+    other.hardlink_to(path)
     CaptureOutput(os.fspath(path), lambda: False).close()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and path.read_bytes() == b""
+    made = path.stat()
+    assert stat.S_IMODE(made.st_mode) == 0o600 and made.st_uid == os.geteuid()
+    assert path.read_bytes() == b"" and other.read_bytes() == b"old"
+
+
+def test_a_link_to_a_file_is_refused(tmp_path):
+    """A user's in /tmp, or /dev/stdout: neither it nor its file is touched."""
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_bytes(b"old")
+    link.symlink_to(file)
+    with pytest.raises(OSError, match="name the file itself"):
+        CaptureOutput(os.fspath(link), lambda: False)
+    assert link.is_symlink() and file.read_bytes() == b"old"
+    file.unlink()
+    with pytest.raises(FileExistsError):
+        CaptureOutput(os.fspath(link), lambda: False)
+    assert not file.exists()
 
 
 def test_a_pipe_keeps_its_mode(tmp_path):
