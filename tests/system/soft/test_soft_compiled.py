@@ -26,17 +26,19 @@ BYTES = 8 << 20
 RATE, MOST = 5_000, 500_000
 TCP, UDP = 7001, 7002
 KINDS = {
-    "split": (),
-    "packed": ("--packed",),
-    "two-pairs": ("--queue-pairs", "2"),
-    "two-packed-pairs": ("--packed", "--queue-pairs", "2"),
+    "split": (1, ()),
+    "packed": (1, ("--packed",)),
+    "two-pairs": (2, ()),
+    "two-packed-pairs": (2, ("--packed",)),
+    "three-pairs": (3, ()),  # one of them is neither the first nor the last to stop
 }
+"""Queue pairs, and options of the guest's command."""
 
 
 class Site:
-    def __init__(self, closing, options):
+    def __init__(self, closing, queue_pairs, options):
+        self.queue_pairs = queue_pairs
         self.options = options
-        self.queue_pairs = 2 if "--queue-pairs" in options else 1
         top = closing.enter_context(TemporaryDirectory(prefix="ovs-vhost-"))
         self.directory = Path(top)
         self.host = closing.enter_context(Host("fast", Path(top, "h"), userspace_tso=True))
@@ -75,7 +77,7 @@ def site(request, require):
     words = packages.missing(packages.SWITCH, root=False)
     require(words is None, words)
     with ExitStack() as closing:
-        yield Site(closing, request.param)
+        yield Site(closing, *request.param)
 
 
 def transfer(source, destination, address):
@@ -165,7 +167,8 @@ def test_a_guest_moves_under_traffic_and_gets_each_frame_once(site):
 def test_one_command_joins_a_namespace_to_a_port_and_survives_the_worker(site):
     host, path = site.host, site.host.add_client_port("c0")
     host.wait_ready("c0")
-    options = ("--mac", "52:54:00:00:00:03", *site.options)
+    pairs = ("--queue-pairs", str(site.queue_pairs))
+    options = ("--mac", "52:54:00:00:00:03", *pairs, *site.options)
     with CompiledNamespace("cmd", path, site.directory, "10.0.0.3/24", options) as guest:
         guest.wait_running()
         site.sender.namespace.ping("10.0.0.3", count=1)
