@@ -86,6 +86,10 @@ class CompiledMovable(Setup):
         downtime, total = (1e3 * (resumed - since) for since in (stopped, started))
         return Move(started, stopped, resumed, resumed, downtime, total)
 
+    def overruns(self) -> int:
+        """The number of frames that the guest's stack sent into its tap when that was full."""
+        return self.namespace.dropped(DEVICE)
+
     @property
     def running(self) -> CompiledGuest:
         """The guest, which has been booted."""

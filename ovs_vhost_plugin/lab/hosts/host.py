@@ -193,8 +193,7 @@ class Host(Setup):
 
     def overruns(self, name: str) -> int:
         """The number of frames dropped at the port's full tap, whose guest is slow."""
-        shown = json.loads(self.namespace.run("ip", "-json", "-stats", "link", "show", "dev", name))
-        return int(shown[0]["stats64"]["tx"]["dropped"])
+        return self.namespace.dropped(name)
 
     def wait_ready(self, name: str) -> None:
         """Return when the port waits for its guest, with compiled kernels."""

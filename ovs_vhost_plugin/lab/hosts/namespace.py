@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -115,6 +116,11 @@ class Namespace(Setup):
     def mac(self, device: str) -> str:
         """The MAC of a device."""
         return self.run("ip", "-brief", "link", "show", "dev", device).split()[2]
+
+    def dropped(self, device: str) -> int:
+        """The number of frames that did not go out, as the device's queue was full."""
+        shown = json.loads(self.run("ip", "-json", "-stats", "link", "show", "dev", device))
+        return int(shown[0]["stats64"]["tx"]["dropped"])
 
     def tap(self, name: str, *, mtu: int = 1500) -> None:
         """Make a persistent tap and bring it up (for guests that QEMU itself serves)."""

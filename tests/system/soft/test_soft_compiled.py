@@ -65,11 +65,12 @@ class Site:
         self.sender.namespace.ping(GUEST[1], count=1)
 
     def dropped(self):
-        """Frames dropped at the switch's full sockets and taps, where a process is held up.
+        """Frames dropped at full sockets and taps, where a process is held up.
 
         A packet socket has room for some 90.
         """
-        return self.host.switch.overruns() + sum(map(self.host.overruns, self.sockets))
+        own = self.sender.overruns() + self.guest.overruns()
+        return own + self.host.switch.overruns() + sum(map(self.host.overruns, self.sockets))
 
 
 @pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
