@@ -4,10 +4,11 @@
 The worker says for whom it holds frames, the bridge's MAC table says where they are. A worker may
 have been taken over by its guest, and a frame that is forwarded does not pass the pipeline again.
 So a frame may only go to an address that was the guest's: by the database, or by the bridge, if it
-had the address on the port before the hold. For that the first table counts that was read after
-the worker had said that the guest begins to migrate. What the bridge has learned since does not
-count, nor does what a worker or a front-end says. This also keeps copies of flooded frames, which
-were for somebody else, from being sent twice.
+had the address on the port before the hold. For that the first table counts that was asked for
+after the worker had said that the guest begins to migrate, and before the hold; a busy switch may
+answer when frames are held already. What the bridge has learned since does not count, nor does what
+a worker or a front-end says. This also keeps copies of flooded frames, which were for somebody
+else, from being sent twice.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class MacTracker:
         self._macs_seen_here: set[tuple[bytes, int]] = set()  # before the hold, with their VLANs
         self._on_port: tuple[bytes, int] | None = None  # one that the last table has here
         self._looked = False
+        self._asked_before = False  # the hold, for the table that comes next
         self._sighted = 0
         self._looks = 0  # to be taken at once, since the last sighting
         self._flush_due = True
@@ -81,11 +83,15 @@ class MacTracker:
             self._sighted, self._looks, self._look_at = sighted, 2, now
         self.stations = stations
 
+    def ask(self) -> None:
+        """Note that the table is asked for now."""
+        self._asked_before = not self.held
+
     def table(self, text: str, place: Location, rows: Rows, now: float) -> bool:
         """Take the bridge's MAC table; whether a station was found on a new port."""
         self._senders = Senders(text, place.numbers)
         self._on_port = min(self._senders.here, default=None)
-        if not self._looked and not self.held:
+        if not self._looked and (self._asked_before or not self.held):
             self._looked = True
             own = sorted((mac, vlan) for mac, vlan in self._senders.here if mac not in rows.others)
             self._macs_seen_here = set(own[:MACS])
@@ -105,6 +111,7 @@ class MacTracker:
 
     def no_table(self, now: float) -> None:
         """Note that the table could not be read."""
+        self._asked_before = False
         # Before the guest leaves is the only time when the bridge can say what was the guest's.
         self._look_at = self._next_look(now) if self.held or not self._looked else None
 

@@ -220,6 +220,7 @@ class Forwarding:
             bridge = self._bridge(name)
             if look_at is not None and now >= look_at and bridge not in asked:
                 port.asked = True
+                port.hold.tracker.ask()
                 due.add(bridge)
         for bridge in due:
             question = Question("fdb/show", (bridge,))

@@ -112,16 +112,39 @@ def test_a_mac_of_a_row_is_the_guests_in_the_vlans_of_its_port_and_in_no_other(t
     assert tracker.new_ports == {StationKey(GUEST, vlan): 1 for vlan in trunks or (0,)}
 
 
-@pytest.mark.parametrize("looked", ["in the hold", "never before", "at the same time"])
+@pytest.mark.parametrize("looked", ["in the hold", "never before", "asked in it"])
 def test_what_the_bridge_learns_here_in_a_hold_is_nobodys(looked):
     """Or a worker would say when the migration begins, after its guest has claimed the address."""
     tracker = MacTracker(0.0)
     if looked == "in the hold":
         tracker.table(HEAD, PLACE, ROWS, 0.0)
-    tracker.hold((STATION,), 0.0 if looked == "at the same time" else 1.0)
+    tracker.hold((STATION,), 1.0)
+    if looked == "asked in it":
+        tracker.ask()
     for _ in range(3):
         tracker.table(HEAD + line(3), PLACE, ROWS, 1.0)
     tracker.table(HEAD + line(1), PLACE, ROWS, 1.1)
+    assert tracker.new_ports == {}
+
+
+def test_a_table_that_was_asked_for_before_the_hold_counts_when_it_comes():
+    """A busy switch answers late."""
+    tracker = MacTracker(0.0)
+    tracker.ask()
+    tracker.hold((STATION,), 0.5)
+    tracker.table(HEAD + line(3), PLACE, ROWS, 1.0)
+    tracker.ask()
+    tracker.table(HEAD + line(1), PLACE, ROWS, 1.1)
+    assert tracker.new_ports == {STATION: 1}
+
+
+def test_a_switch_that_did_not_answer_in_time_has_not_said_what_was_here():
+    tracker = MacTracker(0.0)
+    tracker.ask()
+    tracker.no_table(0.5)
+    tracker.hold((STATION,), 0.5)
+    for table in (line(3), line(1)):
+        tracker.table(HEAD + table, PLACE, ROWS, 1.0)
     assert tracker.new_ports == {}
 
 

@@ -378,21 +378,28 @@ def test_a_migration_that_is_called_off_before_the_end_leaves_nothing(world: Wor
     assert world.told == []  # what was known then is not known any more
 
 
-@pytest.mark.parametrize("told", ["nothing", "both at once", "both before the table"])
+@pytest.mark.parametrize("told", ["nothing", "both at once"])
 def test_without_a_look_before_the_hold_only_rows_say_whose_an_address_is(
     world: World, told: str
 ) -> None:
     if told == "both at once":
         world.hear(state(LOG_ALL), HoldState(1, True, (STATION,), {}))
     else:
-        if told == "both before the table":
-            world.hear(state(LOG_ALL))
         world.holding(STATION)
     world.table(table(HERE))
     world.hear(after=0.1)
     world.table(table(THERE))
     assert world.told == []
     world.locate(attached_mac=GUEST.hex(":"))
+    world.hear(after=0.1)
+    world.table(table(THERE))
+    assert world.told == [Release(1, (STATION,))]
+
+
+def test_a_switch_that_answers_when_the_hold_has_begun_was_asked_in_time(world: World) -> None:
+    world.hear(state(LOG_ALL))
+    world.holding(STATION)
+    world.table(table(HERE))
     world.hear(after=0.1)
     world.table(table(THERE))
     assert world.told == [Release(1, (STATION,))]
