@@ -11,7 +11,6 @@ differ, the range.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -22,11 +21,11 @@ from rich.console import Console
 
 from bench.migration_plot import SHOWN, plot
 from ovs_vhost_plugin.lab.cases import CASES, Case, named
-from ovs_vhost_plugin.lab.hosts import namespace
 from ovs_vhost_plugin.lab.measure.timeline import Report
 from ovs_vhost_plugin.lab.platform import packages
 from ovs_vhost_plugin.lab.process import LabError
 from ovs_vhost_plugin.lab.stage import Stages
+from ovs_vhost_plugin.lab.takedown import INTERRUPTED, taken_down
 
 DOCS = Path(__file__).parents[1] / "docs"
 EXCERPT_PAGE = DOCS / "live-migration.md"
@@ -170,14 +169,14 @@ def main(argv: Sequence[str]) -> int:
         names = ", ".join(case.name for case in CASES)
         print(f"no case {error}; there are {names}", file=sys.stderr)
         return 1
-    namespace.sweep()
     try:
-        results = play(cases, options.runs, Console(stderr=True))
+        with taken_down():
+            results = play(cases, options.runs, Console(stderr=True))
     except LabError as error:
         print(f"migration-report: {error}", file=sys.stderr)
         return 1
-    finally:
-        namespace.sweep(os.getpid())
+    except KeyboardInterrupt:
+        return INTERRUPTED
     write(results, options.runs, options.output)
     return 0
 
