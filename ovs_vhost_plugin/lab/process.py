@@ -96,6 +96,7 @@ def run(
         if isinstance(error, TimeoutError):
             raise LabError(f"{' '.join(argv)}: no end within {seconds:g} s") from error
         raise
+    hear()  # first: Ctrl-C at a terminal ends the command too
     if check and running.returncode:
         words = (errors or output).strip()
         raise LabError(f"{' '.join(argv)}: exit status {running.returncode}: {words}")

@@ -67,6 +67,12 @@ def test_a_command_has_ended_when_it_is_interrupted(tmp_path):
         os.kill(int(pid.read_text()), 0)
 
 
+def test_a_command_that_the_terminal_has_interrupted_too_has_not_failed():
+    """Ctrl-C goes to all processes of the terminal: the command may end first."""
+    with pytest.raises(KeyboardInterrupt), noted():
+        process.run(["sh", "-c", "kill -INT $PPID; exit 130"])
+
+
 def _written(path) -> None:
     wait_until(lambda: path.exists() and path.read_text().endswith("\n"), "the pid")
 
