@@ -38,6 +38,21 @@ def alive(pid: int) -> bool:
         return False
 
 
+def assert_leaves_nothing(program, number, ready) -> None:
+    """Signal a program when it is ready: who makes namespaces, and all that are to end with it."""
+    try:
+        pid, started = ready()
+        os.kill(program.pid, number)
+        _, words = program.communicate(timeout=PATIENCE)
+    finally:
+        program.kill()
+        program.wait()
+    assert program.returncode == 130, words
+    assert "interrupted" in words
+    assert left_by(pid) == []
+    assert [each for each in started if alive(each)] == []
+
+
 @pytest.mark.parametrize(
     ("number", "progress"),
     [
@@ -56,18 +71,12 @@ def test_an_interrupted_demo_leaves_nothing(require, number, progress):
         text=True,
         start_new_session=True,
     )
-    try:
+
+    def ready():
         wait_until(lambda: progress(demo.pid) or demo.poll() is not None, "the demo's progress")
-        started = children_of(demo.pid)
-        os.kill(demo.pid, number)
-        _, words = demo.communicate(timeout=PATIENCE)
-    finally:
-        demo.kill()
-        demo.wait()
-    assert demo.returncode == 130, words
-    assert "interrupted" in words
-    assert left_by(demo.pid) == []
-    assert [pid for pid in started if alive(pid)] == []
+        return demo.pid, children_of(demo.pid)
+
+    assert_leaves_nothing(demo, number, ready)
 
 
 def benchmark_of(pid: int) -> int | None:
@@ -88,17 +97,12 @@ def test_interrupted_benchmarks_leave_nothing(require, part, number):
         text=True,
         start_new_session=True,
     )
-    try:
+
+    def ready():
         pid = wait_until(lambda: benchmark_of(command.pid), "the benchmark")
         started = wait_until(
             lambda: len(found := children_of(pid)) >= 3 and found, "its switch and our daemon"
         )
-        os.kill(command.pid, number)
-        _, words = command.communicate(timeout=PATIENCE)
-    finally:
-        command.kill()
-        command.wait()
-    assert command.returncode == 130, words
-    assert "interrupted" in words
-    assert left_by(pid) == []
-    assert [each for each in (pid, *started) if alive(each)] == []
+        return pid, {pid, *started}
+
+    assert_leaves_nothing(command, number, ready)

@@ -112,13 +112,15 @@ def test_a_mac_of_a_row_is_the_guests_in_the_vlans_of_its_port_and_in_no_other(t
     assert tracker.new_ports == {StationKey(GUEST, vlan): 1 for vlan in trunks or (0,)}
 
 
-@pytest.mark.parametrize("looked", ["in the hold", "never before", "asked in it"])
+@pytest.mark.parametrize(
+    "looked", ["in the hold", "never before", "at the same time", "asked in it"]
+)
 def test_what_the_bridge_learns_here_in_a_hold_is_nobodys(looked):
     """Or a worker would say when the migration begins, after its guest has claimed the address."""
     tracker = MacTracker(0.0)
     if looked == "in the hold":
         tracker.table(HEAD, PLACE, ROWS, 0.0)
-    tracker.hold((STATION,), 1.0)
+    tracker.hold((STATION,), 0.0 if looked == "at the same time" else 1.0)
     if looked == "asked in it":
         tracker.ask()
     for _ in range(3):
